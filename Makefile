@@ -1,0 +1,111 @@
+# Everything runs in .venv, which `make setup` builds. `make` alone lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Output of pip worth showing: what it downloads above a megabyte, then that it installs.
+PIP_NEWS := ^ *(Downloading|Using cached) .*\([0-9.]+ [MG]B\)|^Installing collected packages
+
+# Interpreters tried in this order when PYTHON is not given; the first that is new enough and can make environments.
+PYTHONS := python3.11 python3.12 python3.13 python3 python
+USABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
+
+# Extra arguments: make demo DEMO_ARGS="--quick", make test TEST_ARGS="-k layering".
+DEMO_ARGS ?=
+TEST_ARGS ?=
+
+# albumentations otherwise asks the network for newer versions whenever it is imported.
+export NO_ALBUMENTATIONS_UPDATE := 1
+
+.PHONY: help
+help: ## List the targets
+	@echo "Usage: make TARGET [PYTHON=python3.12] [DEMO_ARGS=\"--quick\"] [TEST_ARGS=\"-k name\"]"
+	@echo
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+
+.PHONY: setup
+setup: $(STAMP) ## Create .venv and install the project with the versions in constraints.txt
+	@echo "Environment ready in $(VENV)."
+
+$(STAMP): pyproject.toml constraints.txt
+	@if $(BIN)/python -c '$(USABLE)' >/dev/null 2>&1; then exit 0; fi; \
+	python=; \
+	for candidate in $(or $(PYTHON),$(PYTHONS)); do \
+	    if "$$candidate" -c '$(USABLE)' >/dev/null 2>&1; then python="$$candidate"; break; fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	    { echo "error: segadapt needs Python 3.11 or newer with its venv and ensurepip modules. Found:"; \
+	    for candidate in $(or $(PYTHON),$(PYTHONS)); do \
+	        found=$$("$$candidate" --version 2>/dev/null) || found="not found, or does not start"; \
+	        if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
+	            found="$$found, but venv or ensurepip is missing (on Debian and Ubuntu: install python3-venv)"; \
+	        fi; \
+	        echo "  $$candidate: $$found"; \
+	    done; \
+	    echo "Install one, or name it: make setup PYTHON=/path/to/python3.11"; } >&2; \
+	    exit 1; \
+	fi; \
+	echo "Creating $(VENV) with $$("$$python" --version) ..."; \
+	"$$python" -m venv --clear $(VENV)
+	@echo "Installing dependencies (about 2 minutes and 6 GB the first time) ..."
+	@$(PIP) install --no-compile --constraint constraints.txt --editable '.[dev]' \
+	    | { grep --line-buffered -oE '$(PIP_NEWS)' || true; }
+	@touch $@
+
+.PHONY: demo
+demo: $(STAMP) ## Train, adapt and compare the methods on generated street scenes (DEMO_ARGS="--quick": a short run)
+	@$(BIN)/python -m experiments.demo $(DEMO_ARGS)
+
+.PHONY: demo-seeds
+demo-seeds: $(STAMP) ## The demo over three training seeds: mean and spread
+	@$(BIN)/python -m experiments.demo --seeds 0 1 2 $(DEMO_ARGS)
+
+.PHONY: sheets
+sheets: $(STAMP) ## Draw the contact sheets of the generated street scenes
+	@$(BIN)/python -m experiments.contact_sheets
+
+.PHONY: test
+test: $(STAMP) ## Run the tests, without the slow ones
+	@$(BIN)/python -m pytest -m "not slow" $(TEST_ARGS)
+
+.PHONY: test-slow
+test-slow: $(STAMP) ## Run the slow tests
+	@$(BIN)/python -m pytest -m slow $(TEST_ARGS) || [ $$? -eq 5 ] # 5: there are none
+
+.PHONY: lint
+lint: $(STAMP) ## Check style (ruff), format (ruff) and types (mypy)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+.PHONY: format
+format: $(STAMP) ## Reformat the code and apply safe style fixes
+	$(BIN)/ruff check --fix-only --quiet
+	$(BIN)/ruff format
+
+.PHONY: lock
+lock: ## Rewrite constraints.txt with the newest versions that pyproject.toml allows (run `make test` after it)
+	@rm -rf build/lock
+	@$(or $(PYTHON),python3.11) -m venv build/lock
+	@echo "Installing the newest versions into a temporary environment (some minutes) ..."
+	@build/lock/bin/python -m pip --disable-pip-version-check install --quiet --no-compile --editable '.[dev]'
+	@{ sed -n '/^#/p;/^[^#]/q' constraints.txt | sed -E \
+	    "s/[0-9]{4}-[0-9]{2}-[0-9]{2}, Python [0-9]+(\.[0-9]+)*/$$(date +%F), Python $$(build/lock/bin/python -c 'import platform; print(platform.python_version())')/"; \
+	    build/lock/bin/python -m pip freeze --all --exclude-editable --exclude pip --exclude segadapt \
+	    | sed -nE 's/^([A-Za-z0-9_.-]+==[^+ ]+).*/\1/p' | LC_ALL=C sort -f; } > build/constraints.new
+	@mv build/constraints.new constraints.txt
+	@rm -rf build/lock
+	@echo "constraints.txt rewritten. Review it (git diff), then: make test lint"
+
+.PHONY: clean
+clean: ## Remove caches and build leftovers; outputs/ and .venv stay
+	rm -rf build dist segadapt.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -path ./$(VENV) -prune -o -path ./outputs -prune -o -type d -name __pycache__ -exec rm -rf {} +
+
+.PHONY: distclean
+distclean: clean ## Also remove .venv; outputs/ stays
+	rm -rf $(VENV)

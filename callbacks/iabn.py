@@ -1,0 +1,226 @@
+"""IaBN: every BatchNorm blends its training statistics with those of the one test image.
+
+Source: paper, Sec. 3, Eq. 1-4.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from callbacks.method import Method
+
+
+def blend(sample: Tensor, source: Tensor, alpha: float) -> Tensor:
+    """Blends statistics: alpha * sample + (1 - alpha) * source (Eq. 4)."""
+    return alpha * sample + (1 - alpha) * source
+
+
+class InstanceAdaptiveBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm2d that in evaluation mode normalises each sample with blended statistics.
+
+    In training mode it is BatchNorm2d. It has the parameters and buffers of BatchNorm2d and no more, so checkpoint keys
+    do not change; alpha is no part of the state. The statistics of a sample never depend on the rest of its batch.
+    Gradients flow through the statistics of the sample. Statistics are computed in float32 or better.
+
+    Args:
+        num_features: Number of channels C.
+        alpha: Weight of the sample's statistics in [0, 1]: 0 is t-BN, 1 is p-BN (instance statistics).
+        **kwargs: As for BatchNorm2d.
+
+    Raises:
+        ValueError: If alpha is outside [0, 1].
+    """
+
+    def __init__(self, num_features: int, alpha: float = 0.1, **kwargs: Any) -> None:
+        super().__init__(num_features, **kwargs)
+        check_alpha(alpha)
+        self.alpha = alpha
+
+    @classmethod
+    def from_batch_norm(cls, layer: _BatchNorm, alpha: float) -> "InstanceAdaptiveBatchNorm2d":
+        """Makes the adaptive twin of a layer; the two share parameters, buffers, hooks and train flag."""
+        check_alpha(alpha)
+        twin = cls.__new__(cls)
+        twin.__dict__.update(layer.__dict__)
+        twin.alpha = alpha
+        return twin
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalises (B, C, H, W) features."""
+        if self.training:
+            return super().forward(x)
+        self._check_input_dim(x)
+        mean, var = self._statistics(x)
+        normalized = (x - mean[:, :, None, None]) / torch.sqrt(var + self.eps)[:, :, None, None]
+        if self.affine:
+            normalized = normalized * self.weight[:, None, None] + self.bias[:, None, None]
+        return normalized.to(x.dtype)
+
+    def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the (B or 1, C) mean and biased variance of Eq. 4; with no running statistics, the sample's own."""
+        if self.alpha == 0 and self.running_mean is not None and self.running_var is not None:
+            return self.running_mean[None], self.running_var[None]
+        var, mean = torch.var_mean(x if x.dtype == torch.float64 else x.float(), dim=(2, 3), correction=0)
+        if self.running_mean is None or self.running_var is None:
+            return mean, var
+        return blend(mean, self.running_mean, self.alpha), blend(var, self.running_var, self.alpha)
+
+    def extra_repr(self) -> str:
+        """Adds alpha to the layer's description."""
+        return f"{super().extra_repr()}, alpha={self.alpha}"
+
+
+class _AdaptiveInput(InstanceAdaptiveBatchNorm2d):
+    """Adapts a BatchNorm2d subclass that does more than normalise (an activation, say) through its input.
+
+    The input is moved so that the layer's own normalisation by its training statistics yields the blended one; whatever
+    else the layer does stays its own business. While training it is the layer itself.
+    """
+
+    layer: tuple[_BatchNorm]  # in a tuple, so that it is no submodule and state keys stay
+
+    @classmethod
+    def from_batch_norm(cls, layer: _BatchNorm, alpha: float) -> "_AdaptiveInput":
+        """Makes the adaptive twin; the two share parameters, buffers, hooks and submodules."""
+        twin = super().from_batch_norm(layer, alpha)
+        assert isinstance(twin, _AdaptiveInput)
+        twin.layer = (layer,)
+        return twin
+
+    def train(self, mode: bool = True) -> "_AdaptiveInput":
+        """Sets the mode of the twin and of the layer behind it."""
+        super().train(mode)
+        self.layer[0].train(mode)
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalises (B, C, H, W) features, then does what else the layer does."""
+        (layer,) = self.layer
+        if not self.training and layer.running_mean is not None and layer.running_var is not None and self.alpha > 0:
+            mean, var = self._statistics(x)
+            scale = torch.sqrt((layer.running_var + self.eps) / (var + self.eps))
+            shift = layer.running_mean - mean * scale
+            x = torch.addcmul(shift[:, :, None, None], x, scale[:, :, None, None]).to(x.dtype)
+        return type(layer).forward(layer, x)
+
+
+def convert_batch_norm(network: nn.Module, alpha: float) -> nn.Module:
+    """Replaces every 2d BatchNorm of a network by its instance-adaptive twin; existing twins get the new alpha.
+
+    Parameters, buffers and train flags are shared with the layers replaced. Convert to SyncBatchNorm before, never
+    after: that conversion takes every subclass of BatchNorm with it.
+
+    Args:
+        network: Any module; changed in place.
+        alpha: Weight of the sample's statistics in [0, 1].
+
+    Returns:
+        The network, or the twin if the network itself is a BatchNorm.
+
+    Raises:
+        ValueError: If alpha is outside [0, 1], or the network has no 2d BatchNorm.
+    """
+    check_alpha(alpha)
+    if _is_batch_norm(network):
+        return _twin(network, alpha)
+    _replace(network, alpha)
+    return network
+
+
+@contextmanager
+def adaptive_batch_norm(network: nn.Module, alpha: float, required: bool = True) -> Iterator[None]:
+    """Converts the BatchNorm layers of a network within a ``with`` block and puts the originals back after it.
+
+    Args:
+        network: Any module.
+        alpha: Weight of the sample's statistics in [0, 1].
+        required: Whether a network without BatchNorm is an error.
+
+    Raises:
+        ValueError: As `convert_batch_norm`.
+    """
+    check_alpha(alpha)
+    replaced = _replace(network, alpha, required)
+    try:
+        yield
+    finally:
+        for parent, name, layer, old_alpha in replaced:
+            setattr(parent, name, layer)
+            if old_alpha is not None:
+                layer.alpha = old_alpha
+
+
+def _replace(
+    network: nn.Module, alpha: float, required: bool = True
+) -> list[tuple[nn.Module, str, nn.Module, float | None]]:
+    """Puts twins in place; returns (parent, name, original, its former alpha if it was a twin already)."""
+    twins: dict[nn.Module, nn.Module] = {}  # a layer that is used twice keeps being one layer
+    replaced: list[tuple[nn.Module, str, nn.Module, float | None]] = []
+    for parent in list(network.modules()):
+        for name, child in list(parent._modules.items()):
+            if child is None or not _is_batch_norm(child):
+                continue
+            old_alpha = child.alpha if isinstance(child, InstanceAdaptiveBatchNorm2d) else None
+            if child not in twins:
+                twins[child] = _twin(child, alpha)
+            replaced.append((parent, name, child, old_alpha))
+    if required and not replaced:
+        raise ValueError(
+            f"{type(network).__name__} has no 2d BatchNorm layer, so IaBN has nothing to adapt: use a network with "
+            "BatchNorm, or a method without IaBN"
+        )
+    for parent, name, child, _ in replaced:
+        setattr(parent, name, twins[child])
+    return replaced
+
+
+def _is_batch_norm(module: nn.Module) -> bool:
+    return isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm)
+
+
+def _twin(layer: nn.Module, alpha: float) -> nn.Module:
+    assert isinstance(layer, _BatchNorm)
+    if isinstance(layer, InstanceAdaptiveBatchNorm2d):
+        layer.alpha = alpha
+        return layer
+    plain = type(layer).forward in (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward)
+    return (InstanceAdaptiveBatchNorm2d if plain else _AdaptiveInput).from_batch_norm(layer, alpha)
+
+
+def check_alpha(alpha: float) -> None:
+    """Raises ValueError if alpha is outside [0, 1]."""
+    if not 0 <= alpha <= 1:
+        raise ValueError(
+            f"alpha is {alpha}: expected the weight of the test image's statistics in [0, 1], e.g. 0.1 "
+            "(0 is t-BN, 1 is p-BN)"
+        )
+
+
+class IaBN(Method):
+    """Predicts with instance-adaptive batch normalisation.
+
+    Args:
+        alpha: Weight of the test image's statistics in [0, 1]: 0 is t-BN, 1 is p-BN. The paper chose 0.1.
+
+    Raises:
+        ValueError: If alpha is outside [0, 1].
+    """
+
+    def __init__(self, alpha: float = 0.1) -> None:
+        super().__init__()
+        check_alpha(alpha)
+        self.alpha = alpha
+
+    def check_network(self, network: nn.Module) -> None:
+        """Raises ValueError if the network has no BatchNorm."""
+        with adaptive_batch_norm(network, self.alpha):
+            pass
+
+    def adapt(self, network: nn.Module, image: Tensor) -> Tensor:
+        """Predicts one image; see `Method.adapt`."""
+        with adaptive_batch_norm(network, self.alpha), torch.no_grad():
+            return network(image).float().softmax(dim=1)

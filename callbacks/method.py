@@ -1,0 +1,186 @@
+"""The base of all test-time methods: a callback that puts its own predictor at the module's seam."""
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.utilities.rank_zero import rank_zero_warn
+from torch import Tensor, nn
+
+from lightning_modules.predictor import predict_plainly
+
+
+@dataclass
+class Adaptation:
+    """The outcome of adapting to one image.
+
+    Attributes:
+        probabilities: (1, K, H, W) prediction.
+        steps: Number of update steps taken.
+        loss_first: Loss before the first step, if there were steps.
+        loss_last: Loss before the last step, if there were steps.
+        note: Why adaptation was skipped or undone; None if all went well.
+        fallback: Whether the prediction is the unadapted one.
+    """
+
+    probabilities: Tensor
+    steps: int = 0
+    loss_first: float | None = None
+    loss_last: float | None = None
+    note: str | None = None
+    fallback: bool = False
+
+    def to_record(self) -> dict[str, Any]:
+        """Returns all but the prediction, for JSON."""
+        return {name: value for name, value in vars(self).items() if name != "probabilities"}
+
+
+class Method(Callback, ABC):
+    """A test-time method. Subclasses say how to `adapt` to one image; the rest is done here.
+
+    As a callback the method serves `trainer.test`, `validate`, `predict` and the validation inside `fit`. Outside of a
+    trainer, `predict` is all there is.
+
+    Attributes:
+        adaptations: The outcome for each image of the latest batch.
+    """
+
+    def __init__(self) -> None:
+        self.adaptations: list[Adaptation] = []
+        self._warned: set[str] = set()
+
+    @abstractmethod
+    def adapt(self, network: nn.Module, image: Tensor) -> Tensor | Adaptation:
+        """Predicts one image.
+
+        Called in evaluation mode, outside inference mode, without gradients; train flags and buffers of the network are
+        put back by the caller, everything else is to be left as it was.
+
+        Args:
+            network: (B, 3, H, W) -> (B, K, H, W) logits.
+            image: (1, 3, H, W) float, normalised, finite.
+
+        Returns:
+            (1, K, H, W) float32 probabilities, alone or with an account of the adaptation.
+        """
+
+    def check_network(self, network: nn.Module) -> None:  # noqa: B027 (most methods take any network)
+        """Raises ValueError if the method cannot work on this network; called once before a run."""
+
+    def predict(self, network: nn.Module, image: Tensor) -> Tensor:
+        """Predicts each image of a batch on its own and leaves the network bit-identical.
+
+        An image that holds NaN or infinity, or whose adaptation ends in them, falls back to the prediction of the
+        unadapted network (non-finite pixels count as 0, the mean colour); it is marked so in `adaptations`.
+
+        Args:
+            network: Any module (B, 3, H, W) -> (B, K, H, W) logits; not changed, also not on an exception.
+            image: (B, 3, H, W) float, normalised.
+
+        Returns:
+            (B, K, H, W) float32 probabilities.
+
+        Raises:
+            ValueError: If the image is not (B, 3, H, W), or the network does not suit the method.
+        """
+        if image.ndim != 4 or image.shape[1] != 3 or not image.is_floating_point():
+            raise ValueError(
+                f"the image is a tensor of shape {tuple(image.shape)} and type {image.dtype}: expected (B, 3, H, W), "
+                "floating point, normalised"
+            )
+        self.adaptations = []
+        with torch.inference_mode(False), torch.no_grad(), preserved(network):
+            network.eval()
+            for single in image.split(1):  # each image on its own: no result depends on the batch it came in
+                self.adaptations.append(self._predict_single(network, single.clone()))
+            return torch.cat([adaptation.probabilities for adaptation in self.adaptations])
+
+    def _predict_single(self, network: nn.Module, image: Tensor) -> Adaptation:
+        if not image.isfinite().all():
+            return self._fall_back(network, image, "the image holds NaN or infinity")
+        outcome = self.adapt(network, image)
+        adaptation = Adaptation(outcome) if isinstance(outcome, Tensor) else outcome
+        if not adaptation.probabilities.isfinite().all():
+            return self._fall_back(network, image, "adaptation ended in NaN or infinity (a smaller lr may help)")
+        if adaptation.note:
+            self._warn(adaptation.note)
+        return adaptation
+
+    def _fall_back(self, network: nn.Module, image: Tensor, reason: str) -> Adaptation:
+        self._warn(f"{reason}: falling back to the unadapted prediction")
+        finite = image.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+        return Adaptation(predict_plainly(network, finite), note=reason, fallback=True)
+
+    def _warn(self, message: str) -> None:
+        if message not in self._warned:
+            self._warned.add(message)
+            rank_zero_warn(f"{type(self).__name__}: {message}. Further images like this are counted in the results.")
+
+    def settings(self) -> dict[str, Any]:
+        """Returns the method's name and arguments, for reports."""
+        names = list(inspect.signature(type(self).__init__).parameters)[1:]
+        return {"name": type(self).__name__, **{name: getattr(self, name) for name in names}}
+
+    def _install(self, module: LightningModule) -> None:
+        other = getattr(module.predictor, "__self__", None)
+        if isinstance(other, Method) and other is not self:
+            raise ValueError(
+                f"{type(other).__name__} is installed already, {type(self).__name__} cannot be as well: "
+                "expected one method per run"
+            )
+        self.check_network(module.network)
+        module.predictor = self.predict
+
+    def _remove(self, module: LightningModule) -> None:
+        module.predictor = predict_plainly
+        self._warned.clear()
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Installs the method, after the checkpoint is loaded."""
+        self._install(pl_module)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Installs the method."""
+        self._install(pl_module)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Installs the method, after the checkpoint is loaded."""
+        self._install(pl_module)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Takes the method out."""
+        self._remove(pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Takes the method out."""
+        self._remove(pl_module)
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Takes the method out."""
+        self._remove(pl_module)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Takes the method out."""
+        self._remove(pl_module)
+
+
+@contextmanager
+def preserved(network: nn.Module) -> Iterator[None]:
+    """Puts the train flags, requires_grad flags and buffers of a network back after a ``with`` block."""
+    flags = [(module, module.training) for module in network.modules()]
+    required = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
+    buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    try:
+        yield
+    finally:
+        for module, training in flags:
+            module.training = training
+        for parameter, requires_grad in required:
+            parameter.requires_grad_(requires_grad)
+        for buffer, saved in buffers:
+            buffer.copy_(saved)

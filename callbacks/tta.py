@@ -1,0 +1,60 @@
+"""TTA: the mean softmax over scaled, flipped and grayscaled views.
+
+Source: Simonyan and Zisserman (2015); paper, Sec. 5.2 and Appendix C (Table 6).
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+from torch import Tensor, nn
+
+from callbacks.iabn import adaptive_batch_norm, check_alpha
+from callbacks.method import Method
+from callbacks.pseudo_labels import fuse_views
+from callbacks.views import Normalization, Resampling, make_views
+from lightning_modules.predictor import predict_logits
+
+
+class TTA(Method):
+    """Test-time augmentation, with IaBN.
+
+    Args:
+        alpha: Weight of the test image's statistics in [0, 1]; 0 is TTA without IaBN and takes any network.
+        scales: Factors on the image's size, each above 0.
+        flip: Whether the second view of each scale is mirrored.
+        grayscale: Whether the second view of each scale is gray. With neither there is one view per scale.
+        resampling: ``device`` resizes views where the image is; ``pillow`` as the authors' code, on the CPU.
+        normalization: How images were normalised; None is ImageNet's mean and deviation.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+    """
+
+    def __init__(
+        self,
+        alpha: float = 0.1,
+        scales: Sequence[float] = (0.25, 0.5, 0.75),
+        flip: bool = True,
+        grayscale: bool = True,
+        resampling: Resampling = "device",
+        normalization: Normalization | None = None,
+    ) -> None:
+        super().__init__()
+        check_alpha(alpha)
+        self.alpha = alpha
+        self.scales = tuple(scales)
+        self.flip = flip
+        self.grayscale = grayscale
+        self.resampling = resampling
+        self.normalization = normalization or Normalization()
+        self.views = make_views(self.scales, flip, grayscale)
+
+    def check_network(self, network: nn.Module) -> None:
+        """Raises ValueError if alpha is above 0 and the network has no BatchNorm."""
+        with adaptive_batch_norm(network, self.alpha, required=self.alpha > 0):
+            pass
+
+    def adapt(self, network: nn.Module, image: Tensor) -> Tensor:
+        """Predicts one image; see `Method.adapt`."""
+        with adaptive_batch_norm(network, self.alpha, required=self.alpha > 0):
+            return fuse_views(partial(predict_logits, network), image, self.views, self.normalization, self.resampling)

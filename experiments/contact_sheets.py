@@ -1,0 +1,121 @@
+"""Write one contact sheet per domain of the generated street scenes, and print how often each class appears."""
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from datamodules.scenery import DOMAINS, SPLITS, draw_scene
+
+MAX_BYTES = 300_000
+LEGEND_ROW = 22
+SPEED_SCENES = 40
+
+CLASSES: tuple[tuple[str, tuple[int, int, int]], ...] = (
+    ("road", (128, 64, 128)), ("sidewalk", (244, 35, 232)), ("building", (70, 70, 70)), ("wall", (102, 102, 156)),
+    ("fence", (190, 153, 153)), ("pole", (153, 153, 153)), ("traffic light", (250, 170, 30)),
+    ("traffic sign", (220, 220, 0)), ("vegetation", (107, 142, 35)), ("terrain", (152, 251, 152)),
+    ("sky", (70, 130, 180)), ("person", (220, 20, 60)), ("rider", (255, 0, 0)), ("car", (0, 0, 142)),
+    ("truck", (0, 0, 70)), ("bus", (0, 60, 100)), ("train", (0, 80, 100)), ("motorcycle", (0, 0, 230)),
+    ("bicycle", (119, 11, 32)),
+)  # fmt: skip
+PALETTE = np.array([colour for _, colour in CLASSES], np.uint8)
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.contact_sheets", description=__doc__)
+    parser.add_argument("--folder", type=Path, default=Path("docs/scenes"), help="where the JPEG files go")
+    parser.add_argument("--domains", nargs="+", default=list(DOMAINS), choices=list(DOMAINS), help="which domains")
+    parser.add_argument("--split", default="train", choices=SPLITS, help="which split the scenes are from")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the world")
+    parser.add_argument("--first", type=int, default=0, help="index of the first scene on the sheet")
+    parser.add_argument("--rows", type=int, default=4, help="rows of two scenes each")
+    parser.add_argument("--height", type=int, default=256, help="rows of pixels per scene")
+    parser.add_argument("--width", type=int, default=512, help="columns of pixels per scene")
+    parser.add_argument("--count", type=int, default=200, help="scenes per domain for the class frequencies; 0: none")
+    parser.add_argument("--speed", action="store_true", help="also measure scenes per second on one core at 256x512")
+    return parser.parse_args(arguments)
+
+
+def draw_legend(width: int) -> np.ndarray:
+    """Draw names and colours of the classes as an image (rows, width, 3)."""
+    columns = max(1, width // 160)
+    rows = -(-len(CLASSES) // columns)
+    legend = np.full((rows * LEGEND_ROW + 6, width, 3), 255, np.uint8)
+    for number, (name, colour) in enumerate(CLASSES):
+        left, top = 8 + (number % columns) * (width // columns), 6 + (number // columns) * LEGEND_ROW
+        cv2.rectangle(legend, (left, top), (left + 20, top + 13), colour, -1)
+        cv2.putText(legend, name, (left + 27, top + 12), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
+    return legend
+
+
+def make_sheet(domain: str, options: argparse.Namespace) -> np.ndarray:
+    """Draw two scenes a row, each beside its coloured labels, and a legend below."""
+    pairs = []
+    for index in range(options.first, options.first + 2 * options.rows):
+        image, labels = draw_scene(domain, options.split, index, options.seed, options.height, options.width)
+        pairs.append(np.hstack([image, cv2.addWeighted(image, 0.35, PALETTE[labels], 0.65, 0)]))
+    sheet = np.vstack([np.hstack(pairs[row : row + 2]) for row in range(0, len(pairs), 2)])
+    return np.vstack([sheet, draw_legend(sheet.shape[1])])
+
+
+def write_sheet(sheet: np.ndarray, path: Path) -> None:
+    """Write a JPEG file, of the best quality that stays below `MAX_BYTES`."""
+    for quality in range(88, 30, -6):
+        encoded = cv2.imencode(".jpg", sheet[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+        if len(encoded) < MAX_BYTES:
+            break
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(encoded.tobytes())
+
+
+def count_classes(domain: str, options: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
+    """Return the share of scenes that contain each class and each class's share of pixels, at 128x256."""
+    counts = np.zeros((options.count, len(CLASSES)))
+    for index in range(options.count):
+        _, labels = draw_scene(domain, options.split, index, options.seed, 128, 256)
+        counts[index] = np.bincount(labels.ravel(), minlength=len(CLASSES))
+    return (counts > 0).mean(axis=0), counts.sum(axis=0) / counts.sum()
+
+
+def print_frequencies(frequencies: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    """Print a table: per domain, percent of scenes with the class and percent of pixels."""
+    print(f"{'class':14s}" + "".join(f"{domain:>20s}" for domain in frequencies))
+    print(f"{'':14s}" + f"{'scenes %':>11s}{'pixels %':>9s}" * len(frequencies))
+    for number, (name, _) in enumerate(CLASSES):
+        cells = (f"{100 * scenes[number]:11.1f}{100 * pixels[number]:9.2f}" for scenes, pixels in frequencies.values())
+        print(f"{name:14s}" + "".join(cells))
+
+
+def measure_speed(domain: str, seed: int, height: int, width: int) -> float:
+    """Return scenes per second on one core."""
+    cv2.setNumThreads(1)
+    for index in range(3):
+        draw_scene(domain, "train", index, seed, height, width)
+    start = time.process_time()
+    for index in range(SPEED_SCENES):
+        draw_scene(domain, "train", index, seed, height, width)
+    return SPEED_SCENES / (time.process_time() - start)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the sheets and print the tables."""
+    options = parse_arguments(arguments)
+    for domain in options.domains:
+        path = options.folder / f"{domain}.jpg"
+        write_sheet(make_sheet(domain, options), path)
+        print(f"wrote {path} ({path.stat().st_size // 1000} kB)")
+    if options.count:
+        print_frequencies({domain: count_classes(domain, options) for domain in options.domains})
+    if options.speed:
+        for domain in options.domains:
+            rate = measure_speed(domain, options.seed, 256, 512)
+            print(f"{domain}: {rate:.1f} scenes per second and core at 256x512")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Samples to a trained network, and its scores."""

@@ -1,0 +1,208 @@
+"""Scores of a segmentation: mean IoU, pixel accuracy and calibration, from summed integer and float64 states.
+
+Counts are int64 and confidences are rounded to multiples of 2^-20 before they are summed in float64, so sums are exact in
+any order (up to 8e9 pixels): the scores of a data set do not depend on how it was split over batches or processes.
+
+Source: paper, Sec. 5 (mean IoU, ECE); Naeini et al. (2015) for the expected calibration error.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics import Metric
+
+IGNORED = 255
+CONFIDENCE_STEPS = 2**20
+ECE_BINS = 15
+CLASSWISE_ECE_BINS = 10
+
+
+def resize_probabilities(probabilities: Tensor, size: Sequence[int]) -> Tensor:
+    """Resizes class probabilities as bilinear upsampling (align_corners=False) of the logits behind them would.
+
+    The logarithm of a softmax is the logits minus one number per pixel. Interpolation is linear and that number is the
+    same for all classes, so softmax(resize(log p)) equals softmax(resize(logits)): the protocol's upsampling of logits
+    to ground-truth size needs no logits.
+
+    Args:
+        probabilities: (B, K, h, w) float in [0, 1].
+        size: (H, W) of the result.
+
+    Returns:
+        (B, K, H, W) probabilities.
+    """
+    if tuple(probabilities.shape[-2:]) == tuple(size):
+        return probabilities
+    logs = probabilities.float().clamp_min(torch.finfo(torch.float32).tiny).log()
+    return F.interpolate(logs, size=tuple(size), mode="bilinear", align_corners=False).softmax(dim=1)
+
+
+def confusion_matrix(labels: Tensor, target: Tensor, num_classes: int) -> Tensor:
+    """Counts pixels by ground-truth class (rows) and predicted class (columns).
+
+    Args:
+        labels: (...) int64 predicted classes in [0, K).
+        target: Same shape, int64 ground truth in [0, K), or 255 where ignored.
+        num_classes: Number of classes K.
+
+    Returns:
+        (K, K) int64 counts.
+
+    Raises:
+        ValueError: If the ground truth holds a value that is neither a class nor 255.
+    """
+    valid = target != IGNORED
+    rows, columns = target[valid], labels[valid]
+    if rows.numel() and (int(rows.max()) >= num_classes or int(rows.min()) < 0):
+        found = sorted(set(rows.unique().tolist()) - set(range(num_classes)))
+        raise ValueError(
+            f"the ground truth holds the values {found}, the network has {num_classes} classes (0 to "
+            f"{num_classes - 1}, 255 is ignored): data and network disagree on the label space"
+        )
+    return torch.bincount(rows * num_classes + columns, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def bin_confidences(confidence: Tensor, num_bins: int) -> Tensor:
+    """Numbers the equal-width bin of each confidence in [0, 1]; bin b holds (b / n, (b + 1) / n], 0 goes to bin 0."""
+    edges = torch.linspace(0, 1, num_bins + 1, device=confidence.device, dtype=confidence.dtype)
+    return torch.bucketize(confidence, edges[1:-1])
+
+
+@dataclass
+class Scores:
+    """What one image, or the sum of many, contributes to the scores of a data set.
+
+    Attributes:
+        intersection: (K,) int64, pixels of the class that are predicted as it.
+        union: (K,) int64, pixels that are the class or predicted as it.
+        pixels: (K,) int64, ground-truth pixels of the class.
+        bin_pixels: (15,) int64, pixels per bin of top confidence.
+        bin_correct: (15,) int64, correctly labelled pixels per bin.
+        bin_confidence: (15,) float64, summed confidence per bin.
+        class_gap: (K,) float64, per image and ground-truth class the ECE with 10 bins times the class's pixels, summed.
+    """
+
+    intersection: Tensor
+    union: Tensor
+    pixels: Tensor
+    bin_pixels: Tensor
+    bin_correct: Tensor
+    bin_confidence: Tensor
+    class_gap: Tensor
+
+    @classmethod
+    def zeros(cls, num_classes: int) -> "Scores":
+        """Returns the scores of no image at all."""
+        classes, bins = torch.zeros(num_classes, dtype=torch.int64), torch.zeros(ECE_BINS, dtype=torch.int64)
+        return cls(classes, classes, classes, bins, bins, bins.double(), classes.double())
+
+    def __add__(self, other: "Scores") -> "Scores":
+        """Adds the sums of other images."""
+        return Scores(*(getattr(self, name) + getattr(other, name) for name in SCORE_FIELDS))
+
+    def to_record(self) -> dict[str, list[int] | list[float]]:
+        """Returns the sums as plain lists for JSON; floats keep all their digits."""
+        return {name: getattr(self, name).tolist() for name in SCORE_FIELDS}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> "Scores":
+        """Reads what `to_record` wrote."""
+        floats = ("bin_confidence", "class_gap")
+        dtypes = {name: torch.float64 if name in floats else torch.int64 for name in SCORE_FIELDS}
+        return cls(*(torch.tensor(record[name], dtype=dtypes[name]) for name in SCORE_FIELDS))
+
+    def summarize(self) -> dict[str, Any]:
+        """Computes the scores, as fractions in [0, 1].
+
+        Returns:
+            ``miou`` over the classes present in prediction or ground truth, ``iou`` per class (NaN where absent),
+            ``accuracy`` over pixels, ``ece`` (data-set level, 15 bins; Naeini et al., 2015) and ``classwise_ece`` (the
+            paper's: per image and ground-truth class with 10 bins, averaged over images by the class's pixels, then
+            over all classes, where a class that appears nowhere counts as 0). NaN where there was nothing to score.
+        """
+        iou = self.intersection.double() / self.union  # 0 / 0 is NaN: the class is absent
+        total = self.pixels.sum()
+        gaps = (self.bin_correct - self.bin_confidence).abs()
+        classwise = self.class_gap / self.pixels.clamp_min(1)
+        return {
+            "miou": iou.nanmean().item(),
+            "accuracy": (self.intersection.sum().double() / total).item(),
+            "ece": (gaps.sum() / total).item(),
+            "classwise_ece": classwise.mean().item() if total else float("nan"),
+            "iou": iou.tolist(),
+        }
+
+
+SCORE_FIELDS = tuple(field.name for field in fields(Scores))
+
+
+def score_image(probabilities: Tensor, target: Tensor) -> Scores:
+    """Scores one prediction.
+
+    Args:
+        probabilities: (K, h, w) class probabilities; resized to the ground truth's size if that differs.
+        target: (H, W) int64 ground truth in [0, K), or 255 where ignored.
+
+    Returns:
+        The sums of this image. A pixel whose probabilities are not finite counts as class 0 with confidence 0.
+
+    Raises:
+        ValueError: If the ground truth holds a value that is neither a class nor 255.
+    """
+    num_classes = probabilities.shape[0]
+    resized = resize_probabilities(probabilities[None], target.shape)[0]
+    confidence, labels = resized.float().nan_to_num(0.0).max(dim=0)
+    confusion = confusion_matrix(labels, target, num_classes)
+    valid = target != IGNORED
+    confidence, target = confidence[valid], target[valid]
+    correct = labels[valid] == target
+    bins = bin_confidences(confidence, ECE_BINS)
+    exact = confidence.double().mul(CONFIDENCE_STEPS).round().div(CONFIDENCE_STEPS)
+    intersection, pixels = confusion.diagonal(), confusion.sum(dim=1)
+    return Scores(
+        intersection=intersection,
+        union=confusion.sum(dim=0) + pixels - intersection,
+        pixels=pixels,
+        bin_pixels=torch.bincount(bins, minlength=ECE_BINS),
+        bin_correct=torch.bincount(bins[correct], minlength=ECE_BINS),
+        bin_confidence=torch.bincount(bins, weights=exact, minlength=ECE_BINS),
+        class_gap=_classwise_gap(confidence, exact, correct, target, num_classes),
+    )
+
+
+def _classwise_gap(confidence: Tensor, exact: Tensor, correct: Tensor, target: Tensor, num_classes: int) -> Tensor:
+    """Sums |correct - confidence| over 10 bins within each ground-truth class: the class's ECE times its pixels."""
+    cells = target * CLASSWISE_ECE_BINS + bin_confidences(confidence, CLASSWISE_ECE_BINS)
+    size = num_classes * CLASSWISE_ECE_BINS
+    correct_sum = torch.bincount(cells[correct], minlength=size)
+    confidence_sum = torch.bincount(cells, weights=exact, minlength=size)
+    return (correct_sum - confidence_sum).abs().reshape(num_classes, CLASSWISE_ECE_BINS).sum(dim=1)
+
+
+class SegmentationScores(Metric):
+    """Sums `Scores` over images and, under DDP, over processes.
+
+    Args:
+        num_classes: Number of classes K.
+    """
+
+    full_state_update = False
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        zeros = Scores.zeros(num_classes)
+        for name in SCORE_FIELDS:
+            self.add_state(name, default=getattr(zeros, name), dist_reduce_fx="sum")
+
+    def update(self, scores: Scores) -> None:
+        """Adds the sums of one image."""
+        for name in SCORE_FIELDS:
+            setattr(self, name, getattr(self, name) + getattr(scores, name))
+
+    def compute(self) -> dict[str, Any]:
+        """Returns `Scores.summarize` over everything added on all processes."""
+        return Scores(*(getattr(self, name) for name in SCORE_FIELDS)).summarize()

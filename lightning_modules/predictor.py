@@ -1,0 +1,80 @@
+"""The one seam: (network, image) -> probabilities, its default, and a stopwatch for it."""
+
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Predictor = Callable[[nn.Module, Tensor], Tensor]
+
+
+def predict_logits(network: nn.Module, image: Tensor) -> Tensor:
+    """Runs a network.
+
+    Args:
+        network: Any module (B, 3, H, W) -> (B, K, H, W). Logits of another size are resized bilinearly.
+        image: (B, 3, H, W) float, normalised.
+
+    Returns:
+        (B, K, H, W) logits.
+
+    Raises:
+        TypeError: If the network returns something other than a 4-dimensional tensor.
+    """
+    logits = network(image)
+    if not isinstance(logits, Tensor) or logits.ndim != 4:
+        found = f"a tensor of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+        raise TypeError(
+            f"{type(network).__name__} returned {found}: expected one tensor of (B, K, H, W) logits; wrap the network "
+            "in a module that picks it out"
+        )
+    if logits.shape[-2:] != image.shape[-2:]:
+        logits = F.interpolate(logits, size=image.shape[-2:], mode="bilinear", align_corners=False)
+    return logits
+
+
+def predict_plainly(network: nn.Module, image: Tensor) -> Tensor:
+    """The default predictor: one forward and softmax, the network as it is (t-BN in evaluation mode).
+
+    Args:
+        network: Any module (B, 3, H, W) -> (B, K, H, W).
+        image: (B, 3, H, W) float, normalised.
+
+    Returns:
+        (B, K, H, W) float32 probabilities.
+    """
+    with torch.no_grad():
+        return predict_logits(network, image).float().softmax(dim=1)
+
+
+class Stopwatch:
+    """Times the work queued on a device within a ``with`` block: CUDA events on a GPU, the wall clock elsewhere."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_cuda = device.type == "cuda"
+
+    def __enter__(self) -> "Stopwatch":
+        """Starts."""
+        if self._on_cuda:
+            self._start = torch.cuda.Event(enable_timing=True)
+            self._stop = torch.cuda.Event(enable_timing=True)
+            self._start.record()
+        else:
+            self._start_time = time.perf_counter()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Stops, without waiting for the device."""
+        if self._on_cuda:
+            self._stop.record()
+        else:
+            self._stop_time = time.perf_counter()
+
+    def milliseconds(self) -> float:
+        """Returns the time between start and stop; waits for the device."""
+        if not self._on_cuda:
+            return 1000 * (self._stop_time - self._start_time)
+        self._stop.synchronize()
+        return self._start.elapsed_time(self._stop)

@@ -1,0 +1,208 @@
+"""The LightningModule: trains on the source, and scores whatever predictor sits at its seam."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
+
+import torch
+import torch.nn.functional as F
+from pytorch_lightning import LightningModule
+from torch import Tensor, nn
+
+from lightning_modules.metrics import IGNORED, Scores, SegmentationScores, resize_probabilities, score_image
+from lightning_modules.predictor import Predictor, Stopwatch, predict_logits, predict_plainly
+
+
+class Evaluation(TypedDict):
+    """What a validation or test step returns to the callbacks.
+
+    Attributes:
+        probabilities: (B, K, H, W) at image size.
+        scores: One `Scores` per image.
+        milliseconds: Time at the seam, per image.
+        domain: Name of the data set.
+    """
+
+    probabilities: Tensor
+    scores: list[Scores]
+    milliseconds: float
+    domain: str
+
+
+class SegmentationModule(LightningModule):
+    """Semantic segmentation with the paper's training recipe.
+
+    Batches are dicts with ``image`` (B, 3, H, W) float, normalised; ``mask`` (B, H', W') int64, train ids or 255; and
+    ``name``, B strings. Scores are computed at the mask's size.
+
+    Args:
+        network: Any module (B, 3, H, W) -> (B, K, H, W) logits.
+        num_classes: Number of classes K.
+        class_names: K names, for reports; numbers if None.
+        lr: Initial learning rate.
+        momentum: Of SGD.
+        weight_decay: Of SGD.
+        power: Of the polynomial decay of the learning rate to 0, once per step.
+
+    Attributes:
+        predictor: The seam: (network, image) -> (B, K, H, W) probabilities. Methods put themselves here.
+
+    Source: paper, Sec. 5 (implementation details) and Appendix A.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        num_classes: int = 19,
+        class_names: Sequence[str] | None = None,
+        lr: float = 0.005,
+        momentum: float = 0.9,
+        weight_decay: float = 1e-4,
+        power: float = 0.9,
+    ) -> None:
+        super().__init__()
+        names = [str(number) for number in range(num_classes)] if class_names is None else list(class_names)
+        if len(names) != num_classes:
+            raise ValueError(f"there are {len(names)} class names for {num_classes} classes: expected one each")
+        self.network = network
+        self.num_classes = num_classes
+        self.class_names = names
+        self.lr = lr
+        self.momentum = momentum
+        self.weight_decay = weight_decay
+        self.power = power
+        self.predictor: Predictor = predict_plainly
+        self.domains: list[str] = []
+        self._scores: list[SegmentationScores] = []
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Predicts (B, K, H, W) probabilities of a (B, 3, H, W) image with whatever predictor is installed."""
+        return self.predictor(self.network, image)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Returns SGD with polynomial decay per step."""
+        optimizer = torch.optim.SGD(
+            self.parameters(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay
+        )
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=steps, power=self.power)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
+        """Returns the cross-entropy over the labelled pixels of a batch."""
+        logits = predict_logits(self.network, batch["image"])
+        self._check_classes(logits)
+        labelled = (batch["mask"] != IGNORED).sum().clamp_min(1)  # a batch without labels teaches nothing: loss 0
+        loss = F.cross_entropy(logits.float(), batch["mask"], ignore_index=IGNORED, reduction="sum") / labelled
+        self.log("train/loss", loss, batch_size=len(batch["image"]), prog_bar=True)
+        return loss
+
+    def on_validation_start(self) -> None:
+        """Makes one set of sums per development set."""
+        self._start_scores(self.trainer.val_dataloaders)
+
+    def validation_step(self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0) -> Evaluation:
+        """Predicts and scores a batch."""
+        return self._evaluate(batch, dataloader_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs ``val/miou``, ``val/ece``, ... in percent; of several data sets also ``val/DOMAIN/miou`` each."""
+        self._log_scores("val")
+
+    def on_test_start(self) -> None:
+        """Makes one set of sums per target."""
+        self._start_scores(self.trainer.test_dataloaders)
+
+    def test_step(self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0) -> Evaluation:
+        """Predicts and scores a batch."""
+        return self._evaluate(batch, dataloader_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """Logs ``test/miou``, ... (the mean over targets) in percent; of several targets also ``test/TARGET/miou``."""
+        self._log_scores("test")
+
+    def predict_step(self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
+        """Labels a batch: B names and B (H', W') uint8 label maps, at the size of the mask or of the image."""
+        probabilities = self(batch["image"])
+        size = batch["mask"].shape[-2:] if "mask" in batch else batch["image"].shape[-2:]
+        labels = resize_probabilities(probabilities, size).argmax(dim=1).to(torch.uint8).cpu()
+        return {"name": batch["name"], "labels": list(labels)}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Raises ValueError if the checkpoint belongs to another network; names what differs."""
+        own = {key: tuple(value.shape) for key, value in self.state_dict().items()}
+        saved = {key: tuple(value.shape) for key, value in checkpoint["state_dict"].items()}
+        missing, unexpected = sorted(own.keys() - saved.keys()), sorted(saved.keys() - own.keys())
+        differing = sorted(key for key in own.keys() & saved.keys() if own[key] != saved[key])
+        if missing or unexpected or differing:
+            examples = [f"{key} is missing" for key in missing[:2]]
+            examples += [f"{key} is not part of the network" for key in unexpected[:2]]
+            examples += [f"{key} is {saved[key]}, the network has {own[key]}" for key in differing[:2]]
+            raise ValueError(
+                f"the checkpoint is of another network: {len(missing)} tensors missing, {len(unexpected)} unknown, "
+                f"{len(differing)} of another shape (e.g. {'; '.join(examples)}). Use the config that the checkpoint "
+                "was trained with: its config.yaml lies in the folder of the training run"
+            )
+
+    def _evaluate(self, batch: Mapping[str, Any], dataloader_idx: int) -> Evaluation:
+        image, masks = batch["image"], batch["mask"]
+        with Stopwatch(image.device) as stopwatch:
+            probabilities = self(image)
+        self._check_classes(probabilities)
+        scores = [score_image(prediction, mask) for prediction, mask in zip(probabilities, masks, strict=True)]
+        for score in scores:
+            self._scores[dataloader_idx].update(score)
+        return {
+            "probabilities": probabilities,
+            "scores": scores,
+            "milliseconds": stopwatch.milliseconds() / len(image),
+            "domain": self.domains[dataloader_idx],
+        }
+
+    def _check_classes(self, logits: Tensor) -> None:
+        if logits.shape[1] != self.num_classes:
+            raise ValueError(
+                f"{type(self.network).__name__} predicts {logits.shape[1]} classes, the data has {self.num_classes}: "
+                "give the network the data's num_classes"
+            )
+
+    def _start_scores(self, loaders: Any) -> None:
+        expected = getattr(getattr(self.trainer, "datamodule", None), "num_classes", self.num_classes)
+        if expected != self.num_classes:
+            raise ValueError(
+                f"the data has {expected} classes, the model {self.num_classes}: set the model's num_classes to {expected}"
+            )
+        self.domains = name_domains(loaders)
+        self._scores = [SegmentationScores(self.num_classes).to(self.device) for _ in self.domains]
+
+    def _log_scores(self, stage: str) -> None:
+        summaries = [score.compute() for score in self._scores]
+        keys = ("miou", "accuracy", "ece", "classwise_ece")
+        values = {f"{stage}/{key}": 100 * sum(s[key] for s in summaries) / len(summaries) for key in keys}
+        for domain, summary in zip(self.domains, summaries, strict=True):
+            prefix = f"{stage}/{domain}" if len(summaries) > 1 else stage
+            values |= {f"{prefix}/{key}": 100 * summary[key] for key in keys}
+            values |= {
+                f"{prefix}/iou/{name}": 100 * iou
+                for name, iou in zip(self.class_names, summary["iou"], strict=True)
+                if iou == iou  # absent classes have no IoU
+            }
+        shown = {key: value for key, value in values.items() if key.endswith("/miou")}
+        self.log_dict(shown, prog_bar=True)
+        self.log_dict({key: value for key, value in values.items() if key not in shown})
+
+
+def name_domains(loaders: Any) -> list[str]:
+    """Names each loader after its data set's ``domain``, or by its number; names that repeat are numbered.
+
+    Args:
+        loaders: A loader, or a sequence or dict of loaders, as Lightning keeps them.
+    """
+    if isinstance(loaders, Mapping):
+        loaders = list(loaders.values())
+    elif not isinstance(loaders, Sequence):
+        loaders = [loaders]
+    names: list[str] = []
+    for number, loader in enumerate(loaders):
+        name = str(getattr(getattr(loader, "dataset", None), "domain", f"data{number}"))
+        names.append(f"{name}_{number}" if name in names else name)
+    return names
