@@ -178,17 +178,17 @@ class SegmentationModule(LightningModule):
         summaries = [score.compute() for score in self._scores]
         keys = ("miou", "accuracy", "ece", "classwise_ece")
         values = {f"{stage}/{key}": 100 * sum(s[key] for s in summaries) / len(summaries) for key in keys}
+        classes: dict[str, float] = {}
         for domain, summary in zip(self.domains, summaries, strict=True):
             prefix = f"{stage}/{domain}" if len(summaries) > 1 else stage
             values |= {f"{prefix}/{key}": 100 * summary[key] for key in keys}
-            values |= {
-                f"{prefix}/iou/{name}": 100 * iou
-                for name, iou in zip(self.class_names, summary["iou"], strict=True)
-                if iou == iou  # absent classes have no IoU
-            }
-        shown = {key: value for key, value in values.items() if key.endswith("/miou")}
-        self.log_dict(shown, prog_bar=True)
-        self.log_dict({key: value for key, value in values.items() if key not in shown})
+            named = zip(self.class_names, summary["iou"], strict=True)
+            classes |= {f"{prefix}/iou/{name}": 100 * iou for name, iou in named if iou == iou}  # NaN: class is absent
+        self.log_dict({key: value for key, value in values.items() if key.endswith("/miou")}, prog_bar=True)
+        self.log_dict({key: value for key, value in values.items() if not key.endswith("/miou")})
+        if not self.trainer.sanity_checking:
+            for logger in self.loggers:  # not by self.log: it would print a line per class and domain
+                logger.log_metrics(classes, step=self.global_step)
 
 
 def name_domains(loaders: Any) -> list[str]:

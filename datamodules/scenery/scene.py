@@ -110,13 +110,14 @@ def order_back_to_front(items: list[Item], camera: Camera, course: Course) -> li
     """Return the items that may be in view such that each comes after those it hides.
 
     Of two items, the one that is nearer in every point is in front; if their depths overlap, it is the one on the
-    camera's side of a line along the street between them. Where neither holds, the one that reaches less far is.
+    camera's side of a line along the street between them. Where no line parts them, the one that reaches less far is.
+    Items on either side of the camera do not hide each other.
     """
     footprints = [item.solid.footprint for item in items]
     starts = np.cumsum([0, *(len(footprint) for footprint in footprints[:-1])])
     points = np.concatenate(footprints)
     depth = np.maximum(points[:, 1], NEAR)
-    margin = 3.0  # metres of what hangs over the footprint
+    margin = 0.8  # metres of what hangs over the footprint
     start = np.minimum.reduceat((points[:, 0] - margin) / depth, starts) * camera.focal + camera.centre
     stop = np.maximum.reduceat((points[:, 0] + margin) / depth, starts) * camera.focal + camera.centre
     across = points[:, 0] - course.bow(points[:, 1])
@@ -129,8 +130,11 @@ def order_back_to_front(items: list[Item], camera: Camera, course: Course) -> li
 
     is_nearer = far[:, None] <= near[None]
     is_beside = ~(is_nearer | is_nearer.T)
-    is_inside = (right[:, None] <= left[None]) & (left[None] >= 0) | (left[:, None] >= right[None]) & (right[None] <= 0)
-    is_mixed = is_beside & ~is_inside & ~is_inside.T & (far[:, None] < far[None])
+    is_left, is_right = right[:, None] <= left[None], left[:, None] >= right[None]
+    is_inside = (is_left & (left[None] >= 0) & (right > 0)[:, None]) | (
+        is_right & (right[None] <= 0) & (left < 0)[:, None]
+    )
+    is_mixed = is_beside & ~is_left & ~is_right & (far[:, None] < far[None])
     meets = (start[:, None] < stop[None]) & (stop[:, None] > start[None])
     in_front = meets & (is_nearer | is_beside & is_inside | is_mixed)
 

@@ -11,7 +11,7 @@ from datamodules.scenery import DOMAINS, SPLITS, draw_scene
 from datamodules.scenery.domains import TrainId
 from datamodules.scenery.optics import add_air, draw_exposure
 
-SCENES = 40
+SCENES = 32
 # Least share of scenes with at least LEAST_PIXELS of the class, at 128x256.
 LEAST_SHARE = 0.08
 LEAST_PIXELS = 12

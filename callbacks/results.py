@@ -1,0 +1,317 @@
+"""One record per image, streamed to disk, and one summary per run."""
+
+import json
+import math
+import subprocess
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.trainer.states import TrainerFn
+from pytorch_lightning.utilities.rank_zero import rank_zero_info
+from torch import Tensor
+
+from callbacks.method import Method
+from callbacks.panels import draw_panel, make_palette, write_label_map
+from lightning_modules.metrics import Scores
+
+RECORDS = "records.jsonl"
+SUMMARY = "results.json"
+PERCENTAGES = ("miou", "accuracy", "ece", "classwise_ece")
+
+
+class Results(Callback):
+    """Writes `records.jsonl` (a line per image, as soon as it is scored) and `results.json` in test and validate runs.
+
+    The summary is also written when a run is interrupted; ``complete`` is false then. Files of an earlier run in the
+    same folder are kept under a number. Under several processes each streams to a file of its own; the first merges
+    them at the end, so the folder has to be one that all of them see.
+
+    Predict runs write `labels/NAME.png`, indexed PNGs with the class as value, and the pictures.
+
+    Args:
+        folder: Where to write; None is the logger's folder of the run, or `outputs/results` without a logger.
+        panels: For how many images per domain and process to draw `panels/NAME.png`: image | truth | prediction.
+    """
+
+    def __init__(self, folder: str | None = None, panels: int = 4) -> None:
+        self.folder = folder
+        self.panels = panels
+        self._drawn: dict[str, int] = {}
+        self._place = Path()
+        self._stream: IO[str] | None = None
+        self._records: list[dict[str, Any]] = []
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Opens the stream."""
+        self._open(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Opens the stream; validation inside fit leaves no files."""
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            self._open(trainer)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Writes the records of a batch."""
+        self._write(trainer, pl_module, outputs, batch)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Writes the records of a batch."""
+        if self._stream is not None:
+            self._write(trainer, pl_module, outputs, batch)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes the summary."""
+        self._finish(trainer, pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes the summary."""
+        if self._stream is not None:
+            self._finish(trainer, pl_module)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Finds the folder."""
+        self._locate(trainer)
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Writes the label maps of a batch."""
+        palette = self._palette(trainer, pl_module)
+        for number, (name, labels) in enumerate(zip(outputs["name"], outputs["labels"], strict=True)):
+            write_label_map(self._place / "labels" / f"{name}.png", labels, palette)
+            self._draw(trainer, pl_module, batch, number, labels, f"predict{dataloader_idx}")
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Says where the label maps are."""
+        rank_zero_info(f"Label maps: {self._place / 'labels'}")
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Writes the summary of what is there."""
+        if self._stream is None:
+            return
+        self._stream.close()
+        self._stream = None
+        if trainer.is_global_zero:
+            self._summarize(trainer, pl_module, complete=False)
+
+    def _locate(self, trainer: Trainer) -> None:
+        self._place = Path(trainer.strategy.broadcast(self.folder or trainer.log_dir or "outputs/results"))
+        self._drawn = {}
+
+    def _open(self, trainer: Trainer) -> None:
+        self._locate(trainer)
+        if trainer.is_global_zero:
+            self._place.mkdir(parents=True, exist_ok=True)
+            set_aside(self._place)
+        trainer.strategy.barrier("results folder")
+        self._records = []
+        self._stream = self._path(trainer.global_rank).open("w", encoding="utf-8")
+
+    def _path(self, rank: int) -> Path:
+        return self._place / (RECORDS if rank == 0 else f"records.rank{rank}.jsonl")
+
+    def _write(self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Mapping[str, Any]) -> None:
+        assert self._stream is not None
+        method = find_method(trainer)
+        adaptations = method.adaptations if method else [None] * len(batch["name"])
+        for name, scores, adaptation in zip(batch["name"], outputs["scores"], adaptations, strict=True):
+            record = {"domain": outputs["domain"], "name": name, "milliseconds": outputs["milliseconds"]}
+            record |= {"adaptation": adaptation.to_record() if adaptation else None}
+            record |= scores.to_record()
+            self._records.append(record)
+            self._stream.write(json.dumps(record) + "\n")
+        self._stream.flush()
+        for number, probabilities in enumerate(outputs["probabilities"]):
+            self._draw(trainer, module, batch, number, probabilities, outputs["domain"])
+
+    def _draw(
+        self,
+        trainer: Trainer,
+        module: LightningModule,
+        batch: Mapping[str, Any],
+        number: int,
+        prediction: Tensor,
+        domain: str,
+    ) -> None:
+        """Draws the panel of one image, if its domain does not have enough yet."""
+        if self._drawn.get(domain, 0) >= self.panels:
+            return
+        self._drawn[domain] = self._drawn.get(domain, 0) + 1
+        truth = batch["mask"][number] if "mask" in batch else None
+        panel = draw_panel(batch["image"][number], truth, [prediction], self._palette(trainer, module))
+        name = batch["name"][number]
+        path = self._place / "panels" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        panel.save(path)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_image(key=f"panels/{domain}", images=[panel], caption=[name])
+
+    def _palette(self, trainer: Trainer, module: LightningModule) -> np.ndarray:
+        datamodule = getattr(trainer, "datamodule", None)
+        return make_palette(module.num_classes, getattr(datamodule, "colours", None))
+
+    def _finish(self, trainer: Trainer, module: LightningModule) -> None:
+        assert self._stream is not None
+        self._stream.close()
+        self._stream = None
+        trainer.strategy.barrier("results written")
+        if trainer.is_global_zero:
+            self._merge(trainer.world_size)
+            self._summarize(trainer, module, complete=True)
+        trainer.strategy.barrier("results merged")
+
+    def _merge(self, world_size: int) -> None:
+        for rank in range(1, world_size):
+            self._records += read_records(self._path(rank))
+        self._records.sort(key=lambda record: (record["domain"], record["name"]))
+        if world_size > 1:
+            text = "".join(json.dumps(record) + "\n" for record in self._records)
+            self._path(0).write_text(text, encoding="utf-8")
+            for rank in range(1, world_size):
+                self._path(rank).unlink()
+
+    def _summarize(self, trainer: Trainer, module: LightningModule, complete: bool) -> None:
+        method = find_method(trainer)
+        summary = {
+            "complete": complete,
+            "stage": trainer.state.fn.value if trainer.state.fn else None,
+            "method": method.settings() if method else None,
+            "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "commit": _find_commit(),
+            "device": _name_device(module),
+            "precision": str(trainer.precision),
+            "versions": {"torch": torch.__version__},
+            **summarize_records(self._records, module.class_names, module.domains),
+        }
+        path = self._place / SUMMARY
+        path.write_text(json.dumps(to_plain(summary), indent=1) + "\n", encoding="utf-8")
+        rank_zero_info(f"{'Results' if complete else 'Results of an interrupted run'}: {path}")
+
+
+def find_method(trainer: Trainer) -> Method | None:
+    """Returns the method among a trainer's callbacks, if there is one."""
+    return next((callback for callback in trainer.callbacks if isinstance(callback, Method)), None)  # type: ignore[attr-defined]
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """Reads `records.jsonl`; a last line that a kill cut off is left out.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+    """
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if line.endswith("\n"):
+            records.append(json.loads(line))
+    return records
+
+
+def summarize_records(
+    records: Iterable[Mapping[str, Any]], class_names: list[str], domains: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Sums records into scores in percent, per domain and as their mean.
+
+    Args:
+        records: As `Results` writes them.
+        class_names: K names.
+        domains: Order of the domains; others follow as they come.
+
+    Returns:
+        ``domains``: per domain miou, iou per class (None where absent), accuracy, ece, classwise_ece, the median of
+        milliseconds per image, and the numbers of images, of fallbacks and of images without a step; ``mean``: the
+        simple average of these scores over domains.
+    """
+    grouped: dict[str, list[Mapping[str, Any]]] = {domain: [] for domain in domains}
+    for record in records:
+        grouped.setdefault(record["domain"], []).append(record)
+    summaries = {domain: _summarize_domain(group, class_names) for domain, group in grouped.items() if group}
+    averaged = (*PERCENTAGES, "ms_per_image")
+    mean = {key: sum(s[key] for s in summaries.values()) / len(summaries) for key in averaged} if summaries else {}
+    return {"domains": summaries, "mean": mean}
+
+
+def _summarize_domain(records: list[Mapping[str, Any]], class_names: list[str]) -> dict[str, Any]:
+    total = sum((Scores.from_record(record) for record in records), Scores.zeros(len(class_names)))
+    scores = total.summarize()
+    times = torch.tensor([record["milliseconds"] for record in records], dtype=torch.float64)
+    adaptations = [record["adaptation"] for record in records if record["adaptation"]]
+    return {
+        **{key: 100 * scores[key] for key in PERCENTAGES},
+        "iou": {name: 100 * iou for name, iou in zip(class_names, scores["iou"], strict=True)},
+        "ms_per_image": times.quantile(0.5).item(),
+        "images": len(records),
+        "fallbacks": sum(adaptation["fallback"] for adaptation in adaptations),
+        "notes": sorted({adaptation["note"] for adaptation in adaptations if adaptation["note"]}),
+        "images_with_notes": sum(adaptation["note"] is not None for adaptation in adaptations),
+    }
+
+
+def set_aside(folder: Path) -> None:
+    """Numbers the results of an earlier run in a folder, so that nothing is overwritten."""
+    old = [path for path in (folder / RECORDS, folder / SUMMARY) if path.exists()]
+    if not old:
+        return
+    number = 1
+    while any(path.with_suffix(f".{number}{path.suffix}").exists() for path in (folder / RECORDS, folder / SUMMARY)):
+        number += 1
+    for path in old:
+        path.rename(path.with_suffix(f".{number}{path.suffix}"))
+    rank_zero_info(f"{folder} held results of an earlier run: they are now numbered {number}")
+
+
+def to_plain(value: Any) -> Any:
+    """Turns a value into what strict JSON knows: NaN becomes None, unknown objects their text."""
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | int | bool) else str(value)
+
+
+def _find_commit() -> str | None:
+    """Returns the commit of the checkout, with a + if it has changes; None outside of git."""
+    try:
+        command = ["git", "describe", "--always", "--dirty=+", "--abbrev=40", "--exclude=*"]
+        return subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _name_device(module: LightningModule) -> str:
+    if module.device.type == "cuda":
+        return torch.cuda.get_device_name(module.device)
+    return f"{module.device.type}, {torch.get_num_threads()} threads"

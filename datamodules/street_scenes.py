@@ -1,0 +1,165 @@
+"""StreetScenes: street scenes drawn on the fly, with exact labels, for trying everything without licensed data.
+
+Data card:
+    Source: drawn by `datamodules.scenery`; no file on disk, no licence needed.
+    Domains: ``source`` (clean, sunny, game-like), ``development`` (a mixed bag, moderately shifted), and the targets
+        ``haze``, ``dusk`` and ``dust``, which differ in kind. The geometry is drawn by the same rules everywhere.
+    Encoding: train ids of Cityscapes, all 19 classes, no ignored pixels.
+    Sizes: any from 128x256 to 1024x2048.
+    Determinism: an image depends on (domain, split, index, world seed) and the size, on nothing else.
+    Traps: this is a constructed demonstration; scores on it are no evidence for the paper's numbers.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from datamodules.base import Role, SegmentationDataModule, SegmentationDataset, Split
+from datamodules.labels import LabelSpace
+from datamodules.scenery import DOMAINS, draw_scene
+from datamodules.targets import TargetsDataModule
+from datamodules.transforms import Transform
+
+TARGETS = tuple(name for name in DOMAINS if name not in ("source", "development"))
+
+
+class StreetScenesDataset(SegmentationDataset):
+    """Street scenes of one domain and split.
+
+    Args:
+        domain: ``source``, ``development``, ``haze``, ``dusk`` or ``dust``.
+        split: ``train``, ``val`` or ``test``.
+        length: Number of images.
+        size: (height, width) in pixels.
+        labels: The label space masks are brought to.
+        transform: What happens to each pair.
+        world_seed: Another seed draws other images of the same domain.
+        seed: Of the augmentation.
+        cache: Whether to keep drawn images in memory (each worker its own).
+    """
+
+    def __init__(
+        self,
+        domain: str,
+        split: Split,
+        length: int,
+        size: tuple[int, int],
+        labels: LabelSpace,
+        transform: Transform,
+        world_seed: int = 0,
+        seed: int = 0,
+        cache: bool = False,
+    ) -> None:
+        super().__init__(domain, labels, transform, seed)
+        self.split = split
+        self.length = length
+        self.size = size
+        self.world_seed = world_seed
+        self._drawn: dict[int, tuple[np.ndarray, np.ndarray]] | None = {} if cache else None
+
+    def __len__(self) -> int:
+        """Returns the number of images."""
+        return self.length
+
+    def name(self, index: int) -> str:
+        """Returns e.g. ``haze_test_00012``."""
+        return f"{self.domain}_{self.split}_{index:05d}"
+
+    def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Draws an image and its train ids."""
+        if self._drawn is None:
+            return self._draw(index)
+        if index not in self._drawn:
+            self._drawn[index] = self._draw(index)
+        return self._drawn[index]
+
+    def _draw(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        return draw_scene(self.domain, self.split, index, self.world_seed, *self.size)
+
+
+class StreetScenesDataModule(SegmentationDataModule):
+    """One domain of StreetScenes.
+
+    Args:
+        domain: ``source``, ``development``, ``haze``, ``dusk`` or ``dust``; says the role.
+        height: Of the images, in pixels.
+        width: Of the images, in pixels.
+        num_train: Images in the train split.
+        num_val: Images in the val split.
+        num_test: Images in the test split.
+        world_seed: Another seed draws other images of the same domains.
+        **kwargs: As for `SegmentationDataModule`.
+
+    Raises:
+        ValueError: If the domain is unknown or a number is out of range.
+    """
+
+    def __init__(
+        self,
+        domain: str = "source",
+        height: int = 256,
+        width: int = 512,
+        num_train: int = 240,
+        num_val: int = 24,
+        num_test: int = 48,
+        world_seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if domain not in DOMAINS:
+            raise ValueError(f"unknown domain {domain!r}: expected one of {', '.join(DOMAINS)}")
+        self.domain = domain
+        self.role: Role = "target" if domain in TARGETS else "source" if domain == "source" else "development"
+        self.size = (height, width)
+        self.world_seed = world_seed
+        self.lengths: dict[Split, int] = {"train": num_train, "val": num_val, "test": num_test}
+
+    def make_dataset(self, split: Split, transform: Transform) -> StreetScenesDataset:
+        """Opens one split; training images are kept in memory up to 1 GB."""
+        length = self.lengths[split]
+        fits = length * self.size[0] * self.size[1] * 4 < 1e9
+        cache = split == "train" and fits
+        return StreetScenesDataset(
+            self.domain, split, length, self.size, self.labels, transform, self.world_seed, self.seed, cache
+        )
+
+
+class StreetScenesProtocol(TargetsDataModule):
+    """The whole protocol on StreetScenes: train on source, choose on development, test on haze, dusk and dust.
+
+    Args:
+        height: Of the images, in pixels.
+        width: Of the images, in pixels.
+        num_train: Images to train on.
+        num_val: Images to choose on.
+        num_test: Images to test on, per target.
+        targets: Which domains to test on.
+        world_seed: Of the source and the development set; another seed draws other images.
+        target_seed: The same of the targets.
+        **kwargs: As for `SegmentationDataModule`.
+
+    Raises:
+        ValueError: If a domain is unknown or a number is out of range.
+    """
+
+    def __init__(
+        self,
+        height: int = 256,
+        width: int = 512,
+        num_train: int = 240,
+        num_val: int = 24,
+        num_test: int = 48,
+        targets: Sequence[str] = TARGETS,
+        world_seed: int = 0,
+        target_seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        def open_domain(domain: str, seed: int) -> StreetScenesDataModule:
+            return StreetScenesDataModule(domain, height, width, num_train, num_val, num_test, seed, **kwargs)
+
+        super().__init__(
+            targets=[open_domain(domain, target_seed) for domain in targets],
+            source=open_domain("source", world_seed),
+            development=open_domain("development", world_seed),
+        )

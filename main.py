@@ -1,0 +1,102 @@
+"""The command line: `python main.py fit|validate|test|predict --config configs/experiment/NAME.yaml`.
+
+One key picks the test-time method: `--method SegTTT --method.psi=0.7`, or `--method configs/method/seg_ttt.yaml`.
+No method is a plain forward (t-BN).
+"""
+
+import sys
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+import callbacks as methods
+import datamodules  # noqa: F401 (so that the command line knows its classes by their short names)
+from callbacks.results import Results
+from lightning_modules.segmentation import SegmentationModule
+
+DEFAULTS = Path(__file__).parent / "configs" / "trainer" / "default.yaml"
+
+
+class RunConfig(SaveConfigCallback):
+    """Writes the config into the folder of each run, beside that of an earlier run, and hands it to the loggers."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Called once per run, on the first process."""
+        text = self.parser.dump(self.config, skip_none=False)
+        for logger in trainer.loggers:
+            logger.log_hyperparams(yaml.safe_load(text))
+        if not trainer.loggers or trainer.log_dir is None:
+            return
+        path = Path(trainer.log_dir) / "config.yaml"
+        number = 1
+        while path.exists():
+            path = path.with_name(f"config.{number}.yaml")
+            number += 1
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
+class SegmentationCLI(LightningCLI):
+    """LightningCLI with `--method`, `--results`, and a network that learns its classes from the data."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds the method, the results, and what data and model share."""
+        parser.add_lightning_class_args(Results, "results")
+        parser.add_subclass_arguments(methods.Method, "method", required=False)
+        parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
+        parser.link_arguments("data.class_names", "model.class_names", apply_on="instantiate")
+        parser.link_arguments("data.num_classes", "model.network.init_args.num_classes", apply_on="instantiate")
+
+    def before_instantiate_classes(self) -> None:
+        """Leaves out ImageNet weights that a checkpoint replaces: they may not be on this machine."""
+        run = self.config[self.subcommand]
+        arguments = run.model.network.get("init_args")
+        if run.get("ckpt_path") and arguments is not None and arguments.get("weights"):
+            arguments.weights = None
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Adds the method to the trainer's callbacks."""
+        trainer = super().instantiate_trainer(**kwargs)
+        method = self._get(self.config_init, "method")
+        if method is not None:
+            trainer.callbacks.append(method)  # type: ignore[attr-defined]
+        return trainer
+
+
+def check_method(args: Sequence[str]) -> None:
+    """Raises ValueError if `--method` is given a name that is neither a method, a class path nor a file."""
+    names = [later for earlier, later in pairwise(args) if earlier == "--method"]
+    names += [arg.removeprefix("--method=") for arg in args if arg.startswith("--method=")]
+    for name in names:
+        if name not in ("null", *methods.__all__) and not any(mark in name for mark in "./{"):
+            known = ", ".join(known for known in methods.__all__ if known != "Method")
+            raise ValueError(f"unknown method {name!r}: expected one of {known}, or a YAML file such as "
+                             "configs/method/seg_ttt.yaml; leave --method out for a plain forward (t-BN)")
+
+
+def main(args: Sequence[str] | None = None) -> SegmentationCLI:
+    """Runs a command line; returns what it made (trainer, model, datamodule)."""
+    check_method(sys.argv[1:] if args is None else args)
+    return SegmentationCLI(
+        SegmentationModule,
+        LightningDataModule,
+        subclass_mode_data=True,
+        args=None if args is None else list(args),
+        trainer_defaults={"use_distributed_sampler": False},  # the datamodules deal out samples without padding
+        save_config_callback=RunConfig,
+        save_config_kwargs={"save_to_log_dir": False},
+        auto_configure_optimizers=False,
+        parser_kwargs={command: {"default_config_files": [str(DEFAULTS)]} for command in SegmentationCLI.subcommands()},
+    )
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, FileNotFoundError) as error:  # bad input: the message says it all
+        sys.exit(f"error: {error}")
