@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import wandb
 import yaml
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -82,17 +83,22 @@ def check_method(args: Sequence[str]) -> None:
 def main(args: Sequence[str] | None = None) -> SegmentationCLI:
     """Runs a command line; returns what it made (trainer, model, datamodule)."""
     check_method(sys.argv[1:] if args is None else args)
-    return SegmentationCLI(
-        SegmentationModule,
-        LightningDataModule,
-        subclass_mode_data=True,
-        args=None if args is None else list(args),
-        trainer_defaults={"use_distributed_sampler": False},  # the datamodules deal out samples without padding
-        save_config_callback=RunConfig,
-        save_config_kwargs={"save_to_log_dir": False},
-        auto_configure_optimizers=False,
-        parser_kwargs={command: {"default_config_files": [str(DEFAULTS)]} for command in SegmentationCLI.subcommands()},
-    )
+    outer_run = wandb.run
+    try:
+        return SegmentationCLI(
+            SegmentationModule,
+            LightningDataModule,
+            subclass_mode_data=True,
+            args=None if args is None else list(args),
+            trainer_defaults={"use_distributed_sampler": False},  # the datamodules deal out samples without padding
+            save_config_callback=RunConfig,
+            save_config_kwargs={"save_to_log_dir": False},
+            auto_configure_optimizers=False,
+            parser_kwargs={name: {"default_config_files": [str(DEFAULTS)]} for name in SegmentationCLI.subcommands()},
+        )
+    finally:
+        if wandb.run is not None and wandb.run is not outer_run:
+            wandb.finish()  # or the next command of this process would log into this one's run
 
 
 if __name__ == "__main__":

@@ -1,0 +1,220 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from callbacks import TTA, IaBN, SegTTT
+from callbacks.iabn import InstanceAdaptiveBatchNorm2d, adaptive_batch_norm, convert_batch_norm
+from lightning_modules.predictor import predict_plainly
+from tests.fakes import NormAct2d, Snapshot, TinyNetwork, make_images, randomize
+
+ALPHAS = [0.0, 0.1, 0.5, 1.0]
+
+
+def make_layer(alpha: float, dtype: torch.dtype = torch.float32) -> InstanceAdaptiveBatchNorm2d:
+    layer = nn.BatchNorm2d(4)
+    randomize(layer)
+    return InstanceAdaptiveBatchNorm2d.from_batch_norm(layer.to(dtype), alpha)
+
+
+def make_features(batch: int = 3, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(batch, 4, 6, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype) * 2 + 1
+
+
+def blended(layer: nn.BatchNorm2d, x: Tensor, alpha: float) -> Tensor:
+    """Eq. 1-4, written out."""
+    mean = alpha * x.mean(dim=(2, 3)) + (1 - alpha) * layer.running_mean
+    var = alpha * x.var(dim=(2, 3), correction=0) + (1 - alpha) * layer.running_var
+    scaled = (x - mean[..., None, None]) / (var[..., None, None] + layer.eps).sqrt()
+    return scaled * layer.weight[:, None, None] + layer.bias[:, None, None]
+
+
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_layer_normalises_each_sample_with_the_blended_statistics(alpha: float) -> None:
+    layer, x = make_layer(alpha, torch.float64), make_features(dtype=torch.float64)
+    torch.testing.assert_close(layer(x), blended(layer, x, alpha), rtol=1e-12, atol=1e-12)
+    for sample, output in zip(x, layer(x), strict=True):
+        assert torch.equal(layer(sample[None])[0], output)
+
+
+def test_alpha_0_equals_evaluation_mode_and_alpha_1_instance_statistics() -> None:
+    x = make_features(dtype=torch.float64)
+    layer = make_layer(0.0, torch.float64)
+    mean, var = layer.running_mean, layer.running_var
+    torch.testing.assert_close(layer(x), F.batch_norm(x, mean, var, layer.weight, layer.bias, eps=layer.eps))
+    layer = make_layer(1.0, torch.float64)
+    torch.testing.assert_close(layer(x), F.instance_norm(x, weight=layer.weight, bias=layer.bias, eps=layer.eps))
+
+
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_gradient_flows_through_the_blended_statistics(alpha: float) -> None:
+    layer = make_layer(alpha, torch.float64)
+    x = make_features(2, torch.float64)[:, :, :3, :3].clone().requires_grad_()
+
+    def run(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return torch.func.functional_call(layer, {"weight": weight, "bias": bias}, (x,))
+
+    weight, bias = layer.weight.detach().requires_grad_(), layer.bias.detach().requires_grad_()
+    assert torch.autograd.gradcheck(run, (x, weight, bias))
+    (gradient,) = torch.autograd.grad(layer(x)[0, 0, 0, 0], x)
+    assert (gradient[0, 0] != 0).all() == (alpha > 0)  # every pixel bears on the statistics, and only with alpha
+    assert (gradient[1] == 0).all()  # never on another sample's
+
+
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_evaluation_moves_no_statistics_and_training_moves_them_as_batch_norm(alpha: float) -> None:
+    layer, x = make_layer(alpha), make_features()
+    before = Snapshot(layer)
+    layer(x)
+    before.check(layer)
+    plain = nn.BatchNorm2d(4)
+    plain.load_state_dict(layer.state_dict())
+    assert torch.equal(layer.train()(x), plain.train()(x))
+    assert all(torch.equal(value, plain.state_dict()[name]) for name, value in layer.state_dict().items())
+
+
+def test_layer_is_a_batch_norm_with_the_same_state_and_an_alpha() -> None:
+    layer = InstanceAdaptiveBatchNorm2d(4, alpha=0.3, eps=1e-3)
+    assert isinstance(layer, nn.BatchNorm2d) and layer.alpha == 0.3 and layer.eps == 1e-3
+    assert layer.state_dict().keys() == nn.BatchNorm2d(4).state_dict().keys()
+    assert "alpha=0.3" in repr(layer)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_statistics_of_half_precision_features_are_taken_in_float32(dtype: torch.dtype) -> None:
+    layer = make_layer(1.0)
+    x = (make_features() * 100 + 300).to(dtype)  # squares of these exceed float16
+    output = layer(x)
+    assert output.dtype == dtype
+    torch.testing.assert_close(output.float(), layer(x.float()), rtol=2e-2, atol=2e-2)
+
+
+def test_layer_without_running_statistics_or_affine() -> None:
+    x = make_features()
+    layer = InstanceAdaptiveBatchNorm2d(4, alpha=0.1, track_running_stats=False, affine=False).eval()
+    torch.testing.assert_close(layer(x), F.instance_norm(x))
+
+
+def test_layer_refuses_features_that_are_not_4_dimensional() -> None:
+    with pytest.raises(ValueError, match="expected 4D"):
+        make_layer(0.1)(torch.zeros(4, 6, 7))
+
+
+@pytest.mark.parametrize("alpha", ALPHAS)
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, nn.SyncBatchNorm])
+def test_converted_network_gives_per_sample_what_the_formula_gives(norm: type[nn.Module], alpha: float) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), norm(4))
+    randomize(network)
+    x = make_images(2)
+    features = network[0](x)
+    expected = blended(network[1], features, alpha)
+    keys = list(network.state_dict())
+    parameters = list(network.parameters())
+    assert convert_batch_norm(network, alpha) is network
+    torch.testing.assert_close(network(x), expected, rtol=1e-4, atol=1e-5)
+    assert list(network.state_dict()) == keys
+    assert all(one is other for one, other in zip(network.parameters(), parameters, strict=True))
+    assert isinstance(network[1], InstanceAdaptiveBatchNorm2d) and network[1].alpha == alpha
+
+
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_what_a_batch_norm_subclass_does_after_normalising_is_kept(alpha: float) -> None:
+    layer = NormAct2d(4)
+    randomize(layer)
+    x = make_features()
+    expected = F.leaky_relu(blended(layer, x, alpha), 0.1)
+    network = convert_batch_norm(nn.Sequential(layer), alpha)
+    torch.testing.assert_close(network(x), expected, rtol=1e-4, atol=1e-5)
+    together = network(x)
+    for sample, output in zip(x, together, strict=True):
+        torch.testing.assert_close(network(sample[None])[0], output, rtol=1e-5, atol=1e-6)
+
+
+def test_what_a_batch_norm_subclass_does_is_kept_in_training_mode() -> None:
+    layer, twin = NormAct2d(4), NormAct2d(4)
+    randomize(layer), randomize(twin)
+    x = make_features()
+    network = convert_batch_norm(nn.Sequential(twin), 0.1).train()
+    assert torch.equal(network(x), layer.train()(x))
+    assert all(torch.equal(v, layer.state_dict()[k.removeprefix("0.")]) for k, v in network.state_dict().items())
+
+
+def test_convert_batch_norm_changes_the_alpha_of_what_is_converted_already() -> None:
+    network = convert_batch_norm(TinyNetwork(), 0.1)
+    layer = network.stem_norm
+    assert convert_batch_norm(network, 0.7).stem_norm is layer and layer.alpha == 0.7
+    assert torch.equal(IaBN(0.3).predict(network, make_images(1)), IaBN(0.3).predict(TinyNetwork(), make_images(1)))
+    assert layer.alpha == 0.7
+
+
+def test_convert_batch_norm_of_a_lone_layer_returns_the_twin() -> None:
+    layer = nn.BatchNorm2d(4)
+    twin = convert_batch_norm(layer, 0.2)
+    assert isinstance(twin, InstanceAdaptiveBatchNorm2d) and twin.weight is layer.weight
+
+
+def test_a_layer_used_twice_stays_one_layer() -> None:
+    network = convert_batch_norm(TinyNetwork(shared=True), 0.2)
+    assert network.layer3[1] is network.layer4[1]
+    network = TinyNetwork(shared=True)
+    with adaptive_batch_norm(network, 0.2):
+        assert network.layer3[1] is network.layer4[1] and isinstance(network.layer3[1], InstanceAdaptiveBatchNorm2d)
+    assert network.layer3[1] is network.layer4[1] and type(network.layer3[1]) is nn.BatchNorm2d
+
+
+def test_iabn_at_alpha_0_is_the_plain_prediction_and_differs_above() -> None:
+    network, image = TinyNetwork(), make_images(1)
+    plain = predict_plainly(network, image)
+    torch.testing.assert_close(IaBN(0.0).predict(network, image), plain, rtol=1e-5, atol=1e-6)
+    assert (IaBN(0.1).predict(network, image) - plain).abs().max() > 1e-3
+    convert = convert_batch_norm(TinyNetwork(), 0.1)
+    assert torch.equal(predict_plainly(convert, image), IaBN(0.1).predict(network, image))
+
+
+@pytest.mark.parametrize("norm", [None, nn.InstanceNorm2d, nn.BatchNorm1d])
+def test_network_without_batch_norm_is_an_error_above_alpha_0_only(norm: type[nn.Module] | None) -> None:
+    network = TinyNetwork(norm=None)
+    network.extra = nn.Identity() if norm is None else norm(3)
+    image = make_images(1)
+    message = "TinyNetwork has no 2d BatchNorm"
+    for method in (IaBN(0.1), IaBN(0.0), TTA(0.1), SegTTT(0.1)):
+        with pytest.raises(ValueError, match=message):
+            method.check_network(network)
+        with pytest.raises(ValueError, match=message):
+            method.predict(network, image)
+    with pytest.raises(ValueError, match=message):
+        convert_batch_norm(network, 0.1)
+    for method in (TTA(0.0), SegTTT(0.0, num_steps=1), SegTTT(0.0, num_steps=1, semantics="released")):
+        method.check_network(network)
+        assert method.predict(network, image).shape == (1, 5, 32, 48)
+
+
+@pytest.mark.parametrize("alpha", [-0.1, 1.1, float("nan"), float("inf")])
+def test_alpha_outside_0_to_1_is_an_error_everywhere(alpha: float) -> None:
+    network = TinyNetwork()
+    before = Snapshot(network)
+    for make in (
+        lambda: InstanceAdaptiveBatchNorm2d(4, alpha),
+        lambda: InstanceAdaptiveBatchNorm2d.from_batch_norm(nn.BatchNorm2d(4), alpha),
+        lambda: convert_batch_norm(network, alpha),
+        lambda: IaBN(alpha),
+        lambda: TTA(alpha),
+        lambda: SegTTT(alpha),
+    ):
+        with pytest.raises(ValueError, match=r"alpha is .*expected .*\[0, 1\]"):
+            make()
+    before.check(network)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("alpha", ALPHAS)
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, nn.SyncBatchNorm, NormAct2d])
+def test_converted_network_on_cuda_agrees_with_the_cpu(norm: type[nn.Module], alpha: float) -> None:
+    network, x = convert_batch_norm(TinyNetwork(norm=norm), alpha), make_images(2)
+    expected = network(x)
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        torch.testing.assert_close(network.cuda()(x.cuda()).cpu(), expected, rtol=1e-3, atol=1e-4)
+    finally:
+        torch.backends.cudnn.allow_tf32 = before

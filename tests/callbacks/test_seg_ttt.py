@@ -1,0 +1,237 @@
+import copy
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from callbacks import TTA, IaBN, Method, SegTTT
+from callbacks.iabn import convert_batch_norm
+from callbacks.pseudo_labels import fuse_views, pseudo_labels
+from callbacks.seg_ttt import select_parameters
+from lightning_modules.networks import DeepLabV1
+from lightning_modules.predictor import predict_plainly
+from tests.fakes import Snapshot, TinyNetwork, make_images
+
+
+def adapt_a_copy(method: SegTTT, network: nn.Module, image: Tensor) -> tuple[Tensor, list[float]]:
+    """Seg-TTT written out once more, on a copy of the network, with torch's own optimizer."""
+    copied = convert_batch_norm(copy.deepcopy(network), method.alpha).eval()
+    with torch.no_grad():
+        fused = fuse_views(copied, image, method.views, method.normalization, method.resampling)
+    target = pseudo_labels(fused, method.psi, strict=method.semantics == "released")
+    moving = [p for n, p in copied.named_parameters() if n.split(".")[0] in method.trainable]
+    optimizer = torch.optim.SGD(moving, lr=method.lr)
+    losses = []
+    for _ in range(method.num_steps):
+        copied.train(method.semantics == "released")
+        loss = F.cross_entropy(copied(image), target, ignore_index=255)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    with torch.no_grad():
+        return copied.eval()(image).softmax(dim=1), losses
+
+
+@pytest.mark.parametrize("semantics", ["paper", "released"])
+@pytest.mark.parametrize("trainable", [("layer3", "layer4", "head"), ("head",), ("stem_norm", "layer4")])
+@pytest.mark.parametrize("num_steps", [1, 4])
+def test_prediction_is_that_of_a_copy_trained_with_torchs_sgd(semantics, trainable: tuple[str, ...], num_steps) -> None:
+    network, image = TinyNetwork(), make_images(1)
+    method = SegTTT(0.3, 0.6, num_steps, 0.3, trainable, scales=(0.5, 1.0), semantics=semantics)
+    expected, losses = adapt_a_copy(method, network, image)
+    torch.testing.assert_close(method.predict(network, image), expected, rtol=1e-3, atol=1e-5)
+    (adaptation,) = method.adaptations
+    assert adaptation.steps == num_steps
+    assert (adaptation.loss_first, adaptation.loss_last) == pytest.approx((losses[0], losses[-1]), abs=1e-5)
+
+
+@pytest.mark.parametrize("upsample", [False, True])
+def test_steps_lower_the_loss_and_change_the_prediction(upsample: bool) -> None:
+    network, image = TinyNetwork(upsample=upsample), make_images(1)
+    method = SegTTT(num_steps=10, lr=0.2, scales=(0.5, 1.0))
+    adapted = method.predict(network, image)
+    (adaptation,) = method.adaptations
+    assert adaptation.loss_last < adaptation.loss_first
+    assert (adapted - IaBN(0.1).predict(network, image)).abs().max() > 1e-2
+
+
+def watch(network: nn.Module, name: str) -> list[Tensor]:
+    """Keeps the values that a module's weight has at each of its forward passes."""
+    seen: list[Tensor] = []
+    module = network.get_submodule(name)
+    module.register_forward_pre_hook(lambda module, inputs: seen.append(module.weight.detach().clone()))
+    return seen
+
+
+@pytest.mark.parametrize("semantics", ["paper", "released"])
+def test_adapted_weights_really_move_and_nothing_else_does(semantics: str) -> None:
+    network = TinyNetwork()
+    moving = {name: watch(network, name) for name in ("layer4.0", "head")}
+    still = {name: watch(network, name) for name in ("stem", "layer3.0")}
+    norms = {name: watch(network, name) for name in ("stem_norm", "layer3.1", "layer4.1")}
+    method = SegTTT(num_steps=3, lr=0.2, trainable=["layer4", "head"], scales=(0.5,), semantics=semantics)
+    method.predict(network, make_images(1))
+    for seen in (*moving.values(), *still.values(), *norms.values()):
+        assert len(seen) == 2 + 3 + 1  # views, steps, prediction
+    for seen in (*moving.values(), norms["layer4.1"]):
+        assert all(torch.equal(seen[0], value) for value in seen[:3])  # views and the first step see the trained ones
+        assert all(not torch.equal(one, next_) for one, next_ in zip(seen[2:-1], seen[3:], strict=True))
+    for seen in (*still.values(), norms["stem_norm"], norms["layer3.1"]):
+        assert all(torch.equal(seen[0], value) for value in seen)
+
+
+def test_running_statistics_move_under_released_semantics_only() -> None:
+    for semantics, moved in (("paper", False), ("released", True)):
+        seen: list[Tensor] = []
+        network = TinyNetwork()
+        network.stem_norm.register_forward_pre_hook(
+            lambda module, inputs, seen=seen: seen.append(module.running_mean.clone())
+        )
+        SegTTT(num_steps=2, scales=(0.5,), trainable=["head"], semantics=semantics).predict(network, make_images(1))
+        assert len(seen) == 2 + 2 + 1
+        assert torch.equal(seen[0], seen[2])
+        assert torch.equal(seen[2], seen[3]) != moved and torch.equal(seen[3], seen[4]) != moved
+
+
+@pytest.mark.parametrize("num_steps", [1, 3])
+def test_learning_rate_0_is_iabn_and_with_alpha_0_the_plain_forward(num_steps: int) -> None:
+    network, images = TinyNetwork(), make_images(2)
+    ours = SegTTT(0.3, lr=0.0, num_steps=num_steps, scales=(0.5,)).predict(network, images)
+    torch.testing.assert_close(ours, IaBN(0.3).predict(network, images), rtol=1e-5, atol=1e-7)
+    ours = SegTTT(0.0, lr=0.0, num_steps=num_steps, scales=(0.5,)).predict(network, images)
+    torch.testing.assert_close(ours, predict_plainly(network, images), rtol=1e-4, atol=1e-6)
+    without = TinyNetwork(norm=None)
+    ours = SegTTT(0.0, lr=0.0, num_steps=num_steps, scales=(0.5,)).predict(without, images)
+    torch.testing.assert_close(ours, predict_plainly(without, images), rtol=1e-5, atol=1e-7)
+
+
+def test_no_steps_is_iabn_without_a_note() -> None:
+    network, image = TinyNetwork(), make_images(1)
+    method = SegTTT(0.3, num_steps=0)
+    assert torch.equal(method.predict(network, image), IaBN(0.3).predict(network, image))
+    (adaptation,) = method.adaptations
+    assert (adaptation.steps, adaptation.note, adaptation.loss_first, adaptation.fallback) == (0, None, None, False)
+
+
+def test_ignored_pixels_do_not_count_in_the_loss() -> None:
+    network, image = TinyNetwork(), make_images(1)
+    method = SegTTT(psi=0.9, num_steps=1, scales=(1.0,), flip=False, grayscale=False)
+    method.predict(network, image)
+    probabilities = IaBN(0.1).predict(network, image)
+    labels = pseudo_labels(probabilities, 0.9)
+    kept = labels != 255
+    assert 0 < kept.sum() < kept.numel()
+    expected = -probabilities.gather(1, labels.clamp_max(4)[:, None])[:, 0][kept].log().mean().item()
+    assert method.adaptations[0].loss_first == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_layer_that_is_used_twice_moves_as_one() -> None:
+    # A plain convolution here, no BatchNorm: two names of one module.
+    network = TinyNetwork(norm=None)
+    network.layer4[0] = network.layer3[0]
+    before = Snapshot(network)
+    method = SegTTT(0.0, num_steps=2, lr=0.2, scales=(0.5,), trainable=("layer3", "layer4", "head"))
+    copied = copy.deepcopy(network)
+    ours = method.predict(network, make_images(1))
+    before.check(network)
+    with torch.no_grad():
+        target = pseudo_labels(fuse_views(copied, make_images(1), method.views), method.psi)
+    optimizer = torch.optim.SGD([*copied.layer3.parameters(), *copied.head.parameters()], lr=0.2)
+    for _ in range(2):
+        optimizer.zero_grad()
+        F.cross_entropy(copied(make_images(1)), target, ignore_index=255).backward()
+        optimizer.step()
+    torch.testing.assert_close(ours, predict_plainly(copied, make_images(1)), rtol=1e-4, atol=1e-5)
+
+
+def test_frozen_parameters_may_move_if_they_are_trainable() -> None:
+    network, image = TinyNetwork(), make_images(1)
+    expected = SegTTT(scales=(0.5,)).predict(network, image)
+    frozen = TinyNetwork().requires_grad_(False)
+    assert torch.equal(SegTTT(scales=(0.5,)).predict(frozen, image), expected)
+    assert not any(parameter.requires_grad for parameter in frozen.parameters())
+
+
+def test_default_trainable_is_the_networks_own_choice_else_layer3_layer4_head() -> None:
+    network, image = TinyNetwork(), make_images(1)
+    by_name = SegTTT(trainable=("layer3", "layer4", "head"), scales=(0.5,)).predict(network, image)
+    assert torch.equal(SegTTT(scales=(0.5,)).predict(network, image), by_name)
+    network.adapted_layers = ("head",)
+    by_network = SegTTT(scales=(0.5,)).predict(network, image)
+    assert torch.equal(by_network, SegTTT(trainable=("head",), scales=(0.5,)).predict(network, image))
+    assert not torch.equal(by_network, by_name)
+    with torch.device("meta"):
+        assert DeepLabV1("resnet50", 19).adapted_layers == ("layer3", "layer4", "head")
+        assert DeepLabV1("resnet101", 19).adapted_layers == ("layer4", "head")
+
+
+def test_trainable_names_match_whole_parts_of_paths_anywhere() -> None:
+    network = nn.ModuleDict({"backbone": nn.ModuleDict({"layer1": nn.Conv2d(3, 3, 1), "layer10": nn.Conv2d(3, 3, 1)}),
+                             "head": nn.Conv2d(3, 3, 1)})
+    assert select_parameters(network, ["layer1"]) == ["backbone.layer1.weight", "backbone.layer1.bias"]
+    assert select_parameters(network, ["backbone.layer10", "head.bias"]) == [
+        "backbone.layer10.weight", "backbone.layer10.bias", "head.bias",
+    ]
+    assert len(select_parameters(network, ["backbone", "layer1"])) == 4
+
+
+@pytest.mark.parametrize("trainable", [["nowhere"], ["head", "nowhere"], ["layer"], []])
+def test_trainable_that_matches_nothing_names_the_modules_there_are(trainable: list[str]) -> None:
+    network = TinyNetwork()
+    before = Snapshot(network)
+    method = SegTTT(trainable=trainable)
+    for call in (lambda: method.check_network(network), lambda: method.predict(network, make_images(1))):
+        with pytest.raises(ValueError, match=r"(?s)TinyNetwork.*'head'.*'layer3'.*'stem'") as error:
+            call()
+        assert not trainable or repr(trainable[-1]) in str(error.value)
+    before.check(network)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_steps": -1}, "num_steps is -1"),
+        ({"lr": -0.1}, "lr is -0.1"),
+        ({"lr": float("nan")}, "lr is nan"),
+        ({"lr": float("inf")}, "lr is inf"),
+        ({"semantics": "mine"}, "semantics is 'mine'"),
+        ({"trainable": "layer4"}, r"trainable is the string 'layer4'.*\['layer4'\]"),
+        ({"psi": 1.5}, "psi is 1.5"),
+        ({"alpha": 2}, "alpha is 2"),
+        ({"scales": []}, "scales is empty"),
+    ],
+)
+def test_settings_outside_their_range_are_errors(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SegTTT(**arguments)
+
+
+@pytest.mark.parametrize("make", [TTA, SegTTT])
+def test_unknown_resampling_is_an_error(make: type[Method]) -> None:
+    with pytest.raises(ValueError, match="resampling"):
+        make(resampling="bicubic")
+
+
+def test_settings_tell_every_argument() -> None:
+    settings = SegTTT(0.2, semantics="released", trainable=["head"]).settings()
+    assert settings["name"] == "SegTTT" and settings["alpha"] == 0.2 and settings["trainable"] == ("head",)
+    assert settings["resampling"] == "pillow" and settings["num_steps"] == 10 and settings["lr"] == 0.05
+    assert settings["psi"] == 0.7 and settings["scales"] == (0.25, 0.5, 0.75)
+    assert IaBN(0.4).settings() == {"name": "IaBN", "alpha": 0.4}
+    assert TTA().settings()["resampling"] == "device" and SegTTT().settings()["resampling"] == "device"
+
+
+def test_tta_at_scale_1_without_augmentation_is_iabn() -> None:
+    network, images = TinyNetwork(), make_images(2)
+    tta = TTA(0.2, scales=(1.0,), flip=False, grayscale=False)
+    assert torch.equal(tta.predict(network, images), IaBN(0.2).predict(network, images))
+
+
+def test_warning_about_a_kind_of_image_comes_once_per_run() -> None:
+    method, image = IaBN(), torch.full((1, 3, 16, 16), float("nan"))
+    with pytest.warns(UserWarning, match="NaN") as caught:
+        method.predict(TinyNetwork(), image.repeat(3, 1, 1, 1))
+    assert len(caught) == 1
