@@ -5,6 +5,7 @@ No method is a plain forward (t-BN).
 """
 
 import sys
+import warnings
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -76,13 +77,16 @@ def check_method(args: Sequence[str]) -> None:
     for name in names:
         if name not in ("null", *methods.__all__) and not any(mark in name for mark in "./{"):
             known = ", ".join(known for known in methods.__all__ if known != "Method")
-            raise ValueError(f"unknown method {name!r}: expected one of {known}, or a YAML file such as "
-                             "configs/method/seg_ttt.yaml; leave --method out for a plain forward (t-BN)")
+            raise ValueError(
+                f"unknown method {name!r}: expected one of {known}, or a YAML file such as "
+                "configs/method/seg_ttt.yaml; leave --method out for a plain forward (t-BN)"
+            )
 
 
 def main(args: Sequence[str] | None = None) -> SegmentationCLI:
     """Runs a command line; returns what it made (trainer, model, datamodule)."""
     check_method(sys.argv[1:] if args is None else args)
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
     outer_run = wandb.run
     try:
         return SegmentationCLI(

@@ -10,11 +10,14 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from callbacks.iabn import IaBN, adaptive_batch_norm, check_alpha
+from callbacks.method import require_segmentation
 from lightning_modules.metrics import SegmentationScores, score_image
+
+ALPHAS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
 class AlphaSearch(Callback):
-    """Logs ``val/miou_alpha_0.1``, ... for every alpha, and ``val/best_alpha`` with ``val/miou_best_alpha``, in percent.
+    """Logs ``val/miou_alpha_0.1``, ... for every alpha, ``val/best_alpha`` and ``val/miou_best_alpha`` (in percent).
 
     Works in `fit` and in `validate`. A ModelCheckpoint may monitor any of these.
 
@@ -30,7 +33,7 @@ class AlphaSearch(Callback):
         ValueError: If there is no alpha, or one is outside [0, 1].
     """
 
-    def __init__(self, alphas: Sequence[float] = tuple(n / 10 for n in range(11)), from_epoch: int = 0) -> None:
+    def __init__(self, alphas: Sequence[float] = ALPHAS, from_epoch: int = 0) -> None:
         if not alphas:
             raise ValueError("alphas is empty: expected one or more values in [0, 1]")
         for alpha in alphas:
@@ -47,10 +50,11 @@ class AlphaSearch(Callback):
         self._methods, self._scores = {}, {}
         if trainer.sanity_checking or (trainer.state.fn == "fit" and trainer.current_epoch < self.from_epoch):
             return
-        with adaptive_batch_norm(pl_module.network, alpha=0.0):
+        module = require_segmentation(pl_module)
+        with adaptive_batch_norm(module.network, alpha=0.0):
             pass  # a network without BatchNorm is an error before the first image, not at it
         self._methods = {alpha: IaBN(alpha) for alpha in self.alphas}
-        self._scores = {alpha: SegmentationScores(pl_module.num_classes).to(pl_module.device) for alpha in self.alphas}
+        self._scores = {alpha: SegmentationScores(module.num_classes).to(pl_module.device) for alpha in self.alphas}
 
     def on_validation_batch_end(
         self,
@@ -62,9 +66,10 @@ class AlphaSearch(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Predicts and scores a batch with every alpha."""
+        network = require_segmentation(pl_module).network
         for alpha, method in self._methods.items():
             with trainer.precision_plugin.forward_context(), torch.no_grad():
-                probabilities = method.predict(pl_module.network, batch["image"])
+                probabilities = method.predict(network, batch["image"])
             for prediction, mask in zip(probabilities, batch["mask"], strict=True):
                 self._scores[alpha].update(score_image(prediction, mask))
 
@@ -76,4 +81,4 @@ class AlphaSearch(Callback):
         self.best_alpha = max(self.alphas, key=lambda alpha: self.miou[alpha])
         values = {f"val/miou_alpha_{alpha:g}": miou for alpha, miou in self.miou.items()}
         values |= {"val/best_alpha": self.best_alpha, "val/miou_best_alpha": self.miou[self.best_alpha]}
-        pl_module.log_dict(values)
+        pl_module.log_dict(values, sync_dist=True)  # the same on all processes

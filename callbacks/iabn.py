@@ -150,7 +150,7 @@ def adaptive_batch_norm(network: nn.Module, alpha: float, required: bool = True)
     finally:
         for parent, name, layer, old_alpha in replaced:
             setattr(parent, name, layer)
-            if old_alpha is not None:
+            if isinstance(layer, InstanceAdaptiveBatchNorm2d) and old_alpha is not None:
                 layer.alpha = old_alpha
 
 

@@ -13,6 +13,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_modules.predictor import predict_plainly
+from lightning_modules.segmentation import SegmentationModule
 
 
 @dataclass
@@ -69,7 +70,7 @@ class Method(Callback, ABC):
             (1, K, H, W) float32 probabilities, alone or with an account of the adaptation.
         """
 
-    def check_network(self, network: nn.Module) -> None:  # noqa: B027 (most methods take any network)
+    def check_network(self, network: nn.Module) -> None:
         """Raises ValueError if the method cannot work on this network; called once before a run."""
 
     def predict(self, network: nn.Module, image: Tensor) -> Tensor:
@@ -126,7 +127,7 @@ class Method(Callback, ABC):
         names = list(inspect.signature(type(self).__init__).parameters)[1:]
         return {"name": type(self).__name__, **{name: getattr(self, name) for name in names}}
 
-    def _install(self, module: LightningModule) -> None:
+    def _install(self, module: SegmentationModule) -> None:
         other = getattr(module.predictor, "__self__", None)
         if isinstance(other, Method) and other is not self:
             raise ValueError(
@@ -136,37 +137,47 @@ class Method(Callback, ABC):
         self.check_network(module.network)
         module.predictor = self.predict
 
-    def _remove(self, module: LightningModule) -> None:
+    def _remove(self, module: SegmentationModule) -> None:
         module.predictor = predict_plainly
         self._warned.clear()
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Installs the method, after the checkpoint is loaded."""
-        self._install(pl_module)
+        self._install(require_segmentation(pl_module))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Installs the method."""
-        self._install(pl_module)
+        self._install(require_segmentation(pl_module))
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Installs the method, after the checkpoint is loaded."""
-        self._install(pl_module)
+        self._install(require_segmentation(pl_module))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Takes the method out."""
-        self._remove(pl_module)
+        self._remove(require_segmentation(pl_module))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Takes the method out."""
-        self._remove(pl_module)
+        self._remove(require_segmentation(pl_module))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Takes the method out."""
-        self._remove(pl_module)
+        self._remove(require_segmentation(pl_module))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Takes the method out."""
-        self._remove(pl_module)
+        self._remove(require_segmentation(pl_module))
+
+
+def require_segmentation(module: LightningModule) -> SegmentationModule:
+    """Returns the module, which has the seam; raises TypeError for any other LightningModule."""
+    if not isinstance(module, SegmentationModule):
+        raise TypeError(
+            f"{type(module).__name__} has no seam for a test-time method: expected a SegmentationModule around "
+            "the network"
+        )
+    return module
 
 
 @contextmanager

@@ -44,7 +44,7 @@ def draw_panel(
         palette: (256, 3) uint8 RGB.
         normalization: How the image was normalised.
     """
-    size = tuple(image.shape[-2:])
+    size = (image.shape[-2], image.shape[-1])
     pixels = normalization.undo(image[None].float().cpu())[0].nan_to_num().clamp(0, 1).mul(255).round()
     photograph = pixels.to(torch.uint8).permute(1, 2, 0).numpy()
     tiles = [photograph]
@@ -64,7 +64,7 @@ def write_label_map(path: Path, labels: Tensor, palette: np.ndarray) -> None:
     picture.save(path)
 
 
-def _label(prediction: Tensor, size: Sequence[int]) -> Tensor:
+def _label(prediction: Tensor, size: tuple[int, int]) -> Tensor:
     if prediction.ndim == 2:
         return prediction
     return resize_probabilities(prediction[None], size)[0].argmax(dim=0)

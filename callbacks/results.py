@@ -16,7 +16,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
-from callbacks.method import Method
+from callbacks.method import Method, require_segmentation
 from callbacks.panels import draw_panel, make_palette, write_label_map
 from lightning_modules.metrics import Scores
 
@@ -177,7 +177,7 @@ class Results(Callback):
 
     def _palette(self, trainer: Trainer, module: LightningModule) -> np.ndarray:
         datamodule = getattr(trainer, "datamodule", None)
-        return make_palette(module.num_classes, getattr(datamodule, "colours", None))
+        return make_palette(require_segmentation(module).num_classes, getattr(datamodule, "colours", None))
 
     def _finish(self, trainer: Trainer, module: LightningModule) -> None:
         assert self._stream is not None
@@ -200,7 +200,7 @@ class Results(Callback):
                 self._path(rank).unlink()
 
     def _summarize(self, trainer: Trainer, module: LightningModule, complete: bool) -> None:
-        method = find_method(trainer)
+        method, scored = find_method(trainer), require_segmentation(module)
         summary = {
             "complete": complete,
             "stage": trainer.state.fn.value if trainer.state.fn else None,
@@ -211,7 +211,7 @@ class Results(Callback):
             "device": _name_device(module),
             "precision": str(trainer.precision),
             "versions": {"torch": torch.__version__},
-            **summarize_records(self._records, module.class_names, module.domains),
+            **summarize_records(self._records, scored.class_names, scored.domains),
         }
         path = self._place / SUMMARY
         path.write_text(json.dumps(to_plain(summary), indent=1) + "\n", encoding="utf-8")

@@ -177,12 +177,14 @@ def select_parameters(network: nn.Module, names: Sequence[str]) -> list[str]:
     paths = [name for name, parameter in network.named_parameters() if parameter.is_floating_point()]
     unmatched = [name for name in names if not any(_lies_in(path, name) for path in paths)]
     if unmatched or not names:
-        modules = {part for name, _ in network.named_children() for part in (name,)}
-        modules |= {f"{parent}.{name}" for parent, child in network.named_children() for name, _ in child.named_children()}
+        children = [name for name, _ in network.named_children()]
+        children += [
+            f"{name}.{inner}" for name, child in network.named_children() for inner, _ in child.named_children()
+        ]
         found = f"{unmatched} match no parameter" if unmatched else "the list is empty"
         raise ValueError(
-            f"trainable names what moves, but {found} of {type(network).__name__}: expected names of its modules, such as "
-            f"{sorted(modules)[:20]}"
+            f"trainable names what moves, but {found} of {type(network).__name__}: expected names of its modules, such "
+            f"as {children[:20]}"
         )
     return [path for path in paths if any(_lies_in(path, name) for name in names)]
 

@@ -61,8 +61,8 @@ class SegmentationDataset(Dataset[dict[str, Any]], ABC):
 class EpochSampler(Sampler[tuple[int, int]]):
     """Shuffles a data set anew each epoch and tells its samples which epoch it is.
 
-    The order depends on the seed and the epoch alone, so training that resumes after an epoch goes on as if it had never
-    stopped. Lightning calls `set_epoch`.
+    The order depends on the seed and the epoch alone, so training that resumes after an epoch goes on as if it had
+    never stopped. Lightning calls `set_epoch`.
 
     Args:
         size: Number of samples.

@@ -62,8 +62,9 @@ def run_seed(seed: int, folder: Path, options: Sequence[str], target_seed: int) 
     common += [f"--ckpt_path={checkpoint}", "--verbose=false"]
 
     print(f"[seed {seed}] Choosing alpha and the learning rate of Seg-TTT on development ...", flush=True)
-    place = f"--results.folder={folder / 'development' / 'alpha'}"
-    searched = main(["validate", *common, place, "--trainer.callbacks+=callbacks.alpha_search.AlphaSearch"])
+    place = folder / "development" / "alpha"
+    search_alpha = "--trainer.callbacks+=callbacks.alpha_search.AlphaSearch"
+    searched = main(["validate", *common, f"--results.folder={place}", search_alpha])
     search = next(callback for callback in searched.trainer.callbacks if isinstance(callback, AlphaSearch))  # type: ignore[attr-defined]
     alpha = search.best_alpha
     miou_by_lr = {}
@@ -127,8 +128,8 @@ def tabulate(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Averages the runs over seeds.
 
     Returns:
-        A row per method: ``miou`` per target and their mean, ``ece``, all in percent, and ``ms_per_image``; with several
-        seeds also ``miou_spread``, the standard deviation of each over seeds.
+        A row per method: ``miou`` per target and their mean, ``ece``, all in percent, and ``ms_per_image``; with
+        several seeds also ``miou_spread``, the standard deviation of each over seeds.
     """
     rows = []
     for method in METHODS:
@@ -181,7 +182,9 @@ def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
     """Parses the command line."""
     parser = argparse.ArgumentParser(prog="python -m experiments.demo", description=__doc__.split("\n\n")[0])
     parser.add_argument("--folder", type=Path, default=Path("outputs/demo"), help="where to write (%(default)s)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="training seeds; several give mean and spread")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[0], help="training seeds; several give mean and spread"
+    )
     parser.add_argument(
         "--target-seed", type=int, default=PUBLISHED_SEED, help="which images the targets draw (%(default)s)"
     )

@@ -1,7 +1,7 @@
 """Scores of a segmentation: mean IoU, pixel accuracy and calibration, from summed integer and float64 states.
 
-Counts are int64 and confidences are rounded to multiples of 2^-20 before they are summed in float64, so sums are exact in
-any order (up to 8e9 pixels): the scores of a data set do not depend on how it was split over batches or processes.
+Counts are int64, and confidences are rounded to multiples of 2^-20 before they are summed in float64, so sums are exact
+in any order (up to 8e9 pixels): the scores of a data set do not depend on how it was split over batches or processes.
 
 Source: paper, Sec. 5 (mean IoU, ECE); Naeini et al. (2015) for the expected calibration error.
 """

@@ -6,6 +6,7 @@ from typing import Any, TypedDict
 import torch
 import torch.nn.functional as F
 from pytorch_lightning import LightningModule
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
 from lightning_modules.metrics import IGNORED, Scores, SegmentationScores, resize_probabilities, score_image
@@ -78,7 +79,7 @@ class SegmentationModule(LightningModule):
         """Predicts (B, K, H, W) probabilities of a (B, 3, H, W) image with whatever predictor is installed."""
         return self.predictor(self.network, image)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Returns SGD with polynomial decay per step."""
         optimizer = torch.optim.SGD(
             self.parameters(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay
@@ -94,6 +95,7 @@ class SegmentationModule(LightningModule):
         labelled = (batch["mask"] != IGNORED).sum().clamp_min(1)  # a batch without labels teaches nothing: loss 0
         loss = F.cross_entropy(logits.float(), batch["mask"], ignore_index=IGNORED, reduction="sum") / labelled
         self.log("train/loss", loss, batch_size=len(batch["image"]), prog_bar=True)
+        self.log("train/lr", self.optimizers().param_groups[0]["lr"], batch_size=len(batch["image"]))  # type: ignore[union-attr]
         return loss
 
     def on_validation_start(self) -> None:
@@ -169,7 +171,8 @@ class SegmentationModule(LightningModule):
         expected = getattr(getattr(self.trainer, "datamodule", None), "num_classes", self.num_classes)
         if expected != self.num_classes:
             raise ValueError(
-                f"the data has {expected} classes, the model {self.num_classes}: set the model's num_classes to {expected}"
+                f"the data has {expected} classes, the model {self.num_classes}: set the model's num_classes to "
+                f"{expected}"
             )
         self.domains = name_domains(loaders)
         self._scores = [SegmentationScores(self.num_classes).to(self.device) for _ in self.domains]
@@ -184,8 +187,10 @@ class SegmentationModule(LightningModule):
             values |= {f"{prefix}/{key}": 100 * summary[key] for key in keys}
             named = zip(self.class_names, summary["iou"], strict=True)
             classes |= {f"{prefix}/iou/{name}": 100 * iou for name, iou in named if iou == iou}  # NaN: class is absent
-        self.log_dict({key: value for key, value in values.items() if key.endswith("/miou")}, prog_bar=True)
-        self.log_dict({key: value for key, value in values.items() if not key.endswith("/miou")})
+        self.log_dict(
+            {key: value for key, value in values.items() if key.endswith("/miou")}, prog_bar=True, sync_dist=True
+        )
+        self.log_dict({key: value for key, value in values.items() if not key.endswith("/miou")}, sync_dist=True)
         if not self.trainer.sanity_checking:
             for logger in self.loggers:  # not by self.log: it would print a line per class and domain
                 logger.log_metrics(classes, step=self.global_step)

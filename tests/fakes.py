@@ -130,8 +130,9 @@ class Snapshot:
 class FakeDataset(SegmentationDataset):
     """Coloured rectangles with a class each; drawn from (domain, index)."""
 
-    def __init__(self, domain: str, length: int, size: tuple[int, int], labels: LabelSpace, transform: Transform,
-                 seed: int = 0) -> None:
+    def __init__(
+        self, domain: str, length: int, size: tuple[int, int], labels: LabelSpace, transform: Transform, seed: int = 0
+    ) -> None:
         super().__init__(domain, labels, transform, seed)
         self.length = length
         self.size = size
@@ -157,7 +158,9 @@ class FakeDataset(SegmentationDataset):
 class FakeDataModule(SegmentationDataModule):
     """A domain of `FakeDataset`."""
 
-    def __init__(self, domain: str = "blocks", length: int = 5, size: tuple[int, int] = (24, 36), **kwargs: Any) -> None:
+    def __init__(
+        self, domain: str = "blocks", length: int = 5, size: tuple[int, int] = (24, 36), **kwargs: Any
+    ) -> None:
         super().__init__(**{"num_workers": 0, "batch_size": 2, "crop_size": (16, 16), **kwargs})
         self.domain = domain
         self.length = length

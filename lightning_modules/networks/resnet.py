@@ -31,7 +31,7 @@ class ResNet(nn.Module):
     """A residual network without its classifier, output stride 8.
 
     The first block of ``layer3`` and of ``layer4`` keeps dilation 1; the blocks behind it dilate by 2 and 4. This is
-    what the released weights of the paper were trained with; torchvision gives the first block of ``layer4`` dilation 2.
+    what the released weights of the paper need; torchvision gives the first block of ``layer4`` dilation 2.
 
     Args:
         name: One of ``resnet10``, ``resnet18``, ``resnet50``, ``resnet101``.
@@ -98,7 +98,9 @@ def load_imagenet_weights(backbone: ResNet, name: str) -> None:
     """
     if name not in IMAGENET_WEIGHTS:
         known = ", ".join(IMAGENET_WEIGHTS)
-        raise ValueError(f"there are no ImageNet weights for backbone {name!r}: expected one of {known}, or weights=None")
+        raise ValueError(
+            f"there are no ImageNet weights for backbone {name!r}: expected one of {known}, or weights=None"
+        )
     if backbone.conv1.out_channels != 64:
         raise ValueError(
             f"ImageNet weights need width=64, the backbone has width={backbone.conv1.out_channels}: "

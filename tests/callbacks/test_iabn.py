@@ -18,7 +18,9 @@ def make_layer(alpha: float, dtype: torch.dtype = torch.float32) -> InstanceAdap
 
 
 def make_features(batch: int = 3, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.randn(batch, 4, 6, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype) * 2 + 1
+    return (
+        torch.randn(batch, 4, 6, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype) * 2 + 1
+    )
 
 
 def blended(layer: nn.BatchNorm2d, x: Tensor, alpha: float) -> Tensor:

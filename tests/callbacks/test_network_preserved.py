@@ -346,8 +346,6 @@ def test_no_confident_pixel_means_no_step_and_a_note(semantics: str) -> None:
         assert torch.equal(probabilities, IaBN(0.1).predict(network, image))
 
 
-
-
 @pytest.mark.cuda
 class TestOnCuda:
     @pytest.fixture(autouse=True)

@@ -133,7 +133,7 @@ def test_a_layer_that_is_used_twice_moves_as_one() -> None:
     network = TinyNetwork(norm=None)
     network.layer4[0] = network.layer3[0]
     before = Snapshot(network)
-    method = SegTTT(0.0, num_steps=2, lr=0.2, scales=(0.5,), trainable=("layer3", "layer4", "head"))
+    method = SegTTT(0.0, num_steps=2, lr=0.2, scales=(0.5,), trainable=("layer3", "head"))
     copied = copy.deepcopy(network)
     ours = method.predict(network, make_images(1))
     before.check(network)
@@ -145,6 +145,11 @@ def test_a_layer_that_is_used_twice_moves_as_one() -> None:
         F.cross_entropy(copied(make_images(1)), target, ignore_index=255).backward()
         optimizer.step()
     torch.testing.assert_close(ours, predict_plainly(copied, make_images(1)), rtol=1e-4, atol=1e-5)
+
+
+def test_a_layer_that_is_used_twice_can_be_named_by_either_name() -> None:
+    network = TinyNetwork(shared=True)
+    assert select_parameters(network, ["layer4.1"]) == select_parameters(network, ["layer3.1"])
 
 
 def test_frozen_parameters_may_move_if_they_are_trainable() -> None:
@@ -169,11 +174,17 @@ def test_default_trainable_is_the_networks_own_choice_else_layer3_layer4_head() 
 
 
 def test_trainable_names_match_whole_parts_of_paths_anywhere() -> None:
-    network = nn.ModuleDict({"backbone": nn.ModuleDict({"layer1": nn.Conv2d(3, 3, 1), "layer10": nn.Conv2d(3, 3, 1)}),
-                             "head": nn.Conv2d(3, 3, 1)})
+    network = nn.ModuleDict(
+        {
+            "backbone": nn.ModuleDict({"layer1": nn.Conv2d(3, 3, 1), "layer10": nn.Conv2d(3, 3, 1)}),
+            "head": nn.Conv2d(3, 3, 1),
+        }
+    )
     assert select_parameters(network, ["layer1"]) == ["backbone.layer1.weight", "backbone.layer1.bias"]
     assert select_parameters(network, ["backbone.layer10", "head.bias"]) == [
-        "backbone.layer10.weight", "backbone.layer10.bias", "head.bias",
+        "backbone.layer10.weight",
+        "backbone.layer10.bias",
+        "head.bias",
     ]
     assert len(select_parameters(network, ["backbone", "layer1"])) == 4
 

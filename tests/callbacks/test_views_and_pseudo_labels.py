@@ -96,7 +96,9 @@ def test_make_views_lists_each_scale_plain_and_augmented() -> None:
     assert len(TTA().views) == 6 and TTA().views == SegTTT().views
 
 
-@pytest.mark.parametrize("make", [lambda s: make_views(s, True, True), lambda s: TTA(scales=s), lambda s: SegTTT(scales=s)])
+@pytest.mark.parametrize(
+    "make", [lambda s: make_views(s, True, True), lambda s: TTA(scales=s), lambda s: SegTTT(scales=s)]
+)
 def test_no_scales_and_scales_that_are_not_positive_are_errors(make) -> None:
     with pytest.raises(ValueError, match="scales is empty"):
         make(())

@@ -55,7 +55,9 @@ def test_iabn_layer_gives_the_recorded_output_for_one_image(layer, alpha: str, p
 
 @pytest.mark.parametrize("precision", DTYPES)
 def test_iabn_layer_at_alpha_0_gives_the_recorded_output_for_two_images(layer, precision: str) -> None:
-    assert largest_difference(run_layer(layer, "B2", 0.0, DTYPES[precision]), layer[f"B2_eval_alpha0_{precision}"]) <= 1e-6
+    assert (
+        largest_difference(run_layer(layer, "B2", 0.0, DTYPES[precision]), layer[f"B2_eval_alpha0_{precision}"]) <= 1e-6
+    )
 
 
 def test_iabn_layer_gives_the_recorded_per_sample_output_for_two_images(layer) -> None:

@@ -141,7 +141,9 @@ def test_scores_of_recorded_logits_are_the_recorded_ones(scores) -> None:
     assert ours["miou"] == pytest.approx(float(scores["miou"]), abs=1e-4)
     assert ours["classwise_ece"] == pytest.approx(float(scores["ece"]), abs=1e-4)
     np.testing.assert_allclose(ours["iou"], scores["iou"], atol=1e-4)
-    np.testing.assert_allclose(total.class_gap.numpy(), scores["ece_per_class_unnormalised"][:, 0], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        total.class_gap.numpy(), scores["ece_per_class_unnormalised"][:, 0], rtol=1e-4, atol=1e-6
+    )
     assert np.array_equal(total.pixels.numpy(), scores["class_pixels"][:, 0])
 
 

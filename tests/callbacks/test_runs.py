@@ -1,0 +1,497 @@
+"""Methods, results, pictures and the search for alpha under plain trainer.test, validate and predict."""
+
+import json
+import math
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import nn
+
+from callbacks import TTA, IaBN, Method, SegTTT
+from callbacks.alpha_search import AlphaSearch
+from callbacks.method import Adaptation
+from callbacks.panels import draw_panel, make_palette, write_label_map
+from callbacks.results import Results, read_records, set_aside, summarize_records, to_plain
+from callbacks.views import IMAGENET
+from datamodules import StreetScenesProtocol, TargetsDataModule
+from datamodules.labels import LabelSpace
+from lightning_modules.metrics import Scores, score_image
+from lightning_modules.predictor import predict_plainly
+from lightning_modules.segmentation import SegmentationModule
+from tests.fakes import FakeDataModule, Snapshot, TinyNetwork, make_images, make_trainer
+
+KEYS = ("miou", "accuracy", "ece", "classwise_ece")
+
+
+def make_module(**kwargs: Any) -> SegmentationModule:
+    return SegmentationModule(TinyNetwork(19, **kwargs), 19, list(LabelSpace.of_size(19).names))
+
+
+def make_targets(**kwargs: Any) -> TargetsDataModule:
+    return TargetsDataModule(
+        [FakeDataModule("near", 3, **kwargs), FakeDataModule("far", 2, **kwargs)],
+        development=FakeDataModule("dev", 4, **kwargs),
+    )
+
+
+@pytest.fixture
+def module() -> SegmentationModule:
+    return make_module()
+
+
+class Watch(Callback):
+    """Keeps which predictor was installed at each batch."""
+
+    def __init__(self) -> None:
+        self.predictors: list[Any] = []
+
+    def on_test_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self.predictors.append(pl_module.predictor)
+
+    on_validation_batch_start = on_test_batch_start
+    on_predict_batch_start = on_test_batch_start
+
+
+@pytest.mark.parametrize("run", ["test", "validate", "predict"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        IaBN(0.3),
+        TTA(0.3, scales=(0.5,)),
+        SegTTT(num_steps=2, scales=(0.5,)),
+        SegTTT(num_steps=2, scales=(0.5,), semantics="released"),
+    ],
+    ids=["IaBN", "TTA", "SegTTT-paper", "SegTTT-released"],
+)
+def test_method_is_installed_for_the_run_and_removed_after(run: str, method: Method, module, tmp_path: Path) -> None:
+    watch, before = Watch(), Snapshot(module.network)
+    trainer = make_trainer(tmp_path, callbacks=[watch, method])
+    getattr(trainer, run)(module, datamodule=make_targets())
+    assert len(watch.predictors) == (4 if run == "validate" else 5)
+    assert all(predictor == method.predict for predictor in watch.predictors)
+    assert module.predictor is predict_plainly
+    before.check(module.network)
+
+
+def test_predictions_of_a_run_are_those_of_the_method_outside_of_it(module, tmp_path: Path) -> None:
+    method = SegTTT(num_steps=2, lr=0.2, scales=(0.5,))
+    outputs = make_trainer(tmp_path, callbacks=[method]).predict(module, datamodule=make_targets())
+    loaders = make_targets().predict_dataloader()
+    for batches, loader in zip(outputs, loaders, strict=True):
+        for output, batch in zip(batches, loader, strict=True):
+            expected = SegTTT(num_steps=2, lr=0.2, scales=(0.5,)).predict(module.network, batch["image"]).argmax(dim=1)
+            assert output["name"] == batch["name"]
+            assert torch.equal(output["labels"][0], expected[0].to(torch.uint8))
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_scores_do_not_depend_on_the_batch_size(module, tmp_path: Path, precision: str) -> None:
+    logged = []
+    for batch_size in (1, 3):
+        method = SegTTT(num_steps=2, scales=(0.5,))
+        trainer = make_trainer(tmp_path, callbacks=[method], precision=precision)
+        trainer.test(module, datamodule=make_targets(eval_batch_size=batch_size), verbose=False)
+        logged.append({key: value.item() for key, value in trainer.callback_metrics.items()})
+    assert logged[0] == logged[1] and {"test/miou", "test/near/miou", "test/far/ece"} <= logged[0].keys()
+
+
+def test_method_is_removed_after_an_exception_and_another_can_follow(module, tmp_path: Path) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("broken")
+
+    handle = module.network.head.register_forward_hook(fail)
+    before = Snapshot(module.network)
+    for run in ("test", "validate", "predict"):
+        with pytest.raises(RuntimeError, match="broken"):
+            getattr(make_trainer(tmp_path, callbacks=[IaBN()]), run)(module, datamodule=make_targets())
+        assert module.predictor is predict_plainly
+    before.check(module.network)
+    handle.remove()
+    make_trainer(tmp_path, callbacks=[TTA(scales=(0.5,))]).test(module, datamodule=make_targets(), verbose=False)
+
+
+def test_two_methods_in_one_run_are_an_error(module, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="IaBN is installed already, TTA cannot be as well"):
+        make_trainer(tmp_path, callbacks=[IaBN(), TTA()]).test(module, datamodule=make_targets())
+    assert module.predictor is predict_plainly
+
+
+@pytest.mark.parametrize("method", [IaBN(0.1), SegTTT(0.0, trainable=["nowhere"])], ids=["no-norm", "no-match"])
+def test_network_that_does_not_suit_the_method_is_an_error_before_the_first_image(method: Method, tmp_path) -> None:
+    module, watch = make_module(norm=None), Watch()
+    with pytest.raises(ValueError, match="TinyNetwork"):
+        make_trainer(tmp_path, callbacks=[watch, method]).test(module, datamodule=make_targets())
+    assert not watch.predictors and module.predictor is predict_plainly
+
+
+def test_method_serves_the_validation_inside_fit_and_leaves_the_training_alone(tmp_path: Path) -> None:
+    def fit(callbacks: list[Callback]) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        module = make_module()
+        module.network.train()
+        data = TargetsDataModule([FakeDataModule()], FakeDataModule("source"), FakeDataModule("dev", 2))
+        make_trainer(tmp_path, callbacks=callbacks, max_epochs=2, num_sanity_val_steps=1).fit(module, datamodule=data)
+        assert module.predictor is predict_plainly and all(m.training for m in module.network.modules())
+        return module.network.state_dict()
+
+    plain, watch = fit([]), Watch()
+    with_method = fit([watch, SegTTT(num_steps=1, scales=(0.5,), semantics="released"), AlphaSearch([0.0, 0.5])])
+    assert len(watch.predictors) == 5 and all(p is not predict_plainly for p in watch.predictors)
+    assert all(torch.equal(value, with_method[key]) for key, value in plain.items())
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    return json.loads((folder / "results.json").read_text(encoding="utf-8"), parse_constant=refuse)
+
+
+def test_results_hold_one_record_per_image_that_sum_to_what_is_logged(module, tmp_path: Path) -> None:
+    method = SegTTT(0.2, num_steps=2, scales=(0.5,))
+    trainer = make_trainer(tmp_path, callbacks=[method, Results(str(tmp_path / "run"), panels=0)])
+    trainer.test(module, datamodule=make_targets(eval_batch_size=2), verbose=False)
+    logged = {key: value.item() for key, value in trainer.callback_metrics.items()}
+    records = read_records(tmp_path / "run" / "records.jsonl")
+    assert sorted(r["name"] for r in records) == ["far_0", "far_1", "near_0", "near_1", "near_2"]
+    summary = read_summary(tmp_path / "run")
+    assert summary["complete"] is True and summary["stage"] == "test" and list(summary["domains"]) == ["near", "far"]
+    assert summary["method"]["name"] == "SegTTT" and summary["method"]["alpha"] == 0.2
+    assert summary["precision"] == "32-true" and summary["versions"]["torch"] == torch.__version__
+    for domain, images in (("near", 3), ("far", 2)):
+        mine = [record for record in records if record["domain"] == domain]
+        total = sum((Scores.from_record(record) for record in mine), Scores.zeros(19)).summarize()
+        result = summary["domains"][domain]
+        assert (result["images"], result["fallbacks"], result["notes"], result["images_with_notes"]) == (
+            images,
+            0,
+            [],
+            0,
+        )
+        for key in KEYS:
+            assert result[key] == 100 * total[key]
+            assert logged[f"test/{domain}/{key}"] == pytest.approx(result[key], rel=1e-5)
+        for name, iou in zip(module.class_names, total["iou"], strict=True):
+            assert result["iou"][name] == (None if math.isnan(iou) else 100 * iou)
+        assert result["ms_per_image"] == pytest.approx(np.median([record["milliseconds"] for record in mine]))
+    for key in KEYS:
+        mean = (summary["domains"]["near"][key] + summary["domains"]["far"][key]) / 2
+        assert summary["mean"][key] == pytest.approx(mean)
+        assert logged[f"test/{key}"] == pytest.approx(mean, rel=1e-5)
+    for record in records:
+        assert record["milliseconds"] > 0
+        adaptation = record["adaptation"]
+        assert adaptation["steps"] == 2 and adaptation["loss_first"] > adaptation["loss_last"] > 0
+        assert adaptation["note"] is None and adaptation["fallback"] is False
+
+
+def test_record_of_an_image_is_the_score_of_its_prediction(module, tmp_path: Path) -> None:
+    data = FakeDataModule()
+    make_trainer(tmp_path, callbacks=[Results(str(tmp_path), panels=0)]).validate(
+        module, datamodule=data, verbose=False
+    )
+    records = read_records(tmp_path / "records.jsonl")
+    for batch, record in zip(data.val_dataloader(), records, strict=True):
+        expected = score_image(predict_plainly(module.network, batch["image"])[0], batch["mask"][0]).to_record()
+        assert record["name"] == batch["name"][0] and record["adaptation"] is None
+        assert {name: record[name] for name in expected} == expected
+    assert read_summary(tmp_path)["method"] is None and read_summary(tmp_path)["stage"] == "validate"
+
+
+class Broken(FakeDataModule):
+    """The second image holds NaN."""
+
+    def make_dataset(self, split, transform):  # noqa: ANN001, ANN201
+        dataset = super().make_dataset(split, transform)
+
+        def spoil(pixels: np.ndarray, mask: np.ndarray, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+            image, labels = transform(pixels, mask, seed)
+            if np.array_equal(pixels, dataset.load(1)[0]):
+                image[0, 0, 0] = float("nan")
+            return image, labels
+
+        dataset.transform = spoil
+        return dataset
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_fallbacks_are_counted_and_reported(module, tmp_path: Path, batch_size: int) -> None:
+    method = SegTTT(num_steps=1, scales=(0.5,))
+    trainer = make_trainer(tmp_path, callbacks=[method, Results(str(tmp_path))])
+    with pytest.warns(UserWarning, match="falling back"):
+        trainer.test(module, datamodule=Broken("broken", 4, eval_batch_size=batch_size), verbose=False)
+    records = read_records(tmp_path / "records.jsonl")
+    assert [record["adaptation"]["fallback"] for record in records] == [False, True, False, False]
+    result = read_summary(tmp_path)["domains"]["broken"]
+    assert (result["fallbacks"], result["images_with_notes"], result["images"]) == (1, 1, 4)
+    assert result["notes"] == ["the image holds NaN or infinity"]
+    assert len(list((tmp_path / "panels").iterdir())) == 4
+
+
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGINT)  # Lightning ignores it from a KeyboardInterrupt on
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("exception", [KeyboardInterrupt, RuntimeError])
+@pytest.mark.parametrize("run", ["test", "validate"])
+def test_interrupted_run_leaves_the_records_it_finished(
+    module, interrupts, tmp_path: Path, run: str, exception
+) -> None:
+    count = 0
+
+    def stop(*_: Any) -> None:
+        nonlocal count
+        count += 1
+        if count == 3:
+            raise exception("third image")
+
+    module.network.register_forward_hook(stop)
+    before = Snapshot(module.network)
+    trainer = make_trainer(tmp_path, callbacks=[IaBN(), Results(str(tmp_path))])
+    with pytest.raises((SystemExit, KeyboardInterrupt, RuntimeError)):
+        getattr(trainer, run)(module, datamodule=FakeDataModule(), verbose=False)
+    assert [record["name"] for record in read_records(tmp_path / "records.jsonl")] == ["blocks_0", "blocks_1"]
+    summary = read_summary(tmp_path)
+    assert summary["complete"] is False and summary["domains"]["blocks"]["images"] == 2
+    assert module.predictor is predict_plainly
+    before.check(module.network)
+
+
+def test_run_that_fails_before_its_first_image_leaves_a_summary_without_scores(module, tmp_path: Path) -> None:
+    module.network.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(RuntimeError("broken")))
+    with pytest.raises(RuntimeError, match="broken"):
+        make_trainer(tmp_path, callbacks=[Results(str(tmp_path))]).test(module, datamodule=FakeDataModule())
+    summary = read_summary(tmp_path)
+    assert summary["complete"] is False and summary["domains"] == {} and summary["mean"] == {}
+    assert read_records(tmp_path / "records.jsonl") == []
+
+
+def test_records_reach_the_disk_as_soon_as_their_batch_is_scored(module, tmp_path: Path) -> None:
+    class Count(Callback):
+        lines: list[int] = []  # noqa: RUF012
+
+        def on_test_batch_end(self, *_: Any) -> None:
+            self.lines.append(len((tmp_path / "records.jsonl").read_text(encoding="utf-8").splitlines()))
+
+    make_trainer(tmp_path, callbacks=[Results(str(tmp_path)), Count()]).test(
+        module, datamodule=FakeDataModule(length=3)
+    )
+    assert Count.lines == [1, 2, 3]
+
+
+def test_second_run_in_a_folder_keeps_the_first_under_a_number(module, tmp_path: Path) -> None:
+    texts = []
+    for length in (1, 2, 3):
+        trainer = make_trainer(tmp_path, callbacks=[Results(str(tmp_path))])
+        trainer.test(module, datamodule=FakeDataModule(length=length), verbose=False)
+        texts.append((tmp_path / "records.jsonl").read_text(encoding="utf-8"))
+    assert (tmp_path / "records.1.jsonl").read_text(encoding="utf-8") == texts[0]
+    assert (tmp_path / "records.2.jsonl").read_text(encoding="utf-8") == texts[1]
+    assert len(texts[2].splitlines()) == 3
+    images = [
+        json.loads((tmp_path / f"results{n}.json").read_text())["domains"]["blocks"]["images"] for n in (".1", ".2", "")
+    ]
+    assert images == [1, 2, 3]
+
+
+def test_set_aside_keeps_what_belongs_together_under_one_number(tmp_path: Path) -> None:
+    set_aside(tmp_path)
+    (tmp_path / "records.1.jsonl").write_text("old", encoding="utf-8")
+    (tmp_path / "records.jsonl").write_text("new", encoding="utf-8")
+    (tmp_path / "results.json").write_text("{}", encoding="utf-8")
+    set_aside(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["records.1.jsonl", "records.2.jsonl", "results.2.json"]
+
+
+def test_results_without_a_folder_go_to_the_loggers(module, tmp_path: Path) -> None:
+    from pytorch_lightning.loggers import CSVLogger
+
+    trainer = make_trainer(tmp_path, callbacks=[Results()], logger=CSVLogger(tmp_path, name="run", version="7"))
+    trainer.test(module, datamodule=FakeDataModule(length=1), verbose=False)
+    assert (tmp_path / "run" / "7" / "records.jsonl").exists() and (tmp_path / "run" / "7" / "results.json").exists()
+
+
+def test_fit_leaves_no_results(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, callbacks=[Results(str(tmp_path))], max_epochs=1)
+    trainer.fit(make_module(), datamodule=FakeDataModule())
+    assert not list(tmp_path.glob("*.json*"))
+
+
+def test_read_records_leaves_out_a_last_line_that_was_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    path.write_text('{"name": "a"}\n{"name": "b"}\n{"na', encoding="utf-8")
+    assert [record["name"] for record in read_records(path)] == ["a", "b"]
+    path.write_text("", encoding="utf-8")
+    assert read_records(path) == []
+    with pytest.raises(FileNotFoundError):
+        read_records(tmp_path / "nowhere.jsonl")
+
+
+def test_summary_of_no_records_is_empty_and_keeps_the_order_of_domains() -> None:
+    assert summarize_records([], ["a", "b"], ["x"]) == {"domains": {}, "mean": {}}
+    record = {"milliseconds": 1.0, "adaptation": None, **Scores.zeros(2).to_record()}
+    summary = summarize_records([{**record, "domain": d} for d in "zyx"], ["a", "b"], ["x", "y"])
+    assert list(summary["domains"]) == ["x", "y", "z"]
+    assert to_plain(summary)["domains"]["x"]["miou"] is None  # nothing was scored
+
+
+def test_to_plain_gives_strict_json() -> None:
+    plain = to_plain({"a": float("nan"), "b": (1, float("inf")), "c": Path("x"), "d": None, "e": True, 3: "f"})
+    assert plain == {"a": None, "b": [1, None], "c": "x", "d": None, "e": True, "3": "f"}
+
+
+def test_adaptation_record_leaves_out_the_prediction() -> None:
+    record = Adaptation(torch.zeros(1), steps=3, loss_first=1.0, loss_last=0.5).to_record()
+    assert record == {"steps": 3, "loss_first": 1.0, "loss_last": 0.5, "note": None, "fallback": False}
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_alpha_search_equals_a_run_of_iabn_for_each_alpha_and_picks_the_best(tmp_path: Path, batch_size: int) -> None:
+    module, alphas = make_module(), [0.6, 0.0, 1.0, 0.2]
+    search = AlphaSearch(alphas)
+    trainer = make_trainer(tmp_path, callbacks=[search])
+    before = Snapshot(module.network)
+    trainer.validate(module, datamodule=FakeDataModule(eval_batch_size=batch_size), verbose=False)
+    before.check(module.network)
+    assert sorted(search.miou) == sorted(alphas)
+    for alpha in alphas:
+        separate = make_trainer(tmp_path, callbacks=[IaBN(alpha)])
+        separate.validate(module, datamodule=FakeDataModule(), verbose=False)
+        expected = separate.callback_metrics["val/miou"].item()
+        assert search.miou[alpha] == pytest.approx(expected, rel=1e-6)
+        assert trainer.callback_metrics[f"val/miou_alpha_{alpha:g}"].item() == pytest.approx(expected, rel=1e-6)
+    best = max(search.miou.values())
+    assert search.miou[search.best_alpha] == best
+    assert trainer.callback_metrics["val/best_alpha"].item() == pytest.approx(search.best_alpha)
+    assert trainer.callback_metrics["val/miou_best_alpha"].item() == pytest.approx(best, rel=1e-6)
+    assert len(set(search.miou.values())) > 1
+
+
+def test_alpha_search_takes_the_smallest_of_equals_and_checks_its_alphas(tmp_path: Path) -> None:
+    module = make_module()
+    module.network.head.weight.data.zero_()  # every alpha predicts the same
+    search = AlphaSearch([0.5, 0.2, 0.9])
+    make_trainer(tmp_path, callbacks=[search]).validate(module, datamodule=FakeDataModule(), verbose=False)
+    assert search.best_alpha == 0.2
+    assert AlphaSearch().alphas == pytest.approx([n / 10 for n in range(11)])
+    with pytest.raises(ValueError, match="alphas is empty"):
+        AlphaSearch([])
+    with pytest.raises(ValueError, match="alpha is 1.2"):
+        AlphaSearch([0.1, 1.2])
+
+
+def test_alpha_search_of_a_network_without_batch_norm_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no 2d BatchNorm"):
+        make_trainer(tmp_path, callbacks=[AlphaSearch()]).validate(make_module(norm=None), datamodule=FakeDataModule())
+
+
+def test_alpha_search_inside_fit_begins_at_its_epoch(tmp_path: Path) -> None:
+    class Seen(Callback):
+        epochs: list[tuple[int, bool]] = []  # noqa: RUF012
+
+        def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            if not trainer.sanity_checking:
+                self.epochs.append((trainer.current_epoch, "val/best_alpha" in trainer.callback_metrics))
+
+    callbacks = [AlphaSearch([0.0, 0.5], from_epoch=1), Seen()]
+    make_trainer(tmp_path, callbacks=callbacks, max_epochs=3).fit(make_module(), datamodule=FakeDataModule())
+    assert Seen.epochs == [(0, False), (1, True), (2, True)]
+
+
+def test_panels_are_drawn_per_domain_at_the_size_of_the_image(module, tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, callbacks=[IaBN(), Results(str(tmp_path), panels=2)])
+    trainer.test(module, datamodule=make_targets(), verbose=False)
+    panels = sorted((tmp_path / "panels").iterdir())
+    assert [path.name for path in panels] == ["far_0.png", "far_1.png", "near_0.png", "near_1.png"]
+    for path in panels:
+        with Image.open(path) as picture:
+            assert picture.size == (3 * 36 + 2 * 4, 24) and picture.mode == "RGB"  # image | truth | prediction
+    (batch, *_) = make_targets().test_dataloader()[0]
+    photograph = np.asarray(Image.open(tmp_path / "panels" / "near_0.png"))[:, :36]
+    levels = (IMAGENET.undo(batch["image"])[0] * 255).round().permute(1, 2, 0).numpy()
+    assert np.abs(photograph - levels).max() <= 1
+
+
+def test_predict_writes_label_maps_with_the_classes_as_values(module, tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, callbacks=[IaBN(0.3), Results(str(tmp_path), panels=1)])
+    outputs = trainer.predict(module, datamodule=FakeDataModule(length=3))
+    for output in outputs:
+        with Image.open(tmp_path / "labels" / f"{output['name'][0]}.png") as picture:
+            assert picture.mode == "P" and picture.size == (36, 24)
+            assert np.array_equal(np.asarray(picture), output["labels"][0].numpy())
+            palette = np.array(picture.getpalette("RGB")).reshape(-1, 3)
+        assert np.array_equal(palette[:19], np.array(LabelSpace.of_size(19).colours))
+    assert len(list((tmp_path / "labels").iterdir())) == 3 and len(list((tmp_path / "panels").iterdir())) == 1
+    assert not (tmp_path / "results.json").exists()
+
+
+def test_panel_shows_truth_and_predictions_in_the_colours_of_the_palette() -> None:
+    palette = make_palette(3, [(255, 0, 0), (0, 255, 0), (0, 0, 255)])
+    image = IMAGENET.apply(torch.zeros(1, 3, 8, 10))[0]
+    truth = torch.full((16, 20), 2)
+    truth[:8] = 255
+    probabilities = torch.tensor([0.1, 0.8, 0.1])[:, None, None].expand(3, 4, 5)
+    panel = np.asarray(draw_panel(image, truth, [probabilities, torch.zeros(8, 10, dtype=torch.uint8)], palette))
+    assert panel.shape == (8, 4 * 10 + 3 * 4, 3)
+    assert (panel[:, :10] == 0).all() and (panel[:, 10:14] == 255).all()
+    assert (panel[:4, 14:24] == 0).all() and (panel[4:, 14:24] == [0, 0, 166]).all()
+    assert (panel[:, 28:38] == [0, 166, 0]).all() and (panel[:, 42:52] == [166, 0, 0]).all()
+    assert draw_panel(image, None, [truth], palette).size == (2 * 10 + 4, 8)
+
+
+def test_image_with_nan_can_be_drawn() -> None:
+    image = torch.full((3, 8, 10), float("nan"))
+    assert draw_panel(image, None, [torch.zeros(8, 10)], make_palette(3)).size == (24, 8)
+
+
+def test_palette_has_a_colour_for_each_class_and_black_for_the_rest() -> None:
+    palette = make_palette(16)
+    assert palette.shape == (256, 3) and palette.dtype == np.uint8
+    assert len({tuple(colour) for colour in palette[:16].tolist()}) == 16 and (palette[16:] == 0).all()
+
+
+def test_label_map_keeps_every_value(tmp_path: Path) -> None:
+    labels = torch.arange(256).reshape(16, 16)
+    write_label_map(tmp_path / "deep" / "map.png", labels, make_palette(19))
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "deep" / "map.png")), labels.numpy())
+
+
+def test_the_whole_protocol_on_street_scenes(tmp_path: Path) -> None:
+    data = StreetScenesProtocol(96, 192, num_train=2, num_val=2, num_test=2, num_workers=0)
+    module = make_module()
+    trainer = make_trainer(tmp_path, callbacks=[SegTTT(num_steps=1), Results(str(tmp_path))])
+    trainer.test(module, datamodule=data, verbose=False)
+    summary = read_summary(tmp_path)
+    assert list(summary["domains"]) == ["haze", "dusk", "dust"]
+    assert all(result["images"] == 2 for result in summary["domains"].values())
+    assert {"test/haze/miou", "test/dusk/miou", "test/dust/miou", "test/miou"} <= trainer.callback_metrics.keys()
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("precision", ["32-true", "16-mixed", "bf16-mixed"])
+def test_run_on_cuda_scores_as_on_the_cpu(tmp_path: Path, precision: str) -> None:
+    miou = []
+    for kwargs in ({}, {"accelerator": "cuda", "precision": precision}):
+        folder = tmp_path / str(len(miou))
+        trainer = make_trainer(folder, callbacks=[SegTTT(num_steps=2, scales=(0.5,)), Results(str(folder))], **kwargs)
+        trainer.test(make_module(), datamodule=make_targets(), verbose=False)
+        summary = read_summary(folder)
+        assert all(result["fallbacks"] == 0 for result in summary["domains"].values())
+        assert all(record["milliseconds"] > 0 for record in read_records(folder / "records.jsonl"))
+        miou.append(summary["mean"]["miou"])
+    assert miou[1] == pytest.approx(miou[0], abs=0.05 if precision == "32-true" else 1.0)
+    assert torch.cuda.get_device_name() == summary["device"]
+
+
+def test_images_of_fakes_differ() -> None:
+    assert not torch.equal(*make_images(2)) and isinstance(make_module().network, nn.Module)

@@ -1,0 +1,333 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from datamodules import StreetScenesDataModule, StreetScenesProtocol, TargetsDataModule
+from datamodules.base import EpochSampler, ShareSampler
+from datamodules.labels import CITYSCAPES_COLOURS, LabelSpace
+from datamodules.transforms import MEAN, STD, EvaluationTransform, TrainingTransform, restore_colours
+from tests.fakes import FakeDataModule, TinyNetwork, make_trainer
+
+
+def order(epoch: int, **kwargs: Any) -> list[tuple[int, int]]:
+    sampler = EpochSampler(kwargs.pop("size", 23), **kwargs)
+    sampler.set_epoch(epoch)
+    items = list(sampler)
+    assert len(items) == len(sampler)
+    return items
+
+
+def test_order_of_an_epoch_depends_on_the_seed_and_the_epoch_alone() -> None:
+    sampler = EpochSampler(23, seed=5)
+    visited = []
+    for epoch in (0, 1, 2):
+        sampler.set_epoch(epoch)
+        visited.append(list(sampler))
+    torch.manual_seed(99)
+    np.random.seed(99)
+    assert [order(epoch, seed=5) for epoch in (2, 0, 1)] == [visited[2], visited[0], visited[1]]
+    indices = [[index for index, _ in items] for items in visited]
+    assert all(sorted(items) == list(range(23)) for items in indices)
+    assert indices[0] != indices[1] != indices[2]
+    assert order(0, seed=6) != visited[0]
+
+
+def test_samples_are_told_which_pass_over_the_data_it_is() -> None:
+    items = order(2, repeats=3)
+    assert len(items) == 69 and [number for _, number in items] == [6] * 23 + [7] * 23 + [8] * 23
+    assert all(sorted(i for i, n in items if n == number) == list(range(23)) for number in (6, 7, 8))
+    assert order(5, repeats=1) == [(index, number) for index, number in order(1, repeats=3) if number == 5]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5])
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_shares_of_processes_are_disjoint_equal_and_together_the_epoch(world_size: int, repeats: int) -> None:
+    whole = order(1, repeats=repeats)
+    shares = [order(1, repeats=repeats, rank=rank, world_size=world_size) for rank in range(world_size)]
+    together = [item for share in shares for item in share]
+    assert len({len(share) for share in shares}) == 1
+    assert len(set(together)) == len(together) == len(whole) // world_size * world_size
+    assert set(together) <= set(whole)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 7])
+@pytest.mark.parametrize("size", [0, 1, 5, 6, 14])
+def test_evaluation_deals_out_every_sample_exactly_once(size: int, world_size: int) -> None:
+    shares = [ShareSampler(size, rank, world_size) for rank in range(world_size)]
+    assert sorted(index for share in shares for index in share) == list(range(size))
+    assert [len(share) for share in shares] == [len(list(share)) for share in shares]
+    assert list(ShareSampler(size)) == list(range(size))
+
+
+def collect(loader: DataLoader) -> list[tuple[str, bytes, bytes]]:
+    return [
+        (name, image.numpy().tobytes(), mask.numpy().tobytes())
+        for batch in loader
+        for image, mask, name in zip(batch["image"], batch["mask"], batch["name"], strict=True)
+    ]
+
+
+def train_samples(epoch: int, **kwargs: Any) -> list[tuple[str, bytes, bytes]]:
+    loader = FakeDataModule(length=6, **kwargs).train_dataloader()
+    loader.sampler.set_epoch(epoch)
+    return collect(loader)
+
+
+def test_samples_do_not_depend_on_the_number_of_workers_or_the_batch_size() -> None:
+    expected = train_samples(1)
+    assert train_samples(1, num_workers=2) == expected
+    assert train_samples(1, batch_size=3) == expected
+    assert collect(FakeDataModule(num_workers=2).test_dataloader()) == collect(FakeDataModule().test_dataloader())
+
+
+def test_samples_depend_on_index_epoch_and_seed_alone() -> None:
+    dataset = FakeDataModule().train_dataloader().dataset
+    first = dataset[(2, 3)]
+    for other in ((1, 3), (2, 4), (4, 0)):
+        assert not torch.equal(dataset[other]["image"], first["image"])
+    torch.manual_seed(1)
+    np.random.seed(1)
+    again = FakeDataModule().train_dataloader().dataset[(2, 3)]
+    assert torch.equal(again["image"], first["image"]) and torch.equal(again["mask"], first["mask"])
+    assert not torch.equal(FakeDataModule(seed=1).train_dataloader().dataset[(2, 3)]["image"], first["image"])
+    assert torch.equal(dataset[2]["image"], dataset[(2, 0)]["image"])
+
+
+def test_epochs_differ_in_order_and_augmentation() -> None:
+    epochs = [train_samples(epoch) for epoch in (0, 1)]
+    assert [name for name, *_ in epochs[0]] != [name for name, *_ in epochs[1]]
+    assert not {image for _, image, _ in epochs[0]} & {image for _, image, _ in epochs[1]}
+
+
+def test_lightning_tells_the_sampler_its_epoch(tmp_path: Path) -> None:
+    from lightning_modules.segmentation import SegmentationModule
+
+    names: list[str] = []
+
+    class Watched(SegmentationModule):
+        def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
+            names.extend(batch["name"])
+            return super().training_step(batch, batch_idx)
+
+    trainer = make_trainer(tmp_path, max_epochs=3, limit_val_batches=0)
+    trainer.fit(Watched(TinyNetwork(19)), datamodule=FakeDataModule(length=6))
+    assert names == [name for epoch in range(3) for name, *_ in train_samples(epoch)]
+
+
+def test_item_holds_image_mask_and_name() -> None:
+    dataset = FakeDataModule().test_dataloader().dataset
+    item = dataset[3]
+    assert set(item) == {"image", "mask", "name"} and item["name"] == "blocks_3"
+    assert item["image"].dtype == torch.float32 and item["image"].shape == (3, 24, 36)
+    assert item["mask"].dtype == torch.int64 and item["mask"].shape == (24, 36)
+    pixels, train_ids = dataset.load(3)
+    assert np.array_equal(restore_colours(item["image"]), pixels) and np.array_equal(item["mask"].numpy(), train_ids)
+    for index in (-1, 5):
+        with pytest.raises(IndexError, match="blocks has 5 images"):
+            dataset[index]
+
+
+def test_last_training_batch_is_whole_and_every_image_is_evaluated() -> None:
+    assert [len(batch["name"]) for batch in FakeDataModule(length=5).train_dataloader()] == [2, 2]
+    for name in ("val", "test", "predict"):
+        loader = getattr(FakeDataModule(length=5, eval_batch_size=2), f"{name}_dataloader")()
+        assert [len(batch["name"]) for batch in loader] == [2, 2, 1]
+
+
+def test_too_few_images_are_clear_errors() -> None:
+    with pytest.raises(ValueError, match="blocks gives this process 1 training images, fewer than one batch of 2"):
+        FakeDataModule(length=1).train_dataloader()
+    assert len(FakeDataModule(length=1, repeats=2).train_dataloader()) == 1
+    with pytest.raises(ValueError, match="the test split of blocks has no images"):
+        FakeDataModule(length=0).test_dataloader()
+
+
+@pytest.mark.parametrize("name", ["batch_size", "eval_batch_size", "repeats"])
+def test_numbers_below_1_are_errors(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} is 0: expected 1 or more"):
+        FakeDataModule(**{name: 0})
+    with pytest.raises(ValueError, match="num_workers is -1"):
+        FakeDataModule(num_workers=-1)
+
+
+def test_label_space_of_19_is_cityscapes() -> None:
+    space = LabelSpace.of_size(19)
+    assert len(space.names) == len(space.colours) == 19
+    assert (space.names[0], space.names[13], space.names[18]) == ("road", "car", "bicycle")
+    assert np.array_equal(space.from_train_ids[:19], np.arange(19)) and (space.from_train_ids[19:] == 255).all()
+
+
+def test_label_space_of_16_leaves_out_terrain_truck_and_train() -> None:
+    space = LabelSpace.of_size(16)
+    left_out = set(CITYSCAPES_COLOURS) - set(space.names)
+    assert left_out == {"terrain", "truck", "train"} and len(space.names) == len(space.colours) == 16
+    for train_id, name in enumerate(CITYSCAPES_COLOURS):
+        expected = 255 if name in left_out else space.names.index(name)
+        assert space.from_train_ids[train_id] == expected
+    assert (space.from_train_ids[19:] == 255).all()
+    assert space.colours[9] == CITYSCAPES_COLOURS["sky"]
+    assert np.array_equal(space.palette[:16], space.colours) and (space.palette[16:] == 0).all()
+
+
+@pytest.mark.parametrize("size", [0, 18, 20])
+def test_other_label_spaces_are_errors(size: int) -> None:
+    with pytest.raises(ValueError, match=f"num_classes is {size}: expected 19 .* or 16"):
+        FakeDataModule(num_classes=size)
+
+
+def test_masks_of_16_classes_follow_the_table() -> None:
+    dataset = FakeDataModule(num_classes=16).test_dataloader().dataset
+    for index in range(5):
+        expected = LabelSpace.of_size(16).from_train_ids[dataset.load(index)[1]]
+        assert np.array_equal(dataset[index]["mask"].numpy(), expected)
+
+
+def make_pair(height: int = 60, width: int = 90) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(0)
+    mask = np.where(generator.random((height, width)) < 0.5, 3, 18).astype(np.uint8)
+    mask[:10] = 255
+    return generator.integers(0, 256, (height, width, 3), dtype=np.uint8), mask
+
+
+@pytest.mark.parametrize("size", [(32, 48), (64, 64), (128, 100)])
+def test_training_crops_have_the_size_asked_for_and_masks_keep_to_their_values(size: tuple[int, int]) -> None:
+    transform, pair = TrainingTransform(size, (0.1, 1.0)), make_pair()
+    for seed in range(30):
+        image, mask = transform(*pair, seed)
+        assert image.shape == (3, *size) and image.dtype == torch.float32 and image.is_contiguous()
+        assert mask.shape == size and mask.dtype == torch.int64
+        assert set(mask.unique().tolist()) <= {3, 18, 255}  # nothing in between
+        assert image.isfinite().all()
+
+
+def test_training_transform_depends_on_its_seed_alone() -> None:
+    pair, transform = make_pair(), TrainingTransform((32, 32))
+    first = [transform(*pair, seed) for seed in range(4)]
+    fresh = TrainingTransform((32, 32))
+    for seed in (2, 0, 3, 1):
+        image, mask = fresh(*pair, seed)
+        assert torch.equal(image, first[seed][0]) and torch.equal(mask, first[seed][1])
+    assert not torch.equal(first[0][0], first[1][0])
+
+
+def test_training_transform_moves_image_and_mask_together() -> None:
+    ramp = np.tile(np.linspace(0, 255, 128).round().astype(np.uint8), (64, 1))
+    image = np.stack([ramp] * 3, axis=2)
+    mask = (ramp >= 128).astype(np.uint8)
+    transform = TrainingTransform((64, 64), (0.5, 1.0), (0.1, 0.2))
+    flips = set()
+    for seed in range(40):
+        augmented, labels = transform(image, mask, seed)
+        gray = augmented.mean(dim=0)
+        if 0.1 < labels.float().mean() < 0.9:  # both sides are in the crop: the brighter one is labelled 1
+            assert gray[labels == 1].mean() > gray[labels == 0].mean()
+            flips.add(bool(labels[:, -1].float().mean() < labels[:, 0].float().mean()))
+    assert flips == {False, True}
+
+
+def test_training_transform_makes_about_a_tenth_gray_and_jitters_about_half() -> None:
+    image = np.zeros((40, 40, 3), dtype=np.uint8)
+    image[:] = (200, 100, 50)
+    mask = np.zeros((40, 40), dtype=np.uint8)
+    transform = TrainingTransform((16, 16))
+    colours = [tuple(restore_colours(transform(image, mask, seed)[0])[8, 8].tolist()) for seed in range(300)]
+    gray = sum(r == g == b for r, g, b in colours)
+    untouched = colours.count((200, 100, 50))
+    assert 12 <= gray <= 54 and 100 <= untouched <= 175
+
+
+def test_training_transform_always_blurs() -> None:
+    image = np.zeros((64, 64, 3), dtype=np.uint8)
+    image[:, ::2] = 255
+    mask = np.zeros((64, 64), dtype=np.uint8)
+    transform = TrainingTransform((64, 64), (1.0, 1.0), (1.5, 2.0))
+    for seed in range(10):
+        contrast = transform(image, mask, seed)[0].diff(dim=-1).abs().mean().item() * STD[1]
+        assert contrast < 0.2
+
+
+def test_evaluation_transform_normalises_and_keeps_sizes() -> None:
+    pixels, labels = make_pair(61, 83)
+    image, mask = EvaluationTransform()(pixels, labels)
+    expected = (pixels / 255 - np.array(MEAN)) / np.array(STD)
+    np.testing.assert_allclose(image.numpy(), expected.transpose(2, 0, 1), atol=1e-5)
+    assert np.array_equal(mask.numpy(), labels) and mask.dtype == torch.int64
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((1024, 2048), (1024, 2048)), ((2048, 1024), (2048, 1024)), ((1025, 2048), (1024, 2048)), ((2000, 1100), (1024, 2048)),
+     ((500, 4000), (500, 4000))],
+)
+def test_evaluation_transform_resizes_only_images_of_more_pixels_than_1024x2048(size, expected) -> None:
+    image, mask = EvaluationTransform()(np.zeros((*size, 3), np.uint8), np.zeros(size, np.uint8))
+    assert image.shape == (3, *expected) and mask.shape == size
+
+
+def test_targets_serve_each_stage_from_its_role() -> None:
+    data = TargetsDataModule(
+        [FakeDataModule("near", 3), FakeDataModule("far", 2)], FakeDataModule("source", 4), FakeDataModule("dev", 2)
+    )
+    assert data.train_dataloader().dataset.domain == "source" and data.val_dataloader().dataset.domain == "dev"
+    assert [loader.dataset.domain for loader in data.test_dataloader()] == ["near", "far"]
+    assert [len(loader.dataset) for loader in data.predict_dataloader()] == [3, 2]
+    assert (data.num_classes, data.class_names[0], data.colours[0]) == (19, "road", (128, 64, 128))
+
+
+def test_targets_that_are_missing_or_disagree_are_errors() -> None:
+    with pytest.raises(ValueError, match="targets is empty"):
+        TargetsDataModule([])
+    with pytest.raises(ValueError, match=r"disagree on num_classes \(\[16, 19\]\)"):
+        TargetsDataModule([FakeDataModule()], source=FakeDataModule(num_classes=16))
+    data = TargetsDataModule([FakeDataModule()])
+    with pytest.raises(ValueError, match="there is no source data set"):
+        data.train_dataloader()
+    with pytest.raises(ValueError, match="there is no development data set"):
+        data.val_dataloader()
+
+
+def test_targets_hand_the_share_of_a_process_on_to_their_data_sets() -> None:
+    from types import SimpleNamespace
+
+    data = TargetsDataModule([FakeDataModule("near", 5)], FakeDataModule("source", 8))
+    data.trainer = SimpleNamespace(global_rank=1, world_size=2)
+    data.setup("test")
+    assert [batch["name"] for batch in data.test_dataloader()[0]] == [["near_1"], ["near_3"]]
+    assert len(data.train_dataloader()) == 2
+
+
+def test_street_scenes_protocol_has_its_roles_sizes_and_seeds() -> None:
+    data = StreetScenesProtocol(96, 192, 3, 2, 1, world_seed=4, target_seed=9, num_workers=0)
+    assert (data.source.role, data.development.role) == ("source", "development")
+    assert [(target.domain, target.role, target.world_seed) for target in data.targets] == [
+        ("haze", "target", 9), ("dusk", "target", 9), ("dust", "target", 9),
+    ]
+    assert data.source.world_seed == data.development.world_seed == 4
+    (loader, *others) = data.test_dataloader()
+    item = loader.dataset[0]
+    assert len(others) == 2 and len(loader.dataset) == 1 and item["name"] == "haze_test_00000"
+    assert item["image"].shape == (3, 96, 192) and item["mask"].shape == (96, 192)
+    assert len(data.val_dataloader().dataset) == 2
+
+
+def test_unknown_domain_is_an_error() -> None:
+    with pytest.raises(ValueError, match="unknown domain 'mars': expected one of source"):
+        StreetScenesDataModule("mars")
+
+
+@pytest.mark.parametrize("arguments", [{"num_test": -1}, {"num_train": -3}, {"height": 0}, {"width": -5}])
+def test_street_scenes_out_of_range_are_errors(arguments: dict[str, int]) -> None:
+    with pytest.raises(ValueError):
+        StreetScenesDataModule(**arguments)
+
+
+def test_training_scenes_that_are_kept_in_memory_are_those_drawn_anew() -> None:
+    data = StreetScenesDataModule("source", 96, 192, num_train=2, num_workers=0, crop_size=(32, 32))
+    dataset = data.make_dataset("train", data.training_transform)
+    first = dataset[(1, 0)]["image"]
+    dataset[(1, 1)]
+    assert torch.equal(dataset[(1, 0)]["image"], first)  # neither epoch wrote to what is kept

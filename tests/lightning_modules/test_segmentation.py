@@ -1,0 +1,213 @@
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import nn
+
+from datamodules import TargetsDataModule
+from datamodules.labels import LabelSpace
+from lightning_modules.metrics import Scores, score_image
+from lightning_modules.networks import DeepLabV1
+from lightning_modules.predictor import predict_plainly
+from lightning_modules.segmentation import SegmentationModule, name_domains
+from tests.fakes import FakeDataModule, TinyNetwork, make_images, make_trainer
+
+
+def make_module(num_classes: int = 19, **kwargs: Any) -> SegmentationModule:
+    network = TinyNetwork(num_classes)
+    network.train()
+    return SegmentationModule(network, num_classes, **kwargs)
+
+
+@pytest.fixture
+def unlogged(monkeypatch: pytest.MonkeyPatch) -> SegmentationModule:
+    module = make_module(5)
+    monkeypatch.setattr(module, "log", lambda *args, **kwargs: None)
+    return module
+
+
+def make_batch(seed: int = 0) -> dict[str, Any]:
+    masks = torch.randint(0, 5, (2, 32, 48), generator=torch.Generator().manual_seed(seed))
+    return {"image": make_images(2), "mask": masks, "name": ["a", "b"]}
+
+
+def test_training_loss_is_the_mean_over_labelled_pixels(unlogged: SegmentationModule) -> None:
+    batch = make_batch()
+    batch["mask"][0, :20] = 255
+    logits = unlogged.network.eval()(batch["image"])
+    expected = F.cross_entropy(logits, batch["mask"], ignore_index=255)
+    torch.testing.assert_close(unlogged.training_step(batch, 0), expected)
+
+
+def test_training_loss_of_a_batch_without_labels_is_0_and_teaches_nothing(unlogged: SegmentationModule) -> None:
+    batch = make_batch()
+    batch["mask"][:] = 255
+    loss = unlogged.training_step(batch, 0)
+    loss.backward()
+    assert loss.item() == 0
+    assert all(p.grad is None or not p.grad.any() for p in unlogged.parameters())
+
+
+def test_training_loss_falls_over_steps(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    losses = []
+
+    class Keep(Callback):
+        def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+            losses.append(trainer.callback_metrics["train/loss"].item())
+
+    trainer = make_trainer(tmp_path, max_epochs=8, callbacks=[Keep()])
+    trainer.fit(make_module(lr=0.1), datamodule=FakeDataModule(length=8))
+    assert sum(losses[-4:]) < 0.8 * sum(losses[:4])
+
+
+def test_learning_rate_falls_polynomially_to_0_once_per_step(tmp_path: Path) -> None:
+    rates: list[float] = []
+
+    class Keep(Callback):
+        def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    module = make_module(lr=0.2, power=0.9)
+    trainer = make_trainer(tmp_path, max_epochs=3, callbacks=[Keep()])
+    trainer.fit(module, datamodule=FakeDataModule(length=8))  # 4 batches of 2 per epoch
+    assert rates == pytest.approx([0.2 * (1 - step / 12) ** 0.9 for step in range(12)])
+    (group,) = trainer.optimizers[0].param_groups
+    assert group["lr"] == pytest.approx(0) and (group["momentum"], group["weight_decay"]) == (0.9, 1e-4)
+    assert isinstance(trainer.optimizers[0], torch.optim.SGD) and not group["nesterov"]
+
+
+def test_defaults_are_the_papers_recipe() -> None:
+    module = make_module()
+    assert (module.lr, module.momentum, module.weight_decay, module.power) == (0.005, 0.9, 1e-4, 0.9)
+    assert module.predictor is predict_plainly
+
+
+@pytest.mark.parametrize("stage", ["val", "test"])
+def test_logged_scores_are_those_of_the_summed_images_in_percent(tmp_path: Path, stage: str) -> None:
+    module, data = make_module(), FakeDataModule(length=4, eval_batch_size=3)
+    trainer = make_trainer(tmp_path)
+    (trainer.validate if stage == "val" else trainer.test)(module, datamodule=data, verbose=False)
+    total = Scores.zeros(19)
+    network = module.network.eval()
+    for batch in FakeDataModule(length=4, eval_batch_size=3).val_dataloader():
+        for prediction, mask in zip(predict_plainly(network, batch["image"]), batch["mask"], strict=True):
+            total = total + score_image(prediction, mask)
+    for key in ("miou", "accuracy", "ece", "classwise_ece"):
+        assert trainer.callback_metrics[f"{stage}/{key}"].item() == pytest.approx(100 * total.summarize()[key], rel=1e-5)
+
+
+def test_second_run_does_not_add_to_the_scores_of_the_first(tmp_path: Path) -> None:
+    module, values = make_module(), []
+    for _ in range(2):
+        trainer = make_trainer(tmp_path)
+        trainer.test(module, datamodule=FakeDataModule(), verbose=False)
+        values.append(trainer.callback_metrics["test/miou"].item())
+    assert values[0] == values[1]
+
+
+def test_loggers_get_the_iou_of_each_class_that_is_present(tmp_path: Path) -> None:
+    from pytorch_lightning.loggers import CSVLogger
+
+    module = SegmentationModule(TinyNetwork(19), 19, LabelSpace.of_size(19).names)
+    logger = CSVLogger(tmp_path, name="run", version="0")
+    data = TargetsDataModule([FakeDataModule("near", 1), FakeDataModule("far", 1)])
+    make_trainer(tmp_path, logger=logger).test(module, datamodule=data, verbose=False)
+    text = (tmp_path / "run" / "0" / "metrics.csv").read_text(encoding="utf-8")
+    header = text.splitlines()[0].split(",")
+    assert any(name.startswith("test/near/iou/") for name in header) and "test/far/miou" in header
+    present = FakeDataModule("near", 1).test_dataloader().dataset[0]["mask"].unique().tolist()
+    for train_id in set(present) - {255}:
+        assert f"test/near/iou/{module.class_names[train_id]}" in header
+
+
+@pytest.mark.parametrize("run", ["fit", "validate", "test"])
+def test_class_counts_of_data_and_model_that_disagree_are_an_error(tmp_path: Path, run: str) -> None:
+    data = FakeDataModule(num_classes=16)
+    with pytest.raises(ValueError, match="16"):
+        getattr(make_trainer(tmp_path, max_epochs=1), run)(make_module(19), datamodule=data)
+
+
+@pytest.mark.parametrize("run", ["fit", "validate", "test"])
+def test_class_counts_of_network_and_data_that_disagree_are_an_error(tmp_path: Path, run: str) -> None:
+    module = SegmentationModule(TinyNetwork(7), 19)
+    with pytest.raises(ValueError, match="TinyNetwork predicts 7 classes, the data has 19"):
+        getattr(make_trainer(tmp_path, max_epochs=1), run)(module, datamodule=FakeDataModule())
+
+
+def test_class_names_have_to_be_as_many_as_classes() -> None:
+    with pytest.raises(ValueError, match="2 class names for 5 classes"):
+        SegmentationModule(TinyNetwork(5), 5, ["a", "b"])
+    assert make_module(5).class_names == ["0", "1", "2", "3", "4"]
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (TinyNetwork(16), r"of another shape .*network.head.weight is \(16, 8, 1, 1\), the network has \(19, 8, 1, 1\)"),
+        (TinyNetwork(19, norm=None), "network.stem_norm.bias is missing"),
+        (DeepLabV1("resnet10", 19, width=4), "network.backbone.* is not part of the network"),
+    ],
+    ids=["other-classes", "no-norm", "other-network"],
+)
+def test_checkpoint_of_another_network_is_an_error_that_names_what_differs(tmp_path, other: nn.Module, message) -> None:
+    path = tmp_path / "other.ckpt"
+    state = SegmentationModule(other, 19).state_dict()
+    trainer = make_trainer(tmp_path, max_epochs=1, barebones=False)
+    torch.save({"state_dict": state, "pytorch-lightning_version": "2.6.1", "epoch": 0, "global_step": 0}, path)
+    module = make_module()
+    before = {key: value.clone() for key, value in module.state_dict().items()}
+    with pytest.raises(ValueError, match=f"(?s)the checkpoint is of another network.*{message}"):
+        trainer.test(module, datamodule=FakeDataModule(), ckpt_path=str(path), weights_only=True)
+    assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
+
+
+def test_checkpoint_of_the_same_network_is_loaded(tmp_path: Path) -> None:
+    trained = SegmentationModule(TinyNetwork(19, seed=5), 19)
+    torch.save({"state_dict": trained.state_dict(), "pytorch-lightning_version": "2.6.1"}, tmp_path / "own.ckpt")
+    module = make_module()
+    make_trainer(tmp_path).test(
+        module, datamodule=FakeDataModule(), ckpt_path=str(tmp_path / "own.ckpt"), weights_only=True, verbose=False
+    )
+    assert all(torch.equal(value, trained.state_dict()[key]) for key, value in module.state_dict().items())
+
+
+def test_predict_step_labels_at_the_size_of_the_mask_or_of_the_image() -> None:
+    module = make_module(5).eval()
+    batch = {"image": make_images(2), "name": ["a", "b"]}
+    output = module.predict_step(batch, 0)
+    assert output["name"] == ["a", "b"] and [label.shape for label in output["labels"]] == [(32, 48)] * 2
+    assert torch.equal(output["labels"][1], module(batch["image"])[1].argmax(0).to(torch.uint8))
+    batch["mask"] = torch.zeros(2, 64, 50, dtype=torch.int64)
+    assert module.predict_step(batch, 0)["labels"][0].shape == (64, 50)
+
+
+def test_forward_goes_through_the_predictor() -> None:
+    module = make_module(5)
+    module.predictor = lambda network, image: (network, image)
+    assert module("image") == (module.network, "image")
+
+
+def loader(domain: str | None) -> SimpleNamespace:
+    return SimpleNamespace(dataset=SimpleNamespace(domain=domain) if domain else SimpleNamespace())
+
+
+@pytest.mark.parametrize(
+    ("loaders", "names"),
+    [
+        (loader("a"), ["a"]),
+        ([loader("a"), loader("b")], ["a", "b"]),
+        ({"x": loader("a"), "y": loader(None)}, ["a", "data1"]),
+        ([loader("a"), loader("a"), loader("a")], ["a", "a_1", "a_2"]),
+        ([loader("a"), loader("a_2"), loader("a")], None),
+        ([], []),
+    ],
+)
+def test_domains_are_named_after_their_data_sets_and_all_differently(loaders: Any, names: list[str] | None) -> None:
+    found = name_domains(loaders)
+    assert len(set(found)) == len(found)
+    assert names is None or found == names

@@ -1,0 +1,168 @@
+"""The real command line drives fit, validate, test and predict."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pytorch_lightning import Callback
+
+from lightning_modules.predictor import predict_plainly
+from main import main
+from tests.tiny import ROOT, arguments
+
+DOMAINS = ["haze", "dusk", "dust"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a tiny training run."""
+    folder = tmp_path_factory.mktemp("fit")
+    main(["fit", *arguments(folder, "--trainer.max_epochs=1", "--data.repeats=2")])
+    return folder / "checkpoints" / "best.ckpt"
+
+
+def read(folder: Path) -> dict:
+    return json.loads((folder / "results" / "results.json").read_text())
+
+
+def test_fit_keeps_the_best_and_the_last_checkpoint(checkpoint: Path) -> None:
+    assert checkpoint.exists()
+    assert (checkpoint.parent / "last.ckpt").exists()
+
+
+def test_fit_logs_csv_beside_offline_wandb_and_the_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    main(["fit", *arguments(tmp_path, "--trainer.max_epochs=1", logger=True)])
+    (run,) = (tmp_path / "outputs" / "runs" / "csv").iterdir()
+    assert "val/miou" in (run / "metrics.csv").read_text()
+    assert "max_epochs: 1" in (run / "config.yaml").read_text()
+    assert list((tmp_path / "outputs" / "runs").glob("wandb/offline-run-*"))
+    main(["fit", *arguments(tmp_path, "--trainer.max_epochs=1", logger=True)])  # a second run is no conflict
+    assert len(list((tmp_path / "outputs" / "runs" / "csv").iterdir())) == 2
+
+
+@pytest.mark.parametrize("method", [[], ["--method=IaBN"], ["--method=TTA"], ["--method=SegTTT", "--method.psi=0.6"]])
+def test_test_scores_every_target(checkpoint: Path, tmp_path: Path, method: list[str]) -> None:
+    cli = main(["test", *arguments(tmp_path, f"--ckpt_path={checkpoint}", *method)])
+    results = read(tmp_path)
+    assert list(results["domains"]) == DOMAINS
+    assert results["complete"]
+    assert [results["domains"][domain]["images"] for domain in DOMAINS] == [3, 3, 3]
+    mean = np.mean([results["domains"][domain]["miou"] for domain in DOMAINS])
+    assert results["mean"]["miou"] == pytest.approx(mean)
+    assert cli.trainer.callback_metrics["test/miou"].item() == pytest.approx(mean, abs=1e-4)
+    lines = (tmp_path / "results" / "records.jsonl").read_text().splitlines()
+    assert len(lines) == 9
+    assert (results["method"] or {"name": None})["name"] == (method[0].removeprefix("--method=") if method else None)
+    if "--method.psi=0.6" in method:
+        assert results["method"]["psi"] == 0.6
+    assert cli.model.predictor is predict_plainly
+
+
+def test_method_by_file_takes_further_arguments(checkpoint: Path, tmp_path: Path) -> None:
+    file = ROOT / "configs" / "method" / "seg_ttt.yaml"
+    more = [f"--ckpt_path={checkpoint}", "--method", str(file), "--method.lr=0.01", "--method.num_steps=1"]
+    main(["validate", *arguments(tmp_path, *more)])
+    results = read(tmp_path)
+    assert (results["method"]["name"], results["method"]["lr"], results["method"]["num_steps"]) == ("SegTTT", 0.01, 1)
+    assert list(results["domains"]) == ["development"]
+
+
+def test_predict_writes_label_maps(checkpoint: Path, tmp_path: Path) -> None:
+    main(["predict", *arguments(tmp_path, f"--ckpt_path={checkpoint}", "--method=IaBN")])
+    maps = sorted((tmp_path / "results" / "labels").iterdir())
+    assert len(maps) == 9
+    picture = Image.open(maps[0])
+    assert picture.mode == "P"
+    assert picture.size == (128, 64)
+    assert np.asarray(picture).max() < 19
+
+
+def test_alphas_are_searched_in_one_validation(checkpoint: Path, tmp_path: Path) -> None:
+    search = "--trainer.callbacks+=callbacks.alpha_search.AlphaSearch"
+    cli = main(["validate", *arguments(tmp_path, f"--ckpt_path={checkpoint}", search)])
+    metrics = cli.trainer.callback_metrics
+    found = {key: value.item() for key, value in metrics.items() if key.startswith("val/miou_alpha_")}
+    assert len(found) == 11
+    assert found["val/miou_alpha_0"] == pytest.approx(metrics["val/miou"].item(), abs=1e-4)
+    assert metrics["val/miou_best_alpha"].item() == max(found.values())
+
+
+class _Interrupt(Callback):
+    """Stops training in the middle of the second epoch."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        if trainer.current_epoch == 1 and batch_idx == 1:
+            raise RuntimeError("the power went out")
+
+
+def test_training_resumed_from_the_last_checkpoint_ends_the_same(tmp_path: Path) -> None:
+    options = ["--trainer.max_epochs=3", "--data.repeats=2"]
+    whole = main(["fit", *arguments(tmp_path / "whole", *options)])
+    with pytest.raises(RuntimeError, match="power"):
+        main(["fit", *arguments(tmp_path / "cut", *options, "--trainer.callbacks+=tests.test_cli._Interrupt")])
+    last = tmp_path / "cut" / "checkpoints" / "last.ckpt"
+    resumed = main(["fit", *arguments(tmp_path / "resumed", *options, f"--ckpt_path={last}")])
+    assert resumed.trainer.global_step == whole.trainer.global_step == 12
+    state = resumed.model.state_dict()
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, state[name]), name
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["--method=Tnet"], r"unknown method 'Tnet': expected one of TTA, IaBN, SegTTT"),
+        (["--method=IaBN", "--method.alpha=1.5"], r"alpha is 1.5: expected .* \[0, 1\]"),
+        (["--method=SegTTT", "--method.psi=-1"], r"psi is -1.*: expected .* \[0, 1\]"),
+        (["--method=SegTTT", "--method.steps=3"], r"steps"),
+        (["--method=TTA", "--method.scales=[]"], r"scales is empty"),
+        (["--method=SegTTT", "--method.trainable=[layer9]"], r"layer9.* match no parameter"),
+        (["--model.network.backbone=resnet50"], r"checkpoint is of another network"),
+        (["--data.num_classes=16"], r"checkpoint is of another network"),
+        (["--ckpt_path=nowhere.ckpt"], r"nowhere\.ckpt"),
+        (["--data.height=16", "--data.width=16"], r"16"),
+    ],
+)
+def test_bad_input_is_a_clear_error(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: list[str], message: str
+) -> None:
+    with pytest.raises((ValueError, FileNotFoundError, SystemExit)) as caught:
+        main(["test", *arguments(tmp_path, f"--ckpt_path={checkpoint}", *wrong)])
+    assert re.search(message, str(caught.value) + capsys.readouterr().err, re.DOTALL)
+
+
+def test_two_processes_score_as_one(checkpoint: Path, tmp_path: Path) -> None:
+    """Seven images over two gloo processes: unpadded, each scored once, the same sums."""
+    records = {}
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        more = [f"--ckpt_path={checkpoint}", "--data.num_test=7", "--method=IaBN", f"--trainer.devices={processes}"]
+        more += ["--trainer.strategy=ddp"] if processes == 2 else []
+        command = [sys.executable, str(ROOT / "main.py"), "test", *arguments(folder, *more)]
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=280, cwd=tmp_path)
+        lines = (folder / "results" / "records.jsonl").read_text().splitlines()
+        found = [json.loads(line) for line in lines]
+        records[processes] = {(r["domain"], r["name"]): r | {"milliseconds": None} for r in found}
+        assert len(found) == 21
+        records[processes, "scores"] = [
+            {key: value for key, value in summary.items() if key != "ms_per_image"}
+            for summary in read(folder)["domains"].values()
+        ]
+    assert records[1] == records[2]
+    assert records[1, "scores"] == records[2, "scores"]
+    assert not list((tmp_path / "2" / "results").glob("records.rank*"))
+
+
+def test_command_line_error_is_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "main.py"), "test", *arguments(tmp_path, "--method=Foo")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("error: unknown method 'Foo'")
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,25 @@
+"""Arguments that make any experiment on StreetScenes tiny."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+EXPERIMENT = ROOT / "configs" / "experiment" / "street_scenes.yaml"
+
+DATA = [
+    "--data.height=64",
+    "--data.width=128",
+    "--data.num_train=8",
+    "--data.num_val=2",
+    "--data.num_test=3",
+    "--data.batch_size=4",
+    "--data.num_workers=0",
+    "--data.crop_size=[32,32]",
+]
+QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--trainer.accelerator=cpu"]
+NO_LOGGER = ["--trainer.logger=false"]
+
+
+def arguments(folder: Path, *more: str, experiment: Path = EXPERIMENT, logger: bool = False) -> list[str]:
+    """Returns the arguments of a tiny run that writes into a folder."""
+    place = [f"--trainer.default_root_dir={folder}", f"--results.folder={folder / 'results'}"]
+    return [f"--config={experiment}", *DATA, *QUIET, *([] if logger else NO_LOGGER), *place, *more]
