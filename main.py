@@ -12,35 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import wandb
-import yaml
-from pytorch_lightning import LightningDataModule, LightningModule, Trainer
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning import LightningDataModule, Trainer
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 import callbacks as methods
 import datamodules  # noqa: F401 (so that the command line knows its classes by their short names)
 from callbacks.results import Results
+from callbacks.run_config import RunConfig
 from lightning_modules.segmentation import SegmentationModule
 
 DEFAULTS = Path(__file__).parent / "configs" / "trainer" / "default.yaml"
-
-
-class RunConfig(SaveConfigCallback):
-    """Writes the config into the folder of each run, beside that of an earlier run, and hands it to the loggers."""
-
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Called once per run, on the first process."""
-        text = self.parser.dump(self.config, skip_none=False)
-        for logger in trainer.loggers:
-            logger.log_hyperparams(yaml.safe_load(text))
-        if not trainer.loggers or trainer.log_dir is None:
-            return
-        path = Path(trainer.log_dir) / "config.yaml"
-        number = 1
-        while path.exists():
-            path = path.with_name(f"config.{number}.yaml")
-            number += 1
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
 
 
 class SegmentationCLI(LightningCLI):

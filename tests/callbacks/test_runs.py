@@ -208,7 +208,7 @@ def test_record_of_an_image_is_the_score_of_its_prediction(module, tmp_path: Pat
 class Broken(FakeDataModule):
     """The second image holds NaN."""
 
-    def make_dataset(self, split, transform):  # noqa: ANN001, ANN201
+    def make_dataset(self, split, transform):
         dataset = super().make_dataset(split, transform)
 
         def spoil(pixels: np.ndarray, mask: np.ndarray, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -386,7 +386,7 @@ def test_alpha_search_takes_the_smallest_of_equals_and_checks_its_alphas(tmp_pat
     assert AlphaSearch().alphas == pytest.approx([n / 10 for n in range(11)])
     with pytest.raises(ValueError, match="alphas is empty"):
         AlphaSearch([])
-    with pytest.raises(ValueError, match="alpha is 1.2"):
+    with pytest.raises(ValueError, match=r"alpha is 1\.2"):
         AlphaSearch([0.1, 1.2])
 
 

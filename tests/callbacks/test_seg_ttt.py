@@ -1,4 +1,5 @@
 import copy
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -78,7 +79,7 @@ def test_adapted_weights_really_move_and_nothing_else_does(semantics: str) -> No
         assert len(seen) == 2 + 3 + 1  # views, steps, prediction
     for seen in (*moving.values(), norms["layer4.1"]):
         assert all(torch.equal(seen[0], value) for value in seen[:3])  # views and the first step see the trained ones
-        assert all(not torch.equal(one, next_) for one, next_ in zip(seen[2:-1], seen[3:], strict=True))
+        assert all(not torch.equal(one, next_) for one, next_ in pairwise(seen[2:]))
     for seen in (*still.values(), norms["stem_norm"], norms["layer3.1"]):
         assert all(torch.equal(seen[0], value) for value in seen)
 
@@ -128,6 +129,7 @@ def test_ignored_pixels_do_not_count_in_the_loss() -> None:
     assert method.adaptations[0].loss_first == pytest.approx(expected, abs=1e-5)
 
 
+# Found to fail: torch.func.functional_call leaves its tensors in a module that has two names.
 def test_a_layer_that_is_used_twice_moves_as_one() -> None:
     # A plain convolution here, no BatchNorm: two names of one module.
     network = TinyNetwork(norm=None)
@@ -147,6 +149,7 @@ def test_a_layer_that_is_used_twice_moves_as_one() -> None:
     torch.testing.assert_close(ours, predict_plainly(copied, make_images(1)), rtol=1e-4, atol=1e-5)
 
 
+# Found to fail: named_parameters lists a shared parameter under its first name only.
 def test_a_layer_that_is_used_twice_can_be_named_by_either_name() -> None:
     network = TinyNetwork(shared=True)
     assert select_parameters(network, ["layer4.1"]) == select_parameters(network, ["layer3.1"])
@@ -195,8 +198,9 @@ def test_trainable_that_matches_nothing_names_the_modules_there_are(trainable: l
     before = Snapshot(network)
     method = SegTTT(trainable=trainable)
     for call in (lambda: method.check_network(network), lambda: method.predict(network, make_images(1))):
-        with pytest.raises(ValueError, match=r"(?s)TinyNetwork.*'head'.*'layer3'.*'stem'") as error:
+        with pytest.raises(ValueError, match="TinyNetwork") as error:
             call()
+        assert all(repr(name) in str(error.value) for name in ("stem", "layer3", "layer4", "head"))
         assert not trainable or repr(trainable[-1]) in str(error.value)
     before.check(network)
 
@@ -220,6 +224,7 @@ def test_settings_outside_their_range_are_errors(arguments: dict[str, Any], mess
         SegTTT(**arguments)
 
 
+# Found to fail: anything but "pillow" counts as "device".
 @pytest.mark.parametrize("make", [TTA, SegTTT])
 def test_unknown_resampling_is_an_error(make: type[Method]) -> None:
     with pytest.raises(ValueError, match="resampling"):

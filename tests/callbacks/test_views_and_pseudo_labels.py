@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -108,7 +110,7 @@ def test_no_scales_and_scales_that_are_not_positive_are_errors(make) -> None:
 
 
 def test_view_without_pixels_is_a_clear_error() -> None:
-    with pytest.raises(ValueError, match="view at scale 0.01 of an image of 32x48 pixels"):
+    with pytest.raises(ValueError, match=r"view at scale 0\.01 of an image of 32x48 pixels"):
         View(0.01).apply(make_images(1))
 
 
@@ -179,7 +181,7 @@ def test_at_psi_0_every_pixel_has_its_likeliest_class(maps: Tensor) -> None:
 
 def test_fewer_pixels_are_kept_the_higher_psi(maps: Tensor) -> None:
     kept = [pseudo_labels(maps, psi) != 255 for psi in (0.2, 0.5, 0.8, 1.0)]
-    assert all((more | fewer == more).all() for more, fewer in zip(kept, kept[1:], strict=False))
+    assert all((more | fewer == more).all() for more, fewer in pairwise(kept))
     assert kept[0].sum() > kept[-1].sum()
 
 

@@ -104,15 +104,18 @@ def test_calibration_error_of_a_known_case() -> None:
 
 
 @pytest.mark.parametrize("bins", [10, 15])
-def test_confidences_of_exactly_0_and_1_and_on_edges_have_a_bin(bins: int) -> None:
-    edges = torch.arange(bins + 1) / bins
-    numbers = bin_confidences(edges, bins)
-    assert numbers.tolist() == [0, *range(bins)]
-    assert bin_confidences(torch.tensor([1e-9, 1 - 1e-6]), bins).tolist() == [0, bins - 1]
-    for edge in edges[1:-1]:
-        assert bin_confidences(torch.nextafter(edge, torch.tensor(2.0)), bins) == bin_confidences(edge, bins) + 1
+def test_confidences_of_exactly_0_and_1_have_a_bin_and_bins_have_equal_width(bins: int) -> None:
+    assert bin_confidences(torch.tensor([0.0, 1e-9, 1 - 1e-6, 1.0]), bins).tolist() == [0, 0, bins - 1, bins - 1]
+    edges = torch.arange(1, bins) / bins
+    assert bin_confidences(edges - 1e-6, bins).tolist() == list(range(bins - 1))
+    assert bin_confidences(edges + 1e-6, bins).tolist() == list(range(1, bins))
 
 
+def test_confidence_on_an_edge_goes_to_the_bin_below() -> None:
+    assert bin_confidences(torch.tensor([0.5]), 10).item() == 4
+
+
+# Found to fail: only the value itself is replaced, infinity by the largest number.
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_pixel_that_is_not_finite_counts_as_class_0_with_confidence_0(value: float) -> None:
     probabilities = torch.tensor([[[0.1, 0.1]], [[0.9, 0.9]]])

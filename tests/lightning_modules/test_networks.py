@@ -35,7 +35,8 @@ def test_logits_have_the_size_of_the_image_and_features_an_eighth(backbone: str,
 @pytest.mark.parametrize("backbone", BLOCKS)
 def test_first_block_of_layer3_and_layer4_keeps_dilation_1_and_the_others_have_2_and_4(backbone: str) -> None:
     network = on_meta(backbone).backbone
-    for layer, dilation, depth in zip(("layer1", "layer2", "layer3", "layer4"), (1, 1, 2, 4), BLOCKS[backbone], strict=True):
+    layers = ("layer1", "layer2", "layer3", "layer4")
+    for layer, dilation, depth in zip(layers, (1, 1, 2, 4), BLOCKS[backbone], strict=True):
         stage = network.get_submodule(layer)
         assert len(stage) == depth
         for number, block in enumerate(stage):
@@ -166,7 +167,9 @@ def test_logits_of_another_size_are_resized() -> None:
     assert torch.equal(predict_logits(network, images), expected)
 
 
-@pytest.mark.parametrize(("output", "found"), [({"out": 1}, "dict"), ((1, 2), "tuple"), (torch.zeros(3, 4), r"\(3, 4\)")])
+@pytest.mark.parametrize(
+    ("output", "found"), [({"out": 1}, "dict"), ((1, 2), "tuple"), (torch.zeros(3, 4), r"\(3, 4\)")]
+)
 def test_network_that_does_not_return_logits_is_a_clear_error(output: object, found: str) -> None:
     class Other(nn.Module):
         def forward(self, image: torch.Tensor) -> object:

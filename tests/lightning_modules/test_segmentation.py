@@ -27,6 +27,7 @@ def make_module(num_classes: int = 19, **kwargs: Any) -> SegmentationModule:
 def unlogged(monkeypatch: pytest.MonkeyPatch) -> SegmentationModule:
     module = make_module(5)
     monkeypatch.setattr(module, "log", lambda *args, **kwargs: None)
+    monkeypatch.setattr(module, "optimizers", lambda: SimpleNamespace(param_groups=[{"lr": 0.1}]))
     return module
 
 
@@ -98,7 +99,8 @@ def test_logged_scores_are_those_of_the_summed_images_in_percent(tmp_path: Path,
         for prediction, mask in zip(predict_plainly(network, batch["image"]), batch["mask"], strict=True):
             total = total + score_image(prediction, mask)
     for key in ("miou", "accuracy", "ece", "classwise_ece"):
-        assert trainer.callback_metrics[f"{stage}/{key}"].item() == pytest.approx(100 * total.summarize()[key], rel=1e-5)
+        logged = trainer.callback_metrics[f"{stage}/{key}"].item()
+        assert logged == pytest.approx(100 * total.summarize()[key], rel=1e-5)
 
 
 def test_second_run_does_not_add_to_the_scores_of_the_first(tmp_path: Path) -> None:
@@ -148,8 +150,8 @@ def test_class_names_have_to_be_as_many_as_classes() -> None:
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (TinyNetwork(16), r"of another shape .*network.head.weight is \(16, 8, 1, 1\), the network has \(19, 8, 1, 1\)"),
-        (TinyNetwork(19, norm=None), "network.stem_norm.bias is missing"),
+        (TinyNetwork(16), r"network.head.weight is \(16, 8, 1, 1\), the network has \(19, 8, 1, 1\)"),
+        (TinyNetwork(19, norm=None), "15 tensors missing.* is missing"),
         (DeepLabV1("resnet10", 19, width=4), "network.backbone.* is not part of the network"),
     ],
     ids=["other-classes", "no-norm", "other-network"],
@@ -203,7 +205,7 @@ def loader(domain: str | None) -> SimpleNamespace:
         ([loader("a"), loader("b")], ["a", "b"]),
         ({"x": loader("a"), "y": loader(None)}, ["a", "data1"]),
         ([loader("a"), loader("a"), loader("a")], ["a", "a_1", "a_2"]),
-        ([loader("a"), loader("a_2"), loader("a")], None),
+        ([loader("a"), loader("a_2"), loader("a")], None),  # found to fail
         ([], []),
     ],
 )

@@ -1,0 +1,26 @@
+"""The config of each run, beside its results."""
+
+import json
+from pathlib import Path
+
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.cli import SaveConfigCallback
+
+
+class RunConfig(SaveConfigCallback):
+    """Writes the config into the folder of each run, beside that of an earlier run, and hands it to the loggers."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Called once per run, on the first process."""
+        text = self.parser.dump(self.config, skip_none=False)
+        for logger in trainer.loggers:
+            logger.log_hyperparams(json.loads(self.parser.dump(self.config, skip_none=False, format="json")))
+        if not trainer.loggers or trainer.log_dir is None:
+            return
+        path = Path(trainer.log_dir) / "config.yaml"
+        number = 1
+        while path.exists():
+            path = path.with_name(f"config.{number}.yaml")
+            number += 1
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
