@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from callbacks.method import Method
+from lightning_modules.predictor import predict_logits
 
 
 def blend(sample: Tensor, source: Tensor, alpha: float) -> Tensor:
@@ -223,4 +224,4 @@ class IaBN(Method):
     def adapt(self, network: nn.Module, image: Tensor) -> Tensor:
         """Predicts one image; see `Method.adapt`."""
         with adaptive_batch_norm(network, self.alpha), torch.no_grad():
-            return network(image).float().softmax(dim=1)
+            return predict_logits(network, image).float().softmax(dim=1)

@@ -95,8 +95,7 @@ class Method(Callback, ABC):
                 "floating point, normalised"
             )
         self.adaptations = []
-        with torch.inference_mode(False), torch.no_grad(), preserved(network):
-            network.eval()
+        with torch.inference_mode(False), torch.no_grad():
             for single in image.split(1):  # each image on its own: no result depends on the batch it came in
                 self.adaptations.append(self._predict_single(network, single.clone()))
             return torch.cat([adaptation.probabilities for adaptation in self.adaptations])
@@ -104,7 +103,8 @@ class Method(Callback, ABC):
     def _predict_single(self, network: nn.Module, image: Tensor) -> Adaptation:
         if not image.isfinite().all():
             return self._fall_back(network, image, "the image holds NaN or infinity")
-        outcome = self.adapt(network, image)
+        with evaluating(network):
+            outcome = self.adapt(network, image)
         adaptation = Adaptation(outcome) if isinstance(outcome, Tensor) else outcome
         if not adaptation.probabilities.isfinite().all():
             return self._fall_back(network, image, "adaptation ended in NaN or infinity (a smaller lr may help)")
@@ -115,7 +115,8 @@ class Method(Callback, ABC):
     def _fall_back(self, network: nn.Module, image: Tensor, reason: str) -> Adaptation:
         self._warn(f"{reason}: falling back to the unadapted prediction")
         finite = image.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
-        return Adaptation(predict_plainly(network, finite), note=reason, fallback=True)
+        with evaluating(network):
+            return Adaptation(predict_plainly(network, finite), note=reason, fallback=True)
 
     def _warn(self, message: str) -> None:
         if message not in self._warned:
@@ -181,17 +182,19 @@ def require_segmentation(module: LightningModule) -> SegmentationModule:
 
 
 @contextmanager
-def preserved(network: nn.Module) -> Iterator[None]:
-    """Puts the train flags, requires_grad flags and buffers of a network back after a ``with`` block."""
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Sets a network to evaluation mode; after the ``with`` block puts its flags and buffers back."""
     flags = [(module, module.training) for module in network.modules()]
     required = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
-    buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    buffers = [(buffer, buffer.clone()) for buffer in network.buffers() if not buffer.is_inference()]
     try:
+        network.eval()
         yield
     finally:
         for module, training in flags:
             module.training = training
         for parameter, requires_grad in required:
-            parameter.requires_grad_(requires_grad)
+            if parameter.requires_grad != requires_grad:
+                parameter.requires_grad_(requires_grad)
         for buffer, saved in buffers:
             buffer.copy_(saved)

@@ -3,19 +3,19 @@
 Source: paper, Sec. 4, Eq. 5-8; Sec. 5.2 and Appendix C for the settings.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from callbacks.iabn import adaptive_batch_norm, check_alpha
 from callbacks.method import Adaptation, Method
 from callbacks.pseudo_labels import IGNORED, check_psi, fuse_views, pseudo_labels
-from callbacks.views import Normalization, Resampling, make_views
+from callbacks.substitution import substituted
+from callbacks.views import Normalization, Resampling, check_resampling, make_views
 from lightning_modules.predictor import predict_logits
 
 DEFAULT_TRAINABLE = ("layer3", "layer4", "head")
@@ -83,6 +83,8 @@ class SegTTT(Method):
         self.flip = flip
         self.grayscale = grayscale
         self.semantics = semantics
+        if resampling is not None:
+            check_resampling(resampling)
         self.resampling: Resampling = resampling or ("pillow" if semantics == "released" else "device")
         self.normalization = normalization or Normalization()
         self.views = make_views(self.scales, flip, grayscale)
@@ -106,7 +108,8 @@ class SegTTT(Method):
                 note = "no pixel passed the confidence threshold, no step was taken" if self.num_steps else None
                 return Adaptation(predict_logits(network, image).float().softmax(dim=1), note=note)
             state, losses = self._update(network, image, target)
-            logits = _predict_with(network, state, image)
+            with substituted(network, state):
+                logits = predict_logits(network, image)
         return Adaptation(logits.float().softmax(dim=1), self.num_steps, losses[0].item(), losses[-1].item())
 
     def _update(self, network: nn.Module, image: Tensor, target: Tensor) -> tuple[State, Tensor]:
@@ -118,18 +121,20 @@ class SegTTT(Method):
         half = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16
         scale = HALF_LOSS_SCALE if half else 1.0
         losses = []
-        seeded = torch.random.fork_rng(devices=[image.device] if device == "cuda" else [])
+        released = self.semantics == "released"
+        seeded = torch.random.fork_rng(range(torch.cuda.device_count()), enabled=released)
         # A cast that autocast kept from the step before would be of weights that have moved since: no cache.
         uncached = torch.autocast(
             device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device), cache_enabled=False
         )
         with seeded, uncached:
-            torch.manual_seed(0)  # dropout, if it is live, must not depend on the images before
-            network.train(self.semantics == "released")
+            if released:
+                torch.manual_seed(0)  # dropout is live, and must not depend on the images before
+            network.train(released)
             for _ in range(self.num_steps):
-                with torch.enable_grad():
-                    moved = {name: state[name].clone().requires_grad_() for name in moving}
-                    logits = _predict_with(network, state | moved, image)
+                moved = {name: state[name].clone().requires_grad_() for name in moving}
+                with torch.enable_grad(), substituted(network, state | moved):
+                    logits = predict_logits(network, image)
                     loss = F.cross_entropy(logits.float(), target, ignore_index=IGNORED)
                     gradients = torch.autograd.grad(loss * scale, list(moved.values()), allow_unused=True)
                 losses.append(loss.detach())
@@ -145,22 +150,6 @@ class SegTTT(Method):
         return getattr(network, "adapted_layers", DEFAULT_TRAINABLE)
 
 
-def _predict_with(network: nn.Module, state: Mapping[str, Tensor], image: Tensor) -> Tensor:
-    """Runs a network with other parameters and buffers than its own; BatchNorm may move the buffers given."""
-    return predict_logits(_Substituted(network, state), image)
-
-
-class _Substituted(nn.Module):
-    """A network that is called with a state of its own."""
-
-    def __init__(self, network: nn.Module, state: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        self._call = partial(functional_call, network, dict(state))
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self._call((image,))
-
-
 def select_parameters(network: nn.Module, names: Sequence[str]) -> list[str]:
     """Lists the parameters that lie in the modules named.
 
@@ -174,8 +163,12 @@ def select_parameters(network: nn.Module, names: Sequence[str]) -> list[str]:
     Raises:
         ValueError: If no name is given, or one matches nothing; lists the modules there are.
     """
-    paths = [name for name, parameter in network.named_parameters() if parameter.is_floating_point()]
-    unmatched = [name for name in names if not any(_lies_in(path, name) for path in paths)]
+    paths: dict[int, list[str]] = {}  # all names of each parameter, which may be shared
+    for path, parameter in network.named_parameters(remove_duplicate=False):
+        if parameter.is_floating_point():
+            paths.setdefault(id(parameter), []).append(path)
+    every = [path for aliases in paths.values() for path in aliases]
+    unmatched = [name for name in names if not any(_lies_in(path, name) for path in every)]
     if unmatched or not names:
         children = [name for name, _ in network.named_children()]
         children += [
@@ -183,10 +176,10 @@ def select_parameters(network: nn.Module, names: Sequence[str]) -> list[str]:
         ]
         found = f"{unmatched} match no parameter" if unmatched else "the list is empty"
         raise ValueError(
-            f"trainable names what moves, but {found} of {type(network).__name__}: expected names of its modules, such "
-            f"as {children[:20]}"
+            f"trainable names what moves, but {found}: expected names of modules of {type(network).__name__}, such as "
+            f"{children[:20]}"
         )
-    return [path for path in paths if any(_lies_in(path, name) for name in names)]
+    return [aliases[0] for aliases in paths.values() if any(_lies_in(path, name) for path in aliases for name in names)]
 
 
 def _lies_in(path: str, name: str) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from callbacks.iabn import adaptive_batch_norm, check_alpha
 from callbacks.method import Method
 from callbacks.pseudo_labels import fuse_views
-from callbacks.views import Normalization, Resampling, make_views
+from callbacks.views import Normalization, Resampling, check_resampling, make_views
 from lightning_modules.predictor import predict_logits
 
 
@@ -41,6 +41,7 @@ class TTA(Method):
     ) -> None:
         super().__init__()
         check_alpha(alpha)
+        check_resampling(resampling)
         self.alpha = alpha
         self.scales = tuple(scales)
         self.flip = flip

@@ -5,7 +5,7 @@ Source: paper, Sec. 4 (step 1-2 of the one-sample adaptation, Fig. 1) and Sec. 5
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -127,6 +127,12 @@ class View:
                 view = view.convert("L").convert("RGB")
             views.append(torch.from_numpy(np.array(view)))
         return torch.stack(views).permute(0, 3, 1, 2).to(levels)
+
+
+def check_resampling(resampling: str) -> None:
+    """Raises ValueError if there is no such way to resize views."""
+    if resampling not in get_args(Resampling):
+        raise ValueError(f"resampling is {resampling!r}: expected one of {', '.join(get_args(Resampling))}")
 
 
 def _round(levels: Tensor) -> Tensor:

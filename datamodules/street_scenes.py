@@ -21,6 +21,7 @@ from datamodules.scenery import DOMAINS, draw_scene
 from datamodules.targets import TargetsDataModule
 from datamodules.transforms import Transform
 
+SMALLEST = (32, 64)  # height and width that can still be drawn
 TARGETS = tuple(name for name in DOMAINS if name not in ("source", "development"))
 
 
@@ -109,6 +110,11 @@ class StreetScenesDataModule(SegmentationDataModule):
         super().__init__(**kwargs)
         if domain not in DOMAINS:
             raise ValueError(f"unknown domain {domain!r}: expected one of {', '.join(DOMAINS)}")
+        least = {"num_train": (num_train, 0), "num_val": (num_val, 0), "num_test": (num_test, 0)}
+        least |= {"height": (height, SMALLEST[0]), "width": (width, SMALLEST[1]), "world_seed": (world_seed, 0)}
+        for name, (value, smallest) in least.items():
+            if value < smallest:
+                raise ValueError(f"{name} of {domain} is {value}: expected {smallest} or more")
         self.domain = domain
         self.role: Role = "target" if domain in TARGETS else "source" if domain == "source" else "development"
         self.size = (height, width)

@@ -155,7 +155,8 @@ def score_image(probabilities: Tensor, target: Tensor) -> Scores:
     """
     num_classes = probabilities.shape[0]
     resized = resize_probabilities(probabilities[None], target.shape)[0]
-    confidence, labels = resized.float().nan_to_num(0.0).max(dim=0)
+    finite = resized.isfinite().all(dim=0)
+    confidence, labels = torch.where(finite, resized.float(), 0.0).max(dim=0)
     confusion = confusion_matrix(labels, target, num_classes)
     valid = target != IGNORED
     confidence, target = confidence[valid], target[valid]

@@ -209,5 +209,7 @@ def name_domains(loaders: Any) -> list[str]:
     names: list[str] = []
     for number, loader in enumerate(loaders):
         name = str(getattr(getattr(loader, "dataset", None), "domain", f"data{number}"))
-        names.append(f"{name}_{number}" if name in names else name)
+        while name in names:
+            name = f"{name}_{number}"
+        names.append(name)
     return names

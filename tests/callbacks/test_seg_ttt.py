@@ -129,7 +129,6 @@ def test_ignored_pixels_do_not_count_in_the_loss() -> None:
     assert method.adaptations[0].loss_first == pytest.approx(expected, abs=1e-5)
 
 
-# Found to fail: torch.func.functional_call leaves its tensors in a module that has two names.
 def test_a_layer_that_is_used_twice_moves_as_one() -> None:
     # A plain convolution here, no BatchNorm: two names of one module.
     network = TinyNetwork(norm=None)
@@ -149,7 +148,6 @@ def test_a_layer_that_is_used_twice_moves_as_one() -> None:
     torch.testing.assert_close(ours, predict_plainly(copied, make_images(1)), rtol=1e-4, atol=1e-5)
 
 
-# Found to fail: named_parameters lists a shared parameter under its first name only.
 def test_a_layer_that_is_used_twice_can_be_named_by_either_name() -> None:
     network = TinyNetwork(shared=True)
     assert select_parameters(network, ["layer4.1"]) == select_parameters(network, ["layer3.1"])
@@ -224,7 +222,6 @@ def test_settings_outside_their_range_are_errors(arguments: dict[str, Any], mess
         SegTTT(**arguments)
 
 
-# Found to fail: anything but "pillow" counts as "device".
 @pytest.mark.parametrize("make", [TTA, SegTTT])
 def test_unknown_resampling_is_an_error(make: type[Method]) -> None:
     with pytest.raises(ValueError, match="resampling"):

@@ -326,7 +326,6 @@ def test_unknown_domain_is_an_error() -> None:
         StreetScenesDataModule("mars")
 
 
-# Found to fail: nothing is checked before the first image.
 @pytest.mark.parametrize("arguments", [{"num_test": -1}, {"num_train": -3}, {"height": 0}, {"width": -5}])
 def test_street_scenes_out_of_range_are_errors(arguments: dict[str, int]) -> None:
     with pytest.raises(ValueError):

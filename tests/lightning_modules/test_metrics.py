@@ -115,7 +115,6 @@ def test_confidence_on_an_edge_goes_to_the_bin_below() -> None:
     assert bin_confidences(torch.tensor([0.5]), 10).item() == 4
 
 
-# Found to fail: only the value itself is replaced, infinity by the largest number.
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_pixel_that_is_not_finite_counts_as_class_0_with_confidence_0(value: float) -> None:
     probabilities = torch.tensor([[[0.1, 0.1]], [[0.9, 0.9]]])
