@@ -19,7 +19,7 @@ from callbacks.views import Normalization, Resampling, check_resampling, make_vi
 from lightning_modules.predictor import predict_logits
 
 DEFAULT_TRAINABLE = ("layer3", "layer4", "head")
-HALF_LOSS_SCALE = 2.0**12  # lifts the gradients of single pixels above the smallest float16
+HALF_LOSS_SCALES = (2.0**12, 2.0**6, 1.0)  # lift the gradients of single pixels above the smallest float16
 
 Semantics = Literal["paper", "released"]
 State = dict[str, Tensor]
@@ -107,19 +107,23 @@ class SegTTT(Method):
             if self.num_steps == 0 or (target == IGNORED).all():
                 note = "no pixel passed the confidence threshold, no step was taken" if self.num_steps else None
                 return Adaptation(predict_logits(network, image).float().softmax(dim=1), note=note)
-            state, losses = self._update(network, image, target)
-            with substituted(network, state):
-                logits = predict_logits(network, image)
+            for scale in HALF_LOSS_SCALES if _in_half_precision(image) else (1.0,):
+                state, losses = self._update(network, image, target, scale)
+                with substituted(network, state):
+                    logits = predict_logits(network, image)
+                if logits.isfinite().all():  # else the scaled gradients were too large for float16
+                    break
         return Adaptation(logits.float().softmax(dim=1), self.num_steps, losses[0].item(), losses[-1].item())
 
-    def _update(self, network: nn.Module, image: Tensor, target: Tensor) -> tuple[State, Tensor]:
-        """Takes the steps; returns the adapted state and the (num_steps,) losses before each step."""
+    def _update(self, network: nn.Module, image: Tensor, target: Tensor, scale: float) -> tuple[State, Tensor]:
+        """Takes the steps; returns the adapted state and the (num_steps,) losses before each step.
+
+        The loss is scaled for the backward pass and the gradients are scaled back.
+        """
         moving = select_parameters(network, self._trainable_names(network))
         state: State = {name: parameter.detach() for name, parameter in network.named_parameters()}
         state |= {name: buffer.clone() for name, buffer in network.named_buffers()}
         device = image.device.type
-        half = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16
-        scale = HALF_LOSS_SCALE if half else 1.0
         losses = []
         released = self.semantics == "released"
         seeded = torch.random.fork_rng(range(torch.cuda.device_count()), enabled=released)
@@ -148,6 +152,11 @@ class SegTTT(Method):
         if self.trainable is not None:
             return self.trainable
         return getattr(network, "adapted_layers", DEFAULT_TRAINABLE)
+
+
+def _in_half_precision(image: Tensor) -> bool:
+    device = image.device.type
+    return torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16
 
 
 def select_parameters(network: nn.Module, names: Sequence[str]) -> list[str]:

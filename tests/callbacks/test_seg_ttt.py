@@ -248,3 +248,14 @@ def test_warning_about_a_kind_of_image_comes_once_per_run() -> None:
     with pytest.warns(UserWarning, match="NaN") as caught:
         method.predict(TinyNetwork(), image.repeat(3, 1, 1, 1))
     assert len(caught) == 1
+
+
+def test_float16_retries_with_a_smaller_loss_scale_where_gradients_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, image = TinyNetwork(), make_images(1)
+    method = SegTTT(num_steps=2, scales=(0.5,))
+    expected = method.predict(network, image)
+    monkeypatch.setattr("callbacks.seg_ttt.HALF_LOSS_SCALES", (2.0**120, 1.0))
+    with torch.autocast("cpu", torch.float16):
+        probabilities = method.predict(network, image)
+    assert not method.adaptations[0].fallback
+    torch.testing.assert_close(probabilities, expected, rtol=0, atol=0.05)
