@@ -14,6 +14,7 @@ from typing import Any
 import wandb
 from pytorch_lightning import LightningDataModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 import callbacks as methods
 import datamodules  # noqa: F401 (so that the command line knows its classes by their short names)
@@ -43,11 +44,11 @@ class SegmentationCLI(LightningCLI):
             arguments.weights = None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Adds the method to the trainer's callbacks."""
+        """Adds the method, before the callbacks that write: it refuses a network first."""
         trainer = super().instantiate_trainer(**kwargs)
         method = self._get(self.config_init, "method")
         if method is not None:
-            trainer.callbacks.append(method)  # type: ignore[attr-defined]
+            trainer.callbacks.insert(0, method)  # type: ignore[attr-defined]
         return trainer
 
 
@@ -55,6 +56,8 @@ def check_method(args: Sequence[str]) -> None:
     """Raises ValueError if `--method` is given a name that is neither a method, a class path nor a file."""
     names = [later for earlier, later in pairwise(args) if earlier == "--method"]
     names += [arg.removeprefix("--method=") for arg in args if arg.startswith("--method=")]
+    if len(names) > 1:
+        raise ValueError(f"--method is given {len(names)} times ({', '.join(names)}): expected one method per run")
     for name in names:
         if name not in ("null", *methods.__all__) and not any(mark in name for mark in "./{"):
             known = ", ".join(known for known in methods.__all__ if known != "Method")
@@ -79,6 +82,7 @@ def main(args: Sequence[str] | None = None) -> SegmentationCLI:
             save_config_callback=RunConfig,
             save_config_kwargs={"save_to_log_dir": False},
             auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,  # it fails on networks without num_classes; config.yaml is the record
             parser_kwargs={name: {"default_config_files": [str(DEFAULTS)]} for name in SegmentationCLI.subcommands()},
         )
     finally:
@@ -89,5 +93,7 @@ def main(args: Sequence[str] | None = None) -> SegmentationCLI:
 if __name__ == "__main__":
     try:
         main()
-    except (ValueError, FileNotFoundError) as error:  # bad input: the message says it all
+    except SIGTERMException:  # what is done is on disk; by itself it would exit with 0
+        sys.exit(143)  # 128 + SIGTERM
+    except (ValueError, TypeError, OSError) as error:  # bad input: the message says it all
         sys.exit(f"error: {error}")

@@ -32,14 +32,16 @@ class Results(Callback):
     same folder are kept under a number. Under several processes each streams to a file of its own; the first merges
     them at the end, so the folder has to be one that all of them see.
 
-    Predict runs write `labels/NAME.png`, indexed PNGs with the class as value, and the pictures.
+    Predict runs write `labels/DOMAIN/NAME.png`, indexed PNGs with the class as value, and the pictures.
 
     Args:
         folder: Where to write; None is the logger's folder of the run, or `outputs/results` without a logger.
-        panels: For how many images per domain and process to draw `panels/NAME.png`: image | truth | prediction.
+        panels: For how many images per domain and process to draw `panels/DOMAIN/NAME.png`: image | truth | prediction.
     """
 
     def __init__(self, folder: str | None = None, panels: int = 4) -> None:
+        if folder is not None and not folder.strip():
+            raise ValueError("results.folder is empty: expected a path, or null for the folder of the run")
         self.folder = folder
         self.panels = panels
         self._drawn: dict[str, int] = {}
@@ -106,8 +108,8 @@ class Results(Callback):
         """Writes the label maps of a batch."""
         palette = self._palette(trainer, pl_module)
         for number, (name, labels) in enumerate(zip(outputs["name"], outputs["labels"], strict=True)):
-            write_label_map(self._place / "labels" / f"{name}.png", labels, palette)
-            self._draw(trainer, pl_module, batch, number, labels, f"predict{dataloader_idx}")
+            write_label_map(self._place / "labels" / outputs["domain"] / f"{name}.png", labels, palette)
+            self._draw(trainer, pl_module, batch, number, labels, outputs)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Says where the label maps are."""
@@ -120,10 +122,13 @@ class Results(Callback):
         self._stream.close()
         self._stream = None
         if trainer.is_global_zero:
+            for path in self._place.glob("records.rank*.jsonl"):  # what other processes have finished counts as well
+                self._records += read_records(path)
             self._summarize(trainer, pl_module, complete=False)
 
     def _locate(self, trainer: Trainer) -> None:
-        self._place = Path(trainer.strategy.broadcast(self.folder or trainer.log_dir or "outputs/results"))
+        own = trainer.log_dir if trainer.loggers else None
+        self._place = Path(trainer.strategy.broadcast(self.folder or own or "outputs/results"))
         self._drawn = {}
 
     def _open(self, trainer: Trainer) -> None:
@@ -141,8 +146,8 @@ class Results(Callback):
     def _write(self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Mapping[str, Any]) -> None:
         assert self._stream is not None
         method = find_method(trainer)
-        adaptations = method.adaptations if method else [None] * len(batch["name"])
-        for name, scores, adaptation in zip(batch["name"], outputs["scores"], adaptations, strict=True):
+        adaptations = method.adaptations if method else [None] * len(outputs["name"])
+        for name, scores, adaptation in zip(outputs["name"], outputs["scores"], adaptations, strict=True):
             record = {"domain": outputs["domain"], "name": name, "milliseconds": outputs["milliseconds"]}
             record |= {"adaptation": adaptation.to_record() if adaptation else None}
             record |= scores.to_record()
@@ -150,7 +155,7 @@ class Results(Callback):
             self._stream.write(json.dumps(record) + "\n")
         self._stream.flush()
         for number, probabilities in enumerate(outputs["probabilities"]):
-            self._draw(trainer, module, batch, number, probabilities, outputs["domain"])
+            self._draw(trainer, module, batch, number, probabilities, outputs)
 
     def _draw(
         self,
@@ -159,16 +164,16 @@ class Results(Callback):
         batch: Mapping[str, Any],
         number: int,
         prediction: Tensor,
-        domain: str,
+        outputs: Any,
     ) -> None:
         """Draws the panel of one image, if its domain does not have enough yet."""
+        domain, name = outputs["domain"], outputs["name"][number]
         if self._drawn.get(domain, 0) >= self.panels:
             return
         self._drawn[domain] = self._drawn.get(domain, 0) + 1
         truth = batch["mask"][number] if "mask" in batch else None
         panel = draw_panel(batch["image"][number], truth, [prediction], self._palette(trainer, module))
-        name = batch["name"][number]
-        path = self._place / "panels" / f"{name}.png"
+        path = self._place / "panels" / domain / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         panel.save(path)
         for logger in trainer.loggers:
@@ -249,14 +254,15 @@ def summarize_records(
     Returns:
         ``domains``: per domain miou, iou per class (None where absent), accuracy, ece, classwise_ece, the median of
         milliseconds per image, and the numbers of images, of fallbacks and of images without a step; ``mean``: the
-        simple average of these scores over domains.
+        simple average of these scores over domains, empty if one of them has no image yet.
     """
     grouped: dict[str, list[Mapping[str, Any]]] = {domain: [] for domain in domains}
     for record in records:
         grouped.setdefault(record["domain"], []).append(record)
     summaries = {domain: _summarize_domain(group, class_names) for domain, group in grouped.items() if group}
     averaged = (*PERCENTAGES, "ms_per_image")
-    mean = {key: sum(s[key] for s in summaries.values()) / len(summaries) for key in averaged} if summaries else {}
+    whole = summaries and len(summaries) == len(grouped)  # the mean of some of the domains would mislead
+    mean = {key: sum(s[key] for s in summaries.values()) / len(summaries) for key in averaged} if whole else {}
     return {"domains": summaries, "mean": mean}
 
 
@@ -279,10 +285,11 @@ def _summarize_domain(records: list[Mapping[str, Any]], class_names: list[str]) 
 def set_aside(folder: Path) -> None:
     """Numbers the results of an earlier run in a folder, so that nothing is overwritten."""
     old = [path for path in (folder / RECORDS, folder / SUMMARY) if path.exists()]
+    old += sorted(path for path in folder.glob("records.rank*.jsonl") if path.name.count(".") == 2)
     if not old:
         return
     number = 1
-    while any(path.with_suffix(f".{number}{path.suffix}").exists() for path in (folder / RECORDS, folder / SUMMARY)):
+    while any(path.with_suffix(f".{number}{path.suffix}").exists() for path in old):
         number += 1
     for path in old:
         path.rename(path.with_suffix(f".{number}{path.suffix}"))

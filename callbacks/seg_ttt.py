@@ -79,7 +79,6 @@ class SegTTT(Method):
         self.num_steps = num_steps
         self.lr = lr
         self.trainable = None if trainable is None else tuple(trainable)
-        self.scales = tuple(scales)
         self.flip = flip
         self.grayscale = grayscale
         self.semantics = semantics
@@ -87,7 +86,8 @@ class SegTTT(Method):
             check_resampling(resampling)
         self.resampling: Resampling = resampling or ("pillow" if semantics == "released" else "device")
         self.normalization = normalization or Normalization()
-        self.views = make_views(self.scales, flip, grayscale)
+        self.views = make_views(scales, flip, grayscale)
+        self.scales = tuple(scales)
 
     def check_network(self, network: nn.Module) -> None:
         """Raises ValueError if `trainable` matches nothing, or alpha is above 0 and there is no BatchNorm."""

@@ -43,12 +43,12 @@ class TTA(Method):
         check_alpha(alpha)
         check_resampling(resampling)
         self.alpha = alpha
-        self.scales = tuple(scales)
         self.flip = flip
         self.grayscale = grayscale
         self.resampling = resampling
         self.normalization = normalization or Normalization()
-        self.views = make_views(self.scales, flip, grayscale)
+        self.views = make_views(scales, flip, grayscale)
+        self.scales = tuple(scales)
 
     def check_network(self, network: nn.Module) -> None:
         """Raises ValueError if alpha is above 0 and the network has no BatchNorm."""

@@ -81,7 +81,7 @@ class View:
             return image.flip(-1) if self.flip else image
         levels = _round(normalization.undo(image.float()) * 255)
         levels = self._draw_with_pillow(levels, size) if resampling == "pillow" else self._draw(levels, size)
-        return normalization.apply(levels / 255)
+        return normalization.apply(levels / 255).to(image.dtype)
 
     def invert(self, probabilities: Tensor, size: Sequence[int]) -> Tensor:
         """Brings what a network said about the view back to the image: flips back and upsamples.
@@ -151,6 +151,8 @@ def make_views(scales: Sequence[float], flip: bool, grayscale: bool) -> tuple[Vi
     Raises:
         ValueError: If there is no scale, or one is not a positive number.
     """
+    if isinstance(scales, str | int | float):
+        raise ValueError(f"scales is {scales!r}: expected a list of numbers, e.g. [0.25, 0.5, 0.75]")
     if len(scales) == 0:
         raise ValueError("scales is empty, so there are no views: expected one scale or more, e.g. [0.25, 0.5, 0.75]")
     second = [View(scale, flip, grayscale) for scale in scales] if flip or grayscale else []

@@ -21,19 +21,21 @@ class Evaluation(TypedDict):
         scores: One `Scores` per image.
         milliseconds: Time at the seam, per image.
         domain: Name of the data set.
+        name: Of each image.
     """
 
     probabilities: Tensor
     scores: list[Scores]
     milliseconds: float
     domain: str
+    name: list[str]
 
 
 class SegmentationModule(LightningModule):
     """Semantic segmentation with the paper's training recipe.
 
     Batches are dicts with ``image`` (B, 3, H, W) float, normalised; ``mask`` (B, H', W') int64, train ids or 255; and
-    ``name``, B strings. Scores are computed at the mask's size.
+    ``name``, B strings (images without one are numbered). Scores are computed at the mask's size.
 
     Args:
         network: Any module (B, 3, H, W) -> (B, K, H, W) logits.
@@ -62,6 +64,10 @@ class SegmentationModule(LightningModule):
     ) -> None:
         super().__init__()
         names = [str(number) for number in range(num_classes)] if class_names is None else list(class_names)
+        if not 2 <= num_classes <= IGNORED:
+            raise ValueError(
+                f"num_classes is {num_classes}: expected 2 to {IGNORED} (labels are 8-bit, 255 is ignored)"
+            )
         if len(names) != num_classes:
             raise ValueError(f"there are {len(names)} class names for {num_classes} classes: expected one each")
         self.network = network
@@ -104,7 +110,7 @@ class SegmentationModule(LightningModule):
 
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0) -> Evaluation:
         """Predicts and scores a batch."""
-        return self._evaluate(batch, dataloader_idx)
+        return self._evaluate(batch, batch_idx, dataloader_idx)
 
     def on_validation_epoch_end(self) -> None:
         """Logs ``val/miou``, ``val/ece``, ... in percent; of several data sets also ``val/DOMAIN/miou`` each."""
@@ -116,18 +122,24 @@ class SegmentationModule(LightningModule):
 
     def test_step(self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0) -> Evaluation:
         """Predicts and scores a batch."""
-        return self._evaluate(batch, dataloader_idx)
+        return self._evaluate(batch, batch_idx, dataloader_idx)
 
     def on_test_epoch_end(self) -> None:
         """Logs ``test/miou``, ... (the mean over targets) in percent; of several targets also ``test/TARGET/miou``."""
         self._log_scores("test")
 
+    def on_predict_start(self) -> None:
+        """Names the data sets."""
+        self.domains = name_domains(self.trainer.predict_dataloaders)
+
     def predict_step(self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
-        """Labels a batch: B names and B (H', W') uint8 label maps, at the size of the mask or of the image."""
+        """Labels a batch: ``name``, ``domain`` and B ``labels`` (H', W') uint8, at the mask's or the image's size."""
+        check_batch(batch, "image")
         probabilities = self(batch["image"])
         size = batch["mask"].shape[-2:] if "mask" in batch else batch["image"].shape[-2:]
         labels = resize_probabilities(probabilities, size).argmax(dim=1).to(torch.uint8).cpu()
-        return {"name": batch["name"], "labels": list(labels)}
+        domain = self.domains[dataloader_idx] if self.domains else None
+        return {"name": name_images(batch, batch_idx), "labels": list(labels), "domain": domain}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raises ValueError if the checkpoint belongs to another network; names what differs."""
@@ -145,7 +157,8 @@ class SegmentationModule(LightningModule):
                 "was trained with: its config.yaml lies in the folder of the training run"
             )
 
-    def _evaluate(self, batch: Mapping[str, Any], dataloader_idx: int) -> Evaluation:
+    def _evaluate(self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int) -> Evaluation:
+        check_batch(batch, "image", "mask")
         image, masks = batch["image"], batch["mask"]
         with Stopwatch(image.device) as stopwatch:
             probabilities = self(image)
@@ -158,6 +171,7 @@ class SegmentationModule(LightningModule):
             "scores": scores,
             "milliseconds": stopwatch.milliseconds() / len(image),
             "domain": self.domains[dataloader_idx],
+            "name": name_images(batch, batch_idx),
         }
 
     def _check_classes(self, logits: Tensor) -> None:
@@ -194,6 +208,18 @@ class SegmentationModule(LightningModule):
         if not self.trainer.sanity_checking:
             for logger in self.loggers:  # not by self.log: it would print a line per class and domain
                 logger.log_metrics(classes, step=self.global_step)
+
+
+def check_batch(batch: Any, *keys: str) -> None:
+    """Raises ValueError if a batch is not a dict with these keys."""
+    if not isinstance(batch, Mapping) or any(key not in batch for key in keys):
+        found = f"one with {sorted(batch)}" if isinstance(batch, Mapping) else type(batch).__name__
+        raise ValueError(f"a batch is {found}: expected a dict with {', '.join(keys)} from the data loader")
+
+
+def name_images(batch: Mapping[str, Any], batch_idx: int) -> list[str]:
+    """Returns the names of a batch's images, or numbers if it has none."""
+    return list(batch.get("name") or (f"{batch_idx:06d}_{number}" for number in range(len(batch["image"]))))
 
 
 def name_domains(loaders: Any) -> list[str]:

@@ -2,8 +2,10 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,9 @@ import pytest
 import torch
 from PIL import Image
 from pytorch_lightning import Callback
+from torch import nn
 
+from callbacks.results import read_records
 from lightning_modules.predictor import predict_plainly
 from main import main
 from tests.tiny import ROOT, arguments
@@ -76,8 +80,9 @@ def test_method_by_file_takes_further_arguments(checkpoint: Path, tmp_path: Path
 
 def test_predict_writes_label_maps(checkpoint: Path, tmp_path: Path) -> None:
     main(["predict", *arguments(tmp_path, f"--ckpt_path={checkpoint}", "--method=IaBN")])
-    maps = sorted((tmp_path / "results" / "labels").iterdir())
+    maps = sorted((tmp_path / "results" / "labels").glob("*/*.png"))
     assert len(maps) == 9
+    assert {path.parent.name for path in maps} == set(DOMAINS)
     picture = Image.open(maps[0])
     assert picture.mode == "P"
     assert picture.size == (128, 64)
@@ -92,6 +97,62 @@ def test_alphas_are_searched_in_one_validation(checkpoint: Path, tmp_path: Path)
     assert len(found) == 11
     assert found["val/miou_alpha_0"] == pytest.approx(metrics["val/miou"].item(), abs=1e-4)
     assert metrics["val/miou_best_alpha"].item() == max(found.values())
+
+
+class Stranger(nn.Module):
+    """A network that is not ours: no BatchNorm, no num_classes, no layer names that we know."""
+
+    def __init__(self, depth: int = 2) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(*(nn.Conv2d(3, 3, 3, padding=1) for _ in range(depth)))
+        self.classifier = nn.Conv2d(3, 19, 1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.trunk(image))
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        [],
+        ["--method=TTA", "--method.alpha=0"],
+        ["--method=SegTTT", "--method.alpha=0", "--method.trainable=[classifier]"],
+    ],
+)
+def test_a_strangers_network_is_tested(tmp_path: Path, method: list[str]) -> None:
+    network = ["--model.network=tests.test_cli.Stranger", "--model.network.depth=1"]
+    main(["test", *arguments(tmp_path, *method, *network)])
+    assert read(tmp_path)["complete"]
+
+
+def test_a_method_that_refuses_a_network_leaves_earlier_results_alone(tmp_path: Path) -> None:
+    network = ["--model.network=tests.test_cli.Stranger"]
+    main(["test", *arguments(tmp_path, *network)])
+    before = sorted((tmp_path / "results").rglob("*"))
+    with pytest.raises(ValueError, match="Stranger has no 2d BatchNorm"):
+        main(["test", *arguments(tmp_path, "--method=IaBN", *network)])
+    assert sorted((tmp_path / "results").rglob("*")) == before
+    assert read(tmp_path)["complete"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 1), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_an_interrupted_test_keeps_what_it_has(checkpoint: Path, tmp_path: Path, number: int, code: int) -> None:
+    more = [f"--ckpt_path={checkpoint}", "--data.num_test=500", "--method=SegTTT", "--results.panels=0"]
+    command = [sys.executable, str(ROOT / "main.py"), "test", *arguments(tmp_path, *more)]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    records = tmp_path / "results" / "records.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (records.exists() and records.read_text().count("\n") >= 3):
+        time.sleep(0.1)
+    process.send_signal(number)
+    assert process.wait(timeout=60) == code
+    kept = read_records(records)
+    assert len(kept) >= 3
+    if number != signal.SIGKILL:
+        results = read(tmp_path)
+        assert not results["complete"]
+        assert results["domains"]["haze"]["images"] == len(kept)
+        assert results["mean"] == {}
 
 
 class _Interrupt(Callback):
@@ -119,6 +180,9 @@ def test_training_resumed_from_the_last_checkpoint_ends_the_same(tmp_path: Path)
     ("wrong", "message"),
     [
         (["--method=Tnet"], r"unknown method 'Tnet': expected one of TTA, IaBN, SegTTT"),
+        (["--method=IaBN", "--method=TTA"], r"--method is given 2 times \(IaBN, TTA\)"),
+        (["--data.targets=[haze,mars]"], r"unknown domain 'mars'"),
+        (["--results.folder="], r"results.folder is empty"),
         (["--method=IaBN", "--method.alpha=1.5"], r"alpha is 1.5: expected .* \[0, 1\]"),
         (["--method=SegTTT", "--method.psi=-1"], r"psi is -1.*: expected .* \[0, 1\]"),
         (["--method=SegTTT", "--method.steps=3"], r"steps"),

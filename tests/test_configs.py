@@ -8,8 +8,8 @@ from main import main
 from tests.tiny import EXPERIMENT, ROOT, arguments
 
 CONFIGS = ROOT / "configs"
-ONE_BATCH = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1"]
-ONE_BATCH += ["--trainer.limit_test_batches=1"]
+# Not by limit_train_batches=1, which is an int or a float (1.0: all) depending on what was imported before.
+ONE_BATCH = ["--trainer.max_steps=1", "--data.num_val=1", "--data.num_test=1"]
 
 
 def list_configs(kind: str) -> list[str]:

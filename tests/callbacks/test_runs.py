@@ -232,7 +232,7 @@ def test_fallbacks_are_counted_and_reported(module, tmp_path: Path, batch_size: 
     result = read_summary(tmp_path)["domains"]["broken"]
     assert (result["fallbacks"], result["images_with_notes"], result["images"]) == (1, 1, 4)
     assert result["notes"] == ["the image holds NaN or infinity"]
-    assert len(list((tmp_path / "panels").iterdir())) == 4
+    assert len(list((tmp_path / "panels").glob("*/*.png"))) == 4
 
 
 @pytest.fixture
@@ -411,13 +411,13 @@ def test_alpha_search_inside_fit_begins_at_its_epoch(tmp_path: Path) -> None:
 def test_panels_are_drawn_per_domain_at_the_size_of_the_image(module, tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, callbacks=[IaBN(), Results(str(tmp_path), panels=2)])
     trainer.test(module, datamodule=make_targets(), verbose=False)
-    panels = sorted((tmp_path / "panels").iterdir())
+    panels = sorted((tmp_path / "panels").glob("*/*.png"))
     assert [path.name for path in panels] == ["far_0.png", "far_1.png", "near_0.png", "near_1.png"]
     for path in panels:
         with Image.open(path) as picture:
             assert picture.size == (3 * 36 + 2 * 4, 24) and picture.mode == "RGB"  # image | truth | prediction
     (batch, *_) = make_targets().test_dataloader()[0]
-    photograph = np.asarray(Image.open(tmp_path / "panels" / "near_0.png"))[:, :36]
+    photograph = np.asarray(Image.open(tmp_path / "panels" / "near" / "near_0.png"))[:, :36]
     levels = (IMAGENET.undo(batch["image"])[0] * 255).round().permute(1, 2, 0).numpy()
     assert np.abs(photograph - levels).max() <= 1
 
@@ -426,12 +426,13 @@ def test_predict_writes_label_maps_with_the_classes_as_values(module, tmp_path: 
     trainer = make_trainer(tmp_path, callbacks=[IaBN(0.3), Results(str(tmp_path), panels=1)])
     outputs = trainer.predict(module, datamodule=FakeDataModule(length=3))
     for output in outputs:
-        with Image.open(tmp_path / "labels" / f"{output['name'][0]}.png") as picture:
+        with Image.open(tmp_path / "labels" / output["domain"] / f"{output['name'][0]}.png") as picture:
             assert picture.mode == "P" and picture.size == (36, 24)
             assert np.array_equal(np.asarray(picture), output["labels"][0].numpy())
             palette = np.array(picture.getpalette("RGB")).reshape(-1, 3)
         assert np.array_equal(palette[:19], np.array(LabelSpace.of_size(19).colours))
-    assert len(list((tmp_path / "labels").iterdir())) == 3 and len(list((tmp_path / "panels").iterdir())) == 1
+    assert len(list((tmp_path / "labels").glob("*/*.png"))) == 3
+    assert len(list((tmp_path / "panels").glob("*/*.png"))) == 1
     assert not (tmp_path / "results.json").exists()
 
 
