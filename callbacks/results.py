@@ -122,8 +122,8 @@ class Results(Callback):
         self._stream.close()
         self._stream = None
         if trainer.is_global_zero:
-            for path in self._place.glob("records.rank*.jsonl"):  # what other processes have finished counts as well
-                self._records += read_records(path)
+            for path in map(self._path, range(1, trainer.world_size)):  # what other processes have finished counts too
+                self._records += read_records(path) if path.exists() else []
             self._summarize(trainer, pl_module, complete=False)
 
     def _locate(self, trainer: Trainer) -> None:
