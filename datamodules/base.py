@@ -1,39 +1,83 @@
 """What all data sets share: samples, roles, and loaders that do not depend on workers, processes or restarts."""
 
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
+import cv2
 import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from datamodules.labels import LabelSpace
-from datamodules.transforms import EvaluationTransform, TrainingTransform, Transform
+from datamodules.labels import UNKNOWN, LabelSpace
+from datamodules.transforms import EvaluationTransform, Resize, TrainingTransform, Transform
 
 Role = Literal["source", "development", "target"]
 Split = Literal["train", "val", "test"]
 
 
+class ProtocolError(ValueError):
+    """Something was about to be learned or chosen from the labels of a target."""
+
+
+ProblemKind = Literal["missing", "unreadable", "size", "id"]
+
+
+class DataError(ValueError):
+    """A file of a data set is not what it should be: the message names it and says what to do."""
+
+    def __init__(self, message: str, kind: ProblemKind = "unreadable") -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with a pair of image and labels.
+
+    Attributes:
+        name: Of the pair.
+        kind: A ``missing`` file, an ``unreadable`` one, a differing ``size``, or an unknown ``id``.
+        message: Says which file, what was found and what was expected.
+    """
+
+    name: str
+    kind: ProblemKind
+    message: str
+
+
 class SegmentationDataset(Dataset[dict[str, Any]], ABC):
-    """Pairs of image and labels as samples {image, mask, name}.
+    """Pairs of image and labels as samples {image, mask, name}, or images alone as {image, size, name}.
 
     Items are asked for by index, or by (index, epoch): the augmentation of a sample depends on its index, the epoch and
     the seed, and on nothing else.
 
     Args:
         domain: Name of the data set, under which its scores are reported.
-        labels: The label space masks are brought to.
+        table: (256,) or (65536,) uint8 lookup from stored ids to labels, see `LabelSpace.table`.
         transform: What happens to each pair.
         seed: Of the augmentation.
+        labelled: Whether samples have a mask.
+
+    Attributes:
+        role: Of the data set in the protocol; choosing on a target is an error.
+        hint: What to add to errors about ids that the data set does not define.
     """
 
-    def __init__(self, domain: str, labels: LabelSpace, transform: Transform, seed: int = 0) -> None:
+    role: Role | None = None
+    hint: str = ""
+
+    def __init__(
+        self, domain: str, table: np.ndarray, transform: Transform, seed: int = 0, labelled: bool = True
+    ) -> None:
         self.domain = domain
-        self.labels = labels
+        self.table = table
         self.transform = transform
         self.seed = seed
+        self.labelled = labelled
 
     @abstractmethod
     def __len__(self) -> int:
@@ -41,21 +85,93 @@ class SegmentationDataset(Dataset[dict[str, Any]], ABC):
 
     @abstractmethod
     def name(self, index: int) -> str:
-        """Returns a name for a pair that is unique in the data set and can be a file name."""
+        """Returns a name for a pair that is unique in the data set and can be a relative path (with /)."""
 
     @abstractmethod
-    def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns an (H, W, 3) uint8 RGB image and its (H', W') uint8 train ids of 19 classes, 255 where ignored."""
+    def load_image(self, index: int) -> np.ndarray:
+        """Returns an (H, W, 3) uint8 RGB image."""
+
+    @abstractmethod
+    def load_ids(self, index: int) -> np.ndarray:
+        """Returns the (H', W') uint8 or uint16 ids of the pixels as the data set stores them."""
+
+    def load_mask(self, index: int) -> np.ndarray:
+        """Returns the (H', W') uint8 labels of the pixels, 255 where ignored.
+
+        Raises:
+            DataError: If a pixel has an id that the data set does not define.
+        """
+        ids = self.load_ids(index)
+        mask = look_up(ids, self.table)
+        if (mask == UNKNOWN).any():
+            raise DataError(self.explain_ids(index, np.unique(ids[mask == UNKNOWN])), "id")
+        return mask
+
+    def load_pair(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns an image and its labels.
+
+        Raises:
+            DataError: If the two differ in size, or one of them cannot be read.
+        """
+        image, mask = self.load_image(index), self.load_mask(index)
+        if image.shape[:2] != mask.shape:
+            raise DataError(self.explain_sizes(index, image.shape, mask.shape), "size")
+        return image, mask
+
+    def where(self, index: int) -> str:
+        """Returns where a pair comes from, for error messages."""
+        return f"{self.name(index)} of {self.domain}"
+
+    def explain_ids(self, index: int, found: Iterable[int]) -> str:
+        """Returns the message about ids that the data set does not define."""
+        known = format_ids(np.flatnonzero(self.table != UNKNOWN))
+        message = f"{self.where(index)}: the labels hold the ids {format_ids(found)}, expected only {known}"
+        return f"{message}. {self.hint}" if self.hint else message
+
+    def explain_sizes(self, index: int, image: Sequence[int], mask: Sequence[int]) -> str:
+        """Returns the message about an image and labels of different (height, width, ...)."""
+        return (
+            f"{self.where(index)}: the image has {image[1]}x{image[0]} pixels (WxH), its labels have "
+            f"{mask[1]}x{mask[0]}: expected the same size"
+        )
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
-        """Returns ``image`` (3, H, W) float32 normalised, ``mask`` (H', W') int64 and ``name``."""
+        """Returns ``image`` (3, H, W) float32 normalised, ``mask`` (H', W') int64 and ``name``.
+
+        Without labels, ``size`` (2,) int64 takes the place of the mask: height and width of the image on disk.
+        """
         index, epoch = key if isinstance(key, tuple) else (key, 0)
         if not 0 <= index < len(self):
             raise IndexError(f"{self.domain} has {len(self)} images: there is no image {index}")
-        pixels, train_ids = self.load(index)
+        if not self.labelled:
+            assert isinstance(self.transform, EvaluationTransform)
+            pixels = self.load_image(index)
+            image = self.transform.transform_image(pixels)
+            return {"image": image, "size": torch.tensor(pixels.shape[:2]), "name": self.name(index)}
+        pixels, mask = self.load_pair(index)
         seed = int(np.random.SeedSequence([self.seed, epoch, index]).generate_state(1)[0])
-        image, mask = self.transform(pixels, self.labels.from_train_ids[train_ids], seed)
-        return {"image": image, "mask": mask, "name": self.name(index)}
+        image, labels = self.transform(pixels, mask, seed)
+        return {"image": image, "mask": labels, "name": self.name(index)}
+
+
+def look_up(ids: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Looks (H, W) uint8 or uint16 ids up in a (256,) or (65536,) uint8 table; ids beyond the table are unknown."""
+    if ids.dtype == np.uint8:
+        return cv2.LUT(ids, table[:256])
+    if len(table) <= int(ids.max(initial=0)):
+        table = np.concatenate([table, np.full(2**16 - len(table), UNKNOWN, dtype=np.uint8)])
+    return table[ids]
+
+
+def format_ids(ids: Iterable[int]) -> str:
+    """Writes sorted numbers with their runs joined: ``0-33, 255``."""
+    runs: list[list[int]] = []
+    for number in ids:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = int(number)
+        else:
+            runs.append([int(number), int(number)])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -98,10 +214,17 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 class ShareSampler(Sampler[int]):
-    """Deals a data set out over processes, each sample exactly once: no padding, so scores are exact."""
+    """Deals a data set out over processes, each sample exactly once: no padding, so scores are exact.
 
-    def __init__(self, size: int, rank: int = 0, world_size: int = 1) -> None:
-        self._indices = range(rank, size, world_size)
+    Args:
+        indices: The samples, or how many there are.
+        rank: This process.
+        world_size: Number of processes.
+    """
+
+    def __init__(self, indices: Sequence[int] | int, rank: int = 0, world_size: int = 1) -> None:
+        every = range(indices) if isinstance(indices, int) else indices
+        self._indices = every[rank::world_size]
 
     def __len__(self) -> int:
         """Returns the number of samples of this process."""
@@ -115,6 +238,8 @@ class ShareSampler(Sampler[int]):
 class SegmentationDataModule(LightningDataModule, ABC):
     """One data set and its role in the protocol.
 
+    What chooses (the validation of `fit`, `validate`, a sweep) or learns (`fit`) is refused the labels of a target.
+
     Args:
         num_classes: 19, or 16 for what SYNTHIA knows.
         batch_size: Images per batch and process in training.
@@ -125,9 +250,24 @@ class SegmentationDataModule(LightningDataModule, ABC):
         blur_sigma: Range of the training blur's deviation in pixels.
         repeats: How many times a training epoch goes through the data set.
         seed: Of order and augmentation.
+        classes: In place of `num_classes`: names of classes, each with the Cityscapes classes that it gathers. What
+            none gathers is ignored.
+        evaluation_resize: What happens to images of more than 1024x2048 pixels before the network, see
+            `EvaluationTransform`; scores are at ground-truth size in any case.
+        choose_on_target: Breaks the protocol: lets the labels of a target teach and choose. Noted in results.json.
+
+    Attributes:
+        role: ``source``, ``development`` or ``target``.
+        test_split: The split that `test` and `predict` read.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+
+    Source: paper, Sec. 5 (evaluation protocol).
     """
 
     role: Role = "source"
+    test_split: Split = "test"
 
     def __init__(
         self,
@@ -140,6 +280,9 @@ class SegmentationDataModule(LightningDataModule, ABC):
         blur_sigma: tuple[float, float] = (0.1, 2.0),
         repeats: int = 1,
         seed: int = 0,
+        classes: dict[str, list[str]] | None = None,
+        evaluation_resize: Resize = "protocol",
+        choose_on_target: bool = False,
     ) -> None:
         super().__init__()
         for name, value, least in (
@@ -150,24 +293,45 @@ class SegmentationDataModule(LightningDataModule, ABC):
         ):
             if value < least:
                 raise ValueError(f"{name} is {value}: expected {least} or more")
-        self.labels = LabelSpace.of_size(num_classes)
-        self.num_classes = num_classes
-        self.class_names = list(self.labels.names)
-        self.colours = list(self.labels.colours)
+        self.set_labels(LabelSpace.of_size(num_classes) if classes is None else LabelSpace.of_classes(classes))
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers
         self.repeats = repeats
         self.seed = seed
+        self.choose_on_target = choose_on_target
         self.training_transform = TrainingTransform(crop_size, crop_scale, blur_sigma)
-        self.evaluation_transform = EvaluationTransform()
+        self.evaluation_transform = EvaluationTransform(evaluation_resize)
+        self._done: Mapping[str, Container[str]] = {}
+
+    def leave_out(self, done: Mapping[str, Container[str]]) -> None:
+        """Says which images `predict` leaves out: their names by domain."""
+        self._done = done
+
+    def set_labels(self, labels: LabelSpace) -> None:
+        """Sets the label space and what others read of it: `num_classes`, `class_names` and `colours`."""
+        self.labels = labels
+        self.num_classes = len(labels.names)
+        self.class_names = list(labels.names)
+        self.colours = list(labels.colours)
 
     @abstractmethod
-    def make_dataset(self, split: Split, transform: Transform) -> SegmentationDataset:
-        """Opens one split of the data set."""
+    def make_dataset(self, split: Split, transform: Transform, labelled: bool = True) -> SegmentationDataset:
+        """Opens one split of the data set, with or without its labels."""
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what a report on results should say about the data, for JSON."""
+        return {
+            "domain": getattr(self, "domain", type(self).__name__),
+            "role": self.role,
+            "classes": self.num_classes,
+            "evaluation_resize": self.evaluation_transform.resize,
+            "choose_on_target": self.choose_on_target,
+        }
 
     def train_dataloader(self) -> DataLoader:
         """Returns augmented, shuffled training crops."""
+        self._keep_protocol("train on it")
         dataset = self.make_dataset("train", self.training_transform)
         sampler = EpochSampler(len(dataset), self.repeats, *self._place(), seed=self.seed)
         if len(sampler) < self.batch_size:
@@ -179,25 +343,43 @@ class SegmentationDataModule(LightningDataModule, ABC):
 
     def val_dataloader(self) -> DataLoader:
         """Returns the validation split, whole images in order."""
+        self._keep_protocol("choose on it (checkpoint, alpha, psi, steps, learning rate, early stopping)")
         return self._load_for_evaluation("val")
 
     def test_dataloader(self) -> DataLoader:
         """Returns the test split, whole images in order."""
-        return self._load_for_evaluation("test")
+        if os.environ.get("WANDB_SWEEP_ID"):
+            self._keep_protocol("let a sweep choose on it")
+        return self._load_for_evaluation(self.test_split)
 
     def predict_dataloader(self) -> DataLoader:
-        """Returns the test split, whole images in order."""
-        return self._load_for_evaluation("test")
+        """Returns the images of the test split without their labels, whole and in order."""
+        return self._load_for_evaluation(self.test_split, labelled=False)
 
-    def _load_for_evaluation(self, split: Split) -> DataLoader:
-        dataset = self.make_dataset(split, self.evaluation_transform)
+    def _keep_protocol(self, what: str) -> None:
+        if self.role == "target" and not self.choose_on_target:
+            name = getattr(self, "domain", type(self).__name__)
+            raise ProtocolError(
+                f"{name} is a target of the protocol, and this run would {what}: a model is trained on a source, "
+                "everything about it is chosen on the development set (WildDash), and the targets are only tested, "
+                "once. Use a development set, or, to break the protocol on purpose, set choose_on_target=true; "
+                "results.json will say so"
+            )
+
+    def _load_for_evaluation(self, split: Split, labelled: bool = True) -> DataLoader:
+        dataset = self.make_dataset(split, self.evaluation_transform, labelled)
         if len(dataset) == 0:
             raise ValueError(f"the {split} split of {dataset.domain} has no images: expected one or more")
-        return self._load(dataset, ShareSampler(len(dataset), *self._place()), self.eval_batch_size)
+        indices: Sequence[int] = range(len(dataset))
+        if not labelled:
+            done = self._done.get(dataset.domain, ())
+            indices = [index for index in indices if dataset.name(index) not in done]
+        return self._load(dataset, ShareSampler(indices, *self._place()), self.eval_batch_size)
 
     def _load(
         self, dataset: SegmentationDataset, sampler: Sampler, batch_size: int, drop_last: bool = False
     ) -> DataLoader:
+        dataset.role = None if self.choose_on_target else self.role
         return DataLoader(
             dataset,
             batch_size=batch_size,
@@ -206,6 +388,7 @@ class SegmentationDataModule(LightningDataModule, ABC):
             pin_memory=torch.cuda.is_available(),
             drop_last=drop_last,
             persistent_workers=drop_last and self.num_workers > 0,  # training comes back to its workers each epoch
+            collate_fn=collate,
         )
 
     def _place(self) -> tuple[int, int]:
@@ -213,3 +396,19 @@ class SegmentationDataModule(LightningDataModule, ABC):
         if self.trainer is None:
             return 0, 1
         return self.trainer.global_rank, self.trainer.world_size
+
+
+def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """Stacks samples to a batch.
+
+    Raises:
+        ValueError: If the samples differ in size.
+    """
+    for key in ("image", "mask"):
+        shapes = sorted({tuple(sample[key].shape[-2:]) for sample in samples if key in sample})
+        if len(shapes) > 1:
+            raise ValueError(
+                f"a batch holds {key}s of different sizes ({', '.join(f'{h}x{w}' for h, w in shapes)}): expected one "
+                "size; set eval_batch_size to 1"
+            )
+    return default_collate(samples)

@@ -1,16 +1,21 @@
-"""Label spaces: the 19 train ids of Cityscapes, and the 16 of them that SYNTHIA knows.
+"""Label spaces: the 19 train ids of Cityscapes, the 16 of them that SYNTHIA knows, and classes of one's own.
 
 Source: Cordts et al. (2016) for the train ids and colours; paper, Appendix F for the 16 classes.
 """
 
+import colorsys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 IGNORED = 255
+UNKNOWN = 254  # in tables: an id that the data set does not define
 
-CITYSCAPES_COLOURS: dict[str, tuple[int, int, int]] = {
+Colour = tuple[int, int, int]
+
+CITYSCAPES_COLOURS: dict[str, Colour] = {
     "road": (128, 64, 128),
     "sidewalk": (244, 35, 232),
     "building": (70, 70, 70),
@@ -32,6 +37,7 @@ CITYSCAPES_COLOURS: dict[str, tuple[int, int, int]] = {
     "bicycle": (119, 11, 32),
 }
 NOT_IN_SYNTHIA = ("terrain", "truck", "train")
+TRAIN_IDS = {train_id: train_id for train_id in (*range(len(CITYSCAPES_COLOURS)), IGNORED)}  # of labels stored so
 
 
 @dataclass(frozen=True)
@@ -41,10 +47,12 @@ class LabelSpace:
     Attributes:
         names: K class names.
         colours: K RGB colours, 0 to 255.
+        members: For each class the Cityscapes classes that it gathers.
     """
 
     names: tuple[str, ...]
-    colours: tuple[tuple[int, int, int], ...]
+    colours: tuple[Colour, ...]
+    members: tuple[tuple[str, ...], ...]
 
     @classmethod
     def of_size(cls, num_classes: int) -> "LabelSpace":
@@ -54,17 +62,67 @@ class LabelSpace:
             ValueError: If the number is neither 19 nor 16.
         """
         if num_classes not in (19, 16):
-            raise ValueError(f"num_classes is {num_classes}: expected 19 (Cityscapes) or 16 (shared with SYNTHIA)")
+            raise ValueError(
+                f"num_classes is {num_classes}: expected 19 (Cityscapes) or 16 (shared with SYNTHIA); for other "
+                "classes give `classes`"
+            )
         kept = [name for name in CITYSCAPES_COLOURS if num_classes == 19 or name not in NOT_IN_SYNTHIA]
-        return cls(tuple(kept), tuple(CITYSCAPES_COLOURS[name] for name in kept))
+        return cls.of_classes({name: [name] for name in kept})
+
+    @classmethod
+    def of_classes(cls, classes: Mapping[str, Sequence[str]] | Sequence[str]) -> "LabelSpace":
+        """Returns a space of one's own classes.
+
+        Args:
+            classes: Names; or for each name the Cityscapes classes that it gathers, so that data sets with the labels
+                of Cityscapes can serve it. What no class gathers is ignored.
+
+        Raises:
+            ValueError: If there are not 2 to 254 different names, or a gathered class is unknown or gathered twice.
+        """
+        names = tuple(str(name) for name in classes)
+        if len(set(names)) != len(names) or not 2 <= len(names) < UNKNOWN:
+            raise ValueError(f"classes are {list(names)}: expected 2 to {UNKNOWN - 1} names, no two alike")
+        members: tuple[tuple[str, ...], ...]
+        if isinstance(classes, Mapping):
+            members = tuple(tuple(gathered) for gathered in classes.values())
+        else:
+            members = tuple((name,) if name in CITYSCAPES_COLOURS else () for name in names)
+        flat = [member for gathered in members for member in gathered]
+        wrong = sorted({member for member in flat if member not in CITYSCAPES_COLOURS or flat.count(member) > 1})
+        if wrong:
+            raise ValueError(
+                f"classes gather {', '.join(wrong)}: expected classes of Cityscapes ({', '.join(CITYSCAPES_COLOURS)}), "
+                "each at most once"
+            )
+        colours = [CITYSCAPES_COLOURS[gathered[0]] if gathered else None for gathered in members]
+        hues = (colorsys.hsv_to_rgb(number * 0.618 % 1, 0.7, 0.95) for number in range(len(names)))
+        spare = [(round(255 * r), round(255 * g), round(255 * b)) for r, g, b in hues]
+        return cls(names, tuple(colour or free for colour, free in zip(colours, spare, strict=True)), members)
 
     @cached_property
     def from_train_ids(self) -> np.ndarray:
         """The (256,) uint8 table from the 19 train ids to this space; what is not in it becomes 255."""
-        table = np.full(256, IGNORED, dtype=np.uint8)
-        for train_id, name in enumerate(CITYSCAPES_COLOURS):
-            if name in self.names:
-                table[train_id] = self.names.index(name)
+        return self.table(dict.fromkeys(range(256), IGNORED) | TRAIN_IDS)
+
+    def table(self, train_ids: Mapping[int, int]) -> np.ndarray:
+        """Makes the lookup from a data set's ids to this space.
+
+        Args:
+            train_ids: For each id 0 to 255 that the data set defines, the train id of Cityscapes, or 255.
+
+        Returns:
+            (256,) uint8: the class, 255 where it is ignored, 254 where the id is not defined.
+        """
+        classes = {
+            train_id: number
+            for train_id, name in enumerate(CITYSCAPES_COLOURS)
+            for number, gathered in enumerate(self.members)
+            if name in gathered
+        }
+        table = np.full(256, UNKNOWN, dtype=np.uint8)
+        for value, train_id in train_ids.items():
+            table[value] = classes.get(train_id, IGNORED)
         return table
 
     @cached_property

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from datamodules.base import Role, SegmentationDataModule, SegmentationDataset, Split
-from datamodules.labels import LabelSpace
+from datamodules.labels import TRAIN_IDS, LabelSpace
 from datamodules.scenery import DOMAINS, draw_scene
 from datamodules.targets import TargetsDataModule
 from datamodules.transforms import Transform
@@ -37,7 +37,8 @@ class StreetScenesDataset(SegmentationDataset):
         transform: What happens to each pair.
         world_seed: Another seed draws other images of the same domain.
         seed: Of the augmentation.
-        cache: Whether to keep drawn images in memory (each worker its own).
+        cache: Whether to keep all drawn images in memory (each worker its own), and not the latest alone.
+        labelled: Whether samples have a mask.
     """
 
     def __init__(
@@ -51,13 +52,15 @@ class StreetScenesDataset(SegmentationDataset):
         world_seed: int = 0,
         seed: int = 0,
         cache: bool = False,
+        labelled: bool = True,
     ) -> None:
-        super().__init__(domain, labels, transform, seed)
+        super().__init__(domain, labels.table(TRAIN_IDS), transform, seed, labelled)
         self.split = split
         self.length = length
         self.size = size
         self.world_seed = world_seed
-        self._drawn: dict[int, tuple[np.ndarray, np.ndarray]] | None = {} if cache else None
+        self.cache = cache
+        self._drawn: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def __len__(self) -> int:
         """Returns the number of images."""
@@ -67,16 +70,20 @@ class StreetScenesDataset(SegmentationDataset):
         """Returns e.g. ``haze_test_00012``."""
         return f"{self.domain}_{self.split}_{index:05d}"
 
-    def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Draws an image and its train ids."""
-        if self._drawn is None:
-            return self._draw(index)
-        if index not in self._drawn:
-            self._drawn[index] = self._draw(index)
-        return self._drawn[index]
+    def load_image(self, index: int) -> np.ndarray:
+        """Draws an image."""
+        return self._draw(index)[0]
+
+    def load_ids(self, index: int) -> np.ndarray:
+        """Draws the train ids of an image."""
+        return self._draw(index)[1]
 
     def _draw(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        return draw_scene(self.domain, self.split, index, self.world_seed, *self.size)
+        if index not in self._drawn:
+            if not self.cache:
+                self._drawn.clear()
+            self._drawn[index] = draw_scene(self.domain, self.split, index, self.world_seed, *self.size)
+        return self._drawn[index]
 
 
 class StreetScenesDataModule(SegmentationDataModule):
@@ -121,13 +128,13 @@ class StreetScenesDataModule(SegmentationDataModule):
         self.world_seed = world_seed
         self.lengths: dict[Split, int] = {"train": num_train, "val": num_val, "test": num_test}
 
-    def make_dataset(self, split: Split, transform: Transform) -> StreetScenesDataset:
+    def make_dataset(self, split: Split, transform: Transform, labelled: bool = True) -> StreetScenesDataset:
         """Opens one split; training images are kept in memory up to 1 GB."""
         length = self.lengths[split]
         fits = length * self.size[0] * self.size[1] * 4 < 1e9
         cache = split == "train" and fits
         return StreetScenesDataset(
-            self.domain, split, length, self.size, self.labels, transform, self.world_seed, self.seed, cache
+            self.domain, split, length, self.size, self.labels, transform, self.world_seed, self.seed, cache, labelled
         )
 
 

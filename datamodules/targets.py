@@ -3,12 +3,13 @@
 Source: paper, Sec. 5 (evaluation protocol).
 """
 
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
+from typing import Any
 
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
-from datamodules.base import SegmentationDataModule
+from datamodules.base import ProtocolError, SegmentationDataModule
 
 
 class TargetsDataModule(LightningDataModule):
@@ -18,9 +19,12 @@ class TargetsDataModule(LightningDataModule):
         targets: One or more, tested in one run and reported each and as their mean.
         source: What `fit` trains on; not needed for anything else.
         development: What `fit` and `validate` choose on.
+        root: Folder with one folder per data set, for those that were given no root of their own; None is
+            ``$SEGADAPT_DATA``.
 
     Raises:
-        ValueError: If there is no target, or the data sets disagree on the number of classes.
+        ProtocolError: If the source or the development set is a target by its role.
+        ValueError: If there is no target, or the data sets disagree on their classes.
     """
 
     def __init__(
@@ -28,6 +32,7 @@ class TargetsDataModule(LightningDataModule):
         targets: Sequence[SegmentationDataModule],
         source: SegmentationDataModule | None = None,
         development: SegmentationDataModule | None = None,
+        root: str | None = None,
     ) -> None:
         super().__init__()
         self.targets = list(targets)
@@ -35,13 +40,27 @@ class TargetsDataModule(LightningDataModule):
         self.development = development
         if not self.targets:
             raise ValueError("targets is empty: expected one target data set or more")
+        for place, member in (("source", source), ("development set", development)):
+            if member is not None and member.role == "target" and not member.choose_on_target:
+                raise ProtocolError(
+                    f"{type(member).__name__} is a target of the protocol, it cannot be the {place}: a model is "
+                    "trained on a source and chosen on the development set, and targets are only tested. To break the "
+                    "protocol on purpose, set choose_on_target=true there; results.json will say so"
+                )
         members = self._members()
-        sizes = sorted({member.num_classes for member in members})
-        if len(sizes) > 1:
-            raise ValueError(f"the data sets disagree on num_classes ({sizes}): give all of them 19, or all of them 16")
+        spaces = {member.labels.names for member in members}
+        if len(spaces) > 1:
+            found = "; ".join(sorted(f"{len(names)} ({', '.join(names[:3])}, ...)" for names in spaces))
+            raise ValueError(
+                f"the data sets disagree on their classes: {found}. Give all of them the same num_classes (19 or 16), "
+                "or the same classes"
+            )
         self.num_classes = members[0].num_classes
         self.class_names = members[0].class_names
         self.colours = members[0].colours
+        for member in members:
+            if root is not None and getattr(member, "root", root) is None:
+                member.root = root  # type: ignore[attr-defined]
 
     def _members(self) -> list[SegmentationDataModule]:
         return [member for member in (self.source, self.development, *self.targets) if member is not None]
@@ -51,6 +70,20 @@ class TargetsDataModule(LightningDataModule):
         for member in self._members():
             member.trainer = self.trainer
             member.setup(stage)
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what a report on results should say about the data, for JSON."""
+        described: dict[str, Any] = {
+            place: member.describe()
+            for place, member in (("source", self.source), ("development", self.development))
+            if member is not None
+        }
+        return described | {"targets": [target.describe() for target in self.targets]}
+
+    def leave_out(self, done: Mapping[str, Container[str]]) -> None:
+        """Says which images `predict` leaves out: their names by domain."""
+        for target in self.targets:
+            target.leave_out(done)
 
     def train_dataloader(self) -> DataLoader:
         """Returns the source's training crops."""

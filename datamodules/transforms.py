@@ -3,8 +3,10 @@
 Source: paper, Sec. 5 (implementation details) and Appendix A.
 """
 
+import math
 import os
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Literal, Protocol, get_args
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # before the import: it would look for updates online
 
@@ -12,11 +14,14 @@ import albumentations as A
 import cv2
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 MAX_EVALUATION_SIZE = (1024, 2048)
+
+Resize = Literal["protocol", "keep_aspect", "none"]
 
 
 class Transform(Protocol):
@@ -67,28 +72,50 @@ class TrainingTransform:
         """Augments one pair."""
         self._compose.set_random_seed(seed)
         augmented = self._compose(image=image, mask=mask)
-        return _to_tensors(augmented["image"], augmented["mask"])
+        pixels = np.ascontiguousarray(augmented["image"].transpose(2, 0, 1))
+        return torch.from_numpy(pixels), torch.from_numpy(augmented["mask"].astype(np.int64))
 
 
 class EvaluationTransform:
-    """Normalises; an image of more than 1024x2048 pixels is first resized to exactly that, as the protocol says.
+    """Normalises, and limits the size of large images; the mask keeps its size, predictions are scored there.
 
-    The mask keeps its size: predictions are scored there.
+    Args:
+        resize: What happens to an image of more than 1024x2048 pixels. ``protocol`` resizes it to exactly that, as the
+            authors do; ``keep_aspect`` to as many pixels in its own proportions; ``none`` leaves it as it is.
+
+    Raises:
+        ValueError: If there is no such policy.
     """
 
-    def __init__(self) -> None:
-        self._normalize = A.Normalize(mean=MEAN, std=STD)
+    def __init__(self, resize: Resize = "protocol") -> None:
+        if resize not in get_args(Resize):
+            raise ValueError(f"evaluation_resize is {resize!r}: expected one of {', '.join(get_args(Resize))}")
+        self.resize = resize
+        levels = np.arange(256, dtype=np.float64) / 255
+        self._tables = [((levels - mean) / std).astype(np.float32) for mean, std in zip(MEAN, STD, strict=True)]
 
     def __call__(self, image: np.ndarray, mask: np.ndarray, seed: int = 0) -> tuple[Tensor, Tensor]:
         """Transforms one pair."""
-        height, width = MAX_EVALUATION_SIZE
-        if image.shape[0] * image.shape[1] > height * width:
-            image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
-        return _to_tensors(self._normalize(image=image)["image"], mask)
+        return self.transform_image(image), torch.from_numpy(mask.astype(np.int64))
 
+    def transform_image(self, image: np.ndarray) -> Tensor:
+        """Turns an (H, W, 3) uint8 RGB image into (3, h, w) float32, normalised."""
+        size = self.fit(image.shape[:2])
+        if size != image.shape[:2]:  # with Pillow, which averages over what it leaves out
+            image = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
+        planes = zip(cv2.split(image), self._tables, strict=True)
+        return torch.from_numpy(np.stack([cv2.LUT(plane, table) for plane, table in planes]))
 
-def _to_tensors(image: np.ndarray, mask: np.ndarray) -> tuple[Tensor, Tensor]:
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), torch.from_numpy(mask.astype(np.int64))
+    def fit(self, size: Sequence[int]) -> tuple[int, int]:
+        """Returns the (height, width) at which an image of some (height, width) goes through the network."""
+        height, width = size
+        most = MAX_EVALUATION_SIZE[0] * MAX_EVALUATION_SIZE[1]
+        if height * width <= most or self.resize == "none":
+            return height, width
+        if self.resize == "protocol":
+            return MAX_EVALUATION_SIZE
+        factor = math.sqrt(most / (height * width))
+        return max(1, int(height * factor)), max(1, int(width * factor))
 
 
 def restore_colours(image: Tensor) -> np.ndarray:

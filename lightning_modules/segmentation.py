@@ -105,7 +105,13 @@ class SegmentationModule(LightningModule):
         return loss
 
     def on_validation_start(self) -> None:
-        """Makes one set of sums per development set."""
+        """Makes one set of sums per development set; refuses to choose on a target."""
+        for loader in list_loaders(self.trainer.val_dataloaders):
+            if getattr(getattr(loader, "dataset", None), "role", None) == "target":
+                raise ValueError(
+                    f"{loader.dataset.domain} is a target of the protocol: nothing may be chosen on its labels. "
+                    "Validate on a development set, or set choose_on_target=true in its datamodule"
+                )
         self._start_scores(self.trainer.val_dataloaders)
 
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0) -> Evaluation:
@@ -133,13 +139,24 @@ class SegmentationModule(LightningModule):
         self.domains = name_domains(self.trainer.predict_dataloaders)
 
     def predict_step(self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
-        """Labels a batch: ``name``, ``domain`` and B ``labels`` (H', W') uint8, at the mask's or the image's size."""
+        """Labels a batch at the size that its images have on disk.
+
+        Returns:
+            ``name`` and ``domain``; B ``labels`` (H', W') uint8; and B ``confidence`` (H', W') float32 in [0, 1], the
+            probability of the label. The size is the batch's ``size`` (B, 2), else its mask's, else the image's.
+        """
         check_batch(batch, "image")
-        probabilities = self(batch["image"])
-        size = batch["mask"].shape[-2:] if "mask" in batch else batch["image"].shape[-2:]
-        labels = resize_probabilities(probabilities, size).argmax(dim=1).to(torch.uint8).cpu()
-        domain = self.domains[dataloader_idx] if self.domains else None
-        return {"name": name_images(batch, batch_idx), "labels": list(labels), "domain": domain}
+        labels, confidence = [], []
+        for number, probabilities in enumerate(self(batch["image"])):
+            size = batch["mask"].shape[-2:] if "mask" in batch else batch["image"].shape[-2:]
+            if "size" in batch:
+                size = batch["size"][number].tolist()
+            best = resize_probabilities(probabilities[None], size)[0].max(dim=0)
+            labels.append(best.indices.to(torch.uint8).cpu())
+            confidence.append(best.values.float().cpu())
+        domain = self.domains[dataloader_idx] if self.domains else "data0"
+        names = name_images(batch, batch_idx)
+        return {"name": names, "labels": labels, "confidence": confidence, "domain": domain}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raises ValueError if the checkpoint belongs to another network; names what differs."""
@@ -228,14 +245,17 @@ def name_domains(loaders: Any) -> list[str]:
     Args:
         loaders: A loader, or a sequence or dict of loaders, as Lightning keeps them.
     """
-    if isinstance(loaders, Mapping):
-        loaders = list(loaders.values())
-    elif not isinstance(loaders, Sequence):
-        loaders = [loaders]
     names: list[str] = []
-    for number, loader in enumerate(loaders):
+    for number, loader in enumerate(list_loaders(loaders)):
         name = str(getattr(getattr(loader, "dataset", None), "domain", f"data{number}"))
         while name in names:
             name = f"{name}_{number}"
         names.append(name)
     return names
+
+
+def list_loaders(loaders: Any) -> list[Any]:
+    """Lists loaders, which Lightning keeps as one, as a sequence or as a dict."""
+    if isinstance(loaders, Mapping):
+        return list(loaders.values())
+    return list(loaders) if isinstance(loaders, Sequence) else [loaders]

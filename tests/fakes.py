@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from datamodules.base import SegmentationDataModule, SegmentationDataset, Split
-from datamodules.labels import LabelSpace
+from datamodules.labels import TRAIN_IDS, LabelSpace
 from datamodules.transforms import Transform
 
 
@@ -131,9 +131,16 @@ class FakeDataset(SegmentationDataset):
     """Coloured rectangles with a class each; drawn from (domain, index)."""
 
     def __init__(
-        self, domain: str, length: int, size: tuple[int, int], labels: LabelSpace, transform: Transform, seed: int = 0
+        self,
+        domain: str,
+        length: int,
+        size: tuple[int, int],
+        labels: LabelSpace,
+        transform: Transform,
+        seed: int = 0,
+        labelled: bool = True,
     ) -> None:
-        super().__init__(domain, labels, transform, seed)
+        super().__init__(domain, labels.table(TRAIN_IDS), transform, seed, labelled)
         self.length = length
         self.size = size
 
@@ -143,7 +150,13 @@ class FakeDataset(SegmentationDataset):
     def name(self, index: int) -> str:
         return f"{self.domain}_{index}"
 
-    def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def load_image(self, index: int) -> np.ndarray:
+        return self._draw(index)[0]
+
+    def load_ids(self, index: int) -> np.ndarray:
+        return self._draw(index)[1]
+
+    def _draw(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         generator = np.random.default_rng([index, *self.domain.encode()])
         height, width = self.size
         rows = np.arange(height)[:, None] * 2 // height
@@ -166,8 +179,8 @@ class FakeDataModule(SegmentationDataModule):
         self.length = length
         self.size = size
 
-    def make_dataset(self, split: Split, transform: Transform) -> FakeDataset:
-        return FakeDataset(self.domain, self.length, self.size, self.labels, transform, self.seed)
+    def make_dataset(self, split: Split, transform: Transform, labelled: bool = True) -> FakeDataset:
+        return FakeDataset(self.domain, self.length, self.size, self.labels, transform, self.seed, labelled)
 
 
 def make_trainer(folder: Any, **kwargs: Any) -> Trainer:

@@ -208,12 +208,12 @@ def test_record_of_an_image_is_the_score_of_its_prediction(module, tmp_path: Pat
 class Broken(FakeDataModule):
     """The second image holds NaN."""
 
-    def make_dataset(self, split, transform):
-        dataset = super().make_dataset(split, transform)
+    def make_dataset(self, split, transform, labelled=True):
+        dataset = super().make_dataset(split, transform, labelled)
 
         def spoil(pixels: np.ndarray, mask: np.ndarray, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
             image, labels = transform(pixels, mask, seed)
-            if np.array_equal(pixels, dataset.load(1)[0]):
+            if np.array_equal(pixels, dataset.load_image(1)):
                 image[0, 0, 0] = float("nan")
             return image, labels
 

@@ -124,7 +124,7 @@ def test_item_holds_image_mask_and_name() -> None:
     assert set(item) == {"image", "mask", "name"} and item["name"] == "blocks_3"
     assert item["image"].dtype == torch.float32 and item["image"].shape == (3, 24, 36)
     assert item["mask"].dtype == torch.int64 and item["mask"].shape == (24, 36)
-    pixels, train_ids = dataset.load(3)
+    pixels, train_ids = dataset.load_image(3), dataset.load_ids(3)
     assert np.array_equal(restore_colours(item["image"]), pixels) and np.array_equal(item["mask"].numpy(), train_ids)
     for index in (-1, 5):
         with pytest.raises(IndexError, match="blocks has 5 images"):
@@ -182,7 +182,7 @@ def test_other_label_spaces_are_errors(size: int) -> None:
 def test_masks_of_16_classes_follow_the_table() -> None:
     dataset = FakeDataModule(num_classes=16).test_dataloader().dataset
     for index in range(5):
-        expected = LabelSpace.of_size(16).from_train_ids[dataset.load(index)[1]]
+        expected = LabelSpace.of_size(16).from_train_ids[dataset.load_ids(index)]
         assert np.array_equal(dataset[index]["mask"].numpy(), expected)
 
 

@@ -1,0 +1,487 @@
+"""Data sets that lie in files: finding and pairing them, reading them exactly, and saying what is wrong with them."""
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal, get_args
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_jpeg, decode_png
+
+from datamodules.base import DataError, Problem, SegmentationDataModule, SegmentationDataset, Split
+from datamodules.transforms import Transform
+
+ROOT_VARIABLE = "SEGADAPT_DATA"
+JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+PNG_DEPTH = 24  # where a PNG says how many bits a channel has
+NAMED = 5  # how many files an error names
+
+Broken = Literal["error", "skip"]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An image and its labels.
+
+    Attributes:
+        name: Unique in the data set; a relative path without an extension.
+        image: File of the image.
+        labels: File of the labels; None where they are not needed.
+    """
+
+    name: str
+    image: Path
+    labels: Path | None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the files of a data set lie.
+
+    Patterns are relative to the root; ``{split}`` stands for the split's folder, and what the stars match, joined by
+    slashes, is the name that pairs an image with its labels.
+
+    Attributes:
+        images: Patterns of image files.
+        labels: Patterns of label files.
+        splits: Names of the splits' folders, where they are not ``train``, ``val`` and ``test``.
+    """
+
+    images: tuple[str, ...]
+    labels: tuple[str, ...]
+    splits: Mapping[Split, str] = field(default_factory=dict)
+
+    def find_images(self, root: Path, split: Split) -> dict[str, Path]:
+        """Returns the image files of a split by name."""
+        return self._find(root, self.images, split)
+
+    def find_labels(self, root: Path, split: Split) -> dict[str, Path]:
+        """Returns the label files of a split by name."""
+        return self._find(root, self.labels, split)
+
+    def describe(self, split: Split) -> tuple[str, str]:
+        """Returns the patterns of images and of labels for an error message."""
+        folder = self.splits.get(split, split)
+        images, labels = (
+            " or ".join(pattern.format(split=folder) for pattern in patterns) for patterns in (self.images, self.labels)
+        )
+        return images, labels
+
+    def lies_in(self, root: Path) -> bool:
+        """Returns whether a folder holds one of the folders of this layout."""
+        return any(
+            (root / pattern.format(split=self.splits.get(split, split)).split("*")[0]).is_dir()
+            for pattern in (*self.images, *self.labels)
+            for split in get_args(Split)
+        )
+
+    def _find(self, root: Path, patterns: Sequence[str], split: Split) -> dict[str, Path]:
+        found: dict[str, Path] = {}
+        for pattern in patterns:
+            found |= find_files(root, pattern.format(split=self.splits.get(split, split)))
+        return found
+
+
+def find_files(root: Path, pattern: str) -> dict[str, Path]:
+    """Returns the files that match a pattern, by what its stars match, joined by slashes; hidden files do not count."""
+    expression = re.compile("([^/]+)".join(re.escape(part) for part in pattern.split("*")))
+    found = {}
+    for path in sorted(root.glob(pattern)):
+        match = expression.fullmatch(path.relative_to(root).as_posix())
+        if match and not path.name.startswith("."):
+            found["/".join(match.groups())] = path
+    return found
+
+
+class FilesDataset(SegmentationDataset):
+    """Pairs of files.
+
+    Args:
+        domain: Name of the data set.
+        pairs: In the order of the samples.
+        table: Lookup from stored ids to labels, see `LabelSpace.table`.
+        transform: What happens to each pair.
+        read_ids: Reads a label file as (H, W) uint8 or uint16 ids.
+        seed: Of the augmentation.
+        labelled: Whether samples have a mask.
+        upright: Whether images are turned as their EXIF orientation says.
+        hint: What to add to errors about ids that the data set does not define.
+    """
+
+    def __init__(
+        self,
+        domain: str,
+        pairs: Sequence[Pair],
+        table: np.ndarray,
+        transform: Transform,
+        read_ids: Callable[[Path], np.ndarray],
+        seed: int = 0,
+        labelled: bool = True,
+        upright: bool = False,
+        hint: str = "",
+    ) -> None:
+        super().__init__(domain, table, transform, seed, labelled)
+        self.pairs = pairs
+        self.read_ids = read_ids
+        self.upright = upright
+        self.hint = hint
+
+    def __len__(self) -> int:
+        """Returns the number of pairs."""
+        return len(self.pairs)
+
+    def name(self, index: int) -> str:
+        """Returns what tells the file from others, e.g. ``frankfurt/frankfurt_000000_000294``."""
+        return self.pairs[index].name
+
+    def load_image(self, index: int) -> np.ndarray:
+        """Reads an image."""
+        return read_image(self.pairs[index].image, self.upright)
+
+    def load_ids(self, index: int) -> np.ndarray:
+        """Reads the ids of the pixels of an image."""
+        path = self.pairs[index].labels
+        if path is None:
+            raise DataError(f"{self.pairs[index].image} has no labels: only `predict` can use it", "missing")
+        return self.read_ids(path)
+
+    def where(self, index: int) -> str:
+        """Returns the two files."""
+        return f"{self.pairs[index].image} and {self.pairs[index].labels}"
+
+    def check(self, index: int) -> tuple[list[Problem], np.ndarray]:
+        """Reads a pair to the last byte.
+
+        Returns:
+            What is wrong with it, and the (256,) int64 number of its pixels by label (all 0 if it could not be read).
+        """
+        problems = []
+        counts = np.zeros(256, dtype=np.int64)
+        size = None
+        try:
+            size = self.load_image(index).shape[:2]
+        except DataError as error:
+            problems.append(Problem(self.name(index), error.kind, str(error)))
+        try:
+            mask = self.load_mask(index)
+        except DataError as error:
+            problems.append(Problem(self.name(index), error.kind, str(error)))
+        else:
+            counts = cv2.calcHist([mask], [0], None, [256], [0, 256])[:, 0].astype(np.int64)
+            if size is not None and size != mask.shape:
+                problems.append(Problem(self.name(index), "size", self.explain_sizes(index, size, mask.shape)))
+        return problems, counts
+
+
+def check_dataset(
+    dataset: FilesDataset, indices: Sequence[int] | None = None, num_threads: int | None = None
+) -> Iterator[tuple[int, list[Problem], np.ndarray]]:
+    """Reads pairs with all cores; yields (index, problems, pixels by label) in order, see `FilesDataset.check`."""
+    chosen = range(len(dataset)) if indices is None else indices
+    with ThreadPoolExecutor(num_threads or os.cpu_count()) as pool:  # decoders leave Python's lock
+        for index, (problems, counts) in zip(chosen, pool.map(dataset.check, chosen), strict=True):
+            yield index, problems, counts
+
+
+class FilesDataModule(SegmentationDataModule):
+    """A data set in files, in the layout of its vendor.
+
+    Args:
+        root: Folder of the data set, or a folder with one folder per data set; None is ``$SEGADAPT_DATA``.
+        split: What `test` and `predict` read; None is the protocol's choice.
+        broken: What happens to pairs with a missing partner, differing sizes, unreadable files or unknown ids.
+            ``error`` stops and names them; ``skip`` reads the whole split first, leaves such pairs out, and says so
+            in the log and in results.json.
+        **kwargs: As for `SegmentationDataModule`.
+
+    Attributes:
+        domain: Name of the data set.
+        folders: What its folder may be called under ``$SEGADAPT_DATA``, without regard to case.
+        layouts: Where its files may lie; of several that match, the first counts.
+        train_ids: For each id that the data set defines, the train id of Cityscapes, or 255.
+        counts: The official number of images per split.
+        archives: What to unpack, for error messages.
+        known_broken: Names of pairs that are broken in the official release.
+    """
+
+    domain: str
+    folders: tuple[str, ...]
+    layouts: ClassVar[tuple[Layout, ...]]
+    train_ids: ClassVar[Mapping[int, int]]
+    counts: ClassVar[Mapping[Split, int]]
+    archives: ClassVar[str]
+    known_broken: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(
+        self, root: str | None = None, split: Split | None = None, broken: Broken = "error", **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        if split is not None and split not in get_args(Split):
+            raise ValueError(f"split is {split!r}: expected one of {', '.join(get_args(Split))}")
+        if broken not in get_args(Broken):
+            raise ValueError(f"broken is {broken!r}: expected one of {', '.join(get_args(Broken))}")
+        self.root = root
+        self.broken = broken
+        if split is not None:
+            self.test_split = split
+        self.left_out: dict[str, list[Problem]] = {}
+
+    def make_dataset(self, split: Split, transform: Transform, labelled: bool = True) -> FilesDataset:
+        """Opens one split.
+
+        Raises:
+            DataError: If the data set is not there, or images and labels do not pair up; says what was found.
+        """
+        pairs, problems = self.find_pairs(split, labelled)
+        if problems and self.broken == "error":
+            raise DataError(self._explain_unpaired(split, problems), "missing")
+        dataset = self.open_pairs(pairs, transform, labelled)
+        if labelled and self.broken == "skip":
+            problems += [problem for _, found, _ in check_dataset(dataset) for problem in found]
+            self._report_left_out(split, problems)
+            wrong = {problem.name for problem in problems}
+            dataset = self.open_pairs([pair for pair in pairs if pair.name not in wrong], transform, labelled)
+        return dataset
+
+    def open_pairs(self, pairs: Sequence[Pair], transform: Transform, labelled: bool = True) -> FilesDataset:
+        """Makes a dataset of pairs."""
+        return FilesDataset(
+            self.domain, pairs, self.labels.table(self.train_ids), transform, self.read_ids, self.seed, labelled
+        )
+
+    @staticmethod
+    def read_ids(path: Path) -> np.ndarray:
+        """Reads a label file as (H, W) ids."""
+        return read_index(path)
+
+    def find_pairs(self, split: Split, labelled: bool = True) -> tuple[list[Pair], list[Problem]]:
+        """Lists the pairs of a split, sorted by name, and the files without a partner.
+
+        Raises:
+            DataError: If the data set is not there, or has no such split.
+        """
+        root = self.find_root()
+        images, labels = self.find_files(root, split, labelled)
+        if not images:
+            raise DataError(self._explain_nothing_found(root, split, "images"), "missing")
+        if not labelled:
+            return [Pair(name, path, None) for name, path in sorted(images.items())], []
+        if not labels:
+            raise DataError(self._explain_nothing_found(root, split, "labels"), "missing")
+        official = self.counts.get(split, 0)
+        if len(images) < official:
+            rank_zero_warn(
+                f"{self.domain}: {root} holds {len(images)} images of {split}, the official number is {official}: "
+                "`python -m experiments.check_data` says more"
+            )
+        return match_files(images, labels)
+
+    def find_files(self, root: Path, split: Split, labelled: bool) -> tuple[dict[str, Path], dict[str, Path]]:
+        """Returns the image and the label files of a split by name, in the first layout that has both."""
+        candidates = []
+        for layout in self.layouts:
+            images = layout.find_images(root, split)
+            labels = layout.find_labels(root, split) if labelled and images else {}
+            if images and (labels or not labelled):
+                return images, labels
+            candidates.append((images, labels))
+        return max(candidates, key=lambda found: len(found[0]))
+
+    def find_root(self) -> Path:
+        """Returns the folder in which the data set lies, which may be the one given or lie in it.
+
+        Raises:
+            DataError: If there is no such folder, or more than one.
+        """
+        base, given = self._find_base()
+        candidates = [base] if given else []
+        named = [child for child in list_folders(base) if child.name.lower() in self.folders]
+        for level in (candidates, named, [child for folder in (named or [base]) for child in list_folders(folder)]):
+            found = [folder for folder in level if self.lies_in(folder)]
+            if len(found) > 1:
+                raise DataError(
+                    f"{self.domain} lies more than once in {base}: {', '.join(map(str, found))}. Set root to one"
+                )
+            if found:
+                return found[0]
+        raise DataError(self._explain_no_root(base, given, named))
+
+    def lies_in(self, folder: Path) -> bool:
+        """Returns whether the data set, or a part of it, lies in a folder."""
+        return any(layout.lies_in(folder) for layout in self.layouts)
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what a report on results should say about the data, for JSON."""
+        left_out = {
+            split: [{"name": problem.name, "why": problem.kind} for problem in problems]
+            for split, problems in self.left_out.items()
+        }
+        return super().describe() | {"split": self.test_split, "broken": self.broken, "left_out": left_out}
+
+    def _find_base(self) -> tuple[Path, bool]:
+        """Returns the folder to look in, and whether it was given for this data set."""
+        if self.root is not None:
+            base, source = Path(self.root).expanduser(), "root"
+        elif os.environ.get(ROOT_VARIABLE):
+            base, source = Path(os.environ[ROOT_VARIABLE]).expanduser(), f"${ROOT_VARIABLE}"
+        else:
+            raise DataError(
+                f"it is not said where {self.domain} lies: set root to its folder, or the environment variable "
+                f"{ROOT_VARIABLE} to a folder that holds one folder per data set ({self.folders[0]}, ...)"
+            )
+        if not base.is_dir():
+            raise DataError(f"{source} is {base}, which is no folder: expected the folder where {self.domain} lies")
+        return base, source == "root"
+
+    def _explain_no_root(self, base: Path, given: bool, named: Sequence[Path]) -> str:
+        images, labels = self.layouts[0].describe(self.test_split)
+        place = named[0] if named else base
+        entries = sorted(path.name for path in place.iterdir())[:10]
+        wanted = "" if given or named else f" a folder {self.folders[0]} with"
+        return (
+            f"{self.domain} does not lie in {place}, which holds {', '.join(entries) or 'nothing'}: expected{wanted} "
+            f"{images} and {labels}. Unpack {self.archives} there"
+        )
+
+    def _explain_nothing_found(self, root: Path, split: Split, what: Literal["images", "labels"]) -> str:
+        images, labels = self.layouts[0].describe(split)
+        return (
+            f"{self.domain}: there are no {what} of {split} in {root}: expected files like "
+            f"{images if what == 'images' else labels}. Unpack {self.archives} there"
+        )
+
+    def _explain_unpaired(self, split: Split, problems: Sequence[Problem]) -> str:
+        named = "; ".join(problem.message for problem in problems[:NAMED])
+        more = f"; and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
+        return (
+            f"{self.domain}: {len(problems)} files of {split} have no partner: {named}{more}. Complete the data set "
+            f"({self.archives}), or leave such files out with broken=skip"
+        )
+
+    def _report_left_out(self, split: Split, problems: list[Problem]) -> None:
+        self.left_out[split] = problems
+        names = sorted({problem.name for problem in problems})
+        if not problems:
+            rank_zero_info(f"{self.domain}: no pair of {split} is broken")
+            return
+        rank_zero_warn(f"{self.domain}: left out {len(names)} broken pairs of {split}: {', '.join(names)}")
+        for problem in problems:
+            rank_zero_info(f"  {problem.message}")
+
+
+def match_files(images: Mapping[str, Path], labels: Mapping[str, Path]) -> tuple[list[Pair], list[Problem]]:
+    """Pairs files by name; returns the pairs sorted by name, and the files without a partner."""
+    pairs = [Pair(name, images[name], labels[name]) for name in sorted(images.keys() & labels.keys())]
+    problems = [
+        Problem(name, "missing", f"{images[name]} has no labels" if name in images else f"{labels[name]} has no image")
+        for name in sorted(images.keys() ^ labels.keys())
+    ]
+    return pairs, problems
+
+
+def list_folders(folder: Path) -> list[Path]:
+    """Lists the folders in a folder, sorted; hidden ones do not count."""
+    with os.scandir(folder) as entries:
+        return sorted(Path(entry.path) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+
+
+def read_image(path: Path, upright: bool = False) -> np.ndarray:
+    """Reads an image of any kind as (H, W, 3) uint8 RGB.
+
+    JPEG and 8-bit PNG are decoded by torchvision, which notices truncated files and takes a little less time than
+    Pillow for the same values.
+
+    Args:
+        path: File of the image.
+        upright: Whether to turn it as its EXIF orientation says.
+
+    Raises:
+        DataError: If the file is missing, truncated, or no image.
+    """
+    data = _read_bytes(path)
+    start = data[: PNG_DEPTH + 1].tobytes()
+    try:
+        if start.startswith(JPEG):
+            pixels = decode_jpeg(torch.from_numpy(data), ImageReadMode.RGB, apply_exif_orientation=upright)
+        elif start.startswith(PNG) and start[PNG_DEPTH:] == b"\x08":
+            pixels = decode_png(torch.from_numpy(data), ImageReadMode.RGB, apply_exif_orientation=upright)
+        elif start.startswith(PNG) and start[PNG_DEPTH:] == b"\x10":
+            pixels = _decode_deep_png(data)
+        else:
+            with Image.open(path) as picture:
+                turned = ImageOps.exif_transpose(picture) if upright else picture
+                return np.asarray(turned.convert("RGB"))
+    except (RuntimeError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(_explain_unreadable(path, data, "an image")) from error
+    return np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())
+
+
+def read_index(path: Path) -> np.ndarray:
+    """Reads a label file of one channel as (H, W) ids: uint8 of a palette or gray image, uint16 of a 16-bit one.
+
+    Raises:
+        DataError: If the file is missing, truncated, no image, or has more than one channel.
+    """
+    try:
+        with Image.open(path) as picture:
+            mode = picture.mode
+            if mode in ("P", "L", "1"):
+                return np.array(picture, dtype=np.uint8)
+            if mode.startswith("I"):
+                return np.array(picture).astype(np.uint16)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(_explain_unreadable(path, _read_bytes(path), "a label image")) from error
+    raise DataError(
+        f"{path} is an image of mode {mode}: expected labels with one channel (palette or gray), as the vendor wrote "
+        "them; a colour image of the labels, or one that was converted, holds no ids"
+    )
+
+
+def read_red_16_bit(path: Path) -> np.ndarray:
+    """Reads the first (red) channel of a 16-bit RGB PNG as (H, W) uint16; Pillow would silently make it 8-bit.
+
+    Raises:
+        DataError: If the file is missing, truncated, or no 16-bit RGB PNG.
+    """
+    data = _read_bytes(path)
+    try:
+        pixels = decode_png(torch.from_numpy(data), ImageReadMode.UNCHANGED)
+    except RuntimeError as error:
+        raise DataError(_explain_unreadable(path, data, "a 16-bit RGB PNG")) from error
+    if pixels.dtype != torch.uint16 or len(pixels) < 3:
+        raise DataError(
+            f"{path} has {len(pixels)} channels of {str(pixels.dtype).removeprefix('torch.')}: expected a 16-bit RGB "
+            "PNG as the vendor wrote it (class in red, instance in green); tools that know only 8 bits spoil it"
+        )
+    return np.ascontiguousarray(pixels[0].numpy())
+
+
+def _decode_deep_png(data: np.ndarray) -> Tensor:
+    """Decodes a 16-bit PNG of any channels as (3, H, W) uint8."""
+    pixels = decode_png(torch.from_numpy(data), ImageReadMode.UNCHANGED)
+    colours = pixels[:3] if len(pixels) >= 3 else pixels[:1].expand(3, -1, -1)
+    return (colours.to(torch.int32) >> 8).to(torch.uint8)
+
+
+def _read_bytes(path: Path) -> np.ndarray:
+    try:
+        return np.fromfile(path, dtype=np.uint8)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}", "missing") from error
+
+
+def _explain_unreadable(path: Path, data: np.ndarray, expected: str) -> str:
+    if len(data) == 0:
+        return f"{path} is empty (0 bytes): expected {expected}. Unpack it again"
+    return (
+        f"{path} ({len(data)} bytes) cannot be decoded: expected {expected}. It is truncated or of another kind: "
+        "unpack it again, or leave such pairs out with broken=skip"
+    )
