@@ -1,7 +1,26 @@
 """Files, or a generated world, to samples."""
 
+from datamodules.bdd import BDDDataModule
+from datamodules.cityscapes import CityscapesDataModule
 from datamodules.folder import FolderDataModule
+from datamodules.gta import GTADataModule
+from datamodules.idd import IDDDataModule
+from datamodules.mapillary import MapillaryDataModule
 from datamodules.street_scenes import StreetScenesDataModule, StreetScenesProtocol
+from datamodules.synthia import SYNTHIADataModule
 from datamodules.targets import TargetsDataModule
+from datamodules.wilddash import WildDashDataModule
 
-__all__ = ["FolderDataModule", "StreetScenesDataModule", "StreetScenesProtocol", "TargetsDataModule"]
+__all__ = [
+    "BDDDataModule",
+    "CityscapesDataModule",
+    "FolderDataModule",
+    "GTADataModule",
+    "IDDDataModule",
+    "MapillaryDataModule",
+    "SYNTHIADataModule",
+    "StreetScenesDataModule",
+    "StreetScenesProtocol",
+    "TargetsDataModule",
+    "WildDashDataModule",
+]

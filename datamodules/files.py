@@ -53,11 +53,13 @@ class Layout:
         images: Patterns of image files.
         labels: Patterns of label files.
         splits: Names of the splits' folders, where they are not ``train``, ``val`` and ``test``.
+        holds: The splits there are.
     """
 
     images: tuple[str, ...]
     labels: tuple[str, ...]
     splits: Mapping[Split, str] = field(default_factory=dict)
+    holds: tuple[Split, ...] = get_args(Split)
 
     def find_images(self, root: Path, split: Split) -> dict[str, Path]:
         """Returns the image files of a split by name."""
@@ -80,12 +82,12 @@ class Layout:
         return any(
             (root / pattern.format(split=self.splits.get(split, split)).split("*")[0]).is_dir()
             for pattern in (*self.images, *self.labels)
-            for split in get_args(Split)
+            for split in self.holds
         )
 
     def _find(self, root: Path, patterns: Sequence[str], split: Split) -> dict[str, Path]:
         found: dict[str, Path] = {}
-        for pattern in patterns:
+        for pattern in patterns if split in self.holds else ():
             found |= find_files(root, pattern.format(split=self.splits.get(split, split)))
         return found
 
@@ -209,7 +211,9 @@ class FilesDataModule(SegmentationDataModule):
         train_ids: For each id that the data set defines, the train id of Cityscapes, or 255.
         counts: The official number of images per split.
         archives: What to unpack, for error messages.
+        unlabelled_splits: Splits whose labels are not public; only `predict` can use them.
         known_broken: Names of pairs that are broken in the official release.
+        hint: What to add to errors about ids that the data set does not define.
     """
 
     domain: str
@@ -218,7 +222,9 @@ class FilesDataModule(SegmentationDataModule):
     train_ids: ClassVar[Mapping[int, int]]
     counts: ClassVar[Mapping[Split, int]]
     archives: ClassVar[str]
+    unlabelled_splits: ClassVar[frozenset[str]] = frozenset()
     known_broken: ClassVar[frozenset[str]] = frozenset()
+    hint: ClassVar[str] = ""
 
     def __init__(
         self, root: str | None = None, split: Split | None = None, broken: Broken = "error", **kwargs: Any
@@ -254,7 +260,14 @@ class FilesDataModule(SegmentationDataModule):
     def open_pairs(self, pairs: Sequence[Pair], transform: Transform, labelled: bool = True) -> FilesDataset:
         """Makes a dataset of pairs."""
         return FilesDataset(
-            self.domain, pairs, self.labels.table(self.train_ids), transform, self.read_ids, self.seed, labelled
+            self.domain,
+            pairs,
+            self.labels.table(self.train_ids),
+            transform,
+            self.read_ids,
+            self.seed,
+            labelled,
+            hint=self.hint,
         )
 
     @staticmethod
@@ -268,6 +281,15 @@ class FilesDataModule(SegmentationDataModule):
         Raises:
             DataError: If the data set is not there, or has no such split.
         """
+        held = {name for layout in self.layouts for name in layout.holds}
+        if split not in held:
+            raise DataError(f"{self.domain} has no {split} split, only {', '.join(sorted(held))}", "missing")
+        if labelled and split in self.unlabelled_splits:
+            raise DataError(
+                f"the labels of {self.domain}'s {split} split are not public, so it cannot be scored: expected another "
+                "split (the protocol tests on val); only `predict` can use it",
+                "missing",
+            )
         root = self.find_root()
         images, labels = self.find_files(root, split, labelled)
         if not images:
@@ -304,7 +326,7 @@ class FilesDataModule(SegmentationDataModule):
         base, given = self._find_base()
         candidates = [base] if given else []
         named = [child for child in list_folders(base) if child.name.lower() in self.folders]
-        for level in (candidates, named, [child for folder in (named or [base]) for child in list_folders(folder)]):
+        for level in (candidates, named, [child for folder in named for child in list_folders(folder)]):
             found = [folder for folder in level if self.lies_in(folder)]
             if len(found) > 1:
                 raise DataError(

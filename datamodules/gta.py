@@ -1,0 +1,79 @@
+"""GTA5: frames of a computer game with the labels of Cityscapes, the source of most comparisons.
+
+Data card:
+    Source: Richter et al. (2016), "Playing for Data"; https://download.visinf.tu-darmstadt.de/data/from_games.
+    Layout: ``images/*.png``, ``labels/*.png`` and ``split.mat`` (from read_mapping.zip, beside them or in
+        ``read_mapping/``), as unpacked; or ``images/{train,val,test}/*.png`` and ``labels/{train,val,test}/*.png``, as
+        the authors of the paper rearrange them.
+    Encoding: palette PNG; the index is the label id of Cityscapes, 34 is the license plate.
+    Counts: 24,966 = 12,403 train, 6,382 val, 6,181 test; 1914x1052, some 1914x1046.
+    Licence: for research and education, not for commerce (see the page above).
+    Traps: images and labels of 20801 to 20860 differ in size (35 of val, 25 of test); 15188 (train) and 17705 (test)
+        are blank and 957x526. An incomplete download of 24,941 pairs circulates. Colours do not tell pole from license
+        plate.
+"""
+
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from scipy.io import loadmat
+
+from datamodules.base import DataError, Split
+from datamodules.cityscapes import LABEL_IDS
+from datamodules.files import FilesDataModule, Layout
+from datamodules.labels import IGNORED
+
+SPLIT_FILES = ("split.mat", "read_mapping/split.mat")
+
+
+class GTADataModule(FilesDataModule):
+    """GTA5 (Richter et al., 2016); see the data card of this file."""
+
+    role = "source"
+    domain = "gta"
+    folders = ("gta", "gta5")
+    layouts = (
+        Layout(images=("images/{split}/*.png",), labels=("labels/{split}/*.png",)),
+        Layout(images=("images/*.png",), labels=("labels/*.png",)),
+    )
+    train_ids: ClassVar = LABEL_IDS | {34: IGNORED}
+    counts: ClassVar = {"train": 12403, "val": 6382, "test": 6181}
+    archives = "01_images.zip to 10_images.zip, 01_labels.zip to 10_labels.zip and read_mapping.zip (for split.mat)"
+    known_broken = frozenset([f"{number:05d}" for number in (15188, 17705, *range(20801, 20861))])
+
+    def find_files(self, root: Path, split: Split, labelled: bool) -> tuple[dict[str, Path], dict[str, Path]]:
+        """Returns the files of a split by name; where folders do not tell the splits apart, split.mat does."""
+        images, labels = super().find_files(root, split, labelled)
+        if not images or next(iter(images.values())).parent.name != "images":
+            return images, labels
+        names = read_split(root, split)
+        missing = [name for name in names if name not in images and name in labels]
+        images = {name: images[name] for name in names if name in images}
+        return images, {name: labels[name] for name in (*images, *missing) if name in labels}
+
+
+def read_split(root: Path, split: Split) -> list[str]:
+    """Reads which images belong to a split.
+
+    Returns:
+        Names such as ``00001``, sorted.
+
+    Raises:
+        DataError: If there is no split.mat, or it cannot be read.
+    """
+    path = next((root / name for name in SPLIT_FILES if (root / name).is_file()), None)
+    if path is None:
+        raise DataError(
+            f"{root} has no {' or '.join(SPLIT_FILES)}, which says what the splits of GTA5 are: expected it from "
+            "read_mapping.zip; or sort the images into images/train, images/val, images/test (labels alike)",
+            "missing",
+        )
+    try:
+        values = {key.lower(): value for key, value in loadmat(str(path)).items() if not key.startswith("_")}
+    except (OSError, ValueError, NotImplementedError, TypeError) as error:
+        raise DataError(f"{path} cannot be read ({error}): expected the MATLAB file from read_mapping.zip") from error
+    key = next((key for key in values if key.startswith(split)), None)
+    if key is None:
+        raise DataError(f"{path} holds {', '.join(values) or 'nothing'}: expected trainIds, valIds and testIds")
+    return sorted(f"{int(number):05d}" for number in np.asarray(values[key]).ravel())

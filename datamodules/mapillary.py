@@ -1,0 +1,96 @@
+"""Mapillary Vistas v1.2: street-level photographs of all continents and cameras, a target.
+
+Data card:
+    Source: Neuhold et al. (2017); https://www.mapillary.com/dataset/vistas.
+    Layout: ``{training,validation}/images/*.jpg`` and ``{training,validation}/v1.2/labels/*.png``; older zips have
+        ``{training,validation}/labels/*.png``.
+    Encoding: 8-bit PNG of 66 class ids (config_v1.2.json).
+    Counts: 18,000 training, 2,000 validation, 5,000 testing; at least 1920x1080, often much larger. The protocol tests on
+        validation, sorted by name. (The authors' code takes the first 2,000 files of an unsorted listing of training,
+        which is another set on every machine; their text says validation.)
+    Licence: CC BY-NC-SA 4.0.
+    Traps: v2.0 has 124 ids in another order, and its zip holds both versions side by side; v2.0 is refused. The labels of
+        testing are not public.
+"""
+
+import json
+from pathlib import Path
+from typing import ClassVar
+
+from PIL import Image
+
+from datamodules.base import DataError, Problem, Split
+from datamodules.files import FilesDataModule, Layout, Pair
+from datamodules.labels import IGNORED
+
+TRAIN_IDS_OF_VISTAS = {
+    13: 0, 24: 0, 41: 0, 2: 1, 15: 1, 17: 2, 6: 3, 3: 4, 45: 5, 47: 5, 48: 6, 50: 7, 30: 8, 29: 9, 27: 10, 19: 11, 20: 12,
+    21: 12, 22: 12, 55: 13, 61: 14, 54: 15, 58: 16, 57: 17, 52: 18,
+}  # fmt: skip
+NUM_IDS = 66
+COLOUR_2_OF_V2 = (250, 170, 31)  # of id 2, the first in which the palettes of the two versions differ
+FOLDERS: dict[Split, str] = {"train": "training", "val": "validation", "test": "testing"}
+REFUSAL = (
+    "Vistas v2.0 has 124 classes with other ids than the 66 of v1.2, so decoding it here would give wrong labels: expected "
+    "{training,validation}/v1.2/labels, which the zip of v2.0 holds as well"
+)
+
+
+class MapillaryDataModule(FilesDataModule):
+    """Mapillary Vistas v1.2 (Neuhold et al., 2017); see the data card of this file."""
+
+    role = "target"
+    test_split = "val"
+    domain = "mapillary"
+    folders = ("mapillary", "mapillary-vistas", "mapillary_vistas", "vistas")
+    layouts = (
+        Layout(images=("{split}/images/*.jpg",), labels=("{split}/v1.2/labels/*.png",), splits=FOLDERS),
+        Layout(images=("{split}/images/*.jpg",), labels=("{split}/labels/*.png",), splits=FOLDERS),
+    )
+    train_ids: ClassVar = dict.fromkeys(range(NUM_IDS), IGNORED) | TRAIN_IDS_OF_VISTAS
+    counts: ClassVar = {"train": 18000, "val": 2000, "test": 5000}
+    unlabelled_splits = frozenset(["test"])
+    archives = "mapillary-vistas-dataset_public_v1.2.zip (or that of v2.0, which holds v1.2 too)"
+    hint = f"Ids above 65 are of v2.0: {REFUSAL}"
+
+    def find_pairs(self, split: Split, labelled: bool = True) -> tuple[list[Pair], list[Problem]]:
+        """Lists the pairs of a split, sorted by name, and the files without a partner.
+
+        Raises:
+            DataError: Also if the labels are those of v2.0.
+        """
+        if labelled:
+            refuse_v2(self.find_root(), FOLDERS[split])
+        return super().find_pairs(split, labelled)
+
+
+def refuse_v2(root: Path, folder: str) -> None:
+    """Raises DataError if the labels of a split are those of Vistas v2.0, by their folder, config or palette."""
+    if (root / folder / "v1.2" / "labels").is_dir():
+        labels = root / folder / "v1.2" / "labels"
+    else:
+        labels = root / folder / "labels"
+        if not labels.is_dir() and (root / folder / "v2.0").is_dir():
+            raise DataError(f"{root / folder} holds v2.0 alone. {REFUSAL}", "id")
+        for config in (root / "config.json", root / "config_v2.0.json"):
+            number = count_classes(config)
+            if number not in (None, NUM_IDS) and not (root / "config_v1.2.json").is_file():
+                raise DataError(f"{config} lists {number} classes. {REFUSAL}", "id")
+    first = next(iter(sorted(labels.glob("*.png"))), None)
+    if first is None:
+        return
+    try:
+        with Image.open(first) as picture:
+            palette = picture.getpalette() if picture.mode == "P" else None
+    except OSError:
+        return  # reading the pair will say what is wrong with the file
+    if palette is not None and tuple(palette[6:9]) == COLOUR_2_OF_V2:
+        raise DataError(f"{first} has the palette of v2.0. {REFUSAL}", "id")
+
+
+def count_classes(config: Path) -> int | None:
+    """Returns how many classes a config of Vistas lists, None if there is no such file or it lists none."""
+    try:
+        return len(json.loads(config.read_text(encoding="utf-8"))["labels"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,46 @@
+"""SYNTHIA-RAND-CITYSCAPES: generated street scenes with 16 of Cityscapes' classes, the other source.
+
+Data card:
+    Source: Ros et al. (2016), "The SYNTHIA Dataset"; https://synthia-dataset.net (SYNTHIA_RAND_CITYSCAPES).
+    Layout: ``RGB/*.png`` and ``GT/LABELS/*.png``; or ``leftImg8bit/{train,val}/SEQUENCE/*_leftImg8bit.png`` and
+        ``gtFine/{train,val}/SEQUENCE/*_gtFine_labelIds.png``, as the authors of the paper rearrange them (8 bits).
+    Encoding: 16-bit RGB PNG; the class is in the first (red) channel, the instance in the second. Ids of its own.
+    Counts: 9,400, all for training; 1280x760.
+    Licence: CC BY-NC-SA 3.0.
+    Traps: Pillow silently reads the 16-bit labels as 8-bit ones.
+"""
+
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from datamodules.files import FilesDataModule, Layout, read_index, read_red_16_bit
+from datamodules.labels import IGNORED
+
+# Their ids in the order of Cityscapes' train ids 0 to 18; the others of 0 to 22 belong to no class.
+IN_ORDER = (3, 4, 2, 21, 5, 7, 15, 9, 6, 16, 1, 10, 17, 8, 18, 19, 20, 12, 11)
+
+
+class SYNTHIADataModule(FilesDataModule):
+    """SYNTHIA-RAND-CITYSCAPES (Ros et al., 2016); see the data card of this file."""
+
+    role = "source"
+    domain = "synthia"
+    folders = ("synthia", "rand_cityscapes", "synthia_rand_cityscapes", "synthia-rand-cityscapes")
+    layouts = (
+        Layout(images=("RGB/*.png",), labels=("GT/LABELS/*.png",), holds=("train",)),
+        Layout(
+            images=("leftImg8bit/{split}/*/*_leftImg8bit.png",),
+            labels=("gtFine/{split}/*/*_gtFine_labelIds.png",),
+            holds=("train", "val"),
+        ),
+    )
+    train_ids: ClassVar = dict.fromkeys(range(23), IGNORED) | {value: number for number, value in enumerate(IN_ORDER)}
+    counts: ClassVar = {"train": 9400}
+    archives = "SYNTHIA_RAND_CITYSCAPES"
+
+    @staticmethod
+    def read_ids(path: Path) -> np.ndarray:
+        """Reads the ids from the red channel of the vendor's 16-bit labels, or from the authors' one-channel ones."""
+        return read_index(path) if path.name.endswith("_labelIds.png") else read_red_16_bit(path)
