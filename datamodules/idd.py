@@ -4,8 +4,8 @@ Data card:
     Source: Varma et al. (2019); https://idd.insaan.iiit.ac.in (IDD Segmentation, 20k part I and II).
     Layout: ``leftImg8bit/{split}/DRIVE/*_leftImg8bit.png`` (part II: ``.jpg``) and, in ``gtFine/{split}/DRIVE/``,
         ``*_gtFine_labelcsTrainIds.png`` or ``*_gtFine_polygons.json``.
-    Encoding: polygons, drawn here as AutoNUE's createLabels does (the later over the earlier, on void); or its 8-bit PNG of
-        csTrainIds, which are Cityscapes' train ids, 255 where ignored.
+    Encoding: polygons, drawn here as AutoNUE's createLabels does (the later over the earlier, on void); or its 8-bit
+        PNG of csTrainIds, which are Cityscapes' train ids, 255 where ignored.
     Counts: part I 6,993 train, 981 val, 2,029 test; 1920x1080 and 1280x720. The protocol tests on val of part I.
     Licence: for research, not for commerce (see the page above).
     Traps: file names repeat from drive to drive. The labels of test are not public. Other encodings of createLabels

@@ -5,12 +5,12 @@ Data card:
     Layout: ``{training,validation}/images/*.jpg`` and ``{training,validation}/v1.2/labels/*.png``; older zips have
         ``{training,validation}/labels/*.png``.
     Encoding: 8-bit PNG of 66 class ids (config_v1.2.json).
-    Counts: 18,000 training, 2,000 validation, 5,000 testing; at least 1920x1080, often much larger. The protocol tests on
-        validation, sorted by name. (The authors' code takes the first 2,000 files of an unsorted listing of training,
-        which is another set on every machine; their text says validation.)
+    Counts: 18,000 training, 2,000 validation, 5,000 testing; at least 1920x1080, often much larger. The protocol tests
+        on validation, sorted by name. (The authors' code takes the first 2,000 files of an unsorted listing of
+        training, which is another set on every machine; their text says validation.)
     Licence: CC BY-NC-SA 4.0.
-    Traps: v2.0 has 124 ids in another order, and its zip holds both versions side by side; v2.0 is refused. The labels of
-        testing are not public.
+    Traps: v2.0 has 124 ids in another order, and its zip holds both versions side by side; v2.0 is refused. The labels
+        of testing are not public.
 """
 
 import json
@@ -24,15 +24,15 @@ from datamodules.files import FilesDataModule, Layout, Pair
 from datamodules.labels import IGNORED
 
 TRAIN_IDS_OF_VISTAS = {
-    13: 0, 24: 0, 41: 0, 2: 1, 15: 1, 17: 2, 6: 3, 3: 4, 45: 5, 47: 5, 48: 6, 50: 7, 30: 8, 29: 9, 27: 10, 19: 11, 20: 12,
-    21: 12, 22: 12, 55: 13, 61: 14, 54: 15, 58: 16, 57: 17, 52: 18,
+    13: 0, 24: 0, 41: 0, 2: 1, 15: 1, 17: 2, 6: 3, 3: 4, 45: 5, 47: 5, 48: 6, 50: 7, 30: 8, 29: 9, 27: 10, 19: 11,
+    20: 12, 21: 12, 22: 12, 55: 13, 61: 14, 54: 15, 58: 16, 57: 17, 52: 18,
 }  # fmt: skip
 NUM_IDS = 66
 COLOUR_2_OF_V2 = (250, 170, 31)  # of id 2, the first in which the palettes of the two versions differ
 FOLDERS: dict[Split, str] = {"train": "training", "val": "validation", "test": "testing"}
 REFUSAL = (
-    "Vistas v2.0 has 124 classes with other ids than the 66 of v1.2, so decoding it here would give wrong labels: expected "
-    "{training,validation}/v1.2/labels, which the zip of v2.0 holds as well"
+    "Vistas v2.0 has 124 classes with other ids than the 66 of v1.2, so decoding it here would give wrong labels: "
+    "expected {training,validation}/v1.2/labels, which the zip of v2.0 holds as well"
 )
 
 
@@ -42,7 +42,10 @@ class MapillaryDataModule(FilesDataModule):
     role = "target"
     test_split = "val"
     domain = "mapillary"
-    folders = ("mapillary", "mapillary-vistas", "mapillary_vistas", "vistas")
+    folders = (
+        "mapillary", "mapillary-vistas", "mapillary_vistas", "vistas", "mapillary-vistas-dataset_public_v1.2",
+        "mapillary-vistas-dataset_public_v2.0",
+    )  # fmt: skip
     layouts = (
         Layout(images=("{split}/images/*.jpg",), labels=("{split}/v1.2/labels/*.png",), splits=FOLDERS),
         Layout(images=("{split}/images/*.jpg",), labels=("{split}/labels/*.png",), splits=FOLDERS),

@@ -10,8 +10,8 @@ Data card:
     Traps: the final release read with the beta's table silently loses every id above 38, so the release is detected and
         logged. Which is which: the final has ids above 38, or a panoptic.json that lists them.
     Protocol: the paper used the beta, with pickup and van as car and road marking as road; the ids beyond it follow
-        WildDash's own conversion to Cityscapes (wd2_unified_label_policy.json). There pickup is truck; here it stays car in
-        both releases, so that they can be compared.
+        WildDash's own conversion to Cityscapes (wd2_unified_label_policy.json). There pickup is truck; here it
+        stays car in both releases, so that they can be compared.
 """
 
 import json
@@ -134,8 +134,8 @@ def read_segments(path: Path) -> dict[str, dict[int, int]]:
         }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{path} cannot be read ({type(error).__name__}: {error}): expected the panoptic annotations of WildDash 2, "
-            "which say what the segments in panoptic/*.png are. Unpack it again"
+            f"{path} cannot be read ({type(error).__name__}: {error}): expected the panoptic annotations of WildDash "
+            "2, which say what the segments in panoptic/*.png are. Unpack it again"
         ) from error
 
 
