@@ -1,0 +1,255 @@
+"""Generated scenes to real photographs: train on StreetScenes alone, adapt to each photograph of CamVid.
+
+Trains on StreetScenes' source (or takes a checkpoint), chooses alpha and every setting of Seg-TTT, one after the other, on
+some of CamVid's train photographs as the development set, then tests on its val photographs, once. Also measures what
+the pseudo labels know that the network does not. What is done already is not done again.
+"""
+
+import argparse
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("WANDB_SILENT", "true")
+
+import torch
+
+from callbacks.alpha_search import AlphaSearch
+from callbacks.iabn import adaptive_batch_norm
+from callbacks.method import evaluating
+from callbacks.pseudo_labels import IGNORED, fuse_views, pseudo_labels
+from callbacks.results import RECORDS, SUMMARY, read_records, to_plain
+from callbacks.views import make_views
+from lightning_modules.metrics import Scores
+from lightning_modules.predictor import predict_logits
+from main import SegmentationCLI, main
+
+CONFIG = Path(__file__).parent.parent / "configs" / "experiment" / "camvid.yaml"
+SCALES = ([0.25, 0.5, 0.75], [0.5, 0.75, 1.0], [0.75, 1.0, 1.25], [1.0, 1.25, 1.5])
+# In this order, each with the best of those before it; the first value is the paper's.
+SETTINGS: dict[str, tuple[Any, ...]] = {
+    "scales": SCALES,
+    "lr": (0.05, 0.005, 0.02, 0.1),
+    "psi": (0.7, 0.5, 0.9),
+    "trainable": (None, ["head"], ["neck", "head"], ["backbone", "neck", "head"]),
+    "semantics": ("paper", "released"),
+    "num_steps": (10, 3, 20),
+}
+
+
+class Study:
+    """One network, its choices on the development set, and its test.
+
+    Args:
+        folder: Where everything is written.
+        common: Arguments of every command.
+        development: Arguments that pick the photographs to choose on.
+    """
+
+    def __init__(self, folder: Path, common: Sequence[str], development: Sequence[str]) -> None:
+        self.folder = folder
+        self.common = list(common)
+        self.development = list(development)
+
+    def validate(self, name: str, arguments: Iterable[str]) -> dict[str, Any]:
+        """Scores a method on the development set; returns its summary, also of an earlier run."""
+        return self._run("validate", self.folder / "development" / name, [*self.development, *arguments])
+
+    def test(self, name: str, arguments: Iterable[str]) -> dict[str, Any]:
+        """Scores a method on the target; returns its summary, also of an earlier run."""
+        return self._run("test", self.folder / "test" / name, arguments)
+
+    def search_alpha(self) -> dict[float, float]:
+        """Returns the mean IoU in percent on the development set for each alpha of IaBN."""
+        path = self.folder / "development" / "alpha.json"
+        if not path.exists():
+            search = "--trainer.callbacks+=callbacks.alpha_search.AlphaSearch"
+            place = f"--results.folder={self.folder / 'development' / 't-BN'}"
+            cli = main(["validate", *self.common, *self.development, place, search])
+            callback = next(item for item in cli.trainer.callbacks if isinstance(item, AlphaSearch))  # type: ignore[attr-defined]
+            path.write_text(json.dumps(callback.miou), encoding="utf-8")
+        return {float(alpha): miou for alpha, miou in json.loads(path.read_text(encoding="utf-8")).items()}
+
+    def _run(self, command: str, place: Path, arguments: Iterable[str]) -> dict[str, Any]:
+        summary = place / SUMMARY
+        if not (summary.exists() and json.loads(summary.read_text(encoding="utf-8"))["complete"]):
+            main([command, *self.common, f"--results.folder={place}", *arguments])
+        return json.loads(summary.read_text(encoding="utf-8"))
+
+
+def describe_method(method: str, settings: dict[str, Any]) -> list[str]:
+    """Returns the arguments that pick a method with its settings."""
+    values = {key: json.dumps(value) if isinstance(value, list) else value for key, value in settings.items()}
+    return [f"--method={method}", *(f"--method.{key}={value}" for key, value in values.items() if value is not None)]
+
+
+def choose(study: Study, alpha: float) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Chooses the settings of Seg-TTT one after the other by the mean IoU on the development set.
+
+    Returns:
+        The settings chosen, and a row for each tried: its name, the setting that differs, and the mean IoU in percent.
+    """
+    settings: dict[str, Any] = {"alpha": alpha, **{key: values[0] for key, values in SETTINGS.items()}}
+    rows = []
+    for key, values in SETTINGS.items():
+        scores = {}
+        for number, value in enumerate(values):
+            tried = settings | {key: value}
+            name = "_".join(str(item).replace(" ", "") for item in tried.values())
+            summary = study.validate(f"Seg-TTT_{name}", describe_method("SegTTT", tried))
+            scores[number] = summary["mean"]["miou"]
+            rows.append({"setting": key, "value": value, "miou": scores[number]})
+            print(f"  {key} {value}: {scores[number]:.2f}", flush=True)
+        settings[key] = values[max(scores, key=lambda number: scores[number])]
+    return settings, rows
+
+
+def measure_labels(cli: SegmentationCLI, alpha: float, psi: float) -> list[dict[str, Any]]:
+    """Measures what pseudo labels know that IaBN's own prediction does not, for each choice of scales.
+
+    Args:
+        cli: A run on the development set.
+        alpha: Weight of the image's statistics.
+        psi: Confidence threshold.
+
+    Returns:
+        A row per choice: ``kept``, the share of labelled pixels that get a pseudo label, in percent; ``right``, how many
+        of these labels are right, and ``right_before``, how many of the network's own predictions are at the same pixels;
+        ``news`` and ``news_right``, the share of kept pixels where the two differ and how many of those are right.
+    """
+    network = cli.model.network.cpu()
+    rows = []
+    for scales in SCALES:
+        counts = torch.zeros(6, dtype=torch.float64)
+        for batch in cli.trainer.val_dataloaders:  # type: ignore[union-attr]
+            image, mask = batch["image"], batch["mask"]
+            with torch.no_grad(), evaluating(network), adaptive_batch_norm(network, alpha):
+                own = predict_logits(network, image).argmax(dim=1)
+                views = make_views(scales, flip=True, grayscale=True)
+                labels = pseudo_labels(fuse_views(partial(predict_logits, network), image, views), psi)
+            kept = (labels != IGNORED) & (mask != IGNORED)
+            news = kept & (labels != own)
+            tested = (
+                mask != IGNORED,
+                kept,
+                kept & (labels == mask),
+                kept & (own == mask),
+                news,
+                news & (labels == mask),
+            )
+            counts += torch.tensor([selected.sum().item() for selected in tested])
+        every, kept_, right, before, differing, news_right = counts.tolist()
+        shares = {"kept": kept_ / every, "right": right / kept_, "right_before": before / kept_}
+        shares |= {"news": differing / kept_, "news_right": news_right / max(differing, 1)}
+        rows.append({"scales": scales, **{key: 100 * share for key, share in shares.items()}})
+    return rows
+
+
+def compare_images(folder: Path, other: Path) -> dict[str, float]:
+    """Compares two runs image by image; returns the share of images that lost or won over a point of mean IoU, in percent."""
+    per_image = []
+    for place in (folder, other):
+        records = read_records(place / RECORDS)
+        per_image.append({record["name"]: Scores.from_record(record).summarize()["miou"] for record in records})
+    differences = [100 * (per_image[1][name] - miou) for name, miou in per_image[0].items()]
+    lost, won = sum(value < -1 for value in differences), sum(value > 1 for value in differences)
+    return {"lost": 100 * lost / len(differences), "won": 100 * won / len(differences)}
+
+
+def list_photographs(root: Path, every: int, path: Path) -> None:
+    """Writes a list file with every so many of the train photographs."""
+    names = sorted(photograph.name for photograph in (root / "images" / "train").iterdir())
+    if not names:
+        raise FileNotFoundError(
+            f"{root}/images/train holds no photographs: expected CamVid's, see docs/real_photographs.md"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(names[::every]) + "\n", encoding="utf-8")
+
+
+def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
+    """Parses the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.real_photographs", description=__doc__.split("\n\n")[0]
+    )
+    parser.add_argument("root", type=Path, help="CamVid: images/{train,val}/*, labels/{train,val}/*.png, see the docs")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("outputs/real_photographs"), help="where to write (%(default)s)"
+    )
+    parser.add_argument("--checkpoint", type=Path, help="a trained network, in place of training one")
+    parser.add_argument("--every", type=int, default=12, help="choose on every so many train photographs (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the training (%(default)s)")
+    return parser.parse_args(args)
+
+
+def run_study(args: Sequence[str] | None = None) -> dict[str, Any]:
+    """Runs the study; returns its report, which is also written as JSON."""
+    arguments = parse_arguments(args)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    folder, root = arguments.folder, arguments.root.resolve()
+    photographs = folder.resolve() / "development.txt"
+    list_photographs(root, arguments.every, photographs)
+    common = [f"--config={CONFIG}", f"--data.root={root}", f"--seed_everything={arguments.seed}"]
+    common += ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+    checkpoint = arguments.checkpoint
+    if checkpoint is None:
+        print("Training on generated scenes ...", flush=True)
+        fitted = main(["fit", *common, f"--trainer.default_root_dir={folder}"])
+        checkpoint = fitted.trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
+        print(f"Checkpoint: {checkpoint}", flush=True)
+    common += [f"--ckpt_path={checkpoint}", "--verbose=false", "--trainer.logger=false"]
+    study = Study(folder, common, [f"--data.development.init_args.splits={json.dumps({'val': str(photographs)})}"])
+
+    print("Choosing on development photographs ...", flush=True)
+    alphas = study.search_alpha()
+    alpha = max(alphas, key=lambda value: alphas[value])
+    print(f"  alpha {alpha:g} of { ({key: round(value, 1) for key, value in alphas.items()}) }", flush=True)
+    tta = {}
+    for scales in SCALES:
+        settings = {"alpha": alpha, "scales": scales}
+        tta[str(scales)] = study.validate(f"TTA_{scales}".replace(" ", ""), describe_method("TTA", settings))["mean"][
+            "miou"
+        ]
+        print(f"  TTA {scales}: {tta[str(scales)]:.2f}", flush=True)
+    chosen, tried = choose(study, alpha)
+    print(f"Chosen: {chosen}", flush=True)
+    measured = main(["validate", *common, *study.development, f"--results.folder={folder / 'development' / 'labels'}"])
+    labels = measure_labels(measured, alpha, chosen["psi"])
+
+    print("Testing ...", flush=True)
+    best_scales = max(SCALES, key=lambda scales: tta[str(scales)])
+    paper = {"alpha": alpha, **{key: values[0] for key, values in SETTINGS.items()}}
+    methods = {
+        "t-BN": [],
+        "p-BN": describe_method("IaBN", {"alpha": 1.0}),
+        "IaBN": describe_method("IaBN", {"alpha": alpha}),
+        "TTA": describe_method("TTA", {"alpha": alpha, "scales": best_scales}),
+        "Seg-TTT": describe_method("SegTTT", chosen),
+        "Seg-TTT, the paper's settings": describe_method("SegTTT", paper),
+    }
+    tested = {name: study.test(name, method) for name, method in methods.items()}
+    report: dict[str, Any] = {
+        "checkpoint": str(checkpoint),
+        "alpha": alphas,
+        "tta": tta,
+        "tried": tried,
+        "chosen": chosen,
+    }
+    report |= {"tta_scales": best_scales, "labels": labels, "methods": {}}
+    for name, summary in tested.items():
+        row = {key: summary["mean"][key] for key in ("miou", "ece", "ms_per_image")}
+        row |= compare_images(folder / "test" / "IaBN", folder / "test" / name)
+        report["methods"][name] = row | {"iou": summary["domains"]["camvid"]["iou"]}
+        print(f"{name:32s} mean IoU {row['miou']:.1f}  lost {row['lost']:.0f} %  won {row['won']:.0f} %", flush=True)
+    (folder / "report.json").write_text(json.dumps(to_plain(report), indent=1) + "\n", encoding="utf-8")
+    return report
+
+
+if __name__ == "__main__":
+    run_study()
