@@ -156,9 +156,10 @@ class SegmentationDataset(Dataset[dict[str, Any]], ABC):
 
 def look_up(ids: np.ndarray, table: np.ndarray) -> np.ndarray:
     """Looks (H, W) uint8 or uint16 ids up in a (256,) or (65536,) uint8 table; ids beyond the table are unknown."""
-    if ids.dtype == np.uint8:
-        return cv2.LUT(ids, table[:256])
-    if len(table) <= int(ids.max(initial=0)):
+    most = int(ids.max(initial=0))
+    if most < 256:
+        return cv2.LUT(ids.astype(np.uint8, copy=False), table[:256])
+    if len(table) <= most:
         table = np.concatenate([table, np.full(2**16 - len(table), UNKNOWN, dtype=np.uint8)])
     return table[ids]
 

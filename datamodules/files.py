@@ -177,7 +177,7 @@ class FilesDataset(SegmentationDataset):
         except DataError as error:
             problems.append(Problem(self.name(index), error.kind, str(error)))
         else:
-            counts = cv2.calcHist([mask], [0], None, [256], [0, 256])[:, 0].astype(np.int64)
+            counts = cv2.calcHist([mask], [0], None, [256], [0, 256]).ravel().astype(np.int64)
             if size is not None and size != mask.shape:
                 problems.append(Problem(self.name(index), "size", self.explain_sizes(index, size, mask.shape)))
         return problems, counts

@@ -3,63 +3,78 @@
 Data card:
     Source: yours.
     Layout: a folder of images and a folder of labels with the same names below it; or files matched by patterns; or a
-        CSV of pairs. Images alone are enough for `predict`.
+        CSV of pairs. Images alone are enough for `predict`. See docs/own_data.md.
     Encoding: one-channel label images (8 or 16 bits, palette or gray) with any ids, or RGB ones with any colours.
     Splits: by folder, by list file, by fraction, or by a column of the CSV.
     Sizes: any; each image and its labels have the same.
-    Traps: label images saved as JPEG hold wrong ids at every edge and are refused.
+    Traps: labels saved as JPEG hold wrong ids at every edge and are refused. Images are turned as their EXIF data say,
+        labels are not. Fractions of a video put neighbouring frames into different splits: give lists instead.
 """
 
 import csv
 import hashlib
+import os
+import re
 from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import takewhile
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import numpy as np
+from PIL import Image
+from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 
 from datamodules.base import DataError, Problem, Role, Split
 from datamodules.files import (
+    JPEG,
     NAMED,
+    Broken,
     FilesDataModule,
     FilesDataset,
     Pair,
-    find_files,
     list_folders,
     match_files,
     read_image,
     read_index,
 )
-from datamodules.labels import CITYSCAPES_COLOURS, IGNORED, TRAIN_IDS, UNKNOWN, Colour, LabelSpace
+from datamodules.labels import CITYSCAPES_COLOURS, IGNORED, TRAIN_IDS, UNKNOWN, Colour
 from datamodules.transforms import Transform
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
-LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".ppm")  # lossless
+LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".ppm", ".pgm")  # lossless
 LIST_SUFFIXES = (".txt", ".lst", ".csv")
+WHY_NO_JPEG = "JPEG changes values near edges, so ids and colours are lost: export the labels again, as PNG"
+
+Files = dict[str, Path]
 
 
 class FolderDataModule(FilesDataModule):
     """Images and labels in folders of your own.
 
     Args:
-        root: The folder that the other paths are relative to; None is ``$SEGADAPT_DATA/DOMAIN``.
+        root: The folder that the other paths are relative to, or one that holds it under the name of the domain; None
+            is ``$SEGADAPT_DATA``.
         domain: Name of the data set, under which its scores are reported; None is the name of the root.
         role: ``source`` to train on, ``development`` to choose on, ``target`` to test on.
-        images: Folder of the images, searched to any depth, or a pattern with stars. ``{split}`` stands for the split's
-            folder. None tries ``images/{split}``, ``images`` and the root itself.
-        labels: The same of the labels, which have the names of their images. None is `images` with ``images`` replaced
-            by ``labels``.
-        pairs: A CSV file with the columns ``image``, ``label`` (may be empty) and, if it says them, ``split``; takes
-            the place of `images` and `labels`.
-        splits: For ``train``, ``val`` and ``test``: the name of the folder, a list file (``.txt`` or ``.csv``, first
-            field of each line an image), or a fraction of all images. None is folders of these names; where
-            the paths do not have ``{split}``, every split has all images.
+        images: Folder of the images, searched to any depth, or a pattern such as ``frames/*_left.png``: ``*`` is any
+            name, ``**/`` any folders, ``{split}`` the split's folder. The path below the folder without its suffix, or
+            what the stars stand for, is an image's name. None tries ``images/{split}``, ``images`` and the root itself.
+        labels: The same of the labels, which have the names of their images. None is `images` with its folder
+            ``images`` replaced by ``labels``.
+        pairs: A CSV file with the columns ``image``, ``label`` (may be empty) and, if it says them, ``split``, in place
+            of `images` and `labels`. Separated by commas, semicolons or tabs.
+        splits: For ``train``, ``val`` and ``test``: what ``{split}`` or the column of the CSV says; or a list file
+            (``.txt``, ``.lst`` or ``.csv``, first field of each line an image); or a fraction of all images, drawn by
+            their names alone. None is these three words; where nothing tells splits apart, each has all images.
         split: What `test` and `predict` read; None is ``test``.
         classes: Names in the order of the network's classes; or for each name the Cityscapes classes it gathers, as
             for other data sets. None is Cityscapes' 19, or the 16 of SYNTHIA (`num_classes`).
-        ids: The class of each id in the labels. None: id c is class c.
-        label_colours: The colour of each class in the labels, or several colours; for RGB labels, in place of `ids`.
-        ignored: Ids, or colours, that belong to no class; 255 always is such an id.
+        ids: The class of each id in the labels, 0 to 65535. None: where `classes` is a list, id c is class c; otherwise
+            the ids are Cityscapes' 19 train ids. Classes of Cityscapes are understood too: they count as the class that
+            gathers them, or as ignored.
+        label_colours: For RGB labels, in place of `ids`: the colour of each class, or several colours.
+        ignored: Ids, or colours, that belong to no class; id 255 is one unless `ids` names it.
         broken: As for `FilesDataModule`.
         num_classes: 19 or 16 where `classes` are not given.
         **kwargs: As for `SegmentationDataModule`.
@@ -69,7 +84,7 @@ class FolderDataModule(FilesDataModule):
     """
 
     layouts = ()
-    counts: Mapping[Split, int] = {}
+    counts: ClassVar[Mapping[Split, int]] = {}
     archives = "your images and labels"
 
     def __init__(
@@ -86,27 +101,26 @@ class FolderDataModule(FilesDataModule):
         ids: dict[int, str] | None = None,
         label_colours: dict[str, list[int] | list[list[int]]] | None = None,
         ignored: list[int | list[int]] | None = None,
-        broken: Any = "error",
+        broken: Broken = "error",
         num_classes: int = 19,
         **kwargs: Any,
     ) -> None:
-        super().__init__(root=root, split=split, broken=broken, num_classes=num_classes, **kwargs)
+        super().__init__(root=root, split=split, broken=broken, num_classes=num_classes, classes=classes, **kwargs)
         if role not in get_args(Role):
             raise ValueError(f"role is {role!r}: expected one of {', '.join(get_args(Role))}")
-        if classes is not None:
-            self.set_labels(LabelSpace.of_classes(classes))
-        if ids is not None and label_colours is not None:
-            raise ValueError("ids and label_colours are both given: expected one of them, as labels are stored one way")
         if pairs is not None and (images is not None or labels is not None):
             raise ValueError("pairs is given beside images or labels: expected the CSV alone, it says where files are")
+        if ids is not None and label_colours is not None:
+            raise ValueError("ids and label_colours are both given: expected one of them, as labels are stored one way")
         self.role = role
-        self.domain = domain or (Path(root).expanduser().resolve().name if root else "folder")
+        self.domain = domain or (Path(root).expanduser().resolve().name if root else "") or "folder"
         self.images = images
         self.label_files = labels
         self.pairs = pairs
         self.splits = check_splits(splits or {})
-        self.stored_as_classes = isinstance(classes, list)
-        self.table, self.colour_table = self._make_tables(ids, label_colours, ignored or [])
+        self.own_names = isinstance(classes, list)
+        self.colour_table = None if label_colours is None else self._tabulate_colours(label_colours, ignored or [])
+        self.table = self._tabulate_ids(ids, ignored or [])
 
     @property
     def folders(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -115,176 +129,208 @@ class FolderDataModule(FilesDataModule):
 
     def open_pairs(self, pairs: Sequence[Pair], transform: Transform, labelled: bool = True) -> FilesDataset:
         """Makes a dataset of pairs."""
-        hint = "Say what they are in ids (or label_colours), or list them in ignored"
+        read = read_labels if self.colour_table is None else partial(read_colours, table=self.colour_table)
+        hint = "Say what they are in ids, or list them in ignored"
         return FilesDataset(
-            self.domain, pairs, self.table, transform, self.read_label, self.seed, labelled, upright=True, hint=hint
+            self.domain, pairs, self.table, transform, read, self.seed, labelled, upright=True, hint=hint
         )
-
-    def read_label(self, path: Path) -> np.ndarray:
-        """Reads a label file as (H, W) ids; colours become labels on the way.
-
-        Raises:
-            DataError: If it cannot be read, has another number of channels than expected, or an unknown colour.
-        """
-        if self.colour_table is None:
-            return read_index(path)
-        pixels = read_image(path).astype(np.uint32)
-        keys = pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2]
-        labels = self.colour_table[keys]
-        if (labels == UNKNOWN).any():
-            unknown = [int(key) for key in np.unique(keys[labels == UNKNOWN])]
-            examples = [(key >> 16, key >> 8 & 255, key & 255) for key in unknown[:NAMED]]
-            raise DataError(
-                f"{path} holds {len(unknown)} colours without a class, e.g. {examples}: expected those in "
-                "label_colours, or in ignored",
-                "id",
-            )
-        return labels
 
     def find_pairs(self, split: Split, labelled: bool = True) -> tuple[list[Pair], list[Problem]]:
         """Lists the pairs of a split, sorted by name, and the files without a partner."""
         root = self.find_root()
         if self.pairs is not None:
-            images, labels = self._read_table(root / self.pairs, split)
+            images, labels, divided = self._read_table(root, split)
         else:
-            images, labels = self._find_in_folders(root, split, labelled)
-        images = self._select(root, images, split)
-        if not labelled:
-            return [Pair(name, path, None) for name, path in sorted(images.items())], []
-        if images and not labels:
-            raise DataError(
-                f"{self.domain}: there are no labels beside the {len(images)} images of {split} in {root}: expected "
-                f"{self.label_files or 'a folder labels'}. Without labels there is only `predict`",
-                "missing",
-            )
-        labels = labels if self._shows_split(labels=True) else {name: labels[name] for name in images if name in labels}
-        return match_files(images, labels)
+            images, labels, divided = self._find_in_folders(root, split, labelled)
+        chosen = self._choose(root, images, split, divided)
+        if self._is_listed(split):
+            labels = {name: labels[name] for name in chosen if name in labels}
+        if labelled and chosen and not labels:
+            raise DataError(self._explain_no_labels(root, split, len(chosen)), "missing")
+        problems: list[Problem] = []
+        pairs = [Pair(name, path, None) for name, path in sorted(chosen.items())]
+        if labelled:
+            pairs, problems = match_files(chosen, labels)
+        if self.broken == "error":  # to skip broken pairs is to read them all, which finds these too
+            lost = find_lost(pairs)
+            names = {problem.name for problem in lost}
+            pairs, problems = [pair for pair in pairs if pair.name not in names], problems + lost
+        return pairs, problems
 
     def find_root(self) -> Path:
         """Returns the folder that paths are relative to."""
         base, given = self._find_base()
-        if given:
-            return base
         named = [child for child in list_folders(base) if child.name.lower() in self.folders]
-        if not named:
-            raise DataError(f"there is no folder {self.domain} in {base}: set root to the folder of your images")
-        return named[0]
+        if not given and not named:
+            raise DataError(
+                f"there is no folder {self.domain} in {base}: set root to the folder of your images, or domain to the "
+                "name of a folder there"
+            )
+        if not given or (named and not self.lies_in(base) and self.lies_in(named[0])):
+            return named[0]
+        return base
 
-    def _find_in_folders(self, root: Path, split: Split, labelled: bool) -> tuple[dict[str, Path], dict[str, Path]]:
+    def lies_in(self, folder: Path) -> bool:
+        """Returns whether images, or the CSV of pairs, lie in a folder."""
+        if self.pairs is not None:
+            return (folder / self.pairs).is_file()
+        patterns = [(self.images or "images").replace("{split}", self._name_folder(split)) for split in get_args(Split)]
+        return any(split_pattern(folder, pattern)[0].is_dir() for pattern in patterns)
+
+    def _name_folder(self, split: Split) -> str:
+        """Returns what stands for a split in paths."""
+        return split if self._is_listed(split) else str(self.splits.get(split, split))
+
+    def _is_listed(self, split: Split) -> bool:
+        """Returns whether a list file or a fraction says which images a split has."""
+        value = self.splits.get(split, split)
+        return isinstance(value, float) or is_list(value)
+
+    def _find_in_folders(self, root: Path, split: Split, labelled: bool) -> tuple[Files, Files, bool]:
+        """Returns the images and labels of a split by name, and whether they lie in a folder of the split."""
         images, labels = self._locate(root)
-        folder = self.splits.get(split, split)
-        folder = folder if isinstance(folder, str) and not is_list(folder) else split
+        folder = self._name_folder(split)
         found = find_named(root, images.replace("{split}", folder), IMAGE_SUFFIXES)
         if not found:
-            entries = sorted(path.name for path in root.iterdir())[:10]
+            entries = ", ".join(sorted(path.name for path in root.iterdir())[:10]) or "nothing"
             raise DataError(
-                f"{self.domain}: there are no images of {split} in {root}: expected files in or like "
-                f"{images.replace('{split}', folder)} ({', '.join(IMAGE_SUFFIXES)}), found {', '.join(entries)}. Set "
-                "images, and split or splits if the folders are called differently",
+                f"{self.domain}: there are no images of {split} in {root}: expected {', '.join(IMAGE_SUFFIXES)} in "
+                f"{images.replace('{split}', folder)}, found {entries}. Set root and images; and split, or splits, if "
+                "the folders are called differently",
                 "missing",
             )
+        divided = "{split}" in images
         if not labelled or labels is None:
-            return found, {}
-        return found, find_named(root, labels.replace("{split}", folder), LABEL_SUFFIXES)
+            return found, {}, divided
+        pattern = labels.replace("{split}", folder)
+        named = find_named(root, pattern, LABEL_SUFFIXES)
+        if not named and (lossy := find_named(root, pattern, IMAGE_SUFFIXES)):
+            path = next(iter(lossy.values()))
+            raise DataError(f"{path}: expected labels as {', '.join(LABEL_SUFFIXES)}. {WHY_NO_JPEG}")
+        return found, named, divided
 
     def _locate(self, root: Path) -> tuple[str, str | None]:
         """Returns the patterns of images and labels, with those that were not given."""
         images = self.images
         if images is None:
-            names = [self.splits.get(split, split) for split in get_args(Split)]
-            by_split = any((root / "images" / str(name)).is_dir() for name in names)
+            by_split = any((root / "images" / self._name_folder(split)).is_dir() for split in get_args(Split))
             images = "images/{split}" if by_split else "images" if (root / "images").is_dir() else "."
         labels = self.label_files
-        if labels is None and "images" in images:
-            labels = images.replace("images", "labels")
+        if labels is None and "images" in Path(images).parts:
+            labels = Path(*("labels" if part == "images" else part for part in Path(images).parts)).as_posix()
         return images, labels
 
-    def _shows_split(self, labels: bool) -> bool:
-        """Returns whether paths alone tell the splits apart: then a label file without an image misses it."""
-        return self.pairs is None and not any(
-            isinstance(value, float) or is_list(str(value)) for value in self.splits.values()
-        )
-
-    def _select(self, root: Path, images: dict[str, Path], split: Split) -> dict[str, Path]:
+    def _choose(self, root: Path, images: Files, split: Split, divided: bool) -> Files:
         """Leaves the images of a split, where a list file or a fraction says which these are."""
         value = self.splits.get(split)
         if isinstance(value, float):
+            if divided:
+                raise DataError(
+                    f"{self.domain}: splits has fractions, but {self.pairs or 'the folders'} in {root} tell the splits "
+                    "apart: expected one of them. Set images to a path without {split}, or leave splits out"
+                )
             order = sorted(images, key=lambda name: hashlib.sha1(name.encode()).hexdigest())
-            shares = [float(share) for key in get_args(Split) if isinstance(share := self.splits.get(key), float)]
-            keys = [key for key in get_args(Split) if isinstance(self.splits.get(key), float)]
-            first = sum(shares[: keys.index(split)])
-            chosen = order[round(first * len(order)) : round((first + value) * len(order))]
-            return {name: images[name] for name in sorted(chosen)}
-        if isinstance(value, str) and is_list(value):
-            return {name: images[name] for name in read_list(root / value, images)}
-        if self.splits and value is None and not all(isinstance(known, str) for known in self.splits.values()):
-            raise DataError(f"{self.domain}: splits says what {sorted(self.splits)} are, but not {split}", "missing")
+            shares = [float(self.splits.get(other, 0)) for other in get_args(Split)]
+            position = get_args(Split).index(split)
+            first, last = (round(sum(shares[:end]) * len(order)) for end in (position, position + 1))
+            return {name: images[name] for name in sorted(order[first:last])}
+        if value is not None and is_list(value):
+            return read_list(root / value, images)
+        if value is not None and not divided:
+            where = f"{self.pairs} has no column split" if self.pairs else "images has no {split}"
+            raise DataError(f"{self.domain}: splits calls {split} {value!r}, but {where}: expected one that has")
+        if value is None and self.splits and not divided:
+            known = ", ".join(self.splits)
+            raise DataError(f"{self.domain}: splits says what {known} is, but not {split}: set split, or add it there")
+        if split == "train" and not divided:
+            rank_zero_warn(
+                f"{self.domain}: train, val and test are the same {len(images)} images, as splits is not set"
+            )
         return images
 
-    def _read_table(self, path: Path, split: Split) -> tuple[dict[str, Path], dict[str, Path]]:
-        """Reads the CSV of pairs."""
+    def _read_table(self, root: Path, split: Split) -> tuple[Files, Files, bool]:
+        """Reads the CSV: images and labels of a split by name, and whether it has a column of splits."""
+        path = root / str(self.pairs)
         try:
-            with path.open(newline="", encoding="utf-8-sig") as file:
-                reader = csv.DictReader(file)
-                columns = reader.fieldnames or []
-                rows = list(reader)
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+            header = lines[0] if lines else ""
+            delimiter = max(",;\t", key=header.count)
+            table = list(csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True))
         except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise DataError(f"{path} cannot be read ({error}): expected a CSV: image,label[,split]") from error
-        if "image" not in columns or "label" not in columns:
-            raise DataError(f"{path} has the columns {', '.join(columns) or 'none'}: expected image, label[, split]")
-        images: dict[str, Path] = {}
-        labels: dict[str, Path] = {}
-        wanted = self.splits.get(split, split)
-        for number, row in enumerate(rows, start=2):
-            if "split" in columns and row["split"] != wanted:
+            raise DataError(f"{path} cannot be read: {error}. Expected a CSV: image,label[,split]") from error
+        columns = [column.strip().lower() for column in table[0]] if table else []
+        if not {"image", "label"} <= set(columns):
+            raise DataError(
+                f"{path} begins with the columns {', '.join(columns) or 'of no name'}: expected a first line "
+                "image,label or image,label,split"
+            )
+        images: Files = {}
+        labels: Files = {}
+        values = set()
+        for number, cells in enumerate(table[1:], start=2):
+            row = {column: cell.strip() for column, cell in zip(columns, cells, strict=False)}
+            if not any(row.values()):
+                continue
+            values.add(row.get("split", ""))
+            if "split" in columns and not self._is_listed(split) and row.get("split") != self._name_folder(split):
                 continue
             if not row["image"]:
                 raise DataError(f"{path}, line {number}: there is no image: expected its path")
-            name = Path(row["image"]).with_suffix("").as_posix().lstrip("/").replace("../", "")
+            parts = Path(os.path.relpath(root / row["image"], root)).with_suffix("").parts
+            name = "/".join(part for part in parts if part != "..")
             if name in images:
-                raise DataError(f"{path}, line {number}: a second image is called {name}: expected different names")
-            for kind, files in (("image", images), ("label", labels)):
-                if row[kind]:
-                    files[name] = path.parent / row[kind]
-                    if not files[name].is_file():
-                        raise DataError(f"{path}, line {number}: there is no file {files[name]}", "missing")
+                raise DataError(f"{path}, line {number}: a second image is called {name}: expected each once")
+            images[name] = root / row["image"]
+            if row.get("label"):
+                labels[name] = root / row["label"]
         if not images:
-            raise DataError(f"{path} has no image with split {wanted!r}: expected one or more", "missing")
-        return images, labels
+            found = f", only {', '.join(sorted(values))}" if "split" in columns else ""
+            raise DataError(f"{path} has no image of split {self._name_folder(split)!r}{found}", "missing")
+        return images, labels, "split" in columns
 
-    def _make_tables(
-        self,
-        ids: Mapping[int, str] | None,
-        colours: Mapping[str, Sequence[Any]] | None,
-        ignored: Sequence[int | Sequence[int]],
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Makes the lookup from ids to labels and, if labels are colours, that from colours to labels."""
-        ignored_ids = [value for value in ignored if isinstance(value, int)]
-        ignored_colours = [check_colour(value) for value in ignored if not isinstance(value, int)]
+    def _explain_no_labels(self, root: Path, split: Split, count: int) -> str:
+        expected = self.pairs or self._locate(root)[1] or "labels to be set"
+        return (
+            f"{self.domain}: there are no labels for the {count} images of {split} in {root}: expected {expected}. "
+            "Without labels there is only `predict`"
+        )
+
+    def _tabulate_ids(self, ids: Mapping[int, str] | None, ignored: Sequence[Any]) -> np.ndarray:
+        """Makes the (65536,) lookup from ids, or what colours are read as, to labels."""
         table = np.full(2**16, UNKNOWN, dtype=np.uint8)
         table[IGNORED] = IGNORED
-        if colours is not None:
-            if ignored_ids:
-                raise ValueError(f"ignored holds ids ({ignored_ids[:3]}), but labels are colours: expected colours")
-            table[: self.num_classes] = np.arange(self.num_classes)
-            colour_table = np.full(2**24, UNKNOWN, dtype=np.uint8)
-            classes = {name: self._find_class(name) for name in colours}
-            coloured = [(colour, classes[name]) for name in colours for colour in list_colours(colours[name])]
-            for (red, green, blue), label in [*coloured, *((colour, IGNORED) for colour in ignored_colours)]:
-                colour_table[red << 16 | green << 8 | blue] = label
-            return table, colour_table
-        if ignored_colours:
-            raise ValueError(f"ignored holds colours ({ignored_colours[:3]}), but label_colours is not given")
         if ids is not None:
             for value, name in ids.items():
                 table[check_id(value)] = self._find_class(name)
-        elif self.stored_as_classes:
+        elif self.own_names or self.colour_table is not None:
             table[: self.num_classes] = np.arange(self.num_classes)
         else:
             table[:256] = self.labels.table(TRAIN_IDS)
-        for value in ignored_ids:
+        if self.colour_table is not None:
+            return table
+        for value in ignored:
+            if not isinstance(value, int):
+                raise ValueError(f"ignored holds {value}: expected ids, as label_colours is not given")
+            if ids is not None and value in ids:
+                raise ValueError(f"id {value} is {ids[value]} in ids and stands in ignored: expected one of them")
             table[check_id(value)] = IGNORED
-        return table, None
+        return table
+
+    def _tabulate_colours(self, colours: Mapping[str, Sequence[Any]], ignored: Sequence[Any]) -> np.ndarray:
+        """Makes the (2**24,) lookup from red * 65536 + green * 256 + blue to labels."""
+        table = np.full(2**24, UNKNOWN, dtype=np.uint8)
+        coloured = [
+            (colour, self._find_class(name)) for name, value in colours.items() for colour in list_colours(value)
+        ]
+        for (red, green, blue), label in [*coloured, *((check_colour(colour), IGNORED) for colour in ignored)]:
+            key = red << 16 | green << 8 | blue
+            if table[key] not in (UNKNOWN, label):
+                raise ValueError(
+                    f"the colour [{red}, {green}, {blue}] stands for two classes, or for one and in ignored: expected "
+                    "each colour once"
+                )
+            table[key] = label
+        return table
 
     def _find_class(self, name: str) -> int:
         """Returns the label of a class by its own name, or by that of a Cityscapes class that it gathers."""
@@ -293,37 +339,145 @@ class FolderDataModule(FilesDataModule):
         for label, gathered in enumerate(self.labels.members):
             if name in gathered:
                 return label
-        if name in CITYSCAPES_COLOURS and not self.stored_as_classes:
+        if name in CITYSCAPES_COLOURS and not self.own_names:
             return IGNORED
-        raise ValueError(f"there is no class {name!r}: expected one of {', '.join(self.labels.names)}")
+        more = "" if self.own_names else ", or a class of Cityscapes"
+        raise ValueError(f"there is no class {name!r}: expected one of {', '.join(self.labels.names)}{more}")
 
 
-def find_named(root: Path, pattern: str, suffixes: Sequence[str]) -> dict[str, Path]:
-    """Returns files by name: those that match a pattern with stars, or all below a folder, by their relative path.
+def read_labels(path: Path) -> np.ndarray:
+    """Reads a label file of one channel as (H, W) ids.
 
     Raises:
-        DataError: If two files have the same name but for their suffix.
+        DataError: If it is missing, truncated, a JPEG, or has more than one channel.
     """
-    if "*" in pattern:
-        return {name: path for name, path in find_files(root, pattern).items() if path.suffix.lower() in suffixes}
-    folder = root / pattern
-    found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        relative = path.relative_to(folder)
-        if path.suffix.lower() not in suffixes or any(part.startswith(".") for part in relative.parts):
+    refuse_jpeg(path)
+    try:
+        return read_index(path)
+    except DataError as error:
+        if not has_colours(path):
+            raise
+        raise DataError(f"{error}. If the colours are classes, say which in label_colours", error.kind) from error
+
+
+def read_colours(path: Path, table: np.ndarray) -> np.ndarray:
+    """Reads a label file of RGB colours as (H, W) uint8 labels; an alpha channel does not count.
+
+    Args:
+        path: The file.
+        table: (2**24,) uint8 lookup from red * 65536 + green * 256 + blue to labels, 254 where unknown.
+
+    Raises:
+        DataError: If it is missing, truncated, a JPEG, or has a colour that is not in the table.
+    """
+    refuse_jpeg(path)
+    pixels = read_image(path)
+    keys = pixels[..., 0].astype(np.uint32)
+    for channel in (1, 2):
+        keys <<= 8
+        keys |= pixels[..., channel]
+    labels = table[keys]
+    unknown = labels == UNKNOWN
+    if unknown.any():
+        found = [[int(key) >> 16, int(key) >> 8 & 255, int(key) & 255] for key in np.unique(keys[unknown])]
+        raise DataError(
+            f"{path} holds {len(found)} colours that are not defined, e.g. {', '.join(map(str, found[:NAMED]))}: "
+            "expected those of label_colours and ignored alone. Add them there",
+            "id",
+        )
+    return labels
+
+
+def has_colours(path: Path) -> bool:
+    """Returns whether a file is an RGB image."""
+    try:
+        with Image.open(path) as picture:
+            return picture.mode.startswith("RGB")
+    except (OSError, ValueError, SyntaxError):
+        return False
+
+
+def refuse_jpeg(path: Path) -> None:
+    """Raises DataError if labels are stored as JPEG, whatever the name says."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(JPEG))
+    except OSError:
+        return  # whoever decodes it says why
+    if start == JPEG:
+        raise DataError(f"{path} is a JPEG: expected labels as {', '.join(LABEL_SUFFIXES)}. {WHY_NO_JPEG}")
+
+
+def find_lost(pairs: Sequence[Pair]) -> list[Problem]:
+    """Returns the files of pairs that are not there, such as links that lead nowhere."""
+    return [
+        Problem(pair.name, "missing", f"there is no file {path}")
+        for pair in pairs
+        for path in (pair.image, pair.labels)
+        if path is not None and not path.is_file()
+    ]
+
+
+def split_pattern(root: Path, pattern: str) -> tuple[Path, str]:
+    """Splits a pattern into the folder before its first star and the rest."""
+    parts = Path(pattern).parts
+    fixed = list(takewhile(lambda part: "*" not in part, parts))
+    return root.joinpath(*fixed), "/".join(parts[len(fixed) :])
+
+
+def find_named(root: Path, pattern: str, suffixes: Sequence[str]) -> Files:
+    """Returns the files that match a pattern, or lie anywhere below a folder, by what its stars stand for.
+
+    Args:
+        root: What the pattern is relative to.
+        pattern: A folder, or a path with stars: ``*`` is any name, ``**/`` any number of folders. A suffix at its end
+            may be left out.
+        suffixes: Of the files; upper case counts too.
+
+    Raises:
+        DataError: If two files have the same name.
+    """
+    folder, stars = split_pattern(root, pattern)
+    stars = stars or "**/*"
+    suffix = Path(stars).suffix
+    if suffix == ".*" or suffix.lower() in suffixes:
+        stars = stars.removesuffix(suffix)
+    accepted = (suffix.lower(),) if suffix.lower() in suffixes else suffixes
+    wild = {"**/": "(?:(.+)/)?", "*": "([^/]+)"}
+    expression = re.compile("".join(wild.get(part, re.escape(part)) for part in re.split(r"(\*\*/|\*)", stars)))
+    found: Files = {}
+    for path in list_files(folder):
+        match = expression.fullmatch(path.relative_to(folder).with_suffix("").as_posix())
+        if match is None or path.suffix.lower() not in accepted:
             continue
-        name = relative.with_suffix("").as_posix()
+        name = "/".join(filter(None, match.groups()))
         if name in found:
-            raise DataError(f"{found[name]} and {path} share a name: expected names that differ before the suffix")
+            raise DataError(
+                f"{found[name]} and {path} are both called {name}: expected names that differ before the suffix. "
+                f"Rename one, or read one kind alone with a pattern such as *{path.suffix}"
+            )
         found[name] = path
     return found
 
 
-def read_list(path: Path, images: Mapping[str, Path]) -> list[str]:
-    """Reads a list file: the first field of each line is an image, as a path of any length, with or without suffix.
+def list_files(folder: Path) -> list[Path]:
+    """Lists the files below a folder to any depth, sorted; hidden ones do not count, linked folders do (each once)."""
+    found = []
+    seen = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        identity = Path(place).resolve()
+        folders[:] = [] if identity in seen else sorted(name for name in folders if not name.startswith("."))
+        if identity not in seen:
+            found += [Path(place, name) for name in files if not name.startswith(".")]
+        seen.add(identity)
+    return sorted(found)
 
-    Returns:
-        The names of these images, sorted.
+
+def read_list(path: Path, images: Files) -> Files:
+    """Returns the images that a list file names.
+
+    The first field of each line is an image: its name or its path, with or without suffix; a path from another machine
+    will do if its end is the name. Lines that begin with ``#`` do not count.
 
     Raises:
         DataError: If the file cannot be read, or names an image that is not there or could be several.
@@ -332,31 +486,41 @@ def read_list(path: Path, images: Mapping[str, Path]) -> list[str]:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {error}. Expected a text file with an image in each line") from error
-    by_stem: dict[str, list[str]] = {}
-    for name in images:
-        by_stem.setdefault(name.rpartition("/")[2], []).append(name)
+    by_last_part: dict[str, set[str]] = {}
+    for name, image in images.items():
+        for last in (name.rpartition("/")[2], image.stem):
+            by_last_part.setdefault(last, set()).add(name)
+
+    def find(entry: str) -> list[str]:
+        bare = entry[: -len(Path(entry).suffix)] if entry.lower().endswith(IMAGE_SUFFIXES) else entry
+        if bare in images:
+            return [bare]
+        return [
+            name
+            for name in sorted(by_last_part.get(bare.rpartition("/")[2], ()))
+            if f"/{bare}".endswith(f"/{name}") or f"/{images[name].with_suffix('').as_posix()}".endswith(f"/{bare}")
+        ]
+
     chosen = set()
-    for number, line in enumerate(lines, start=1):
-        if not line.strip() or line.startswith("#"):
+    for number, line in enumerate(map(str.strip, lines), start=1):
+        if not line or line.startswith("#"):
             continue
-        entry = line.replace(",", " ").split()[0]
-        bare = entry.rsplit(".", 1)[0] if entry.lower().endswith(IMAGE_SUFFIXES) else entry
-        stem = bare.rpartition("/")[2]
-        matches = [name for name in by_stem.get(stem, []) if f"/{bare}".endswith(f"/{name}") or name.endswith(bare)]
+        entries = (line, re.split("[,;\t]", line)[0].strip(), line.split()[0])  # names may have blanks
+        matches = next(filter(None, map(find, entries)), [])
         if len(matches) != 1:
-            found = f"could be {', '.join(matches)}" if matches else f"is none of the {len(images)} images"
-            raise DataError(f"{path}, line {number}: {entry} {found}: expected one image", "missing")
+            found = f"could be {', '.join(matches[:NAMED])}" if matches else f"is none of the {len(images)} images"
+            raise DataError(f"{path}, line {number}: {line} {found}: expected one image", "missing")
         chosen.add(matches[0])
-    return sorted(chosen)
+    return {name: images[name] for name in sorted(chosen)}
 
 
 def check_splits(splits: Mapping[Split, str | float]) -> dict[Split, str | float]:
     """Returns the splits; raises ValueError if one is unknown, or fractions are mixed with names or exceed 1."""
-    fractions = [value for value in splits.values() if not isinstance(value, str)]
     if set(splits) - set(get_args(Split)):
-        raise ValueError(f"splits says {sorted(splits)}: expected train, val and test")
-    if fractions and (len(fractions) < len(splits) or min(fractions) < 0 or sum(fractions) > 1 + 1e-9):
-        raise ValueError(f"splits is {dict(splits)}: expected names, or fractions from 0 that add up to at most 1")
+        raise ValueError(f"splits says {', '.join(splits)}: expected train, val and test")
+    fractions = [value for value in splits.values() if not isinstance(value, str)]
+    if fractions and (len(fractions) < len(splits) or min(fractions) <= 0 or not sum(fractions) <= 1 + 1e-9):
+        raise ValueError(f"splits is {dict(splits)}: expected names, or fractions above 0 that add up to at most 1")
     return {split: value if isinstance(value, str) else float(value) for split, value in splits.items()}
 
 
@@ -368,17 +532,19 @@ def is_list(value: str) -> bool:
 def check_id(value: int) -> int:
     """Returns an id of a label file; raises ValueError if it is not in [0, 65535]."""
     if not 0 <= value < 2**16:
-        raise ValueError(f"ids has {value}: expected ids in [0, 65535], as an 8- or 16-bit label image holds them")
+        raise ValueError(f"ids or ignored has {value}: expected 0 to 65535, as an 8- or 16-bit label image holds them")
     return value
 
 
 def check_colour(value: Any) -> Colour:
     """Returns a colour; raises ValueError if it is not three numbers in [0, 255]."""
-    if len(value) != 3 or not all(isinstance(part, int) and 0 <= part <= 255 for part in value):
-        raise ValueError(f"{value} is no colour: expected three numbers in [0, 255], e.g. [128, 64, 128]")
-    return tuple(value)
+    numbers = list(value) if isinstance(value, Sequence) else []
+    if len(numbers) != 3 or not all(isinstance(part, int) and 0 <= part <= 255 for part in numbers):
+        raise ValueError(f"{value!r} is no colour: expected three numbers in [0, 255], e.g. [128, 64, 128]")
+    return numbers[0], numbers[1], numbers[2]
 
 
 def list_colours(value: Sequence[Any]) -> list[Colour]:
     """Returns several colours as they are, one as a list of one; raises ValueError if one is no colour."""
-    return [check_colour(value)] if value and isinstance(value[0], int) else [check_colour(colour) for colour in value]
+    several = isinstance(value, Sequence) and len(value) > 0 and all(isinstance(part, Sequence) for part in value)
+    return [check_colour(colour) for colour in (value if several else [value])]

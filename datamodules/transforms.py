@@ -103,8 +103,10 @@ class EvaluationTransform:
         size = self.fit(image.shape[:2])
         if size != image.shape[:2]:  # with Pillow, which averages over what it leaves out
             image = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
-        planes = zip(cv2.split(image), self._tables, strict=True)
-        return torch.from_numpy(np.stack([cv2.LUT(plane, table) for plane, table in planes]))
+        pixels = np.empty((3, *image.shape[:2]), dtype=np.float32)
+        for plane, levels, table in zip(pixels, cv2.split(image), self._tables, strict=True):
+            cv2.LUT(levels, table, dst=plane)
+        return torch.from_numpy(pixels)
 
     def fit(self, size: Sequence[int]) -> tuple[int, int]:
         """Returns the (height, width) at which an image of some (height, width) goes through the network."""

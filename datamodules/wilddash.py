@@ -30,9 +30,7 @@ from datamodules.labels import IGNORED
 from datamodules.transforms import Transform
 
 LAST_BETA_ID, LAST_ID = 38, 80
-SAMPLED = (
-    200  # label files that are looked at to tell the releases apart; nearly each of the final one has an id above 38
-)
+SAMPLED = 200  # label files looked at to tell the releases apart; nearly each of the final one has an id above 38
 RELEASES = {"beta": "the beta wd_public_02 (ids 0 to 38)", "final": "the final wd_public_v2p0 (80 classes)"}
 
 # By train id: what the paper's table adds to Cityscapes' (34 to 38), and the official conversion beyond it.
