@@ -2,6 +2,8 @@
 
 import os
 import re
+import struct
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -13,15 +15,16 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
-from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg, decode_png
+from torchvision.io import ImageReadMode, decode_jpeg
 
 from datamodules.base import DataError, Problem, SegmentationDataModule, SegmentationDataset, Split
 from datamodules.transforms import Transform
 
 ROOT_VARIABLE = "SEGADAPT_DATA"
 JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
-PNG_DEPTH = 24  # where a PNG says how many bits a channel has
+UNREADABLE = (  # what decoders raise on damaged files
+    OSError, RuntimeError, SyntaxError, TypeError, ValueError, cv2.error, struct.error, Image.DecompressionBombError,
+)  # fmt: skip
 NAMED = 5  # how many files an error names
 
 Broken = Literal["error", "skip"]
@@ -416,10 +419,10 @@ def list_folders(folder: Path) -> list[Path]:
 
 
 def read_image(path: Path, upright: bool = False) -> np.ndarray:
-    """Reads an image of any kind as (H, W, 3) uint8 RGB.
+    """Reads an image of any kind as (H, W, 3) uint8 RGB; of 16 bits per channel, the upper 8.
 
-    JPEG and 8-bit PNG are decoded by torchvision, which notices truncated files and takes a little less time than
-    Pillow for the same values.
+    Each kind has the decoder that notices damage, and both are faster than Pillow for the same values: JPEG is decoded
+    by torchvision (OpenCV fills up what is cut off), PNG by OpenCV (torchvision crashes on wrong bytes).
 
     Args:
         path: File of the image.
@@ -429,68 +432,88 @@ def read_image(path: Path, upright: bool = False) -> np.ndarray:
         DataError: If the file is missing, truncated, or no image.
     """
     data = _read_bytes(path)
-    start = data[: PNG_DEPTH + 1].tobytes()
     try:
-        if start.startswith(JPEG):
+        if _starts_with(data, JPEG):
             pixels = decode_jpeg(torch.from_numpy(data), ImageReadMode.RGB, apply_exif_orientation=upright)
-        elif start.startswith(PNG) and start[PNG_DEPTH:] == b"\x08":
-            pixels = decode_png(torch.from_numpy(data), ImageReadMode.RGB, apply_exif_orientation=upright)
-        elif start.startswith(PNG) and start[PNG_DEPTH:] == b"\x10":
-            pixels = _decode_deep_png(data)
-        else:
-            with Image.open(path) as picture:
-                turned = ImageOps.exif_transpose(picture) if upright else picture
-                return np.asarray(turned.convert("RGB"))
-    except (RuntimeError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            return np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())
+        if _starts_with(data, PNG):
+            orientation = 0 if upright else cv2.IMREAD_IGNORE_ORIENTATION
+            return cv2.cvtColor(_decode_png(data, cv2.IMREAD_COLOR | orientation), cv2.COLOR_BGR2RGB)
+        with Image.open(path) as picture:
+            turned = ImageOps.exif_transpose(picture) if upright else picture
+            return np.asarray(turned.convert("RGB"))
+    except UNREADABLE as error:
         raise DataError(_explain_unreadable(path, data, "an image")) from error
-    return np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())
 
 
 def read_index(path: Path) -> np.ndarray:
-    """Reads a label file of one channel as (H, W) ids: uint8 of a palette or gray image, uint16 of a 16-bit one.
+    """Reads a label file of one channel as (H, W) ids: uint8 of a palette or gray image, uint16 of a deeper one.
 
     Raises:
-        DataError: If the file is missing, truncated, no image, or has more than one channel.
+        DataError: If the file is missing, damaged, no image, or has more than one channel or ids above 65535.
     """
+    data = _read_bytes(path)
     try:
+        if _starts_with(data, PNG):
+            _check_sums(data.tobytes())
         with Image.open(path) as picture:
             mode = picture.mode
-            if mode in ("P", "L", "1"):
-                return np.array(picture, dtype=np.uint8)
-            if mode.startswith("I"):
-                return np.array(picture).astype(np.uint16)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(_explain_unreadable(path, _read_bytes(path), "a label image")) from error
-    raise DataError(
-        f"{path} is an image of mode {mode}: expected labels with one channel (palette or gray), as the vendor wrote "
-        "them; a colour image of the labels, or one that was converted, holds no ids"
-    )
+            ids = np.array(picture) if mode in ("P", "L", "1") or mode.startswith("I") else None
+    except UNREADABLE as error:
+        raise DataError(_explain_unreadable(path, data, "a label image")) from error
+    if ids is None:
+        raise DataError(
+            f"{path} is an image of mode {mode}: expected labels with one channel (palette or gray), as the vendor "
+            "wrote them; a colour image of the labels, or one that was converted, holds no ids"
+        )
+    if not mode.startswith("I"):
+        return ids.astype(np.uint8, copy=False)
+    if ids.min(initial=0) < 0 or ids.max(initial=0) >= 2**16:
+        raise DataError(f"{path} holds numbers from {ids.min()} to {ids.max()}: expected ids in [0, 65535]", "id")
+    return ids.astype(np.uint16, copy=False)
 
 
 def read_red_16_bit(path: Path) -> np.ndarray:
     """Reads the first (red) channel of a 16-bit RGB PNG as (H, W) uint16; Pillow would silently make it 8-bit.
 
     Raises:
-        DataError: If the file is missing, truncated, or no 16-bit RGB PNG.
+        DataError: If the file is missing, damaged, or no 16-bit RGB PNG.
     """
     data = _read_bytes(path)
     try:
-        pixels = decode_png(torch.from_numpy(data), ImageReadMode.UNCHANGED)
-    except RuntimeError as error:
+        pixels = _decode_png(data, cv2.IMREAD_UNCHANGED)
+    except UNREADABLE as error:
         raise DataError(_explain_unreadable(path, data, "a 16-bit RGB PNG")) from error
-    if pixels.dtype != torch.uint16 or len(pixels) < 3:
+    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+    if pixels.dtype != np.uint16 or channels < 3:
         raise DataError(
-            f"{path} has {len(pixels)} channels of {str(pixels.dtype).removeprefix('torch.')}: expected a 16-bit RGB "
-            "PNG as the vendor wrote it (class in red, instance in green); tools that know only 8 bits spoil it"
+            f"{path} has {channels} channels of {pixels.dtype}: expected a 16-bit RGB PNG as the vendor wrote it "
+            "(class in red, instance in green); tools that know only 8 bits spoil it"
         )
-    return np.ascontiguousarray(pixels[0].numpy())
+    return np.ascontiguousarray(pixels[..., 2])  # OpenCV has blue first
 
 
-def _decode_deep_png(data: np.ndarray) -> Tensor:
-    """Decodes a 16-bit PNG of any channels as (3, H, W) uint8."""
-    pixels = decode_png(torch.from_numpy(data), ImageReadMode.UNCHANGED)
-    colours = pixels[:3] if len(pixels) >= 3 else pixels[:1].expand(3, -1, -1)
-    return (colours.to(torch.int32) >> 8).to(torch.uint8)
+def _starts_with(data: np.ndarray, signature: bytes) -> bool:
+    return data[: len(signature)].tobytes() == signature
+
+
+def _decode_png(data: np.ndarray, flags: int) -> np.ndarray:
+    """Decodes a PNG with OpenCV; raises ValueError if it is none, or damaged."""
+    pixels = cv2.imdecode(data, flags) if _starts_with(data, PNG) else None
+    if pixels is None:
+        raise ValueError("no PNG, or a damaged one")
+    return pixels
+
+
+def _check_sums(data: bytes) -> None:
+    """Raises ValueError if a PNG is cut off or has a wrong checksum: Pillow reads over that and makes up pixels."""
+    kind, start = b"", len(PNG)
+    while kind != b"IEND":
+        kind = data[start + 4 : start + 8]
+        end = start + 8 + int.from_bytes(data[start : start + 4])
+        if end + 4 > len(data) or zlib.crc32(data[start + 4 : end]) != int.from_bytes(data[end : end + 4]):
+            raise ValueError(f"the part {kind!r} from byte {start} is cut off or has a wrong checksum")
+        start = end + 4
 
 
 def _read_bytes(path: Path) -> np.ndarray:
@@ -504,6 +527,6 @@ def _explain_unreadable(path: Path, data: np.ndarray, expected: str) -> str:
     if len(data) == 0:
         return f"{path} is empty (0 bytes): expected {expected}. Unpack it again"
     return (
-        f"{path} ({len(data)} bytes) cannot be decoded: expected {expected}. It is truncated or of another kind: "
-        "unpack it again, or leave such pairs out with broken=skip"
+        f"{path} ({len(data)} bytes) cannot be decoded: expected {expected}. It is truncated, damaged or of another "
+        "kind: unpack it again, or leave such pairs out with broken=skip"
     )

@@ -446,10 +446,12 @@ def find_named(root: Path, pattern: str, suffixes: Sequence[str]) -> Files:
     wild = {"**/": "(?:(.+)/)?", "*": "([^/]+)"}
     expression = re.compile("".join(wild.get(part, re.escape(part)) for part in re.split(r"(\*\*/|\*)", stars)))
     found: Files = {}
-    for path in list_files(folder):
-        match = expression.fullmatch(path.relative_to(folder).with_suffix("").as_posix())
-        if match is None or path.suffix.lower() not in accepted:
+    for relative in list_files(folder):
+        stem, _, ending = relative.rpartition(".")
+        match = expression.fullmatch(stem)
+        if match is None or f".{ending.lower()}" not in accepted:
             continue
+        path = folder / relative
         name = "/".join(filter(None, match.groups()))
         if name in found:
             raise DataError(
@@ -460,16 +462,19 @@ def find_named(root: Path, pattern: str, suffixes: Sequence[str]) -> Files:
     return found
 
 
-def list_files(folder: Path) -> list[Path]:
+def list_files(folder: Path) -> list[str]:
     """Lists the files below a folder to any depth, sorted; hidden ones do not count, linked folders do (each once)."""
-    found = []
+    found: list[str] = []
     seen = set()
     for place, folders, files in os.walk(folder, followlinks=True):
         identity = Path(place).resolve()
-        folders[:] = [] if identity in seen else sorted(name for name in folders if not name.startswith("."))
-        if identity not in seen:
-            found += [Path(place, name) for name in files if not name.startswith(".")]
+        if identity in seen:
+            folders.clear()
+            continue
         seen.add(identity)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        above = "" if place == str(folder) else f"{Path(place).relative_to(folder).as_posix()}/"
+        found += [above + name for name in files if not name.startswith(".")]
     return sorted(found)
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from main import main
-from tests.tiny import EXPERIMENT, ROOT, arguments
+from tests.fakes import draw_ids, draw_image, write_image, write_vendors
+from tests.tiny import EXPERIMENT, NO_LOGGER, QUIET, ROOT, arguments
 
 CONFIGS = ROOT / "configs"
 # Not by limit_train_batches=1, which is an int or a float (1.0: all) depending on what was imported before.
@@ -22,11 +23,43 @@ def test_no_kind_of_config_is_forgotten() -> None:
     assert kinds == {"trainer", "data", "model", "method", "experiment"}
 
 
+@pytest.fixture(scope="module")
+def vendors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All data sets below one folder, tiny, in their vendors' layouts."""
+    root = write_vendors(tmp_path_factory.mktemp("vendors"))
+    for split in ("train", "val"):
+        for name in ("0001TP_006690", "Seq05VD_f00000"):
+            write_image(root / "camvid" / "images" / split / f"{name}.jpg", draw_image(name, (48, 64)))
+            write_image(root / "camvid" / "labels" / split / f"{name}.png", draw_ids(name, range(12), (48, 64)), "L")
+    return root
+
+
+def tiny_arguments(name: str, kind: str, folder: Path, vendors: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Returns the arguments of a tiny run of an experiment, or of the default one with other data."""
+    monkeypatch.setenv("SEGADAPT_DATA", str(vendors))
+    experiment = CONFIGS / "experiment" / (name if kind == "experiment" else "street_scenes.yaml")
+    if name.startswith("street_scenes"):
+        args = arguments(folder, *ONE_BATCH, experiment=experiment)
+        return args if kind == "experiment" else [args[0], f"--data={CONFIGS / 'data' / name}", *args[1:]]
+    place = [f"--trainer.default_root_dir={folder}", f"--results.folder={folder / 'results'}"]
+    data = [] if kind == "experiment" else [f"--data={CONFIGS / 'data' / name}"]
+    source = ["batch_size=2", "num_workers=0", "crop_size=[32,32]", "repeats=2"]
+    source += ["num_train=2", "height=64", "width=128"] if name == "camvid.yaml" else []
+    tiny = [f"--data.source.init_args.{argument}" for argument in source]
+    tiny += ["--data.development.init_args.num_workers=0", "--trainer.max_epochs=1", "--trainer.max_steps=1"]
+    return [f"--config={experiment}", *data, *tiny, *QUIET, *NO_LOGGER, *place]
+
+
 @pytest.mark.parametrize("name", list_configs("experiment"))
-def test_experiment_trains_and_tests_one_batch(name: str, tmp_path: Path) -> None:
-    weights = "--model.network.init_args.weights=null"  # they cannot be downloaded in a test
-    more = [*ONE_BATCH, "--model.network.init_args.width=8", weights]
-    args = arguments(tmp_path, *more, experiment=CONFIGS / "experiment" / name)
+def test_experiment_trains_and_tests_one_batch(
+    name: str, tmp_path: Path, vendors: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = tiny_arguments(name, "experiment", tmp_path, vendors, monkeypatch)
+    args += ["--model.network.init_args.weights=null"]  # they cannot be downloaded in a test
+    if name == "camvid.yaml":
+        pytest.importorskip("timm")
+    else:
+        args += ["--model.network.init_args.width=8"]
     cli = main(["fit", *args])
     assert cli.trainer.global_step == 1
     assert main(["test", *args]).trainer.callback_metrics["test/miou"] >= 0
@@ -35,16 +68,20 @@ def test_experiment_trains_and_tests_one_batch(name: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", list_configs("model"))
 def test_model_trains_one_batch(name: str, tmp_path: Path) -> None:
     more = [f"--model={CONFIGS / 'model' / name}", "--model.network.init_args.weights=null"]
-    cli = main(["fit", *arguments(tmp_path, *more, "--model.network.init_args.width=8", *ONE_BATCH)])
+    if name.startswith("timm"):
+        pytest.importorskip("timm")
+    else:
+        more.append("--model.network.init_args.width=8")
+    cli = main(["fit", *arguments(tmp_path, *more, *ONE_BATCH)])
     assert cli.trainer.global_step == 1
 
 
 @pytest.mark.parametrize("name", list_configs("data"))
-def test_data_is_tested_one_batch(name: str, tmp_path: Path) -> None:
-    args = arguments(tmp_path, *ONE_BATCH)
-    args.insert(1, f"--data={CONFIGS / 'data' / name}")
-    cli = main(["test", *args])
-    assert {"test/haze/miou", "test/dusk/miou", "test/dust/miou", "test/miou"} <= set(cli.trainer.callback_metrics)
+def test_data_is_tested_one_batch(name: str, tmp_path: Path, vendors: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cli = main(["test", *tiny_arguments(name, "data", tmp_path, vendors, monkeypatch)])
+    targets = ["haze", "dusk", "dust"] if name.startswith("street") else ["cityscapes", "bdd", "idd", "mapillary"]
+    metrics = {f"test/{target}/miou" for target in targets} if name != "camvid.yaml" else set()
+    assert {*metrics, "test/miou"} <= set(cli.trainer.callback_metrics)
 
 
 @pytest.mark.parametrize("name", list_configs("method"))

@@ -1,0 +1,527 @@
+"""The check of data sets: every kind of problem, what is no problem, exit codes, and reports that are always whole."""
+
+import json
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from tqdm import tqdm
+
+import datamodules
+from datamodules.files import FilesDataset
+from experiments import check_data
+from experiments.check_data import DATA_SETS, choose, format_table, main
+from tests.fakes import (
+    BDD,
+    BDD_UNPAIRED,
+    CITYSCAPES,
+    GTA,
+    IDD,
+    MAPILLARY,
+    SYNTHIA,
+    WILDDASH_BETA,
+    Vendor,
+    write_cityscapes,
+    write_gta,
+    write_image,
+    write_mapillary,
+    write_old_bdd,
+    write_vendors,
+    write_wilddash,
+)
+
+Check = Callable[..., tuple[int, dict[str, Any], str, str]]
+VENDORS = {
+    "gta": GTA,
+    "synthia": SYNTHIA,
+    "wilddash": WILDDASH_BETA,
+    "cityscapes": CITYSCAPES,
+    "bdd": BDD,
+    "idd": IDD,
+    "mapillary": MAPILLARY,
+}
+TRAIN_IDS_OF_CITYSCAPES = {
+    7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10, 24: 11, 25: 12, 26: 13, 27: 14, 28: 15,
+    31: 16, 32: 17, 33: 18,
+}  # fmt: skip
+
+
+@pytest.fixture
+def check(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Check:
+    """Runs a command line; returns its exit code, its report, and what it wrote to stdout and stderr."""
+    monkeypatch.delenv("SEGADAPT_DATA", raising=False)
+
+    def run(*args: str | Path) -> tuple[int, dict[str, Any], str, str]:
+        path = tmp_path / "reports" / "check.json"
+        code = main([*map(str, args), "--json", str(path), "--threads", "2"])
+        written = capsys.readouterr()
+        return code, json.loads(path.read_text()) if path.exists() else {}, written.out, written.err
+
+    return run
+
+
+@pytest.fixture
+def official(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes the sizes of the fake trees the official ones."""
+    for name, vendor in VENDORS.items():
+        set_official(monkeypatch, name, vendor)
+
+
+def set_official(monkeypatch: pytest.MonkeyPatch, name: str, vendor: Vendor, **more: int) -> None:
+    counts = {split: len(keys) + more.get(split, 0) for split, keys in vendor.keys.items()}
+    monkeypatch.setattr(DATA_SETS[name], "counts", counts)
+
+
+def find_split(report: dict[str, Any], name: str, split: str) -> dict[str, Any]:
+    (data_set,) = [data_set for data_set in report["data_sets"] if data_set["name"] == name]
+    (found,) = [found for found in data_set["splits"] if found["split"] == split]
+    return found
+
+
+def cityscapes_file(root: Path, split: str, number: int, what: str) -> Path:
+    key = CITYSCAPES.keys[split][number]
+    folder, ending = ("leftImg8bit", "leftImg8bit") if what == "image" else ("gtFine", "gtFine_labelIds")
+    return root / folder / split / f"{key}_{ending}.png"
+
+
+def write_folder(root: Path, number: int, size: tuple[int, int] = (4, 6)) -> list[np.ndarray]:
+    """Writes images and labels of Cityscapes' train ids into one folder each; returns the labels."""
+    generator = np.random.default_rng(3)
+    labels = [generator.choice([0, 1, 10, 18, 255], size).astype(np.uint8) for _ in range(number)]
+    for index, mask in enumerate(labels):
+        write_image(root / "images" / f"{index:03d}.png", generator.integers(0, 256, (*size, 3)).astype(np.uint8))
+        write_image(root / "labels" / f"{index:03d}.png", mask)
+    return labels
+
+
+def write_yaml(path: Path, name: str, **arguments: Any) -> Path:
+    path.write_text(json.dumps({"class_path": f"datamodules.{name}", "init_args": arguments}))  # JSON is YAML
+    return path
+
+
+@pytest.mark.usefixtures("official")
+def test_seven_complete_data_sets_are_all_right(check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_vendors(tmp_path / "data")
+    monkeypatch.setenv("SEGADAPT_DATA", str(tmp_path / "data"))
+    code, report, out, err = check()
+    assert code == 0, out + err
+    assert report["complete"] and not report["failed"] and not report["quick"]
+    assert [data_set["name"] for data_set in report["data_sets"]] == list(VENDORS)
+    for name, vendor in VENDORS.items():
+        for split, keys in vendor.keys.items():
+            found = find_split(report, name, split)
+            assert found["images"] == found["read"] == found["official"] == len(keys)
+            assert not found["problems"] and not found["failed"]
+            public = split not in DATA_SETS[name].unlabelled_splits
+            assert found["labels"] == (len(keys) if public else None)
+            assert found["verdict"] == ("ok" if public else "ok, no labels")
+            if public:
+                assert sum(found["frequencies"].values()) == pytest.approx(1)
+            else:
+                assert found["frequencies"] == {}
+    assert find_split(report, "mapillary", "test")["read"] == 1  # its images are decoded, too
+    assert "wilddash (beta)" in out and "What to do" not in out
+    assert report["images_per_second"] > 0 and "images per second with 2 threads" in out
+
+
+def test_final_wilddash_is_told_from_the_beta(check: Check, tmp_path: Path) -> None:
+    write_wilddash(tmp_path / "data" / "wilddash", final=True, labels=False)
+    _, report, out, _ = check("--root", tmp_path / "data", "--datasets", "wilddash")
+    assert report["data_sets"][0]["release"] == "final" and "wilddash (final)" in out
+
+
+@pytest.mark.usefixtures("official")
+def test_class_frequencies_are_those_of_numpy(check: Check, tmp_path: Path) -> None:
+    root = write_cityscapes(tmp_path / "data" / "cityscapes")
+    _, report, _, _ = check("--root", tmp_path / "data")
+    counts = np.zeros(20, dtype=int)
+    for path in root.glob("gtFine/train/*/*_labelIds.png"):
+        for value, number in enumerate(np.bincount(np.asarray(Image.open(path)).ravel(), minlength=34)):
+            counts[TRAIN_IDS_OF_CITYSCAPES.get(value, 19)] += number
+    found = find_split(report, "cityscapes", "train")
+    assert counts[19] > 0 and list(found["pixels"].values()) == counts.tolist()
+    assert list(found["frequencies"].values()) == pytest.approx((counts / counts.sum()).tolist())
+    assert list(found["pixels"])[:2] == ["road", "sidewalk"] and list(found["pixels"])[-1] == "ignored"
+
+
+def remove_labels(root: Path) -> Path:
+    path = cityscapes_file(root, "train", 1, "labels")
+    path.unlink()
+    return cityscapes_file(root, "train", 1, "image")
+
+
+def remove_image(root: Path) -> Path:
+    cityscapes_file(root, "train", 1, "image").unlink()
+    return cityscapes_file(root, "train", 1, "labels")
+
+
+def shrink_image(root: Path) -> Path:
+    path = cityscapes_file(root, "train", 1, "image")
+    write_image(path, np.zeros((12, 24, 3), dtype=np.uint8))
+    return path
+
+
+def cut_image(root: Path) -> Path:
+    path = cityscapes_file(root, "train", 1, "image")
+    path.write_bytes(path.read_bytes()[:-300])
+    return path
+
+
+def cut_labels(root: Path) -> Path:
+    path = cityscapes_file(root, "train", 1, "labels")
+    path.write_bytes(path.read_bytes()[:-60])
+    return path
+
+
+def write_unknown_id(root: Path) -> Path:
+    path = cityscapes_file(root, "train", 1, "labels")
+    ids = np.array(Image.open(path))
+    ids[3, 4] = 77
+    write_image(path, ids)
+    return path
+
+
+@pytest.mark.usefixtures("official")
+@pytest.mark.parametrize(
+    ("damage", "kind", "said"),
+    [
+        (remove_labels, "missing", "has no labels"),
+        (remove_image, "missing", "has no image"),
+        (shrink_image, "size", "24x12 pixels (WxH), its labels have 48x24"),
+        (cut_image, "unreadable", "cannot be decoded"),
+        (cut_labels, "unreadable", "cannot be decoded"),
+        (write_unknown_id, "id", "the ids 77"),
+    ],
+)
+def test_each_kind_of_problem_is_found_and_explained(
+    damage: Callable[[Path], Path], kind: str, said: str, check: Check, tmp_path: Path
+) -> None:
+    root = write_cityscapes(tmp_path / "data" / "cityscapes")
+    path = damage(root)
+    code, report, out, _ = check("--root", tmp_path / "data")
+    found = find_split(report, "cityscapes", "train")
+    assert code == 1 and report["failed"] and report["complete"]
+    lacking = 1 if damage is remove_image else 0
+    assert found["counts"] == {"missing": 0, "size": 0, "unreadable": 0, "id": 0} | {kind: 1, "lacking": lacking}
+    (problem,) = found["problems"]
+    assert problem["name"] == CITYSCAPES.keys["train"][1] and problem["kind"] == kind
+    assert said in problem["message"] and str(path) in problem["message"]
+    assert problem["message"] in out and "cityscapes train: 1 pair with" in out and "--data.broken=skip" in out
+    assert found["images"] == 3 - lacking and found["labels"] == 3 - (damage is remove_labels)
+    assert find_split(report, "cityscapes", "val")["verdict"] == "ok"
+
+
+@pytest.mark.usefixtures("official")
+def test_images_of_a_split_without_public_labels_are_read(check: Check, tmp_path: Path) -> None:
+    root = write_cityscapes(tmp_path / "data" / "cityscapes")
+    path = cityscapes_file(root, "test", 1, "image")
+    path.write_bytes(b"")
+    code, report, out, _ = check("--root", tmp_path / "data")
+    found = find_split(report, "cityscapes", "test")
+    assert code == 1 and found["counts"]["unreadable"] == 1 and found["read"] == 2
+    assert f"{path} is empty" in out
+
+
+def test_fewer_images_than_the_official_number_are_a_problem_and_more_are_not(
+    check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_cityscapes(tmp_path / "data" / "cityscapes")
+    set_official(monkeypatch, "cityscapes", CITYSCAPES, train=-1)
+    code, _, out, _ = check("--root", tmp_path / "data")
+    assert code == 0 and "cityscapes train: 3 images, more than the official 2." in out
+    set_official(monkeypatch, "cityscapes", CITYSCAPES, val=1000)
+    code, report, out, _ = check("--root", tmp_path / "data")
+    assert code == 1 and find_split(report, "cityscapes", "val")["verdict"] == "INCOMPLETE"
+    assert find_split(report, "cityscapes", "val")["counts"]["lacking"] == 1000
+    assert "cityscapes val: 3 images, 1,000 fewer than the official 1,003." in out
+    assert "cityscapes is not complete: unpack leftImg8bit_trainvaltest.zip" in out
+
+
+@pytest.mark.usefixtures("official")
+def test_labels_that_are_not_unpacked_are_a_problem(check: Check, tmp_path: Path) -> None:
+    root = write_cityscapes(tmp_path / "data" / "cityscapes")
+    (root / "gtFine" / "val").rename(root / "elsewhere")
+    code, report, out, _ = check("--root", tmp_path / "data")
+    found = find_split(report, "cityscapes", "val")
+    assert code == 1 and found["verdict"] == "UNUSABLE" and found["images"] == 3 and found["read"] == 0
+    assert "cityscapes val cannot be used: cityscapes: there are no labels of val" in out
+
+
+@pytest.mark.usefixtures("official")
+def test_a_split_without_images_is_simply_not_there(check: Check, tmp_path: Path) -> None:
+    root = write_cityscapes(tmp_path / "data" / "cityscapes")
+    for folder in ("leftImg8bit", "gtFine"):
+        (root / folder / "train").rename(root / f"{folder} train")
+    code, report, out, _ = check("--root", tmp_path / "data")
+    found = find_split(report, "cityscapes", "train")
+    assert code == 0 and found["verdict"] == "not there" and "there are no images of train" in found["absent"]
+    assert next(line for line in out.splitlines() if line.startswith("cityscapes  train")).endswith("not there")
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_known_broken_pairs_are_listed_apart_and_no_failure(
+    quick: bool, check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_gta(tmp_path / "data" / "gta", broken=True)
+    set_official(monkeypatch, "gta", GTA, train=1, val=1, test=2)
+    monkeypatch.setattr(check_data, "QUICK_PAIRS", 1)
+    code, report, out, _ = check("--root", tmp_path / "data", *(["--quick"] if quick else []))
+    found = find_split(report, "gta", "test")
+    assert code == 0, out
+    assert found["known_broken"] == ["17705", "20860"] and found["problems"] == []
+    assert [(problem["name"], problem["kind"]) for problem in found["known_problems"]] == [("20860", "size")]
+    assert found["read"] == (3 if quick else 5)
+    assert find_split(report, "gta", "train")["known_broken"] == ["15188"]
+    assert "gta test: 2 pairs broken in the official release" in out and "1 with image and labels of different" in out
+
+
+def test_unpaired_files_of_the_old_bdd_are_known(check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_old_bdd(tmp_path / "data" / "bdd", unpaired=True)
+    set_official(monkeypatch, "bdd", BDD, val=1)
+    code, report, _, _ = check("--root", tmp_path / "data")
+    found = find_split(report, "bdd", "val")
+    assert code == 0 and found["known_broken"] == sorted(BDD_UNPAIRED) and found["problems"] == []
+    assert [problem["kind"] for problem in found["known_problems"]] == ["missing", "missing"]
+    assert found["images"] == found["labels"] == 3
+
+
+@pytest.mark.usefixtures("official")
+def test_data_that_cannot_be_used_at_all_fail(check: Check, tmp_path: Path) -> None:
+    write_mapillary(tmp_path / "data" / "mapillary", releases=["v2.0"])
+    root = write_gta(tmp_path / "data" / "gta")
+    (root / "split.mat").unlink()
+    (tmp_path / "data" / "idd").mkdir()
+    code, report, out, _ = check("--root", tmp_path / "data")
+    assert code == 1
+    assert find_split(report, "mapillary", "val")["verdict"] == "UNUSABLE" and "v2.0" in out
+    errors = {data_set["name"]: data_set["error"] for data_set in report["data_sets"] if data_set["failed"]}
+    assert errors.keys() == {"gta", "idd", "mapillary"}
+    assert "read_mapping.zip" in errors["gta"] and "which holds nothing" in errors["idd"]
+
+
+@pytest.mark.usefixtures("official")
+def test_data_sets_that_are_not_there_fail_only_if_they_were_named(check: Check, tmp_path: Path) -> None:
+    write_cityscapes(tmp_path / "data" / "cityscapes")
+    code, report, out, _ = check("--root", tmp_path / "data")
+    assert code == 0 and len(report["data_sets"]) == 7 and out.count("not found") == 6
+    code, report, out, _ = check("--root", tmp_path / "data", "--datasets", "cityscapes", "gta")
+    assert code == 1 and [data_set["found"] for data_set in report["data_sets"]] == [True, False]
+    assert "gta is not in" in out and "expected a folder called gta or gta5" in out
+    code, report, _, _ = check("--root", tmp_path / "data" / "cityscapes")  # a data set's own folder
+    assert code == 0 and find_split(report, "cityscapes", "val")["read"] == 3
+
+
+def test_quick_reads_evenly_spread_pairs_and_says_so(check: Check, tmp_path: Path) -> None:
+    write_folder(tmp_path / "mine", 120)
+    (tmp_path / "mine" / "labels" / "001.png").write_bytes(b"broken")  # not among those that are read
+    config = write_yaml(tmp_path / "mine.yaml", "FolderDataModule", root=str(tmp_path / "mine"))
+    code, report, out, _ = check("--data", config, "--quick")
+    (found,) = report["data_sets"][0]["splits"]
+    assert code == 0 and report["quick"] and found["images"] == 120 and found["read"] == 50
+    assert "--quick: up to 50 pairs" in out
+    assert check("--data", config)[0] == 1
+
+
+def test_chosen_pairs_are_the_ends_those_between_and_the_known_broken_ones() -> None:
+    names = [f"{number:03d}" for number in range(1000)]
+    chosen = choose(names, ["007", "500"], quick=True)
+    assert {0, 7, 500, 999} <= set(chosen) and chosen == sorted(set(chosen)) and 50 <= len(chosen) <= 52
+    assert np.diff(choose(names, [], quick=True)).max() <= 21
+    assert choose(names[:3], [], quick=True) == [0, 1, 2] and choose([], [], quick=True) == []
+    assert choose(names, ["007"], quick=False) == list(range(1000))
+
+
+def test_own_data_are_checked_with_their_own_classes(check: Check, tmp_path: Path) -> None:
+    labels = write_folder(tmp_path / "mine", 6)
+    ids = {0: "ground", 1: "ground", 10: "sky", 18: "thing"}
+    settings = {"root": str(tmp_path / "mine"), "classes": ["thing", "ground", "sky"], "ids": ids}
+    code, report, out, _ = check("--data", write_yaml(tmp_path / "mine.yaml", "FolderDataModule", **settings))
+    (data_set,) = report["data_sets"]
+    (found,) = data_set["splits"]  # every split has all images: they are read once
+    assert code == 0 and data_set["class"] == "FolderDataModule" and data_set["name"] == "mine"
+    assert found["split"] == "train" and found["same_as_this"] == ["val", "test"] and "train, val, test" in out
+    values, counts = np.unique(np.stack(labels), return_counts=True)
+    number = dict(zip(values.tolist(), counts.tolist(), strict=True))
+    expected = {"thing": number[18], "ground": number[0] + number[1], "sky": number[10], "ignored": number[255]}
+    assert found["pixels"] == expected
+    del settings["ids"][18]
+    code, report, out, _ = check("--data", write_yaml(tmp_path / "mine.yaml", "FolderDataModule", **settings))
+    assert code == 1 and report["data_sets"][0]["splits"][0]["counts"]["id"] == 6 and "and 3 more, see" in out
+
+
+def test_images_alone_are_checked_as_images(check: Check, tmp_path: Path) -> None:
+    write_folder(tmp_path / "mine", 3)
+    (tmp_path / "mine" / "labels").rename(tmp_path / "labels")
+    config = write_yaml(tmp_path / "mine.yaml", "FolderDataModule", root=str(tmp_path / "mine"))
+    code, report, _, _ = check("--data", config)
+    (found,) = report["data_sets"][0]["splits"]
+    assert code == 0 and found["verdict"] == "ok, no labels" and found["read"] == 3 and found["labels"] is None
+    config = write_yaml(tmp_path / "mine.yaml", "FolderDataModule", root=str(tmp_path / "mine"), labels="labels")
+    code, report, _, _ = check("--data", config)
+    assert code == 1 and report["data_sets"][0]["splits"][0]["verdict"] == "UNUSABLE"
+
+
+def test_a_csv_with_a_file_that_is_not_there_fails(check: Check, tmp_path: Path) -> None:
+    write_folder(tmp_path, 2)
+    rows = ["image,label,split", "images/000.png,labels/000.png,train", "images/001.png,labels/nowhere.png,val"]
+    (tmp_path / "pairs.csv").write_text("\n".join(rows))
+    config = write_yaml(tmp_path / "mine.yaml", "FolderDataModule", root=str(tmp_path), pairs="pairs.csv")
+    code, _, out, _ = check("--data", config)
+    assert code == 1 and "labels/nowhere.png" in out
+
+
+def test_a_list_with_an_image_that_is_not_there_fails(check: Check, tmp_path: Path) -> None:
+    write_folder(tmp_path, 2)
+    (tmp_path / "train.txt").write_text("000\nnowhere\n")
+    (tmp_path / "val.txt").write_text("001\n")
+    splits = {"train": "train.txt", "val": "val.txt"}
+    config = write_yaml(tmp_path / "mine.yaml", "FolderDataModule", root=str(tmp_path), splits=splits)
+    code, report, out, _ = check("--data", config)
+    verdicts = {found["split"]: found["verdict"] for found in report["data_sets"][0]["splits"]}
+    assert code == 1 and verdicts["train"] == "UNUSABLE" and verdicts["val"] == "ok"
+    assert "train.txt, line 2: nowhere" in out
+
+
+@pytest.mark.usefixtures("official")
+def test_of_a_protocol_what_its_runs_read_is_checked(check: Check, tmp_path: Path) -> None:
+    write_vendors(tmp_path / "data")
+
+    def describe(name: str, **arguments: Any) -> dict[str, Any]:
+        return {"class_path": f"datamodules.{name}", "init_args": arguments}
+
+    settings = {
+        "root": str(tmp_path / "data"),
+        "source": describe("GTADataModule"),
+        "development": describe("WildDashDataModule"),
+        "targets": [describe("CityscapesDataModule"), describe("BDDDataModule", split="train")],
+    }
+    config = write_yaml(tmp_path / "protocol.yaml", "TargetsDataModule", **settings)
+    code, report, _, _ = check("--data", config)
+    read = {data_set["name"]: [found["split"] for found in data_set["splits"]] for data_set in report["data_sets"]}
+    assert code == 0 and read == {"gta": ["train"], "wilddash": ["val"], "cityscapes": ["val"], "bdd": ["train"]}
+    code, report, _, _ = check("--data", config, "--datasets", "bdd")
+    assert code == 0 and [data_set["name"] for data_set in report["data_sets"]] == ["bdd"]
+    (tmp_path / "data" / "cityscapes" / "leftImg8bit" / "val").rename(tmp_path / "away")
+    code, report, out, _ = check("--data", config)
+    assert code == 1 and "there are no images of val" in out  # a run would need it
+
+
+def test_an_interrupted_check_keeps_what_it_has_read(
+    check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for split, number in (("train", 4), ("val", 300)):
+        write_folder(tmp_path / split, number)
+        for what in ("images", "labels"):
+            (tmp_path / "mine" / what).mkdir(parents=True, exist_ok=True)
+            (tmp_path / split / what).rename(tmp_path / "mine" / what / split)
+    config = write_yaml(tmp_path / "mine.yaml", "FolderDataModule", root=str(tmp_path / "mine"))
+    read_pair, update = FilesDataset.check, tqdm.update
+    began = []
+
+    def read_slowly(dataset: FilesDataset, index: int) -> Any:
+        began.append(index)
+        time.sleep(0.01)
+        return read_pair(dataset, index)
+
+    def press_ctrl_c(bar: tqdm, number: int = 1) -> bool | None:
+        updated = update(bar, number)
+        if bar.n == 9:
+            signal.raise_signal(signal.SIGINT)
+        return updated
+
+    monkeypatch.setattr(FilesDataset, "check", read_slowly)
+    monkeypatch.setattr(tqdm, "update", press_ctrl_c)
+    code, report, out, err = check("--data", config)
+    assert code == 130 and "Interrupted" in err and "not all read" in out
+    assert len(began) < 100  # what was queued is not read any more
+    assert report["complete"] is False
+    train, val, test = report["data_sets"][0]["splits"]
+    assert test["verdict"] == "not there"
+    assert train["verdict"] == "ok" and train["read"] == 4
+    assert val["verdict"] == "not all read" and val["read"] == 5 and sum(val["pixels"].values()) == 5 * 24
+
+
+@pytest.mark.usefixtures("official")
+def test_the_report_is_whole_after_every_split(check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_cityscapes(tmp_path / "data" / "cityscapes")
+    read_split = check_data.read_split
+    read = []
+
+    def look_first(*args: Any) -> None:
+        (path,) = (tmp_path / "reports").iterdir()
+        report = json.loads(path.read_text())
+        assert not report["complete"]
+        read.append([found["read"] for found in report["data_sets"][3]["splits"]])
+        read_split(*args)
+
+    monkeypatch.setattr(check_data, "read_split", look_first)
+    _, report, _, _ = check("--root", tmp_path / "data")
+    assert read == [[0, 0, 0], [3, 0, 0], [3, 3, 0]] and report["complete"]
+
+
+def test_a_report_that_cannot_be_written_is_said_before_anything_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_cityscapes(tmp_path / "data" / "cityscapes")
+    (tmp_path / "file").write_text("")
+    assert main(["--root", str(tmp_path / "data"), "--json", str(tmp_path / "file" / "check.json")]) == 2
+    assert "error: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ([], "SEGADAPT_DATA"),
+        (["--root", "nowhere"], "nowhere is no folder"),
+        (["--root", "."], "there is no data set in"),
+        (["--root", ".", "--datasets", "kitti"], "there is no data set kitti: expected some of gta, synthia"),
+        (["--data", "nowhere.yaml"], "there is no file nowhere.yaml"),
+        (["--data", "text.yaml"], "text.yaml describes no datamodule"),
+        (["--data", "wrong.yaml"], "wrong.yaml describes no datamodule that can be made"),
+        (["--data", "generated.yaml"], "StreetScenesDataModule, which reads no files"),
+        (["--data", "folder.yaml", "--datasets", "other"], "there is no data set other: expected some of mine"),
+    ],
+)
+def test_nothing_to_check_is_said_in_one_line(
+    args: list[str], said: str, check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.yaml").write_text("nothing of the kind")
+    write_yaml(tmp_path / "wrong.yaml", "CityscapesDataModule", split="vla")
+    write_yaml(tmp_path / "generated.yaml", "StreetScenesDataModule")
+    write_yaml(tmp_path / "folder.yaml", "FolderDataModule", root=str(tmp_path), domain="mine")
+    code, report, out, err = check(*args)
+    assert code == 2 and report == {} and out == ""
+    assert err.startswith("error: ") and said in err and err.count("\n") == 1
+
+
+def test_wrong_arguments_end_with_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for args in (["--threads", "0"], ["--root", ".", "--data", "x.yaml"], ["--sloppy"]):
+        with pytest.raises(SystemExit) as ended:
+            main(args)
+        err = capsys.readouterr().err
+        assert ended.value.code == 2 and err.startswith("error: ") and err.count("\n") == 1
+
+
+def test_help_names_the_data_sets_and_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    out = " ".join(capsys.readouterr().out.split())
+    assert ended.value.code == 0 and ", ".join(DATA_SETS) in out and "130 interrupted" in out
+
+
+def test_data_sets_are_the_seven_of_the_package() -> None:
+    modules = [getattr(datamodules, name) for name in datamodules.__all__]
+    others = ("FolderDataModule", "StreetScenesDataModule", "StreetScenesProtocol", "TargetsDataModule")
+    assert {module for module in modules if module.__name__ not in others} == set(DATA_SETS.values())
+    assert all(module.domain == name for name, module in DATA_SETS.items())
+
+
+def test_tables_are_flush() -> None:
+    table = format_table(["name", "number"], [["a", "1"], ["bcdef", "23"]], left=(0,))
+    assert table.splitlines() == ["name   number", "-----  ------", "a           1", "bcdef      23"]
