@@ -4,10 +4,10 @@ One key picks the test-time method: `--method SegTTT --method.psi=0.7`, or `--me
 No method is a plain forward (t-BN).
 """
 
+import re
 import sys
 import warnings
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from pytorch_lightning import LightningDataModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-import callbacks as methods
+import callbacks  # noqa: F401 (so that the command line knows methods by their short names)
 import datamodules  # noqa: F401 (so that the command line knows its classes by their short names)
+from callbacks.choice import check_method
+from callbacks.method import Method
 from callbacks.results import Results
 from callbacks.run_config import RunConfig
 from lightning_modules.segmentation import SegmentationModule
@@ -31,7 +33,7 @@ class SegmentationCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the method, the results, and what data and model share."""
         parser.add_lightning_class_args(Results, "results")
-        parser.add_subclass_arguments(methods.Method, "method", required=False)
+        parser.add_subclass_arguments(Method, "method", required=False)
         parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
         parser.link_arguments("data.class_names", "model.class_names", apply_on="instantiate")
         parser.link_arguments("data.num_classes", "model.network.init_args.num_classes", apply_on="instantiate")
@@ -42,6 +44,8 @@ class SegmentationCLI(LightningCLI):
         arguments = run.model.network.get("init_args")
         if run.get("ckpt_path") and arguments is not None and arguments.get("weights"):
             arguments.weights = None
+        if self.subcommand == "predict":
+            run.return_predictions = False  # they are on disk, and would fill the memory
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Adds the method, before the callbacks that write: it refuses a network first."""
@@ -50,21 +54,6 @@ class SegmentationCLI(LightningCLI):
         if method is not None:
             trainer.callbacks.insert(0, method)  # type: ignore[attr-defined]
         return trainer
-
-
-def check_method(args: Sequence[str]) -> None:
-    """Raises ValueError if `--method` is given a name that is neither a method, a class path nor a file."""
-    names = [later for earlier, later in pairwise(args) if earlier == "--method"]
-    names += [arg.removeprefix("--method=") for arg in args if arg.startswith("--method=")]
-    if len(names) > 1:
-        raise ValueError(f"--method is given {len(names)} times ({', '.join(names)}): expected one method per run")
-    for name in names:
-        if name not in ("null", *methods.__all__) and not any(mark in name for mark in "./{"):
-            known = ", ".join(known for known in methods.__all__ if known != "Method")
-            raise ValueError(
-                f"unknown method {name!r}: expected one of {known}, or a YAML file such as "
-                "configs/method/seg_ttt.yaml; leave --method out for a plain forward (t-BN)"
-            )
 
 
 def main(args: Sequence[str] | None = None) -> SegmentationCLI:
@@ -90,10 +79,15 @@ def main(args: Sequence[str] | None = None) -> SegmentationCLI:
             wandb.finish()  # or the next command of this process would log into this one's run
 
 
+def explain(error: Exception) -> str:
+    """Returns the message of an error, without the traceback that a worker process of a loader puts before it."""
+    return re.sub(r"(?s)^Caught (\w+) in .*\n\S*\b\1: ", "", str(error)).strip()
+
+
 if __name__ == "__main__":
     try:
         main()
     except SIGTERMException:  # what is done is on disk; by itself it would exit with 0
         sys.exit(143)  # 128 + SIGTERM
-    except (ValueError, TypeError, OSError) as error:  # bad input: the message says it all
-        sys.exit(f"error: {error}")
+    except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:  # bad input: the message says it all
+        sys.exit(f"error: {explain(error)}")

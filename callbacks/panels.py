@@ -1,19 +1,23 @@
-"""Pictures: image | truth | prediction for people, label maps for programs."""
+"""Pictures: image | truth | prediction and overlays for people, label maps for programs."""
 
 import colorsys
+import io
 from collections.abc import Sequence
-from pathlib import Path
 
+import cv2
 import numpy as np
-import torch
 from PIL import Image
+from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
+from callbacks.method import require_segmentation
 from callbacks.views import IMAGENET, Normalization
 from lightning_modules.metrics import resize_probabilities
 
 OVERLAY = 0.65
 GAP = 4
+PNG_LEVEL = 1  # label maps hardly get smaller with more, but take several times as long
+JPEG_QUALITY = 90
 
 Colours = Sequence[tuple[int, int, int]]
 
@@ -26,6 +30,12 @@ def make_palette(num_classes: int, colours: Colours | None = None) -> np.ndarray
         colours = [(round(255 * r), round(255 * g), round(255 * b)) for r, g, b in hues]
     palette[:num_classes] = colours
     return palette
+
+
+def find_palette(trainer: Trainer, module: LightningModule) -> np.ndarray:
+    """Returns the palette of the data of a run, see `make_palette`."""
+    datamodule = getattr(trainer, "datamodule", None)
+    return make_palette(require_segmentation(module).num_classes, getattr(datamodule, "colours", None))
 
 
 def draw_panel(
@@ -45,8 +55,7 @@ def draw_panel(
         normalization: How the image was normalised.
     """
     size = (image.shape[-2], image.shape[-1])
-    pixels = normalization.undo(image[None].float().cpu())[0].nan_to_num().clamp(0, 1).mul(255).round()
-    photograph = pixels.to(torch.uint8).permute(1, 2, 0).numpy()
+    photograph = restore_photograph(image, normalization)
     tiles = [photograph]
     for labels in ([] if truth is None else [truth]) + [_label(prediction, size) for prediction in predictions]:
         fitted = Image.fromarray(labels.cpu().numpy().astype(np.uint8)).resize(size[::-1], Image.Resampling.NEAREST)
@@ -56,12 +65,47 @@ def draw_panel(
     return Image.fromarray(np.concatenate([part for tile in tiles for part in (tile, gap)][:-1], axis=1))
 
 
-def write_label_map(path: Path, labels: Tensor, palette: np.ndarray) -> None:
-    """Writes (H, W) labels as an indexed PNG: the values are the labels, the palette their colours."""
-    picture = Image.fromarray(labels.cpu().numpy().astype(np.uint8), mode="P")
-    picture.putpalette(palette.tobytes())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path)
+def restore_photograph(image: Tensor, normalization: Normalization = IMAGENET) -> np.ndarray:
+    """Turns a (3, H, W) normalised image back into (H, W, 3) uint8 RGB; what is not finite becomes black."""
+    planes = image.float().cpu().numpy()
+    return cv2.merge(
+        [  # each a * plane + b, rounded and saturated
+            cv2.addWeighted(plane, 255 * std, plane, 0, 255 * mean, dtype=cv2.CV_8U)
+            for plane, mean, std in zip(planes, normalization.mean, normalization.std, strict=True)
+        ]
+    )
+
+
+def draw_overlay(photograph: np.ndarray, labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """Lays the colours of labels over a photograph.
+
+    Args:
+        photograph: (h, w, 3) uint8 RGB; resized to the labels if it differs.
+        labels: (H, W) uint8.
+        palette: (256, 3) uint8 RGB.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    if photograph.shape[:2] != labels.shape:
+        photograph = cv2.resize(photograph, labels.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    colours = cv2.LUT(cv2.merge([labels] * 3), palette[None])
+    return cv2.addWeighted(colours, OVERLAY, photograph, 1 - OVERLAY, 0)
+
+
+def encode_png(values: np.ndarray, palette: np.ndarray | None = None) -> bytes:
+    """Encodes (H, W) uint8 values as a gray PNG, or with a (256, 3) uint8 RGB palette as an indexed one."""
+    picture = Image.fromarray(values)
+    if palette is not None:
+        picture.putpalette(palette.tobytes())  # from here on its values are indices
+    file = io.BytesIO()
+    picture.save(file, "PNG", compress_level=PNG_LEVEL)
+    return file.getvalue()
+
+
+def encode_jpeg(pixels: np.ndarray) -> bytes:
+    """Encodes (H, W, 3) uint8 RGB as JPEG."""
+    return cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
 
 
 def _label(prediction: Tensor, size: tuple[int, int]) -> Tensor:

@@ -1,14 +1,11 @@
 """One record per image, streamed to disk, and one summary per run."""
 
 import json
-import math
-import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import WandbLogger
@@ -16,8 +13,10 @@ from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
-from callbacks.method import Method, require_segmentation
-from callbacks.panels import draw_panel, make_palette, write_label_map
+from callbacks.method import require_segmentation
+from callbacks.panels import draw_panel, find_palette
+from callbacks.predictions import OUTPUTS, Output, Predictions
+from callbacks.records import find_commit, find_folder, find_method, name_device, read_records, to_plain
 from lightning_modules.metrics import Scores
 
 RECORDS = "records.jsonl"
@@ -32,18 +31,28 @@ class Results(Callback):
     same folder are kept under a number. Under several processes each streams to a file of its own; the first merges
     them at the end, so the folder has to be one that all of them see.
 
-    Predict runs write `labels/DOMAIN/NAME.png`, indexed PNGs with the class as value, and the pictures.
+    Predict runs write label maps and overlays in place of these, see `Predictions`.
 
     Args:
         folder: Where to write; None is the logger's folder of the run, or `outputs/results` without a logger.
-        panels: For how many images per domain and process to draw `panels/DOMAIN/NAME.png`: image | truth | prediction.
+        panels: For how many images per domain and process test and validate runs draw `panels/DOMAIN/NAME.png`: image |
+            truth | prediction.
+        outputs: What predict runs write of each image: ``labels``, ``train_ids``, ``overlays``, ``confidence``.
+        overwrite: Whether predict runs replace earlier predictions in the folder.
     """
 
-    def __init__(self, folder: str | None = None, panels: int = 4) -> None:
+    def __init__(
+        self,
+        folder: str | None = None,
+        panels: int = 4,
+        outputs: Sequence[Output] = OUTPUTS,
+        overwrite: bool = False,
+    ) -> None:
         if folder is not None and not folder.strip():
             raise ValueError("results.folder is empty: expected a path, or null for the folder of the run")
         self.folder = folder
         self.panels = panels
+        self.predictions = Predictions(folder, outputs, overwrite)
         self._drawn: dict[str, int] = {}
         self._place = Path()
         self._stream: IO[str] | None = None
@@ -92,9 +101,13 @@ class Results(Callback):
         if self._stream is not None:
             self._finish(trainer, pl_module)
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Finds out what is predicted already."""
+        self.predictions.setup(trainer, pl_module, stage)
+
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Finds the folder."""
-        self._locate(trainer)
+        """Checks the data sets to predict."""
+        self.predictions.on_predict_start(trainer, pl_module)
 
     def on_predict_batch_end(
         self,
@@ -105,18 +118,16 @@ class Results(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Writes the label maps of a batch."""
-        palette = self._palette(trainer, pl_module)
-        for number, (name, labels) in enumerate(zip(outputs["name"], outputs["labels"], strict=True)):
-            write_label_map(self._place / "labels" / outputs["domain"] / f"{name}.png", labels, palette)
-            self._draw(trainer, pl_module, batch, number, labels, outputs)
+        """Writes the predictions of a batch."""
+        self.predictions.on_predict_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
 
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Says where the label maps are."""
-        rank_zero_info(f"Label maps: {self._place / 'labels'}")
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Writes the manifest of the predictions."""
+        self.predictions.teardown(trainer, pl_module, stage)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Writes the summary of what is there."""
+        self.predictions.on_exception(trainer, pl_module, exception)
         if self._stream is None:
             return
         self._stream.close()
@@ -126,13 +137,9 @@ class Results(Callback):
                 self._records += read_records(path) if path.exists() else []
             self._summarize(trainer, pl_module, complete=False)
 
-    def _locate(self, trainer: Trainer) -> None:
-        own = trainer.log_dir if trainer.loggers else None
-        self._place = Path(trainer.strategy.broadcast(self.folder or own or "outputs/results"))
-        self._drawn = {}
-
     def _open(self, trainer: Trainer) -> None:
-        self._locate(trainer)
+        self._place = find_folder(trainer, self.folder)
+        self._drawn = {}
         if trainer.is_global_zero:
             self._place.mkdir(parents=True, exist_ok=True)
             set_aside(self._place)
@@ -171,18 +178,13 @@ class Results(Callback):
         if self._drawn.get(domain, 0) >= self.panels:
             return
         self._drawn[domain] = self._drawn.get(domain, 0) + 1
-        truth = batch["mask"][number] if "mask" in batch else None
-        panel = draw_panel(batch["image"][number], truth, [prediction], self._palette(trainer, module))
+        panel = draw_panel(batch["image"][number], batch["mask"][number], [prediction], find_palette(trainer, module))
         path = self._place / "panels" / domain / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         panel.save(path)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_image(key=f"panels/{domain}", images=[panel], caption=[name])
-
-    def _palette(self, trainer: Trainer, module: LightningModule) -> np.ndarray:
-        datamodule = getattr(trainer, "datamodule", None)
-        return make_palette(require_segmentation(module).num_classes, getattr(datamodule, "colours", None))
 
     def _finish(self, trainer: Trainer, module: LightningModule) -> None:
         assert self._stream is not None
@@ -206,14 +208,16 @@ class Results(Callback):
 
     def _summarize(self, trainer: Trainer, module: LightningModule, complete: bool) -> None:
         method, scored = find_method(trainer), require_segmentation(module)
+        datamodule: Any = getattr(trainer, "datamodule", None)
         summary = {
             "complete": complete,
             "stage": trainer.state.fn.value if trainer.state.fn else None,
             "method": method.settings() if method else None,
             "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
+            "data": datamodule.describe() if hasattr(datamodule, "describe") else None,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "commit": _find_commit(),
-            "device": _name_device(module),
+            "commit": find_commit(),
+            "device": name_device(module),
             "precision": str(trainer.precision),
             "versions": {"torch": torch.__version__},
             **summarize_records(self._records, scored.class_names, scored.domains),
@@ -221,24 +225,6 @@ class Results(Callback):
         path = self._place / SUMMARY
         path.write_text(json.dumps(to_plain(summary), indent=1) + "\n", encoding="utf-8")
         rank_zero_info(f"{'Results' if complete else 'Results of an interrupted run'}: {path}")
-
-
-def find_method(trainer: Trainer) -> Method | None:
-    """Returns the method among a trainer's callbacks, if there is one."""
-    return next((callback for callback in trainer.callbacks if isinstance(callback, Method)), None)  # type: ignore[attr-defined]
-
-
-def read_records(path: Path) -> list[dict[str, Any]]:
-    """Reads `records.jsonl`; a last line that a kill cut off is left out.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-    """
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if line.endswith("\n"):
-            records.append(json.loads(line))
-    return records
 
 
 def summarize_records(
@@ -294,31 +280,3 @@ def set_aside(folder: Path) -> None:
     for path in old:
         path.rename(path.with_suffix(f".{number}{path.suffix}"))
     rank_zero_info(f"{folder} held results of an earlier run: they are now numbered {number}")
-
-
-def to_plain(value: Any) -> Any:
-    """Turns a value into what strict JSON knows: NaN becomes None, unknown objects their text."""
-    if isinstance(value, Mapping):
-        return {str(key): to_plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_plain(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, str | int | bool) else str(value)
-
-
-def _find_commit() -> str | None:
-    """Returns the commit of the checkout, with a + if it has changes; None outside of git."""
-    try:
-        command = ["git", "describe", "--always", "--dirty=+", "--abbrev=40", "--exclude=*"]
-        return subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _name_device(module: LightningModule) -> str:
-    if module.device.type == "cuda":
-        return torch.cuda.get_device_name(module.device)
-    return f"{module.device.type}, {torch.get_num_threads()} threads"

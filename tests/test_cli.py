@@ -1,6 +1,7 @@
 """The real command line drives fit, validate, test and predict."""
 
 import json
+import random
 import re
 import signal
 import subprocess
@@ -17,8 +18,8 @@ from torch import nn
 
 from callbacks.results import read_records
 from lightning_modules.predictor import predict_plainly
-from main import main
-from tests.tiny import ROOT, arguments
+from main import explain, main
+from tests.tiny import EXPERIMENT, QUIET, ROOT, arguments
 
 DOMAINS = ["haze", "dusk", "dust"]
 
@@ -79,14 +80,189 @@ def test_method_by_file_takes_further_arguments(checkpoint: Path, tmp_path: Path
 
 
 def test_predict_writes_label_maps(checkpoint: Path, tmp_path: Path) -> None:
-    main(["predict", *arguments(tmp_path, f"--ckpt_path={checkpoint}", "--method=IaBN")])
+    cli = main(["predict", *arguments(tmp_path, f"--ckpt_path={checkpoint}", "--method=IaBN")])
     maps = sorted((tmp_path / "results" / "labels").glob("*/*.png"))
     assert len(maps) == 9
     assert {path.parent.name for path in maps} == set(DOMAINS)
-    picture = Image.open(maps[0])
-    assert picture.mode == "P"
-    assert picture.size == (128, 64)
-    assert np.asarray(picture).max() < 19
+    with Image.open(maps[0]) as picture:
+        assert picture.mode == "P"
+        assert picture.size == (128, 64)
+        assert np.asarray(picture).max() < 19
+    assert cli.trainer.predict_loop.return_predictions is False  # they are on disk, and would fill the memory
+
+
+def make_photos(folder: Path, count: int, sub: str = "street") -> Path:
+    """Writes photographs of odd sizes, some in a sub-folder."""
+    (folder / sub).mkdir(parents=True)
+    for number in range(count):
+        generator = np.random.default_rng(number)
+        coarse = Image.fromarray(generator.integers(0, 256, (4, 6, 3), dtype=np.uint8))
+        picture = coarse.resize((53 + 2 * number % 7, 37 + number % 5), Image.Resampling.BICUBIC)
+        picture.save(folder / (sub if number % 2 else ".") / f"{number:03d}.{'JPG' if number % 3 else 'png'}")
+    return folder
+
+
+def predict_arguments(checkpoint: Path | None, photos: Path, out: Path, *more: str) -> list[str]:
+    """Returns the arguments of `predict` on a folder of photographs."""
+    restore = [f"--ckpt_path={checkpoint}"] if checkpoint else []
+    place = ["--data=FolderDataModule", f"--data.root={photos}", "--data.num_workers=0", f"--results.folder={out}"]
+    own = ["--trainer.logger=false", f"--trainer.default_root_dir={out.parent}"]
+    return ["predict", f"--config={EXPERIMENT}", *place, *QUIET, *own, *restore, *more]
+
+
+def read_outputs(folder: Path) -> dict[str, bytes]:
+    """Returns what was written for images, and their lines."""
+    found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {name: path.read_bytes() for name, path in found.items() if name != "predictions.json"}
+
+
+def read_manifest(folder: Path) -> dict:
+    return json.loads((folder / "predictions.json").read_text())
+
+
+TTT = ["--method=SegTTT", "--method.num_steps=2", "--method.scales=[0.75]"]
+
+
+def test_predict_on_photographs_and_again(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos, out = make_photos(tmp_path / "photos", 5), tmp_path / "out"
+    args = predict_arguments(checkpoint, photos, out, *TTT)
+    outputs = "--results.outputs=[labels,train_ids,overlays,confidence]"
+    main([*args, outputs])
+    names = {"000", "002", "004", "street/001", "street/003"}
+    for kind, suffix in (("labels", "png"), ("train_ids", "png"), ("overlays", "jpg"), ("confidence", "png")):
+        folder = out / kind / "photos"
+        assert {path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob(f"*.{suffix}")} == names
+        for path in folder.rglob("*.*"):
+            (source,) = photos.glob(f"{path.relative_to(folder).with_suffix('')}.*")
+            with Image.open(path) as picture, Image.open(source) as photograph:
+                assert picture.size == photograph.size
+    before, manifest = read_outputs(out), read_manifest(out)
+    assert manifest["complete"] is True and manifest["settings"]["method"]["num_steps"] == 2
+    assert manifest["runs"][0]["checkpoint"] == str(checkpoint)
+    main([*args, outputs])
+    assert read_outputs(out) == before and read_manifest(out)["runs"][1]["found"] == 5
+    copy = tmp_path / "copy.ckpt"
+    copy.write_bytes(checkpoint.read_bytes())
+    main([*args, outputs, f"--ckpt_path={copy}"])  # the same weights, wherever they lie
+    other = torch.load(checkpoint, weights_only=False)
+    next(iter(other["state_dict"].values())).mul_(1.01)
+    torch.save(other, copy)
+    for wrong, message in (
+        ("--method.psi=0.5", r"method\.psi was 0\.7, is now 0\.5"),
+        (f"--ckpt_path={copy}", r"weights was"),
+        ("--results.outputs=[labels]", r"outputs was"),
+        ("--data.evaluation_resize=keep_aspect", r"evaluation_resize was protocol, is now keep_aspect"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            main([*args, outputs, wrong])
+    assert read_outputs(out) == before
+    main([*args, "--results.outputs=[labels]", "--results.overwrite=true"])
+    labels = {name: data for name, data in before.items() if name.startswith(("labels/", "predictions"))}
+    assert read_outputs(out) == labels
+    monkeypatch.chdir(photos)
+    with pytest.raises(ValueError, match="where images are read"):
+        main([*args, "--results.folder=results"])
+
+
+def start(args: list[str], folder: Path) -> subprocess.Popen:
+    command = [sys.executable, str(ROOT / "main.py"), *args]
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bytes]]:
+    """Photographs, and what is written for them."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    photos = make_photos(folder / "photos", 40)
+    main(predict_arguments(checkpoint, photos, folder / "out", "--method=SegTTT"))
+    return photos, read_outputs(folder / "out")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 1), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_an_interrupted_prediction_goes_on(
+    checkpoint: Path, uninterrupted: tuple[Path, dict[str, bytes]], tmp_path: Path, number: int, code: int
+) -> None:
+    (photos, whole), out = uninterrupted, tmp_path / "out"
+    args = predict_arguments(checkpoint, photos, out, "--method=SegTTT")
+    process = start(args, tmp_path)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and len(list(out.glob("labels/photos/**/*.png"))) < 3:
+        time.sleep(0.02)
+    time.sleep(random.random() * 0.2)  # any moment will do
+    process.send_signal(number)
+    assert process.wait(timeout=60) == code
+    manifest, kept = read_manifest(out), {}
+    assert manifest["complete"] is False
+    for name, data in read_outputs(out).items():
+        if name.endswith((".png", ".jpg")):
+            with Image.open(out / name) as picture:
+                picture.load()  # no half file
+            kept[name] = data
+    assert 3 <= len(list(out.glob("labels/photos/**/*.png"))) < 40
+    if number != signal.SIGKILL:
+        assert manifest["images"] == len(list(out.glob("overlays/photos/**/*.jpg")))
+    main(args)
+    assert read_manifest(out)["complete"] is True and read_manifest(out)["runs"][1]["found"] >= 2
+    assert read_outputs(out) == whole
+    assert kept.items() <= whole.items()
+
+
+def test_two_processes_predict_as_one(checkpoint: Path, tmp_path: Path) -> None:
+    """Five images over two gloo processes, then a sixth (none is left for the second process), then none."""
+    photos = make_photos(tmp_path / "photos", 6)
+    late = (photos / "street" / "005.JPG").rename(tmp_path / "late.jpg")
+    two = ["--trainer.devices=2", "--trainer.strategy=ddp"]
+    for step in range(3):
+        if step == 1:
+            late.rename(photos / "street" / "005.JPG")
+        args = predict_arguments(checkpoint, photos, tmp_path / "two", *TTT, *two)
+        command = [sys.executable, str(ROOT / "main.py"), *args]
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=280, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        manifest = read_manifest(tmp_path / "two")
+        assert manifest["complete"] is True and manifest["images"] == (5 if step == 0 else 6)
+    assert [run["found"] for run in manifest["runs"]] == [0, 5, 6]
+    main(predict_arguments(checkpoint, photos, tmp_path / "one", *TTT))
+    assert read_outputs(tmp_path / "two") == read_outputs(tmp_path / "one")
+    command += ["--method.psi=0.1"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert done.returncode == 1 and "method.psi was 0.7, is now 0.1" in done.stderr
+
+
+def test_an_error_in_a_worker_process_is_one_line(checkpoint: Path, tmp_path: Path) -> None:
+    photos = make_photos(tmp_path / "photos", 2)
+    (photos / "broken.png").write_bytes((photos / "000.png").read_bytes()[:60])
+    args = predict_arguments(checkpoint, photos, tmp_path / "out", "--data.num_workers=1")
+    command = [sys.executable, str(ROOT / "main.py"), *args]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith(f"error: {photos / 'broken.png'} (60 bytes) cannot be decoded: expected an image")
+    assert "Traceback" not in done.stderr and not read_manifest(tmp_path / "out")["complete"]
+
+
+def test_messages_of_worker_processes_are_told_from_their_tracebacks() -> None:
+    trace = "Original Traceback (most recent call last):\n  File 'x.py', line 1\nOSError: a: b\n\nThe above exception\n"
+    text = f"Caught DataError in DataLoader worker process 0.\n{trace}datamodules.base.DataError: x: y\nand z\n"
+    assert explain(ValueError(text)) == "x: y\nand z"
+    assert explain(ValueError("Caught a cold: ValueError: no")) == "Caught a cold: ValueError: no"
+
+
+class NeedsAnExtra(nn.Module):
+    """A network that finds out late that a package is not installed."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        raise ModuleNotFoundError("there is no package foo: install the extra with `pip install .[foo]`")
+
+
+def test_a_missing_extra_is_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "main.py"), "test"]
+    command += arguments(tmp_path, "--model.network=tests.test_cli.NeedsAnExtra")
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("error: there is no package foo: install")
 
 
 def test_alphas_are_searched_in_one_validation(checkpoint: Path, tmp_path: Path) -> None:
@@ -183,6 +359,7 @@ def test_training_resumed_from_the_last_checkpoint_ends_the_same(tmp_path: Path)
         (["--method=IaBN", "--method=TTA"], r"--method is given 2 times \(IaBN, TTA\)"),
         (["--data.targets=[haze,mars]"], r"unknown domain 'mars'"),
         (["--results.folder="], r"results.folder is empty"),
+        (["--results.outputs=[masks]"], r"outputs"),
         (["--method=IaBN", "--method.alpha=1.5"], r"alpha is 1.5: expected .* \[0, 1\]"),
         (["--method=SegTTT", "--method.psi=-1"], r"psi is -1.*: expected .* \[0, 1\]"),
         (["--method=SegTTT", "--method.steps=3"], r"steps"),

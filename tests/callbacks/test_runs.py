@@ -1,5 +1,6 @@
 """Methods, results, pictures and the search for alpha under plain trainer.test, validate and predict."""
 
+import io
 import json
 import math
 import signal
@@ -17,7 +18,7 @@ from torch import nn
 from callbacks import TTA, IaBN, Method, SegTTT
 from callbacks.alpha_search import AlphaSearch
 from callbacks.method import Adaptation
-from callbacks.panels import draw_panel, make_palette, write_label_map
+from callbacks.panels import draw_panel, encode_png, make_palette
 from callbacks.results import Results, read_records, set_aside, summarize_records, to_plain
 from callbacks.views import IMAGENET
 from datamodules import StreetScenesProtocol, TargetsDataModule
@@ -422,18 +423,36 @@ def test_panels_are_drawn_per_domain_at_the_size_of_the_image(module, tmp_path: 
     assert np.abs(photograph - levels).max() <= 1
 
 
-def test_predict_writes_label_maps_with_the_classes_as_values(module, tmp_path: Path) -> None:
-    trainer = make_trainer(tmp_path, callbacks=[IaBN(0.3), Results(str(tmp_path), panels=1)])
+def test_results_write_what_predict_makes(module, tmp_path: Path) -> None:
+    results = Results(str(tmp_path / "run"), outputs=["labels"])
+    trainer = make_trainer(tmp_path, callbacks=[IaBN(0.3), results])
     outputs = trainer.predict(module, datamodule=FakeDataModule(length=3))
     for output in outputs:
-        with Image.open(tmp_path / "labels" / output["domain"] / f"{output['name'][0]}.png") as picture:
-            assert picture.mode == "P" and picture.size == (36, 24)
-            assert np.array_equal(np.asarray(picture), output["labels"][0].numpy())
-            palette = np.array(picture.getpalette("RGB")).reshape(-1, 3)
-        assert np.array_equal(palette[:19], np.array(LabelSpace.of_size(19).colours))
-    assert len(list((tmp_path / "labels").glob("*/*.png"))) == 3
-    assert len(list((tmp_path / "panels").glob("*/*.png"))) == 1
-    assert not (tmp_path / "results.json").exists()
+        with Image.open(tmp_path / "run" / "labels" / output["domain"] / f"{output['name'][0]}.png") as picture:
+            assert picture.mode == "P" and np.array_equal(np.asarray(picture), output["labels"][0].numpy())
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "labels",
+        "predictions.json",
+        "predictions.jsonl",
+    ]
+
+
+def test_results_of_a_broken_prediction_say_so(module, tmp_path: Path) -> None:
+    module.network.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(RuntimeError("broken")))
+    with pytest.raises(RuntimeError, match="broken"):
+        make_trainer(tmp_path, callbacks=[Results(str(tmp_path))]).predict(module, datamodule=FakeDataModule())
+    assert json.loads((tmp_path / "predictions.json").read_text())["complete"] is False
+
+
+def test_results_say_what_the_data_were(module, tmp_path: Path) -> None:
+    for run, data in (("validate", FakeDataModule("dev", 2)), ("test", make_targets(evaluation_resize="none"))):
+        trainer = make_trainer(tmp_path, callbacks=[Results(str(tmp_path / run), panels=0)])
+        getattr(trainer, run)(module, datamodule=data, verbose=False)
+        assert read_summary(tmp_path / run)["data"] == data.describe()
+    assert read_summary(tmp_path / "test")["data"]["targets"][1]["evaluation_resize"] == "none"
+    trainer = make_trainer(tmp_path, callbacks=[Results(str(tmp_path / "loaders"), panels=0)])
+    trainer.test(module, dataloaders=FakeDataModule(length=1).test_dataloader(), verbose=False)
+    assert read_summary(tmp_path / "loaders")["data"] is None
 
 
 def test_panel_shows_truth_and_predictions_in_the_colours_of_the_palette() -> None:
@@ -461,10 +480,11 @@ def test_palette_has_a_colour_for_each_class_and_black_for_the_rest() -> None:
     assert len({tuple(colour) for colour in palette[:16].tolist()}) == 16 and (palette[16:] == 0).all()
 
 
-def test_label_map_keeps_every_value(tmp_path: Path) -> None:
-    labels = torch.arange(256).reshape(16, 16)
-    write_label_map(tmp_path / "deep" / "map.png", labels, make_palette(19))
-    assert np.array_equal(np.asarray(Image.open(tmp_path / "deep" / "map.png")), labels.numpy())
+@pytest.mark.parametrize("palette", [None, make_palette(19)], ids=["gray", "indexed"])
+def test_png_keeps_every_value(palette: np.ndarray | None) -> None:
+    labels = np.arange(256, dtype=np.uint8).reshape(8, 32)
+    picture = Image.open(io.BytesIO(encode_png(labels, palette)))
+    assert picture.mode == ("L" if palette is None else "P") and np.array_equal(np.asarray(picture), labels)
 
 
 def test_the_whole_protocol_on_street_scenes(tmp_path: Path) -> None:

@@ -1,0 +1,193 @@
+"""The folder that `predict` writes to: which files an image gets, what is done, and what may not be overwritten."""
+
+import json
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from callbacks.records import read_records, to_plain, write_file
+
+Output = Literal["labels", "train_ids", "overlays", "confidence"]
+SUFFIXES: dict[Output, str] = {"labels": ".png", "train_ids": ".png", "overlays": ".jpg", "confidence": ".png"}
+
+MANIFEST = "predictions.json"
+RECORDS = "predictions.jsonl"
+NAMED = 5  # how many settings an error names
+THREADS = 2
+WAITING = 6  # how many images may wait to be written
+
+Key = tuple[str, str]  # domain and name of an image
+
+WAYS_OUT = "another results.folder, or --results.overwrite=true to replace what is there"
+
+
+class PredictionFolder:
+    """Outputs by kind, domain and name; a manifest of settings; and a line per image, written before its files.
+
+    An image is done if it has a line and all its files. So files that were not written by `predict` never count, and
+    replacing removes nothing else.
+
+    Args:
+        root: The folder; need not exist.
+        outputs: The kinds of files that each image gets.
+    """
+
+    def __init__(self, root: Path, outputs: Sequence[Output]) -> None:
+        self.root = root
+        self.outputs = outputs
+
+    def records(self, rank: int) -> Path:
+        """Returns the file of the lines of a process."""
+        return self.root / (RECORDS if rank == 0 else f"predictions.rank{rank}.jsonl")
+
+    def paths(self, domain: str, name: str) -> dict[Output, Path]:
+        """Returns the files of an image.
+
+        Raises:
+            ValueError: If domain or name lead out of the folder.
+        """
+        parts = PurePosixPath(name).parts
+        if (
+            not parts
+            or ".." in parts
+            or name.startswith("/")
+            or len(PurePosixPath(domain).parts) != 1
+            or domain == ".."
+        ):
+            raise ValueError(
+                f"image {name!r} of {domain!r} cannot be a file in {self.root}: expected a domain without / and a name "
+                "that is a relative path"
+            )
+        return {output: self.root / output / domain / f"{name}{SUFFIXES[output]}" for output in self.outputs}
+
+    def check_apart(self, source: Path | None) -> None:
+        """Raises ValueError if the folder lies in one that images are read from: a later run would read its outputs."""
+        if source is None:
+            return
+        inner, outer = self.root.expanduser().resolve(), source.expanduser().resolve()
+        if inner.is_relative_to(outer):
+            raise ValueError(
+                f"the results would be written to {self.root}, which lies in {source}, where images are read: later "
+                "runs would take them for images. Set results.folder to one outside of it"
+            )
+
+    def check_empty(self) -> None:
+        """Raises FileExistsError if there are outputs without a manifest: nobody knows how they were made."""
+        for output in self.outputs:
+            for path in sorted((self.root / output).rglob(f"*{SUFFIXES[output]}")):
+                raise FileExistsError(
+                    f"{self.root} holds files like {path.relative_to(self.root)} but no {MANIFEST} that says how they "
+                    f"were made: expected {WAYS_OUT}"
+                )
+
+    def check_settings(self, earlier: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+        """Raises ValueError if settings differ; names those that do."""
+        before, now = flatten(earlier), flatten(settings)
+        differing = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+        if not differing:
+            return
+        named = "; ".join(f"{key} was {before.get(key)}, is now {now.get(key)}" for key in differing[:NAMED])
+        more = f"; and {len(differing) - NAMED} more" if len(differing) > NAMED else ""
+        raise ValueError(
+            f"{self.root} holds predictions of other settings: {named}{more}. Expected the same settings to go on, "
+            f"{WAYS_OUT}"
+        )
+
+    def read_manifest(self, needed: bool = True) -> dict[str, Any] | None:
+        """Reads the manifest; None if there is none, or it is spoilt and not needed.
+
+        Raises:
+            ValueError: If it is spoilt and needed.
+        """
+        path = self.root / MANIFEST
+        if not path.exists():
+            return None
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+            if {"settings", "runs"} <= manifest.keys():
+                return manifest
+        except (ValueError, AttributeError):
+            pass
+        if needed:
+            raise ValueError(f"{path} is no manifest of predictions: expected {WAYS_OUT}")
+        return None
+
+    def write_manifest(self, manifest: Mapping[str, Any]) -> None:
+        """Writes the manifest."""
+        write_file(self.root / MANIFEST, (json.dumps(to_plain(manifest), indent=1) + "\n").encode())
+
+    def read_records(self) -> dict[Key, dict[str, Any]]:
+        """Returns the last line of each image, of all processes."""
+        paths = [self.root / RECORDS, *sorted(self.root.glob("predictions.rank*.jsonl"))]
+        records = [record for path in paths if path.exists() for record in read_records(path)]
+        return {(record["domain"], record["name"]): record for record in records}
+
+    def merge_records(self) -> None:
+        """Leaves one file of lines, sorted, without those that a kill cut off."""
+        records = self.read_records()
+        text = "".join(json.dumps(records[key]) + "\n" for key in sorted(records))
+        write_file(self.root / RECORDS, text.encode())
+        for path in self.root.glob("predictions.rank*.jsonl"):
+            path.unlink()
+
+    def find_done(self) -> dict[str, set[str]]:
+        """Returns the names of the images that are done, by domain."""
+        done: dict[str, set[str]] = {}
+        for domain, name in self.read_records():
+            if all(path.exists() for path in self.paths(domain, name).values()):
+                done.setdefault(domain, set()).add(name)
+        return done
+
+    def remove(self, manifest: Mapping[str, Any] | None) -> None:
+        """Removes what earlier runs have written, and nothing else."""
+        outputs = manifest["settings"]["outputs"] if manifest else []
+        earlier = PredictionFolder(self.root, outputs)
+        for domain, name in self.read_records():
+            for path in earlier.paths(domain, name).values():
+                path.unlink(missing_ok=True)
+        for path in (self.root / RECORDS, *self.root.glob("predictions.rank*.jsonl")):
+            path.unlink(missing_ok=True)
+
+
+class Writers:
+    """Threads that write while the network predicts.
+
+    A bounded number of jobs waits. The error of a job is raised by a later `add`, at the latest by `finish`.
+    """
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="writer")
+        self._jobs: deque[Future[None]] = deque()
+
+    def add(self, write: Callable[..., None], *args: Any) -> None:
+        """Hands over a job; waits if there are too many."""
+        while self._jobs and (len(self._jobs) >= WAITING or self._jobs[0].done()):
+            self._jobs.popleft().result()
+        self._jobs.append(self._pool.submit(write, *args))
+
+    def finish(self) -> None:
+        """Waits for all jobs, and raises the first error."""
+        while self._jobs:
+            self._jobs.popleft().result()
+        self._pool.shutdown()
+
+    def abandon(self) -> None:
+        """Waits for all jobs, whatever becomes of them."""
+        wait(self._jobs)
+        self._jobs.clear()
+        self._pool.shutdown()
+
+
+def flatten(settings: Any, prefix: str = "") -> dict[str, Any]:
+    """Returns nested settings by dotted names: ``{"method": {"lr": 0.1}}`` as ``{"method.lr": 0.1}``."""
+    return dict(_walk(settings, prefix))
+
+
+def _walk(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _walk(item, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, value

@@ -1,0 +1,359 @@
+"""What `predict` makes of images: label maps, overlays and confidence maps, and a manifest by which it goes on."""
+
+import hashlib
+import json
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any, get_args
+
+import numpy as np
+import pytorch_lightning
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+from pytorch_lightning.utilities.rank_zero import rank_zero_info
+from torch import Tensor, nn
+
+from callbacks.method import require_segmentation
+from callbacks.panels import draw_overlay, encode_jpeg, encode_png, find_palette, restore_photograph
+from callbacks.prediction_folder import SUFFIXES, Output, PredictionFolder, Writers
+from callbacks.records import find_commit, find_folder, find_method, name_device, to_plain, write_file
+from lightning_modules.segmentation import list_loaders
+
+OUTPUTS: tuple[Output, ...] = ("labels", "train_ids", "overlays")
+NOT_IN_PREDICTIONS = ("role", "choose_on_target", "broken", "left_out")  # of what data sets say about themselves
+
+
+class Predictions(Callback):
+    """Writes what predict runs make of each image, under the name and at the size that it has on disk.
+
+    - ``labels``: `labels/DOMAIN/NAME.png`, an indexed PNG: the values are the classes, the palette their colours.
+    - ``train_ids``: `train_ids/DOMAIN/NAME.png`, the same values as a plain gray PNG.
+    - ``overlays``: `overlays/DOMAIN/NAME.jpg`, the colours of the classes over the photograph (as the network saw it,
+      brought to the size on disk).
+    - ``confidence``: `confidence/DOMAIN/NAME.png`, a gray PNG of 255 times the probability of the class, rounded.
+
+    Files are whole or not there, whenever the process is killed. `predictions.json` says with which settings they were
+    made and how many are done; `predictions.jsonl` has a line per image. The same command run again goes on where it
+    stopped: what is done is not read again. Other settings in the same folder are an error, unless `overwrite`.
+
+    Threads write beside the network. Under several processes each writes its own images, to a folder that all of them
+    see.
+
+    Args:
+        folder: Where to write; None is the logger's folder of the run, or `outputs/results` without a logger.
+        outputs: One or more of the kinds above.
+        overwrite: Whether to begin anew, in place of the predictions in the folder.
+
+    Raises:
+        ValueError: If there is no output, or an unknown one.
+    """
+
+    def __init__(self, folder: str | None = None, outputs: Sequence[Output] = OUTPUTS, overwrite: bool = False) -> None:
+        if not outputs or any(output not in SUFFIXES for output in outputs):
+            raise ValueError(f"outputs is {list(outputs)}: expected one or more of {', '.join(SUFFIXES)}")
+        self.folder = folder
+        self.outputs = tuple(output for output in get_args(Output) if output in outputs)
+        self.overwrite = overwrite
+        self._place: PredictionFolder | None = None
+        self._manifest: dict[str, Any] = {}
+        self._done: Mapping[str, set[str]] = {}
+        self._palette = np.zeros((256, 3), dtype=np.uint8)
+        self._stream: IO[str] | None = None
+        self._writers = Writers()
+        self._may_be_empty = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Has the data leave out what is done; when they ask what that is, the checkpoint is restored."""
+        if stage == "predict":
+            self._place = None
+            self._done = LateMapping(lambda: self._open(trainer, pl_module))
+            self._leave_out(trainer, self._done)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Opens the folder, if the data did not ask for it.
+
+        Raises:
+            ValueError: If two data sets have the same domain: their files would lie in the same folder.
+        """
+        len(self._done)
+        domains = [loader.dataset.domain for loader in list_loaders(trainer.predict_dataloaders) if has_names(loader)]
+        for domain in domains:
+            if domains.count(domain) > 1:
+                raise ValueError(
+                    f"{domains.count(domain)} data sets are called {domain}, and predictions lie in folders of these "
+                    "names: expected different ones, set their domain"
+                )
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Hands a batch to the threads that write."""
+        assert self._place is not None and self._stream is not None
+        domain = outputs["domain"]
+        method = find_method(trainer)
+        adaptations = method.adaptations if method else [None] * len(outputs["name"])
+        predicted = zip(outputs["name"], outputs["labels"], outputs["confidence"], batch["image"], strict=True)
+        for (name, labels, confidence, image), adaptation in zip(predicted, adaptations, strict=True):
+            if name in self._done.get(domain, ()):
+                continue  # only data without `leave_out` shows what is done
+            paths = self._place.paths(domain, name)
+            record = {
+                "domain": domain,
+                "name": name,
+                "height": labels.shape[0],
+                "width": labels.shape[1],
+                "finite": bool(confidence.isfinite().all()),
+                "adaptation": adaptation.to_record() if adaptation else None,
+            }
+            self._stream.write(json.dumps(to_plain(record)) + "\n")
+            self._stream.flush()  # before its files are there, which say that it is done
+            self._writers.add(self._write, paths, labels, confidence, image)
+        if trainer.received_sigterm and not getattr(trainer.predict_loop.batch_progress, "is_last_batch", False):
+            raise SIGTERMException  # Lightning does so itself in all loops but this
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Waits for the threads and completes the manifest, also if there was nothing left to predict."""
+        place = self._place
+        if stage != "predict" or place is None:
+            return
+        self._writers.finish()
+        self._close(trainer, pl_module)
+        trainer.strategy.barrier("predictions written")
+        if trainer.is_global_zero:
+            place.merge_records()
+            self._summarize(place, trainer, ended=True)
+        trainer.strategy.barrier("predictions summarised")
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Writes the manifest of what is there."""
+        place = self._place
+        if place is None:
+            return
+        self._writers.abandon()
+        self._close(trainer, pl_module)
+        if trainer.is_global_zero:
+            self._summarize(place, trainer, ended=False)
+
+    def _open(self, trainer: Trainer, module: LightningModule) -> dict[str, set[str]]:
+        """Opens the folder on all processes; returns the names of the images that are done by domain.
+
+        Raises:
+            ValueError: If the folder holds predictions of other settings, or lies where images are read.
+            FileExistsError: If it holds files that might be overwritten.
+        """
+        place = PredictionFolder(find_folder(trainer, self.folder), self.outputs)
+        outcome: dict[str, set[str]] | Exception = {}
+        if trainer.is_global_zero:
+            try:
+                outcome = self._begin(place, trainer, module)
+            except Exception as error:  # the other processes must hear of it, or they would wait for ever
+                outcome = error
+        outcome = trainer.strategy.broadcast(outcome)
+        if isinstance(outcome, Exception):
+            raise outcome
+        self._place = place
+        self._palette = find_palette(trainer, module)
+        self._stream = place.records(trainer.global_rank).open("a", encoding="utf-8")
+        self._writers = Writers()
+        self._may_be_empty = module.allow_zero_length_dataloader_with_multiple_devices
+        module.allow_zero_length_dataloader_with_multiple_devices = True  # fewer images may be left than processes
+        if outcome:
+            warnings.filterwarnings("ignore", "Total length of `DataLoader` across ranks is zero")
+        return outcome
+
+    def _begin(self, place: PredictionFolder, trainer: Trainer, module: LightningModule) -> dict[str, set[str]]:
+        """Checks the folder and writes its manifest; returns the names of the images that are done by domain."""
+        members = list_members(trainer)
+        for member in members:
+            place.check_apart(find_root(member))
+        settings = describe_settings(trainer, module, members) | {"outputs": list(self.outputs)}
+        earlier = place.read_manifest(needed=not self.overwrite)
+        runs = []
+        if self.overwrite:
+            place.remove(earlier)
+        elif earlier is None:
+            place.check_empty()
+        elif place.read_records():  # or nothing was predicted: there are no settings to keep to
+            place.check_settings(earlier["settings"], settings)
+            runs = earlier["runs"]
+        place.merge_records()
+        done = place.find_done()
+        found = sum(map(len, done.values()))
+        if found:
+            rank_zero_info(f"{place.root} holds the predictions of {found} images: these are left out")
+        run = {
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "commit": find_commit(),
+            "versions": {"torch": torch.__version__, "pytorch_lightning": pytorch_lightning.__version__},
+            "device": name_device(module),
+            "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
+            "found": found,
+        }
+        self._manifest = {"complete": False, "settings": settings, "runs": [*runs, run]}
+        place.write_manifest(self._manifest)
+        return done
+
+    def _write(self, paths: Mapping[Output, Path], labels: Tensor, confidence: Tensor, image: Tensor) -> None:
+        """Writes the files of one image."""
+        classes = labels.numpy()
+        for output, path in paths.items():
+            if output == "labels":
+                data = encode_png(classes, self._palette)
+            elif output == "train_ids":
+                data = encode_png(classes)
+            elif output == "overlays":
+                data = encode_jpeg(draw_overlay(restore_photograph(image), classes, self._palette))
+            else:
+                data = encode_png((255 * confidence.nan_to_num()).round().to(torch.uint8).numpy())
+            write_file(path, data)
+
+    def _close(self, trainer: Trainer, module: LightningModule) -> None:
+        assert self._stream is not None
+        self._stream.close()
+        self._place = None
+        self._leave_out(trainer, {})
+        module.allow_zero_length_dataloader_with_multiple_devices = self._may_be_empty
+
+    def _leave_out(self, trainer: Trainer, done: Mapping[str, set[str]]) -> None:
+        leave_out = getattr(getattr(trainer, "datamodule", None), "leave_out", None)
+        if leave_out is not None:
+            leave_out(done)
+
+    def _summarize(self, place: PredictionFolder, trainer: Trainer, ended: bool) -> None:
+        done, records, expected = place.find_done(), place.read_records(), list_names(trainer)
+        domains = {
+            domain: {
+                "expected": len(expected[domain]) if domain in expected else None,
+                **summarize_records([records[domain, name] for name in done.get(domain, ())]),
+            }
+            for domain in sorted({*done, *expected})
+        }
+        missing = sum(len(names - done.get(domain, set())) for domain, names in expected.items())
+        count = sum(map(len, done.values()))
+        self._manifest |= {"complete": ended and not missing, "images": count, "domains": domains}
+        place.write_manifest(self._manifest)
+        found = self._manifest["runs"][-1]["found"]
+        state = "complete" if self._manifest["complete"] else "not complete: the same command goes on"
+        rank_zero_info(
+            f"Predictions of {count} images ({found} from before; {state}): "
+            f"{', '.join(str(place.root / output) for output in self.outputs)}"
+        )
+
+
+class LateMapping(Mapping[str, set[str]]):
+    """A mapping that is made when it is first asked for something."""
+
+    def __init__(self, make: Callable[[], Mapping[str, set[str]]]) -> None:
+        self._make = make
+
+    @cached_property
+    def _made(self) -> Mapping[str, set[str]]:
+        return self._make()
+
+    def __getitem__(self, key: str) -> set[str]:
+        """Returns the value of a key."""
+        return self._made[key]
+
+    def __iter__(self) -> Iterator[str]:
+        """Yields the keys."""
+        return iter(self._made)
+
+    def __len__(self) -> int:
+        """Returns the number of keys."""
+        return len(self._made)
+
+
+def describe_settings(trainer: Trainer, module: LightningModule, members: Sequence[Any]) -> dict[str, Any]:
+    """Returns all that predictions depend on, in plain values.
+
+    Args:
+        trainer: Of the run.
+        module: Around the network, with the weights that predict.
+        members: The datamodules of the data sets, see `list_members`.
+    """
+    segmentation, method = require_segmentation(module), find_method(trainer)
+    data = {}
+    for number, member in enumerate(members):
+        described = member.describe() if hasattr(member, "describe") else {"class": type(member).__name__}
+        root = find_root(member)
+        data[described.get("domain", f"data{number}")] = {
+            **{key: value for key, value in described.items() if key not in NOT_IN_PREDICTIONS},
+            "root": None if root is None else str(root.resolve()),
+        }
+    palette = find_palette(trainer, module)
+    return to_plain(
+        {
+            "method": method.settings() if method else None,
+            "network": type(segmentation.network).__name__,
+            "layers": fingerprint_layers(segmentation.network),
+            "weights": fingerprint_weights(segmentation.network),
+            "precision": str(trainer.precision),
+            "class_names": segmentation.class_names,
+            "colours": [f"#{palette[label].tobytes().hex()}" for label in range(segmentation.num_classes)],
+            "data": data,
+        }
+    )
+
+
+def list_members(trainer: Trainer) -> list[Any]:
+    """Lists the datamodules of the data sets that are predicted: several targets, or one."""
+    datamodule = getattr(trainer, "datamodule", None)
+    return [] if datamodule is None else list(getattr(datamodule, "targets", [datamodule]))
+
+
+def find_root(member: Any) -> Path | None:
+    """Returns the folder that a datamodule reads, if it reads one."""
+    if hasattr(member, "find_root"):
+        return member.find_root()
+    root = getattr(member, "root", None)
+    return None if root is None else Path(root).expanduser()
+
+
+def fingerprint_weights(network: nn.Module) -> str:
+    """Returns the SHA-256 of names and values of parameters and buffers: the same wherever a checkpoint lies."""
+    digest = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(values.numpy())
+    return digest.hexdigest()
+
+
+def fingerprint_layers(network: nn.Module) -> str:
+    """Returns the SHA-256 of a network's description, where strides and dilations show that weights do not hold."""
+    return hashlib.sha256(re.sub(r"0x[0-9a-f]+", "", repr(network)).encode()).hexdigest()
+
+
+def has_names(loader: Any) -> bool:
+    """Returns whether a loader's data set tells its domain and the names of its images."""
+    dataset = getattr(loader, "dataset", None)
+    return hasattr(dataset, "domain") and hasattr(dataset, "name") and hasattr(dataset, "__len__")
+
+
+def list_names(trainer: Trainer) -> dict[str, set[str]]:
+    """Returns the names of all images to predict, done or not, by domain, where data sets tell them."""
+    datasets = [loader.dataset for loader in list_loaders(trainer.predict_dataloaders) if has_names(loader)]
+    return {dataset.domain: {dataset.name(index) for index in range(len(dataset))} for dataset in datasets}
+
+
+def summarize_records(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Counts images, and those that did not go as they should."""
+    adaptations = [record["adaptation"] for record in records if record["adaptation"]]
+    return {
+        "images": len(records),
+        "fallbacks": sum(adaptation["fallback"] for adaptation in adaptations),
+        "notes": sorted({adaptation["note"] for adaptation in adaptations if adaptation["note"]}),
+        "images_with_notes": sum(adaptation["note"] is not None for adaptation in adaptations),
+        "images_not_finite": sum(not record["finite"] for record in records),
+    }

@@ -1,0 +1,87 @@
+"""What the records of every run are made of: who made them, plain values, and files that are whole or not there."""
+
+import json
+import math
+import subprocess
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule, Trainer
+
+from callbacks.method import Method
+
+
+def find_method(trainer: Trainer) -> Method | None:
+    """Returns the method among a trainer's callbacks, if there is one."""
+    return next((callback for callback in trainer.callbacks if isinstance(callback, Method)), None)  # type: ignore[attr-defined]
+
+
+def find_folder(trainer: Trainer, folder: str | None) -> Path:
+    """Returns where a run writes: the folder given, else the logger's, else `outputs/results`; asks all processes."""
+    own = trainer.log_dir if trainer.loggers else None
+    return Path(trainer.strategy.broadcast(folder or own or "outputs/results"))
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """Reads one record per line; a last line that a kill cut off is left out.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+    """
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if line.endswith("\n"):
+            records.append(json.loads(line))
+    return records
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Writes a file that is whole or not there, whenever the process is killed.
+
+    Raises:
+        OSError: If it cannot be written; says which file and why.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(data)
+        part.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink()
+        raise OSError(
+            f"{path} cannot be written ({error.strerror}): expected a folder with room that this user may write to. "
+            "What was written before is kept: make room, then run the same command again, or choose another folder"
+        ) from error
+
+
+def to_plain(value: Any) -> Any:
+    """Turns a value into what strict JSON knows: NaN becomes None, unknown objects their text."""
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | int | bool) else str(value)
+
+
+def find_commit() -> str | None:
+    """Returns the commit of the checkout, with a + if it has changes; None outside of git."""
+    try:
+        command = ["git", "describe", "--always", "--dirty=+", "--abbrev=40", "--exclude=*"]
+        return subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def name_device(module: LightningModule) -> str:
+    """Returns the name of the device that a module is on."""
+    if module.device.type == "cuda":
+        return torch.cuda.get_device_name(module.device)
+    return f"{module.device.type}, {torch.get_num_threads()} threads"
