@@ -175,6 +175,8 @@ class FilesDataset(SegmentationDataset):
             size = self.load_image(index).shape[:2]
         except DataError as error:
             problems.append(Problem(self.name(index), error.kind, str(error)))
+        if not self.labelled:
+            return problems, counts
         try:
             mask = self.load_mask(index)
         except DataError as error:
@@ -377,6 +379,9 @@ class FilesDataModule(SegmentationDataModule):
         )
 
     def _explain_nothing_found(self, root: Path, split: Split, what: Literal["images", "labels"]) -> str:
+        held = [name for layout in self.layouts for name in layout.holds if layout.find_images(root, name)]
+        if held and split not in held and what == "images":
+            return f"{self.domain}: {root} has no {split} split: expected {' or '.join(dict.fromkeys(held))}, set split"
         images, labels = self.layouts[0].describe(split)
         return (
             f"{self.domain}: there are no {what} of {split} in {root}: expected files like "

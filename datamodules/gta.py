@@ -18,10 +18,11 @@ from typing import ClassVar
 
 import numpy as np
 from scipy.io import loadmat
+from scipy.io.matlab import MatReadError
 
-from datamodules.base import DataError, Split
+from datamodules.base import DataError, Problem, Split
 from datamodules.cityscapes import LABEL_IDS
-from datamodules.files import FilesDataModule, Layout
+from datamodules.files import FilesDataModule, Layout, Pair
 from datamodules.labels import IGNORED
 
 SPLIT_FILES = ("split.mat", "read_mapping/split.mat")
@@ -48,9 +49,24 @@ class GTADataModule(FilesDataModule):
         if not images or next(iter(images.values())).parent.name != "images":
             return images, labels
         names = read_split(root, split)
-        missing = [name for name in names if name not in images and name in labels]
-        images = {name: images[name] for name in names if name in images}
-        return images, {name: labels[name] for name in (*images, *missing) if name in labels}
+        found = ({name: files[name] for name in names if name in files} for files in (images, labels))
+        images, labels = found
+        return images, labels
+
+    def find_pairs(self, split: Split, labelled: bool = True) -> tuple[list[Pair], list[Problem]]:
+        """Lists the pairs of a split, sorted by name, and what has no partner or is listed in split.mat and not there."""
+        pairs, problems = super().find_pairs(split, labelled)
+        root = self.find_root()
+        if labelled and any((root / name).is_file() for name in SPLIT_FILES) and not (root / "images" / split).is_dir():
+            there = {pair.name for pair in pairs} | {problem.name for problem in problems} | self.known_broken
+            problems += [
+                Problem(
+                    name, "missing", f"{root}/images/{name}.png and its labels, which split.mat lists, are not there"
+                )
+                for name in read_split(root, split)
+                if name not in there
+            ]
+        return pairs, problems
 
 
 def read_split(root: Path, split: Split) -> list[str]:
@@ -71,7 +87,7 @@ def read_split(root: Path, split: Split) -> list[str]:
         )
     try:
         values = {key.lower(): value for key, value in loadmat(str(path)).items() if not key.startswith("_")}
-    except (OSError, ValueError, NotImplementedError, TypeError) as error:
+    except (OSError, ValueError, NotImplementedError, TypeError, IndexError, MatReadError) as error:
         raise DataError(f"{path} cannot be read ({error}): expected the MATLAB file from read_mapping.zip") from error
     key = next((key for key in values if key.startswith(split)), None)
     if key is None:

@@ -41,7 +41,7 @@ class IDDDataModule(FilesDataModule):
     role = "target"
     test_split = "val"
     domain = "idd"
-    folders = ("idd", "idd_segmentation", "idd20k")
+    folders = ("idd", "idd_segmentation", "idd20k", "idd20kii")
     layouts = (
         Layout(images=IMAGES, labels=("gtFine/{split}/*/*_gtFine_labelcsTrainIds.png",)),
         Layout(images=IMAGES, labels=("gtFine/{split}/*/*_gtFine_polygons.json",)),
@@ -74,13 +74,17 @@ def draw_polygons(path: Path) -> np.ndarray:
     try:
         annotation = json.loads(path.read_text(encoding="utf-8"))
         size = int(annotation["imgWidth"]), int(annotation["imgHeight"])
-        objects = [(entry["label"], entry["polygon"]) for entry in annotation["objects"] if not entry.get("deleted")]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        objects = [
+            (str(entry["label"]), [(float(x), float(y)) for x, y in entry["polygon"]])
+            for entry in annotation["objects"]
+            if not entry.get("deleted")
+        ]
+        canvas = Image.new("L", size, IGNORED)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{path} cannot be read ({type(error).__name__}: {error}): expected a polygon file of IDD with imgWidth, "
             "imgHeight and objects. Unpack it again"
         ) from error
-    canvas = Image.new("L", size, IGNORED)
     pencil = ImageDraw.Draw(canvas)
     for name, points in objects:
         known = name if name in TRAIN_ID_OF_CLASS else name.removesuffix("group")
@@ -91,5 +95,5 @@ def draw_polygons(path: Path) -> np.ndarray:
             )
         if len(points) < 2:
             raise DataError(f"{path} has a {name} with {len(points)} points: expected polygons of two points or more")
-        pencil.polygon([(x, y) for x, y in points], fill=TRAIN_ID_OF_CLASS[known])
+        pencil.polygon(points, fill=TRAIN_ID_OF_CLASS[known])
     return np.array(canvas)

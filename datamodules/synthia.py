@@ -15,6 +15,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from datamodules.base import Split
 from datamodules.files import FilesDataModule, Layout, read_index, read_red_16_bit
 from datamodules.labels import IGNORED
 
@@ -39,6 +40,11 @@ class SYNTHIADataModule(FilesDataModule):
     train_ids: ClassVar = dict.fromkeys(range(23), IGNORED) | {value: number for number, value in enumerate(IN_ORDER)}
     counts: ClassVar = {"train": 9400}
     archives = "SYNTHIA_RAND_CITYSCAPES"
+
+    def find_files(self, root: Path, split: Split, labelled: bool) -> tuple[dict[str, Path], dict[str, Path]]:
+        """Returns the files of a split by name, without the train ids that other projects write beside the labels."""
+        images, labels = super().find_files(root, split, labelled)
+        return images, {name: path for name, path in labels.items() if not name.endswith("_labelTrainIds")}
 
     @staticmethod
     def read_ids(path: Path) -> np.ndarray:

@@ -8,7 +8,7 @@ Data card:
     Counts: 4,256, all for development; 1920x1080.
     Licence: CC BY-NC 4.0 (see the page above).
     Traps: the final release read with the beta's table silently loses every id above 38, so the release is detected and
-        logged. Which is which: the final has ids above 38, or a panoptic.json that lists them.
+        logged. Which is which: the final has ids above 38, or panoptic labels alone.
     Protocol: the paper used the beta, with pickup and van as car and road marking as road; the ids beyond it follow
         WildDash's own conversion to Cityscapes (wd2_unified_label_policy.json). There pickup is truck; here it
         stays car in both releases, so that they can be compared.
@@ -102,7 +102,7 @@ class WildDashDataModule(FilesDataModule):
 
 
 def detect_release(root: Path, labels: Sequence[Path]) -> Release:
-    """Tells the beta from the final release, by ids above 38 in panoptic.json or in a sample of the labels."""
+    """Tells the beta from the final release, by its panoptic labels, its name, or ids above 38 in a sample of the labels."""
     if not labels or labels[0].parent.name == "panoptic":
         return "final"
     if any(f"_{name}" in root.name.lower() for name in ("v2p0", "public_v2")):
