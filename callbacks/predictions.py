@@ -25,7 +25,13 @@ from callbacks.records import find_commit, find_folder, find_method, name_device
 from lightning_modules.segmentation import list_loaders
 
 OUTPUTS: tuple[Output, ...] = ("labels", "train_ids", "overlays")
-NOT_IN_PREDICTIONS = ("role", "choose_on_target", "broken", "left_out")  # of what data sets say about themselves
+NOT_IN_PREDICTIONS = (
+    "role",
+    "choose_on_target",
+    "broken",
+    "left_out",
+    "release",
+)  # of what data sets say about themselves
 
 
 class Predictions(Callback):
@@ -138,7 +144,8 @@ class Predictions(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Writes the manifest of what is there."""
         place = self._place
-        if place is None:
+        if place is None:  # no run of predict, or one that ended before its folder was open
+            self._leave_out(trainer, {})
             return
         self._writers.abandon()
         self._close(trainer, pl_module)

@@ -54,15 +54,13 @@ class GTADataModule(FilesDataModule):
         return images, labels
 
     def find_pairs(self, split: Split, labelled: bool = True) -> tuple[list[Pair], list[Problem]]:
-        """Lists the pairs of a split, sorted by name, and what has no partner or is listed in split.mat and not there."""
+        """Lists the pairs of a split, sorted by name, what has no partner, and what split.mat lists in vain."""
         pairs, problems = super().find_pairs(split, labelled)
         root = self.find_root()
         if labelled and any((root / name).is_file() for name in SPLIT_FILES) and not (root / "images" / split).is_dir():
             there = {pair.name for pair in pairs} | {problem.name for problem in problems} | self.known_broken
             problems += [
-                Problem(
-                    name, "missing", f"{root}/images/{name}.png and its labels, which split.mat lists, are not there"
-                )
+                Problem(name, "missing", f"{root}/images/{name}.png and its labels, which split.mat lists, are missing")
                 for name in read_split(root, split)
                 if name not in there
             ]

@@ -102,7 +102,7 @@ class WildDashDataModule(FilesDataModule):
 
 
 def detect_release(root: Path, labels: Sequence[Path]) -> Release:
-    """Tells the beta from the final release, by its panoptic labels, its name, or ids above 38 in a sample of the labels."""
+    """Tells the beta from the final release, by its name, panoptic labels, or ids above 38 in a sample."""
     if not labels or labels[0].parent.name == "panoptic":
         return "final"
     if any(f"_{name}" in root.name.lower() for name in ("v2p0", "public_v2")):

@@ -13,8 +13,7 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -374,32 +373,14 @@ def read_split(check: SplitCheck, num_threads: int, bar: tqdm) -> None:
         return
     bar.set_description(check.name)
     start = time.perf_counter()
-    read = check_dataset if check.labelled else check_images
     try:
-        for _, problems, pixels in read(check.dataset, check.chosen, num_threads):
+        for _, problems, pixels in check_dataset(check.dataset, check.chosen, num_threads):
             check.add(problems)
             check.pixels += pixels
             check.read += 1
             bar.update()
     finally:
         check.seconds = time.perf_counter() - start
-
-
-def check_images(
-    dataset: FilesDataset, indices: Sequence[int], num_threads: int
-) -> Iterator[tuple[int, list[Problem], np.ndarray]]:
-    """Reads images that have no labels; yields as `check_dataset`, without any pixels."""
-
-    def check(index: int) -> list[Problem]:
-        try:
-            dataset.load_image(index)
-        except DataError as error:
-            return [Problem(dataset.name(index), error.kind, str(error))]
-        return []
-
-    with ThreadPoolExecutor(num_threads) as pool:
-        for index, problems in zip(indices, pool.map(check, indices), strict=True):
-            yield index, problems, np.zeros(256, dtype=np.int64)
 
 
 def read_all(found: Sequence[DataSetCheck], num_threads: int, report: "Report") -> None:
