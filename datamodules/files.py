@@ -288,7 +288,9 @@ class FilesDataModule(SegmentationDataModule):
         """
         held = {name for layout in self.layouts for name in layout.holds}
         if split not in held:
-            raise DataError(f"{self.domain} has no {split} split, only {', '.join(sorted(held))}", "missing")
+            raise DataError(
+                f"{self.domain} has no {split} split: expected {' or '.join(sorted(held))}, set split", "missing"
+            )
         if labelled and split in self.unlabelled_splits:
             raise DataError(
                 f"the labels of {self.domain}'s {split} split are not public, so it cannot be scored: expected another "
