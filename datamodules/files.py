@@ -381,8 +381,9 @@ class FilesDataModule(SegmentationDataModule):
         )
 
     def _explain_nothing_found(self, root: Path, split: Split, what: Literal["images", "labels"]) -> str:
-        held = [name for layout in self.layouts for name in layout.holds if layout.find_images(root, name)]
-        if held and split not in held and what == "images":
+        others = [layout for layout in self.layouts if split not in layout.holds]  # lie there, but not with this split
+        held = [name for layout in others for name in layout.holds if layout.find_images(root, name)]
+        if held:
             return f"{self.domain}: {root} has no {split} split: expected {' or '.join(dict.fromkeys(held))}, set split"
         images, labels = self.layouts[0].describe(split)
         return (
