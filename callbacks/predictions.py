@@ -25,13 +25,8 @@ from callbacks.records import find_commit, find_folder, find_method, name_device
 from lightning_modules.segmentation import list_loaders
 
 OUTPUTS: tuple[Output, ...] = ("labels", "train_ids", "overlays")
-NOT_IN_PREDICTIONS = (
-    "role",
-    "choose_on_target",
-    "broken",
-    "left_out",
-    "release",
-)  # of what data sets say about themselves
+# What data sets say about themselves that does not show in predictions.
+NOT_IN_PREDICTIONS = ("role", "choose_on_target", "broken", "left_out", "release")
 
 
 class Predictions(Callback):
