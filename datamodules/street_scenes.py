@@ -128,6 +128,10 @@ class StreetScenesDataModule(SegmentationDataModule):
         self.world_seed = world_seed
         self.lengths: dict[Split, int] = {"train": num_train, "val": num_val, "test": num_test}
 
+    def describe(self) -> dict[str, Any]:
+        """Returns what a report on results should say about the data, for JSON."""
+        return super().describe() | {"size": list(self.size), "world_seed": self.world_seed}
+
     def make_dataset(self, split: Split, transform: Transform, labelled: bool = True) -> StreetScenesDataset:
         """Opens one split; training images are kept in memory up to 1 GB."""
         length = self.lengths[split]
