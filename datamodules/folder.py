@@ -127,6 +127,11 @@ class FolderDataModule(FilesDataModule):
         """What the folder may be called under ``$SEGADAPT_DATA``."""
         return (self.domain.lower(),)
 
+    def describe(self) -> dict[str, Any]:
+        """Returns what a report on results should say about the data, for JSON."""
+        files = {"images": self.images, "labels": self.label_files, "pairs": self.pairs, "splits": dict(self.splits)}
+        return super().describe() | {"files": files}
+
     def open_pairs(self, pairs: Sequence[Pair], transform: Transform, labelled: bool = True) -> FilesDataset:
         """Makes a dataset of pairs."""
         read = read_labels if self.colour_table is None else partial(read_colours, table=self.colour_table)
