@@ -32,9 +32,14 @@ class InstanceAdaptiveBatchNorm2d(nn.BatchNorm2d):
         alpha: Weight of the sample's statistics in [0, 1]: 0 is t-BN, 1 is p-BN (instance statistics).
         **kwargs: As for BatchNorm2d.
 
+    Attributes:
+        pooled: Whether statistics are the whole batch's in place of each sample's.
+
     Raises:
         ValueError: If alpha is outside [0, 1].
     """
+
+    pooled = False
 
     def __init__(self, num_features: int, alpha: float = 0.1, **kwargs: Any) -> None:
         super().__init__(num_features, **kwargs)
@@ -62,10 +67,12 @@ class InstanceAdaptiveBatchNorm2d(nn.BatchNorm2d):
         return normalized.to(x.dtype)
 
     def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the (B or 1, C) mean and biased variance of Eq. 4; with no running statistics, the sample's own."""
+        """Returns the (B or 1, C) mean and biased variance of Eq. 4; with no running statistics, the input's own."""
         if self.alpha == 0 and self.running_mean is not None and self.running_var is not None:
             return self.running_mean[None], self.running_var[None]
-        var, mean = torch.var_mean(x if x.dtype == torch.float64 else x.float(), dim=(2, 3), correction=0)
+        over = (0, 2, 3) if self.pooled else (2, 3)
+        var, mean = torch.var_mean(x if x.dtype == torch.float64 else x.float(), dim=over, correction=0, keepdim=True)
+        mean, var = mean.flatten(1), var.flatten(1)
         if self.running_mean is None or self.running_var is None:
             return mean, var
         return blend(mean, self.running_mean, self.alpha), blend(var, self.running_var, self.alpha)
@@ -133,26 +140,31 @@ def convert_batch_norm(network: nn.Module, alpha: float) -> nn.Module:
 
 
 @contextmanager
-def adaptive_batch_norm(network: nn.Module, alpha: float, required: bool = True) -> Iterator[None]:
+def adaptive_batch_norm(
+    network: nn.Module, alpha: float, required: bool = True, pooled: bool = False
+) -> Iterator[None]:
     """Converts the BatchNorm layers of a network within a ``with`` block and puts the originals back after it.
 
     Args:
         network: Any module.
         alpha: Weight of the sample's statistics in [0, 1].
         required: Whether a network without BatchNorm is an error.
+        pooled: Whether statistics are the whole batch's in place of each sample's.
 
     Raises:
         ValueError: As `convert_batch_norm`.
     """
     check_alpha(alpha)
     replaced = _replace(network, alpha, required)
+    for parent, name, *_ in replaced:
+        setattr(parent._modules[name], "pooled", pooled)  # noqa: B010 (a module's attributes are tensors to mypy)
     try:
         yield
     finally:
         for parent, name, layer, old_alpha in replaced:
             setattr(parent, name, layer)
             if isinstance(layer, InstanceAdaptiveBatchNorm2d) and old_alpha is not None:
-                layer.alpha = old_alpha
+                layer.alpha, layer.pooled = old_alpha, False
 
 
 def _replace(

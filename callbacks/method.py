@@ -4,7 +4,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -49,7 +49,11 @@ class Method(Callback, ABC):
 
     Attributes:
         adaptations: The outcome for each image of the latest batch.
+        per_image: Whether each image is adapted to alone, so that no result depends on the batch it came in; a method
+            that needs a batch of target images says no.
     """
+
+    per_image = True
 
     def __init__(self) -> None:
         self.adaptations: list[Adaptation] = []
@@ -57,24 +61,24 @@ class Method(Callback, ABC):
 
     @abstractmethod
     def adapt(self, network: nn.Module, image: Tensor) -> Tensor | Adaptation:
-        """Predicts one image.
+        """Predicts one image, or a batch of them at once if the method is not `per_image`.
 
         Called in evaluation mode, outside inference mode, without gradients; train flags and buffers of the network are
         put back by the caller, everything else is to be left as it was.
 
         Args:
             network: (B, 3, H, W) -> (B, K, H, W) logits.
-            image: (1, 3, H, W) float, normalised, finite.
+            image: (1, 3, H, W) float, normalised, finite; (B, 3, H, W) if the method is not `per_image`.
 
         Returns:
-            (1, K, H, W) float32 probabilities, alone or with an account of the adaptation.
+            (1, K, H, W) or (B, K, H, W) float32 probabilities, alone or with an account of the adaptation.
         """
 
     def check_network(self, network: nn.Module) -> None:
         """Raises ValueError if the method cannot work on this network; called once before a run."""
 
     def predict(self, network: nn.Module, image: Tensor) -> Tensor:
-        """Predicts each image of a batch on its own and leaves the network bit-identical.
+        """Predicts each image of a batch on its own (if `per_image`) and leaves the network bit-identical.
 
         An image that holds NaN or infinity, or whose adaptation ends in them, falls back to the prediction of the
         unadapted network (non-finite pixels count as 0, the mean colour); it is marked so in `adaptations`.
@@ -96,21 +100,29 @@ class Method(Callback, ABC):
             )
         self.adaptations = []
         with torch.inference_mode(False), torch.no_grad():
-            for single in image.split(1):  # each image on its own: no result depends on the batch it came in
-                self.adaptations.append(self._predict_single(network, single.clone()))
+            image = image.clone()
+            finite = image.isfinite().flatten(1).all(dim=1)
+            groups = image[finite].split(1 if self.per_image else len(image))
+            adapted = iter([account for group in groups for account in self._adapt(network, group)])
+            for single, fine in zip(image.split(1), finite.tolist(), strict=True):
+                self.adaptations.append(
+                    next(adapted) if fine else self._fall_back(network, single, "the image holds NaN or infinity")
+                )
             return torch.cat([adaptation.probabilities for adaptation in self.adaptations])
 
-    def _predict_single(self, network: nn.Module, image: Tensor) -> Adaptation:
-        if not image.isfinite().all():
-            return self._fall_back(network, image, "the image holds NaN or infinity")
+    def _adapt(self, network: nn.Module, image: Tensor) -> list[Adaptation]:
+        """Adapts to finite images at once; returns an account of each."""
+        if len(image) == 0:
+            return []
         with evaluating(network):
             outcome = self.adapt(network, image)
         adaptation = Adaptation(outcome) if isinstance(outcome, Tensor) else outcome
         if not adaptation.probabilities.isfinite().all():
-            return self._fall_back(network, image, "adaptation ended in NaN or infinity (a smaller lr may help)")
+            reason = "adaptation ended in NaN or infinity (a smaller lr may help)"
+            return [self._fall_back(network, single, reason) for single in image.split(1)]
         if adaptation.note:
             self._warn(adaptation.note)
-        return adaptation
+        return [replace(adaptation, probabilities=single) for single in adaptation.probabilities.split(1)]
 
     def _fall_back(self, network: nn.Module, image: Tensor, reason: str) -> Adaptation:
         self._warn(f"{reason}: falling back to the unadapted prediction")
@@ -179,6 +191,14 @@ def require_segmentation(module: LightningModule) -> SegmentationModule:
             "the network"
         )
     return module
+
+
+@contextmanager
+def seeded(seed: int = 0) -> Iterator[None]:
+    """Draws random numbers (of dropout) from a seed within a ``with`` block, so that no image depends on another."""
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        yield
 
 
 @contextmanager

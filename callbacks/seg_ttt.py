@@ -3,26 +3,27 @@
 Source: paper, Sec. 4, Eq. 5-8; Sec. 5.2 and Appendix C for the settings.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from callbacks.iabn import adaptive_batch_norm, check_alpha
-from callbacks.method import Adaptation, Method
+from callbacks.method import Adaptation, Method, seeded
 from callbacks.pseudo_labels import IGNORED, check_psi, fuse_views, pseudo_labels
 from callbacks.substitution import substituted
+from callbacks.updates import State, copy_state, loss_scales, take_steps
 from callbacks.views import Normalization, Resampling, check_resampling, make_views
 from lightning_modules.predictor import predict_logits
 
 DEFAULT_TRAINABLE = ("layer3", "layer4", "head")
-HALF_LOSS_SCALES = (2.0**12, 2.0**6, 1.0)  # lift the gradients of single pixels above the smallest float16
 
 Semantics = Literal["paper", "released"]
-State = dict[str, Tensor]
 
 
 class SegTTT(Method):
@@ -34,14 +35,16 @@ class SegTTT(Method):
         num_steps: Number of SGD steps, N_t.
         lr: Learning rate of SGD, eta; no momentum, no weight decay.
         trainable: Names of the modules whose parameters move, e.g. ``layer4`` or ``backbone.layer4``. None takes the
-            network's own ``adapted_layers`` if it has them, else layer3, layer4 and head (conv4_x, conv5_x, head).
+            network's own ``adapted_layers`` if it has them (under released semantics ``released_layers``, where the
+            authors' code moves others), else layer3, layer4 and head (conv4_x, conv5_x, head).
         scales: Factors on the image's size for the views behind the pseudo labels, each above 0.
         flip: Whether the second view of each scale is mirrored.
         grayscale: Whether the second view of each scale is gray.
         semantics: ``paper`` follows the text: each step normalises with alpha as the prediction does. ``released``
             follows the authors' code, which made the published numbers: the steps run in training mode, so that they
             normalise by the image's own statistics and move the running ones, dropout is live, the confidence
-            threshold is strict, and views are made by Pillow.
+            threshold is strict, and views are made by Pillow; a network with BatchNorm behind a global pooling gets
+            the image twice.
         resampling: How views are resized; None is ``pillow`` under released semantics and ``device`` else.
         normalization: How images were normalised; None is ImageNet's mean and deviation.
 
@@ -101,14 +104,22 @@ class SegTTT(Method):
         The network's own tensors are never written: the steps work on copies of what moves, and the network is called
         with these in place of its own.
         """
+        released = self.semantics == "released"
         with adaptive_batch_norm(network, self.alpha, required=self.alpha > 0):
-            fused = fuse_views(partial(predict_logits, network), image, self.views, self.normalization, self.resampling)
-            target = pseudo_labels(fused, self.psi, strict=self.semantics == "released")
+            with counting_values(network) as counts:
+                fused = fuse_views(
+                    partial(predict_logits, network), image, self.views, self.normalization, self.resampling
+                )
+            target = pseudo_labels(fused, self.psi, strict=released)
             if self.num_steps == 0 or (target == IGNORED).all():
                 note = "no pixel passed the confidence threshold, no step was taken" if self.num_steps else None
                 return Adaptation(predict_logits(network, image).float().softmax(dim=1), note=note)
-            for scale in HALF_LOSS_SCALES if _in_half_precision(image) else (1.0,):
-                state, losses = self._update(network, image, target, scale)
+            # One value has no variance: behind a global pooling the image is doubled, as the authors do for DeepLabv3+.
+            repeats = 2 if released and 1 in counts.values() else 1
+            for scale in loss_scales(image.device):
+                state, losses = self._update(
+                    network, image.repeat(repeats, 1, 1, 1), target.repeat(repeats, 1, 1), scale
+                )
                 with substituted(network, state):
                     logits = predict_logits(network, image)
                 if logits.isfinite().all():  # else the scaled gradients were too large for float16
@@ -116,47 +127,43 @@ class SegTTT(Method):
         return Adaptation(logits.float().softmax(dim=1), self.num_steps, losses[0].item(), losses[-1].item())
 
     def _update(self, network: nn.Module, image: Tensor, target: Tensor, scale: float) -> tuple[State, Tensor]:
-        """Takes the steps; returns the adapted state and the (num_steps,) losses before each step.
-
-        The loss is scaled for the backward pass and the gradients are scaled back.
-        """
-        moving = select_parameters(network, self._trainable_names(network))
-        state: State = {name: parameter.detach() for name, parameter in network.named_parameters()}
-        state |= {name: buffer.clone() for name, buffer in network.named_buffers()}
-        device = image.device.type
-        losses = []
+        """Takes the steps; returns the adapted state and the (num_steps,) losses before each step."""
         released = self.semantics == "released"
-        seeded = torch.random.fork_rng(range(torch.cuda.device_count()), enabled=released)
-        # A cast that autocast kept from the step before would be of weights that have moved since: no cache.
-        uncached = torch.autocast(
-            device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device), cache_enabled=False
-        )
-        with seeded, uncached:
-            if released:
-                torch.manual_seed(0)  # dropout is live, and must not depend on the images before
-            network.train(released)
-            for _ in range(self.num_steps):
-                moved = {name: state[name].clone().requires_grad_() for name in moving}
-                with torch.enable_grad(), substituted(network, state | moved):
-                    logits = predict_logits(network, image)
-                    loss = F.cross_entropy(logits.float(), target, ignore_index=IGNORED)
-                    gradients = torch.autograd.grad(loss * scale, list(moved.values()), allow_unused=True)
-                losses.append(loss.detach())
-                for name, gradient in zip(moved, gradients, strict=True):
-                    if gradient is not None:
-                        state[name] = state[name] - (self.lr / scale) * gradient
-            network.eval()
-        return state, torch.stack(losses)
+        state = copy_state(network, select_parameters(network, self._trainable_names(network)))
+        optimizer = torch.optim.SGD([tensor for tensor in state.values() if tensor.requires_grad], lr=self.lr)
+
+        def compute_loss() -> Tensor:
+            return F.cross_entropy(predict_logits(network, image).float(), target, ignore_index=IGNORED)
+
+        network.train(released)  # batch statistics, which move the running ones, and dropout: all live
+        with seeded():
+            losses = take_steps(network, state, optimizer, compute_loss, self.num_steps, scale)
+        network.eval()
+        return state, losses
 
     def _trainable_names(self, network: nn.Module) -> Sequence[str]:
         if self.trainable is not None:
             return self.trainable
-        return getattr(network, "adapted_layers", DEFAULT_TRAINABLE)
+        own = getattr(network, "adapted_layers", DEFAULT_TRAINABLE)
+        return getattr(network, "released_layers", own) if self.semantics == "released" else own
 
 
-def _in_half_precision(image: Tensor) -> bool:
-    device = image.device.type
-    return torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16
+@contextmanager
+def counting_values(network: nn.Module) -> Iterator[dict[nn.Module, int]]:
+    """Counts the values per channel that each BatchNorm normalises within a ``with`` block, at most."""
+    counts: dict[nn.Module, int] = {}
+
+    def count(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        values = inputs[0].numel() // inputs[0].shape[1]
+        counts[layer] = max(values, counts.get(layer, 0))
+
+    layers = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    handles = [layer.register_forward_pre_hook(count) for layer in layers]
+    try:
+        yield counts
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def select_parameters(network: nn.Module, names: Sequence[str]) -> list[str]:

@@ -412,7 +412,7 @@ def test_of_a_protocol_what_its_runs_read_is_checked(check: Check, tmp_path: Pat
 
 
 def test_an_interrupted_check_keeps_what_it_has_read(
-    check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     for split, number in (("train", 4), ("val", 300)):
         write_folder(tmp_path / split, number)
@@ -436,6 +436,8 @@ def test_an_interrupted_check_keeps_what_it_has_read(
 
     monkeypatch.setattr(FilesDataset, "check", read_slowly)
     monkeypatch.setattr(tqdm, "update", press_ctrl_c)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     code, report, out, err = check("--data", config)
     assert code == 130 and "Interrupted" in err and "not all read" in out
     assert len(began) < 100  # what was queued is not read any more

@@ -167,8 +167,13 @@ def test_predict_on_photographs_and_again(
 
 
 def start(args: list[str], folder: Path) -> subprocess.Popen:
+    """Starts main.py, with Ctrl-C as in a terminal: where the tests run in the background, it would be ignored."""
     command = [sys.executable, str(ROOT / "main.py"), *args]
-    return subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="module")
@@ -314,8 +319,7 @@ def test_a_method_that_refuses_a_network_leaves_earlier_results_alone(tmp_path: 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 1), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
 def test_an_interrupted_test_keeps_what_it_has(checkpoint: Path, tmp_path: Path, number: int, code: int) -> None:
     more = [f"--ckpt_path={checkpoint}", "--data.num_test=500", "--method=SegTTT", "--results.panels=0"]
-    command = [sys.executable, str(ROOT / "main.py"), "test", *arguments(tmp_path, *more)]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = start(["test", *arguments(tmp_path, *more)], tmp_path)
     records = tmp_path / "results" / "records.jsonl"
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not (records.exists() and records.read_text().count("\n") >= 3):

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from callbacks import TTA, IaBN, Method, SegTTT
+from callbacks import TTA, IaBN, MCDropout, Method, SegTTT, Tent
 from callbacks.iabn import convert_batch_norm
 from lightning_modules.predictor import predict_plainly
 from tests.fakes import NormAct2d, Snapshot, TinyNetwork, make_images
@@ -21,6 +21,8 @@ METHODS: dict[str, Callable[[], Method]] = {
     "SegTTT-all-moves": lambda: SegTTT(
         0.3, num_steps=2, lr=0.2, scales=(0.5,), trainable=["stem", "stem_norm", "layer3", "layer4", "head"]
     ),
+    "Tent": lambda: Tent(num_steps=3, lr=0.1),
+    "MCDropout": lambda: MCDropout(3, alpha=0.3),
 }
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "BatchNorm2d": TinyNetwork,

@@ -1,0 +1,46 @@
+"""AdaBN: every BatchNorm takes the statistics of a batch of target images, or blends them with its own.
+
+Source: Nado et al. (2020) for prediction-time batches; Schneider et al. (2020) for the source's weight N / (N + n).
+The name is of Li et al. (2017), who take the statistics of the whole target set.
+"""
+
+from torch import Tensor, nn
+
+from callbacks.iabn import adaptive_batch_norm
+from callbacks.method import Method
+from lightning_modules.predictor import predict_logits
+
+
+class AdaBN(Method):
+    """Normalises with the statistics of the whole batch of test images, for comparison.
+
+    Unlike every other method here it needs several images of the target at once, and what an image gets depends on the
+    batch that it came in: choose the batch by ``eval_batch_size`` of the data. Source statistics weigh N / (N + n) and
+    the batch's n / (N + n), where n is the number of images in the batch.
+
+    Args:
+        prior: N, the weight of the training statistics in images, 0 or more. 0 is p-BN over a batch (Nado et al.); the
+            larger, the closer to t-BN (Schneider et al.).
+
+    Raises:
+        ValueError: If the prior is negative or not finite.
+    """
+
+    per_image = False
+
+    def __init__(self, prior: float = 0.0) -> None:
+        super().__init__()
+        if not 0 <= prior < float("inf"):
+            raise ValueError(f"prior is {prior}: expected the weight of the training statistics in images, 0 or more")
+        self.prior = prior
+
+    def check_network(self, network: nn.Module) -> None:
+        """Raises ValueError if the network has no BatchNorm."""
+        with adaptive_batch_norm(network, alpha=1.0):
+            pass
+
+    def adapt(self, network: nn.Module, image: Tensor) -> Tensor:
+        """Predicts a batch at once; see `Method.adapt`."""
+        alpha = len(image) / (self.prior + len(image))
+        with adaptive_batch_norm(network, alpha, pooled=True):
+            return predict_logits(network, image).float().softmax(dim=1)

@@ -1,0 +1,175 @@
+"""Ensembles: the mean softmax of several trained networks, each with IaBN and, if wanted, with TTA.
+
+Source: Hansen and Salamon (1990); paper, Sec. 5.3 and Fig. 2, 5.
+"""
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+from torch import Tensor, nn
+
+from callbacks.iabn import adaptive_batch_norm, check_alpha
+from callbacks.method import Method
+from callbacks.pseudo_labels import fuse_views
+from callbacks.views import Normalization, make_views
+from lightning_modules.predictor import predict_logits
+from lightning_modules.segmentation import SegmentationModule
+
+PREFIX = "network."  # of the network's tensors in a checkpoint of the SegmentationModule
+
+
+class Ensemble(Method):
+    """Averages the predictions of several networks.
+
+    The members are the checkpoints given, no more: the network of the run gives the architecture to those that fit it,
+    and does not predict itself. A checkpoint of another architecture is built from the config.yaml that lies in the
+    folder of its training run. All are loaded once, when a run starts.
+
+    Args:
+        checkpoints: Paths of two or more checkpoints (of one is allowed), of networks for the same classes.
+        alpha: Weight of the test image's statistics in [0, 1]; 0 is without IaBN and takes any network.
+        tta: Whether each member predicts by test-time augmentation.
+        scales: TTA's factors on the image's size, each above 0.
+        flip: Whether TTA's second view of each scale is mirrored.
+        grayscale: Whether TTA's second view of each scale is gray.
+        normalization: How images were normalised; None is ImageNet's mean and deviation.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+    """
+
+    def __init__(
+        self,
+        checkpoints: Sequence[str],
+        alpha: float = 0.1,
+        tta: bool = False,
+        scales: Sequence[float] = (0.25, 0.5, 0.75),
+        flip: bool = True,
+        grayscale: bool = True,
+        normalization: Normalization | None = None,
+    ) -> None:
+        super().__init__()
+        check_alpha(alpha)
+        if isinstance(checkpoints, str | Path) or len(checkpoints) == 0:
+            raise ValueError(
+                f"checkpoints is {checkpoints!r}: expected a list of paths, one per member, e.g. [a.ckpt, b.ckpt]"
+            )
+        self.checkpoints = [str(path) for path in checkpoints]
+        self.alpha = alpha
+        self.tta = tta
+        self.flip = flip
+        self.grayscale = grayscale
+        self.normalization = normalization or Normalization()
+        self.views = make_views(scales, flip, grayscale)
+        self.scales = tuple(scales)
+        self.members: list[nn.Module] = []
+
+    def check_network(self, network: nn.Module) -> None:
+        """Loads the members; raises ValueError if one does not fit, or alpha is above 0 and it has no BatchNorm."""
+        with torch.inference_mode(False):
+            self.members = [load_member(Path(path), network) for path in self.checkpoints]
+        for member in self.members:
+            with adaptive_batch_norm(member, self.alpha, required=self.alpha > 0):
+                pass
+
+    def adapt(self, network: nn.Module, image: Tensor) -> Tensor:
+        """Predicts one image; see `Method.adapt`."""
+        if not self.members:  # outside of a trainer
+            self.check_network(network)
+        total: Tensor | None = None
+        for path, member in zip(self.checkpoints, self.members, strict=True):
+            member.to(next(network.parameters()))  # device and type; nothing to do but for the first image
+            with adaptive_batch_norm(member, self.alpha, required=self.alpha > 0):
+                probabilities = self._predict_member(member, image)
+            if total is not None and total.shape != probabilities.shape:
+                raise ValueError(
+                    f"{path} predicts {probabilities.shape[1]} classes, the members before it {total.shape[1]}: "
+                    "expected networks for the same classes"
+                )
+            total = probabilities if total is None else total.add_(probabilities)
+        assert total is not None
+        return total.div_(len(self.members))
+
+    def _remove(self, module: SegmentationModule) -> None:
+        self.members = []
+        super()._remove(module)
+
+    def _predict_member(self, member: nn.Module, image: Tensor) -> Tensor:
+        predict = partial(predict_logits, member)
+        if self.tta:
+            return fuse_views(predict, image, self.views, self.normalization)
+        return predict(image).float().softmax(dim=1)
+
+
+def load_member(path: Path, like: nn.Module) -> nn.Module:
+    """Loads a member of an ensemble.
+
+    Args:
+        path: A checkpoint of `fit`, or a state dict of the network alone.
+        like: A network; the member is a copy of it with other weights if they fit, else it is built from config.yaml.
+
+    Returns:
+        The network in evaluation mode, without gradients, on the CPU.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no checkpoint, or of another architecture and without a config.yaml that fits.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"the ensemble's checkpoint {path} does not exist: expected a file that `fit` wrote")
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch and pickle raise whatever they come across
+        raise ValueError(f"{path} cannot be read as a checkpoint ({type(error).__name__}: {error})") from error
+    state = saved.get("state_dict", saved) if isinstance(saved, Mapping) else saved
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{path} holds {type(saved).__name__}: expected a checkpoint of `fit`, or a state dict")
+    if any(key.startswith(PREFIX) for key in state):
+        state = {key.removeprefix(PREFIX): value for key, value in state.items() if key.startswith(PREFIX)}
+    shapes = {key: value.shape for key, value in state.items()}
+    fits = shapes == {key: value.shape for key, value in like.state_dict().items()}
+    member = deepcopy(like).cpu() if fits else build_network(path, like)
+    try:
+        member.load_state_dict(dict(state), strict=True)
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not fit the network in the config.yaml of its run: {error}") from error
+    return member.eval().requires_grad_(False)
+
+
+def build_network(path: Path, like: nn.Module) -> nn.Module:
+    """Builds the network of the training run that a checkpoint lies in, from that run's config.yaml.
+
+    Raises:
+        ValueError: If there is no such config, or it names no network.
+    """
+    configs = [folder / "config.yaml" for folder in path.resolve().parents[:2]]
+    config = next((config for config in configs if config.is_file()), None)
+    if config is None:
+        raise ValueError(
+            f"{path} is of another architecture than {type(like).__name__} of this run, and no config.yaml lies in its "
+            f"folder or the one above: expected the folder of its training run, as `fit` leaves it"
+        )
+    try:
+        network: dict[str, Any] = yaml.safe_load(config.read_text(encoding="utf-8"))["model"]["network"]
+        arguments = dict(network.get("init_args") or {})
+        name = network["class_path"]
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{config} names no network under model.network: expected the config of a `fit`") from error
+    if "weights" in arguments:
+        arguments["weights"] = None  # the checkpoint replaces them
+    if hasattr(like, "num_classes"):  # in a run it comes from the data, so the config does not have it
+        arguments.setdefault("num_classes", like.num_classes)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(nn.Module, "network")
+    try:
+        chosen = parser.parse_object({"network": {"class_path": name, "init_args": arguments}})
+        built: nn.Module = parser.instantiate(chosen).network
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise ValueError(f"the network {name} of {config} cannot be built: {error}") from error
+    return built

@@ -1,0 +1,63 @@
+"""MC dropout: the mean softmax over forward passes with live dropout.
+
+Source: Gal and Ghahramani (2016); paper, Sec. 5.1, Table 1(b) and 5(b).
+"""
+
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+
+from callbacks.iabn import adaptive_batch_norm, check_alpha
+from callbacks.method import Method, seeded
+from lightning_modules.predictor import predict_logits
+
+
+class MCDropout(Method):
+    """Monte-Carlo dropout, with or without IaBN.
+
+    Only Dropout modules are live; BatchNorm and everything else stay in evaluation mode. The network has to have been
+    trained with them: `dropout` of this project's networks puts one after every ReLU.
+
+    Args:
+        passes: Number of forward passes, each with masks of its own, 1 or more.
+        alpha: Weight of the test image's statistics in [0, 1]; 0 is without IaBN and takes any network with dropout.
+        seed: Of the masks. Every image sees the same ones, so that no result depends on the images before.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+    """
+
+    def __init__(self, passes: int = 10, alpha: float = 0.0, seed: int = 0) -> None:
+        super().__init__()
+        check_alpha(alpha)
+        if passes < 1:
+            raise ValueError(f"passes is {passes}: expected one forward pass or more, e.g. 10")
+        self.passes = passes
+        self.alpha = alpha
+        self.seed = seed
+
+    def check_network(self, network: nn.Module) -> None:
+        """Raises ValueError if the network has no dropout, or alpha is above 0 and it has no BatchNorm."""
+        if not find_dropout(network):
+            raise ValueError(
+                f"{type(network).__name__} has no Dropout module with a probability above 0, so every pass would be "
+                "the same: train a network with dropout, e.g. --model.network.init_args.dropout=0.1, and test that one"
+            )
+        with adaptive_batch_norm(network, self.alpha, required=self.alpha > 0):
+            pass
+
+    def adapt(self, network: nn.Module, image: Tensor) -> Tensor:
+        """Predicts one image; see `Method.adapt`."""
+        for layer in find_dropout(network):
+            layer.train()
+        total: Tensor | None = None
+        with adaptive_batch_norm(network, self.alpha, required=self.alpha > 0), seeded(self.seed):
+            for _ in range(self.passes):
+                probabilities = predict_logits(network, image).float().softmax(dim=1)
+                total = probabilities if total is None else total.add_(probabilities)
+        assert total is not None
+        return total.div_(self.passes)
+
+
+def find_dropout(network: nn.Module) -> list[nn.Module]:
+    """Lists the Dropout modules that do something: those with a probability above 0."""
+    return [module for module in network.modules() if isinstance(module, _DropoutNd) and module.p > 0]

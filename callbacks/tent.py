@@ -1,0 +1,175 @@
+"""Tent: test-time entropy minimisation over the scale and shift of every BatchNorm.
+
+Source: Wang et al. (2021), Sec. 3; paper, Sec. 5.3 (comparison with 10 steps per image).
+"""
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Literal
+from weakref import ref
+
+import torch
+from pytorch_lightning.utilities.rank_zero import rank_zero_warn
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
+
+from callbacks.iabn import adaptive_batch_norm, check_alpha
+from callbacks.method import Adaptation, Method
+from callbacks.substitution import substituted
+from callbacks.updates import State, copy_state, loss_scales, take_steps
+from lightning_modules.predictor import predict_logits
+from lightning_modules.segmentation import SegmentationModule
+
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+
+
+class Tent(Method):
+    """Test-time entropy minimisation.
+
+    Each step lowers the mean entropy of the prediction over the pixels of one image; only the weight and bias of every
+    BatchNorm move, and features are normalised by the image's own statistics (alpha 1) or a blend.
+
+    Args:
+        alpha: Weight of the test image's statistics in [0, 1]; 1 is the original.
+        num_steps: Number of steps per image.
+        lr: Learning rate; 0.001 is the default of the original code.
+        episodic: Whether every image starts from the trained network, as in the paper's comparison; the prediction is
+            made after the last step. If not, Tent is online, as it was proposed: **it keeps what it learned from one
+            image for all later ones**, so a result depends on the images before and on their order (and, with several
+            processes, on how images are dealt out); the prediction is the forward pass of the last step, made before
+            the network moves. Knowledge lasts until the run ends; the network itself is left as it was.
+        optimizer: ``adam``, as in the original code, or ``sgd`` without momentum.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+    """
+
+    def __init__(
+        self,
+        alpha: float = 1.0,
+        num_steps: int = 10,
+        lr: float = 0.001,
+        episodic: bool = True,
+        optimizer: Literal["adam", "sgd"] = "adam",
+    ) -> None:
+        super().__init__()
+        check_alpha(alpha)
+        if num_steps < 0 or (num_steps == 0 and not episodic):
+            raise ValueError(f"num_steps is {num_steps}: expected 1 or more steps, e.g. 10 (0 if episodic: no step)")
+        if not 0 <= lr < float("inf"):
+            raise ValueError(f"lr is {lr}: expected a learning rate of 0 or more, e.g. 0.001")
+        if optimizer not in OPTIMIZERS:
+            raise ValueError(f"optimizer is {optimizer!r}: expected one of {', '.join(OPTIMIZERS)}")
+        self.alpha = alpha
+        self.num_steps = num_steps
+        self.lr = lr
+        self.episodic = episodic
+        self.optimizer = optimizer
+        self._knowledge: Knowledge | None = None
+
+    def check_network(self, network: nn.Module) -> None:
+        """Raises ValueError if the network has no BatchNorm with weight and bias."""
+        list_affine(network)
+        with adaptive_batch_norm(network, self.alpha):
+            pass
+
+    def adapt(self, network: nn.Module, image: Tensor) -> Adaptation:
+        """Predicts one image; see `Method.adapt`. The network's own tensors are never written."""
+        with adaptive_batch_norm(network, self.alpha):
+            if self.num_steps == 0:
+                return Adaptation(predict_logits(network, image).float().softmax(dim=1))
+            for scale in loss_scales(image.device):
+                logits, losses = self._learn(network, image, scale)
+                if logits.isfinite().all():  # else the scaled gradients were too large for float16
+                    break
+        return Adaptation(logits.float().softmax(dim=1), self.num_steps, losses[0].item(), losses[-1].item())
+
+    def forget(self) -> None:
+        """Starts from the trained network again."""
+        self._knowledge = None
+
+    def _learn(self, network: nn.Module, image: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        """Takes the steps; returns the logits of the image and the (num_steps,) losses before each step."""
+        moved, optimizer = self._recall(network)
+        state = copy_state(network) | moved
+        predictions: list[Tensor] = []
+
+        def compute_loss() -> Tensor:
+            logits = predict_logits(network, image).float()
+            predictions[:] = [logits.detach()]
+            return entropy(logits).mean()
+
+        losses = take_steps(network, state, optimizer, compute_loss, self.num_steps, scale)
+        if self.episodic:
+            with substituted(network, state):
+                return predict_logits(network, image), losses
+        if all(tensor.isfinite().all() for tensor in (*moved.values(), *predictions)):  # nothing is learned from NaN
+            self._knowledge = Knowledge(ref(network), moved, optimizer)
+        return predictions[0], losses
+
+    def _recall(self, network: nn.Module) -> tuple[State, Optimizer]:
+        """Returns what moves, and the optimiser over it: the trained network's, or where the image before has led."""
+        if self._knowledge is not None and self._knowledge.network() is network:
+            return deepcopy((self._knowledge.moved, self._knowledge.optimizer))
+        if not self.episodic:
+            rank_zero_warn(
+                "Tent is online: from here on it KEEPS what it learns from each image for all later ones. Results "
+                "depend on the order of the images; set episodic=true for independent images."
+            )
+        parameters = dict(network.named_parameters())
+        moved = {name: parameters[name].detach().clone().requires_grad_() for name in list_affine(network)}
+        return moved, OPTIMIZERS[self.optimizer](moved.values(), lr=self.lr)
+
+    def _install(self, module: SegmentationModule) -> None:
+        self.forget()
+        super()._install(module)
+
+    def _remove(self, module: SegmentationModule) -> None:
+        self.forget()
+        super()._remove(module)
+
+
+@dataclass
+class Knowledge:
+    """What online Tent keeps between images.
+
+    Attributes:
+        network: Whose it is.
+        moved: Stand-ins for weight and bias of every BatchNorm, by name.
+        optimizer: Over these, with its moments.
+    """
+
+    network: ref[nn.Module]
+    moved: State
+    optimizer: Optimizer
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Computes the entropy of each pixel's prediction in nats.
+
+    Args:
+        logits: (B, K, H, W).
+
+    Returns:
+        (B, H, W), in [0, log K].
+    """
+    return -(logits.softmax(dim=1) * logits.log_softmax(dim=1)).sum(dim=1)
+
+
+def list_affine(network: nn.Module) -> list[str]:
+    """Lists the full names of weight and bias of every BatchNorm.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    layers = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    affine = {id(parameter) for layer in layers for parameter in (layer.weight, layer.bias) if parameter is not None}
+    names = [name for name, parameter in network.named_parameters() if id(parameter) in affine]
+    if not names:
+        raise ValueError(
+            f"{type(network).__name__} has no BatchNorm with weight and bias, which is all that Tent moves: use a "
+            "network with BatchNorm, or another method"
+        )
+    return names

@@ -1,0 +1,79 @@
+"""The weights that the paper's authors released, e.g. `resnet50_gta_alpha_0.1.pth`, as tensors of `DeepLabV1`.
+
+A file is a flat state dict. Before every name stands ``module.``; every BatchNorm is wrapped (``bn1.batch_norm.weight``)
+and has its IaBN weight beside it (``bn1.alpha``); the classifier is ``cls_head``; and the ImageNet classifier ``fc``, which
+nothing uses, is still there.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+DEPTHS = {6: "resnet50", 23: "resnet101"}  # by the number of blocks of layer3
+UNUSED = ("backbone.fc.weight", "backbone.fc.bias")
+
+
+@dataclass(frozen=True)
+class ReleasedWeights:
+    """What a released file holds.
+
+    Attributes:
+        backbone: ``resnet50`` or ``resnet101``.
+        num_classes: Number of classes K: 19 from GTA, 16 from SYNTHIA.
+        alpha: The weight of IaBN that was chosen for these weights; None if the layers differ in it.
+        state: Tensors by their names in `DeepLabV1`.
+    """
+
+    backbone: str
+    num_classes: int
+    alpha: float | None
+    state: dict[str, Tensor]
+
+
+def read_released(path: str | Path) -> ReleasedWeights:
+    """Reads a file that the authors released.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not such a file; says what is missing in it or too much.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"the released weights {path} do not exist: expected a file such as resnet50_gta_alpha_0.1.pth, downloaded "
+            "from where the authors' README says"
+        )
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch and pickle raise whatever they come across
+        raise ValueError(
+            f"{path} cannot be read as weights ({type(error).__name__}: {error}): expected a released file; is the "
+            "download complete?"
+        ) from error
+    if not isinstance(saved, Mapping) or not all(isinstance(value, Tensor) for value in saved.values()):
+        raise ValueError(f"{path} is no flat state dict: expected names and tensors, as in the released files")
+    state: dict[str, Tensor] = {}
+    alphas: dict[str, float] = {}
+    for key, value in saved.items():
+        name = key.removeprefix("module.").replace(".batch_norm.", ".")
+        if name.endswith(".alpha"):
+            alphas[name] = float(value)
+        elif name not in UNUSED:
+            state["head" + name.removeprefix("cls_head") if name.startswith("cls_head.") else name] = value
+    blocks = {name.split(".")[2] for name in state if name.startswith("backbone.layer3.")}
+    if "head.weight" not in state or len(blocks) not in DEPTHS:
+        examples = ", ".join(list(saved)[:3]) or "nothing"
+        raise ValueError(
+            f"{path} holds {len(saved)} tensors ({examples}, ...), with {len(blocks)} blocks in layer3 and "
+            f"{'a' if 'head.weight' in state else 'no'} cls_head: expected a released DeepLabv1 on ResNet-50 or ResNet-101"
+        )
+    values = {round(alpha, 6) for alpha in alphas.values()}
+    return ReleasedWeights(
+        backbone=DEPTHS[len(blocks)],
+        num_classes=len(state["head.weight"]),
+        alpha=values.pop() if len(values) == 1 else None,
+        state=state,
+    )

@@ -1,0 +1,353 @@
+"""MC dropout, Tent, AdaBN and ensembles against plain computations."""
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from callbacks import TTA, AdaBN, Ensemble, IaBN, MCDropout, SegTTT, Tent
+from callbacks.tent import entropy
+from lightning_modules.networks import DeepLabV1
+from lightning_modules.predictor import predict_plainly
+from tests.fakes import Snapshot, TinyNetwork, make_images
+
+
+def plain_batch_norm(network: nn.Module) -> nn.Module:
+    """Returns a copy whose BatchNorms normalise by the statistics of the batch and move no running ones."""
+    network = copy.deepcopy(network)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.0
+            module.train()
+    return network
+
+
+def batch_norms(network: nn.Module) -> Iterator[nn.BatchNorm2d]:
+    return (module for module in network.modules() if isinstance(module, nn.BatchNorm2d))
+
+
+class TestMCDropout:
+    def test_is_the_mean_softmax_over_passes_that_differ(self) -> None:
+        network, image = TinyNetwork(dropout=0.5), make_images(1)
+        found = MCDropout(passes=4, seed=7).predict(network, image)
+        torch.manual_seed(7)
+        network.dropout.train()
+        with torch.no_grad():
+            passes = [network(image).softmax(dim=1) for _ in range(4)]
+        assert not torch.equal(passes[0], passes[1])
+        torch.testing.assert_close(found, torch.stack(passes).mean(dim=0))
+
+    @pytest.mark.parametrize("alpha", [0.0, 0.3])
+    def test_only_dropout_is_live(self, alpha: float) -> None:
+        network = TinyNetwork(dropout=0.5)
+        seen: set[tuple[str, bool]] = set()
+        handles = [
+            module.register_forward_pre_hook(lambda layer, _: seen.add((type(layer).__name__, layer.training)))
+            for module in network.modules()
+        ]
+        MCDropout(2, alpha).predict(network, make_images(1))
+        for handle in handles:
+            handle.remove()
+        assert {name for name, training in seen if training} == {"Dropout"}
+        assert not network.dropout.training
+
+    def test_with_iabn_is_dropout_on_the_converted_network(self) -> None:
+        network, image = TinyNetwork(dropout=0.3), make_images(1)
+        found = MCDropout(1, alpha=0.4).predict(network, image)
+        torch.manual_seed(0)
+        network.dropout.train()
+        converted = IaBN(0.4).adapt(network, image)
+        torch.testing.assert_close(found, converted)
+        assert not torch.allclose(found, MCDropout(1).predict(network, image))
+
+    def test_more_passes_come_closer_to_their_mean(self) -> None:
+        network, image = TinyNetwork(dropout=0.5), make_images(1)
+        mean = MCDropout(400, seed=1).predict(network, image)
+        errors = [(MCDropout(n).predict(network, image) - mean).pow(2).mean() for n in (1, 10, 100)]
+        assert errors[0] > 3 * errors[1] > 9 * errors[2]
+
+    @pytest.mark.parametrize("dropout", [0.0, None])
+    def test_a_network_without_dropout_is_a_clear_error(self, dropout: float | None) -> None:
+        with pytest.raises(ValueError, match="no Dropout module with a probability above 0"):
+            MCDropout().check_network(TinyNetwork(dropout=0.0) if dropout is not None else nn.Conv2d(3, 5, 1))
+
+    def test_arguments(self) -> None:
+        with pytest.raises(ValueError, match="passes is 0"):
+            MCDropout(0)
+        with pytest.raises(ValueError, match="alpha is 2"):
+            MCDropout(alpha=2)
+
+
+class TestTent:
+    @pytest.mark.parametrize(("name", "optimizer"), [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam)])
+    def test_steps_are_those_of_plain_torch(self, name: str, optimizer: type[torch.optim.Optimizer]) -> None:
+        network, image = TinyNetwork().double(), make_images(1).double()
+        found = Tent(num_steps=3, lr=0.1, optimizer=name).predict(network, image)
+        plain = plain_batch_norm(network)
+        affine = [p for layer in batch_norms(plain) for p in (layer.weight, layer.bias)]
+        steps = optimizer(affine, lr=0.1)
+        for _ in range(3):
+            steps.zero_grad()
+            probabilities = plain(image).softmax(dim=1)
+            (-(probabilities * probabilities.log()).sum(dim=1)).mean().backward()
+            steps.step()
+        with torch.no_grad():
+            expected = plain(image).softmax(dim=1)
+        torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-6)
+        assert (found - Tent(num_steps=0).predict(network, image)).abs().max() > 1e-3
+
+    def test_entropy_falls_and_is_accounted_for(self) -> None:
+        tent = Tent(num_steps=10, lr=0.01)
+        tent.predict(TinyNetwork(), make_images(1))
+        (adaptation,) = tent.adaptations
+        assert adaptation.steps == 10 and adaptation.loss_last < adaptation.loss_first
+
+    def test_without_steps_it_is_p_bn_and_alpha_blends(self) -> None:
+        network, image = TinyNetwork(), make_images(1)
+        assert torch.equal(Tent(num_steps=0).predict(network, image), IaBN(1.0).predict(network, image))
+        assert torch.equal(Tent(0.2, num_steps=0).predict(network, image), IaBN(0.2).predict(network, image))
+
+    @pytest.mark.filterwarnings("ignore:Tent is online")
+    def test_online_goes_on_where_the_image_before_has_led(self) -> None:
+        network, images = TinyNetwork(), make_images(3)
+        before = Snapshot(network)
+        tent = Tent(num_steps=2, lr=0.01, episodic=False)
+        found = torch.cat([tent.predict(network, images[:2]), tent.predict(network, images[2:])])
+        before.check(network)
+        plain = plain_batch_norm(network)
+        steps = torch.optim.Adam([p for layer in batch_norms(plain) for p in (layer.weight, layer.bias)], lr=0.01)
+        for image, prediction in zip(images.split(1), found, strict=True):
+            for _ in range(2):
+                logits = plain(image)
+                steps.zero_grad()
+                entropy(logits).mean().backward()
+                steps.step()
+            torch.testing.assert_close(prediction[None], logits.detach().softmax(dim=1), rtol=0, atol=1e-5)
+        tent.forget()
+        assert torch.equal(tent.predict(network, images[:1]), found[:1])
+
+    def test_online_says_so_loudly_and_once(self) -> None:
+        tent = Tent(num_steps=1, episodic=False)
+        with pytest.warns(UserWarning, match="KEEPS what it learns") as caught:
+            tent.predict(TinyNetwork(), make_images(1))
+        assert len(caught) == 1
+
+    @pytest.mark.filterwarnings("ignore:Tent")
+    def test_online_learns_nothing_from_an_image_that_ends_in_nan(self) -> None:
+        network, images = TinyNetwork(), make_images(2)
+        tent, other = (Tent(num_steps=1, lr=0.01, episodic=False) for _ in range(2))
+        broken = torch.cat([images[:1], torch.full_like(images[:1], 3e38), images[:1] * float("nan"), images[1:]])
+        found = tent.predict(network, broken)
+        expected = other.predict(network, images)
+        assert found.isfinite().all()
+        assert torch.equal(found[3], expected[1])
+
+    def test_a_network_without_batch_norm_is_a_clear_error(self) -> None:
+        with pytest.raises(ValueError, match="no BatchNorm with weight and bias"):
+            Tent().check_network(TinyNetwork(norm=None))
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"num_steps": -1}, "num_steps is -1"),
+            ({"num_steps": 0, "episodic": False}, "num_steps is 0"),
+            ({"lr": float("nan")}, "lr is nan"),
+            ({"optimizer": "lbfgs"}, "optimizer is 'lbfgs': expected one of adam, sgd"),
+            ({"alpha": -0.1}, "alpha is -0.1"),
+        ],
+    )
+    def test_arguments(self, arguments: dict, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            Tent(**arguments)
+
+
+class TestAdaBN:
+    def test_without_prior_it_is_the_statistics_of_the_batch(self) -> None:
+        network, images = TinyNetwork(), make_images(4)
+        with torch.no_grad():
+            expected = plain_batch_norm(network)(images).softmax(dim=1)
+        torch.testing.assert_close(AdaBN().predict(network, images), expected, rtol=0, atol=1e-6)
+        assert (expected - IaBN(1.0).predict(network, images)).abs().max() > 1e-3
+
+    def test_prior_weighs_the_source_by_its_share(self) -> None:
+        network, images = TinyNetwork(), make_images(3)
+        found = AdaBN(prior=5).predict(network, images)
+        plain = copy.deepcopy(network)
+
+        def blend(layer: nn.BatchNorm2d, inputs: tuple[Tensor, ...]) -> None:
+            (x,) = inputs
+            mean, var = x.mean(dim=(0, 2, 3)), x.var(dim=(0, 2, 3), correction=0)
+            layer.running_mean = 5 / 8 * layer.running_mean + 3 / 8 * mean
+            layer.running_var = 5 / 8 * layer.running_var + 3 / 8 * var
+
+        for layer in batch_norms(plain):
+            layer.register_forward_pre_hook(blend)
+        with torch.no_grad():
+            torch.testing.assert_close(found, plain(images).softmax(dim=1), rtol=0, atol=1e-6)
+        torch.testing.assert_close(AdaBN(prior=1e9).predict(network, images), predict_plainly(network, images))
+
+    def test_of_one_image_it_is_iabn(self) -> None:
+        network, image = TinyNetwork(), make_images(1)
+        torch.testing.assert_close(AdaBN(prior=3).predict(network, image), IaBN(0.25).predict(network, image))
+
+    def test_a_broken_image_does_not_spoil_its_batch(self) -> None:
+        network, images = TinyNetwork(), make_images(3)
+        broken = images.clone()
+        broken[1, 0, 0, 0] = float("nan")
+        method = AdaBN()
+        with pytest.warns(UserWarning, match="NaN or infinity"):
+            found = method.predict(network, broken)
+        assert torch.equal(found[[0, 2]], AdaBN().predict(network, images[[0, 2]]))
+        assert [adaptation.fallback for adaptation in method.adaptations] == [False, True, False]
+
+    def test_leaves_nothing_behind_on_a_network_with_adaptive_layers(self) -> None:
+        from callbacks.iabn import convert_batch_norm
+
+        network, images = convert_batch_norm(TinyNetwork(), 0.6), make_images(2)
+        expected = predict_plainly(network, images)
+        AdaBN().predict(network, images)
+        assert torch.equal(predict_plainly(network, images), expected)
+
+    def test_arguments_and_networks(self) -> None:
+        with pytest.raises(ValueError, match="prior is -1"):
+            AdaBN(-1)
+        with pytest.raises(ValueError, match="no 2d BatchNorm"):
+            AdaBN().check_network(TinyNetwork(norm=None))
+
+
+def save(network: nn.Module, path: Path, prefix: str = "network.") -> str:
+    """Saves a network as `fit` does."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"state_dict": {prefix + key: value for key, value in network.state_dict().items()}}, path)
+    return str(path)
+
+
+class TestEnsemble:
+    @pytest.fixture
+    def paths(self, tmp_path: Path) -> list[str]:
+        return [save(TinyNetwork(seed=seed), tmp_path / f"{seed}.ckpt") for seed in (1, 2, 3)]
+
+    @pytest.mark.parametrize("alpha", [0.0, 0.3])
+    @pytest.mark.parametrize("tta", [False, True])
+    def test_is_the_mean_over_its_members(self, paths: list[str], alpha: float, tta: bool) -> None:
+        images = make_images(2)
+        method = TTA(alpha, scales=(0.5, 1.0)) if tta else IaBN(alpha)
+        singles = [method.predict(TinyNetwork(seed=seed), images) for seed in (1, 2, 3)]
+        found = Ensemble(paths, alpha, tta, scales=(0.5, 1.0)).predict(TinyNetwork(seed=0), images)
+        torch.testing.assert_close(found, torch.stack(singles).mean(dim=0))
+
+    def test_members_are_loaded_once(self, paths: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        calls: list[object] = []
+        load = torch.load
+        monkeypatch.setattr(torch, "load", lambda *args, **kwargs: calls.append(kwargs) or load(*args, **kwargs))
+        ensemble, network = Ensemble(paths), TinyNetwork()
+        for image in make_images(4).split(1):
+            ensemble.predict(network, image)
+        assert len(calls) == 3 and all(call["weights_only"] for call in calls)
+
+    def test_network_of_the_run_is_no_member_and_stays(self, paths: list[str]) -> None:
+        network, images = TinyNetwork(seed=9), make_images(1)
+        before = Snapshot(network)
+        found = Ensemble(paths).predict(network, images)
+        before.check(network)
+        assert torch.equal(found, Ensemble(paths).predict(TinyNetwork(seed=8), images))
+
+    def test_plain_state_dict_is_a_member_too(self, tmp_path: Path) -> None:
+        torch.save(TinyNetwork(seed=4).state_dict(), tmp_path / "plain.pth")
+        images = make_images(1)
+        found = Ensemble([str(tmp_path / "plain.pth")], alpha=0).predict(TinyNetwork(), images)
+        torch.testing.assert_close(found, predict_plainly(TinyNetwork(seed=4), images))
+
+    def test_another_architecture_is_built_from_the_config_of_its_run(self, paths: list[str], tmp_path: Path) -> None:
+        other = DeepLabV1("resnet10", 5, width=4).eval()
+        path = save(other, tmp_path / "run" / "checkpoints" / "best.ckpt")
+        config = "model:\n  network:\n    class_path: lightning_modules.networks.DeepLabV1\n"
+        config += "    init_args: {backbone: resnet10, width: 4, weights: imagenet}\n"
+        (tmp_path / "run" / "config.yaml").write_text(config)
+        images = make_images(1)
+        found = Ensemble([paths[0], path], alpha=0.0).predict(DeepLabV1("resnet18", 5, width=4), images)
+        both = predict_plainly(TinyNetwork(seed=1), images) + predict_plainly(other, images)
+        torch.testing.assert_close(found, both / 2)
+
+    @pytest.fixture(autouse=True)
+    def config_of_tiny_networks(self, tmp_path: Path) -> None:
+        (tmp_path / "config.yaml").write_text("model: {network: {class_path: tests.fakes.TinyNetwork}}\n")
+
+    def test_wrong_files_are_clear_errors(self, paths: list[str], tmp_path: Path) -> None:
+        network = TinyNetwork()
+        (tmp_path / "text.ckpt").write_text("no checkpoint")
+        torch.save([1, 2], tmp_path / "list.ckpt")
+        deep = tmp_path / "a" / "b" / "c"
+        stranger = save(DeepLabV1("resnet10", 5, width=4), deep / "best.ckpt")
+        misplaced = save(DeepLabV1("resnet10", 5, width=4), tmp_path / "misplaced.ckpt")
+        for wrong, error, message in (
+            (str(tmp_path / "nowhere.ckpt"), FileNotFoundError, r"nowhere\.ckpt does not exist"),
+            (str(tmp_path / "text.ckpt"), ValueError, r"text\.ckpt cannot be read as a checkpoint"),
+            (str(tmp_path / "list.ckpt"), ValueError, r"list\.ckpt holds list"),
+            (stranger, ValueError, r"another architecture than TinyNetwork .* no config\.yaml"),
+            (misplaced, ValueError, r"misplaced\.ckpt does not fit the network in the config"),
+        ):
+            with pytest.raises(error, match=message):
+                Ensemble([*paths, wrong]).check_network(network)
+
+    def test_members_for_other_classes_are_a_clear_error(self, paths: list[str], tmp_path: Path) -> None:
+        (tmp_path / "config.yaml").write_text(
+            "model: {network: {class_path: tests.fakes.TinyNetwork, init_args: {num_classes: 4}}}\n"
+        )
+        four = save(TinyNetwork(4), tmp_path / "four.ckpt")
+        with pytest.raises(ValueError, match=r"four\.ckpt predicts 4 classes, the members before it 5"):
+            Ensemble([paths[0], four]).predict(TinyNetwork(), make_images(1))
+
+    def test_arguments(self) -> None:
+        for wrong in ([], "a.ckpt"):
+            with pytest.raises(ValueError, match="expected a list of paths"):
+                Ensemble(wrong)
+
+
+class PooledNetwork(TinyNetwork):
+    """A network with BatchNorm behind a global pooling: one value per channel and image, as in DeepLabv3+."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, 8, 1, bias=False), nn.BatchNorm2d(8))
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = F.relu(self.stem_norm(self.stem(image))) + self.pooled(image)
+        x = F.relu(self.layer4(F.relu(self.layer3(x))))
+        return F.interpolate(self.head(x), size=image.shape[-2:], mode="bilinear")
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        IaBN(0.1),
+        IaBN(1.0),
+        AdaBN(),
+        Tent(lr=0.01),
+        SegTTT(num_steps=2, scales=(0.5, 1.0)),
+        SegTTT(num_steps=2, scales=(0.5, 1.0), semantics="released"),
+    ],
+    ids=["IaBN", "p-BN", "AdaBN", "Tent", "SegTTT", "SegTTT-released"],
+)
+def test_batch_norm_behind_a_global_pooling_is_no_obstacle(method) -> None:
+    network, image = PooledNetwork(), make_images(1)
+    before = Snapshot(network)
+    assert method.predict(network, image).isfinite().all()
+    assert not method.adaptations[0].fallback
+    before.check(network)
+
+
+def test_released_semantics_double_the_image_behind_a_global_pooling() -> None:
+    """The statistics that the steps leave behind are those of two copies: unbiased over twice the pixels."""
+    network, image = PooledNetwork(), make_images(1)
+    method = SegTTT(alpha=0.3, num_steps=1, lr=0.0, psi=0.0, scales=(1.0,), flip=False, grayscale=False,
+                    semantics="released", trainable=["head"])  # fmt: skip
+    found = method.predict(network, image)
+    doubled = copy.deepcopy(network).train()
+    with torch.no_grad():
+        doubled(image.repeat(2, 1, 1, 1))
+    torch.testing.assert_close(found, IaBN(0.3).predict(doubled, image))
