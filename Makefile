@@ -16,6 +16,7 @@ USABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 
 # Extra arguments: make demo DEMO_ARGS="--quick", make test TEST_ARGS="-k layering".
 DEMO_ARGS ?=
+COMPARISON_ARGS ?=
 TEST_ARGS ?=
 
 # albumentations otherwise asks the network for newer versions whenever it is imported.
@@ -63,6 +64,10 @@ demo: $(STAMP) ## Train, adapt and compare the methods on generated street scene
 .PHONY: demo-seeds
 demo-seeds: $(STAMP) ## The demo over three training seeds: mean and spread
 	@$(BIN)/python -m experiments.demo --seeds 0 1 2 $(DEMO_ARGS)
+
+.PHONY: comparison
+comparison: $(STAMP) ## Train and test every network with every method on generated scenes: docs/results.md (2 hours)
+	@$(BIN)/python -m experiments.comparison --page docs/results.md $(COMPARISON_ARGS)
 
 .PHONY: sheets
 sheets: $(STAMP) ## Draw the contact sheets of the generated street scenes

@@ -39,10 +39,12 @@ class SegmentationCLI(LightningCLI):
         parser.link_arguments("data.num_classes", "model.network.init_args.num_classes", apply_on="instantiate")
 
     def before_instantiate_classes(self) -> None:
-        """Leaves out ImageNet weights that a checkpoint replaces: they may not be on this machine."""
+        """Leaves out ImageNet weights that others replace: they may not be on this machine."""
         run = self.config[self.subcommand]
         arguments = run.model.network.get("init_args")
-        if run.get("ckpt_path") and arguments is not None and arguments.get("weights"):
+        if run.get("ckpt_path") and run.model.released:
+            raise ValueError("ckpt_path and model.released are both set: expected one of them; set the other to null")
+        if (run.get("ckpt_path") or run.model.released) and arguments is not None and arguments.get("weights"):
             arguments.weights = None
         if self.subcommand == "predict":
             run.return_predictions = False  # they are on disk, and would fill the memory

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,12 @@ os.environ.setdefault("WANDB_SILENT", "true")
 
 import torch
 
-from callbacks.alpha_search import AlphaSearch
 from callbacks.iabn import adaptive_batch_norm
 from callbacks.method import evaluating
 from callbacks.pseudo_labels import IGNORED, fuse_views, pseudo_labels
-from callbacks.results import RECORDS, SUMMARY, read_records, to_plain
+from callbacks.results import to_plain
 from callbacks.views import make_views
-from lightning_modules.metrics import Scores
+from experiments.study import Study, describe_method
 from lightning_modules.predictor import predict_logits
 from main import SegmentationCLI, main
 
@@ -40,52 +39,6 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
     "semantics": ("paper", "released"),
     "num_steps": (10, 3),
 }
-
-
-class Study:
-    """One network, its choices on the development set, and its test.
-
-    Args:
-        folder: Where everything is written.
-        common: Arguments of every command.
-        development: Arguments that pick the photographs to choose on.
-    """
-
-    def __init__(self, folder: Path, common: Sequence[str], development: Sequence[str]) -> None:
-        self.folder = folder
-        self.common = list(common)
-        self.development = list(development)
-
-    def validate(self, name: str, arguments: Iterable[str]) -> dict[str, Any]:
-        """Scores a method on the development set; returns its summary, also of an earlier run."""
-        return self._run("validate", self.folder / "development" / name, [*self.development, *arguments])
-
-    def test(self, name: str, arguments: Iterable[str]) -> dict[str, Any]:
-        """Scores a method on the target; returns its summary, also of an earlier run."""
-        return self._run("test", self.folder / "test" / name, arguments)
-
-    def search_alpha(self) -> dict[float, float]:
-        """Returns the mean IoU in percent on the development set for each alpha of IaBN."""
-        path = self.folder / "development" / "alpha.json"
-        if not path.exists():
-            search = "--trainer.callbacks+=callbacks.alpha_search.AlphaSearch"
-            place = f"--results.folder={self.folder / 'development' / 't-BN'}"
-            cli = main(["validate", *self.common, *self.development, place, search])
-            callback = next(item for item in cli.trainer.callbacks if isinstance(item, AlphaSearch))  # type: ignore[attr-defined]
-            path.write_text(json.dumps(callback.miou), encoding="utf-8")
-        return {float(alpha): miou for alpha, miou in json.loads(path.read_text(encoding="utf-8")).items()}
-
-    def _run(self, command: str, place: Path, arguments: Iterable[str]) -> dict[str, Any]:
-        summary = place / SUMMARY
-        if not (summary.exists() and json.loads(summary.read_text(encoding="utf-8"))["complete"]):
-            main([command, *self.common, f"--results.folder={place}", *arguments])
-        return json.loads(summary.read_text(encoding="utf-8"))
-
-
-def describe_method(method: str, settings: dict[str, Any]) -> list[str]:
-    """Returns the arguments that pick a method with its settings."""
-    values = {key: json.dumps(value) if isinstance(value, list) else value for key, value in settings.items()}
-    return [f"--method={method}", *(f"--method.{key}={value}" for key, value in values.items() if value is not None)]
 
 
 def choose(study: Study, alpha: float) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -143,17 +96,6 @@ def measure_labels(cli: SegmentationCLI, alpha: float, psi: float) -> list[dict[
         shares |= {"news": counts[4] / of_kept, "news_right": counts[5] / of_news}
         rows.append({"scales": scales, **{key: 100 * share.item() for key, share in shares.items()}})
     return rows
-
-
-def compare_images(folder: Path, other: Path) -> dict[str, float]:
-    """Returns the share of images, in percent, that lost and that won more than a point of mean IoU from run to run."""
-    per_image = []
-    for place in (folder, other):
-        records = read_records(place / RECORDS)
-        per_image.append({record["name"]: Scores.from_record(record).summarize()["miou"] for record in records})
-    differences = [100 * (per_image[1][name] - miou) for name, miou in per_image[0].items()]
-    lost, won = sum(value < -1 for value in differences), sum(value > 1 for value in differences)
-    return {"lost": 100 * lost / len(differences), "won": 100 * won / len(differences)}
 
 
 def list_photographs(root: Path, every: int, path: Path) -> None:
@@ -230,7 +172,9 @@ def run_study(args: Sequence[str] | None = None) -> dict[str, Any]:
     report |= {"tried": tried, "chosen": chosen, "labels": labels, "methods": {}}
     for name, summary in tested.items():
         row = {key: summary["mean"][key] for key in ("miou", "ece", "ms_per_image")}
-        row |= compare_images(folder / "test" / "IaBN", folder / "test" / name)
+        differences = study.compare_images("IaBN", name)
+        row["lost"] = 100 * sum(value < -1 for value in differences) / len(differences)
+        row["won"] = 100 * sum(value > 1 for value in differences) / len(differences)
         report["methods"][name] = row | {"iou": summary["domains"]["camvid"]["iou"]}
         print(f"{name:32s} mean IoU {row['miou']:.1f}  lost {row['lost']:.0f} %  won {row['won']:.0f} %", flush=True)
     (folder / "report.json").write_text(json.dumps(to_plain(report), indent=1) + "\n", encoding="utf-8")

@@ -45,6 +45,7 @@ class SegmentationModule(LightningModule):
         momentum: Of SGD.
         weight_decay: Of SGD.
         power: Of the polynomial decay of the learning rate to 0, once per step.
+        released: Path of weights that the paper's authors released, for a network that can read them (`DeepLabV1`).
 
     Attributes:
         predictor: The seam: (network, image) -> (B, K, H, W) probabilities. Methods put themselves here.
@@ -61,6 +62,7 @@ class SegmentationModule(LightningModule):
         momentum: float = 0.9,
         weight_decay: float = 1e-4,
         power: float = 0.9,
+        released: str | None = None,
     ) -> None:
         super().__init__()
         names = [str(number) for number in range(num_classes)] if class_names is None else list(class_names)
@@ -70,7 +72,16 @@ class SegmentationModule(LightningModule):
             )
         if len(names) != num_classes:
             raise ValueError(f"there are {len(names)} class names for {num_classes} classes: expected one each")
+        if released is not None:
+            load_released = getattr(network, "load_released", None)
+            if load_released is None:
+                raise ValueError(
+                    f"there are no released weights for {type(network).__name__} ({released}): expected DeepLabV1 on "
+                    "ResNet-50 or ResNet-101"
+                )
+            load_released(released)
         self.network = network
+        self.released = released
         self.num_classes = num_classes
         self.class_names = names
         self.lr = lr

@@ -1,0 +1,65 @@
+"""Runs of the command line that belong together: training, choices on the development set, and the test. Resumes."""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from callbacks.alpha_search import AlphaSearch
+from callbacks.results import RECORDS, SUMMARY, read_records
+from lightning_modules.metrics import Scores
+from main import main
+
+
+class Study:
+    """One trained network, its choices on the development set, and its tests. What is done already is not done again.
+
+    Args:
+        folder: Where everything is written.
+        common: Arguments of every command.
+        development: Arguments that pick the images to choose on, if they differ from the data's own.
+    """
+
+    def __init__(self, folder: Path, common: Sequence[str], development: Sequence[str] = ()) -> None:
+        self.folder = folder
+        self.common = list(common)
+        self.development = list(development)
+
+    def validate(self, name: str, arguments: Iterable[str]) -> dict[str, Any]:
+        """Scores a method on the development set; returns its summary, also of an earlier run."""
+        return self._run("validate", self.folder / "development" / name, [*self.development, *arguments])
+
+    def test(self, name: str, arguments: Iterable[str]) -> dict[str, Any]:
+        """Scores a method on the targets; returns its summary, also of an earlier run."""
+        return self._run("test", self.folder / "test" / name, arguments)
+
+    def search_alpha(self) -> dict[float, float]:
+        """Returns the mean IoU in percent on the development set for each alpha of IaBN."""
+        path = self.folder / "development" / "alpha.json"
+        if not path.exists():
+            search = "--trainer.callbacks+=callbacks.alpha_search.AlphaSearch"
+            place = f"--results.folder={self.folder / 'development' / 't-BN'}"
+            cli = main(["validate", *self.common, *self.development, place, search])
+            callback = next(item for item in cli.trainer.callbacks if isinstance(item, AlphaSearch))  # type: ignore[attr-defined]
+            path.write_text(json.dumps(callback.miou), encoding="utf-8")
+        return {float(alpha): miou for alpha, miou in json.loads(path.read_text(encoding="utf-8")).items()}
+
+    def compare_images(self, name: str, other: str) -> list[float]:
+        """Returns by how many points of mean IoU each test image differs from one method to the other."""
+        per_image = []
+        for place in (self.folder / "test" / name, self.folder / "test" / other):
+            records = read_records(place / RECORDS)
+            per_image.append({(r["domain"], r["name"]): Scores.from_record(r).summarize()["miou"] for r in records})
+        return [100 * (per_image[1][image] - miou) for image, miou in per_image[0].items()]
+
+    def _run(self, command: str, place: Path, arguments: Iterable[str]) -> dict[str, Any]:
+        summary = place / SUMMARY
+        if not (summary.exists() and json.loads(summary.read_text(encoding="utf-8"))["complete"]):
+            main([command, *self.common, f"--results.folder={place}", *arguments])
+        return json.loads(summary.read_text(encoding="utf-8"))
+
+
+def describe_method(method: str, settings: dict[str, Any]) -> list[str]:
+    """Returns the arguments that pick a method with its settings."""
+    values = {key: json.dumps(value) if isinstance(value, list | bool) else value for key, value in settings.items()}
+    return [f"--method={method}", *(f"--method.{key}={value}" for key, value in values.items() if value is not None)]
