@@ -18,6 +18,7 @@ from callbacks.iabn import adaptive_batch_norm, check_alpha
 from callbacks.method import Method
 from callbacks.pseudo_labels import fuse_views
 from callbacks.views import Normalization, make_views
+from lightning_modules.networks.checkpoints import find_difference
 from lightning_modules.predictor import predict_logits
 from lightning_modules.segmentation import SegmentationModule
 
@@ -132,13 +133,12 @@ def load_member(path: Path, like: nn.Module) -> nn.Module:
         raise ValueError(f"{path} holds {type(saved).__name__}: expected a checkpoint of `fit`, or a state dict")
     if any(key.startswith(PREFIX) for key in state):
         state = {key.removeprefix(PREFIX): value for key, value in state.items() if key.startswith(PREFIX)}
-    shapes = {key: value.shape for key, value in state.items()}
-    fits = shapes == {key: value.shape for key, value in like.state_dict().items()}
+    fits = find_difference(like.state_dict(), state) is None
     member = deepcopy(like).cpu() if fits else build_network(path, like)
-    try:
-        member.load_state_dict(dict(state), strict=True)
-    except RuntimeError as error:
-        raise ValueError(f"{path} does not fit the network in the config.yaml of its run: {error}") from error
+    difference = find_difference(member.state_dict(), state)
+    if difference is not None:
+        raise ValueError(f"{path} does not fit the network in the config.yaml of its run: {difference}")
+    member.load_state_dict(dict(state))
     return member.eval().requires_grad_(False)
 
 

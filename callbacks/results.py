@@ -1,7 +1,7 @@
 """One record per image, streamed to disk, and one summary per run."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
@@ -16,20 +16,22 @@ from torch import Tensor
 from callbacks.method import require_segmentation
 from callbacks.panels import draw_panel, find_palette
 from callbacks.predictions import OUTPUTS, Output, Predictions
-from callbacks.records import find_commit, find_folder, find_method, name_device, read_records, to_plain
-from lightning_modules.metrics import Scores
+from callbacks.records import find_commit, find_folder, find_method, name_device, read_records, to_plain, write_file
+from callbacks.reliability import draw_reliability, encode_figure
+from callbacks.summary import summarize_records
 
 RECORDS = "records.jsonl"
 SUMMARY = "results.json"
-PERCENTAGES = ("miou", "accuracy", "ece", "classwise_ece")
+RELIABILITY = "reliability.png"
 
 
 class Results(Callback):
     """Writes `records.jsonl` (a line per image, as soon as it is scored) and `results.json` in test and validate runs.
 
-    The summary is also written when a run is interrupted; ``complete`` is false then. Files of an earlier run in the
-    same folder are kept under a number. Under several processes each streams to a file of its own; the first merges
-    them at the end, so the folder has to be one that all of them see.
+    Beside them lies `reliability.png`, the reliability diagram. Both are also written when a run is interrupted;
+    ``complete`` is false then. Files of an earlier run in the same folder are kept under a number. Under several
+    processes each streams to a file of its own; the first merges them at the end, so the folder has to be one that all
+    of them see.
 
     Predict runs write label maps and overlays in place of these, see `Predictions`.
 
@@ -219,58 +221,28 @@ class Results(Callback):
             "commit": find_commit(),
             "device": name_device(module),
             "precision": str(trainer.precision),
+            "temperature": scored.temperature,
             "versions": {"torch": torch.__version__},
             **summarize_records(self._records, scored.class_names, scored.domains),
         }
         path = self._place / SUMMARY
         path.write_text(json.dumps(to_plain(summary), indent=1) + "\n", encoding="utf-8")
+        self._draw_reliability(trainer, summary["domains"])
         rank_zero_info(f"{'Results' if complete else 'Results of an interrupted run'}: {path}")
 
-
-def summarize_records(
-    records: Iterable[Mapping[str, Any]], class_names: list[str], domains: Iterable[str] = ()
-) -> dict[str, Any]:
-    """Sums records into scores in percent, per domain and as their mean.
-
-    Args:
-        records: As `Results` writes them.
-        class_names: K names.
-        domains: Order of the domains; others follow as they come.
-
-    Returns:
-        ``domains``: per domain miou, iou per class (None where absent), accuracy, ece, classwise_ece, the median of
-        milliseconds per image, and the numbers of images, of fallbacks and of images without a step; ``mean``: the
-        simple average of these scores over domains, empty if one of them has no image yet.
-    """
-    grouped: dict[str, list[Mapping[str, Any]]] = {domain: [] for domain in domains}
-    for record in records:
-        grouped.setdefault(record["domain"], []).append(record)
-    summaries = {domain: _summarize_domain(group, class_names) for domain, group in grouped.items() if group}
-    averaged = (*PERCENTAGES, "ms_per_image")
-    whole = summaries and len(summaries) == len(grouped)  # the mean of some of the domains would mislead
-    mean = {key: sum(s[key] for s in summaries.values()) / len(summaries) for key in averaged} if whole else {}
-    return {"domains": summaries, "mean": mean}
-
-
-def _summarize_domain(records: list[Mapping[str, Any]], class_names: list[str]) -> dict[str, Any]:
-    total = sum((Scores.from_record(record) for record in records), Scores.zeros(len(class_names)))
-    scores = total.summarize()
-    times = torch.tensor([record["milliseconds"] for record in records], dtype=torch.float64)
-    adaptations = [record["adaptation"] for record in records if record["adaptation"]]
-    return {
-        **{key: 100 * scores[key] for key in PERCENTAGES},
-        "iou": {name: 100 * iou for name, iou in zip(class_names, scores["iou"], strict=True)},
-        "ms_per_image": times.quantile(0.5).item(),
-        "images": len(records),
-        "fallbacks": sum(adaptation["fallback"] for adaptation in adaptations),
-        "notes": sorted({adaptation["note"] for adaptation in adaptations if adaptation["note"]}),
-        "images_with_notes": sum(adaptation["note"] is not None for adaptation in adaptations),
-    }
+    def _draw_reliability(self, trainer: Trainer, domains: Mapping[str, Mapping[str, Any]]) -> None:
+        if not any(sum(summary["reliability"]["pixels"]) for summary in domains.values()):
+            return
+        path = self._place / RELIABILITY
+        write_file(path, encode_figure(draw_reliability(domains)))
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_image(key="reliability", images=[str(path)])
 
 
 def set_aside(folder: Path) -> None:
     """Numbers the results of an earlier run in a folder, so that nothing is overwritten."""
-    old = [path for path in (folder / RECORDS, folder / SUMMARY) if path.exists()]
+    old = [path for path in (folder / RECORDS, folder / SUMMARY, folder / RELIABILITY) if path.exists()]
     old += sorted(path for path in folder.glob("records.rank*.jsonl") if path.name.count(".") == 2)
     if not old:
         return

@@ -1,11 +1,16 @@
 """Scores of a segmentation: mean IoU, pixel accuracy and calibration, from summed integer and float64 states.
 
-Counts are int64, and confidences are rounded to multiples of 2^-20 before they are summed in float64, so sums are exact
-in any order (up to 8e9 pixels): the scores of a data set do not depend on how it was split over batches or processes.
+Counts are int64. What each pixel adds to the other sums is rounded to a multiple of 2^-20 before it is summed in
+float64, so that sums are exact in any order: the scores of a data set do not depend on how it was split over batches or
+processes. This holds while a sum stays below 2^33: confidences of 8e9 pixels, Brier scores (at most 2 per pixel) of
+4e9, a negative log-likelihood of 1 nat per pixel on average over 8e9 pixels (of its maximum, 87.3, over 9e7). Beyond
+that, sums are as exact as float64 is. One pixel's rounding is at most 5e-7.
 
-Source: paper, Sec. 5 (mean IoU, ECE); Naeini et al. (2015) for the expected calibration error.
+Source: paper, Sec. 5 (mean IoU, ECE); Naeini et al. (2015) for the expected calibration error; Brier (1950); Guo et al.
+(2017) for reliability diagrams and temperature scaling.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -16,7 +21,8 @@ from torch import Tensor
 from torchmetrics import Metric
 
 IGNORED = 255
-CONFIDENCE_STEPS = 2**20
+STEPS = 2**20
+SMALLEST = torch.finfo(torch.float32).tiny
 ECE_BINS = 15
 CLASSWISE_ECE_BINS = 10
 
@@ -37,8 +43,43 @@ def resize_probabilities(probabilities: Tensor, size: Sequence[int]) -> Tensor:
     """
     if tuple(probabilities.shape[-2:]) == tuple(size):
         return probabilities
-    logs = probabilities.float().clamp_min(torch.finfo(torch.float32).tiny).log()
+    logs = probabilities.float().clamp_min(SMALLEST).log()
     return F.interpolate(logs, size=tuple(size), mode="bilinear", align_corners=False).softmax(dim=1)
+
+
+def scale_temperature(probabilities: Tensor, temperature: float) -> Tensor:
+    """Divides the logits behind probabilities by a temperature: p^(1/T), normalised again.
+
+    Equals softmax(logits / T), because log p is the logits minus one number per pixel. Above 1 it makes predictions
+    less confident, below 1 more; the order of the classes stays, but for ties that rounding makes.
+
+    Args:
+        probabilities: (B, K, H, W) float in [0, 1].
+        temperature: T, above 0.
+
+    Returns:
+        (B, K, H, W) float32 probabilities; the very tensor given if T is 1.
+
+    Raises:
+        ValueError: If the temperature is not a finite number above 0.
+
+    Source: Guo et al. (2017), Sec. 4.2, "Temperature scaling".
+    """
+    check_temperature(temperature)
+    if temperature == 1:
+        return probabilities
+    return (probabilities.float().clamp_min(SMALLEST).log() / temperature).softmax(dim=1)
+
+
+def check_temperature(temperature: float) -> None:
+    """Raises ValueError if a temperature is not a finite number above 0."""
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature is {temperature}: expected a finite number above 0; 1 leaves predictions alone")
+
+
+def quantize(values: Tensor) -> Tensor:
+    """Rounds values to multiples of 2^-20, in float64: their sum is exact in any order while it is below 2^33."""
+    return values.double().mul(STEPS).round().div(STEPS)
 
 
 def confusion_matrix(labels: Tensor, target: Tensor, num_classes: int) -> Tensor:
@@ -84,6 +125,8 @@ class Scores:
         bin_correct: (15,) int64, correctly labelled pixels per bin.
         bin_confidence: (15,) float64, summed confidence per bin.
         class_gap: (K,) float64, per image and ground-truth class the ECE with 10 bins times the class's pixels, summed.
+        brier: () float64, summed squared distance in [0, 2] of the probabilities to the truth's one-hot vector.
+        nll: () float64, summed negative log-likelihood of the truth, in nats; at most 87.3 per pixel (p >= 2^-126).
     """
 
     intersection: Tensor
@@ -93,36 +136,41 @@ class Scores:
     bin_correct: Tensor
     bin_confidence: Tensor
     class_gap: Tensor
+    brier: Tensor
+    nll: Tensor
 
     @classmethod
     def zeros(cls, num_classes: int) -> "Scores":
         """Returns the scores of no image at all."""
         classes, bins = torch.zeros(num_classes, dtype=torch.int64), torch.zeros(ECE_BINS, dtype=torch.int64)
-        return cls(classes, classes, classes, bins, bins, bins.double(), classes.double())
+        total = torch.zeros((), dtype=torch.float64)
+        return cls(classes, classes, classes, bins, bins, bins.double(), classes.double(), total, total)
 
     def __add__(self, other: "Scores") -> "Scores":
         """Adds the sums of other images."""
         return Scores(*(getattr(self, name) + getattr(other, name) for name in SCORE_FIELDS))
 
-    def to_record(self) -> dict[str, list[int] | list[float]]:
-        """Returns the sums as plain lists for JSON; floats keep all their digits."""
+    def to_record(self) -> dict[str, list[int] | list[float] | float]:
+        """Returns the sums as plain lists and numbers for JSON; floats keep all their digits."""
         return {name: getattr(self, name).tolist() for name in SCORE_FIELDS}
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "Scores":
         """Reads what `to_record` wrote."""
-        floats = ("bin_confidence", "class_gap")
+        floats = ("bin_confidence", "class_gap", "brier", "nll")
         dtypes = {name: torch.float64 if name in floats else torch.int64 for name in SCORE_FIELDS}
         return cls(*(torch.tensor(record[name], dtype=dtypes[name]) for name in SCORE_FIELDS))
 
     def summarize(self) -> dict[str, Any]:
-        """Computes the scores, as fractions in [0, 1].
+        """Computes the scores, as fractions in [0, 1] if not said otherwise.
 
         Returns:
             ``miou`` over the classes present in prediction or ground truth, ``iou`` per class (NaN where absent),
             ``accuracy`` over pixels, ``ece`` (data-set level, 15 bins; Naeini et al., 2015) and ``classwise_ece`` (the
             paper's: per image and ground-truth class with 10 bins, averaged over images by the class's pixels, then
-            over all classes, where a class that appears nowhere counts as 0). NaN where there was nothing to score.
+            over all classes, where a class that appears nowhere counts as 0); ``brier`` in [0, 2] and ``nll`` in
+            nats, both means over pixels; ``reliability``: for the 15 bins of confidence lists of their ``pixels``, mean
+            ``confidence`` and ``accuracy``. NaN where there was nothing to score.
         """
         iou = self.intersection.double() / self.union  # 0 / 0 is NaN: the class is absent
         total = self.pixels.sum()
@@ -133,7 +181,14 @@ class Scores:
             "accuracy": (self.intersection.sum().double() / total).item(),
             "ece": (gaps.sum() / total).item(),
             "classwise_ece": classwise.mean().item() if total else float("nan"),
+            "brier": (self.brier / total).item(),
+            "nll": (self.nll / total).item(),
             "iou": iou.tolist(),
+            "reliability": {
+                "pixels": self.bin_pixels.tolist(),
+                "confidence": (self.bin_confidence / self.bin_pixels).tolist(),
+                "accuracy": (self.bin_correct.double() / self.bin_pixels).tolist(),
+            },
         }
 
 
@@ -148,7 +203,8 @@ def score_image(probabilities: Tensor, target: Tensor) -> Scores:
         target: (H, W) int64 ground truth in [0, K), or 255 where ignored.
 
     Returns:
-        The sums of this image. A pixel whose probabilities are not finite counts as class 0 with confidence 0.
+        The sums of this image. A pixel whose probabilities are not finite counts as class 0 with confidence 0; its
+        probabilities are taken as 0.
 
     Raises:
         ValueError: If the ground truth holds a value that is neither a class nor 255.
@@ -156,13 +212,16 @@ def score_image(probabilities: Tensor, target: Tensor) -> Scores:
     num_classes = probabilities.shape[0]
     resized = resize_probabilities(probabilities[None], target.shape)[0]
     finite = resized.isfinite().all(dim=0)
-    confidence, labels = torch.where(finite, resized.float(), 0.0).max(dim=0)
+    resized = torch.where(finite, resized.float(), 0.0)
+    confidence, labels = resized.max(dim=0)
     confusion = confusion_matrix(labels, target, num_classes)
     valid = target != IGNORED
+    likelihood = resized.gather(0, torch.where(valid, target, 0)[None])[0][valid].double()
+    squares = sum_squares(resized)[valid]
     confidence, target = confidence[valid], target[valid]
     correct = labels[valid] == target
     bins = bin_confidences(confidence, ECE_BINS)
-    exact = confidence.double().mul(CONFIDENCE_STEPS).round().div(CONFIDENCE_STEPS)
+    exact = quantize(confidence)
     intersection, pixels = confusion.diagonal(), confusion.sum(dim=1)
     return Scores(
         intersection=intersection,
@@ -172,7 +231,17 @@ def score_image(probabilities: Tensor, target: Tensor) -> Scores:
         bin_correct=torch.bincount(bins[correct], minlength=ECE_BINS),
         bin_confidence=torch.bincount(bins, weights=exact, minlength=ECE_BINS),
         class_gap=_classwise_gap(confidence, exact, correct, target, num_classes),
+        brier=quantize(1 - 2 * likelihood + squares).sum(),  # sum over k of (p_k - [k = y])^2
+        nll=quantize(-likelihood.clamp_min(SMALLEST).log()).sum(),
     )
+
+
+def sum_squares(probabilities: Tensor) -> Tensor:
+    """Sums the squares of (K, H, W) values over K, one class at a time (a second map of K is large): (H, W) float64."""
+    total = torch.zeros_like(probabilities[0], dtype=torch.float64)
+    for plane in probabilities:
+        total += plane.double().square()
+    return total
 
 
 def _classwise_gap(confidence: Tensor, exact: Tensor, correct: Tensor, target: Tensor, num_classes: int) -> Tensor:

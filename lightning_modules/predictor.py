@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_modules.networks.base import find_logits
+
 Predictor = Callable[[nn.Module, Tensor], Tensor]
 
 
@@ -14,21 +16,23 @@ def predict_logits(network: nn.Module, image: Tensor) -> Tensor:
     """Runs a network.
 
     Args:
-        network: Any module (B, 3, H, W) -> (B, K, H, W). Logits of another size are resized bilinearly.
+        network: Any module (B, 3, H, W) -> (B, K, H, W). Logits may also lie in a mapping, under ``out`` (torchvision)
+            or ``logits``, or be an attribute ``logits`` (transformers). Those of another size are resized bilinearly.
         image: (B, 3, H, W) float, normalised.
 
     Returns:
         (B, K, H, W) logits.
 
     Raises:
-        TypeError: If the network returns something other than a 4-dimensional tensor.
+        TypeError: If the network returns no 4-dimensional tensor in one of these ways.
     """
-    logits = network(image)
+    output = network(image)
+    logits = find_logits(output)
     if not isinstance(logits, Tensor) or logits.ndim != 4:
-        found = f"a tensor of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+        found = f"a tensor of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(output).__name__
         raise TypeError(
-            f"{type(network).__name__} returned {found}: expected one tensor of (B, K, H, W) logits; wrap the network "
-            "in a module that picks it out"
+            f"{type(network).__name__} returned {found}: expected one tensor of (B, K, H, W) logits, alone or as `out` "
+            "or `logits`; wrap the network in a module that picks it out"
         )
     if logits.shape[-2:] != image.shape[-2:]:
         logits = F.interpolate(logits, size=image.shape[-2:], mode="bilinear", align_corners=False)

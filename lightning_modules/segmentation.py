@@ -6,10 +6,20 @@ from typing import Any, TypedDict
 import torch
 import torch.nn.functional as F
 from pytorch_lightning import LightningModule
+from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
-from lightning_modules.metrics import IGNORED, Scores, SegmentationScores, resize_probabilities, score_image
+from lightning_modules.metrics import (
+    IGNORED,
+    Scores,
+    SegmentationScores,
+    check_temperature,
+    resize_probabilities,
+    scale_temperature,
+    score_image,
+)
+from lightning_modules.networks.checkpoints import find_difference
 from lightning_modules.predictor import Predictor, Stopwatch, predict_logits, predict_plainly
 
 
@@ -46,6 +56,8 @@ class SegmentationModule(LightningModule):
         weight_decay: Of SGD.
         power: Of the polynomial decay of the learning rate to 0, once per step.
         released: Path of weights that the paper's authors released, for a network that can read them (`DeepLabV1`).
+        temperature: Divides the logits behind every prediction of validation, test and predict, whatever the method;
+            above 0, 1 leaves them alone. `TemperatureSearch` fits it. The loss does not know it.
 
     Attributes:
         predictor: The seam: (network, image) -> (B, K, H, W) probabilities. Methods put themselves here.
@@ -63,8 +75,10 @@ class SegmentationModule(LightningModule):
         weight_decay: float = 1e-4,
         power: float = 0.9,
         released: str | None = None,
+        temperature: float = 1.0,
     ) -> None:
         super().__init__()
+        check_temperature(temperature)
         names = [str(number) for number in range(num_classes)] if class_names is None else list(class_names)
         if not 2 <= num_classes <= IGNORED:
             raise ValueError(
@@ -79,7 +93,8 @@ class SegmentationModule(LightningModule):
                     f"there are no released weights for {type(network).__name__} ({released}): expected DeepLabV1 on "
                     "ResNet-50 or ResNet-101"
                 )
-            load_released(released)
+            alpha = load_released(released)
+            rank_zero_info(f"Released weights: {released}, chosen with alpha {alpha} of IaBN (--method.alpha)")
         self.network = network
         self.released = released
         self.num_classes = num_classes
@@ -88,13 +103,14 @@ class SegmentationModule(LightningModule):
         self.momentum = momentum
         self.weight_decay = weight_decay
         self.power = power
+        self.temperature = temperature
         self.predictor: Predictor = predict_plainly
         self.domains: list[str] = []
         self._scores: list[SegmentationScores] = []
 
     def forward(self, image: Tensor) -> Tensor:
         """Predicts (B, K, H, W) probabilities of a (B, 3, H, W) image with whatever predictor is installed."""
-        return self.predictor(self.network, image)
+        return scale_temperature(self.predictor(self.network, image), self.temperature)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Returns SGD with polynomial decay per step."""
@@ -130,7 +146,7 @@ class SegmentationModule(LightningModule):
         return self._evaluate(batch, batch_idx, dataloader_idx)
 
     def on_validation_epoch_end(self) -> None:
-        """Logs ``val/miou``, ``val/ece``, ... in percent; of several data sets also ``val/DOMAIN/miou`` each."""
+        """Logs ``val/miou``, ... in percent, ``val/brier`` and ``val/nll``; of several sets also ``val/SET/miou``."""
         self._log_scores("val")
 
     def on_test_start(self) -> None:
@@ -142,7 +158,7 @@ class SegmentationModule(LightningModule):
         return self._evaluate(batch, batch_idx, dataloader_idx)
 
     def on_test_epoch_end(self) -> None:
-        """Logs ``test/miou``, ... (the mean over targets) in percent; of several targets also ``test/TARGET/miou``."""
+        """Logs means over targets, as in validation; of several targets also ``test/TARGET/miou``, ..."""
         self._log_scores("test")
 
     def on_predict_start(self) -> None:
@@ -171,18 +187,11 @@ class SegmentationModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raises ValueError if the checkpoint belongs to another network; names what differs."""
-        own = {key: tuple(value.shape) for key, value in self.state_dict().items()}
-        saved = {key: tuple(value.shape) for key, value in checkpoint["state_dict"].items()}
-        missing, unexpected = sorted(own.keys() - saved.keys()), sorted(saved.keys() - own.keys())
-        differing = sorted(key for key in own.keys() & saved.keys() if own[key] != saved[key])
-        if missing or unexpected or differing:
-            examples = [f"{key} is missing" for key in missing[:2]]
-            examples += [f"{key} is not part of the network" for key in unexpected[:2]]
-            examples += [f"{key} is {saved[key]}, the network has {own[key]}" for key in differing[:2]]
+        difference = find_difference(self.state_dict(), checkpoint["state_dict"])
+        if difference is not None:
             raise ValueError(
-                f"the checkpoint is of another network: {len(missing)} tensors missing, {len(unexpected)} unknown, "
-                f"{len(differing)} of another shape (e.g. {'; '.join(examples)}). Use the config that the checkpoint "
-                "was trained with: its config.yaml lies in the folder of the training run"
+                f"the checkpoint is of another network: {difference}. Use the config that the checkpoint was trained "
+                "with: its config.yaml lies in the folder of the training run"
             )
 
     def _evaluate(self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int) -> Evaluation:
@@ -221,12 +230,12 @@ class SegmentationModule(LightningModule):
 
     def _log_scores(self, stage: str) -> None:
         summaries = [score.compute() for score in self._scores]
-        keys = ("miou", "accuracy", "ece", "classwise_ece")
-        values = {f"{stage}/{key}": 100 * sum(s[key] for s in summaries) / len(summaries) for key in keys}
+        factors = {**dict.fromkeys(("miou", "accuracy", "ece", "classwise_ece"), 100), "brier": 1, "nll": 1}
+        values = {f"{stage}/{key}": f * sum(s[key] for s in summaries) / len(summaries) for key, f in factors.items()}
         classes: dict[str, float] = {}
         for domain, summary in zip(self.domains, summaries, strict=True):
             prefix = f"{stage}/{domain}" if len(summaries) > 1 else stage
-            values |= {f"{prefix}/{key}": 100 * summary[key] for key in keys}
+            values |= {f"{prefix}/{key}": factor * summary[key] for key, factor in factors.items()}
             named = zip(self.class_names, summary["iou"], strict=True)
             classes |= {f"{prefix}/iou/{name}": 100 * iou for name, iou in named if iou == iou}  # NaN: class is absent
         self.log_dict(

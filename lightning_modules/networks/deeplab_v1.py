@@ -3,22 +3,31 @@
 Source: paper, Sec. 5, implementation details.
 """
 
+from pathlib import Path
 from typing import Literal
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
-from lightning_modules.networks.resnet import ResNet, load_imagenet_weights
+from lightning_modules.networks.base import Norm, SegmentationNetwork, make_classifier
+from lightning_modules.networks.checkpoints import find_difference
+from lightning_modules.networks.pretrained import check_weights
+from lightning_modules.networks.released import ReleasedWeights, read_released
+from lightning_modules.networks.resnet import ResNet, load_imagenet_weights, name_late_stages, name_stages
 
 
-class DeepLabV1(nn.Module):
+class DeepLabV1(SegmentationNetwork):
     """(B, 3, H, W) normalised image -> (B, K, H, W) logits at input size, output stride 8.
+
+    The upsampling aligns corners, as the released weights of the paper expect.
 
     Args:
         backbone: ``resnet10``, ``resnet18``, ``resnet50`` or ``resnet101``.
         num_classes: Number of classes K.
         weights: ``imagenet`` starts from torchvision's ImageNet weights, None from random ones.
         width: Channels of the backbone's first stage; 64 is the standard, smaller is for CPUs.
+        norm: What takes the place of BatchNorm: ``switchable``, ``batch_instance``, ``ibn_a``, ``ibn_b``.
+        dropout: Probability of a dropout behind every ReLU; 0 adds none.
 
     Attributes:
         adapted_layers: What Seg-TTT moves unless told otherwise: conv4_x, conv5_x and the head; for ResNet-101
@@ -29,41 +38,73 @@ class DeepLabV1(nn.Module):
         FileNotFoundError: If ImageNet weights are asked for and can neither be found nor downloaded.
     """
 
+    align_corners = True
+
     def __init__(
-        self, backbone: str, num_classes: int, weights: Literal["imagenet"] | None = None, width: int = 64
+        self,
+        backbone: str,
+        num_classes: int,
+        weights: Literal["imagenet"] | None = None,
+        width: int = 64,
+        norm: Norm = "batch",
+        dropout: float = 0.0,
     ) -> None:
-        super().__init__()
-        if num_classes < 2:
-            raise ValueError(f"num_classes is {num_classes}: expected 2 or more")
-        if weights not in (None, "imagenet"):
-            raise ValueError(f"weights is {weights!r}: expected 'imagenet' or None")
-        self.num_classes = num_classes
+        super().__init__(num_classes, output_stride=8)
+        check_weights(weights, "imagenet")
+        self.backbone_name = backbone
         self.backbone = ResNet(backbone, width)
         if weights == "imagenet":
             load_imagenet_weights(self.backbone, backbone)
-        self.head = nn.Conv2d(self.backbone.channels, num_classes, kernel_size=1)
-        nn.init.normal_(self.head.weight, mean=0.0, std=0.01)
-        nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
-        self.output_stride = self.backbone.output_stride
-        self.adapted_layers = ("layer4", "head") if backbone == "resnet101" else ("layer3", "layer4", "head")
+        self.head = make_classifier(self.backbone.channels, num_classes)
+        self.adapted_layers = (*name_late_stages(backbone), "head")
+        self.change_layers(norm, dropout, name_stages())
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Predicts logits.
+    @classmethod
+    def from_released(cls, path: str | Path) -> "DeepLabV1":
+        """Makes the network that a file of the paper's authors holds, in evaluation mode.
 
         Args:
-            image: (B, 3, H, W) float, normalised; H and W at least the output stride.
-
-        Returns:
-            (B, K, H, W) logits. The upsampling aligns corners, as the released weights of the paper expect.
+            path: E.g. of resnet50_gta_alpha_0.1.pth.
 
         Raises:
-            ValueError: If the image is smaller than the output stride.
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is no such file, or not one of this network.
         """
-        size = image.shape[-2:]
-        if min(size) < self.output_stride:
+        weights = read_released(path)
+        with torch.device("meta"):  # no weights are drawn that the file replaces
+            network = cls(weights.backbone, weights.num_classes)
+        network.to_empty(device="cpu")._take(weights)
+        return network.eval()
+
+    def load_released(self, path: str | Path) -> float | None:
+        """Loads a file of the paper's authors, strictly.
+
+        Args:
+            path: E.g. of resnet50_gta_alpha_0.1.pth.
+
+        Returns:
+            The weight of IaBN that the file was released with; None if it differs from layer to layer.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is no such file, or one of another backbone or number of classes.
+        """
+        weights = read_released(path)
+        self._take(weights)
+        return weights.alpha
+
+    def _take(self, weights: ReleasedWeights) -> None:
+        """Takes over the tensors of a file."""
+        if (weights.backbone, weights.num_classes) != (self.backbone_name, self.num_classes):
             raise ValueError(
-                f"the image is {size[0]}x{size[1]} pixels (HxW), smaller than the network's output stride of "
-                f"{self.output_stride}: give a larger image, or leave out the smallest scale"
+                f"{weights.path} holds {weights.backbone} with {weights.num_classes} classes, the network is "
+                f"{self.backbone_name} with {self.num_classes}: choose the backbone and the data's num_classes to fit"
             )
-        logits = self.head(self.backbone(image))
-        return F.interpolate(logits, size=size, mode="bilinear", align_corners=True)
+        difference = find_difference(self.state_dict(), weights.state)
+        if difference is not None:
+            raise ValueError(f"{weights.path} is no file as the authors released it: {difference}")
+        self.load_state_dict(weights.state)
+
+    def compute_logits(self, image: Tensor) -> Tensor:
+        """Maps a (B, 3, H, W) image to (B, K, ceil(H / 8), ceil(W / 8)) logits."""
+        return self.head(self.backbone(image))

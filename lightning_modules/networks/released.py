@@ -1,8 +1,8 @@
 """The weights that the paper's authors released, e.g. `resnet50_gta_alpha_0.1.pth`, as tensors of `DeepLabV1`.
 
-A file is a flat state dict. Before every name stands ``module.``; every BatchNorm is wrapped (``bn1.batch_norm.weight``)
-and has its IaBN weight beside it (``bn1.alpha``); the classifier is ``cls_head``; and the ImageNet classifier ``fc``, which
-nothing uses, is still there.
+A file is a flat state dict. Before every name stands ``module.``; every BatchNorm is wrapped
+(``bn1.batch_norm.weight``) and has its IaBN weight beside it (``bn1.alpha``); the classifier is ``cls_head``; and the
+ImageNet classifier ``fc``, which nothing uses, is still there.
 """
 
 from collections.abc import Mapping
@@ -21,12 +21,14 @@ class ReleasedWeights:
     """What a released file holds.
 
     Attributes:
+        path: Of the file.
         backbone: ``resnet50`` or ``resnet101``.
         num_classes: Number of classes K: 19 from GTA, 16 from SYNTHIA.
         alpha: The weight of IaBN that was chosen for these weights; None if the layers differ in it.
         state: Tensors by their names in `DeepLabV1`.
     """
 
+    path: Path
     backbone: str
     num_classes: int
     alpha: float | None
@@ -66,12 +68,14 @@ def read_released(path: str | Path) -> ReleasedWeights:
     blocks = {name.split(".")[2] for name in state if name.startswith("backbone.layer3.")}
     if "head.weight" not in state or len(blocks) not in DEPTHS:
         examples = ", ".join(list(saved)[:3]) or "nothing"
+        head = "a" if "head.weight" in state else "no"
         raise ValueError(
-            f"{path} holds {len(saved)} tensors ({examples}, ...), with {len(blocks)} blocks in layer3 and "
-            f"{'a' if 'head.weight' in state else 'no'} cls_head: expected a released DeepLabv1 on ResNet-50 or ResNet-101"
+            f"{path} holds {len(saved)} tensors ({examples}, ...), with {len(blocks)} blocks in layer3 and {head} "
+            "cls_head: expected a released DeepLabv1 on ResNet-50 or ResNet-101"
         )
     values = {round(alpha, 6) for alpha in alphas.values()}
     return ReleasedWeights(
+        path=path,
         backbone=DEPTHS[len(blocks)],
         num_classes=len(state["head.weight"]),
         alpha=values.pop() if len(values) == 1 else None,

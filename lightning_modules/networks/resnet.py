@@ -1,18 +1,16 @@
-"""Residual backbones at output stride 8, dilated as the released weights of the paper need.
+"""Residual backbones at output stride 8 or 16, dilated as the released weights of the paper need.
 
 Source: He et al. (2016) for the residual networks; Chen et al. (2015) for dilation in place of stride.
 The blocks are torchvision's, and so are all parameter names: torchvision's ImageNet weights load unchanged.
 """
 
 from collections import OrderedDict
-from pathlib import Path
-from urllib.error import URLError
-from urllib.parse import urlparse
 
-import torch
 from torch import Tensor, nn
 from torchvision.models import ResNet18_Weights, ResNet50_Weights, ResNet101_Weights, WeightsEnum
 from torchvision.models.resnet import BasicBlock, Bottleneck
+
+from lightning_modules.networks.pretrained import fetch_imagenet_weights
 
 BLOCKS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
     "resnet10": (BasicBlock, (1, 1, 1, 1)),
@@ -28,45 +26,60 @@ IMAGENET_WEIGHTS: dict[str, WeightsEnum] = {
 
 
 class ResNet(nn.Module):
-    """A residual network without its classifier, output stride 8.
+    """A residual network without its classifier.
 
-    The first block of ``layer3`` and of ``layer4`` keeps dilation 1; the blocks behind it dilate by 2 and 4. This is
-    what the released weights of the paper need; torchvision gives the first block of ``layer4`` dilation 2.
+    At output stride 8 the first block of ``layer3`` and of ``layer4`` keeps dilation 1; the blocks behind it dilate by
+    2 and 4. This is what the released weights of the paper need; torchvision gives the first block of ``layer4``
+    dilation 2. At output stride 16 ``layer3`` strides, and only the blocks of ``layer4`` behind its first dilate, by 2.
 
     Args:
         name: One of ``resnet10``, ``resnet18``, ``resnet50``, ``resnet101``.
         width: Channels of the first stage; the stages have ``width * (1, 2, 4, 8)``, times 4 with bottlenecks.
+        output_stride: 8 or 16: how much coarser than the image the features are.
+
+    Attributes:
+        low_level_channels: Channels of the features of ``layer1``, at stride 4.
+        channels: Channels of the features of ``layer4``.
 
     Raises:
-        ValueError: If the name is unknown or the width is not positive.
+        ValueError: If the name is unknown, the width is not positive, or the output stride is neither 8 nor 16.
     """
 
-    output_stride = 8
+    stages = ("layer1", "layer2", "layer3", "layer4")
 
-    def __init__(self, name: str, width: int = 64) -> None:
+    def __init__(self, name: str, width: int = 64, output_stride: int = 8) -> None:
         super().__init__()
         if name not in BLOCKS:
             raise ValueError(f"unknown backbone {name!r}: expected one of {', '.join(BLOCKS)}")
         if width < 1:
             raise ValueError(f"backbone width is {width}: expected a positive number of channels, e.g. 64")
+        if output_stride not in (8, 16):
+            raise ValueError(f"output_stride is {output_stride}: expected 8 or 16")
         block, depths = BLOCKS[name]
+        stride3, dilation3, dilation4 = (1, 2, 4) if output_stride == 8 else (2, 1, 2)
         self.conv1 = nn.Conv2d(3, width, kernel_size=7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
         self.layer1 = _stage(block, width, width, depths[0])
         self.layer2 = _stage(block, width * block.expansion, width * 2, depths[1], stride=2)
-        self.layer3 = _stage(block, width * 2 * block.expansion, width * 4, depths[2], dilation=2)
-        self.layer4 = _stage(block, width * 4 * block.expansion, width * 8, depths[3], dilation=4)
+        self.layer3 = _stage(block, width * 2 * block.expansion, width * 4, depths[2], stride3, dilation3)
+        self.layer4 = _stage(block, width * 4 * block.expansion, width * 8, depths[3], dilation=dilation4)
+        self.low_level_channels = width * block.expansion
         self.channels = width * 8 * block.expansion
+        self.output_stride = output_stride
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, image: Tensor) -> Tensor:
-        """Maps a (B, 3, H, W) image to (B, channels, ceil(H / 8), ceil(W / 8)) features."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(image))))
-        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        """Maps a (B, 3, H, W) image to (B, channels, ceil(H / S), ceil(W / S)) features, S the output stride."""
+        return self.compute_features(image)[1]
+
+    def compute_features(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps a (B, 3, H, W) image to the features of ``layer1``, at stride 4, and of ``layer4``."""
+        low_level = self.layer1(self.maxpool(self.relu(self.bn1(self.conv1(image)))))
+        return low_level, self.layer4(self.layer3(self.layer2(low_level)))
 
 
 def _stage(
@@ -106,15 +119,19 @@ def load_imagenet_weights(backbone: ResNet, name: str) -> None:
             f"ImageNet weights need width=64, the backbone has width={backbone.conv1.out_channels}: "
             "set width=64, or weights=None to train from scratch"
         )
-    weights = IMAGENET_WEIGHTS[name]
-    try:
-        state = OrderedDict(weights.get_state_dict(progress=True, check_hash=True))
-    except (URLError, OSError) as error:
-        place = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(weights.url).path).name
-        raise FileNotFoundError(
-            f"ImageNet weights of {name} are not on this machine and could not be downloaded ({error}). "
-            f"Download {weights.url} on a machine with a network and put the file at {place}, "
-            "or set weights=None to train from scratch"
-        ) from error
+    state = fetch_imagenet_weights(IMAGENET_WEIGHTS[name], name)
     state = OrderedDict((key, value) for key, value in state.items() if not key.startswith("fc."))
     backbone.load_state_dict(state, strict=True)
+
+
+def name_stages(prefix: str = "backbone") -> tuple[str, ...]:
+    """Names the residual stages of a network's backbone, shallow to deep."""
+    return tuple(f"{prefix}.{stage}" for stage in ResNet.stages)
+
+
+def name_late_stages(backbone: str) -> tuple[str, ...]:
+    """Names the stages that the paper adapts: conv4_x and conv5_x; of ResNet-101 conv5_x.
+
+    Source: paper, Appendix C.
+    """
+    return ("layer4",) if backbone == "resnet101" else ("layer3", "layer4")

@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +14,13 @@ from lightning_modules.metrics import (
     bin_confidences,
     confusion_matrix,
     resize_probabilities,
+    scale_temperature,
     score_image,
 )
 
 CLASSES = 5
+RECORDED = Path(__file__).parent.parent / "parity" / "scores.npz"
+KEYS = ("miou", "accuracy", "ece", "classwise_ece", "brier", "nll")
 
 
 def make_pairs(count: int = 4, size: tuple[int, int] = (13, 17), seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -46,6 +50,14 @@ def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int) ->
     return total
 
 
+def brier_and_nll(probabilities: np.ndarray, masks: np.ndarray) -> tuple[float, float]:
+    """The mean squared distance to the one-hot truth, and the mean of -log p of the truth, in float64."""
+    listed, truth = np.moveaxis(probabilities, 1, -1)[masks != 255].astype(np.float64), masks[masks != 255]
+    one_hot = np.eye(listed.shape[1])[truth]
+    likelihood = np.maximum(listed[np.arange(len(truth)), truth], 2.0**-126)
+    return float(((listed - one_hot) ** 2).sum(axis=1).mean()), float(-np.log(likelihood).mean())
+
+
 def score_with_numpy(probabilities: np.ndarray, masks: np.ndarray) -> dict[str, float | list[float]]:
     """The scores once more, from their definitions."""
     labels, confidence = probabilities.argmax(1), probabilities.max(1).astype(np.float64)
@@ -63,7 +75,10 @@ def score_with_numpy(probabilities: np.ndarray, masks: np.ndarray) -> dict[str, 
                 errors.append(calibration_error(top[mine], label[mine] == c, 10))
                 pixels.append(mine.sum())
         classwise.append(np.average(errors, weights=pixels) if errors else 0.0)
+    brier, nll = brier_and_nll(probabilities, masks)
     return {
+        "brier": brier,
+        "nll": nll,
         "miou": float(np.nanmean(iou)),
         "iou": iou,
         "accuracy": (labels == masks)[valid].mean(),
@@ -76,9 +91,53 @@ def score_with_numpy(probabilities: np.ndarray, masks: np.ndarray) -> dict[str, 
 def test_scores_equal_an_independent_implementation(seed: int) -> None:
     probabilities, masks = make_pairs(seed=seed)
     ours, theirs = score_all(probabilities, masks).summarize(), score_with_numpy(probabilities.numpy(), masks.numpy())
-    for key in ("miou", "accuracy", "ece", "classwise_ece"):
+    for key in KEYS:
         assert ours[key] == pytest.approx(theirs[key], abs=1e-6), key
     np.testing.assert_allclose(ours["iou"], theirs["iou"], rtol=1e-12)
+
+
+def test_brier_score_and_likelihood_of_recorded_logits() -> None:
+    recorded = np.load(RECORDED)
+    logits, masks = recorded["logits"].astype(np.float64), recorded["labels"][:, 0]
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    brier, nll = brier_and_nll(exponentials / exponentials.sum(axis=1, keepdims=True), masks)
+    probabilities = torch.from_numpy(recorded["logits"]).softmax(dim=1)
+    summary = score_all(probabilities, torch.from_numpy(masks).long()).summarize()
+    assert summary["brier"] == pytest.approx(brier, abs=1e-6) and summary["nll"] == pytest.approx(nll, abs=1e-6)
+    # the logarithm of a sum of exponentials is another way to the same number
+    losses = F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(masks).long(), ignore_index=255)
+    assert summary["nll"] == pytest.approx(losses.item(), abs=1e-6)
+
+
+def test_brier_score_and_likelihood_of_known_cases() -> None:
+    sure = torch.tensor([[[1.0, 1.0]], [[0.0, 0.0]], [[0.0, 0.0]]])
+    right, wrong = (score_image(sure, torch.full((1, 2), label)).summarize() for label in (0, 1))
+    assert (right["brier"], right["nll"]) == (0, 0)
+    assert wrong["brier"] == 2 and wrong["nll"] == pytest.approx(126 * math.log(2), abs=1e-6)
+    even = score_image(torch.full((4, 1, 2), 0.25), torch.tensor([[3, 255]])).summarize()
+    assert even["brier"] == pytest.approx(0.75) and even["nll"] == pytest.approx(math.log(4), abs=1e-6)
+
+
+def test_reliability_is_what_the_calibration_error_is_made_of() -> None:
+    probabilities, masks = make_pairs()
+    summary = score_all(probabilities, masks).summarize()
+    confidence, labels = probabilities.max(dim=1)
+    valid = masks != 255
+    confidence, correct = confidence[valid].double().numpy(), (labels == masks)[valid].numpy()
+    bins = np.minimum(np.ceil(confidence * 15) - 1, 14)  # no confidence here lies on an edge
+    for number in range(15):
+        inside = bins == number
+        found = {key: values[number] for key, values in summary["reliability"].items()}
+        assert found["pixels"] == inside.sum()
+        if inside.any():
+            assert found["confidence"] == pytest.approx(confidence[inside].mean(), abs=1e-6)
+            assert found["accuracy"] == pytest.approx(correct[inside].mean(), abs=1e-9)
+        else:
+            assert math.isnan(found["confidence"]) and math.isnan(found["accuracy"])
+    pixels, means, rates = (np.array(summary["reliability"][key]) for key in ("pixels", "confidence", "accuracy"))
+    assert (pixels == 0).any() and np.nansum(pixels * abs(rates - means)) / pixels.sum() == pytest.approx(
+        summary["ece"]
+    )
 
 
 def test_mean_iou_leaves_out_a_class_that_is_absent_and_counts_one_that_is_only_predicted() -> None:
@@ -122,6 +181,8 @@ def test_pixel_that_is_not_finite_counts_as_class_0_with_confidence_0(value: flo
     scores = score_image(probabilities, torch.tensor([[1, 1]]))
     assert scores.bin_confidence.sum().item() == pytest.approx(0.9, abs=1e-5)
     assert scores.intersection.tolist() == [0, 1] and scores.union.tolist() == [1, 2]
+    assert scores.brier.item() == pytest.approx(2 * 0.1**2 + 1, abs=1e-5)
+    assert scores.nll.item() == pytest.approx(-math.log(0.9) + 126 * math.log(2), abs=1e-5)
 
 
 def test_pixel_of_nothing_but_nan_counts_as_class_0_with_confidence_0() -> None:
@@ -131,7 +192,7 @@ def test_pixel_of_nothing_but_nan_counts_as_class_0_with_confidence_0() -> None:
 
 def test_nothing_to_score_is_nan_and_all_ignored_adds_nothing() -> None:
     summary = Scores.zeros(3).summarize()
-    assert all(math.isnan(summary[key]) for key in ("miou", "accuracy", "ece", "classwise_ece"))
+    assert all(math.isnan(summary[key]) for key in KEYS)
     scores = score_image(torch.rand(3, 4, 4).softmax(dim=0), torch.full((4, 4), 255))
     assert all(not getattr(scores, name).any() for name in SCORE_FIELDS)
 
@@ -146,6 +207,16 @@ def test_sums_are_exact_in_any_order_and_split() -> None:
         assert (parts[2] + (parts[0] + parts[1])).to_record() == expected
     tiled = score_image(probabilities[0].repeat(1, 1, 2), torch.cat([masks[0], torch.full_like(masks[0], 255)], dim=1))
     assert tiled.to_record() == singles[0].to_record()
+
+
+@pytest.mark.parametrize("column", [1, 8, 20, 36])
+def test_sums_over_pixels_do_not_depend_on_where_an_image_is_cut(column: int) -> None:
+    probabilities, masks = make_pairs(1, (31, 37))
+    whole = score_image(probabilities[0], masks[0])
+    left = score_image(probabilities[0, :, :, :column], masks[0, :, :column])
+    both = left + score_image(probabilities[0, :, :, column:], masks[0, :, column:])
+    for name in set(SCORE_FIELDS) - {"class_gap"}:  # that one is per image by definition
+        assert torch.equal(getattr(both, name), getattr(whole, name)), name
 
 
 def test_metric_sums_what_scores_sum_and_can_be_reset() -> None:
@@ -210,6 +281,29 @@ def test_resizing_probabilities_of_0_stays_finite() -> None:
     resized = resize_probabilities(probabilities, (5, 7))
     assert resized.isfinite().all()
     torch.testing.assert_close(resized.sum(dim=1), torch.ones(1, 5, 7))
+
+
+@pytest.mark.parametrize("temperature", [0.3, 0.9, 1.5, 4.0])
+def test_scaled_probabilities_are_the_softmax_of_scaled_logits_and_keep_their_order(temperature: float) -> None:
+    logits = 5 * torch.randn(2, 6, 13, 17, generator=torch.Generator().manual_seed(0))
+    scaled = scale_temperature(logits.softmax(dim=1), temperature)
+    torch.testing.assert_close(scaled, (logits / temperature).softmax(dim=1), rtol=1e-4, atol=1e-6)
+    assert torch.equal(scaled.argmax(dim=1), logits.argmax(dim=1))
+    torch.testing.assert_close(scaled.sum(dim=1), torch.ones(2, 13, 17))
+
+
+def test_temperature_1_gives_back_the_very_tensor_and_probabilities_of_0_stay_finite() -> None:
+    probabilities = F.one_hot(torch.tensor([[0, 1], [2, 0]]), 3).movedim(-1, 0).float()[None]
+    assert scale_temperature(probabilities, 1.0) is probabilities
+    for temperature in (0.01, 100.0):
+        scaled = scale_temperature(probabilities, temperature)
+        assert scaled.isfinite().all() and torch.equal(scaled.argmax(dim=1), probabilities.argmax(dim=1))
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, math.inf, math.nan])
+def test_temperature_that_is_none_is_a_clear_error(temperature: float) -> None:
+    with pytest.raises(ValueError, match=f"temperature is {temperature}: expected a finite number above 0"):
+        scale_temperature(torch.rand(1, 3, 2, 2), temperature)
 
 
 def test_prediction_is_scored_at_the_size_of_the_truth() -> None:

@@ -1,0 +1,186 @@
+"""Fits one temperature to the development set: the one with the lowest negative log-likelihood, in one pass.
+
+Source: Guo et al. (2017), Sec. 4.2, "Temperature scaling".
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.trainer.states import TrainerFn
+from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from torch import Tensor
+from torchmetrics import Metric
+
+from callbacks.method import require_segmentation
+from lightning_modules.metrics import IGNORED, SMALLEST, check_temperature, quantize, resize_probabilities
+
+TEMPERATURES = tuple(2 ** (step / 8) for step in range(-24, 25))  # 1/8 to 8, each 9 % above the one before
+
+
+class TemperatureSearch(Callback):
+    """Finds the temperature of the predictions of a `validate` run, with whatever method they were made.
+
+    Logs ``val/best_temperature``, ``val/nll_best_temperature`` and ``val/nll_temperature_1`` (nats per pixel), and says
+    which argument to pass to `test`. Temperatures are those of the network or method itself: a ``model.temperature``
+    that is set already is taken out first.
+
+    Args:
+        temperatures: To try, each above 0; three or more with 1, which is always among them. Between the best three, a
+            parabola over log T gives the result.
+        max_pixels: How many labelled pixels of each image count at most, drawn at random with a fixed seed.
+
+    Attributes:
+        best_temperature: The latest result; None if no pixel was labelled.
+        nll: The latest negative log-likelihood by temperature, in nats per pixel.
+
+    Raises:
+        ValueError: If there are too few temperatures, or one is not a finite number above 0; if max_pixels is below 1;
+            if the run is not a `validate`.
+    """
+
+    def __init__(self, temperatures: Sequence[float] = TEMPERATURES, max_pixels: int = 20_000) -> None:
+        for temperature in temperatures:
+            check_temperature(temperature)
+        if max_pixels < 1:
+            raise ValueError(f"max_pixels is {max_pixels}: expected 1 or more pixels per image, e.g. 20000")
+        self.temperatures = sorted({*temperatures, 1.0})
+        if len(self.temperatures) < 3:
+            raise ValueError(
+                f"temperatures are {self.temperatures} with 1: expected three or more, e.g. [0.5, 1, 2, 4]"
+            )
+        self.max_pixels = max_pixels
+        self.best_temperature: float | None = None
+        self.nll: dict[float, float] = {}
+        self._sums = TemperatureScores(self.temperatures)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuses other runs than `validate`."""
+        if stage != TrainerFn.VALIDATING:
+            raise ValueError(
+                f"TemperatureSearch is among the callbacks of a {TrainerFn(stage).value} run: expected a validate run, "
+                "as a temperature is fitted to a finished network on the development set"
+            )
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts with empty sums."""
+        self.best_temperature, self.nll = None, {}
+        self._sums = TemperatureScores(self.temperatures).to(pl_module.device)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Mapping[str, Any],
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Scores the predictions of a batch at every temperature."""
+        present = require_segmentation(pl_module).temperature
+        for prediction, mask in zip(outputs["probabilities"], batch["mask"], strict=True):
+            probabilities, target = sample_pixels(prediction, mask, self.max_pixels)
+            self._sums.update(probabilities.clamp_min(SMALLEST).log() * present, target)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Logs the result, and says how to use it."""
+        losses = self._sums.compute()  # the same on all processes
+        self.nll = dict(zip(self.temperatures, losses.tolist(), strict=True))
+        if losses.isnan().any():
+            rank_zero_warn("TemperatureSearch: no pixel of the development set is labelled, there is no temperature")
+            return
+        self.best_temperature, nll = refine_minimum(self.temperatures, losses.tolist())
+        values = {"best_temperature": self.best_temperature, "nll_best_temperature": nll}
+        values |= {"nll_temperature_1": self.nll[1.0]}
+        pl_module.log_dict({f"val/{key}": value for key, value in values.items()}, sync_dist=True)
+        rank_zero_info(
+            f"Temperature of the lowest negative log-likelihood ({nll:.4f}, at temperature 1 {self.nll[1.0]:.4f}): "
+            f"--model.temperature={self.best_temperature:.4g} in test and predict"
+        )
+        if self.best_temperature in (self.temperatures[0], self.temperatures[-1]):
+            end = "smallest" if self.best_temperature == self.temperatures[0] else "largest"
+            rank_zero_warn(
+                f"TemperatureSearch: the best temperature, {self.best_temperature:.4g}, is the {end} of those tried: "
+                "the true one may lie beyond; set temperatures to a wider range"
+            )
+
+
+class TemperatureScores(Metric):
+    """Sums the negative log-likelihood at several temperatures over images and, under DDP, over processes.
+
+    Args:
+        temperatures: Each above 0.
+    """
+
+    full_state_update = False
+    nll: Tensor
+    pixels: Tensor
+
+    def __init__(self, temperatures: Sequence[float]) -> None:
+        super().__init__()
+        self.temperatures = tuple(temperatures)
+        self.add_state("nll", torch.zeros(len(temperatures), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("pixels", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, logits: Tensor, target: Tensor) -> None:
+        """Adds some pixels.
+
+        Args:
+            logits: (K, N) float, up to one number per pixel.
+            target: (N,) int64 ground truth in [0, K).
+        """
+        logits = logits.double()
+        own = logits.gather(0, target[None])[0]
+        losses = [((logits / t).logsumexp(dim=0) - own / t) for t in self.temperatures]
+        self.nll = self.nll + torch.stack([quantize(loss).sum() for loss in losses])
+        self.pixels = self.pixels + target.numel()
+
+    def compute(self) -> Tensor:
+        """Returns the (T,) float64 mean per pixel in nats, NaN without a pixel."""
+        return self.nll / self.pixels
+
+
+def sample_pixels(probabilities: Tensor, target: Tensor, max_pixels: int) -> tuple[Tensor, Tensor]:
+    """Draws labelled pixels of one prediction, always the same of the same ground truth.
+
+    Args:
+        probabilities: (K, h, w) in [0, 1]; resized to the ground truth's size if that differs.
+        target: (H, W) int64 ground truth in [0, K), or 255 where ignored.
+        max_pixels: How many to draw at most.
+
+    Returns:
+        (K, N) float32 probabilities and (N,) int64 ground truth. Pixels that are drawn but not finite are left out.
+    """
+    places = (target != IGNORED).flatten().nonzero()[:, 0]
+    if len(places) > max_pixels:
+        order = torch.randperm(len(places), generator=torch.Generator().manual_seed(0))
+        places = places[order[:max_pixels].to(places.device)]
+    drawn = resize_probabilities(probabilities[None], target.shape)[0].flatten(1)[:, places].float()
+    finite = drawn.isfinite().all(dim=0)
+    return drawn[:, finite], target.flatten()[places][finite]
+
+
+def refine_minimum(temperatures: Sequence[float], losses: Sequence[float]) -> tuple[float, float]:
+    """Finds the lowest point of the parabola over log T through the lowest value and its neighbours.
+
+    Args:
+        temperatures: Rising, each above 0.
+        losses: Of each.
+
+    Returns:
+        Temperature and loss at the lowest point; the end itself if the lowest value is there.
+    """
+    best = min(range(len(losses)), key=lambda number: losses[number])
+    if best in (0, len(losses) - 1):
+        return temperatures[best], losses[best]
+    middle, loss = math.log(temperatures[best]), losses[best]
+    left, right = math.log(temperatures[best - 1]) - middle, math.log(temperatures[best + 1]) - middle
+    rise_left, rise_right = losses[best - 1] - loss, losses[best + 1] - loss
+    # rise(x) = curve x^2 + slope x goes through both neighbours
+    curve = (rise_left / left - rise_right / right) / (left - right)
+    slope = rise_left / left - curve * left
+    if curve == 0:
+        return temperatures[best], loss
+    return math.exp(middle - slope / (2 * curve)), loss - slope**2 / (4 * curve)

@@ -1,0 +1,76 @@
+"""DeepLabv3+ (Chen et al., 2018b): atrous spatial pyramid pooling, and a decoder that looks at low-level features.
+
+Source: Chen et al. (2018b), Sec. 3; paper, Appendix D (Tables 8 and 9).
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.segmentation.deeplabv3 import ASPP
+
+from lightning_modules.networks.base import Norm, SegmentationNetwork, conv_bn_relu, make_classifier
+from lightning_modules.networks.pretrained import check_weights
+from lightning_modules.networks.resnet import ResNet, load_imagenet_weights, name_late_stages, name_stages
+
+RATES = {8: (12, 24, 36), 16: (6, 12, 18)}  # of the pyramid, by output stride
+
+
+class DeepLabV3Plus(SegmentationNetwork):
+    """(B, 3, H, W) normalised image -> (B, K, H, W) logits at input size.
+
+    The pyramid is torchvision's, which has DeepLabv3 but no DeepLabv3+. segmentation_models_pytorch has one, but takes
+    only images whose sides are multiples of the stride. The scaled views of real images are none (0.75 * 1914 = 1435),
+    and padding would enter the statistics that IaBN blends.
+
+    Args:
+        backbone: ``resnet10``, ``resnet18``, ``resnet50`` or ``resnet101``.
+        num_classes: Number of classes K.
+        weights: ``imagenet`` starts from torchvision's ImageNet weights, None from random ones.
+        width: Channels of the backbone's first stage; 64 is the standard, smaller is for CPUs. Pyramid and decoder
+            scale with it: they have 4 times as many.
+        output_stride: 8 or 16: how much coarser than the image the pyramid works.
+        norm: What takes the place of BatchNorm: ``switchable``, ``batch_instance``, ``ibn_a``, ``ibn_b``.
+        dropout: Probability of a dropout behind every ReLU; 0 adds none.
+
+    Attributes:
+        adapted_layers: What Seg-TTT moves unless told otherwise: conv4_x, conv5_x, pyramid, decoder and head; for
+            ResNet-101 without conv4_x (paper, Appendix C).
+
+    Raises:
+        ValueError: If an argument is outside its range, or weights do not exist for the backbone.
+        FileNotFoundError: If ImageNet weights are asked for and can neither be found nor downloaded.
+    """
+
+    def __init__(
+        self,
+        backbone: str,
+        num_classes: int,
+        weights: Literal["imagenet"] | None = None,
+        width: int = 64,
+        output_stride: int = 8,
+        norm: Norm = "batch",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(num_classes, output_stride)
+        check_weights(weights, "imagenet")
+        self.backbone = ResNet(backbone, width, output_stride)
+        if weights == "imagenet":
+            load_imagenet_weights(self.backbone, backbone)
+        channels, reduced = 4 * width, max(1, 3 * width // 4)  # 256 and 48 at the standard width
+        self.aspp = ASPP(self.backbone.channels, RATES[output_stride], channels)
+        self.reduction = conv_bn_relu(self.backbone.low_level_channels, reduced)
+        self.decoder = nn.Sequential(
+            conv_bn_relu(channels + reduced, channels, kernel_size=3), conv_bn_relu(channels, channels, kernel_size=3)
+        )
+        self.head = make_classifier(channels, num_classes)
+        self.adapted_layers = (*name_late_stages(backbone), "aspp", "reduction", "decoder", "head")
+        self.change_layers(norm, dropout, name_stages())
+
+    def compute_logits(self, image: Tensor) -> Tensor:
+        """Maps a (B, 3, H, W) image to (B, K, ceil(H / 4), ceil(W / 4)) logits."""
+        low_level, features = self.backbone.compute_features(image)
+        low_level, pyramid = self.reduction(low_level), self.aspp(features)
+        pyramid = F.interpolate(pyramid, size=low_level.shape[-2:], mode="bilinear", align_corners=False)
+        return self.head(self.decoder(torch.cat([pyramid, low_level], dim=1)))

@@ -1,0 +1,172 @@
+"""Fully convolutional networks (Long et al., 2015): on dilated residual backbones, and FCN-8s on VGG-16.
+
+Source: Long et al. (2015), Sec. 4; paper, Appendix D (Table 9).
+"""
+
+from collections import OrderedDict
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models import VGG16_BN_Weights, VGG16_Weights, WeightsEnum
+from torchvision.models.segmentation.fcn import FCNHead
+from torchvision.models.vgg import cfgs, make_layers
+
+from lightning_modules.networks.base import Norm, SegmentationNetwork, make_classifier
+from lightning_modules.networks.pretrained import check_weights, fetch_imagenet_weights
+from lightning_modules.networks.resnet import ResNet, load_imagenet_weights, name_late_stages, name_stages
+
+VGG_WEIGHTS: dict[str, WeightsEnum] = {
+    "vgg16": VGG16_Weights.IMAGENET1K_V1,
+    "vgg16_bn": VGG16_BN_Weights.IMAGENET1K_V1,
+}
+
+
+class FCN(SegmentationNetwork):
+    """(B, 3, H, W) normalised image -> (B, K, H, W) logits at input size, output stride 8.
+
+    The head is torchvision's: a 3x3 layer, dropout, and the classifier.
+
+    Args:
+        backbone: ``resnet10``, ``resnet18``, ``resnet50`` or ``resnet101``.
+        num_classes: Number of classes K.
+        weights: ``imagenet`` starts from torchvision's ImageNet weights, None from random ones.
+        width: Channels of the backbone's first stage; 64 is the standard, smaller is for CPUs.
+        norm: What takes the place of BatchNorm: ``switchable``, ``batch_instance``, ``ibn_a``, ``ibn_b``.
+        dropout: Probability of a dropout behind every ReLU; 0 adds none.
+
+    Attributes:
+        adapted_layers: What Seg-TTT moves unless told otherwise: conv4_x, conv5_x and the head; for ResNet-101
+            conv5_x and the head (paper, Appendix C).
+
+    Raises:
+        ValueError: If an argument is outside its range, or weights do not exist for the backbone.
+        FileNotFoundError: If ImageNet weights are asked for and can neither be found nor downloaded.
+    """
+
+    def __init__(
+        self,
+        backbone: str,
+        num_classes: int,
+        weights: Literal["imagenet"] | None = None,
+        width: int = 64,
+        norm: Norm = "batch",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(num_classes, output_stride=8)
+        check_weights(weights, "imagenet")
+        self.backbone = ResNet(backbone, width)
+        if weights == "imagenet":
+            load_imagenet_weights(self.backbone, backbone)
+        self.head = FCNHead(self.backbone.channels, num_classes)
+        self.head[-1] = make_classifier(self.backbone.channels // 4, num_classes)
+        self.adapted_layers = (*name_late_stages(backbone), "head")
+        self.change_layers(norm, dropout, name_stages())
+
+    def compute_logits(self, image: Tensor) -> Tensor:
+        """Maps a (B, 3, H, W) image to (B, K, ceil(H / 8), ceil(W / 8)) logits."""
+        return self.head(self.backbone(image))
+
+
+class FCN8s(SegmentationNetwork):
+    """FCN-8s on VGG-16: (B, 3, H, W) normalised image -> (B, K, H, W) logits at input size.
+
+    Scores of the last layer, of pool4 and of pool3 are added from coarse to fine. In place of the paper's padding by
+    100 pixels and cropping, poolings round up and fc6 is padded, so that any image size from 32 on works. All
+    upsampling is bilinear and fixed; Long et al. learn the two inner ones.
+
+    Args:
+        backbone: ``vgg16``, as in Long et al. (no BatchNorm: for Seg-TTT set alpha to 0), or ``vgg16_bn``.
+        num_classes: Number of classes K.
+        weights: ``imagenet`` starts from torchvision's ImageNet weights, fc6 and fc7 from those of the classifier's
+            first layers; None from random ones.
+        width: Channels of the first stage; 64 is the standard, smaller is for CPUs. fc6 and fc7 have 64 times as many.
+        norm: What takes the place of BatchNorm: ``switchable``, ``batch_instance``, ``ibn_a``, ``ibn_b``.
+        dropout: Probability of a dropout behind every ReLU; 0 adds none. fc6 and fc7 always have one of 0.5.
+
+    Attributes:
+        adapted_layers: What Seg-TTT moves unless told otherwise: conv4, conv5 and what follows, scores included.
+
+    Raises:
+        ValueError: If an argument is outside its range, or weights do not fit the width.
+        FileNotFoundError: If ImageNet weights are asked for and can neither be found nor downloaded.
+
+    Source: Long et al. (2015), Sec. 4.1-4.3.
+    """
+
+    adapted_layers = ("conv4", "conv5", "fc6", "fc7", "head", "score_pool4", "score_pool3")
+
+    def __init__(
+        self,
+        backbone: str,
+        num_classes: int,
+        weights: Literal["imagenet"] | None = None,
+        width: int = 64,
+        norm: Norm = "batch",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(num_classes, output_stride=8, min_size=32)
+        check_weights(weights, "imagenet")
+        if backbone not in VGG_WEIGHTS:
+            raise ValueError(f"unknown backbone {backbone!r}: expected one of {', '.join(VGG_WEIGHTS)}")
+        if width < 1:
+            raise ValueError(f"backbone width is {width}: expected a positive number of channels, e.g. 64")
+        channels = [entry if isinstance(entry, str) else entry * width // 64 for entry in cfgs["D"]]
+        layers = make_layers(channels, batch_norm=backbone == "vgg16_bn")
+        fc6 = nn.Conv2d(8 * width, 64 * width, kernel_size=7, padding=3)
+        fc7 = nn.Conv2d(64 * width, 64 * width, kernel_size=1)
+        for layer in (*layers, fc6, fc7):
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        if weights == "imagenet":
+            load_vgg_weights(layers, fc6, fc7, backbone)
+        self.conv1, self.conv2, self.conv3, self.conv4, self.conv5 = split_at_poolings(layers)
+        self.fc6 = nn.Sequential(fc6, nn.ReLU(inplace=True), nn.Dropout())
+        self.fc7 = nn.Sequential(fc7, nn.ReLU(inplace=True), nn.Dropout())
+        self.head = make_classifier(64 * width, num_classes)
+        self.score_pool4 = make_classifier(8 * width, num_classes)
+        self.score_pool3 = make_classifier(4 * width, num_classes)
+        self.change_layers(norm, dropout, ("conv1", "conv2", "conv3", "conv4", "conv5"))
+
+    def compute_logits(self, image: Tensor) -> Tensor:
+        """Maps a (B, 3, H, W) image to (B, K, ceil(H / 8), ceil(W / 8)) logits."""
+        pool3 = self.conv3(self.conv2(self.conv1(image)))
+        pool4 = self.conv4(pool3)
+        logits = self.head(self.fc7(self.fc6(self.conv5(pool4))))
+        for scores in (self.score_pool4(pool4), self.score_pool3(pool3)):
+            logits = scores + F.interpolate(logits, size=scores.shape[-2:], mode="bilinear", align_corners=False)
+        return logits
+
+
+def split_at_poolings(layers: nn.Sequential) -> list[nn.Sequential]:
+    """Cuts a VGG's layers behind each pooling, and lets the poolings round sizes up."""
+    groups: list[list[nn.Module]] = [[]]
+    for layer in layers:
+        groups[-1].append(layer)
+        if isinstance(layer, nn.MaxPool2d):
+            layer.ceil_mode = True
+            groups.append([])
+    return [nn.Sequential(*group) for group in groups if group]
+
+
+def load_vgg_weights(layers: nn.Sequential, fc6: nn.Conv2d, fc7: nn.Conv2d, name: str) -> None:
+    """Loads torchvision's ImageNet-1k (V1) weights into a VGG-16 of width 64; fc6 and fc7 become convolutions.
+
+    Raises:
+        ValueError: If the width is not torchvision's.
+        FileNotFoundError: If the weights are not on disk and cannot be downloaded; names the file and its place.
+    """
+    if fc7.out_channels != 4096:
+        raise ValueError(
+            f"ImageNet weights need width=64, the backbone has width={fc7.out_channels // 64}: "
+            "set width=64, or weights=None to train from scratch"
+        )
+    state = fetch_imagenet_weights(VGG_WEIGHTS[name], name)
+    prefix = "features."
+    layers.load_state_dict(
+        OrderedDict((key.removeprefix(prefix), value) for key, value in state.items() if key.startswith(prefix))
+    )
+    for layer, key in ((fc6, "classifier.0"), (fc7, "classifier.3")):
+        weight = state[f"{key}.weight"].view(layer.weight.shape)
+        layer.load_state_dict({"weight": weight, "bias": state[f"{key}.bias"]})

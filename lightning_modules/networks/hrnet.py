@@ -1,0 +1,112 @@
+"""HRNetV2 (Wang et al., 2021b): branches of four resolutions side by side, all of them read by the head.
+
+Source: Wang et al. (2021b), Sec. 3; paper, Appendix D (Table 8).
+"""
+
+import importlib
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_modules.networks.base import Norm, SegmentationNetwork, conv_bn_relu, make_classifier
+from lightning_modules.networks.pretrained import check_weights, create_timm_model
+
+
+class HRNet(SegmentationNetwork):
+    """(B, 3, H, W) normalised image -> (B, K, H, W) logits at input size, output stride 4.
+
+    The trunk is timm's (the optional extra: ``pip install -e '.[timm]'``), with two changes: branches are upsampled
+    bilinearly where timm repeats pixels, as the segmentation networks of Wang et al. do, and to the size of the branch
+    that they are added to where timm multiplies sizes, so that any image size from 32 on works.
+
+    Args:
+        num_classes: Number of classes K.
+        backbone: ``hrnet_w18``, ``hrnet_w48`` or another HRNet of timm; ``hrnet_w18_small`` is for CPUs.
+        weights: ``imagenet`` starts from timm's ImageNet weights (downloaded), None from random ones.
+        norm: What takes the place of BatchNorm: ``switchable``, ``batch_instance``, ``ibn_a``, ``ibn_b``.
+        dropout: Probability of a dropout behind every ReLU; 0 adds none.
+
+    Attributes:
+        adapted_layers: What Seg-TTT moves unless told otherwise: what has all four resolutions, and the head.
+        released_layers: What the authors' code moves, whose frozen layers leave out two early ones.
+
+    Raises:
+        ModuleNotFoundError: If timm is not installed.
+        ValueError: If an argument is outside its range.
+        FileNotFoundError: If ImageNet weights are asked for and can neither be found nor downloaded.
+    """
+
+    adapted_layers = ("transition3", "stage4", "neck", "head")
+    released_layers = ("conv2", "bn2", "layer1", *adapted_layers)
+
+    def __init__(
+        self,
+        num_classes: int,
+        backbone: str = "hrnet_w18",
+        weights: Literal["imagenet"] | None = None,
+        norm: Norm = "batch",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(num_classes, output_stride=4, min_size=32)
+        check_weights(weights, "imagenet")
+        if not backbone.startswith("hrnet"):
+            raise ValueError(f"backbone is {backbone!r}: expected an HRNet of timm, e.g. hrnet_w18")
+        # An empty feature_location leaves out timm's layers for classification behind the branches.
+        trunk = create_timm_model(backbone, weights, features_only=True, feature_location="", out_indices=(1, 2, 3, 4))
+        fuse_bilinearly(trunk)
+        self.backbone = trunk
+        channels = sum(trunk.feature_info.channels())  # type: ignore[operator, union-attr]
+        self.neck = conv_bn_relu(channels, channels)
+        self.head = make_classifier(channels, num_classes)
+        self.change_layers(norm, dropout, [f"backbone.{stage}" for stage in ("layer1", "stage2", "stage3", "stage4")])
+
+    def compute_logits(self, image: Tensor) -> Tensor:
+        """Maps a (B, 3, H, W) image to (B, K, ceil(H / 4), ceil(W / 4)) logits."""
+        branches = self.backbone(image)
+        size = branches[0].shape[-2:]
+        return self.head(self.neck(torch.cat([resize(branch, size) for branch in branches], dim=1)))
+
+
+class BilinearFusion(nn.Module):
+    """A block of timm's HRNet whose branches meet at any size, with the layers and the names of the one it replaces.
+
+    Args:
+        block: ``timm.models.hrnet.HighResolutionModule``.
+    """
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.branches = block.branches
+        self.fuse_layers = block.fuse_layers
+        self.fuse_act = block.fuse_act
+        for layer in self.fuse_layers.modules():  # type: ignore[union-attr]
+            for name, child in layer.named_children():
+                if isinstance(child, nn.Upsample):
+                    setattr(layer, name, nn.Identity())
+
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        """Maps the features of the branches, fine to coarse, to features of the same shapes."""
+        features = [branch(x) for branch, x in zip(self.branches, features, strict=True)]  # type: ignore[arg-type]
+        fused = []
+        for target, layers in zip(features, self.fuse_layers, strict=True):  # type: ignore[arg-type]
+            terms = [resize(layer(x), target.shape[-2:]) for layer, x in zip(layers, features, strict=True)]
+            fused.append(self.fuse_act(sum(terms[1:], start=terms[0])))  # type: ignore[operator]
+        return fused
+
+
+def fuse_bilinearly(trunk: nn.Module) -> None:
+    """Replaces the blocks of a timm HRNet by ones whose branches meet at any size."""
+    timm_block = importlib.import_module("timm.models.hrnet").HighResolutionModule
+    for parent in list(trunk.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, timm_block):
+                setattr(parent, name, BilinearFusion(child))
+
+
+def resize(features: Tensor, size: torch.Size) -> Tensor:
+    """Upsamples (B, C, h, w) features bilinearly to (B, C, H, W)."""
+    if features.shape[-2:] == size:
+        return features
+    return F.interpolate(features, size=size, mode="bilinear", align_corners=True)

@@ -1,0 +1,100 @@
+"""ImageNet weights of torchvision, and backbones of timm, with errors that say what to do without a network."""
+
+import importlib
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, Literal
+from urllib.error import URLError
+from urllib.parse import urlparse
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import WeightsEnum
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def fetch_imagenet_weights(weights: WeightsEnum, name: str) -> OrderedDict[str, Tensor]:
+    """Returns torchvision's state dict of a classifier, from disk or downloaded.
+
+    Raises:
+        FileNotFoundError: If the weights are not on disk and cannot be downloaded; names the file and its place.
+    """
+    try:
+        return OrderedDict(weights.get_state_dict(progress=True, check_hash=True))
+    except (URLError, OSError) as error:
+        place = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(weights.url).path).name
+        raise FileNotFoundError(
+            f"ImageNet weights of {name} are not on this machine and could not be downloaded ({error}). "
+            f"Download {weights.url} on a machine with a network and put the file at {place}, "
+            "or set weights=None to train from scratch"
+        ) from error
+
+
+def check_weights(weights: object, *known: str) -> None:
+    """Raises ValueError if weights are neither None nor among the known ones."""
+    if weights is not None and weights not in known:
+        raise ValueError(f"weights is {weights!r}: expected {', '.join(map(repr, known))} or None")
+
+
+def create_timm_model(name: str, weights: Literal["imagenet"] | None, **arguments: Any) -> nn.Module:
+    """Creates a model of timm.
+
+    Args:
+        name: As timm knows it, e.g. ``hrnet_w18``.
+        weights: ``imagenet`` takes timm's pretrained weights, from its cache or downloaded; None takes random ones.
+        **arguments: Of ``timm.create_model``.
+
+    Raises:
+        ModuleNotFoundError: If timm is not installed.
+        ValueError: If timm does not know the model.
+        FileNotFoundError: If the weights are not on this machine and cannot be downloaded.
+    """
+    timm = import_extra("timm")
+    if not timm.is_model(name):
+        raise ValueError(
+            f"timm {timm.__version__} knows no model {name!r}: expected a name that timm.list_models() lists"
+        )
+    try:
+        return timm.create_model(name, pretrained=weights == "imagenet", **arguments)
+    except OSError as error:
+        raise FileNotFoundError(
+            f"ImageNet weights of {name} are not on this machine and could not be downloaded ({error}). Create the "
+            "network once on a machine with a network and copy what timm puts into its cache (the folder that HF_HOME "
+            "names), or set weights=None to train from scratch"
+        ) from error
+
+
+def import_extra(name: str) -> Any:
+    """Imports a package of the extra ``timm``.
+
+    Raises:
+        ModuleNotFoundError: If it is not installed; says how to.
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{error.name} is not installed: networks on timm's backbones need the optional extra, "
+            "pip install -e '.[timm]'"
+        ) from error
+
+
+class Renormalization(nn.Module):
+    """Gives a timm model the normalisation that it was trained with, from images normalised by ImageNet's."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        cfg: Any = model.default_cfg
+        mean, std, given_mean, given_std = (
+            torch.tensor(values)[:, None, None] for values in (cfg["mean"], cfg["std"], IMAGENET_MEAN, IMAGENET_STD)
+        )
+        self.register_buffer("scale", given_std / std, persistent=False)  # no part of checkpoints
+        self.register_buffer("shift", (given_mean - mean) / std, persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Maps (B, 3, H, W) to the same shape."""
+        return image * self.scale + self.shift

@@ -1,0 +1,146 @@
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from pytorch_lightning.loggers import WandbLogger
+
+from callbacks.records import to_plain
+from callbacks.reliability import draw_reliability, encode_figure
+from callbacks.results import Results, set_aside
+from callbacks.summary import summarize_records
+from datamodules import TargetsDataModule
+from lightning_modules.metrics import Scores, score_image
+from lightning_modules.segmentation import SegmentationModule
+from tests.fakes import FakeDataModule, TinyNetwork, make_trainer
+
+CLASSES = 5
+
+
+def summarize(domains: dict[str, float]) -> dict[str, Any]:
+    """Scores random predictions of each domain, whose logits have the deviation given."""
+    records = []
+    for number, (domain, deviation) in enumerate(domains.items()):
+        generator = torch.Generator().manual_seed(number)
+        logits = deviation * torch.randn(CLASSES, 20, 30, generator=generator)
+        mask = torch.randint(0, CLASSES, (20, 30), generator=generator)
+        record = score_image(logits.softmax(dim=0), mask).to_record()
+        records.append({"domain": domain, "name": "0", "milliseconds": 1.0, "adaptation": None, **record})
+    return summarize_records(records, [str(number) for number in range(CLASSES)])["domains"]
+
+
+@pytest.mark.parametrize(
+    "domains", [{"haze": 2.0}, {"a": 0.1, "b": 3.0, "c": 30.0, "d": 1.0}, dict.fromkeys("abcde", 1.0)]
+)
+@pytest.mark.parametrize("plain", [False, True])
+def test_bars_are_accuracy_gap_and_share_of_each_bin_that_is_not_empty(domains: dict[str, float], plain: bool) -> None:
+    summaries = summarize(domains)
+    figure = draw_reliability(json.loads(json.dumps(to_plain(summaries))) if plain else summaries)
+    assert len(figure.axes) == 2 * len(domains)
+    for number, (domain, summary) in enumerate(summaries.items()):
+        accuracy, share = figure.axes[2 * number : 2 * number + 2]
+        assert accuracy.get_title() == f"{domain}\nECE {summary['ece']:.1f} %"
+        bars, gaps = accuracy.containers
+        (shares,) = share.containers
+        reliability = summary["reliability"]
+        filled = [bin_number for bin_number, count in enumerate(reliability["pixels"]) if count]
+        assert len(bars) == len(gaps) == len(shares) == len(filled) <= 15
+        total = 0.0
+        for bin_number, bar, gap, part in zip(filled, bars, gaps, shares, strict=True):
+            for patch in (bar, gap, part):
+                assert patch.get_x() + patch.get_width() / 2 == pytest.approx((bin_number + 0.5) * 100 / 15)
+            assert bar.get_height() == pytest.approx(100 * reliability["accuracy"][bin_number])
+            assert gap.get_y() + gap.get_height() == pytest.approx(100 * reliability["confidence"][bin_number])
+            assert gap.get_y() == pytest.approx(bar.get_height())
+            assert part.get_height() == pytest.approx(100 * reliability["pixels"][bin_number] / 600)
+            total += part.get_height() / 100 * abs(gap.get_height())
+        assert total == pytest.approx(summary["ece"])
+        diagonal = accuracy.lines[0]
+        assert list(diagonal.get_xdata()) == list(diagonal.get_ydata()) == [0, 100]
+
+
+def test_nothing_leaves_the_picture() -> None:
+    for count in (1, 2, 5):
+        figure = draw_reliability(summarize({f"domain {number}": 2.0 for number in range(count)}))
+        width, height = Image.open(io.BytesIO(encode_figure(figure))).size
+        boxes = [figure.legends[0].get_window_extent(), *(axes.get_tightbbox() for axes in figure.axes)]
+        scale = 120 / figure.dpi  # boxes are in the figure's own resolution
+        for box in boxes:
+            assert min(box.x0, box.y0) >= 0 and scale * box.x1 <= width + 1 and scale * box.y1 <= height + 1
+
+
+def test_domain_without_a_labelled_pixel_is_left_out() -> None:
+    empty = {"milliseconds": 1.0, "adaptation": None, "domain": "empty", **Scores.zeros(CLASSES).to_record()}
+    nothing = summarize_records([empty], list("abcde"))["domains"]
+    assert math.isnan(nothing["empty"]["ece"])
+    figure = draw_reliability(nothing | summarize({"full": 1.0}))
+    assert len(figure.axes) == 2 and figure.axes[0].get_title().startswith("full")
+    with pytest.raises(ValueError, match=r"no pixel was scored in \['empty'\]"):
+        draw_reliability(nothing)
+
+
+def make_module() -> SegmentationModule:
+    return SegmentationModule(TinyNetwork(19), 19, temperature=1.5)
+
+
+def test_results_hold_brier_nll_reliability_and_temperature_and_draw_the_diagram(tmp_path: Path) -> None:
+    data = TargetsDataModule([FakeDataModule("near", 3), FakeDataModule("far", 2)])
+    trainer = make_trainer(tmp_path, callbacks=[Results(str(tmp_path), panels=0)])
+    trainer.test(make_module(), datamodule=data, verbose=False)
+    summary = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    assert summary["temperature"] == 1.5
+    for key in ("brier", "nll"):
+        for domain in ("near", "far"):
+            value = summary["domains"][domain][key]
+            assert trainer.callback_metrics[f"test/{domain}/{key}"].item() == pytest.approx(value, rel=1e-5)
+        mean = (summary["domains"]["near"][key] + summary["domains"]["far"][key]) / 2
+        assert summary["mean"][key] == pytest.approx(mean)
+        assert trainer.callback_metrics[f"test/{key}"].item() == pytest.approx(mean, rel=1e-5)
+    reliability = summary["domains"]["near"]["reliability"]
+    assert [len(reliability[key]) for key in ("pixels", "confidence", "accuracy")] == [15, 15, 15]
+    assert sum(reliability["pixels"]) == 3 * (24 * 36 - 3)
+    assert all((count == 0) == (mean is None) for count, mean in zip(*list(reliability.values())[:2], strict=True))
+    with Image.open(tmp_path / "reliability.png") as picture:
+        assert picture.format == "PNG" and picture.width > picture.height > 100
+
+
+def test_run_without_labels_has_no_diagram(tmp_path: Path) -> None:
+    class Unlabelled(FakeDataModule):
+        def make_dataset(self, *args: Any, **kwargs: Any) -> Any:
+            dataset = super().make_dataset(*args, **kwargs)
+            transform = dataset.transform
+            dataset.transform = lambda pixels, mask, seed: transform(pixels, mask * 0 + 255, seed)
+            return dataset
+
+    trainer = make_trainer(tmp_path, callbacks=[Results(str(tmp_path), panels=0)])
+    trainer.test(make_module(), datamodule=Unlabelled(length=1), verbose=False)
+    summary = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    assert summary["complete"] and summary["domains"]["blocks"]["nll"] is None
+    assert not (tmp_path / "reliability.png").exists()
+
+
+def test_diagram_of_an_earlier_run_is_numbered_with_its_results(tmp_path: Path) -> None:
+    for name in ("results.json", "reliability.png"):
+        (tmp_path / name).write_bytes(b"x")
+    set_aside(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["reliability.1.png", "results.1.json"]
+
+
+def test_weights_and_biases_get_the_diagram(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: list[tuple[str, list[str]]] = []
+
+    class Logger(WandbLogger):
+        def log_image(self, key: str, images: list[Any], **kwargs: Any) -> None:
+            logged.append((key, images))
+
+        def log_metrics(self, *args: Any, **kwargs: Any) -> None:
+            pass
+
+    logger = Logger(save_dir=tmp_path, offline=True)
+    trainer = make_trainer(tmp_path, callbacks=[Results(str(tmp_path), panels=0)], logger=logger)
+    trainer.validate(make_module(), datamodule=FakeDataModule(length=1), verbose=False)
+    assert logged == [("reliability", [str(tmp_path / "reliability.png")])]

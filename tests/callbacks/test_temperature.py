@@ -1,0 +1,239 @@
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from callbacks import TTA, IaBN, Method, SegTTT
+from callbacks.results import Results
+from callbacks.temperature import TEMPERATURES, TemperatureScores, TemperatureSearch, refine_minimum, sample_pixels
+from lightning_modules.metrics import SMALLEST, scale_temperature
+from lightning_modules.segmentation import SegmentationModule
+from main import main
+from tests.fakes import FakeDataModule, TinyNetwork, make_images, make_trainer
+from tests.tiny import arguments
+
+SEARCH = "--trainer.callbacks+=callbacks.temperature.TemperatureSearch"
+
+
+def draw_pixels(count: int, temperature: float, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Draws (19, N) logits z, and labels from softmax(z / T)."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = 6 * torch.randn(19, count, generator=generator)
+    labels = torch.multinomial((logits / temperature).softmax(dim=0).T, 1, generator=generator)[:, 0]
+    return logits, labels
+
+
+@pytest.mark.parametrize("temperature", [0.6, 1.0, 2.0, 3.3])
+def test_known_temperature_is_found(temperature: float) -> None:
+    logits, labels = draw_pixels(100_000, temperature)
+    scores = TemperatureScores(TEMPERATURES)
+    for part, target in zip(logits.split(9_999, dim=1), labels.split(9_999), strict=True):
+        scores.update(part.softmax(dim=0).clamp_min(SMALLEST).log(), target)
+    losses = scores.compute().tolist()
+    found, loss = refine_minimum(TEMPERATURES, losses)
+    assert found == pytest.approx(temperature, rel=0.02)
+    direct = F.cross_entropy((logits.double() / found).T, labels).item()
+    assert loss == pytest.approx(direct, abs=1e-4) and loss <= min(losses)
+
+
+def test_losses_are_the_cross_entropy_of_the_scaled_logits_in_any_order() -> None:
+    logits, labels = draw_pixels(500, 2.0)
+    temperatures = (0.5, 1.0, 3.0)
+    whole = TemperatureScores(temperatures)
+    whole.update(logits, labels)
+    expected = [F.cross_entropy((logits.double() / t).T, labels).item() for t in temperatures]
+    assert whole.compute().tolist() == pytest.approx(expected, abs=1e-6)
+    parts = TemperatureScores(temperatures)
+    order = torch.randperm(500, generator=torch.Generator().manual_seed(1))
+    for chosen in order.split(77):
+        parts.update(logits[:, chosen], labels[chosen])
+    assert torch.equal(parts.nll, whole.nll) and torch.equal(parts.pixels, whole.pixels)
+    states = whole.metric_state
+    assert set(states) == {"nll", "pixels"} and states["nll"].dtype == torch.float64
+    assert all(reduction is torch.sum or "sum" in str(reduction) for reduction in whole._reductions.values())
+
+
+def test_parabola_has_its_lowest_point_where_it_was_put() -> None:
+    temperatures = [1.0, 1.5, 2.0, 4.0, 7.0]  # not evenly spaced
+    losses = [0.3 + 2 * (math.log(t) - math.log(2.3)) ** 2 for t in temperatures]
+    assert refine_minimum(temperatures, losses) == (pytest.approx(2.3), pytest.approx(0.3))
+    assert refine_minimum([1.0, 2.0, 4.0], [5.0, 5.0, 5.0]) == (1.0, 5.0)
+    assert refine_minimum([1.0, 2.0, 4.0, 8.0], [6.0, 5.0, 5.0, 5.0])[0] == pytest.approx(2 * math.sqrt(2))
+    assert refine_minimum([1.0, 2.0, 4.0], [1.0, 2.0, 3.0]) == (1.0, 1.0)
+    assert refine_minimum([1.0, 2.0, 4.0], [3.0, 2.0, 1.0]) == (4.0, 1.0)
+
+
+def test_pixels_are_drawn_among_the_labelled_ones_and_always_the_same() -> None:
+    probabilities = torch.randn(4, 20, 30, generator=torch.Generator().manual_seed(0)).softmax(dim=0)
+    mask = torch.arange(600).reshape(20, 30) % 4
+    mask[:10] = 255
+    every, labels = sample_pixels(probabilities, mask, 300)
+    assert torch.equal(every, probabilities[:, 10:].flatten(1)) and torch.equal(labels, mask[10:].flatten())
+    some, drawn = sample_pixels(probabilities, mask, 50)
+    again = sample_pixels(probabilities, mask, 50)
+    assert torch.equal(some, again[0]) and torch.equal(drawn, again[1])
+    columns = {tuple(column): label for column, label in zip(every.T.tolist(), labels.tolist(), strict=True)}
+    assert len({tuple(column) for column in some.T.tolist()}) == 50
+    assert [columns[tuple(column)] for column in some.T.tolist()] == drawn.tolist()
+    spoiled = probabilities.clone()
+    spoiled[2, 15, 3] = float("nan")
+    assert sample_pixels(spoiled, mask, 300)[0].shape == (4, 299)
+    assert sample_pixels(probabilities, torch.full((20, 30), 255), 300)[0].shape == (4, 0)
+    assert sample_pixels(probabilities, torch.zeros(40, 60, dtype=torch.int64), 2400)[0].shape == (4, 2400)
+
+
+def make_module(temperature: float = 1.0) -> SegmentationModule:
+    network = TinyNetwork(19)
+    with torch.no_grad():
+        network.head.weight.mul_(6)
+    return SegmentationModule(network, 19, temperature=temperature)
+
+
+class Drawn(FakeDataModule):
+    """Labels are drawn from the softmax of the logits of `make_module`, halved: temperature 2 is right."""
+
+    def make_dataset(self, split, transform, labelled=True):
+        dataset = super().make_dataset(split, transform, labelled)
+        network = make_module().network
+
+        def draw(pixels: np.ndarray, mask: np.ndarray, seed: int) -> tuple[Tensor, Tensor]:
+            image, labels = transform(pixels, mask, seed)
+            with torch.no_grad():
+                probabilities = (network(image[None])[0] / 2).softmax(dim=0).flatten(1).T
+            generator = torch.Generator().manual_seed(int(pixels.sum()))
+            return image, torch.multinomial(probabilities, 1, generator=generator).reshape(labels.shape)
+
+        dataset.transform = draw
+        return dataset
+
+
+def search(module: SegmentationModule, folder: Path, *methods: Method, **kwargs: Any) -> TemperatureSearch:
+    callback = TemperatureSearch(**kwargs)
+    trainer = make_trainer(folder, callbacks=[*methods, callback, Results(str(folder), panels=0)])
+    trainer.validate(module, datamodule=Drawn(size=(48, 72), eval_batch_size=2), verbose=False)
+    return callback
+
+
+@pytest.mark.parametrize("method", [None, IaBN(0.3), TTA(0.3, scales=(0.5,)), SegTTT(num_steps=1, scales=(0.5,))])
+def test_losses_of_a_run_are_the_scores_of_runs_at_each_temperature(method: Method | None, tmp_path: Path) -> None:
+    methods = [] if method is None else [method]
+    tried = (0.5, 2.0, 8.0)
+    found = search(make_module(), tmp_path / "search", *methods, temperatures=tried)
+    assert list(found.nll) == [0.5, 1.0, 2.0, 8.0] and 1 < found.best_temperature < 8
+    for temperature, nll in found.nll.items():
+        again = search(make_module(temperature), tmp_path / f"{temperature}", *methods, temperatures=tried)
+        summary = json.loads((tmp_path / f"{temperature}" / "results.json").read_text(encoding="utf-8"))
+        assert summary["mean"]["nll"] == pytest.approx(nll, abs=1e-5)
+        assert again.best_temperature == pytest.approx(found.best_temperature, rel=1e-4)  # it is the total one
+
+
+def test_result_is_logged_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    callback = TemperatureSearch()
+    trainer = make_trainer(tmp_path, callbacks=[callback])
+    with caplog.at_level("INFO"):
+        trainer.validate(make_module(), datamodule=Drawn(length=8, size=(48, 72)), verbose=False)
+    assert callback.best_temperature == pytest.approx(2, rel=0.05)  # 27,648 pixels
+    logged = {key: value.item() for key, value in trainer.callback_metrics.items()}
+    assert logged["val/best_temperature"] == pytest.approx(callback.best_temperature)
+    assert logged["val/nll_temperature_1"] == pytest.approx(logged["val/nll"], abs=1e-5)
+    assert logged["val/nll_best_temperature"] <= min(callback.nll.values()) + 1e-6
+    assert f"--model.temperature={callback.best_temperature:.4g} in test and predict" in caplog.text
+
+
+def test_pixels_beyond_the_maximum_do_not_count(tmp_path: Path) -> None:
+    few, all_of_them = (search(make_module(), tmp_path, max_pixels=count) for count in (500, 10**6))
+    assert few.nll != all_of_them.nll and few.best_temperature == pytest.approx(2, rel=0.2)
+    assert search(make_module(), tmp_path, max_pixels=48 * 72).nll == all_of_them.nll
+
+
+@pytest.mark.parametrize(("temperatures", "end"), [((0.3, 0.5), "largest"), ((4.0, 8.0), "smallest")])
+def test_best_value_at_an_end_is_said(temperatures: tuple[float, ...], end: str, tmp_path: Path) -> None:
+    module = make_module()
+    if end == "smallest":  # 0.2 is right
+        with torch.no_grad():
+            module.network.head.weight.div_(10)
+            module.network.head.bias.div_(10)
+    with pytest.warns(UserWarning, match=f"the best temperature, 1, is the {end} of those tried"):
+        found = search(module, tmp_path, temperatures=temperatures)
+    assert found.best_temperature == 1.0
+
+
+def test_no_labelled_pixel_is_no_temperature(tmp_path: Path) -> None:
+    class Unlabelled(FakeDataModule):
+        def make_dataset(self, *args: Any, **kwargs: Any) -> Any:
+            dataset = super().make_dataset(*args, **kwargs)
+            transform = dataset.transform
+            dataset.transform = lambda pixels, mask, seed: transform(pixels, mask * 0 + 255, seed)
+            return dataset
+
+    callback = TemperatureSearch()
+    trainer = make_trainer(tmp_path, callbacks=[callback])
+    with pytest.warns(UserWarning, match="no pixel of the development set is labelled"):
+        trainer.validate(make_module(), datamodule=Unlabelled(length=1), verbose=False)
+    assert callback.best_temperature is None and "val/best_temperature" not in trainer.callback_metrics
+
+
+def test_only_validation_may_choose(tmp_path: Path) -> None:
+    for run in ("fit", "test", "predict"):
+        trainer = make_trainer(tmp_path, callbacks=[TemperatureSearch()], max_epochs=1)
+        with pytest.raises(ValueError, match=f"among the callbacks of a {run} run: expected a validate run"):
+            getattr(trainer, run)(make_module(), datamodule=FakeDataModule())
+
+
+def test_arguments_are_checked() -> None:
+    for wrong in (0.0, -1.0, math.inf, math.nan):
+        with pytest.raises(ValueError, match="expected a finite number above 0"):
+            TemperatureSearch([0.5, wrong, 2.0])
+    with pytest.raises(ValueError, match="expected three or more"):
+        TemperatureSearch([1.0, 2.0])
+    with pytest.raises(ValueError, match="max_pixels is 0"):
+        TemperatureSearch(max_pixels=0)
+    assert len(TEMPERATURES) == 49 and (TEMPERATURES[0], TEMPERATURES[-1]) == (0.125, 8) and 1 in TEMPERATURES
+
+
+@pytest.mark.parametrize("temperature", [0.0, -2.0, math.nan])
+def test_module_checks_its_temperature(temperature: float) -> None:
+    with pytest.raises(ValueError, match="expected a finite number above 0"):
+        make_module(temperature)
+
+
+@pytest.mark.parametrize("method", [None, IaBN(0.3), SegTTT(num_steps=1, scales=(0.5,))])
+def test_temperature_scales_the_predictions_of_every_method_and_1_is_identical(method: Method | None) -> None:
+    image = make_images()
+    plain, warm = make_module(), make_module(3.0)
+    if method is not None:
+        plain.predictor = warm.predictor = method.predict
+    unscaled = plain.predictor(plain.network, image)
+    assert torch.equal(plain(image), unscaled)
+    assert torch.equal(warm(image), scale_temperature(unscaled, 3.0))
+    assert warm(image).max() < unscaled.max() and torch.equal(warm(image).argmax(dim=1), unscaled.argmax(dim=1))
+    batch = {"image": image, "name": ["a", "b"]}
+    for cold, hot in zip(
+        plain.predict_step(batch, 0)["confidence"], warm.predict_step(batch, 0)["confidence"], strict=True
+    ):
+        assert (hot < cold).all()
+
+
+@pytest.mark.parametrize("method", [[], ["--method=IaBN", "--method.alpha=0.5"]])
+def test_searched_temperature_lowers_the_likelihood_loss_on_the_command_line(tmp_path: Path, method: list[str]) -> None:
+    train = arguments(tmp_path, "--trainer.max_epochs=1")
+    main(["fit", *train])
+    checkpoint = next(tmp_path.rglob("*.ckpt"))
+    args = [*arguments(tmp_path, f"--ckpt_path={checkpoint}"), *method]
+    cli = main(["validate", *args, SEARCH])
+    found = cli.trainer.callback_metrics["val/best_temperature"].item()
+    before = cli.trainer.callback_metrics["val/nll"].item()
+    again = main(["validate", *args, f"--model.temperature={found}"]).trainer.callback_metrics
+    assert again["val/nll"].item() <= before
+    assert again["val/nll"].item() == pytest.approx(
+        cli.trainer.callback_metrics["val/nll_best_temperature"].item(), abs=1e-4
+    )
+    assert again["val/miou"].item() == pytest.approx(cli.trainer.callback_metrics["val/miou"].item())
+    tested = main(["test", *args, f"--model.temperature={found}"]).trainer.callback_metrics
+    assert math.isfinite(tested["test/nll"].item()) and 0 < tested["test/haze/brier"].item() < 2

@@ -1,0 +1,100 @@
+from pathlib import Path
+from urllib.error import URLError
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import nn
+from torchvision.models import VGG16_BN_Weights, VGG16_Weights, WeightsEnum
+from torchvision.models.segmentation import fcn_resnet50
+
+from lightning_modules.networks import FCN, FCN8s
+from tests.fakes import make_images
+
+
+def test_with_stride_in_place_of_our_dilation_it_is_torchvisions_fcn() -> None:
+    """Torchvision dilates the first blocks, too; with its convolutions set so, the logits are the same."""
+    torch.manual_seed(0)
+    theirs = fcn_resnet50(weights=None, weights_backbone=None, num_classes=4, aux_loss=False).eval()
+    ours = FCN("resnet50", 4).eval()
+    state = {key.replace("classifier.", "head."): value for key, value in theirs.state_dict().items()}
+    ours.load_state_dict(state)
+    for name, module in theirs.named_modules():
+        if isinstance(module, nn.Conv2d) and name.startswith("backbone."):
+            mine = ours.get_submodule(name)
+            mine.dilation, mine.padding, mine.stride = module.dilation, module.padding, module.stride
+    image = make_images(1, 33, 50)
+    with torch.no_grad():
+        assert torch.allclose(ours(image), theirs(image)["out"], atol=1e-5)
+
+
+def test_head_reads_layer4_through_a_quarter_of_its_channels() -> None:
+    with torch.device("meta"):
+        network = FCN("resnet101", 19)
+    assert network.head[0].weight.shape == (512, 2048, 3, 3) and network.head[-1].weight.shape == (19, 512, 1, 1)
+    assert network.adapted_layers == ("layer4", "head")
+
+
+@pytest.mark.parametrize("backbone", ["vgg16", "vgg16_bn"])
+def test_features_and_fc_layers_are_those_of_the_classifier(backbone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the 7x7 map that the classifier takes, the centre of fc7 is the classifier's second layer."""
+    torch.manual_seed(0)
+    theirs = getattr(torchvision.models, backbone)(weights=None).eval()
+    asked = []
+
+    def get_state_dict(self: WeightsEnum, *args: object, **kwargs: object) -> dict[str, torch.Tensor]:
+        asked.append(self)
+        return theirs.state_dict()
+
+    monkeypatch.setattr(WeightsEnum, "get_state_dict", get_state_dict)
+    ours = FCN8s(backbone, 4, weights="imagenet").eval()
+    assert asked == [{"vgg16": VGG16_Weights.IMAGENET1K_V1, "vgg16_bn": VGG16_BN_Weights.IMAGENET1K_V1}[backbone]]
+    image = make_images(1, 224, 224)
+    with torch.no_grad():
+        features = theirs.features(image)
+        pool5 = ours.conv5(ours.conv4(ours.conv3(ours.conv2(ours.conv1(image)))))
+        assert torch.allclose(pool5, features, atol=1e-5)
+        expected = theirs.classifier[:5](features.flatten(1))
+        assert torch.allclose(ours.fc7(ours.fc6(pool5))[:, :, 3, 3], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_scores_are_added_from_coarse_to_fine() -> None:
+    network = FCN8s("vgg16", 4, width=4).eval()
+    image = make_images(1, 61, 75)
+    with torch.no_grad():
+        pool3 = network.conv3(network.conv2(network.conv1(image)))
+        pool4 = network.conv4(pool3)
+        pool5 = network.conv5(pool4)
+        assert [x.shape[-2:] for x in (pool3, pool4, pool5)] == [(8, 10), (4, 5), (2, 3)]  # sizes round up
+        coarse = network.head(network.fc7(network.fc6(pool5)))
+        middle = F.interpolate(coarse, (4, 5), mode="bilinear") + network.score_pool4(pool4)
+        fine = F.interpolate(middle, (8, 10), mode="bilinear") + network.score_pool3(pool3)
+        assert torch.allclose(network(image), F.interpolate(fine, (61, 75), mode="bilinear"), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("vgg19", 4), "unknown backbone 'vgg19': expected one of vgg16, vgg16_bn"),
+        (("vgg16", 4, None, 0), "width is 0"),
+        (("vgg16", 4, "imagenet", 8), "need width=64, the backbone has width=8"),
+    ],
+)
+def test_arguments_outside_their_range_are_errors(arguments: tuple, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        FCN8s(*arguments)
+
+
+def test_imagenet_weights_without_a_network_name_the_file_and_its_place(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise URLError("no network")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("torch.hub.download_url_to_file", fail)
+    place = tmp_path / "hub" / "checkpoints" / "vgg16_bn-6c64b313.pth"
+    with pytest.raises(FileNotFoundError, match="could not be downloaded") as raised:
+        FCN8s("vgg16_bn", 19, "imagenet")
+    assert str(place) in str(raised.value)

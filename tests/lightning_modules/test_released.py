@@ -1,0 +1,174 @@
+"""The authors' released weights: every key finds its place, and nothing else passes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from callbacks import IaBN
+from lightning_modules.networks import DeepLabV1
+from lightning_modules.networks.released import read_released
+from lightning_modules.segmentation import SegmentationModule
+from main import main
+from tests.fakes import TinyNetwork, make_images, randomize
+from tests.tiny import NO_LOGGER, QUIET, ROOT
+
+LISTING = ROOT / "tests" / "parity" / "released_checkpoint_keys.txt"
+CONFIGS = ROOT / "configs" / "experiment"
+
+
+def release(network: DeepLabV1, alpha: float = 0.1) -> dict[str, Tensor]:
+    """Names a network's tensors as the authors do."""
+    norms = {name for name, module in network.named_modules() if isinstance(module, torch.nn.BatchNorm2d)}
+    state: dict[str, Tensor] = {}
+    for key, value in network.state_dict().items():
+        owner, _, leaf = key.rpartition(".")
+        if owner in norms:
+            state[f"module.{owner}.alpha"] = torch.tensor(alpha)
+            state[f"module.{owner}.batch_norm.{leaf}"] = value
+        else:
+            state[f"module.{key}".replace("module.head.", "module.cls_head.")] = value
+    channels = network.backbone.channels
+    return state | {
+        "module.backbone.fc.weight": torch.zeros(1000, channels),
+        "module.backbone.fc.bias": torch.zeros(1000),
+    }
+
+
+@pytest.fixture(scope="module")
+def network() -> DeepLabV1:
+    network = DeepLabV1("resnet50", 19, width=64)
+    randomize(network)
+    return network
+
+
+@pytest.fixture(scope="module")
+def path(network: DeepLabV1, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("released") / "resnet50_gta_alpha_0.1.pth"
+    torch.save(release(network), path)
+    return path
+
+
+def test_fake_file_has_the_keys_shapes_and_types_of_a_released_one(network: DeepLabV1) -> None:
+    listed = {}
+    for line in LISTING.read_text().splitlines():
+        key, shape, dtype = line.split("\t")
+        listed[key] = (shape, dtype)
+    found = {
+        key: (str(tuple(value.shape)), str(value.dtype).removeprefix("torch."))
+        for key, value in release(network).items()
+    }
+    assert found == listed
+
+
+def test_every_tensor_finds_its_place(network: DeepLabV1, path: Path) -> None:
+    loaded = DeepLabV1.from_released(path)
+    assert loaded.backbone.output_stride == 8 and loaded.num_classes == 19 and not loaded.training
+    assert loaded.adapted_layers == network.adapted_layers
+    for (key, value), (name, expected) in zip(loaded.state_dict().items(), network.state_dict().items(), strict=True):
+        assert key == name and torch.equal(value, expected), key
+    image = make_images(1)
+    assert torch.equal(IaBN(0.1).predict(loaded, image), IaBN(0.1).predict(network, image))
+
+
+def on_disk(folder: Path, backbone: str, num_classes: int, alpha: float) -> Path:
+    """Saves a file of the right shapes that takes no room: every tensor is one number, repeated."""
+    with torch.device("meta"):
+        state = release(DeepLabV1(backbone, num_classes), alpha)
+    small = {
+        key: torch.zeros((), dtype=value.dtype).expand(value.shape)
+        if not key.endswith("alpha")
+        else torch.tensor(alpha)
+        for key, value in state.items()
+    }
+    path = folder / f"{backbone}.pth"
+    torch.save(small, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("backbone", "num_classes", "alpha"), [("resnet50", 16, 0.1), ("resnet101", 19, 0.2), ("resnet101", 16, 0.1)]
+)
+def test_its_siblings_are_told_apart(backbone: str, num_classes: int, alpha: float, tmp_path: Path) -> None:
+    weights = read_released(on_disk(tmp_path, backbone, num_classes, alpha))
+    assert (weights.backbone, weights.num_classes) == (backbone, num_classes)
+    assert weights.alpha == pytest.approx(alpha)
+    with torch.device("meta"):
+        expected = DeepLabV1(backbone, num_classes).state_dict()
+    assert {key: value.shape for key, value in weights.state.items()} == {k: v.shape for k, v in expected.items()}
+
+
+def test_file_without_the_prefix_of_data_parallel_is_read_too(network: DeepLabV1, tmp_path: Path) -> None:
+    torch.save({key.removeprefix("module."): value for key, value in release(network).items()}, tmp_path / "a.pth")
+    assert read_released(tmp_path / "a.pth").state.keys() == network.state_dict().keys()
+
+
+def test_layers_that_differ_in_alpha_have_none_in_common(network: DeepLabV1, tmp_path: Path) -> None:
+    state = release(network)
+    state["module.backbone.bn1.alpha"] = torch.tensor(0.7)
+    torch.save(state, tmp_path / "a.pth")
+    assert read_released(tmp_path / "a.pth").alpha is None
+
+
+class Dangerous:
+    def __reduce__(self) -> tuple:
+        return (print, ("executed",))
+
+
+def test_anything_else_is_a_clear_error(network: DeepLabV1, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = release(network)
+
+    def save(name: str, content: object) -> Path:
+        torch.save(content, tmp_path / name)
+        return tmp_path / name
+
+    missing = {key: value for key, value in good.items() if key != "module.backbone.layer1.0.conv1.weight"}
+    wrong = good | {"module.cls_head.weight": torch.zeros(19, 1024, 1, 1)}
+    (tmp_path / "text.pth").write_text("not weights")
+    for file, error, message in (
+        (tmp_path / "nowhere.pth", FileNotFoundError, r"nowhere\.pth do not exist"),
+        (tmp_path / "text.pth", ValueError, r"text\.pth cannot be read as weights"),
+        (save("dangerous.pth", {"a": Dangerous()}), ValueError, r"dangerous\.pth cannot be read as weights"),
+        (save("nested.pth", {"epoch": 1, "state": good}), ValueError, r"nested\.pth is no flat state dict"),
+        (save("empty.pth", {}), ValueError, r"holds 0 tensors .*no cls_head"),
+        (save("tiny.pth", TinyNetwork().state_dict()), ValueError, r"expected a released DeepLabv1"),
+        (save("missing.pth", missing), ValueError, r"1 tensors missing.*backbone\.layer1\.0\.conv1\.weight"),
+        (save("more.pth", good | {"module.extra.weight": torch.zeros(1)}), ValueError, r"1 unknown.*extra\.weight"),
+        (save("wrong.pth", wrong), ValueError, r"head\.weight is \(19, 1024, 1, 1\)"),
+    ):
+        with pytest.raises(error, match=message):
+            DeepLabV1.from_released(file)
+    assert "executed" not in capsys.readouterr().out
+
+
+def test_network_has_to_fit(path: Path) -> None:
+    with pytest.raises(ValueError, match=r"resnet50 with 19 classes.*resnet101 with 19"):
+        SegmentationModule(DeepLabV1("resnet101", 19, width=4), released=str(path))
+    with pytest.raises(ValueError, match=r"resnet50 with 19 classes.*resnet50 with 16"):
+        SegmentationModule(DeepLabV1("resnet50", 16), 16, released=str(path))
+    with pytest.raises(ValueError, match="no released weights for TinyNetwork"):
+        SegmentationModule(TinyNetwork(), 5, released=str(path))
+
+
+def test_command_line_scores_the_released_weights(path: Path, network: DeepLabV1, tmp_path: Path) -> None:
+    config = ["--config", str(CONFIGS / "released_gta_resnet50.yaml"), f"--model.released={path}"]
+    tiny = ["--data", str(ROOT / "configs" / "data" / "street_scenes_small_targets.yaml")]
+    tiny += ["--data.height=64", "--data.width=128", "--data.num_test=1", f"--results.folder={tmp_path / 'results'}"]
+    tiny += ["--method.num_steps=1", f"--trainer.default_root_dir={tmp_path}", *QUIET, *NO_LOGGER]
+    cli = main(["test", *config, *tiny])
+    for key, value in network.state_dict().items():
+        assert torch.equal(cli.model.network.state_dict()[key], value), key
+    assert cli.trainer.callback_metrics["test/miou"] >= 0
+    with pytest.raises(ValueError, match=r"ckpt_path and model\.released are both set"):
+        main(["test", *config, *tiny, "--ckpt_path=some.ckpt"])
+
+
+@pytest.mark.parametrize("name", [path.name for path in CONFIGS.glob("released_*.yaml")])
+def test_config_of_each_released_file_takes_it(name: str, tmp_path: Path) -> None:
+    backbone, classes = "resnet101" if "101" in name else "resnet50", 16 if "synthia" in name else 19
+    file = on_disk(tmp_path, backbone, classes, 0.1)
+    with pytest.raises(
+        (FileNotFoundError, ValueError), match=r"SEGADAPT_DATA"
+    ):  # the weights fit: only data is missing
+        main(["test", "--config", str(CONFIGS / name), f"--model.released={file}", *QUIET, *NO_LOGGER])

@@ -1,0 +1,53 @@
+"""The comparison of all methods and networks, on a tiny budget."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from experiments.comparison import BASE, DROPOUT, OTHERS, format_report, format_rows, run_comparison
+from tests.tiny import ROOT
+
+
+def test_every_network_has_a_config() -> None:
+    for contender in (BASE, DROPOUT, *OTHERS):
+        assert (ROOT / "configs" / "model" / f"{contender.model}.yaml").is_file(), contender.name
+
+
+def make_row(method: str, worse: float | None) -> dict:
+    mean = {"miou": 40.0, "ece": 5.0, "classwise_ece": 20.0, "brier": 0.4, "nll": 1.0, "ms_per_image": 7.4}
+    miou = {"haze": 38.0, "dusk": 40.0, "dust": 42.0}
+    return {"network": "DeepLabv1", "method": method, "mean": mean, "worse": worse, "miou": miou}
+
+
+def test_table_has_every_score() -> None:
+    lines = format_rows([make_row("t-BN", None), make_row("IaBN", 12.4)]).splitlines()
+    assert lines[2] == "| DeepLabv1 | t-BN | 38.0 | 40.0 | 42.0 | 40.0 | 5.0 | 20.0 | 0.400 | 1.000 | 7 |  |"
+    assert lines[3].endswith("| 7 | 12 % |")
+    assert all(line.count("|") == lines[0].count("|") for line in lines)
+
+
+def test_unknown_network_is_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"unknown networks \['VGG'\]: expected some of \['DeepLabv1'"):
+        run_comparison(["--folder", str(tmp_path), "--only", "VGG"])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", ["DeepLabv1, SN", "DeepLabv1, dropout", "DeepLabv1"])
+def test_comparison_writes_its_page_and_does_nothing_twice(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    args = ["--quick", "--folder", "comparison", "--page", "page.md", "--only", name]
+    report = run_comparison(args)
+    methods = [row["method"] for row in report["rows"]]
+    assert len(methods) == len(set(methods)) == {"DeepLabv1": 27, "DeepLabv1, dropout": 6, "DeepLabv1, SN": 3}[name]
+    for row in report["rows"]:
+        assert list(row["miou"]) == ["haze", "dusk", "dust"] and row["mean"]["ms_per_image"] > 0
+        assert (row["worse"] is None) == (row["method"] == "t-BN")
+    assert (tmp_path / "page.md").read_text() == format_report(report)
+    runs = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.ckpt")}
+    runs |= {path: path.stat().st_mtime_ns for path in tmp_path.rglob("test/*/results.json")}
+    assert json.loads(json.dumps(run_comparison(args)["rows"])) == json.loads(json.dumps(report["rows"]))
+    assert all(path.stat().st_mtime_ns == time for path, time in runs.items())
