@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from callbacks.method import Method
+from lightning_modules.networks.norms import SwitchableNorm2d
 from lightning_modules.predictor import predict_logits
 
 
@@ -182,9 +183,11 @@ def _replace(
                 twins[child] = _twin(child, alpha)
             replaced.append((parent, name, child, old_alpha))
     if required and not replaced:
+        switchable = any(isinstance(module, SwitchableNorm2d) for module in network.modules())
+        reason = ", as its Switchable Norms mix in the image's own statistics by trained weights" if switchable else ""
         raise ValueError(
-            f"{type(network).__name__} has no 2d BatchNorm layer, so IaBN has nothing to adapt: use a network with "
-            "BatchNorm, or a method without IaBN"
+            f"{type(network).__name__} has no 2d BatchNorm layer, so IaBN has nothing to adapt{reason}: use a network "
+            "with BatchNorm, or a method without IaBN (alpha=0 in TTA, Seg-TTT, MC dropout and ensembles)"
         )
     for parent, name, child, _ in replaced:
         setattr(parent, name, twins[child])

@@ -297,6 +297,7 @@ def describe_settings(trainer: Trainer, module: LightningModule, members: Sequen
     return to_plain(
         {
             "method": method.settings() if method else None,
+            "temperature": segmentation.temperature,
             "network": type(segmentation.network).__name__,
             "layers": fingerprint_layers(segmentation.network),
             "weights": fingerprint_weights(segmentation.network),

@@ -215,7 +215,7 @@ class Results(Callback):
             "complete": complete,
             "stage": trainer.state.fn.value if trainer.state.fn else None,
             "method": method.settings() if method else None,
-            "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
+            "checkpoint": str(trainer.ckpt_path or scored.released or "") or None,
             "data": datamodule.describe() if hasattr(datamodule, "describe") else None,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "commit": find_commit(),

@@ -154,6 +154,7 @@ def test_predict_on_photographs_and_again(
         (f"--ckpt_path={copy}", r"weights was"),
         ("--results.outputs=[labels]", r"outputs was"),
         ("--data.evaluation_resize=keep_aspect", r"evaluation_resize was protocol, is now keep_aspect"),
+        ("--model.temperature=2", r"temperature was 1.0, is now 2.0"),
     ):
         with pytest.raises(ValueError, match=message):
             main([*args, outputs, wrong])

@@ -1,6 +1,8 @@
 """Every YAML in configs/ parses and runs one batch."""
 
+import json
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -13,6 +15,19 @@ CONFIGS = ROOT / "configs"
 ONE_BATCH = ["--trainer.max_steps=1", "--data.num_val=1", "--data.num_test=1"]
 
 
+class Foreign(NamedTuple):
+    """A network of another library by its class path, and what Seg-TTT is told to move."""
+
+    library: str
+    trainable: str
+
+
+FOREIGN = {
+    "torchvision_lraspp.yaml": Foreign("torchvision", "classifier"),
+    "smp_unet.yaml": Foreign("segmentation_models_pytorch", "decoder,segmentation_head"),
+}
+
+
 def list_configs(kind: str) -> list[str]:
     """Names the files of one kind."""
     return sorted(path.name for path in (CONFIGS / kind).glob("*.yaml"))
@@ -21,6 +36,24 @@ def list_configs(kind: str) -> list[str]:
 def test_no_kind_of_config_is_forgotten() -> None:
     kinds = {path.parent.name for path in CONFIGS.rglob("*.yaml")}
     assert kinds == {"trainer", "data", "model", "method", "experiment"}
+
+
+def shrink_network(name: str) -> list[str]:
+    """Returns the arguments that make a network tiny, without weights, which cannot be downloaded in a test.
+
+    Args:
+        name: Of a file whose name tells the network.
+    """
+    changes = {"weights": "null"}
+    if any(part in name for part in ("timm", "hrnet", "segmenter")):
+        pytest.importorskip("timm")
+    if "hrnet" in name:
+        changes["backbone"] = "hrnet_w18_small"
+    elif "segmenter" in name:
+        changes |= {"width": "64", "depth": "2"}
+    elif "timm" not in name:
+        changes["width"] = "8"
+    return [f"--model.network.init_args.{argument}={value}" for argument, value in changes.items()]
 
 
 @pytest.fixture(scope="module")
@@ -55,25 +88,39 @@ def test_experiment_trains_and_tests_one_batch(
     name: str, tmp_path: Path, vendors: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     args = tiny_arguments(name, "experiment", tmp_path, vendors, monkeypatch)
-    args += ["--model.network.init_args.weights=null"]  # they cannot be downloaded in a test
-    if name == "camvid.yaml":
-        pytest.importorskip("timm")
-    else:
-        args += ["--model.network.init_args.width=8"]
+    args += shrink_network("timm" if name == "camvid.yaml" else name)
     cli = main(["fit", *args])
     assert cli.trainer.global_step == 1
     assert main(["test", *args]).trainer.callback_metrics["test/miou"] >= 0
 
 
+def choose_model(name: str) -> list[str]:
+    """Returns the arguments that choose a network of configs/model, tiny if it is this project's."""
+    args = [f"--model={CONFIGS / 'model' / name}"]
+    if name in FOREIGN:
+        pytest.importorskip(FOREIGN[name].library)
+        return args
+    return args + shrink_network(name)
+
+
 @pytest.mark.parametrize("name", list_configs("model"))
 def test_model_trains_one_batch(name: str, tmp_path: Path) -> None:
-    more = [f"--model={CONFIGS / 'model' / name}", "--model.network.init_args.weights=null"]
-    if name.startswith("timm"):
-        pytest.importorskip("timm")
-    else:
-        more.append("--model.network.init_args.width=8")
-    cli = main(["fit", *arguments(tmp_path, *more, *ONE_BATCH)])
+    cli = main(["fit", *arguments(tmp_path, *choose_model(name), *ONE_BATCH)])
     assert cli.trainer.global_step == 1
+
+
+@pytest.mark.parametrize("name", ["segmenter_small.yaml", *FOREIGN])
+def test_seg_ttt_adapts_networks_of_other_libraries_and_a_transformer(name: str, tmp_path: Path) -> None:
+    method = ["--method=SegTTT", "--method.num_steps=1", "--method.scales=[0.5]", "--method.psi=0.1"]
+    if name in FOREIGN:
+        method.append(f"--method.trainable=[{FOREIGN[name].trainable}]")
+    else:
+        method.append("--method.alpha=0")  # there is no BatchNorm
+    args = arguments(tmp_path, *choose_model(name), *ONE_BATCH)
+    cli = main(["test", *args, *method])
+    assert cli.trainer.callback_metrics["test/miou"] >= 0
+    records = (tmp_path / "results" / "records.jsonl").read_text().splitlines()
+    assert {json.loads(record)["adaptation"]["steps"] for record in records} == {1}
 
 
 @pytest.mark.parametrize("name", list_configs("data"))

@@ -2,12 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Norm = Literal["batch", "switchable", "batch_instance", "ibn_a", "ibn_b"]  # TEMPORARY: until norms.py is there
+from lightning_modules.networks.dropout import add_dropout
+from lightning_modules.networks.norms import Norm, replace_norms
 
 
 class SegmentationNetwork(nn.Module, ABC):
@@ -50,14 +51,8 @@ class SegmentationNetwork(nn.Module, ABC):
             dropout: Probability of a dropout behind every ReLU; 0 adds none.
             stages: Dotted names of the residual stages, shallow to deep.
         """
-        if norm != "batch":
-            from lightning_modules.networks.norms import replace_norms
-
-            replace_norms(self, norm, stages)
-        if dropout != 0:
-            from lightning_modules.networks.dropout import add_dropout
-
-            add_dropout(self, dropout)
+        replace_norms(self, norm, stages)
+        add_dropout(self, dropout)
 
     @abstractmethod
     def compute_logits(self, image: Tensor) -> Tensor:

@@ -9,8 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lightning_modules.networks.base import Norm, SegmentationNetwork, make_classifier
+from lightning_modules.networks.base import SegmentationNetwork, make_classifier
 from lightning_modules.networks.checkpoints import find_difference
+from lightning_modules.networks.norms import Norm
 from lightning_modules.networks.pretrained import check_weights
 from lightning_modules.networks.released import ReleasedWeights, read_released
 from lightning_modules.networks.resnet import ResNet, load_imagenet_weights, name_late_stages, name_stages

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.segmentation.deeplabv3 import ASPP
 
-from lightning_modules.networks.base import Norm, SegmentationNetwork, conv_bn_relu, make_classifier
+from lightning_modules.networks.base import SegmentationNetwork, conv_bn_relu, make_classifier
+from lightning_modules.networks.norms import Norm
 from lightning_modules.networks.pretrained import check_weights
 from lightning_modules.networks.resnet import ResNet, load_imagenet_weights, name_late_stages, name_stages
 

@@ -12,7 +12,8 @@ from torchvision.models import VGG16_BN_Weights, VGG16_Weights, WeightsEnum
 from torchvision.models.segmentation.fcn import FCNHead
 from torchvision.models.vgg import cfgs, make_layers
 
-from lightning_modules.networks.base import Norm, SegmentationNetwork, make_classifier
+from lightning_modules.networks.base import SegmentationNetwork, make_classifier
+from lightning_modules.networks.norms import Norm
 from lightning_modules.networks.pretrained import check_weights, fetch_imagenet_weights
 from lightning_modules.networks.resnet import ResNet, load_imagenet_weights, name_late_stages, name_stages
 
@@ -115,12 +116,13 @@ class FCN8s(SegmentationNetwork):
         layers = make_layers(channels, batch_norm=backbone == "vgg16_bn")
         fc6 = nn.Conv2d(8 * width, 64 * width, kernel_size=7, padding=3)
         fc7 = nn.Conv2d(64 * width, 64 * width, kernel_size=1)
-        for layer in (*layers, fc6, fc7):
-            if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
         if weights == "imagenet":
             load_vgg_weights(layers, fc6, fc7, backbone)
+        else:
+            for layer in (*layers, fc6, fc7):
+                if isinstance(layer, nn.Conv2d):
+                    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
         self.conv1, self.conv2, self.conv3, self.conv4, self.conv5 = split_at_poolings(layers)
         self.fc6 = nn.Sequential(fc6, nn.ReLU(inplace=True), nn.Dropout())
         self.fc7 = nn.Sequential(fc7, nn.ReLU(inplace=True), nn.Dropout())

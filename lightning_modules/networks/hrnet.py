@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.networks.base import Norm, SegmentationNetwork, conv_bn_relu, make_classifier
+from lightning_modules.networks.base import SegmentationNetwork, conv_bn_relu, make_classifier
+from lightning_modules.networks.norms import Norm
 from lightning_modules.networks.pretrained import check_weights, create_timm_model
 
 
@@ -38,8 +39,8 @@ class HRNet(SegmentationNetwork):
         FileNotFoundError: If ImageNet weights are asked for and can neither be found nor downloaded.
     """
 
-    adapted_layers = ("transition3", "stage4", "neck", "head")
-    released_layers = ("conv2", "bn2", "layer1", *adapted_layers)
+    adapted_layers = ("backbone.transition3", "backbone.stage4", "neck", "head")
+    released_layers = ("backbone.conv2", "backbone.bn2", "backbone.layer1", *adapted_layers)  # blocks have a conv2, too
 
     def __init__(
         self,

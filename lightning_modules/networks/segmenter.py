@@ -9,7 +9,8 @@ from typing import Any, Literal
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_modules.networks.base import Norm, SegmentationNetwork, make_classifier
+from lightning_modules.networks.base import SegmentationNetwork, make_classifier
+from lightning_modules.networks.norms import Norm
 from lightning_modules.networks.pretrained import Renormalization, check_weights, create_timm_model
 
 HEAD_CHANNELS = 64  # per head of attention, as in every standard vision transformer

@@ -8,7 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.networks.base import Norm, SegmentationNetwork, conv_bn_relu, make_classifier
+from lightning_modules.networks.base import SegmentationNetwork, conv_bn_relu, make_classifier
+from lightning_modules.networks.norms import Norm
 from lightning_modules.networks.pretrained import Renormalization, check_weights, create_timm_model, import_extra
 
 PACKAGED = "tf_efficientnet_lite0"

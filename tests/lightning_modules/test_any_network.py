@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from callbacks.iabn import IaBN
@@ -134,3 +135,38 @@ def test_unknown_weights_are_a_clear_error(name: str) -> None:
 def test_one_class_is_a_clear_error(make_with_one_class: Callable[[], nn.Module]) -> None:
     with pytest.raises(ValueError, match="num_classes is 1: expected 2 or more"):
         make_with_one_class()
+
+
+NORMS = ["switchable", "batch_instance", "ibn_a", "ibn_b"]
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", ["deeplab_v3_plus_8", "fcn", "fcn8s_bn", "hrnet"])
+def test_other_norms_train_and_adapt_or_are_refused(name: str, norm: str) -> None:
+    if name == "fcn8s_bn" and norm.startswith("ibn"):
+        with pytest.raises(ValueError, match="defined for residual networks alone"):
+            make(name, norm=norm)
+        return
+    network, images = make(name, norm=norm), make_images(2, 67, 83)
+    assert repr(network) != repr(make(name))
+    before = {key: parameter.detach().clone() for key, parameter in network.named_parameters()}
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3)
+    F.cross_entropy(network.train()(images), torch.zeros(2, 67, 83, dtype=torch.int64)).backward()
+    optimizer.step()
+    assert all(parameter.isfinite().all() for parameter in network.parameters())
+    moved = [key for key, parameter in network.named_parameters() if not torch.equal(parameter, before[key])]
+    assert "head.bias" in moved or "head.4.bias" in moved
+    method = SegTTT(0.0, psi=0.1, num_steps=1, lr=1e-3, scales=(0.5,))
+    assert method.predict(network.eval(), images[:1]).isfinite().all() and method.adaptations[0].steps == 1
+
+
+@pytest.mark.parametrize("name", [*WITH_BATCH_NORM, "fcn8s"])
+def test_dropout_is_live_in_training_only_and_adds_no_key(name: str) -> None:
+    plain, network, images = make(name), make(name, dropout=0.2), make_images(2, 41, 67)
+    assert sorted(network.state_dict()) == sorted(plain.state_dict())
+    rates = [module.p for module in network.modules() if isinstance(module, nn.Dropout)]
+    assert rates.count(0.2) >= 5
+    with torch.no_grad():
+        assert torch.allclose(network(images), plain(images), atol=1e-5)
+        network.train()
+        assert not torch.allclose(network(images), network(images), atol=1e-3)

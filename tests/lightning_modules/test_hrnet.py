@@ -101,5 +101,5 @@ def test_imagenet_weights_without_a_network_are_a_clear_error(monkeypatch: pytes
         raise OSError("no network")
 
     monkeypatch.setattr("timm.create_model", fail)
-    with pytest.raises(FileNotFoundError, match="ImageNet weights of hrnet_w18 are not on this machine .*no network"):
+    with pytest.raises(FileNotFoundError, match=r"ImageNet weights of hrnet_w18 are not on this machine .*no network"):
         HRNet(19, weights="imagenet")

@@ -1,4 +1,7 @@
+from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.error import URLError
 
 import pytest
@@ -168,7 +171,31 @@ def test_logits_of_another_size_are_resized() -> None:
 
 
 @pytest.mark.parametrize(
-    ("output", "found"), [({"out": 1}, "dict"), ((1, 2), "tuple"), (torch.zeros(3, 4), r"\(3, 4\)")]
+    "wrap",
+    [
+        lambda logits: {"aux": logits + 1, "out": logits},  # torchvision
+        lambda logits: OrderedDict(loss=None, logits=logits),
+        lambda logits: SimpleNamespace(loss=None, logits=logits),  # transformers
+    ],
+)
+def test_logits_are_found_where_other_libraries_put_them(wrap: Callable[[torch.Tensor], object]) -> None:
+    class Foreign(TinyNetwork):
+        def forward(self, image: torch.Tensor) -> object:
+            return wrap(super().forward(image))
+
+    images = make_images(1)
+    expected = predict_logits(TinyNetwork(upsample=False), images)
+    assert torch.equal(predict_logits(Foreign(upsample=False), images), expected)
+
+
+@pytest.mark.parametrize(
+    ("output", "found"),
+    [
+        ({"out": 1}, "dict"),
+        ({"masks": torch.zeros(1, 2, 3, 4)}, "dict"),
+        ((1, 2), "tuple"),
+        (torch.zeros(3, 4), r"\(3, 4\)"),
+    ],
 )
 def test_network_that_does_not_return_logits_is_a_clear_error(output: object, found: str) -> None:
     class Other(nn.Module):

@@ -1,0 +1,39 @@
+"""Dropout behind every ReLU, for MC dropout at test time.
+
+Source: Gal and Ghahramani (2016); paper, Sec. 5.1, Table 1(b) and 5(b), which leave the kind and the probability open.
+"""
+
+from torch import nn
+
+RECTIFIERS = (nn.ReLU, nn.ReLU6)
+
+
+def add_dropout(network: nn.Module, probability: float) -> None:
+    """Puts a dropout of single values behind every ReLU of a network, in place.
+
+    A ReLU that is called several times, as in torchvision's residual blocks, gets one dropout that is called as often.
+    The names of parameters and buffers stay.
+
+    Args:
+        network: Any module with `nn.ReLU` or `nn.ReLU6`; rectifiers that are functions cannot be found.
+        probability: Of a value to be dropped, in [0, 1); 0 changes nothing.
+
+    Raises:
+        ValueError: If the probability is outside [0, 1), or there is no ReLU.
+    """
+    if not 0 <= probability < 1:
+        raise ValueError(f"dropout is {probability}: expected a probability of 0 or more and below 1")
+    if probability == 0:
+        return
+    replaced: dict[nn.Module, nn.Sequential] = {}
+    for parent in list(network.modules()):
+        for name, child in list(parent._modules.items()):
+            if isinstance(child, RECTIFIERS):
+                if child not in replaced:
+                    replaced[child] = nn.Sequential(child, nn.Dropout(probability))
+                parent._modules[name] = replaced[child]
+    if not replaced:
+        raise ValueError(
+            f"{type(network).__name__} has no ReLU module to put a dropout behind: set dropout to 0, or use another "
+            "network"
+        )

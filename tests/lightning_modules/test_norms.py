@@ -1,0 +1,275 @@
+"""Norms against their formulas, in place in the networks, and with IaBN on top."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from callbacks import TTA, IaBN, SegTTT
+from lightning_modules.networks import DeepLabV1
+from lightning_modules.networks.norms import (
+    BatchInstanceNorm2d,
+    InstanceBatchNorm2d,
+    InstanceNorm2d,
+    NormalizedSum,
+    SwitchableNorm2d,
+    replace_norms,
+)
+from tests.fakes import NormAct2d, TinyNetwork, make_images
+
+NORMS = ("switchable", "batch_instance", "ibn_a", "ibn_b")
+STAGES = tuple(f"backbone.layer{number}" for number in (1, 2, 3, 4))
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def randomize(norm: nn.Module) -> nn.Module:
+    """Draws every parameter and running statistic, in float64."""
+    norm = norm.double()
+    for seed, (name, tensor) in enumerate([*norm.named_parameters(), *norm.named_buffers()]):
+        if tensor.is_floating_point():
+            values = draw(*tensor.shape, seed=seed)
+            tensor.data.copy_(values.abs() + 0.2 if "var" in name and "weight" not in name else values)
+            if name == "gate":
+                tensor.data.sigmoid_()
+    return norm
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 5, 7), (1, 4, 5, 7), (2, 4, 1, 3)])
+@pytest.mark.parametrize("training", [True, False])
+def test_switchable_norm_is_its_formula(shape: tuple[int, ...], training: bool) -> None:
+    norm, x = randomize(SwitchableNorm2d(4)).train(training), 3 * draw(*shape) + 1
+    means = [x.mean(dim=dims, keepdim=True) for dims in ((2, 3), (1, 2, 3), (0, 2, 3))]
+    variances = [x.var(dim=dims, keepdim=True, correction=0) for dims in ((2, 3), (1, 2, 3), (0, 2, 3))]
+    if not training:
+        means[2], variances[2] = norm.running_mean[None, :, None, None], norm.running_var[None, :, None, None]
+    mean_share, var_share = norm.mean_weight.softmax(0), norm.var_weight.softmax(0)
+    mean = sum(share * value for share, value in zip(mean_share, means, strict=True))
+    var = sum(share * value for share, value in zip(var_share, variances, strict=True))
+    expected = (x - mean) / (var + norm.eps).sqrt() * norm.weight[:, None, None] + norm.bias[:, None, None]
+    torch.testing.assert_close(norm(x), expected)
+
+
+@pytest.mark.parametrize("make", [SwitchableNorm2d, BatchInstanceNorm2d])
+def test_running_statistics_are_those_of_batch_norm(make: type[nn.Module]) -> None:
+    norm, reference = make(4).double(), nn.BatchNorm2d(4).double()
+    for seed in range(5):
+        x = 2 * draw(3, 4, 5, 7, seed=seed) + seed
+        norm(x), reference(x)
+    owner = norm.batch_norm if make is BatchInstanceNorm2d else norm
+    torch.testing.assert_close(owner.running_mean, reference.running_mean)
+    torch.testing.assert_close(owner.running_var, reference.running_var)
+    before = owner.running_mean.clone()
+    norm.eval()(draw(3, 4, 5, 7))
+    assert torch.equal(owner.running_mean, before)
+
+
+def test_switchable_norm_starts_with_equal_shares() -> None:
+    norm = SwitchableNorm2d(4)
+    assert norm.mean_weight.softmax(0).tolist() == norm.var_weight.softmax(0).tolist() == pytest.approx([1 / 3] * 3)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_batch_instance_norm_is_its_formula(training: bool) -> None:
+    norm, x = randomize(BatchInstanceNorm2d(4)).train(training), 3 * draw(3, 4, 5, 7) + 1
+    own = norm.batch_norm
+    batch = F.batch_norm(x, own.running_mean.clone(), own.running_var.clone(), training=training)
+    mixed = norm.gate[:, None, None] * batch + (1 - norm.gate[:, None, None]) * F.instance_norm(x)
+    expected = mixed * norm.weight[:, None, None] + norm.bias[:, None, None]
+    torch.testing.assert_close(norm(x), expected)
+
+
+def test_gates_stay_between_0_and_1() -> None:
+    norm, x = BatchInstanceNorm2d(3), torch.randn(2, 3, 4, 4)
+    norm.gate.data.copy_(torch.tensor([-0.5, 0.5, 1.5]))
+    evaluated = norm.eval()(x)
+    norm.gate.data.copy_(torch.tensor([0.0, 0.5, 1.0]))
+    assert torch.equal(norm(x), evaluated)
+    norm.gate.data.copy_(torch.tensor([-0.5, 0.5, 1.5]))
+    (norm.train()(x) * torch.randn_like(x)).sum().backward()
+    assert norm.gate.tolist() == [0.0, 0.5, 1.0]
+    assert norm.gate.grad.isfinite().all() and (norm.gate.grad != 0).all()  # none is stuck at its bound
+
+
+def test_ibn_a_is_instance_norm_on_half_the_channels_and_batch_norm_on_the_rest() -> None:
+    norm, x = randomize(InstanceBatchNorm2d(5)).eval(), draw(2, 5, 4, 6)
+    own, half = norm.batch_norm, norm.instance_norm
+    first = F.instance_norm(x[:, :2], weight=half.weight, bias=half.bias)
+    rest = F.batch_norm(x[:, 2:], own.running_mean, own.running_var, own.weight, own.bias)
+    torch.testing.assert_close(norm(x), torch.cat([first, rest], dim=1))
+
+
+@pytest.mark.parametrize("backbone", ["resnet10", "resnet50"])
+def test_ibn_b_normalises_behind_the_addition(backbone: str) -> None:
+    plain = DeepLabV1(backbone, 5, width=4).double().eval().backbone.layer1[-1]
+    block, x = NormalizedSum(copy.deepcopy(plain)).double().eval(), draw(1, 4 if backbone == "resnet10" else 16, 6, 8)
+    out = plain.bn1(plain.conv1(x)).relu()
+    out = plain.bn2(plain.conv2(out))
+    if backbone == "resnet50":
+        out = plain.bn3(plain.conv3(out.relu()))
+    torch.testing.assert_close(block(x), F.instance_norm(out + x).relu())
+    assert {*plain.state_dict(), "instance_norm.weight", "instance_norm.bias"} == set(block.state_dict())
+
+
+@pytest.mark.parametrize("make", [SwitchableNorm2d, BatchInstanceNorm2d, InstanceBatchNorm2d, InstanceNorm2d])
+def test_weights_and_statistics_are_taken_over(make: type) -> None:
+    layer = nn.BatchNorm2d(4, eps=1e-3, momentum=0.2)
+    for tensor in (layer.weight.data, layer.bias.data, layer.running_mean, layer.running_var):
+        tensor.copy_(torch.rand(4) + 0.1)
+    norm = make.from_batch_norm(layer)
+    x = torch.randn(2, 4, 6, 6)
+    if make is BatchInstanceNorm2d:  # it starts as the BatchNorm it replaces
+        torch.testing.assert_close(norm.eval()(x), layer.eval()(x))
+    if make is InstanceBatchNorm2d:
+        torch.testing.assert_close(norm.eval()(x)[:, 2:], layer.eval()(x)[:, 2:])
+        assert norm.batch_norm.momentum == 0.2
+    if make is SwitchableNorm2d:
+        assert torch.equal(norm.running_var, layer.running_var) and norm.momentum == 0.2
+    if make is not InstanceBatchNorm2d:
+        assert torch.equal(norm.weight, layer.weight) and torch.equal(norm.bias, layer.bias)
+    norm.load_state_dict(copy.deepcopy(norm).state_dict())
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("backbone", ["resnet10", "resnet50"])
+def test_norms_sit_where_they_belong(norm: str, backbone: str) -> None:
+    network = DeepLabV1(backbone, 5, width=4, norm=norm).backbone
+    plain = DeepLabV1(backbone, 5, width=4).backbone
+    count = sum(isinstance(module, nn.BatchNorm2d) for module in plain.modules())
+    kinds = {name: type(module) for name, module in network.named_modules()}
+    found = {kind: sum(own is kind for own in kinds.values()) for kind in set(kinds.values())}
+    if norm == "switchable":
+        assert found[SwitchableNorm2d] == count and nn.BatchNorm2d not in found
+    elif norm == "batch_instance":
+        assert found[BatchInstanceNorm2d] == found[nn.BatchNorm2d] == count
+    elif norm == "ibn_a":
+        blocks = sum(len(network.get_submodule(layer)) for layer in ("layer1", "layer2", "layer3"))
+        assert found[InstanceBatchNorm2d] == blocks
+        assert all(kinds[f"{layer}.0.bn1"] is InstanceBatchNorm2d for layer in ("layer1", "layer2", "layer3"))
+        assert kinds["layer4.0.bn1"] is nn.BatchNorm2d and kinds["bn1"] is nn.BatchNorm2d
+    else:
+        assert kinds["bn1"] is InstanceNorm2d and found[NormalizedSum] == 2
+        for layer in ("layer1", "layer2"):
+            assert kinds[f"{layer}.{len(network.get_submodule(layer)) - 1}"] is NormalizedSum
+        assert nn.BatchNorm2d in found
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_hrnet_takes_them(norm: str) -> None:
+    pytest.importorskip("timm")
+    from lightning_modules.networks import HRNet
+
+    network = HRNet(5, "hrnet_w18_small", norm=norm).eval()
+    assert network(make_images(1, 32, 64)).isfinite().all()
+    kinds = [type(module) for module in network.modules()]
+    if norm == "ibn_b":
+        assert isinstance(network.backbone.bn2, InstanceNorm2d) and isinstance(network.backbone.bn1, nn.BatchNorm2d)
+        assert kinds.count(InstanceNorm2d) == 1 + 1 + 2  # the stem, layer1, and both branches of stage2
+    if norm == "ibn_a":
+        blocks = network.backbone.stage4.modules()
+        assert InstanceBatchNorm2d in kinds and not any(isinstance(block, InstanceBatchNorm2d) for block in blocks)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_networks_train_with_them(norm: str) -> None:
+    torch.manual_seed(0)
+    network, images = DeepLabV1("resnet10", 5, width=4, norm=norm).train(), make_images(4)
+    labels = (images[:, 0] > images[:, 1]).long()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+    losses = []
+    for _ in range(12):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(network(images), labels)
+        loss.backward()
+        assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0]
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        half = network.eval()(images).float().softmax(dim=1)
+    torch.testing.assert_close(half, network(images).softmax(dim=1).detach(), atol=0.1, rtol=0)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_evaluation_of_a_batch_is_that_of_its_images_and_copies_are_equal(norm: str) -> None:
+    network, images = DeepLabV1("resnet10", 5, width=4, norm=norm).eval(), make_images(3)
+    with torch.no_grad():
+        singles = torch.cat([network(image) for image in images.split(1)])
+        torch.testing.assert_close(network(images), singles)
+        assert torch.equal(copy.deepcopy(network)(images), network(images))
+
+
+@pytest.mark.parametrize("norm", ["batch_instance", "ibn_a", "ibn_b"])
+def test_iabn_adapts_the_batch_norm_that_is_left(norm: str) -> None:
+    network, image = DeepLabV1("resnet10", 5, width=4, norm=norm).eval(), make_images(1)
+    plain, adapted = IaBN(0.0).predict(network, image), IaBN(0.5).predict(network, image)
+    assert adapted.isfinite().all() and not torch.allclose(plain, adapted)
+    SegTTT(0.1, num_steps=1, scales=(0.5, 1.0)).predict(network, image)
+
+
+def test_iabn_on_a_part_is_the_formula_with_blended_statistics() -> None:
+    norm, x = randomize(BatchInstanceNorm2d(4)).eval(), 3 * draw(1, 4, 5, 7) + 1
+    own, alpha = norm.batch_norm, 0.3
+    mean = alpha * x.mean(dim=(2, 3)) + (1 - alpha) * own.running_mean
+    var = alpha * x.var(dim=(2, 3), correction=0) + (1 - alpha) * own.running_var
+    batch = (x - mean[..., None, None]) / (var + own.eps).sqrt()[..., None, None]
+    mixed = norm.gate[:, None, None] * batch + (1 - norm.gate[:, None, None]) * F.instance_norm(x)
+    expected = mixed * norm.weight[:, None, None] + norm.bias[:, None, None]
+    from callbacks.iabn import adaptive_batch_norm
+
+    with adaptive_batch_norm(norm, alpha):
+        torch.testing.assert_close(norm(x), expected)
+
+
+def test_iabn_on_switchable_norm_is_a_clear_error_and_methods_without_it_work() -> None:
+    network, image = DeepLabV1("resnet10", 5, width=4, norm="switchable").eval(), make_images(1)
+    with pytest.raises(ValueError, match="Switchable Norms mix in the image's own statistics"):
+        IaBN(0.1).check_network(network)
+    assert TTA(0.0, scales=(0.5, 1.0)).predict(network, image).isfinite().all()
+    assert SegTTT(0.0, num_steps=1, scales=(0.5, 1.0)).predict(network, image).isfinite().all()
+
+
+def test_sync_batch_norm_takes_the_batch_norm_that_is_left() -> None:
+    for norm in NORMS:
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(DeepLabV1("resnet10", 5, width=4, norm=norm))
+        kinds = {type(module) for module in network.modules()}
+        assert nn.BatchNorm2d not in kinds and (nn.SyncBatchNorm in kinds) == (norm != "switchable")
+
+
+def test_activations_of_other_norms_stay() -> None:
+    pytest.importorskip("timm")
+    from timm.layers import BatchNormAct2d
+
+    layer = BatchNormAct2d(4).eval()
+    network = nn.Sequential(layer)
+    replace_norms(network, "batch_instance", ())
+    x = torch.randn(1, 4, 5, 5)
+    torch.testing.assert_close(network.eval()(x), layer(x))
+    with pytest.raises(ValueError, match="NormAct2d does more than a BatchNorm2d"):
+        replace_norms(TinyNetwork(norm=NormAct2d), "switchable", ())
+
+
+def test_shared_norm_keeps_being_one() -> None:
+    network = TinyNetwork(shared=True)
+    replace_norms(network, "switchable", ())
+    assert network.layer3[1] is network.layer4[1]
+
+
+def test_nothing_to_replace_and_unknown_norms_are_clear_errors() -> None:
+    network = TinyNetwork()
+    before = copy.deepcopy(network)
+    replace_norms(network, "batch", ())
+    assert str(network) == str(before)
+    with pytest.raises(ValueError, match="norm is 'group': expected one of batch, switchable"):
+        replace_norms(network, "group", ())
+    with pytest.raises(ValueError, match="TinyNetwork has no 2d BatchNorm to replace"):
+        replace_norms(TinyNetwork(norm=None), "switchable", ())
+    for norm in ("ibn_a", "ibn_b"):
+        with pytest.raises(ValueError, match="defined for residual networks alone"):
+            replace_norms(network, norm, ())
+    with pytest.raises(ValueError, match="IBN-a of 1 channel"):
+        InstanceBatchNorm2d(1)

@@ -1,0 +1,56 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from callbacks.seg_ttt import SegTTT
+from lightning_modules.networks import DeepLabV1, RoundedSizes
+from tests.fakes import Snapshot, TinyNetwork, make_images
+
+
+class Picky(TinyNetwork):
+    """Takes only multiples of 32."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        assert not any(side % 32 for side in image.shape[-2:])
+        return super().forward(image)
+
+
+def test_image_is_resized_to_the_next_multiple_and_its_logits_back() -> None:
+    network, image = RoundedSizes(Picky()), make_images(1, 33, 64)
+    resized = F.interpolate(image, (64, 64), mode="bilinear", align_corners=False)
+    expected = F.interpolate(network.network(resized), (33, 64), mode="bilinear", align_corners=False)
+    assert torch.equal(network(image), expected)
+
+
+def test_image_of_a_multiple_stays_as_it_is() -> None:
+    network, image = RoundedSizes(Picky()), make_images(1, 32, 64)
+    assert torch.equal(network(image), network.network(image))
+
+
+def test_logits_of_another_library_are_found_and_resized() -> None:
+    class Foreign(Picky):
+        def forward(self, image: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+            return {"out": super().forward(image)}
+
+    image = make_images(1, 40, 50)
+    assert torch.equal(RoundedSizes(Foreign(upsample=False))(image), RoundedSizes(Picky(upsample=False))(image))
+
+
+def test_adapted_layers_are_the_networks_own_if_it_has_them() -> None:
+    assert RoundedSizes(DeepLabV1("resnet10", 5, width=4)).adapted_layers == ("layer3", "layer4", "head")
+    assert not hasattr(RoundedSizes(nn.Conv2d(3, 5, 1)), "adapted_layers")
+
+
+def test_seg_ttt_adapts_the_network_inside() -> None:
+    network, image = RoundedSizes(Picky()), make_images(1, 40, 50)
+    before = Snapshot(network)
+    method = SegTTT(0.1, psi=0.1, num_steps=2, scales=(0.5, 0.75))
+    method.predict(network, image)
+    assert method.adaptations[0].steps == 2
+    before.check(network)
+
+
+def test_multiple_below_1_is_a_clear_error() -> None:
+    with pytest.raises(ValueError, match="multiple is 0: expected a positive number"):
+        RoundedSizes(Picky(), 0)
