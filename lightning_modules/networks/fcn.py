@@ -73,7 +73,7 @@ class FCN8s(SegmentationNetwork):
     """FCN-8s on VGG-16: (B, 3, H, W) normalised image -> (B, K, H, W) logits at input size.
 
     Scores of the last layer, of pool4 and of pool3 are added from coarse to fine. In place of the paper's padding by
-    100 pixels and cropping, poolings round up and fc6 is padded, so that any image size from 32 on works. All
+    100 pixels and cropping, poolings round up and fc6 is padded, so that any image size works. All
     upsampling is bilinear and fixed; Long et al. learn the two inner ones.
 
     Args:
@@ -106,7 +106,7 @@ class FCN8s(SegmentationNetwork):
         norm: Norm = "batch",
         dropout: float = 0.0,
     ) -> None:
-        super().__init__(num_classes, output_stride=8, min_size=32)
+        super().__init__(num_classes, output_stride=8)
         check_weights(weights, "imagenet")
         if backbone not in VGG_WEIGHTS:
             raise ValueError(f"unknown backbone {backbone!r}: expected one of {', '.join(VGG_WEIGHTS)}")

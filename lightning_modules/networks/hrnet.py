@@ -20,7 +20,7 @@ class HRNet(SegmentationNetwork):
 
     The trunk is timm's (the optional extra: ``pip install -e '.[timm]'``), with two changes: branches are upsampled
     bilinearly where timm repeats pixels, as the segmentation networks of Wang et al. do, and to the size of the branch
-    that they are added to where timm multiplies sizes, so that any image size from 32 on works.
+    that they are added to where timm multiplies sizes, so that any image size works.
 
     Args:
         num_classes: Number of classes K.
@@ -50,7 +50,7 @@ class HRNet(SegmentationNetwork):
         norm: Norm = "batch",
         dropout: float = 0.0,
     ) -> None:
-        super().__init__(num_classes, output_stride=4, min_size=32)
+        super().__init__(num_classes, output_stride=4)
         check_weights(weights, "imagenet")
         if not backbone.startswith("hrnet"):
             raise ValueError(f"backbone is {backbone!r}: expected an HRNet of timm, e.g. hrnet_w18")
