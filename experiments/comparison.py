@@ -32,8 +32,8 @@ from main import main
 CONFIGS = Path(__file__).parent.parent / "configs"
 SCALES = [0.5, 0.75, 1.0]  # at these small sizes; chosen on the development domain when the demo was written
 SEG_TTT_RATES = (0.02, 0.05, 0.1)
-TENT_RATES = (0.0003, 0.001, 0.003)
-PRIORS = (1.0, 4.0, 16.0)
+TENT_RATES = (0.0003, 0.001, 0.003, 0.01)
+PRIORS = (1.0, 4.0, 16.0, 64.0)
 BATCH = 10  # images of a target that AdaBN sees at once
 MEMBERS = 3
 TARGETS = ("haze", "dusk", "dust")
