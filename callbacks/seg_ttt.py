@@ -34,8 +34,9 @@ class SegTTT(Method):
         psi: Confidence threshold of the pseudo labels in [0, 1], relative to the most confident pixel of a class.
         num_steps: Number of SGD steps, N_t.
         lr: Learning rate of SGD, eta; no momentum, no weight decay.
-        trainable: Names of the modules whose parameters move, e.g. ``layer4`` or ``backbone.layer4``. None takes the
-            network's own ``adapted_layers`` if it has them (under released semantics ``released_layers``, where the
+        trainable: Names of the modules whose parameters move, e.g. ``layer4`` or ``backbone.layer4``; a name matches
+            wherever it stands in a path, so that ``conv2`` alone moves that of every block. None takes the network's
+            own ``adapted_layers`` if it has them (under released semantics ``released_layers``, where the
             authors' code moves others), else layer3, layer4 and head (conv4_x, conv5_x, head).
         scales: Factors on the image's size for the views behind the pseudo labels, each above 0.
         flip: Whether the second view of each scale is mirrored.

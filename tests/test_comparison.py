@@ -42,7 +42,7 @@ def test_comparison_writes_its_page_and_does_nothing_twice(
     args = ["--quick", "--folder", "comparison", "--page", "page.md", "--only", name]
     report = run_comparison(args)
     methods = [row["method"] for row in report["rows"]]
-    assert len(methods) == len(set(methods)) == {"DeepLabv1": 27, "DeepLabv1, dropout": 6, "DeepLabv1, SN": 3}[name]
+    assert len(methods) == len(set(methods)) == {"DeepLabv1": 28, "DeepLabv1, dropout": 6, "DeepLabv1, SN": 3}[name]
     for row in report["rows"]:
         assert list(row["miou"]) == ["haze", "dusk", "dust"] and row["mean"]["ms_per_image"] > 0
         assert (row["worse"] is None) == (row["method"] == "t-BN")

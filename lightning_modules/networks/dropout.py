@@ -9,7 +9,7 @@ RECTIFIERS = (nn.ReLU, nn.ReLU6)
 
 
 def add_dropout(network: nn.Module, probability: float) -> None:
-    """Puts a dropout of single values behind every ReLU of a network, in place.
+    """Puts a dropout of single values (not of whole channels), as Gal and Ghahramani's, behind every ReLU, in place.
 
     A ReLU that is called several times, as in torchvision's residual blocks, gets one dropout that is called as often.
     The names of parameters and buffers stay.

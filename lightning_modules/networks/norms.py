@@ -18,8 +18,8 @@ class SwitchableNorm2d(nn.Module):
 
     Mean and variance are mixed separately, each by the softmax of three weights per layer, in the order instance,
     layer, batch; all start with equal shares. In evaluation mode the batch's are running averages with BatchNorm's
-    momentum; their variance is the unbiased one, as in BatchNorm2d. Statistics are computed in float32 or better. Under
-    DDP those of the batch are each process's own.
+    momentum; their variance is the unbiased one, as in BatchNorm2d (Luo et al. average over batches after training).
+    Statistics are computed in float32 or better. Under DDP those of the batch are each process's own.
 
     Args:
         num_features: Number of channels C.
@@ -56,13 +56,9 @@ class SwitchableNorm2d(nn.Module):
         """Normalises (B, C, H, W) features."""
         values = x if x.dtype == torch.float64 else x.float()
         var_instance, mean_instance = torch.var_mean(values, dim=(2, 3), correction=0)  # (B, C)
-        # The square's mean over channels gives the layer's variance without another pass over the features.
-        square = var_instance + mean_instance.square()
-        mean_layer = mean_instance.mean(dim=1, keepdim=True)  # (B, 1)
-        var_layer = (square.mean(dim=1, keepdim=True) - mean_layer.square()).clamp_min(0)
+        mean_layer, var_layer = pool(mean_instance, var_instance, dim=1)  # (B, 1)
         if self.training:
-            mean_batch = mean_instance.mean(dim=0, keepdim=True)  # (1, C)
-            var_batch = (square.mean(dim=0, keepdim=True) - mean_batch.square()).clamp_min(0)
+            mean_batch, var_batch = pool(mean_instance, var_instance, dim=0)  # (1, C)
             self._move_statistics(mean_batch[0].detach(), var_batch[0].detach(), x.numel() // self.num_features)
         else:
             mean_batch, var_batch = self.running_mean[None], self.running_var[None]
@@ -84,9 +80,9 @@ class SwitchableNorm2d(nn.Module):
 class BatchInstanceNorm2d(nn.Module):
     """Batch-Instance Norm: weight * (gate * BatchNorm(x) + (1 - gate) * InstanceNorm(x)) + bias, one gate per channel.
 
-    Gates start at 1 (BatchNorm alone) and stay in [0, 1]: what an update leaves outside is put back at the next
-    forward. The BatchNorm is a real one, so that SyncBN and IaBN act on it. Here gates are trained as all parameters
-    are; Nam and Kim train theirs with a larger learning rate and no weight decay.
+    Gates start at 1 (BatchNorm alone) and act within [0, 1]: what an update leaves outside is put back at the next
+    forward in training mode. The BatchNorm is a real one, so that SyncBN and IaBN act on it. Here gates are trained as
+    all parameters are; Nam and Kim train theirs with a larger learning rate and no weight decay.
 
     Args:
         num_features: Number of channels C.
@@ -113,11 +109,10 @@ class BatchInstanceNorm2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalises (B, C, H, W) features."""
-        if self.training:
-            with torch.no_grad():
-                self.gate.clamp_(0, 1)
-        # Not clamped while training: a clamp passes no gradient at its bounds, where gates start.
-        gate = (self.gate if self.training else self.gate.clamp(0, 1))[:, None, None]
+        if self.training and self.gate.requires_grad:  # a frozen gate is never written
+            self.gate.data.clamp_(0, 1)  # .data, as autograd may hold the gate from a call before, of equal value
+        # Clamped, but with the gradient of the gate itself: a clamp has none at its bounds, where gates start.
+        gate = (self.gate - (self.gate - self.gate.clamp(0, 1)).detach())[:, None, None]
         mixed = gate * self.batch_norm(x) + (1 - gate) * normalize_instances(x, self.batch_norm.eps)
         return (mixed * self.weight[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
@@ -155,6 +150,9 @@ class InstanceBatchNorm2d(nn.Module):
         num_features: Number of channels C, 2 or more; of an odd number the BatchNorm gets one more.
         eps: Added to the variances.
         momentum: Of the BatchNorm's running statistics.
+
+    Raises:
+        ValueError: If there are fewer than two channels.
 
     Source: Pan et al. (2018), Sec. 3.2, Fig. 3(b).
     """
@@ -219,6 +217,16 @@ def normalize_instances(x: Tensor, eps: float) -> Tensor:
     values = x if x.dtype == torch.float64 else x.float()
     var, mean = torch.var_mean(values, dim=(2, 3), correction=0, keepdim=True)
     return (values - mean) * torch.rsqrt(var + eps)
+
+
+def pool(means: Tensor, variances: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Returns mean and variance of the union of equally large groups, which lie along one dimension.
+
+    The mean of the groups' variances plus the variance of their means: a difference of squares would cancel where means
+    are large.
+    """
+    var_of_means, mean = torch.var_mean(means, dim=dim, correction=0, keepdim=True)
+    return mean, variances.mean(dim=dim, keepdim=True) + var_of_means
 
 
 def mix(weight: Tensor, *statistics: Tensor) -> Tensor:
@@ -324,7 +332,7 @@ def keep_activation(layer: nn.BatchNorm2d, norm: nn.Module) -> nn.Module:
     Raises:
         ValueError: If the layer is a BatchNorm of a kind that is not known here.
     """
-    if type(layer).forward is nn.BatchNorm2d.forward or type(layer) is nn.BatchNorm2d:
+    if type(layer).forward is nn.BatchNorm2d.forward:
         return norm
     drop, act = getattr(layer, "drop", None), getattr(layer, "act", None)
     if isinstance(drop, nn.Module) and isinstance(act, nn.Module):

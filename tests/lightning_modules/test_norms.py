@@ -54,6 +54,13 @@ def test_switchable_norm_is_its_formula(shape: tuple[int, ...], training: bool) 
     torch.testing.assert_close(norm(x), expected)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_switchable_norm_in_float32_stands_large_means(training: bool) -> None:
+    norm, x = SwitchableNorm2d(4).train(training), draw(2, 4, 8, 8) + 1000 * torch.ones(4, 1, 1)
+    x = x.float()  # rounded once, so that both see the same values
+    torch.testing.assert_close(norm(x).double(), copy.deepcopy(norm).double()(x.double()), atol=1e-3, rtol=0)
+
+
 @pytest.mark.parametrize("make", [SwitchableNorm2d, BatchInstanceNorm2d])
 def test_running_statistics_are_those_of_batch_norm(make: type[nn.Module]) -> None:
     norm, reference = make(4).double(), nn.BatchNorm2d(4).double()
@@ -93,6 +100,26 @@ def test_gates_stay_between_0_and_1() -> None:
     (norm.train()(x) * torch.randn_like(x)).sum().backward()
     assert norm.gate.tolist() == [0.0, 0.5, 1.0]
     assert norm.gate.grad.isfinite().all() and (norm.gate.grad != 0).all()  # none is stuck at its bound
+    norm.gate.grad = None
+    (norm.eval()(x) * torch.randn_like(x)).sum().backward()
+    assert (norm.gate.grad != 0).all()
+
+
+def test_batch_instance_norm_may_be_called_often_before_one_backward() -> None:
+    norm, x = BatchInstanceNorm2d(3), torch.randn(2, 3, 4, 4, requires_grad=True)
+    (norm(norm(norm(x))) * torch.randn_like(x)).sum().backward()
+    assert x.grad.isfinite().all() and norm.gate.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("semantics", ["paper", "released"])
+def test_adaptation_leaves_gates_as_training_left_them(semantics: str) -> None:
+    network = DeepLabV1("resnet10", 5, width=4, norm="batch_instance").eval()
+    for module in network.modules():
+        if isinstance(module, BatchInstanceNorm2d):
+            module.gate.data.fill_(1.2)  # as the last update of training may
+    before = copy.deepcopy(network.state_dict())
+    SegTTT(0.1, num_steps=2, scales=(0.5, 1.0), semantics=semantics).predict(network, make_images(1))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
 
 def test_ibn_a_is_instance_norm_on_half_the_channels_and_batch_norm_on_the_rest() -> None:
