@@ -263,18 +263,26 @@ def test_logits_of_lower_resolution_are_upsampled(method: Method) -> None:
 
 
 class ReturnsDict(nn.Module):
-    """As torchvision's segmentation networks."""
+    """As torchvision's segmentation networks, or under another key as nobody's."""
 
-    def __init__(self) -> None:
+    def __init__(self, key: str) -> None:
         super().__init__()
         self.network = TinyNetwork()
+        self.key = key
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        return {"out": self.network(image)}
+        return {self.key: self.network(image)}
 
 
-def test_network_that_returns_a_dict_is_a_clear_error(method: Method) -> None:
-    network = ReturnsDict().train()
+def test_network_that_returns_a_dict_is_adapted_as_its_logits_are(method: Method) -> None:
+    network, image = ReturnsDict("out").train(), make_images(1)
+    before = Snapshot(network)
+    assert torch.equal(method.predict(network, image), method.predict(network.network, image))
+    before.check(network)
+
+
+def test_network_that_returns_any_other_dict_is_a_clear_error(method: Method) -> None:
+    network = ReturnsDict("features").train()
     before = Snapshot(network)
     with pytest.raises(TypeError, match="ReturnsDict returned dict"):
         method.predict(network, make_images(1))
