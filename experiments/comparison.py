@@ -77,7 +77,6 @@ OTHERS = [
     Contender("FCN, ResNet-10", "fcn_resnet10_small"),
     Contender("FCN-8s, VGG-16 with BN", "fcn_vgg16_bn_small"),
     Contender("HRNet-W18-small", "hrnet_w18_small"),
-    Contender("DeepLab, EfficientNet-Lite0 (ImageNet)", "timm_efficientnet_lite0"),
     Contender("Segmenter, small ViT", "segmenter_small", batch_norm=False),
 ]
 
