@@ -15,6 +15,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+import wandb
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
@@ -37,6 +38,8 @@ def clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
     for name in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR", "WANDB_ARTIFACT_DIR"):
         os.environ[name] = folder
     yield
+    if wandb.run is not None:
+        wandb.finish()  # or the loggers of the next test would write into this run
     os.environ.clear()
     os.environ.update(before)
 
