@@ -11,14 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from callbacks.blended_norm import normalize_blended
 from callbacks.method import Method
 from lightning_modules.networks.norms import SwitchableNorm2d
 from lightning_modules.predictor import predict_logits
-
-
-def blend(sample: Tensor, source: Tensor, alpha: float) -> Tensor:
-    """Blends statistics: alpha * sample + (1 - alpha) * source (Eq. 4)."""
-    return alpha * sample + (1 - alpha) * source
 
 
 class InstanceAdaptiveBatchNorm2d(nn.BatchNorm2d):
@@ -61,22 +57,10 @@ class InstanceAdaptiveBatchNorm2d(nn.BatchNorm2d):
         if self.training:
             return super().forward(x)
         self._check_input_dim(x)
-        mean, var = self._statistics(x)
-        normalized = (x - mean[:, :, None, None]) / torch.sqrt(var + self.eps)[:, :, None, None]
-        if self.affine:
-            normalized = normalized * self.weight[:, None, None] + self.bias[:, None, None]
-        return normalized.to(x.dtype)
-
-    def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the (B or 1, C) mean and biased variance of Eq. 4; with no running statistics, the input's own."""
-        if self.alpha == 0 and self.running_mean is not None and self.running_var is not None:
-            return self.running_mean[None], self.running_var[None]
-        over = (0, 2, 3) if self.pooled else (2, 3)
-        var, mean = torch.var_mean(x if x.dtype == torch.float64 else x.float(), dim=over, correction=0, keepdim=True)
-        mean, var = mean.flatten(1), var.flatten(1)
-        if self.running_mean is None or self.running_var is None:
-            return mean, var
-        return blend(mean, self.running_mean, self.alpha), blend(var, self.running_var, self.alpha)
+        mean, var, alpha = self.running_mean, self.running_var, self.alpha
+        if mean is None or var is None:  # with no running statistics, the input's own are all there are
+            mean, var, alpha = x.new_zeros(self.num_features), x.new_ones(self.num_features), 1.0
+        return normalize_blended(x, mean, var, self.weight, self.bias, alpha, self.eps, self.pooled)
 
     def extra_repr(self) -> str:
         """Adds alpha to the layer's description."""
@@ -110,10 +94,8 @@ class _AdaptiveInput(InstanceAdaptiveBatchNorm2d):
         """Normalises (B, C, H, W) features, then does what else the layer does."""
         (layer,) = self.layer
         if not self.training and layer.running_mean is not None and layer.running_var is not None and self.alpha > 0:
-            mean, var = self._statistics(x)
-            scale = torch.sqrt((layer.running_var + self.eps) / (var + self.eps))
-            shift = layer.running_mean - mean * scale
-            x = torch.addcmul(shift[:, :, None, None], x, scale[:, :, None, None]).to(x.dtype)
+            mean, var = layer.running_mean, layer.running_var
+            x = normalize_blended(x, mean, var, torch.sqrt(var + self.eps), mean, self.alpha, self.eps, self.pooled)
         return type(layer).forward(layer, x)
 
 

@@ -1,0 +1,180 @@
+"""The arithmetic of IaBN in few passes over memory: statistics of the sample, blended normalisation, and its gradient.
+
+Written as tensor operations the forward reads or writes the features nine times and keeps three copies for the backward
+pass. Here torch's own kernels do it in three reads and a write, and the features are all that is kept.
+
+Source: paper, Sec. 3, Eq. 3-4.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+CANCELLING = 4.0  # a mean of so many units of output: rounding its product costs 5e-7
+
+
+def blend(sample: Tensor, source: Tensor, alpha: float) -> Tensor:
+    """Blends statistics: alpha * sample + (1 - alpha) * source (Eq. 4)."""
+    return alpha * sample + (1 - alpha) * source
+
+
+def measure_statistics(x: Tensor, pooled: bool = False) -> tuple[Tensor, Tensor]:
+    """Measures the mean and the biased variance of features per channel.
+
+    Args:
+        x: (B, C, H, W) of any floating type.
+        pooled: Whether over the whole batch in place of each sample.
+
+    Returns:
+        Two (B, C), or (1, C) if pooled; float32, or float64 for float64. They are differentiable only where torch
+        compiles; `normalize_blended` brings its own gradient.
+    """
+    if not has_kernels(x):
+        var, mean = torch.var_mean(
+            x if x.dtype == torch.float64 else x.float(), dim=(0, 2, 3) if pooled else (2, 3), correction=0
+        )
+        return (mean[None], var[None]) if pooled else (mean, var)
+    if pooled or len(x) == 1:
+        mean, var = _measure(x)
+        return mean[None], var[None]
+    if x.is_contiguous():
+        mean, var = _measure(x.view(1, -1, *x.shape[2:]))
+        return mean.view(x.shape[:2]), var.view(x.shape[:2])
+    means, variances = zip(*map(_measure, x.split(1)), strict=True)
+    return torch.stack(means), torch.stack(variances)
+
+
+def has_kernels(x: Tensor) -> bool:
+    """Returns whether torch's BatchNorm kernels can be called on their own; a compiler does better without."""
+    return x.device.type in ("cpu", "cuda") and not torch.compiler.is_compiling()
+
+
+def _measure(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns two (C,): mean and biased variance of (B, C, H, W) features, accumulated in float32 or better."""
+    scratch = None
+    if x.dtype in (torch.bfloat16, torch.float16):  # the type of running statistics is that of the result
+        scratch = x.new_zeros(x.shape[1], dtype=torch.float32)
+    return torch.batch_norm_update_stats(x, scratch, None if scratch is None else torch.zeros_like(scratch), 0.0)
+
+
+def normalize_blended(
+    x: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    alpha: float,
+    eps: float,
+    pooled: bool = False,
+) -> Tensor:
+    """Normalises features with blended statistics; gradients flow through those of the sample.
+
+    Args:
+        x: (B, C, H, W) of any floating type.
+        running_mean: (C,) training mean.
+        running_var: (C,) training variance.
+        weight: (C,) scale, or None.
+        bias: (C,) shift, or None.
+        alpha: Weight of the sample's statistics in [0, 1].
+        eps: Added to the variance.
+        pooled: Whether the sample's statistics are those of the whole batch.
+
+    Returns:
+        (B, C, H, W) of the type of x.
+    """
+    kind = torch.float64 if x.dtype == torch.float64 else torch.float32
+    running_mean, running_var = running_mean.to(kind), running_var.to(kind)
+    weight, bias = None if weight is None else weight.to(kind), None if bias is None else bias.to(kind)
+    if pooled or len(x) == 1 or alpha == 0:
+        return _normalize(x, running_mean, running_var, weight, bias, alpha, eps)
+    if not x.is_contiguous():  # in channels_last the samples cannot be taken for channels
+        singles = [_normalize(single, running_mean, running_var, weight, bias, alpha, eps) for single in x.split(1)]
+        return torch.cat(singles)
+    tensors = (
+        None if tensor is None else tensor.repeat(len(x)) for tensor in (running_mean, running_var, weight, bias)
+    )
+    return _normalize(x.view(1, -1, *x.shape[2:]), *tensors, alpha, eps).view(x.shape)  # type: ignore[arg-type]
+
+
+def _normalize(
+    x: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    alpha: float,
+    eps: float,
+) -> Tensor:
+    """Normalises (B, C, H, W) features with one mean and variance per channel."""
+    if has_kernels(x):
+        if weight is None:
+            weight = torch.ones_like(running_mean)
+        if bias is None:
+            bias = torch.zeros_like(running_mean)
+        return _BlendedNorm.apply(x, running_mean, running_var, weight, bias, alpha, eps)
+    mean, var = running_mean, running_var
+    if alpha > 0:
+        sample_mean, sample_var = measure_statistics(x, pooled=True)
+        mean, var = blend(sample_mean[0], mean, alpha), blend(sample_var[0], var, alpha)
+    scale = torch.rsqrt(var + eps) if weight is None else weight * torch.rsqrt(var + eps)
+    shift = -mean * scale if bias is None else bias - mean * scale
+    return (x * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
+
+
+def _apply(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """Normalises (B, C, H, W) features by (C,) statistics in one pass, or in two where the one would lose digits.
+
+    On a CPU torch's kernel computes x * scale + (bias - mean * scale), which cancels where the mean is many deviations
+    from 0; on CUDA it subtracts the mean first.
+    """
+    if x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64):
+        scale = weight / torch.sqrt(var + eps)
+        if (mean * scale).abs().amax() > CANCELLING:
+            centred = x - mean[:, None, None]
+            return torch.addcmul(bias[:, None, None], centred, scale[:, None, None], out=centred)
+    return F.batch_norm(x, mean, var, weight, bias, training=False, eps=eps)
+
+
+class _BlendedNorm(torch.autograd.Function):
+    """With m = alpha * mean(x) + ..., v = alpha * var(x) + ... and s = (v + eps)^(-1/2): (x - m) * s * weight + bias.
+
+    Backward, with n values per channel: the layer's own gradient at fixed m and v, plus what flows through them,
+    alpha / n * (dm + 2 * (x - mean(x)) * dv), where dm = -s * weight * sum(g) and dv = -1/2 * s^3 * weight *
+    sum(g * (x - m)). Both sums are those of the gradients of bias and weight.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        running_mean: Tensor,
+        running_var: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        alpha: float,
+        eps: float,
+    ) -> Tensor:
+        sample_mean, sample_var = _measure(x) if alpha > 0 else (running_mean, running_var)
+        mean, var = blend(sample_mean, running_mean, alpha), blend(sample_var, running_var, alpha)
+        ctx.save_for_backward(x, weight, sample_mean, mean, var)
+        ctx.alpha, ctx.eps = alpha, eps
+        return _apply(x, mean, var, weight, bias, eps)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, sample_mean, mean, var = ctx.saved_tensors
+        gradient, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
+            gradients[0], x, weight, mean, var, None, None, False, ctx.eps, [True, True, True]
+        )
+        if ctx.needs_input_grad[0] and ctx.alpha > 0:
+            share = ctx.alpha * x.shape[1] / x.numel()
+            scale = torch.rsqrt(var + ctx.eps) * weight
+            slope = -share * scale * torch.rsqrt(var + ctx.eps) * grad_weight
+            offset = -share * scale * grad_bias - slope * sample_mean
+            slope, offset = (value.to(x.dtype)[:, None, None] for value in (slope, offset))
+            gradient = gradient.addcmul_(x, slope).add_(offset)
+        return gradient, None, None, grad_weight, grad_bias, None, None
