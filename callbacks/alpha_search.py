@@ -26,12 +26,15 @@ class AlphaSearch(Callback):
         from_epoch: First epoch of `fit` to search in; the authors' code begins at 40 of 50.
 
     Attributes:
+        needs_every_image: The runs that may not leave out what an interrupted run has scored already.
         miou: The latest mean IoU in percent by alpha.
         best_alpha: The latest best alpha; the smallest of equals.
 
     Raises:
         ValueError: If there is no alpha, or one is outside [0, 1].
     """
+
+    needs_every_image = ("validate",)
 
     def __init__(self, alphas: Sequence[float] = ALPHAS, from_epoch: int = 0) -> None:
         if not alphas:

@@ -2,25 +2,24 @@
 
 import json
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from callbacks.records import read_records, to_plain, write_file
+from callbacks.folder_lock import FolderLock
+from callbacks.records import read_manifest, read_records, write_file, write_manifest
+from callbacks.run_settings import WAYS_OUT
 
 Output = Literal["labels", "train_ids", "overlays", "confidence"]
 SUFFIXES: dict[Output, str] = {"labels": ".png", "train_ids": ".png", "overlays": ".jpg", "confidence": ".png"}
 
 MANIFEST = "predictions.json"
 RECORDS = "predictions.jsonl"
-NAMED = 5  # how many settings an error names
 THREADS = 2
 WAITING = 6  # how many images may wait to be written
 
 Key = tuple[str, str]  # domain and name of an image
-
-WAYS_OUT = "another results.folder, or --results.overwrite=true to replace what is there"
 
 
 class PredictionFolder:
@@ -37,6 +36,7 @@ class PredictionFolder:
     def __init__(self, root: Path, outputs: Sequence[Output]) -> None:
         self.root = root
         self.outputs = outputs
+        self.lock = FolderLock(root)
 
     def records(self, rank: int) -> Path:
         """Returns the file of the lines of a process."""
@@ -79,21 +79,8 @@ class PredictionFolder:
             for path in sorted((self.root / output).rglob(f"*{SUFFIXES[output]}")):
                 raise FileExistsError(
                     f"{self.root} holds files like {path.relative_to(self.root)} but no {MANIFEST} that says how they "
-                    f"were made: expected {WAYS_OUT}"
+                    f"were made: expected {WAYS_OUT} to replace what is there"
                 )
-
-    def check_settings(self, earlier: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-        """Raises ValueError if settings differ; names those that do."""
-        before, now = flatten(earlier), flatten(settings)
-        differing = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-        if not differing:
-            return
-        named = "; ".join(f"{key} was {before.get(key)}, is now {now.get(key)}" for key in differing[:NAMED])
-        more = f"; and {len(differing) - NAMED} more" if len(differing) > NAMED else ""
-        raise ValueError(
-            f"{self.root} holds predictions of other settings: {named}{more}. Expected the same settings to go on, "
-            f"{WAYS_OUT}"
-        )
 
     def read_manifest(self, needed: bool = True) -> dict[str, Any] | None:
         """Reads the manifest; None if there is none, or it is spoilt and not needed.
@@ -102,21 +89,14 @@ class PredictionFolder:
             ValueError: If it is spoilt and needed.
         """
         path = self.root / MANIFEST
-        if not path.exists():
-            return None
-        try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
-            if {"settings", "runs"} <= manifest.keys():
-                return manifest
-        except (ValueError, AttributeError):
-            pass
-        if needed:
-            raise ValueError(f"{path} is no manifest of predictions: expected {WAYS_OUT}")
-        return None
+        manifest = read_manifest(path)
+        if manifest is None and needed and path.exists():
+            raise ValueError(f"{path} is no manifest of predictions: expected {WAYS_OUT} to replace what is there")
+        return manifest
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Writes the manifest."""
-        write_file(self.root / MANIFEST, (json.dumps(to_plain(manifest), indent=1) + "\n").encode())
+        write_manifest(self.root / MANIFEST, manifest)
 
     def read_records(self) -> dict[Key, dict[str, Any]]:
         """Returns the last line of each image, of all processes."""
@@ -178,16 +158,3 @@ class Writers:
         wait(self._jobs)
         self._jobs.clear()
         self._pool.shutdown()
-
-
-def flatten(settings: Any, prefix: str = "") -> dict[str, Any]:
-    """Returns nested settings by dotted names: ``{"method": {"lr": 0.1}}`` as ``{"method.lr": 0.1}``."""
-    return dict(_walk(settings, prefix))
-
-
-def _walk(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _walk(item, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        yield prefix, value

@@ -1,27 +1,31 @@
 """What `predict` makes of images: label maps, overlays and confidence maps, and a manifest by which it goes on."""
 
-import hashlib
 import json
-import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, get_args
 
 import numpy as np
-import pytorch_lightning
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
-from torch import Tensor, nn
+from torch import Tensor
 
 from callbacks.method import require_segmentation
 from callbacks.panels import draw_overlay, encode_jpeg, encode_png, find_palette, restore_photograph
 from callbacks.prediction_folder import SUFFIXES, Output, PredictionFolder, Writers
-from callbacks.records import find_commit, find_folder, find_method, name_device, to_plain, write_file
+from callbacks.records import describe_run, find_folder, find_method, to_plain, write_file
+from callbacks.run_settings import (
+    WAYS_OUT,
+    check_settings,
+    describe_data,
+    describe_predictor,
+    find_root,
+    keeps_knowledge,
+)
 from lightning_modules.segmentation import list_loaders
 
 OUTPUTS: tuple[Output, ...] = ("labels", "train_ids", "overlays")
@@ -134,6 +138,7 @@ class Predictions(Callback):
         if trainer.is_global_zero:
             place.merge_records()
             self._summarize(place, trainer, ended=True)
+            place.lock.release()
         trainer.strategy.barrier("predictions summarised")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -146,12 +151,14 @@ class Predictions(Callback):
         self._close(trainer, pl_module)
         if trainer.is_global_zero:
             self._summarize(place, trainer, ended=False)
+            place.lock.release()
 
     def _open(self, trainer: Trainer, module: LightningModule) -> dict[str, set[str]]:
         """Opens the folder on all processes; returns the names of the images that are done by domain.
 
         Raises:
             ValueError: If the folder holds predictions of other settings, or lies where images are read.
+            FolderInUseError: If another run writes there.
             FileExistsError: If it holds files that might be overwritten.
         """
         place = PredictionFolder(find_folder(trainer, self.folder), self.outputs)
@@ -160,6 +167,7 @@ class Predictions(Callback):
             try:
                 outcome = self._begin(place, trainer, module)
             except Exception as error:  # the other processes must hear of it, or they would wait for ever
+                place.lock.release()
                 outcome = error
         outcome = trainer.strategy.broadcast(outcome)
         if isinstance(outcome, Exception):
@@ -179,6 +187,7 @@ class Predictions(Callback):
         members = list_members(trainer)
         for member in members:
             place.check_apart(find_root(member))
+        place.lock.acquire()
         settings = describe_settings(trainer, module, members) | {"outputs": list(self.outputs)}
         earlier = place.read_manifest(needed=not self.overwrite)
         runs = []
@@ -187,21 +196,19 @@ class Predictions(Callback):
         elif earlier is None:
             place.check_empty()
         elif place.read_records():  # or nothing was predicted: there are no settings to keep to
-            place.check_settings(earlier["settings"], settings)
+            check_settings(place.root, "predictions", earlier["settings"], settings)
+            if keeps_knowledge(find_method(trainer)) and not earlier.get("complete"):
+                raise ValueError(
+                    f"{place.root} holds predictions of an interrupted run of a method that keeps knowledge between "
+                    f"images, which is lost: it cannot go on. Expected {WAYS_OUT} to begin anew"
+                )
             runs = earlier["runs"]
         place.merge_records()
         done = place.find_done()
         found = sum(map(len, done.values()))
         if found:
             rank_zero_info(f"{place.root} holds the predictions of {found} images: these are left out")
-        run = {
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "commit": find_commit(),
-            "versions": {"torch": torch.__version__, "pytorch_lightning": pytorch_lightning.__version__},
-            "device": name_device(module),
-            "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
-            "found": found,
-        }
+        run = describe_run(trainer, module, found)
         self._manifest = {"complete": False, "settings": settings, "runs": [*runs, run]}
         place.write_manifest(self._manifest)
         return done
@@ -284,58 +291,20 @@ def describe_settings(trainer: Trainer, module: LightningModule, members: Sequen
         module: Around the network, with the weights that predict.
         members: The datamodules of the data sets, see `list_members`.
     """
-    segmentation, method = require_segmentation(module), find_method(trainer)
     data = {}
     for number, member in enumerate(members):
-        described = member.describe() if hasattr(member, "describe") else {"class": type(member).__name__}
-        root = find_root(member)
-        data[described.get("domain", f"data{number}")] = {
-            **{key: value for key, value in described.items() if key not in NOT_IN_PREDICTIONS},
-            "root": None if root is None else str(root.resolve()),
-        }
+        described = describe_data(member, NOT_IN_PREDICTIONS)
+        data[described.get("domain", f"data{number}")] = described
     palette = find_palette(trainer, module)
-    return to_plain(
-        {
-            "method": method.settings() if method else None,
-            "temperature": segmentation.temperature,
-            "network": type(segmentation.network).__name__,
-            "layers": fingerprint_layers(segmentation.network),
-            "weights": fingerprint_weights(segmentation.network),
-            "precision": str(trainer.precision),
-            "class_names": segmentation.class_names,
-            "colours": [f"#{palette[label].tobytes().hex()}" for label in range(segmentation.num_classes)],
-            "data": data,
-        }
-    )
+    num_classes = require_segmentation(module).num_classes
+    colours = [f"#{palette[label].tobytes().hex()}" for label in range(num_classes)]
+    return to_plain({**describe_predictor(trainer, module), "colours": colours, "data": data})
 
 
 def list_members(trainer: Trainer) -> list[Any]:
     """Lists the datamodules of the data sets that are predicted: several targets, or one."""
     datamodule = getattr(trainer, "datamodule", None)
     return [] if datamodule is None else list(getattr(datamodule, "targets", [datamodule]))
-
-
-def find_root(member: Any) -> Path | None:
-    """Returns the folder that a datamodule reads, if it reads one."""
-    if hasattr(member, "find_root"):
-        return member.find_root()
-    root = getattr(member, "root", None)
-    return None if root is None else Path(root).expanduser()
-
-
-def fingerprint_weights(network: nn.Module) -> str:
-    """Returns the SHA-256 of names and values of parameters and buffers: the same wherever a checkpoint lies."""
-    digest = hashlib.sha256()
-    for name, tensor in network.state_dict().items():
-        values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(values.numpy())
-    return digest.hexdigest()
-
-
-def fingerprint_layers(network: nn.Module) -> str:
-    """Returns the SHA-256 of a network's description, where strides and dilations show that weights do not hold."""
-    return hashlib.sha256(re.sub(r"0x[0-9a-f]+", "", repr(network)).encode()).hexdigest()
 
 
 def has_names(loader: Any) -> bool:

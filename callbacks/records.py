@@ -3,11 +3,13 @@
 import json
 import math
 import subprocess
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning
 import torch
 from pytorch_lightning import LightningModule, Trainer
 
@@ -44,10 +46,21 @@ def write_file(path: Path, data: bytes) -> None:
     Raises:
         OSError: If it cannot be written; says which file and why.
     """
+    with replacing(path) as part:
+        part.write_bytes(data)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Gives a file to write, which takes the place of another at the end of the ``with`` block: whole or not at all.
+
+    Raises:
+        OSError: If it cannot be written; says which file and why.
+    """
     part = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(data)
+        yield part
         part.replace(path)
     except OSError as error:
         with suppress(OSError):
@@ -67,6 +80,39 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if value is None or isinstance(value, str | int | bool) else str(value)
+
+
+def describe_run(trainer: Trainer, module: LightningModule, found: int) -> dict[str, Any]:
+    """Returns who made a part of the results and when, for manifests.
+
+    Args:
+        trainer: Of the run.
+        module: On its device.
+        found: How many images were done already.
+    """
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": find_commit(),
+        "versions": {"torch": torch.__version__, "pytorch_lightning": pytorch_lightning.__version__},
+        "device": name_device(module),
+        "processes": trainer.world_size,
+        "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
+        "found": found,
+    }
+
+
+def read_manifest(path: Path) -> dict[str, Any] | None:
+    """Reads the settings and runs behind a folder; None if the file is not there or spoilt."""
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return manifest if isinstance(manifest, dict) and {"settings", "runs"} <= manifest.keys() else None
+
+
+def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Writes settings and runs, whole or not at all."""
+    write_file(path, (json.dumps(to_plain(manifest), indent=1) + "\n").encode())
 
 
 def find_commit() -> str | None:

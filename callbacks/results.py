@@ -1,8 +1,11 @@
-"""One record per image, streamed to disk, and one summary per run."""
+"""One record per image, streamed to disk, and one summary per run; a run that was interrupted goes on."""
 
+import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import groupby
 from pathlib import Path
 from typing import IO, Any
 
@@ -10,37 +13,125 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.trainer.states import TrainerFn
-from pytorch_lightning.utilities.rank_zero import rank_zero_info
+from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from callbacks.method import require_segmentation
 from callbacks.panels import draw_panel, find_palette
-from callbacks.predictions import OUTPUTS, Output, Predictions
-from callbacks.records import find_commit, find_folder, find_method, name_device, read_records, to_plain, write_file
+from callbacks.predictions import OUTPUTS, LateMapping, Output, Predictions
+from callbacks.records import (
+    describe_run,
+    find_commit,
+    find_folder,
+    find_method,
+    name_device,
+    read_records,
+    to_plain,
+    write_file,
+)
 from callbacks.reliability import draw_reliability, encode_figure
+from callbacks.run_folder import (
+    PANELS,
+    RECORDS,
+    RELIABILITY,
+    SUMMARY,
+    Key,
+    Line,
+    RunFolder,
+    choose_folder,
+    find_earlier,
+    read_located,
+    set_aside,
+)
+from callbacks.run_settings import describe_evaluation, find_stage, keeps_knowledge
 from callbacks.summary import summarize_records
+from lightning_modules.metrics import Scores
 
-RECORDS = "records.jsonl"
-SUMMARY = "results.json"
-RELIABILITY = "reliability.png"
+__all__ = ["RECORDS", "SUMMARY", "Results", "find_method", "read_records", "set_aside", "summarize_records", "to_plain"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run has to score.
+
+    Attributes:
+        batches: The images (domain and name) of each batch, over all processes, in order.
+        resumable: Whether what is done can be left out.
+    """
+
+    batches: list[list[Key]]
+    resumable: bool
+
+    @classmethod
+    def of(cls, evaluated: Sequence[Any]) -> "Plan":
+        """Makes the plan of data sets as the datamodule opened them, see `describe_evaluation`."""
+        batches = [
+            [(dataset.domain, dataset.name(index)) for index in batch]
+            for _, dataset, indices in evaluated
+            for batch in indices
+        ]
+        images = [image for batch in batches for image in batch]
+        domains = [dataset.domain for _, dataset, _ in evaluated]
+        return cls(batches, bool(images) and len(set(images)) == len(images) and len(set(domains)) == len(domains))
+
+    @property
+    def images(self) -> list[Key]:
+        """All images, in order."""
+        return [image for batch in self.batches for image in batch]
+
+    def find_done(self, lines: Iterable[Line]) -> list[Line]:
+        """Returns a record of each image of whole batches, in order; part of a batch has to be predicted again."""
+        found = {line.key: line for line in lines}
+        done = [batch for batch in self.batches if all(image in found for image in batch)]
+        return [found[image] for batch in done for image in batch]
+
+    def sort(self, lines: Sequence[Line]) -> list[Line]:
+        """Returns a record of each image, in order."""
+        if not self.resumable:
+            several = len({line.path for line in lines}) > 1
+            return sorted(lines, key=lambda line: line.key) if several else list(lines)
+        found = {line.key: line for line in lines}
+        return [found[image] for image in self.images if image in found]
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What the first process tells the others when a run begins.
+
+    Attributes:
+        root: The folder of the run.
+        done: Names of the images that are left out, by domain.
+        panels: How many panels are drawn, by domain.
+    """
+
+    root: Path
+    done: dict[str, set[str]]
+    panels: dict[str, int]
 
 
 class Results(Callback):
     """Writes `records.jsonl` (a line per image, as soon as it is scored) and `results.json` in test and validate runs.
 
-    Beside them lies `reliability.png`, the reliability diagram. Both are also written when a run is interrupted;
-    ``complete`` is false then. Files of an earlier run in the same folder are kept under a number. Under several
-    processes each streams to a file of its own; the first merges them at the end, so the folder has to be one that all
-    of them see.
+    Beside them lie `reliability.png`, the reliability diagram, and `run.json`, the settings of the run. Summary and
+    diagram are also written when a run is interrupted; ``complete`` is false then.
+
+    The same command run again goes on where it stopped, however it stopped, and ends with the scores of a run that was
+    never interrupted: only batches with an image that has no record are predicted, earlier records count in the summary
+    and in what the module logs. Other settings in the same folder are an error, unless `overwrite`.
+
+    Under several processes each streams to a file of its own; the first merges them at the end, so the folder has to be
+    one that all of them see.
 
     Predict runs write label maps and overlays in place of these, see `Predictions`.
 
     Args:
-        folder: Where to write; None is the logger's folder of the run, or `outputs/results` without a logger.
+        folder: Where to write; None is the folder of an unfinished run of the same settings, else the logger's folder
+            of the run, or `outputs/results` without a logger.
         panels: For how many images per domain and process test and validate runs draw `panels/DOMAIN/NAME.png`: image |
             truth | prediction.
         outputs: What predict runs write of each image: ``labels``, ``train_ids``, ``overlays``, ``confidence``.
-        overwrite: Whether predict runs replace earlier predictions in the folder.
+        overwrite: Whether to begin anew: predict runs replace earlier predictions in the folder, the others put earlier
+            results aside under a number.
     """
 
     def __init__(
@@ -54,20 +145,39 @@ class Results(Callback):
             raise ValueError("results.folder is empty: expected a path, or null for the folder of the run")
         self.folder = folder
         self.panels = panels
+        self.overwrite = overwrite
         self.predictions = Predictions(folder, outputs, overwrite)
-        self._drawn: dict[str, int] = {}
-        self._place = Path()
+        self._run: RunFolder | None = None
+        self._plan = Plan([], False)
+        self._done: Mapping[str, set[str]] = {}
+        self._panels_left: dict[str, int] = {}
         self._stream: IO[str] | None = None
-        self._records: list[dict[str, Any]] = []
+        self._limit: tuple[str, int | float | None] | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Has the data leave out what is done; when they ask what that is, the checkpoint is restored."""
+        self.predictions.setup(trainer, pl_module, stage)
+        if stage in ("validate", "test"):
+            self._run = None
+            self._done = LateMapping(lambda: self._open(trainer, pl_module))
+            leave_out(trainer, self._done)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Opens the stream."""
-        self._open(trainer)
+        """Opens the folder, if the data did not ask for it."""
+        len(self._done)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Opens the stream; validation inside fit leaves no files."""
+        """Opens the folder, if the data did not ask for it; validation inside fit leaves no files."""
         if trainer.state.fn == TrainerFn.VALIDATING:
-            self._open(trainer)
+            len(self._done)
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Counts what is done already."""
+        self._add_earlier(trainer, pl_module)
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Counts what is done already."""
+        self._add_earlier(trainer, pl_module)
 
     def on_test_batch_end(
         self,
@@ -94,6 +204,14 @@ class Results(Callback):
         if self._stream is not None:
             self._write(trainer, pl_module, outputs, batch)
 
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Completes the table on the screen."""
+        self._show_all_loaders(trainer.test_loop)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Completes the table on the screen."""
+        self._show_all_loaders(trainer.validate_loop)
+
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the summary."""
         self._finish(trainer, pl_module)
@@ -102,10 +220,6 @@ class Results(Callback):
         """Writes the summary."""
         if self._stream is not None:
             self._finish(trainer, pl_module)
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Finds out what is predicted already."""
-        self.predictions.setup(trainer, pl_module, stage)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Checks the data sets to predict."""
@@ -124,44 +238,116 @@ class Results(Callback):
         self.predictions.on_predict_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Writes the manifest of the predictions."""
+        """Writes the manifest of the predictions; unlocks the folder."""
         self.predictions.teardown(trainer, pl_module, stage)
+        self._close(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Writes the summary of what is there."""
         self.predictions.on_exception(trainer, pl_module, exception)
-        if self._stream is None:
+        run = self._run
+        try:
+            if run is None or self._stream is None or not trainer.is_global_zero:
+                return
+            if not (run.is_finished() and self._is_nothing_left()):
+                self._summarize(trainer, pl_module, run, self._plan.sort(run.locate()), complete=False)
+        finally:
+            self._close(trainer)
+
+    def _open(self, trainer: Trainer, module: LightningModule) -> dict[str, set[str]]:
+        """Opens the folder on all processes; returns the names of the images that are done by domain.
+
+        Raises:
+            ValueError: If the folder holds results of other settings.
+            FolderInUseError: If another run writes there.
+        """
+        own, stage = find_folder(trainer, self.folder), find_stage(trainer)
+        datamodule: Any = getattr(trainer, "datamodule", None)
+        evaluated = datamodule.open_evaluated(stage) if hasattr(datamodule, "open_evaluated") else []
+        self._plan = Plan.of(evaluated)
+        beginning: Beginning | Exception | None = None
+        if trainer.is_global_zero:
+            try:
+                beginning = self._begin(trainer, module, own, evaluated)
+            except Exception as error:  # the other processes must hear of it, or they would wait for ever
+                beginning = error
+        beginning = trainer.strategy.broadcast(beginning)
+        if isinstance(beginning, Exception):
+            raise beginning
+        assert beginning is not None
+        if self._run is None:  # not the first process, which holds the lock
+            self._run = RunFolder(beginning.root)
+        self._panels_left = {}
+        for domain in {dataset.domain for _, dataset, _ in evaluated}:
+            left = max(0, self.panels * trainer.world_size - beginning.panels.get(domain, 0))
+            self._panels_left[domain] = (left + trainer.world_size - 1 - trainer.global_rank) // trainer.world_size
+        self._stream = self._run.records(trainer.global_rank).open("a", encoding="utf-8")
+        if beginning.done:  # its loaders have no more than is left of what the limit allows
+            name = f"limit_{'val' if stage == 'validate' else 'test'}_batches"
+            self._limit = name, getattr(trainer, name)
+            setattr(trainer, name, 1.0)
+        return beginning.done
+
+    def _begin(self, trainer: Trainer, module: LightningModule, own: Path, evaluated: Sequence[Any]) -> Beginning:
+        """Chooses, locks and checks the folder, and writes its manifest."""
+        method = find_method(trainer)
+        if method is not None:
+            method.check_network(require_segmentation(module).network)  # before anything is refused or put aside
+        settings = describe_evaluation(trainer, module, evaluated)
+        run = choose_folder(own, self.folder is not None, self.overwrite, settings)
+        try:
+            runs = find_earlier(run, self.folder is not None, self.overwrite, settings)
+            lines = run.locate()
+            done = self._plan.find_done(lines) if self._plan.resumable else []
+            reason = explain_new_beginning(trainer, self._plan, lines, done)
+            if reason is not None:
+                rank_zero_warn(f"{run.root}: {len(lines)} images are scored, but {reason}: all are predicted anew")
+                set_aside(run.root)
+                runs, done = [], []
+            run.merge(done)
+            if done:
+                rank_zero_info(f"{run.root}: {len(done)} of {len(self._plan.images)} images are scored already")
+            run.write_manifest({"settings": settings, "runs": [*runs, describe_run(trainer, module, len(done))]})
+        except BaseException:
+            run.lock.release()
+            raise
+        self._run = run
+        names: dict[str, set[str]] = {}
+        for line in done:
+            names.setdefault(line.key[0], set()).add(line.key[1])
+        return Beginning(run.root, names, run.count_panels())
+
+    def _is_nothing_left(self) -> bool:
+        """Returns whether everything was scored before this run."""
+        return bool(self._done) and sum(map(len, self._done.values())) == len(self._plan.images)
+
+    def _add_earlier(self, trainer: Trainer, module: LightningModule) -> None:
+        """Adds the records of earlier runs to the module's sums, on the first process alone."""
+        if self._run is None or not self._done or not trainer.is_global_zero:
             return
-        self._stream.close()
-        self._stream = None
-        if trainer.is_global_zero:
-            for path in map(self._path, range(1, trainer.world_size)):  # what other processes have finished counts too
-                self._records += read_records(path) if path.exists() else []
-            self._summarize(trainer, pl_module, complete=False)
+        scored = require_segmentation(module)
+        records = read_located(self._plan.sort(self._run.locate()))
+        for domain, group in groupby(records, key=lambda record: record["domain"]):
+            zeros = Scores.zeros(scored.num_classes)
+            scored.add_scores(domain, sum((Scores.from_record(record) for record in group), zeros))
 
-    def _open(self, trainer: Trainer) -> None:
-        self._place = find_folder(trainer, self.folder)
-        self._drawn = {}
-        if trainer.is_global_zero:
-            self._place.mkdir(parents=True, exist_ok=True)
-            set_aside(self._place)
-        trainer.strategy.barrier("results folder")
-        self._records = []
-        self._stream = self._path(trainer.global_rank).open("w", encoding="utf-8")
-
-    def _path(self, rank: int) -> Path:
-        return self._place / (RECORDS if rank == 0 else f"records.rank{rank}.jsonl")
+    def _show_all_loaders(self, loop: Any) -> None:
+        """Gives data sets of which nothing was left their column in Lightning's table: it skips empty loaders."""
+        shown = getattr(loop, "_logged_outputs", None)
+        if self._run is not None and self._done and shown is not None:
+            shown.extend({} for _ in range(loop.num_dataloaders - len(shown)))
 
     def _write(self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Mapping[str, Any]) -> None:
         assert self._stream is not None
         method = find_method(trainer)
         adaptations = method.adaptations if method else [None] * len(outputs["name"])
+        lines = []
         for name, scores, adaptation in zip(outputs["name"], outputs["scores"], adaptations, strict=True):
             record = {"domain": outputs["domain"], "name": name, "milliseconds": outputs["milliseconds"]}
             record |= {"adaptation": adaptation.to_record() if adaptation else None}
             record |= scores.to_record()
-            self._records.append(record)
-            self._stream.write(json.dumps(record) + "\n")
+            lines.append(json.dumps(record) + "\n")
+        self._stream.write("".join(lines))
         self._stream.flush()
         for number, probabilities in enumerate(outputs["probabilities"]):
             self._draw(trainer, module, batch, number, probabilities, outputs)
@@ -176,44 +362,51 @@ class Results(Callback):
         outputs: Any,
     ) -> None:
         """Draws the panel of one image, if its domain does not have enough yet."""
+        assert self._run is not None
         domain, name = outputs["domain"], outputs["name"][number]
-        if self._drawn.get(domain, 0) >= self.panels:
+        left = self._panels_left.setdefault(domain, self.panels)
+        if left <= 0:
             return
-        self._drawn[domain] = self._drawn.get(domain, 0) + 1
+        self._panels_left[domain] = left - 1
         panel = draw_panel(batch["image"][number], batch["mask"][number], [prediction], find_palette(trainer, module))
-        path = self._place / "panels" / domain / f"{name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        panel.save(path)
+        file = io.BytesIO()
+        panel.save(file, "PNG")
+        write_file(self._run.root / PANELS / domain / f"{name}.png", file.getvalue())
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_image(key=f"panels/{domain}", images=[panel], caption=[name])
 
     def _finish(self, trainer: Trainer, module: LightningModule) -> None:
-        assert self._stream is not None
+        assert self._run is not None and self._stream is not None
         self._stream.close()
         self._stream = None
         trainer.strategy.barrier("results written")
         if trainer.is_global_zero:
-            self._merge(trainer.world_size)
-            self._summarize(trainer, module, complete=True)
+            self._check_visible(trainer, self._run)
+            lines = self._run.merge(self._plan.sort(self._run.locate()))
+            complete = not self._plan.resumable or len(lines) == len(self._plan.images)
+            if complete and self._is_nothing_left() and self._run.is_finished():
+                rank_zero_info(f"Results (from before, nothing was left to predict): {self._run.root / SUMMARY}")
+            else:
+                self._summarize(trainer, module, self._run, lines, complete)
         trainer.strategy.barrier("results merged")
 
-    def _merge(self, world_size: int) -> None:
-        for rank in range(1, world_size):
-            self._records += read_records(self._path(rank))
-        self._records.sort(key=lambda record: (record["domain"], record["name"]))
-        if world_size > 1:
-            text = "".join(json.dumps(record) + "\n" for record in self._records)
-            self._path(0).write_text(text, encoding="utf-8")
-            for rank in range(1, world_size):
-                self._path(rank).unlink()
+    def _check_visible(self, trainer: Trainer, run: RunFolder) -> None:
+        """Raises FileNotFoundError if the first process does not see what another one wrote."""
+        for path in map(run.records, range(trainer.world_size)):
+            if not path.exists():
+                raise FileNotFoundError(
+                    f"{path} is not there: expected a results.folder that the processes on all machines see"
+                )
 
-    def _summarize(self, trainer: Trainer, module: LightningModule, complete: bool) -> None:
+    def _summarize(
+        self, trainer: Trainer, module: LightningModule, run: RunFolder, lines: Sequence[Line], complete: bool
+    ) -> None:
         method, scored = find_method(trainer), require_segmentation(module)
         datamodule: Any = getattr(trainer, "datamodule", None)
         summary = {
             "complete": complete,
-            "stage": trainer.state.fn.value if trainer.state.fn else None,
+            "stage": find_stage(trainer),
             "method": method.settings() if method else None,
             "checkpoint": str(trainer.ckpt_path or scored.released or "") or None,
             "data": datamodule.describe() if hasattr(datamodule, "describe") else None,
@@ -223,32 +416,62 @@ class Results(Callback):
             "precision": str(trainer.precision),
             "temperature": scored.temperature,
             "versions": {"torch": torch.__version__},
-            **summarize_records(self._records, scored.class_names, scored.domains),
+            **summarize_records(read_located(lines), scored.class_names, scored.domains),
         }
-        path = self._place / SUMMARY
-        path.write_text(json.dumps(to_plain(summary), indent=1) + "\n", encoding="utf-8")
-        self._draw_reliability(trainer, summary["domains"])
+        self._draw_reliability(trainer, run, summary["domains"])
+        path = run.write_summary(summary)  # last: with it, a run is finished
         rank_zero_info(f"{'Results' if complete else 'Results of an interrupted run'}: {path}")
 
-    def _draw_reliability(self, trainer: Trainer, domains: Mapping[str, Mapping[str, Any]]) -> None:
+    def _draw_reliability(self, trainer: Trainer, run: RunFolder, domains: Mapping[str, Mapping[str, Any]]) -> None:
         if not any(sum(summary["reliability"]["pixels"]) for summary in domains.values()):
             return
-        path = self._place / RELIABILITY
+        path = run.root / RELIABILITY
         write_file(path, encode_figure(draw_reliability(domains)))
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_image(key="reliability", images=[str(path)])
 
+    def _close(self, trainer: Trainer) -> None:
+        """Puts back what a run has changed."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+        if self._limit is not None:
+            setattr(trainer, *self._limit)
+            self._limit = None
+        if not isinstance(self._done, dict):
+            leave_out(trainer, {})
+            self._done = {}
+        if self._run is not None:
+            self._run.lock.release()
+            self._run = None
 
-def set_aside(folder: Path) -> None:
-    """Numbers the results of an earlier run in a folder, so that nothing is overwritten."""
-    old = [path for path in (folder / RECORDS, folder / SUMMARY, folder / RELIABILITY) if path.exists()]
-    old += sorted(path for path in folder.glob("records.rank*.jsonl") if path.name.count(".") == 2)
-    if not old:
-        return
-    number = 1
-    while any(path.with_suffix(f".{number}{path.suffix}").exists() for path in old):
-        number += 1
-    for path in old:
-        path.rename(path.with_suffix(f".{number}{path.suffix}"))
-    rank_zero_info(f"{folder} held results of an earlier run: they are now numbered {number}")
+
+def explain_new_beginning(trainer: Trainer, plan: Plan, lines: Sequence[Line], done: Sequence[Line]) -> str | None:
+    """Says why a run cannot go on from the records there are; None if it can, or there are none.
+
+    Args:
+        trainer: Of the run.
+        plan: What it has to score.
+        lines: All records.
+        done: Those of whole batches.
+    """
+    if not lines:
+        return None
+    if not plan.resumable:
+        return "these data cannot leave them out (expected a datamodule of this project, and different names)"
+    stage = find_stage(trainer)
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if stage in getattr(callback, "needs_every_image", ()):
+            return f"{type(callback).__name__} needs every image in the run"
+    method = find_method(trainer)
+    if keeps_knowledge(method) and len(done) < len(plan.images):
+        return f"{type(method).__name__} KEEPS KNOWLEDGE between images, which was lost when the run stopped"
+    return None
+
+
+def leave_out(trainer: Trainer, done: Mapping[str, set[str]]) -> None:
+    """Tells the data of a run what to leave out, if they can."""
+    tell = getattr(getattr(trainer, "datamodule", None), "leave_out", None)
+    if tell is not None:
+        tell(done)

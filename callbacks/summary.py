@@ -1,5 +1,6 @@
 """From the records of single images to the scores of a run."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -27,29 +28,51 @@ def summarize_records(
         images, of fallbacks and of images with a note; ``mean``: the simple average of the scores and milliseconds over
         domains, empty if one of them has no image yet.
     """
-    grouped: dict[str, list[Mapping[str, Any]]] = {domain: [] for domain in domains}
+    grouped = {domain: DomainSums(len(class_names)) for domain in domains}
     for record in records:
-        grouped.setdefault(record["domain"], []).append(record)
-    summaries = {domain: _summarize_domain(group, class_names) for domain, group in grouped.items() if group}
+        if record["domain"] not in grouped:
+            grouped[record["domain"]] = DomainSums(len(class_names))
+        grouped[record["domain"]].add(record)
+    summaries = {domain: sums.summarize(class_names) for domain, sums in grouped.items() if sums.milliseconds}
     averaged = (*PERCENTAGES, *PLAIN, "ms_per_image")
     whole = summaries and len(summaries) == len(grouped)  # the mean of some of the domains would mislead
     mean = {key: sum(s[key] for s in summaries.values()) / len(summaries) for key in averaged} if whole else {}
     return {"domains": summaries, "mean": mean}
 
 
-def _summarize_domain(records: list[Mapping[str, Any]], class_names: list[str]) -> dict[str, Any]:
-    total = sum((Scores.from_record(record) for record in records), Scores.zeros(len(class_names)))
-    scores = total.summarize()
-    times = torch.tensor([record["milliseconds"] for record in records], dtype=torch.float64)
-    adaptations = [record["adaptation"] for record in records if record["adaptation"]]
-    return {
-        **{key: 100 * scores[key] for key in PERCENTAGES},
-        **{key: scores[key] for key in PLAIN},
-        "iou": {name: 100 * iou for name, iou in zip(class_names, scores["iou"], strict=True)},
-        "reliability": scores["reliability"],
-        "ms_per_image": times.quantile(0.5).item(),
-        "images": len(records),
-        "fallbacks": sum(adaptation["fallback"] for adaptation in adaptations),
-        "notes": sorted({adaptation["note"] for adaptation in adaptations if adaptation["note"]}),
-        "images_with_notes": sum(adaptation["note"] is not None for adaptation in adaptations),
-    }
+class DomainSums:
+    """What is kept of the records of a domain: sums, and a number per image.
+
+    Args:
+        num_classes: Number of classes K.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        self.scores = Scores.zeros(num_classes)
+        self.milliseconds: list[float] = []
+        self.fallbacks = 0
+        self.notes: Counter[str] = Counter()
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Adds the record of an image."""
+        self.scores += Scores.from_record(record)
+        self.milliseconds.append(record["milliseconds"])
+        adaptation = record["adaptation"] or {}
+        self.fallbacks += adaptation.get("fallback", False)
+        if adaptation.get("note"):
+            self.notes[adaptation["note"]] += 1
+
+    def summarize(self, class_names: list[str]) -> dict[str, Any]:
+        """Returns the scores of a domain with one image or more, see `summarize_records`."""
+        scores = self.scores.summarize()
+        return {
+            **{key: 100 * scores[key] for key in PERCENTAGES},
+            **{key: scores[key] for key in PLAIN},
+            "iou": {name: 100 * iou for name, iou in zip(class_names, scores["iou"], strict=True)},
+            "reliability": scores["reliability"],
+            "ms_per_image": torch.tensor(self.milliseconds, dtype=torch.float64).quantile(0.5).item(),
+            "images": len(self.milliseconds),
+            "fallbacks": self.fallbacks,
+            "notes": sorted(self.notes),
+            "images_with_notes": self.notes.total(),
+        }

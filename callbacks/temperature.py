@@ -33,6 +33,7 @@ class TemperatureSearch(Callback):
         max_pixels: How many labelled pixels of each image count at most, drawn at random with a fixed seed.
 
     Attributes:
+        needs_every_image: The runs that may not leave out what an interrupted run has scored already.
         best_temperature: The latest result; None if no pixel was labelled.
         nll: The latest negative log-likelihood by temperature, in nats per pixel.
 
@@ -40,6 +41,8 @@ class TemperatureSearch(Callback):
         ValueError: If there are too few temperatures, or one is not a finite number above 0; if max_pixels is below 1;
             if the run is not a `validate`.
     """
+
+    needs_every_image = ("validate",)
 
     def __init__(self, temperatures: Sequence[float] = TEMPERATURES, max_pixels: int = 20_000) -> None:
         for temperature in temperatures:

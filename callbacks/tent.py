@@ -69,6 +69,11 @@ class Tent(Method):
         self.optimizer = optimizer
         self._knowledge: Knowledge | None = None
 
+    @property
+    def keeps_knowledge(self) -> bool:
+        """Whether a prediction depends on the images before: such a run cannot go on in the middle."""
+        return not self.episodic
+
     def check_network(self, network: nn.Module) -> None:
         """Raises ValueError if the network has no BatchNorm with weight and bias."""
         list_affine(network)

@@ -1,10 +1,11 @@
 """What all data sets share: samples, roles, and loaders that do not depend on workers, processes or restarts."""
 
+import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -118,6 +119,17 @@ class SegmentationDataset(Dataset[dict[str, Any]], ABC):
             raise DataError(self.explain_sizes(index, image.shape, mask.shape), "size")
         return image, mask
 
+    def fingerprint(self) -> str:
+        """Returns a SHA-256 that changes with the images: a run that goes on has to find the same ones."""
+        digest = hashlib.sha256()
+        for index in range(len(self)):
+            digest.update(f"{self.describe_pair(index)}\n".encode())
+        return digest.hexdigest()
+
+    def describe_pair(self, index: int) -> str:
+        """Returns what tells a pair from another version of itself without reading it; here its name."""
+        return self.name(index)
+
     def where(self, index: int) -> str:
         """Returns where a pair comes from, for error messages."""
         return f"{self.name(index)} of {self.domain}"
@@ -215,17 +227,19 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 class ShareSampler(Sampler[int]):
-    """Deals a data set out over processes, each sample exactly once: no padding, so scores are exact.
+    """Deals the batches of a data set out over processes, each exactly once: no padding, so scores are exact.
+
+    Yields single indices. A loader of the same batch size puts them together again as they were, because only the last
+    batch of a data set may be smaller.
 
     Args:
-        indices: The samples, or how many there are.
+        batches: Indices of the samples of each batch.
         rank: This process.
         world_size: Number of processes.
     """
 
-    def __init__(self, indices: Sequence[int] | int, rank: int = 0, world_size: int = 1) -> None:
-        every = range(indices) if isinstance(indices, int) else indices
-        self._indices = every[rank::world_size]
+    def __init__(self, batches: Sequence[Sequence[int]], rank: int = 0, world_size: int = 1) -> None:
+        self._indices = [index for batch in batches[rank::world_size] for index in batch]
 
     def __len__(self) -> int:
         """Returns the number of samples of this process."""
@@ -234,6 +248,61 @@ class ShareSampler(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         """Yields the indices of this process, in order."""
         return iter(self._indices)
+
+
+class UncountedSampler(Sampler[int]):
+    """A share without a length, for when some processes have nothing to do.
+
+    Lightning skips the whole run of a process whose loaders are empty, while the others wait for it and its scores. It
+    cannot know that of a loader without a length.
+
+    Args:
+        share: Of this process.
+    """
+
+    def __init__(self, share: ShareSampler) -> None:
+        self._share = share
+
+    def __iter__(self) -> Iterator[int]:
+        """Yields the indices of this process, in order."""
+        return iter(self._share)
+
+
+def split_batches(length: int, batch_size: int) -> list[range]:
+    """Cuts the indices of a data set into batches, in order; only the last may be smaller.
+
+    What is in a batch thus depends neither on the number of processes nor on what an earlier run has done.
+    """
+    return [range(start, min(start + batch_size, length)) for start in range(0, length, batch_size)]
+
+
+def limit_batches(batches: Sequence[range], limit: int | float, world_size: int) -> list[range]:
+    """Returns the batches that a run has under ``limit_test_batches`` (or ``val``), in order.
+
+    Args:
+        batches: Of the whole data set.
+        limit: As the Trainer takes it: a number of batches of each process, or a share of its batches in [0, 1].
+        world_size: Number of processes.
+    """
+    kept: list[range] = []
+    for rank in range(world_size):
+        share = batches[rank::world_size]
+        kept += share[: limit if isinstance(limit, int) else int(len(share) * limit)]
+    return sorted(kept, key=lambda batch: batch.start)
+
+
+class EvaluationSet(NamedTuple):
+    """A data set that a `validate` or `test` run scores.
+
+    Attributes:
+        datamodule: Whose it is.
+        dataset: Opened.
+        batches: Indices of the samples of each batch that the run has, over all processes.
+    """
+
+    datamodule: "SegmentationDataModule"
+    dataset: SegmentationDataset
+    batches: list[range]
 
 
 class SegmentationDataModule(LightningDataModule, ABC):
@@ -303,11 +372,27 @@ class SegmentationDataModule(LightningDataModule, ABC):
         self.choose_on_target = choose_on_target
         self.training_transform = TrainingTransform(crop_size, crop_scale, blur_sigma)
         self.evaluation_transform = EvaluationTransform(evaluation_resize)
-        self._done: Mapping[str, Container[str]] = {}
+        self._done: Mapping[str, Collection[str]] = {}
+        self._opened: dict[Split, EvaluationSet] = {}
 
-    def leave_out(self, done: Mapping[str, Container[str]]) -> None:
-        """Says which images `predict` leaves out: their names by domain."""
+    def leave_out(self, done: Mapping[str, Collection[str]]) -> None:
+        """Says which images the loaders of evaluation leave out, their names by domain: a batch whose images all are.
+
+        They ask when they are made, first of all for the length of the mapping.
+        """
         self._done = done
+        self._opened = {}
+
+    def open_evaluated(self, stage: Literal["validate", "test"]) -> list[EvaluationSet]:
+        """Opens the data sets that a run scores; its loaders take them over, so that nothing is opened twice."""
+        split: Split = "val" if stage == "validate" else self.test_split
+        dataset = self.make_dataset(split, self.evaluation_transform)
+        batches = split_batches(len(dataset), self.eval_batch_size)
+        if self.trainer is not None:
+            limit = self.trainer.limit_val_batches if stage == "validate" else self.trainer.limit_test_batches
+            batches = limit_batches(batches, 1.0 if limit is None else limit, self.trainer.world_size)
+        self._opened[split] = EvaluationSet(self, dataset, batches)
+        return [self._opened[split]]
 
     def set_labels(self, labels: LabelSpace) -> None:
         """Sets the label space and what others read of it: `num_classes`, `class_names` and `colours`."""
@@ -368,14 +453,20 @@ class SegmentationDataModule(LightningDataModule, ABC):
             )
 
     def _load_for_evaluation(self, split: Split, labelled: bool = True) -> DataLoader:
-        dataset = self.make_dataset(split, self.evaluation_transform, labelled)
+        len(self._done)  # whoever says what is done may open the data set now
+        opened = self._opened.pop(split, None) if labelled else None
+        dataset = opened.dataset if opened else self.make_dataset(split, self.evaluation_transform, labelled)
         if len(dataset) == 0:
             raise ValueError(f"the {split} split of {dataset.domain} has no images: expected one or more")
-        indices: Sequence[int] = range(len(dataset))
-        if not labelled:
-            done = self._done.get(dataset.domain, ())
-            indices = [index for index in indices if dataset.name(index) not in done]
-        return self._load(dataset, ShareSampler(indices, *self._place()), self.eval_batch_size)
+        batches = split_batches(len(dataset), self.eval_batch_size)
+        done = self._done.get(dataset.domain, ())
+        if done:
+            planned = opened.batches if opened else batches
+            batches = [batch for batch in planned if not all(dataset.name(index) in done for index in batch)]
+        rank, world_size = self._place()
+        share = ShareSampler(batches, rank, world_size)
+        uncounted = labelled and len(batches) < world_size
+        return self._load(dataset, UncountedSampler(share) if uncounted else share, self.eval_batch_size)
 
     def _load(
         self, dataset: SegmentationDataset, sampler: Sampler, batch_size: int, drop_last: bool = False

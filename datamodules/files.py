@@ -147,6 +147,12 @@ class FilesDataset(SegmentationDataset):
         """Returns what tells the file from others, e.g. ``frankfurt/frankfurt_000000_000294``."""
         return self.pairs[index].name
 
+    def describe_pair(self, index: int) -> str:
+        """Returns the name of a pair, and size and time of change of its files."""
+        pair = self.pairs[index]
+        used = [path for path in (pair.image, pair.labels) if path is not None]
+        return " ".join([pair.name, *(describe_file(path) for path in used)])
+
     def load_image(self, index: int) -> np.ndarray:
         """Reads an image."""
         return read_image(self.pairs[index].image, self.upright)
@@ -186,6 +192,15 @@ class FilesDataset(SegmentationDataset):
             if size is not None and size != mask.shape:
                 problems.append(Problem(self.name(index), "size", self.explain_sizes(index, size, mask.shape)))
         return problems, counts
+
+
+def describe_file(path: Path) -> str:
+    """Returns a file's size in bytes and time of change in nanoseconds; ``missing`` if it is not there."""
+    try:
+        found = path.stat()
+    except OSError:
+        return "missing"
+    return f"{found.st_size} {found.st_mtime_ns}"
 
 
 def check_dataset(

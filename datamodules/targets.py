@@ -3,13 +3,13 @@
 Source: paper, Sec. 5 (evaluation protocol).
 """
 
-from collections.abc import Container, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Literal
 
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
-from datamodules.base import ProtocolError, SegmentationDataModule
+from datamodules.base import EvaluationSet, ProtocolError, SegmentationDataModule
 
 
 class TargetsDataModule(LightningDataModule):
@@ -80,10 +80,15 @@ class TargetsDataModule(LightningDataModule):
         }
         return described | {"targets": [target.describe() for target in self.targets]}
 
-    def leave_out(self, done: Mapping[str, Container[str]]) -> None:
-        """Says which images `predict` leaves out: their names by domain."""
-        for target in self.targets:
-            target.leave_out(done)
+    def leave_out(self, done: Mapping[str, Collection[str]]) -> None:
+        """Says which images the loaders of evaluation leave out, see `SegmentationDataModule.leave_out`."""
+        for member in self._members():
+            member.leave_out(done)
+
+    def open_evaluated(self, stage: Literal["validate", "test"]) -> list[EvaluationSet]:
+        """Opens the data sets that a run scores: the development set, or all targets."""
+        members = [self._required("development")] if stage == "validate" else self.targets
+        return [opened for member in members for opened in member.open_evaluated(stage)]
 
     def train_dataloader(self) -> DataLoader:
         """Returns the source's training crops."""

@@ -59,7 +59,7 @@ def run_seed(seed: int, folder: Path, options: Sequence[str], target_seed: int) 
     seconds = time.perf_counter() - start
     checkpoint = fitted.trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
     print(f"[seed {seed}] Trained in {seconds:.0f} s. Best checkpoint on development: {checkpoint}", flush=True)
-    common += [f"--ckpt_path={checkpoint}", "--verbose=false"]
+    common += [f"--ckpt_path={checkpoint}", "--verbose=false", "--results.overwrite=true"]
 
     print(f"[seed {seed}] Choosing alpha and the learning rate of Seg-TTT on development ...", flush=True)
     place = folder / "development" / "alpha"

@@ -80,7 +80,7 @@ def measure_labels(cli: SegmentationCLI, alpha: float, psi: float) -> list[dict[
     rows = []
     for scales in SCALES:
         counts = torch.zeros(6, dtype=torch.float64)
-        for batch in cli.trainer.val_dataloaders:  # type: ignore[union-attr]
+        for batch in cli.datamodule.val_dataloader():  # all of them, whatever the run left out
             image, mask = batch["image"], batch["mask"]
             with torch.no_grad(), evaluating(network), adaptive_batch_norm(network, alpha):
                 own = predict_logits(network, image).argmax(dim=1)

@@ -1,6 +1,7 @@
 """The LightningModule: trains on the source, and scores whatever predictor sits at its seam."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any, TypedDict
 
 import torch
@@ -160,6 +161,16 @@ class SegmentationModule(LightningModule):
     def on_test_epoch_end(self) -> None:
         """Logs means over targets, as in validation; of several targets also ``test/TARGET/miou``, ..."""
         self._log_scores("test")
+
+    def add_scores(self, domain: str, scores: Scores) -> None:
+        """Adds what an earlier run has scored of a data set to the sums of this one.
+
+        Args:
+            domain: One of `domains`.
+            scores: Summed over the images; on one process only, as the sums of all are added up.
+        """
+        moved = Scores(*(getattr(scores, field.name).to(self.device) for field in fields(Scores)))
+        self._scores[self.domains.index(domain)].update(moved)
 
     def on_predict_start(self) -> None:
         """Names the data sets."""

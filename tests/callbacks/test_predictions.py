@@ -16,9 +16,10 @@ from pytorch_lightning import Callback
 
 from callbacks import IaBN, Method, SegTTT
 from callbacks.panels import draw_overlay, encode_png, make_palette, restore_photograph
-from callbacks.prediction_folder import THREADS, WAITING, PredictionFolder, Writers, flatten
-from callbacks.predictions import Predictions, fingerprint_layers, fingerprint_weights
+from callbacks.prediction_folder import THREADS, WAITING, PredictionFolder, Writers
+from callbacks.predictions import Predictions
 from callbacks.records import write_file
+from callbacks.run_settings import fingerprint_layers, fingerprint_weights, flatten
 from callbacks.views import IMAGENET
 from datamodules import FolderDataModule, TargetsDataModule
 from datamodules.labels import LabelSpace

@@ -293,7 +293,7 @@ def test_records_reach_the_disk_as_soon_as_their_batch_is_scored(module, tmp_pat
 def test_second_run_in_a_folder_keeps_the_first_under_a_number(module, tmp_path: Path) -> None:
     texts = []
     for length in (1, 2, 3):
-        trainer = make_trainer(tmp_path, callbacks=[Results(str(tmp_path))])
+        trainer = make_trainer(tmp_path, callbacks=[Results(str(tmp_path), overwrite=True)])
         trainer.test(module, datamodule=FakeDataModule(length=length), verbose=False)
         texts.append((tmp_path / "records.jsonl").read_text(encoding="utf-8"))
     assert (tmp_path / "records.1.jsonl").read_text(encoding="utf-8") == texts[0]

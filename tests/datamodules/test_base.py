@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from datamodules import StreetScenesDataModule, StreetScenesProtocol, TargetsDataModule
-from datamodules.base import EpochSampler, ShareSampler
+from datamodules.base import EpochSampler, ShareSampler, limit_batches, split_batches
 from datamodules.labels import CITYSCAPES_COLOURS, LabelSpace
 from datamodules.transforms import MEAN, STD, EvaluationTransform, TrainingTransform, restore_colours
 from tests.fakes import FakeDataModule, TinyNetwork, make_trainer
@@ -57,10 +57,84 @@ def test_shares_of_processes_are_disjoint_equal_and_together_the_epoch(world_siz
 @pytest.mark.parametrize("world_size", [1, 2, 3, 7])
 @pytest.mark.parametrize("size", [0, 1, 5, 6, 14])
 def test_evaluation_deals_out_every_sample_exactly_once(size: int, world_size: int) -> None:
-    shares = [ShareSampler(size, rank, world_size) for rank in range(world_size)]
-    assert sorted(index for share in shares for index in share) == list(range(size))
-    assert [len(share) for share in shares] == [len(list(share)) for share in shares]
-    assert list(ShareSampler(size)) == list(range(size))
+    for batch_size in (1, 2, 3):
+        batches = split_batches(size, batch_size)
+        assert [index for batch in batches for index in batch] == list(range(size))
+        shares = [ShareSampler(batches, rank, world_size) for rank in range(world_size)]
+        assert sorted(index for share in shares for index in share) == list(range(size))
+        assert [len(share) for share in shares] == [len(list(share)) for share in shares]
+        assert list(ShareSampler(batches)) == list(range(size))
+        dealt = [DataLoader(range(size), batch_size, sampler=share, collate_fn=tuple) for share in shares]
+        assert sorted(batch for loader in dealt for batch in loader) == [tuple(batch) for batch in batches]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 100, 0.5, 0.3, 1.0])
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_limited_batches_are_the_first_of_each_process(limit: float, world_size: int) -> None:
+    batches = split_batches(23, 2)
+    expected = []
+    for rank in range(world_size):
+        share = batches[rank::world_size]
+        expected += share[: int(len(share) * limit) if isinstance(limit, float) else limit]
+    assert limit_batches(batches, limit, world_size) == sorted(expected, key=lambda batch: batch.start)
+    assert limit_batches(batches, 1.0, world_size) == batches
+
+
+def place(data: FakeDataModule, rank: int, world_size: int, limit: float = 1.0) -> FakeDataModule:
+    from types import SimpleNamespace
+
+    names = {"limit_test_batches": limit, "limit_val_batches": 1.0}
+    data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size, **names)
+    return data
+
+
+def test_a_batch_is_left_out_if_all_its_images_are() -> None:
+    done = {"blocks": {"blocks_0", "blocks_1", "blocks_2", "blocks_4"}, "other": {"blocks_5"}}
+    left = []
+    for rank in (0, 1):
+        data = place(FakeDataModule(length=7, eval_batch_size=2), rank, 2)
+        data.leave_out(done)
+        left.append([batch["name"] for batch in data.test_dataloader()])
+    assert left == [[["blocks_2", "blocks_3"], ["blocks_6"]], [["blocks_4", "blocks_5"]]]
+    data.leave_out({})
+    assert len(data.test_dataloader()) == 2
+
+
+def test_a_loader_that_is_empty_on_some_process_has_no_length() -> None:
+    for rank in range(3):
+        loader = place(FakeDataModule(length=2), rank, 3).test_dataloader()
+        with pytest.raises(TypeError):
+            len(loader)
+        assert [batch["name"] for batch in loader] == [[f"blocks_{rank}"]][: 2 - rank]
+    assert len(place(FakeDataModule(length=2), 1, 2).test_dataloader()) == 1
+    assert len(place(FakeDataModule(length=2), 2, 3).predict_dataloader()) == 0  # nobody waits for the others there
+
+
+def test_what_a_run_opened_is_what_its_loader_reads() -> None:
+    data = place(FakeDataModule(length=6), 0, 1, limit=4)
+    (opened,) = data.open_evaluated("test")
+    assert opened.datamodule is data and [list(batch) for batch in opened.batches] == [[0], [1], [2], [3]]
+    data.trainer.limit_test_batches = 1.0
+    done: dict[str, set[str]] = {}
+    data._done = done
+    assert data.test_dataloader().dataset is opened.dataset
+    assert data.test_dataloader().dataset is not opened.dataset  # another run opens it again
+    (opened,) = place(data, 0, 1, limit=4).open_evaluated("test")
+    done["blocks"] = {"blocks_0", "blocks_2"}
+    assert [batch["name"] for batch in data.test_dataloader()] == [["blocks_1"], ["blocks_3"]]  # under the limit
+    protocol = TargetsDataModule([FakeDataModule("near"), FakeDataModule("far")], development=FakeDataModule("dev"))
+    assert [item.dataset.domain for item in protocol.open_evaluated("test")] == ["near", "far"]
+    assert [item.dataset.domain for item in protocol.open_evaluated("validate")] == ["dev"]
+
+
+def test_fingerprint_tells_the_images_of_data_sets_apart() -> None:
+    prints = {open_fake(domain, length).fingerprint() for domain, length in (("a", 3), ("a", 4), ("b", 3))}
+    assert len(prints) == 3 and open_fake("a", 3).fingerprint() in prints
+
+
+def open_fake(domain: str, length: int) -> Any:
+    data = FakeDataModule(domain, length)
+    return data.make_dataset("test", data.evaluation_transform)
 
 
 def collect(loader: DataLoader) -> list[tuple[str, bytes, bytes]]:

@@ -1,0 +1,235 @@
+"""The folder that `validate` and `test` write to: what is scored already, and what goes on, is kept or is refused."""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pytorch_lightning.utilities.rank_zero import rank_zero_info
+
+from callbacks.folder_lock import FolderInUseError, FolderLock
+from callbacks.records import read_manifest, replacing, to_plain, write_file, write_manifest
+from callbacks.run_settings import check_settings, find_differences
+
+RECORDS = "records.jsonl"
+SUMMARY = "results.json"
+RELIABILITY = "reliability.png"
+MANIFEST = "run.json"
+PANELS = "panels"
+
+Key = tuple[str, str]  # domain and name of an image
+
+
+class Line(NamedTuple):
+    """Where the record of an image lies.
+
+    Attributes:
+        key: Domain and name of the image.
+        path: File.
+        start: First byte.
+        length: In bytes, with the end of the line.
+    """
+
+    key: Key
+    path: Path
+    start: int
+    length: int
+
+
+class RunFolder:
+    """`run.json` (settings and runs), a record per image, and `results.json`, written last.
+
+    An image is done if it has a record. Under several processes each has a file of records; they are merged when a run
+    ends, or when the next one begins. Files are whole or not there, but for a record that a kill cut off, which does
+    not count.
+
+    Args:
+        root: The folder; need not exist.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.lock = FolderLock(root)
+
+    def records(self, rank: int) -> Path:
+        """Returns the file of the records of a process."""
+        return self.root / (RECORDS if rank == 0 else f"records.rank{rank}.jsonl")
+
+    def read_manifest(self) -> dict[str, Any] | None:
+        """Reads settings and runs; None if the folder holds no run, or one without a manifest."""
+        return read_manifest(self.root / MANIFEST)
+
+    def write_manifest(self, manifest: Mapping[str, Any]) -> None:
+        """Writes settings and runs."""
+        write_manifest(self.root / MANIFEST, manifest)
+
+    def write_summary(self, summary: Mapping[str, Any]) -> Path:
+        """Writes the summary; returns its path."""
+        path = self.root / SUMMARY
+        write_file(path, (json.dumps(to_plain(summary), indent=1) + "\n").encode())
+        return path
+
+    def is_finished(self) -> bool:
+        """Returns whether the summary of a whole run is there."""
+        try:
+            return json.loads((self.root / SUMMARY).read_text(encoding="utf-8"))["complete"] is True
+        except (OSError, ValueError, TypeError, KeyError):
+            return False
+
+    def is_unfinished_run_of(self, settings: Mapping[str, Any]) -> bool:
+        """Returns whether a run of these settings began here and did not end."""
+        manifest = self.read_manifest()
+        if manifest is None or find_differences(manifest["settings"], settings):
+            return False
+        return not self.is_finished()
+
+    def locate(self) -> list[Line]:
+        """Returns where the records of all processes lie, in the order of the files; spoilt lines do not count."""
+        paths = [self.root / RECORDS, *list_rank_files(self.root)]
+        return [line for path in paths if path.exists() for line in locate_records(path)]
+
+    def merge(self, lines: Sequence[Line]) -> list[Line]:
+        """Leaves one file with these records in this order, whenever the process is killed; returns where they lie."""
+        path = self.root / RECORDS
+        in_place = path.exists() and all(line.path == path for line in lines) and is_gapless(lines)
+        if not (in_place and path.stat().st_size == sum(line.length for line in lines)):
+            with replacing(path) as part, part.open("wb") as file:
+                for data in read_lines(lines):
+                    file.write(data)
+        for other in list_rank_files(self.root):
+            other.unlink()
+        return list(locate_records(path))
+
+    def count_panels(self) -> dict[str, int]:
+        """Returns how many panels are drawn, by domain."""
+        folders = [folder for folder in (self.root / PANELS).glob("*") if folder.is_dir()]
+        return {folder.name: sum(1 for _ in folder.rglob("*.png")) for folder in folders}
+
+
+def choose_folder(own: Path, given: bool, overwrite: bool, settings: Mapping[str, Any]) -> RunFolder:
+    """Chooses and locks the folder of a run.
+
+    Args:
+        own: The folder given, or that of the logger.
+        given: Whether it was given. If not, an unfinished run of the same settings goes on: the newest one there or,
+            if loggers number their folders, in one beside it. Runs that are still going on do not count.
+        overwrite: Whether to begin anew in any case.
+        settings: Of the run.
+
+    Raises:
+        FolderInUseError: If another run writes into the folder.
+    """
+    for place in [] if given or overwrite else [own, *list_siblings(own)]:
+        folder = RunFolder(place)
+        if not folder.is_unfinished_run_of(settings):
+            continue
+        try:
+            folder.lock.acquire()
+        except FolderInUseError:
+            continue
+        if folder.is_unfinished_run_of(settings):  # still, now that nobody else can end it
+            return folder
+        folder.lock.release()
+    folder = RunFolder(own)
+    folder.lock.acquire()
+    return folder
+
+
+def find_earlier(folder: RunFolder, given: bool, overwrite: bool, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Makes a folder ready for a run: what is in there is of the same settings then, or set aside.
+
+    Args:
+        folder: Locked.
+        given: Whether the user gave it: a run of other settings in there is an error then.
+        overwrite: Whether to begin anew.
+        settings: Of the run.
+
+    Returns:
+        The earlier runs that this one goes on from, as the manifest describes them.
+
+    Raises:
+        ValueError: If there are records of other settings in a folder that was given.
+    """
+    manifest = folder.read_manifest()
+    if manifest is None or overwrite:
+        set_aside(folder.root)
+        return []
+    same = not find_differences(manifest["settings"], settings)
+    if given and not same and folder.locate():  # without a record there is nothing to keep to
+        check_settings(folder.root, "results", manifest["settings"], settings)
+    if not same or (folder.is_finished() and not given):
+        set_aside(folder.root)
+        return []
+    return manifest["runs"]
+
+
+def list_siblings(folder: Path) -> list[Path]:
+    """Lists the other folders that a logger has numbered (``version_3``), the newest first."""
+    numbered = re.compile(r"version_(\d+)")
+    if not numbered.fullmatch(folder.name):
+        return []
+    others = [path for path in folder.parent.iterdir() if path != folder] if folder.parent.is_dir() else []
+    found = {int(match[1]): path for path in others if (match := numbered.fullmatch(path.name))}
+    return [found[number] for number in sorted(found, reverse=True)]
+
+
+def list_rank_files(folder: Path) -> list[Path]:
+    """Lists the records of all processes but the first; those that were set aside do not count."""
+    return sorted(path for path in folder.glob("records.rank*.jsonl") if path.name.count(".") == 2)
+
+
+def locate_records(path: Path) -> Iterator[Line]:
+    """Yields where the records of a file lie; lines that are cut off or spoilt are left out."""
+    start = 0
+    with path.open("rb") as file:
+        for data in file:
+            try:
+                record = json.loads(data) if data.endswith(b"\n") else {}
+                yield Line((record["domain"], record["name"]), path, start, len(data))
+            except (ValueError, KeyError, TypeError):
+                pass
+            start += len(data)
+
+
+def read_lines(lines: Iterable[Line]) -> Iterator[bytes]:
+    """Yields the bytes of records, one at a time."""
+    files = {}
+    try:
+        for line in lines:
+            if line.path not in files:
+                files[line.path] = line.path.open("rb")
+            files[line.path].seek(line.start)
+            yield files[line.path].read(line.length)
+    finally:
+        for file in files.values():
+            file.close()
+
+
+def read_located(lines: Iterable[Line]) -> Iterator[dict[str, Any]]:
+    """Yields records, one at a time."""
+    return map(json.loads, read_lines(lines))
+
+
+def is_gapless(lines: Sequence[Line]) -> bool:
+    """Returns whether records follow each other without a gap from the beginning of a file."""
+    expected = 0
+    for line in lines:
+        if line.start != expected:
+            return False
+        expected += line.length
+    return True
+
+
+def set_aside(folder: Path) -> None:
+    """Numbers the results of an earlier run in a folder, so that nothing is overwritten."""
+    names = (RECORDS, SUMMARY, RELIABILITY, MANIFEST, PANELS)
+    old = [path for path in map(folder.joinpath, names) if path.exists()] + list_rank_files(folder)
+    if not old:
+        return
+    number = 1
+    while any(path.with_suffix(f".{number}{path.suffix}").exists() for path in old):
+        number += 1
+    for path in sorted(old, key=lambda path: path.name != MANIFEST):  # from here on, no run is there to go on from
+        path.rename(path.with_suffix(f".{number}{path.suffix}"))
+    rank_zero_info(f"{folder} held results of an earlier run: they are now numbered {number}")
