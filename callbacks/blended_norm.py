@@ -93,10 +93,16 @@ def normalize_blended(
     if not x.is_contiguous():  # in channels_last the samples cannot be taken for channels
         singles = [_normalize(single, running_mean, running_var, weight, bias, alpha, eps) for single in x.split(1)]
         return torch.cat(singles)
-    tensors = (
-        None if tensor is None else tensor.repeat(len(x)) for tensor in (running_mean, running_var, weight, bias)
-    )
-    return _normalize(x.view(1, -1, *x.shape[2:]), *tensors, alpha, eps).view(x.shape)  # type: ignore[arg-type]
+    count = len(x)  # each sample's channels for themselves
+    return _normalize(
+        x.view(1, -1, *x.shape[2:]),
+        running_mean.repeat(count),
+        running_var.repeat(count),
+        None if weight is None else weight.repeat(count),
+        None if bias is None else bias.repeat(count),
+        alpha,
+        eps,
+    ).view(x.shape)
 
 
 def _normalize(

@@ -8,12 +8,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
-from lightning_modules.predictor import predict_plainly
+from callbacks.stages import stage
+from lightning_modules.predictor import lay_out, predict_plainly
 from lightning_modules.segmentation import SegmentationModule
+
+FITTING_SCALES = (0.84, 0.71, 0.59, 0.5, 0.35, 0.25)  # tried to find out which size of an image fits
 
 
 @dataclass
@@ -92,6 +96,7 @@ class Method(Callback, ABC):
 
         Raises:
             ValueError: If the image is not (B, 3, H, W), or the network does not suit the method.
+            TooLargeError: If the device's memory does not suffice; says which size would fit.
         """
         if image.ndim != 4 or image.shape[1] != 3 or not image.is_floating_point():
             raise ValueError(
@@ -101,10 +106,11 @@ class Method(Callback, ABC):
         self.adaptations = []
         with torch.inference_mode(False), torch.no_grad():
             image = image.clone()
-            finite = image.isfinite().flatten(1).all(dim=1)
-            groups = image[finite].split(1 if self.per_image else len(image))
+            finite = image.isfinite().flatten(1).all(dim=1).tolist()
+            sound = image if all(finite) else image[finite]
+            groups = sound.split(1 if self.per_image else max(1, len(sound)))
             adapted = iter([account for group in groups for account in self._adapt(network, group)])
-            for single, fine in zip(image.split(1), finite.tolist(), strict=True):
+            for single, fine in zip(image.split(1), finite, strict=True):
                 self.adaptations.append(
                     next(adapted) if fine else self._fall_back(network, single, "the image holds NaN or infinity")
                 )
@@ -114,8 +120,17 @@ class Method(Callback, ABC):
         """Adapts to finite images at once; returns an account of each."""
         if len(image) == 0:
             return []
-        with evaluating(network):
-            outcome = self.adapt(network, image)
+        image = lay_out(network, image)
+        shortage: str | None = None
+        try:
+            with evaluating(network):
+                outcome = self.adapt(network, image)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            shortage = str(error).splitlines()[0]
+        if shortage is not None:  # out of the except block, where the traceback would keep what the memory is full of
+            raise TooLargeError(self._explain_shortage(network, image, shortage))
         adaptation = Adaptation(outcome) if isinstance(outcome, Tensor) else outcome
         if not adaptation.probabilities.isfinite().all():
             reason = "adaptation ended in NaN or infinity (a smaller lr may help)"
@@ -123,6 +138,29 @@ class Method(Callback, ABC):
         if adaptation.note:
             self._warn(adaptation.note)
         return [replace(adaptation, probabilities=single) for single in adaptation.probabilities.split(1)]
+
+    def _explain_shortage(self, network: nn.Module, image: Tensor, shortage: str) -> str:
+        """Tries smaller images; returns a message that says which size would fit."""
+        height, width = image.shape[-2:]
+        found = (
+            f"an image of {height}x{width} pixels (HxW) is too large for {describe_memory(image.device)}: {shortage}"
+        )
+        hint = (
+            "Make images smaller (data.evaluation_resize), or lower the need: --trainer.precision=bf16-mixed, for "
+            "SegTTT also fewer `trainable` layers, or on_out_of_memory=shrink"
+        )
+        for factor in FITTING_SCALES:
+            smaller = F.interpolate(image, scale_factor=factor, mode="bilinear", antialias=True)
+            try:
+                with evaluating(network):
+                    self.adapt(network, lay_out(network, smaller))
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                continue
+            size = "x".join(map(str, smaller.shape[-2:]))
+            return f"{found}. With these settings {size} fits. {hint}"
+        return f"{found}. Not even {FITTING_SCALES[-1]:g} of its height and width fits. {hint}"
 
     def _fall_back(self, network: nn.Module, image: Tensor, reason: str) -> Adaptation:
         self._warn(f"{reason}: falling back to the unadapted prediction")
@@ -193,6 +231,23 @@ def require_segmentation(module: LightningModule) -> SegmentationModule:
     return module
 
 
+class TooLargeError(ValueError):
+    """An image needs more memory than the device has."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Returns whether an error says that a device's memory is full."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: " in str(error)
+
+
+def describe_memory(device: torch.device) -> str:
+    """Names a device and, where torch tells it, how much of its memory is free."""
+    if device.type != "cuda":
+        return f"the memory of the {device.type}"
+    free, total = torch.cuda.mem_get_info(device)
+    return f"{torch.cuda.get_device_name(device)} ({free / 2**30:.1f} of {total / 2**30:.1f} GiB free)"
+
+
 @contextmanager
 def seeded(seed: int = 0) -> Iterator[None]:
     """Draws random numbers (of dropout) from a seed within a ``with`` block, so that no image depends on another."""
@@ -204,17 +259,19 @@ def seeded(seed: int = 0) -> Iterator[None]:
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
     """Sets a network to evaluation mode; after the ``with`` block puts its flags and buffers back."""
-    flags = [(module, module.training) for module in network.modules()]
-    required = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
-    buffers = [(buffer, buffer.clone()) for buffer in network.buffers() if not buffer.is_inference()]
+    with stage("restore"):
+        flags = [(module, module.training) for module in network.modules()]
+        required = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
+        buffers = [(buffer, buffer.clone()) for buffer in network.buffers() if not buffer.is_inference()]
     try:
         network.eval()
         yield
     finally:
-        for module, training in flags:
-            module.training = training
-        for parameter, requires_grad in required:
-            if parameter.requires_grad != requires_grad:
-                parameter.requires_grad_(requires_grad)
-        for buffer, saved in buffers:
-            buffer.copy_(saved)
+        with stage("restore"):
+            for module, training in flags:
+                module.training = training
+            for parameter, requires_grad in required:
+                if parameter.requires_grad != requires_grad:
+                    parameter.requires_grad_(requires_grad)
+            for buffer, saved in buffers:
+                buffer.copy_(saved)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from callbacks.stages import stage
 from callbacks.views import IMAGENET, Normalization, Resampling, View
 
 IGNORED = 255
@@ -37,17 +38,36 @@ def fuse_views(
     Raises:
         ValueError: If a view is too small for the network; names the view.
     """
-    total: Tensor | None = None
-    for view in views:
-        try:
-            logits = predict_logits(view.apply(image, normalization, resampling))
-        except ValueError as error:
-            raise ValueError(f"the network cannot predict the image's {view}: {error}") from error
-        undone = view.invert(logits.float().softmax(dim=1), image.shape[-2:])
-        total = undone if total is None else total.add_(undone)
-    if total is None:
+    if not views:
         raise ValueError("there are no views to fuse: expected one or more")
+    total: Tensor | None = None
+    for group in group_views(views, image):
+        try:
+            with stage("views"):
+                drawn = [view.apply(image, normalization, resampling) for view in group]
+                logits = predict_logits(drawn[0] if len(group) == 1 else torch.cat(drawn))
+        except ValueError as error:
+            raise ValueError(f"the network cannot predict the image's {group[0]}: {error}") from error
+        with stage("fusion"):
+            for view, single in zip(group, logits.float().softmax(dim=1).chunk(len(group)), strict=True):
+                undone = view.invert(single, image.shape[-2:])
+                total = undone if total is None else total.add_(undone)
+    assert total is not None
     return total.div_(len(views))
+
+
+def group_views(views: Sequence[View], image: Tensor) -> list[list[View]]:
+    """Groups the views of an image that go through the network together: on a GPU those of one size that follow.
+
+    A CPU is busy with one view; there a batch would only need more memory.
+    """
+    groups: list[list[View]] = []
+    for view in views:
+        if groups and groups[-1][0].scale == view.scale and image.device.type != "cpu":
+            groups[-1].append(view)
+        else:
+            groups.append([view])
+    return groups
 
 
 def pseudo_labels(probabilities: Tensor, psi: float, strict: bool = False) -> Tensor:
@@ -72,6 +92,30 @@ def pseudo_labels(probabilities: Tensor, psi: float, strict: bool = False) -> Te
     threshold = thresholds.gather(-1, labels.flatten(-2)).view_as(confidence)
     kept = confidence > threshold if strict else confidence >= threshold
     return torch.where(kept, labels, IGNORED)
+
+
+def sample_labels(labels: Tensor, size: Sequence[int], align_corners: bool = False) -> Tensor:
+    """Takes the labels at the places of a coarser (or finer) grid over the image.
+
+    Args:
+        labels: (B, H, W).
+        size: (h, w) of the grid.
+        align_corners: Whether the grid's corners lie on the image's, as in the upsampling that it undoes.
+
+    Returns:
+        (B, h, w); the very tensor given if it has that size.
+    """
+    if tuple(labels.shape[-2:]) == tuple(size):
+        return labels
+    for dim, count in zip((-2, -1), size, strict=True):
+        length = labels.shape[dim]
+        places = torch.arange(count, device=labels.device, dtype=torch.float64)
+        if align_corners:
+            places = (places * ((length - 1) / max(count - 1, 1))).round()
+        else:
+            places = (places + 0.5) * (length / count)  # the pixel that the middle lies in
+        labels = labels.index_select(dim, places.long().clamp_max(length - 1))
+    return labels
 
 
 def check_psi(psi: float) -> None:

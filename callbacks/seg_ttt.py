@@ -6,24 +6,31 @@ Source: paper, Sec. 4, Eq. 5-8; Sec. 5.2 and Appendix C for the settings.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from callbacks.frozen import replaying
 from callbacks.iabn import adaptive_batch_norm, check_alpha
-from callbacks.method import Adaptation, Method, seeded
-from callbacks.pseudo_labels import IGNORED, check_psi, fuse_views, pseudo_labels
+from callbacks.method import Adaptation, Method, is_out_of_memory, seeded
+from callbacks.pseudo_labels import IGNORED, check_psi, fuse_views, pseudo_labels, sample_labels
+from callbacks.stages import stage
+from callbacks.stopping import Convergence, Deadline, Pace
 from callbacks.substitution import substituted
-from callbacks.updates import State, copy_state, loss_scales, take_steps
-from callbacks.views import Normalization, Resampling, check_resampling, make_views
-from lightning_modules.predictor import predict_logits
+from callbacks.updates import copy_state, loss_scales, take_steps
+from callbacks.upsampled_loss import upsampled_cross_entropy
+from callbacks.views import Normalization, Resampling, View, check_resampling, make_views
+from lightning_modules.predictor import lay_out, predict_coarse_logits, predict_logits
 
 DEFAULT_TRAINABLE = ("layer3", "layer4", "head")
+SHRINKING = 2**-0.5  # from one scale to the next where the memory does not suffice: half the pixels
+SMALLEST_SCALE = 0.25
 
 Semantics = Literal["paper", "released"]
+LossResolution = Literal["image", "output"]
 
 
 class SegTTT(Method):
@@ -48,6 +55,17 @@ class SegTTT(Method):
             the image twice.
         resampling: How views are resized; None is ``pillow`` under released semantics and ``device`` else.
         normalization: How images were normalised; None is ImageNet's mean and deviation.
+        stop_agreement: Share of the labelled pixels in (0, 1]: once the adapted prediction agrees with the pseudo
+            labels on so many, no further step is taken. None never stops for it.
+        stop_change: Share of the pixels in [0, 1): once a step changes the labels of so few, no further step is taken.
+            None never stops for it.
+        time_budget_ms: Milliseconds that an image may take: as many steps are taken, up to `num_steps`, as are expected
+            to fit. The number depends on the machine, and is in the records. None is no limit.
+        loss_resolution: ``image`` compares upsampled logits with the pseudo labels, as the paper does; ``output``
+            compares the network's coarse logits with the pseudo labels at their places.
+        adapt_scale: Factor in (0, 1] on the size of the image that the steps see. The prediction is at full size.
+        on_out_of_memory: ``error`` says which image size would fit; ``shrink`` adapts at a smaller `adapt_scale` and
+            notes so in the record.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -66,6 +84,12 @@ class SegTTT(Method):
         semantics: Semantics = "paper",
         resampling: Resampling | None = None,
         normalization: Normalization | None = None,
+        stop_agreement: float | None = None,
+        stop_change: float | None = None,
+        time_budget_ms: float | None = None,
+        loss_resolution: LossResolution = "image",
+        adapt_scale: float = 1.0,
+        on_out_of_memory: Literal["error", "shrink"] = "error",
     ) -> None:
         super().__init__()
         check_alpha(alpha)
@@ -76,6 +100,20 @@ class SegTTT(Method):
             raise ValueError(f"lr is {lr}: expected a learning rate of 0 or more, e.g. 0.05")
         if semantics not in ("paper", "released"):
             raise ValueError(f"semantics is {semantics!r}: expected 'paper' or 'released'")
+        if stop_agreement is not None and not 0 < stop_agreement <= 1:
+            raise ValueError(
+                f"stop_agreement is {stop_agreement}: expected a share of pixels in (0, 1], e.g. 0.99, or null"
+            )
+        if stop_change is not None and not 0 <= stop_change < 1:
+            raise ValueError(f"stop_change is {stop_change}: expected a share of pixels in [0, 1), e.g. 0.001, or null")
+        if time_budget_ms is not None and not 0 < time_budget_ms < float("inf"):
+            raise ValueError(f"time_budget_ms is {time_budget_ms}: expected milliseconds above 0, e.g. 500, or null")
+        if loss_resolution not in get_args(LossResolution):
+            raise ValueError(f"loss_resolution is {loss_resolution!r}: expected 'image' or 'output'")
+        if not 0 < adapt_scale <= 1:
+            raise ValueError(f"adapt_scale is {adapt_scale}: expected a factor in (0, 1], e.g. 0.5")
+        if on_out_of_memory not in ("error", "shrink"):
+            raise ValueError(f"on_out_of_memory is {on_out_of_memory!r}: expected 'error' or 'shrink'")
         if isinstance(trainable, str):
             raise ValueError(f"trainable is the string {trainable!r}: expected a list of names, e.g. [{trainable!r}]")
         self.alpha = alpha
@@ -92,6 +130,13 @@ class SegTTT(Method):
         self.normalization = normalization or Normalization()
         self.views = make_views(scales, flip, grayscale)
         self.scales = tuple(scales)
+        self.stop_agreement = stop_agreement
+        self.stop_change = stop_change
+        self.time_budget_ms = time_budget_ms
+        self.loss_resolution = loss_resolution
+        self.adapt_scale = adapt_scale
+        self.on_out_of_memory = on_out_of_memory
+        self._pace = Pace()
 
     def check_network(self, network: nn.Module) -> None:
         """Raises ValueError if `trainable` matches nothing, or alpha is above 0 and there is no BatchNorm."""
@@ -105,42 +150,124 @@ class SegTTT(Method):
         The network's own tensors are never written: the steps work on copies of what moves, and the network is called
         with these in place of its own.
         """
-        released = self.semantics == "released"
+        deadline = Deadline(self.time_budget_ms, self._pace, image)
         with adaptive_batch_norm(network, self.alpha, required=self.alpha > 0):
             with counting_values(network) as counts:
                 fused = fuse_views(
                     partial(predict_logits, network), image, self.views, self.normalization, self.resampling
                 )
-            target = pseudo_labels(fused, self.psi, strict=released)
-            if self.num_steps == 0 or (target == IGNORED).all():
+            with stage("fusion"):
+                target = pseudo_labels(fused, self.psi, strict=self.semantics == "released")
+                labelled = bool((target != IGNORED).any())
+            if self.num_steps == 0 or not labelled:
                 note = "no pixel passed the confidence threshold, no step was taken" if self.num_steps else None
-                return Adaptation(predict_logits(network, image).float().softmax(dim=1), note=note)
+                with stage("final"):
+                    return Adaptation(predict_logits(network, image).float().softmax(dim=1), note=note)
+            del fused
             # One value has no variance: behind a global pooling the image is doubled, as the authors do for DeepLabv3+.
-            repeats = 2 if released and 1 in counts.values() else 1
-            for scale in loss_scales(image.device):
-                state, losses = self._update(
-                    network, image.repeat(repeats, 1, 1, 1), target.repeat(repeats, 1, 1), scale
-                )
-                with substituted(network, state):
-                    logits = predict_logits(network, image)
-                if logits.isfinite().all():  # else the scaled gradients were too large for float16
-                    break
-        return Adaptation(logits.float().softmax(dim=1), self.num_steps, losses[0].item(), losses[-1].item())
+            repeats = 2 if self.semantics == "released" and 1 in counts.values() else 1
+            return self._adapt_within_memory(network, image, target, repeats, deadline)
 
-    def _update(self, network: nn.Module, image: Tensor, target: Tensor, scale: float) -> tuple[State, Tensor]:
-        """Takes the steps; returns the adapted state and the (num_steps,) losses before each step."""
+    def _adapt_within_memory(
+        self, network: nn.Module, image: Tensor, target: Tensor, repeats: int, deadline: Deadline
+    ) -> Adaptation:
+        """Takes the steps and predicts; if asked to, at a smaller scale where the memory does not suffice."""
+        scale = self.adapt_scale
+        while True:
+            try:
+                adaptation = self._adapt_at(network, image, target, repeats, deadline, scale)
+            except RuntimeError as error:
+                if (
+                    not is_out_of_memory(error)
+                    or self.on_out_of_memory == "error"
+                    or scale * SHRINKING < SMALLEST_SCALE
+                ):
+                    raise
+            else:
+                if scale != self.adapt_scale:
+                    adaptation.note = f"the steps saw the image at scale {scale:.2g}: more did not fit into memory"
+                return adaptation
+            scale *= SHRINKING  # behind the except block, whose traceback keeps what the memory is full of
+
+    def _adapt_at(
+        self, network: nn.Module, image: Tensor, target: Tensor, repeats: int, deadline: Deadline, scale: float
+    ) -> Adaptation:
+        """Takes the steps on the image at a scale, and predicts the image itself."""
+        seen = image
+        if scale < 1:
+            seen = View(scale).apply(image, self.normalization)
+            target = sample_labels(target, seen.shape[-2:])
+        if repeats > 1:
+            seen, target = seen.repeat(repeats, 1, 1, 1), target.repeat(repeats, 1, 1)
+        for loss_scale in loss_scales(image.device):
+            logits, losses = self._update(network, image, lay_out(network, seen), target, deadline, loss_scale)
+            if logits.isfinite().all():  # else the scaled gradients were too large for float16
+                break
+        ends = losses[[0, -1]].tolist() if len(losses) else [None, None]
+        return Adaptation(logits.float().softmax(dim=1), len(losses), *ends)
+
+    def _update(
+        self,
+        network: nn.Module,
+        image: Tensor,
+        seen: Tensor,
+        target: Tensor,
+        deadline: Deadline,
+        loss_scale: float,
+    ) -> tuple[Tensor, Tensor]:
+        """Takes the steps and predicts with the adapted network.
+
+        Args:
+            network: In evaluation mode, with IaBN in place.
+            image: (1, 3, H, W) to predict.
+            seen: (B, 3, h, w) that the steps see.
+            target: (B, h, w) pseudo labels.
+            deadline: Whether another step fits.
+            loss_scale: On the loss in the backward pass.
+
+        Returns:
+            (1, K, H, W) logits and the (S,) losses before each step.
+        """
         released = self.semantics == "released"
-        state = copy_state(network, select_parameters(network, self._trainable_names(network)))
-        optimizer = torch.optim.SGD([tensor for tensor in state.values() if tensor.requires_grad], lr=self.lr)
-
-        def compute_loss() -> Tensor:
-            return F.cross_entropy(predict_logits(network, image).float(), target, ignore_index=IGNORED)
+        names = select_parameters(network, self._trainable_names(network))
+        parameters = dict(network.named_parameters())
+        state = copy_state(network, names)
+        optimizer = torch.optim.SGD([state[name] for name in names], lr=self.lr)
+        convergence = Convergence(self.stop_agreement, self.stop_change)
 
         network.train(released)  # batch statistics, which move the running ones, and dropout: all live
-        with seeded():
-            losses = take_steps(network, state, optimizer, compute_loss, self.num_steps, scale)
+        with replaying(network, [parameters[name] for name in names]) as replay:
+
+            def compute_loss() -> Tensor | None:
+                if not deadline.allows_step():
+                    return None
+                with replay.next_pass():
+                    logits, align_corners = predict_coarse_logits(network, seen)
+                return self._compare(logits, target, align_corners, convergence)
+
+            with seeded():
+                losses = take_steps(network, state, optimizer, compute_loss, self.num_steps, loss_scale)
+            if not released:  # the frozen layers say of the image what they said in the steps
+                with stage("final"), substituted(network, state), replay.next_pass():
+                    logits = predict_logits(network, image)
         network.eval()
-        return state, losses
+        if released:
+            with stage("final"), substituted(network, state):
+                logits = predict_logits(network, image)
+        deadline.end()
+        return logits, losses
+
+    def _compare(self, logits: Tensor, target: Tensor, align_corners: bool, convergence: Convergence) -> Tensor | None:
+        """Computes the loss of (B, K, h, w) logits against (B, H, W) pseudo labels; None if no step is needed."""
+        if convergence.is_watching:
+            places = sample_labels(target, logits.shape[-2:], align_corners)
+            if convergence.is_reached(logits, places):
+                return None
+        if self.loss_resolution == "output":
+            target = sample_labels(target, logits.shape[-2:], align_corners)
+        if logits.shape[-2:] == target.shape[-2:]:
+            return F.cross_entropy(logits.float(), target, ignore_index=IGNORED)
+        return upsampled_cross_entropy(logits, target, align_corners, IGNORED)
 
     def _trainable_names(self, network: nn.Module) -> Sequence[str]:
         if self.trainable is not None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from callbacks.stages import stage
 from callbacks.substitution import substituted
 
 HALF_LOSS_SCALES = (2.0**12, 2.0**6, 1.0)  # lift the gradients of single pixels above the smallest float16
@@ -32,7 +33,7 @@ def take_steps(
     network: nn.Module,
     state: Mapping[str, Tensor],
     optimizer: Optimizer,
-    compute_loss: Callable[[], Tensor],
+    compute_loss: Callable[[], Tensor | None],
     num_steps: int,
     scale: float = 1.0,
 ) -> Tensor:
@@ -42,12 +43,12 @@ def take_steps(
         network: Any module.
         state: Its stand-ins; those that require gradients, and buffers that the network itself moves, are written.
         optimizer: Over these.
-        compute_loss: Runs the network, which has its stand-ins in place then; returns a scalar.
-        num_steps: Number of steps, 1 or more.
+        compute_loss: Runs the network, which has its stand-ins in place then; returns a scalar, or None to end early.
+        num_steps: Number of steps at most.
         scale: On the loss in the backward pass; gradients are scaled back.
 
     Returns:
-        (num_steps,) losses, each before its step.
+        (S,) losses, each before its step; S is ``num_steps`` unless ended early. Nothing here waits for the device.
     """
     moving = [tensor for tensor in state.values() if tensor.requires_grad]
     device = next(iter(state.values())).device.type
@@ -56,15 +57,18 @@ def take_steps(
     enabled = torch.is_autocast_enabled(device)
     with torch.autocast(device, torch.get_autocast_dtype(device), enabled, cache_enabled=False):
         for _ in range(num_steps):
-            with torch.enable_grad(), substituted(network, state):
-                loss = compute_loss()
-                gradients = torch.autograd.grad(loss * scale, moving, allow_unused=True)
-            losses.append(loss.detach())
-            for tensor, gradient in zip(moving, gradients, strict=True):
-                tensor.grad = None if gradient is None else gradient / scale
-            optimizer.step()
+            with stage("step"):
+                with torch.enable_grad(), substituted(network, state):
+                    loss = compute_loss()
+                    if loss is None:
+                        break
+                    gradients = torch.autograd.grad(loss * scale, moving, allow_unused=True)
+                losses.append(loss.detach())
+                for tensor, gradient in zip(moving, gradients, strict=True):
+                    tensor.grad = gradient if gradient is None or scale == 1 else gradient / scale
+                optimizer.step()
     optimizer.zero_grad()
-    return torch.stack(losses)
+    return torch.stack(losses) if losses else torch.empty(0)
 
 
 def loss_scales(device: torch.device) -> tuple[float, ...]:

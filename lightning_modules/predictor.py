@@ -1,13 +1,13 @@
 """The one seam: (network, image) -> probabilities, its default, and a stopwatch for it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.networks.base import find_logits
+from lightning_modules.networks.base import SegmentationNetwork, find_logits
 
 Predictor = Callable[[nn.Module, Tensor], Tensor]
 
@@ -16,8 +16,9 @@ def predict_logits(network: nn.Module, image: Tensor) -> Tensor:
     """Runs a network.
 
     Args:
-        network: Any module (B, 3, H, W) -> (B, K, H, W). Logits may also lie in a mapping, under ``out`` (torchvision)
-            or ``logits``, or be an attribute ``logits`` (transformers). Those of another size are resized bilinearly.
+        network: Any module (B, 3, H, W) -> (B, K, H, W) logits. Logits may also lie in a mapping, under ``out``
+            (torchvision) or ``logits``, or be an attribute ``logits`` (transformers). Those of another size are resized
+            bilinearly.
         image: (B, 3, H, W) float, normalised.
 
     Returns:
@@ -26,6 +27,49 @@ def predict_logits(network: nn.Module, image: Tensor) -> Tensor:
     Raises:
         TypeError: If the network returns no 4-dimensional tensor in one of these ways.
     """
+    logits = _run(network, image)
+    if logits.shape[-2:] != image.shape[-2:]:
+        logits = F.interpolate(logits, size=image.shape[-2:], mode="bilinear", align_corners=False)
+    return logits
+
+
+def predict_coarse_logits(network: nn.Module, image: Tensor) -> tuple[Tensor, bool]:
+    """Runs a network up to the upsampling of its logits to the image's size, where that can be told apart.
+
+    Args:
+        network: As for `predict_logits`.
+        image: (B, 3, H, W) float, normalised.
+
+    Returns:
+        (B, K, h, w) logits, and whether the upsampling that `predict_logits` does in addition aligns corners.
+
+    Raises:
+        TypeError: As `predict_logits`.
+    """
+    if isinstance(network, SegmentationNetwork) and _runs_as_written(network):
+        return network.compute_logits(image), network.align_corners
+    return _run(network, image), False
+
+
+def upsample_logits(logits: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
+    """Brings (B, K, h, w) logits to (B, K, H, W), bilinearly, if they have another size."""
+    if tuple(logits.shape[-2:]) == tuple(size):
+        return logits
+    return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=align_corners)
+
+
+def lay_out(network: nn.Module, image: Tensor) -> Tensor:
+    """Returns a (B, 3, H, W) image in the memory layout that a network is fastest with.
+
+    A network says so by an attribute ``channels_last`` that is true: its convolutions then run on features whose
+    channels lie side by side, and no module of it may rely on their strides.
+    """
+    if getattr(network, "channels_last", False):
+        return image.contiguous(memory_format=torch.channels_last)
+    return image
+
+
+def _run(network: nn.Module, image: Tensor) -> Tensor:
     output = network(image)
     logits = find_logits(output)
     if not isinstance(logits, Tensor) or logits.ndim != 4:
@@ -34,9 +78,16 @@ def predict_logits(network: nn.Module, image: Tensor) -> Tensor:
             f"{type(network).__name__} returned {found}: expected one tensor of (B, K, H, W) logits, alone or as `out` "
             "or `logits`; wrap the network in a module that picks it out"
         )
-    if logits.shape[-2:] != image.shape[-2:]:
-        logits = F.interpolate(logits, size=image.shape[-2:], mode="bilinear", align_corners=False)
     return logits
+
+
+def _runs_as_written(network: SegmentationNetwork) -> bool:
+    """Returns whether calling a network is its `compute_logits` and the base class's upsampling, and nothing else."""
+    if network._forward_hooks or network._forward_pre_hooks or getattr(network, "_compiled_call_impl", None):
+        return False
+    return all(
+        getattr(type(network), name) is getattr(SegmentationNetwork, name) for name in ("forward", "upsample")
+    ) and "forward" not in vars(network)
 
 
 def predict_plainly(network: nn.Module, image: Tensor) -> Tensor:
@@ -50,7 +101,7 @@ def predict_plainly(network: nn.Module, image: Tensor) -> Tensor:
         (B, K, H, W) float32 probabilities.
     """
     with torch.no_grad():
-        return predict_logits(network, image).float().softmax(dim=1)
+        return predict_logits(network, lay_out(network, image)).float().softmax(dim=1)
 
 
 class Stopwatch:

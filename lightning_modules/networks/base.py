@@ -24,6 +24,7 @@ class SegmentationNetwork(nn.Module, ABC):
 
     Attributes:
         align_corners: Of the bilinear upsampling to the image's size.
+        channels_last: Whether images are laid out with their channels side by side for it, see `lay_out`.
         adapted_layers: What Seg-TTT moves unless told otherwise. A network whose authors' code moves others names these
             in ``released_layers``.
 
@@ -32,6 +33,7 @@ class SegmentationNetwork(nn.Module, ABC):
     """
 
     align_corners = False
+    channels_last = True
     adapted_layers: tuple[str, ...]
     released_layers: tuple[str, ...]
 

@@ -41,6 +41,8 @@ class Segmenter(SegmentationNetwork):
         FileNotFoundError: If ImageNet weights are asked for and can neither be found nor downloaded.
     """
 
+    channels_last = False  # a transformer has no convolutions that gain from it
+
     def __init__(
         self,
         num_classes: int,
