@@ -17,6 +17,7 @@ USABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 # Extra arguments: make demo DEMO_ARGS="--quick", make test TEST_ARGS="-k layering".
 DEMO_ARGS ?=
 COMPARISON_ARGS ?=
+BENCH_ARGS ?=
 TEST_ARGS ?=
 
 # albumentations otherwise asks the network for newer versions whenever it is imported.
@@ -68,6 +69,10 @@ demo-seeds: $(STAMP) ## The demo over three training seeds: mean and spread
 .PHONY: comparison
 comparison: $(STAMP) ## Train and test every network with every method on generated scenes: docs/results.md (2 hours)
 	@$(BIN)/python -m experiments.comparison --page docs/results.md $(COMPARISON_ARGS)
+
+.PHONY: bench
+bench: $(STAMP) ## Measure time, memory and operations of the methods (BENCH_ARGS="--quick": a tiny run)
+	@$(BIN)/python -m experiments.benchmark $(BENCH_ARGS)
 
 .PHONY: sheets
 sheets: $(STAMP) ## Draw the contact sheets of the generated street scenes

@@ -1,0 +1,63 @@
+"""The rows of `experiments.benchmark`: their columns, how they are printed, and how they are written."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from callbacks.records import to_plain, write_file
+
+COLUMNS = (
+    "network", "height", "width", "device", "precision", "method", "steps", "trainable", "ms", "ms_spread",
+    "ms_plain_loop", "ms_plain_loop_spread", "ratio", "peak_mb", "peak_mb_plain_loop", "tflop",
+    "fraction_of_measured_rate", "steps_fraction", "agreement", "largest_difference", "stages", "stages_tflop",
+    "repeats", "channels_last", "compile", "resampling", "alpha", "lr", "note",
+)  # fmt: skip
+HEADING = (
+    f"{'network':<26}{'size':>10} {'precision':<11}{'method':<8}{'steps':>5} {'trainable':<24}{'ms':>19}"
+    f"{'plain ms':>10}{'ratio':>7}{'MB':>8}{'TFLOP':>10}{'of rate':>8}{'same':>8}  note"
+)
+
+
+def add_note(row: dict[str, Any], note: str) -> None:
+    """Adds to the note of a row."""
+    row["note"] = f"{row['note']}; {note}" if row["note"] else note
+
+
+def set_aside(folder: Path, *names: str) -> None:
+    """Numbers the files of an earlier run in a folder, so that nothing is overwritten."""
+    old = [folder / name for name in names if (folder / name).exists()]
+    number = 1
+    while any(path.with_suffix(f".{number}{path.suffix}").exists() for path in old):
+        number += 1
+    for path in old:
+        path.rename(path.with_suffix(f".{number}{path.suffix}"))
+
+
+def format_row(row: dict[str, Any]) -> str:
+    """Formats a row under `HEADING`."""
+
+    def show(key: str, form: str, factor: float = 1.0, unit: str = "") -> str:
+        return "-" if row[key] is None else f"{factor * row[key]:{form}}{unit}"
+
+    size = f"{row['height']}x{row['width']}"
+    milliseconds = "-" if row["ms"] is None else f"{row['ms']:.1f} ± {row['ms_spread']:.1f}"
+    steps = "" if row["steps"] is None else row["steps"]
+    cells = f"{row['network']:<26}{size:>10} {row['precision']:<11}{row['method']:<8}{steps:>5} "
+    cells += f"{row['trainable'] or '':<24}{milliseconds:>19}{show('ms_plain_loop', '.1f'):>10}"
+    cells += f"{show('ratio', '.2f'):>7}{show('peak_mb', '.0f'):>8}{show('tflop', '.3g'):>10}"
+    cells += f"{show('fraction_of_measured_rate', '.0f', 100, ' %'):>8}{show('agreement', '.2f', 100, ' %'):>8}"
+    return f"{cells}  {row['note']}".rstrip()
+
+
+def write_rows(rows: Sequence[dict[str, Any]], folder: Path) -> None:
+    """Writes all rows as `benchmark.json` and `benchmark.csv` (where stages are JSON)."""
+    plain = [to_plain(row) for row in rows]
+    write_file(folder / "benchmark.json", json.dumps(plain, indent=1).encode())
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS)
+    writer.writeheader()
+    writer.writerows(row | {key: json.dumps(row[key]) for key in ("stages", "stages_tflop")} for row in plain)
+    write_file(folder / "benchmark.csv", text.getvalue().encode())

@@ -1,0 +1,186 @@
+"""The methods as one writes them at first, in a plain loop: what `experiments.benchmark` compares with.
+
+Written for that purpose, from the paper's text, and without any code of `callbacks`. Everything is done the obvious
+way: float32, contiguous memory, views one by one through Pillow, all of them kept at full size, gradients for every
+parameter, and the checkpoint read from disk again for each image that is adapted to.
+
+Source: paper, Sec. 3 (Eq. 1-4) and Sec. 4 (Eq. 5-8).
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from lightning_modules.networks.base import find_logits
+
+MEAN = (0.485, 0.456, 0.406)  # ImageNet's
+STD = (0.229, 0.224, 0.225)
+IGNORED = 255
+
+
+class TextbookIaBN(nn.Module):
+    """Instance-adaptive batch normalisation by its formula (Eq. 4), in evaluation mode.
+
+    Args:
+        layer: The BatchNorm whose parameters and running statistics it takes over, under the same names.
+        alpha: Weight of the image's statistics in [0, 1].
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(self, layer: nn.BatchNorm2d, alpha: float) -> None:
+        super().__init__()
+        self.weight = layer.weight
+        self.bias = layer.bias
+        for name, buffer in layer.named_buffers():
+            self.register_buffer(name, buffer)
+        self.eps = layer.eps
+        self.alpha = alpha
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalises (B, C, H, W) features."""
+        mean, var = x.mean(dim=(2, 3), keepdim=True), x.var(dim=(2, 3), unbiased=False, keepdim=True)
+        mean = self.alpha * mean + (1 - self.alpha) * self.running_mean[:, None, None]
+        var = self.alpha * var + (1 - self.alpha) * self.running_var[:, None, None]
+        return (x - mean) / torch.sqrt(var + self.eps) * self.weight[:, None, None] + self.bias[:, None, None]
+
+
+@dataclass(frozen=True)
+class PlainSettings:
+    """What the loop does to each image.
+
+    Attributes:
+        alpha: Weight of the image's statistics in [0, 1]; None leaves the network's BatchNorm as it is.
+        scales: Of the views, each once plain, once flipped and gray; none without views.
+        psi: Confidence threshold of the pseudo labels.
+        steps: Number of SGD steps.
+        lr: Learning rate.
+        moving: Full names of the parameters that move.
+    """
+
+    alpha: float | None = None
+    scales: Sequence[float] = ()
+    psi: float = 0.7
+    steps: int = 0
+    lr: float = 0.05
+    moving: Sequence[str] = ()
+
+
+class PlainLoop:
+    """Predicts images one after another.
+
+    Args:
+        network: (1, 3, H, W) -> (1, K, H, W) logits; copied.
+        checkpoint: Where the copy's weights are saved, to be read again for each image that is adapted to.
+        settings: What is done.
+
+    Raises:
+        ValueError: If alpha is given and the network has no BatchNorm, or one that does more than normalise.
+    """
+
+    def __init__(self, network: nn.Module, checkpoint: Path, settings: PlainSettings) -> None:
+        self.settings = settings
+        self.checkpoint = checkpoint
+        self.network = copy.deepcopy(network).float().to(memory_format=torch.contiguous_format).eval()
+        self.network.requires_grad_(True)
+        if settings.alpha is not None:
+            replace_batch_norm(self.network, settings.alpha)
+        torch.save(self.network.state_dict(), checkpoint)
+
+    def predict(self, pixels: np.ndarray, image: Tensor) -> Tensor:
+        """Predicts one image.
+
+        Args:
+            pixels: (H, W, 3) uint8 RGB.
+            image: (1, 3, H, W) float32, the same normalised, on the network's device.
+
+        Returns:
+            (1, K, H, W) float32 probabilities.
+        """
+        if not self.settings.scales:
+            with torch.no_grad():
+                return self._compute_logits(image).softmax(dim=1)
+        if self.settings.steps == 0:
+            return self._average_views(pixels, image.device)
+        state = torch.load(self.checkpoint, map_location=image.device, weights_only=True)
+        self.network.load_state_dict(state)
+        self._take_steps(image, label_confident(self._average_views(pixels, image.device), self.settings.psi))
+        with torch.no_grad():
+            return self._compute_logits(image).softmax(dim=1)
+
+    def _average_views(self, pixels: np.ndarray, device: torch.device) -> Tensor:
+        height, width = pixels.shape[:2]
+        maps = []
+        for scale in self.settings.scales:
+            for changed in (False, True):
+                size = (int(scale * width), int(scale * height))
+                picture = Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR)
+                if changed:
+                    picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).convert("L").convert("RGB")
+                with torch.no_grad():
+                    probabilities = self._compute_logits(normalise(np.array(picture)).to(device)).softmax(dim=1)
+                if changed:
+                    probabilities = probabilities.flip(-1)
+                maps.append(F.interpolate(probabilities, (height, width), mode="bilinear", align_corners=True))
+        return torch.stack(maps).mean(dim=0)
+
+    def _take_steps(self, image: Tensor, target: Tensor) -> None:
+        if (target == IGNORED).all():
+            return
+        parameters = dict(self.network.named_parameters())
+        optimizer = torch.optim.SGD([parameters[name] for name in self.settings.moving], lr=self.settings.lr)
+        for _ in range(self.settings.steps):
+            self.network.zero_grad()
+            loss = F.cross_entropy(self._compute_logits(image), target, ignore_index=IGNORED)
+            loss.backward()
+            optimizer.step()
+        self.network.zero_grad()
+
+    def _compute_logits(self, image: Tensor) -> Tensor:
+        logits = find_logits(self.network(image))
+        if logits.shape[-2:] != image.shape[-2:]:
+            logits = F.interpolate(logits, image.shape[-2:], mode="bilinear", align_corners=False)
+        return logits
+
+
+def replace_batch_norm(network: nn.Module, alpha: float) -> None:
+    """Puts `TextbookIaBN` in place of every BatchNorm of a network.
+
+    Raises:
+        ValueError: If there is none, or one that does more than normalise.
+    """
+    found = False
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            if not isinstance(child, _BatchNorm):
+                continue
+            if not isinstance(child, nn.BatchNorm2d) or type(child).forward is not _BatchNorm.forward:
+                raise ValueError(f"the plain loop knows no IaBN for {type(child).__name__}: expected nn.BatchNorm2d")
+            setattr(parent, name, TextbookIaBN(child, alpha))
+            found = True
+    if not found:
+        raise ValueError(f"{type(network).__name__} has no BatchNorm: expected alpha None")
+
+
+def label_confident(probabilities: Tensor, psi: float) -> Tensor:
+    """Labels the confident pixels of (1, K, H, W) probabilities: (1, H, W) int64, 255 elsewhere (Eq. 6-8)."""
+    thresholds = psi * probabilities.amax(dim=(2, 3))[0]
+    confidence, labels = probabilities.max(dim=1)
+    labels[confidence < thresholds[labels]] = IGNORED
+    return labels
+
+
+def normalise(pixels: np.ndarray) -> Tensor:
+    """Turns (H, W, 3) uint8 RGB into a (1, 3, H, W) float32 normalised image."""
+    values = (pixels.astype(np.float32) / 255 - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
+    return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))[None]
