@@ -459,9 +459,9 @@ class SegmentationDataModule(LightningDataModule, ABC):
         if len(dataset) == 0:
             raise ValueError(f"the {split} split of {dataset.domain} has no images: expected one or more")
         batches = split_batches(len(dataset), self.eval_batch_size)
-        done = self._done.get(dataset.domain, ())
-        if done:
-            planned = opened.batches if opened else batches
+        if self._done:
+            done = self._done.get(dataset.domain, ())
+            planned = opened.batches if opened else batches  # else Lightning sees to the limit
             batches = [batch for batch in planned if not all(dataset.name(index) in done for index in batch)]
         rank, world_size = self._place()
         share = ShareSampler(batches, rank, world_size)
