@@ -199,8 +199,9 @@ class SegTTT(Method):
             target = sample_labels(target, seen.shape[-2:])
         if repeats > 1:
             seen, target = seen.repeat(repeats, 1, 1, 1), target.repeat(repeats, 1, 1)
+        seen = lay_out(network, seen)
         for loss_scale in loss_scales(image.device):
-            logits, losses = self._update(network, image, lay_out(network, seen), target, deadline, loss_scale)
+            logits, losses = self._update(network, image, seen, target, deadline, loss_scale)
             if logits.isfinite().all():  # else the scaled gradients were too large for float16
                 break
         ends = losses[[0, -1]].tolist() if len(losses) else [None, None]

@@ -47,7 +47,7 @@ def predict_coarse_logits(network: nn.Module, image: Tensor) -> tuple[Tensor, bo
         TypeError: As `predict_logits`.
     """
     if isinstance(network, SegmentationNetwork) and _runs_as_written(network):
-        return network.compute_logits(image), network.align_corners
+        return network.compute_logits(lay_out(network, image)), network.align_corners
     return _run(network, image), False
 
 
@@ -70,7 +70,7 @@ def lay_out(network: nn.Module, image: Tensor) -> Tensor:
 
 
 def _run(network: nn.Module, image: Tensor) -> Tensor:
-    output = network(image)
+    output = network(lay_out(network, image))
     logits = find_logits(output)
     if not isinstance(logits, Tensor) or logits.ndim != 4:
         found = f"a tensor of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(output).__name__
@@ -101,7 +101,7 @@ def predict_plainly(network: nn.Module, image: Tensor) -> Tensor:
         (B, K, H, W) float32 probabilities.
     """
     with torch.no_grad():
-        return predict_logits(network, lay_out(network, image)).float().softmax(dim=1)
+        return predict_logits(network, image).float().softmax(dim=1)
 
 
 class Stopwatch:
