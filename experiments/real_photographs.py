@@ -153,7 +153,8 @@ def run_study(args: Sequence[str] | None = None) -> dict[str, Any]:
         print(f"  TTA {scales}: {tta[str(scales)]:.2f}", flush=True)
     chosen, tried = choose(study, alpha)
     print(f"Chosen: {chosen}", flush=True)
-    measured = main(["validate", *common, *study.development, f"--results.folder={folder / 'development' / 'labels'}"])
+    place = [f"--results.folder={folder / 'development' / 'labels'}", "--results.overwrite=true"]
+    measured = main(["validate", *common, *study.development, *place])
     labels = measure_labels(measured, alpha, chosen["psi"])
 
     print("Testing ...", flush=True)

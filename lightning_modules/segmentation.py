@@ -249,10 +249,11 @@ class SegmentationModule(LightningModule):
             values |= {f"{prefix}/{key}": factor * summary[key] for key, factor in factors.items()}
             named = zip(self.class_names, summary["iou"], strict=True)
             classes |= {f"{prefix}/iou/{name}": 100 * iou for name, iou in named if iou == iou}  # NaN: class is absent
-        self.log_dict(
-            {key: value for key, value in values.items() if key.endswith("/miou")}, prog_bar=True, sync_dist=True
-        )
-        self.log_dict({key: value for key, value in values.items() if not key.endswith("/miou")}, sync_dist=True)
+        shown = {key: value for key, value in values.items() if key.endswith("/miou")}
+        others = {key: value for key, value in values.items() if key not in shown}
+        # The same on all processes: their maximum is exact, where the mean of three equal numbers need not be.
+        self.log_dict(shown, prog_bar=True, sync_dist=True, reduce_fx="max")
+        self.log_dict(others, sync_dist=True, reduce_fx="max")
         if not self.trainer.sanity_checking:
             for logger in self.loggers:  # not by self.log: it would print a line per class and domain
                 logger.log_metrics(classes, step=self.global_step)

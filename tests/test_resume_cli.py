@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from callbacks.records import read_records
 from main import main
@@ -81,6 +82,32 @@ def uninterrupted(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
     folder = tmp_path_factory.mktemp("uninterrupted")
     finish(arguments(folder, *METHOD, f"--ckpt_path={checkpoint}"), folder)
     return read_outcome(folder)
+
+
+def test_the_same_command_again_and_others(checkpoint: Path, tmp_path: Path) -> None:
+    args = ["test", *arguments(tmp_path, "--method=IaBN", f"--ckpt_path={checkpoint}")]
+    metrics = [main(args).trainer.callback_metrics]
+    outcome = read_outcome(tmp_path)
+    copy = tmp_path / "moved.ckpt"
+    copy.write_bytes(checkpoint.read_bytes())
+    again = [*args, f"--ckpt_path={copy}", "--data.num_workers=1", "--trainer.enable_progress_bar=true"]
+    metrics.append(main(again).trainer.callback_metrics)  # the same weights, and what changes no score
+    assert read_outcome(tmp_path) == outcome and metrics[0] == metrics[1] and "test/haze/miou" in metrics[0]
+    other = torch.load(checkpoint, weights_only=False)
+    next(iter(other["state_dict"].values())).mul_(1.01)
+    torch.save(other, copy)
+    for wrong, message in (
+        ("--method.alpha=0.9", r"method\.alpha was 0\.1, is now 0\.9"),
+        (f"--ckpt_path={copy}", r"weights was"),
+        ("--data.num_test=4", r"data\.haze\.images was 3, is now 4"),
+        ("--data.target_seed=1", r"data\.haze\.world_seed was 0, is now 1"),
+        ("--trainer.precision=bf16-mixed", r"precision was"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            main([*args, wrong])
+    assert read_outcome(tmp_path) == outcome
+    main([*args, "--method.alpha=0.9", "--results.overwrite=true"])
+    assert read_outcome(tmp_path) != outcome and (tmp_path / "results" / "results.1.json").exists()
 
 
 @pytest.mark.slow

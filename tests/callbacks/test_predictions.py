@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from pytorch_lightning import Callback
 
-from callbacks import IaBN, Method, SegTTT
+from callbacks import AdaBN, IaBN, Method, SegTTT
 from callbacks.panels import draw_overlay, encode_png, make_palette, restore_photograph
 from callbacks.prediction_folder import THREADS, WAITING, PredictionFolder, Writers
 from callbacks.predictions import Predictions
@@ -442,6 +442,17 @@ def test_a_batch_is_written_as_its_images(tmp_path: Path) -> None:
     for batch_size in (1, 3):
         predict(tmp_path / str(batch_size), FakeDataModule(eval_batch_size=batch_size), IaBN())
     assert read_files(tmp_path / "1") == read_files(tmp_path / "3")
+
+
+def test_batches_of_a_run_that_goes_on_are_those_of_a_whole_run(tmp_path: Path) -> None:
+    """AdaBN looks at the whole batch: where part of one is done, it is predicted again, and what is there stays."""
+    predict(tmp_path / "whole", FakeDataModule(length=8, eval_batch_size=3), AdaBN())
+    predict(tmp_path / "cut", FakeDataModule(length=8, eval_batch_size=3), AdaBN(), limit_predict_batches=2)
+    (tmp_path / "cut" / "labels" / "blocks" / "blocks_4.png").unlink()
+    stop = Stop()
+    predict(tmp_path / "cut", FakeDataModule(length=8, eval_batch_size=3), AdaBN(), stop)
+    assert stop.names == [f"blocks_{number}" for number in (3, 4, 5, 6, 7)]
+    assert read_files(tmp_path / "cut") == read_files(tmp_path / "whole")
 
 
 def test_what_cannot_be_written_is_a_clear_error(tmp_path: Path) -> None:

@@ -225,7 +225,7 @@ def test_searched_temperature_lowers_the_likelihood_loss_on_the_command_line(tmp
     train = arguments(tmp_path, "--trainer.max_epochs=1")
     main(["fit", *train])
     checkpoint = next(tmp_path.rglob("*.ckpt"))
-    args = [*arguments(tmp_path, f"--ckpt_path={checkpoint}"), *method]
+    args = [*arguments(tmp_path, f"--ckpt_path={checkpoint}"), *method, "--results.overwrite=true"]
     cli = main(["validate", *args, SEARCH])
     found = cli.trainer.callback_metrics["val/best_temperature"].item()
     before = cli.trainer.callback_metrics["val/nll"].item()
