@@ -14,6 +14,7 @@ from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from datamodules.labels import UNKNOWN, LabelSpace
+from datamodules.prefetch import DevicePrefetcher, Loader
 from datamodules.transforms import EvaluationTransform, Resize, TrainingTransform, Transform
 
 Role = Literal["source", "development", "target"]
@@ -427,18 +428,18 @@ class SegmentationDataModule(LightningDataModule, ABC):
             )
         return self._load(dataset, sampler, self.batch_size, drop_last=True)
 
-    def val_dataloader(self) -> DataLoader:
+    def val_dataloader(self) -> Loader:
         """Returns the validation split, whole images in order."""
         self._keep_protocol("choose on it (checkpoint, alpha, psi, steps, learning rate, early stopping)")
         return self._load_for_evaluation("val")
 
-    def test_dataloader(self) -> DataLoader:
+    def test_dataloader(self) -> Loader:
         """Returns the test split, whole images in order."""
         if os.environ.get("WANDB_SWEEP_ID"):
             self._keep_protocol("let a sweep choose on it")
         return self._load_for_evaluation(self.test_split)
 
-    def predict_dataloader(self) -> DataLoader:
+    def predict_dataloader(self) -> Loader:
         """Returns the images of the test split without their labels, whole and in order."""
         return self._load_for_evaluation(self.test_split, labelled=False)
 
@@ -452,7 +453,7 @@ class SegmentationDataModule(LightningDataModule, ABC):
                 "results.json will say so"
             )
 
-    def _load_for_evaluation(self, split: Split, labelled: bool = True) -> DataLoader:
+    def _load_for_evaluation(self, split: Split, labelled: bool = True) -> Loader:
         len(self._done)  # whoever says what is done may open the data set now
         opened = self._opened.pop(split, None) if labelled else None
         dataset = opened.dataset if opened else self.make_dataset(split, self.evaluation_transform, labelled)
@@ -466,7 +467,9 @@ class SegmentationDataModule(LightningDataModule, ABC):
         rank, world_size = self._place()
         share = ShareSampler(batches, rank, world_size)
         uncounted = labelled and len(batches) < world_size
-        return self._load(dataset, UncountedSampler(share) if uncounted else share, self.eval_batch_size)
+        loader = self._load(dataset, UncountedSampler(share) if uncounted else share, self.eval_batch_size)
+        device = None if self.trainer is None else self.trainer.strategy.root_device
+        return loader if device is None or device.type != "cuda" else DevicePrefetcher(loader, device)
 
     def _load(
         self, dataset: SegmentationDataset, sampler: Sampler, batch_size: int, drop_last: bool = False

@@ -10,6 +10,7 @@ from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from datamodules.base import EvaluationSet, ProtocolError, SegmentationDataModule
+from datamodules.prefetch import Loader
 
 
 class TargetsDataModule(LightningDataModule):
@@ -94,15 +95,15 @@ class TargetsDataModule(LightningDataModule):
         """Returns the source's training crops."""
         return self._required("source").train_dataloader()
 
-    def val_dataloader(self) -> DataLoader:
+    def val_dataloader(self) -> Loader:
         """Returns the development set."""
         return self._required("development").val_dataloader()
 
-    def test_dataloader(self) -> list[DataLoader]:
+    def test_dataloader(self) -> list[Loader]:
         """Returns the test split of each target."""
         return [target.test_dataloader() for target in self.targets]
 
-    def predict_dataloader(self) -> list[DataLoader]:
+    def predict_dataloader(self) -> list[Loader]:
         """Returns the images of each target."""
         return [target.predict_dataloader() for target in self.targets]
 

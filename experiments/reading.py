@@ -39,6 +39,7 @@ from datamodules.base import Split, collate, look_up
 from datamodules.files import FilesDataModule, FilesDataset, Pair
 from datamodules.idd import TRAIN_ID_OF_CLASS
 from datamodules.labels import CITYSCAPES_COLOURS, IGNORED
+from datamodules.prefetch import Loader
 from datamodules.scenery import draw_scene
 from datamodules.transforms import MEAN, STD
 
@@ -373,7 +374,7 @@ def compare(ours: Way, plain: Way, count: int, repeats: int) -> tuple[dict[str, 
     return first, second
 
 
-def measure_rate(loader: DataLoader) -> float:
+def measure_rate(loader: Loader) -> float:
     """Returns images per second from a loader's first batch to its last."""
     start = count = 0.0
     for number, batch in enumerate(loader):

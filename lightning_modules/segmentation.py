@@ -11,6 +11,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
+from lightning_modules.compilation import Compilation, check_compilation, compile_network
 from lightning_modules.metrics import (
     IGNORED,
     Scores,
@@ -59,6 +60,10 @@ class SegmentationModule(LightningModule):
         released: Path of weights that the paper's authors released, for a network that can read them (`DeepLabV1`).
         temperature: Divides the logits behind every prediction of validation, test and predict, whatever the method;
             above 0, 1 leaves them alone. `TemperatureSearch` fits it. The loss does not know it.
+        compile: Whether torch compiles the network, per image size: ``none``, ``default``, or ``reduce-overhead``,
+            which replays CUDA graphs. If that fails it runs as it is written, with a warning.
+        channels_last: Whether the network gets images with their channels side by side, see `lay_out`. None leaves that
+            to the network: this project's convolutional ones do, others do not.
 
     Attributes:
         predictor: The seam: (network, image) -> (B, K, H, W) probabilities. Methods put themselves here.
@@ -77,9 +82,12 @@ class SegmentationModule(LightningModule):
         power: float = 0.9,
         released: str | None = None,
         temperature: float = 1.0,
+        compile: Compilation = "none",
+        channels_last: bool | None = None,
     ) -> None:
         super().__init__()
         check_temperature(temperature)
+        check_compilation(compile)
         names = [str(number) for number in range(num_classes)] if class_names is None else list(class_names)
         if not 2 <= num_classes <= IGNORED:
             raise ValueError(
@@ -96,6 +104,10 @@ class SegmentationModule(LightningModule):
                 )
             alpha = load_released(released)
             rank_zero_info(f"Released weights: {released}, chosen with alpha {alpha} of IaBN (--method.alpha)")
+        if channels_last is not None:
+            network.channels_last = channels_last  # type: ignore[assignment]
+        if compile != "none":
+            compile_network(network, compile)
         self.network = network
         self.released = released
         self.num_classes = num_classes

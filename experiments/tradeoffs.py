@@ -1,0 +1,227 @@
+"""What Seg-TTT's cheaper ways cost and keep: mean IoU against time on StreetScenes, and the preset `seg_ttt_fast`.
+
+Every setting is tried on the development domain: fewer steps, early stops, time budgets, the loss at the network's
+output, smaller adaptation, fewer layers, fewer views. The preset is the fastest of a grid that keeps the share of
+Seg-TTT's gain over IaBN asked for; it is then tested once on the targets, beside IaBN, TTA and Seg-TTT. Started again
+in the same folder, it goes on where it stopped.
+"""
+
+import argparse
+import json
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import torch
+
+from callbacks.records import to_plain, write_file
+from experiments.comparison import BASE, QUICK, SCALES, TARGETS, choose_shared, name_machine, train
+from experiments.study import Study, describe_method
+
+KEPT = 0.9  # of Seg-TTT's gain over IaBN
+TIMES = 3  # as fast, at least
+CURVES: dict[str, list[dict[str, Any]]] = {
+    "fewer steps": [{"num_steps": steps} for steps in (1, 2, 3, 5, 10)],
+    "fewer steps, lr doubled": [{"num_steps": steps, "lr": 2.0} for steps in (1, 2, 3, 5)],
+    "fewer steps, lr fourfold": [{"num_steps": steps, "lr": 4.0} for steps in (1, 2, 3)],
+    "stop_agreement": [{"stop_agreement": share} for share in (0.9, 0.95, 0.98, 0.99)],
+    "stop_change": [{"stop_change": share} for share in (0.05, 0.02, 0.01, 0.005)],
+    "time_budget_ms": [{"time_budget_ms": share} for share in (0.25, 0.5, 0.75)],
+    "loss_resolution: output": [{"loss_resolution": "output", "num_steps": steps} for steps in (1, 3, 10)],
+    "adapt_scale": [{"adapt_scale": scale} for scale in (0.5, 0.75)],
+    "trainable": [{"trainable": names} for names in (["head"], ["layer4", "head"])],
+    "fewer views": [{"scales": scales} for scales in ([0.5], [0.75], [0.5, 1.0], [0.5, 0.75])],
+}
+GRID: dict[str, Sequence[Any]] = {
+    "scales": ([0.5], [0.5, 0.75], SCALES),
+    "num_steps": (1, 2, 3),
+    "lr": (2.0, 4.0, 8.0),  # times the rate that Seg-TTT has
+    "adapt_scale": (0.5, 1.0),
+    "loss_resolution": ("output",),
+}
+
+
+def resolve(settings: Mapping[str, Any], usual: Mapping[str, Any], milliseconds: float) -> dict[str, Any]:
+    """Returns all settings of a way, where a learning rate or a time budget is given as a factor on Seg-TTT's."""
+    resolved = {**usual, **settings}
+    if "lr" in settings:
+        resolved["lr"] = settings["lr"] * usual["lr"]
+    if "time_budget_ms" in settings:
+        resolved["time_budget_ms"] = round(settings["time_budget_ms"] * milliseconds, 1)
+    return resolved
+
+
+def name_settings(settings: Mapping[str, Any]) -> str:
+    """Names settings for tables and folders."""
+    return ", ".join(
+        f"{key} {'+'.join(map(str, value)) if isinstance(value, list) else value}" for key, value in settings.items()
+    )
+
+
+def score(
+    study: Study, name: str, settings: Mapping[str, Any], usual: Mapping[str, Any], times: float
+) -> dict[str, Any]:
+    """Scores Seg-TTT with some settings on the development domain."""
+    summary = study.validate(name.replace(" ", "_"), describe_method("SegTTT", resolve(settings, usual, times)))
+    return {"settings": dict(settings), "name": name_settings(settings), **pick(summary)}
+
+
+def pick(summary: Mapping[str, Any]) -> dict[str, float]:
+    """Picks mean IoU in percent and milliseconds per image of a summary."""
+    return {"miou": summary["mean"]["miou"], "ms": summary["mean"]["ms_per_image"]}
+
+
+def choose_preset(
+    rows: Sequence[Mapping[str, Any]], iabn: float, full: Mapping[str, float]
+) -> Mapping[str, Any] | None:
+    """Returns the fastest row that keeps its share of the gain in its share of the time; None if none does.
+
+    Args:
+        rows: Of the grid, with ``miou`` and ``ms``.
+        iabn: Mean IoU of IaBN.
+        full: The row of Seg-TTT.
+    """
+    enough = iabn + KEPT * (full["miou"] - iabn)
+    fitting = [row for row in rows if row["miou"] >= enough and row["ms"] <= full["ms"] / TIMES]
+    return min(fitting, key=lambda row: row["ms"], default=None)
+
+
+def format_page(report: Mapping[str, Any]) -> str:
+    """Formats the page."""
+    iabn, full = report["development"]["IaBN"], report["development"]["Seg-TTT"]
+
+    def share(row: Mapping[str, float]) -> str:
+        return f"{100 * (row['miou'] - iabn['miou']) / (full['miou'] - iabn['miou']):.0f} %"
+
+    lines = ["| way | settings | mean IoU | gain kept | ms/image | of Seg-TTT's |", "|---|---|---:|---:|---:|---:|"]
+    for name, row in report["development"].items():
+        lines.append(
+            f"| {name} | | {row['miou']:.1f} | {share(row)} | {row['ms']:.0f} | {row['ms'] / full['ms']:.2f} |"
+        )
+    for curve, rows in report["curves"].items():
+        for row in rows:
+            cells = [curve, row["name"], f"{row['miou']:.1f}", share(row)]
+            cells += [f"{row['ms']:.0f}", f"{row['ms'] / full['ms']:.2f}"]
+            lines.append(f"| {' | '.join(cells)} |")
+    chosen = report["preset"]
+    tested = ["| method | " + " | ".join(TARGETS) + " | mean | ms/image |", "|---" * (len(TARGETS) + 3) + "|"]
+    for name, row in report["targets"].items():
+        cells = [f"{row['targets'][target]:.1f}" for target in TARGETS]
+        tested.append(f"| {name} | {' | '.join(cells)} | {row['miou']:.1f} | {row['ms']:.0f} |")
+    return f"""# Cheaper by choice: what Seg-TTT keeps in less time
+
+`python -m experiments.tradeoffs --page docs/tradeoffs.md` ({report["machine"]}, torch {report["torch"]},
+{report["date"]}). Written by `experiments/tradeoffs.py`; do not edit.
+
+The small DeepLabv1 of `make comparison` on StreetScenes at 128x256, one training seed. Everything in the first table is
+the `development` domain ({report["images"]} images), on which all choices are made. Seg-TTT has {report["usual"]};
+`lr` is a factor on its rate, `time_budget_ms` a factor on its time. Milliseconds are the median over images.
+
+{chr(10).join(lines)}
+
+![mean IoU against time](tradeoffs.png)
+
+## The preset
+
+`configs/method/seg_ttt_fast.yaml` is the fastest of {report["grid"]} combinations that keeps {100 * KEPT:.0f} % of
+Seg-TTT's gain over IaBN in a third of its time: {chosen["name"] if chosen else "none of them did"}. Tested once on the
+targets:
+
+{chr(10).join(tested)}
+{report["verdict"]}
+"""
+
+
+def draw(report: Mapping[str, Any], path: Path) -> None:
+    """Draws mean IoU against time on the development domain."""
+    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    for curve, rows in report["curves"].items():
+        ordered = sorted(rows, key=lambda row: row["ms"])
+        axes.plot([row["ms"] for row in ordered], [row["miou"] for row in ordered], "o-", ms=4, lw=1, label=curve)
+    for name, row in report["development"].items():
+        axes.plot(row["ms"], row["miou"], "k*", ms=9)
+        axes.annotate(name, (row["ms"], row["miou"]), xytext=(6, -10), textcoords="offset points", fontsize=9)
+    if report["preset"]:
+        axes.plot(report["preset"]["ms"], report["preset"]["miou"], "r*", ms=13, label="seg_ttt_fast")
+    axes.set_xscale("log")
+    axes.set_xlabel("ms per image")
+    axes.set_ylabel("mean IoU (%) on development")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def run_tradeoffs(args: Sequence[str] | None = None) -> dict[str, Any]:
+    """Runs the study; returns its report, which is also written as JSON, page and figure."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.tradeoffs", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--folder", type=Path, default=Path("outputs/tradeoffs"), help="where to write (%(default)s)")
+    parser.add_argument("--page", type=Path, help="also write the page and its figure here, e.g. docs/tradeoffs.md")
+    parser.add_argument("--quick", action="store_true", help="a tiny budget: shows that all works, not how well")
+    arguments = parser.parse_args(args)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    study, _ = train(BASE, arguments.folder, QUICK if arguments.quick else ())
+    chosen = choose_shared(BASE, study)
+    usual = {"alpha": chosen["alpha"], "lr": chosen["lr"], "scales": SCALES}
+    known = {"t-BN": [], "IaBN": describe_method("IaBN", {"alpha": chosen["alpha"]})}
+    known |= {"TTA": describe_method("TTA", {"alpha": chosen["alpha"], "scales": SCALES})}
+    known |= {"Seg-TTT": describe_method("SegTTT", usual)}
+    development = {name: pick(study.validate(f"known_{name}", method)) for name, method in known.items()}
+    full = development["Seg-TTT"]
+    curves = {}
+    for curve, ways in CURVES.items():
+        print(f"Trying {curve} on development ...", flush=True)
+        curves[curve] = [score(study, f"{curve}_{name_settings(way)}", way, usual, full["ms"]) for way in ways]
+    print("Trying the grid of the preset on development ...", flush=True)
+    grid = [dict(zip(GRID, values, strict=True)) for values in product(*GRID.values())]
+    rows = [score(study, f"grid_{name_settings(way)}", way, usual, full["ms"]) for way in grid]
+    preset = choose_preset(rows, development["IaBN"]["miou"], full)
+    if preset is not None:
+        known["seg_ttt_fast"] = describe_method("SegTTT", resolve(preset["settings"], usual, full["ms"]))
+    targets = {}
+    for name, method in known.items():
+        print(f"Testing {name} on the targets ...", flush=True)
+        summary = study.test(name, method)
+        targets[name] = {**pick(summary), "targets": {key: summary["domains"][key]["miou"] for key in TARGETS}}
+    report = {
+        "machine": name_machine(),
+        "torch": torch.__version__,
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "images": study.validate("known_IaBN", known["IaBN"])["domains"]["development"]["images"],
+        "usual": name_settings(usual),
+        "development": development,
+        "curves": curves,
+        "grid": len(rows),
+        "grid_rows": rows,
+        "preset": preset,
+        "targets": targets,
+        "verdict": judge(targets),
+    }
+    write_file(arguments.folder / "report.json", json.dumps(to_plain(report), indent=1).encode())
+    for page in {arguments.folder / "tradeoffs.md", arguments.page or arguments.folder / "tradeoffs.md"}:
+        write_file(page, format_page(report).encode())
+        draw(report, page.with_name("tradeoffs.png"))
+    print(f"\n{format_page(report)}\nWritten to {arguments.folder}", flush=True)
+    return report
+
+
+def judge(targets: Mapping[str, Mapping[str, Any]]) -> str:
+    """Says what the preset keeps on the targets, and in which share of the time."""
+    if "seg_ttt_fast" not in targets:
+        return ""
+    iabn, full, fast = (targets[name] for name in ("IaBN", "Seg-TTT", "seg_ttt_fast"))
+    kept = (fast["miou"] - iabn["miou"]) / (full["miou"] - iabn["miou"])
+    return f"\nOn the targets it keeps {100 * kept:.0f} % of the gain in {fast['ms'] / full['ms']:.2f} of the time."
+
+
+if __name__ == "__main__":
+    run_tradeoffs()
