@@ -28,8 +28,8 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from callbacks.records import find_commit, write_file
 from datamodules import GTADataModule
-from experiments.cases import CONFIGS, make_network
-from experiments.cost import PRECISIONS, synchronize
+from experiments.benchmark.cases import CONFIGS, make_network
+from experiments.benchmark.cost import PRECISIONS, synchronize
 from experiments.reading import ENCODINGS, draw_photographs, name_processor, write_tree
 from lightning_modules.segmentation import SegmentationModule
 from main import main

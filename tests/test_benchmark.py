@@ -15,11 +15,12 @@ from callbacks.iabn import IaBN
 from callbacks.method import Method
 from callbacks.seg_ttt import SegTTT, select_parameters
 from callbacks.tta import TTA
-from experiments import benchmark, cost
-from experiments.benchmark import Benchmark, run_benchmark
-from experiments.benchmark_rows import COLUMNS
-from experiments.cases import Case, draw_image, list_trainable, make_network
-from experiments.plain_loop import PlainLoop, PlainSettings
+from experiments.benchmark import cost
+from experiments.benchmark import run as benchmark
+from experiments.benchmark.cases import Case, draw_image, list_trainable, make_network
+from experiments.benchmark.plain_loop import PlainLoop, PlainSettings
+from experiments.benchmark.rows import COLUMNS
+from experiments.benchmark.run import Benchmark, run_benchmark
 from lightning_modules.predictor import predict_plainly
 from main import main
 from tests.fakes import NormAct2d, Snapshot, TinyNetwork

@@ -21,10 +21,10 @@ from callbacks.tta import TTA
 from callbacks.views import Resampling
 from datamodules import StreetScenesDataModule
 from datamodules.transforms import EvaluationTransform
-from experiments.plain_loop import PlainLoop, PlainSettings
+from experiments.benchmark.plain_loop import PlainLoop, PlainSettings
 from lightning_modules.predictor import predict_logits
 
-CONFIGS = Path(__file__).parent.parent / "configs" / "model"
+CONFIGS = Path(__file__).parents[2] / "configs" / "model"
 CLASSES = 19
 METHODS = ("t-BN", "IaBN", "TTA", "Seg-TTT")
 LOGITS_DEVIATION = 2.0  # about that of a trained network

@@ -1,9 +1,9 @@
 """What the methods cost: time, memory and operations per image, beside a plain loop and what the machine can do.
 
-Each row is one method on one network, image size and precision. Beside it stand a plain loop (`experiments.plain_loop`)
-timed by turns in the same run, always in float32, and the share of the rate of a large matrix product that the method's
-operations reach. Weights are random, as time does not depend on them; the image is a generated street scene. Rows are
-written as they come: `benchmark.json`, `benchmark.csv`, and the machine in `machine.json`.
+Each row is one method on one network, image size and precision. Beside it stand a plain loop, timed by turns in one
+run and always in float32, and the share of the rate of a large matrix product that the method's operations reach.
+Weights are random, as time does not depend on them; the image is a generated street scene. Rows are written as they
+come: `benchmark.json`, `benchmark.csv`, and the machine in `machine.json`.
 """
 
 import argparse
@@ -24,9 +24,8 @@ from torch import Tensor
 from callbacks.method import Method
 from callbacks.records import find_commit, to_plain, write_file
 from callbacks.views import Resampling
-from experiments import cost
-from experiments.benchmark_rows import COLUMNS, HEADING, add_note, format_row, set_aside, write_rows
-from experiments.cases import (
+from experiments.benchmark import cost
+from experiments.benchmark.cases import (
     METHODS,
     Case,
     Subject,
@@ -36,8 +35,9 @@ from experiments.cases import (
     make_plain_loop,
     make_subject,
 )
+from experiments.benchmark.rows import COLUMNS, HEADING, add_note, format_row, set_aside, write_rows
+from experiments.benchmark.runtime_accuracy import measure_accuracy
 from experiments.reading import name_processor
-from experiments.runtime_accuracy import measure_accuracy
 from lightning_modules.predictor import predict_plainly
 
 SIZES = {"cuda": ["1024x2048", "1080x1920", "720x1280"], "cpu": ["256x512"]}
@@ -328,7 +328,3 @@ def run_benchmark(args: Sequence[str] | None = None) -> list[dict[str, Any]]:
     if differing:
         raise ValueError(f"{len(differing)} rows in float32 differ from the plain loop: see their notes")
     return benchmark.rows
-
-
-if __name__ == "__main__":
-    run_benchmark()
