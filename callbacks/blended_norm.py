@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+BLOCK = 1024  # pixels that are summed up one by one
 CANCELLING = 4.0  # a mean of so many units of output: rounding its product costs 5e-7
 
 
@@ -53,7 +54,24 @@ def has_kernels(x: Tensor) -> bool:
 
 
 def _measure(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns two (C,): mean and biased variance of (B, C, H, W) features, accumulated in float32 or better."""
+    """Returns two (C,): mean and biased variance of (B, C, H, W) features, accumulated in float32 or better.
+
+    With channels side by side torch's CPU kernel adds up all pixels one by one: in float32 a map of 512x1024 then has
+    lost four digits of its variance, and all of them where the mean is many deviations from 0. So blocks are measured,
+    and put together in float64.
+    """
+    if x.device.type != "cpu" or x.dtype == torch.float64 or x.is_contiguous() or x.numel() <= BLOCK * x.shape[1]:
+        return _measure_block(x)
+    blocks = [block for sample in x.split(1) for block in sample.split(max(1, BLOCK // x.shape[3]), dim=2)]
+    means, variances = (torch.stack(values).double() for values in zip(*map(_measure_block, blocks), strict=True))
+    shares = means.new_tensor([block.shape[2] for block in blocks])[:, None] / (len(x) * x.shape[2])
+    mean = (shares * means).sum(dim=0)
+    var = (shares * (variances + (means - mean).square())).sum(dim=0)
+    return mean.float(), var.float()
+
+
+def _measure_block(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns two (C,): mean and biased variance of (B, C, H, W) features, by torch's own kernel."""
     scratch = None
     if x.dtype in (torch.bfloat16, torch.float16):  # the type of running statistics is that of the result
         scratch = x.new_zeros(x.shape[1], dtype=torch.float32)
@@ -90,7 +108,8 @@ def normalize_blended(
     weight, bias = None if weight is None else weight.to(kind), None if bias is None else bias.to(kind)
     if pooled or len(x) == 1 or alpha == 0:
         return _normalize(x, running_mean, running_var, weight, bias, alpha, eps)
-    if not x.is_contiguous():  # in channels_last the samples cannot be taken for channels
+    # In channels_last the samples cannot be taken for channels; on a CPU they choose between the ways of `_apply`.
+    if not x.is_contiguous() or x.device.type == "cpu":
         singles = [_normalize(single, running_mean, running_var, weight, bias, alpha, eps) for single in x.split(1)]
         return torch.cat(singles)
     count = len(x)  # each sample's channels for themselves

@@ -1,0 +1,286 @@
+import pytest
+import torch
+from torch import Tensor
+
+from callbacks import blended_norm
+from callbacks.blended_norm import blend, measure_statistics, normalize_blended
+
+ALPHAS = [0.0, 0.1, 1.0]
+EPS = 1e-5
+
+Arguments = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]
+
+
+def make_arguments(
+    batch: int = 2, size: tuple[int, int] = (5, 6), offset: float = 1.0, affine: bool = True, channels: int = 4
+) -> Arguments:
+    """Features, running mean and variance, weight and bias, all float64."""
+    generator = torch.Generator().manual_seed(batch)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    x = (draw(batch, channels, *size) + offset * draw(batch, channels, 1, 1).sign()) * 2
+    mean, var = 2 * offset * draw(channels).sign(), draw(channels).abs() + 0.3
+    return x, mean, var, draw(channels) + 0.5 if affine else None, draw(channels) if affine else None
+
+
+def textbook(
+    x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, alpha: float, pooled: bool
+) -> Tensor:
+    """Eq. 1-4, written out."""
+    dims = (0, 2, 3) if pooled else (2, 3)
+    mean = alpha * x.mean(dims, keepdim=True) + (1 - alpha) * mean[:, None, None]
+    var = alpha * x.var(dims, correction=0, keepdim=True) + (1 - alpha) * var[:, None, None]
+    out = (x - mean) / torch.sqrt(var + EPS)
+    if weight is not None:
+        out = out * weight[:, None, None]
+    return out if bias is None else out + bias[:, None, None]
+
+
+def with_gradients(function, arguments: Arguments, *more: object, seed: int = 7) -> list[Tensor]:
+    """The output, and the gradients of x, weight and bias for one gradient of the output."""
+    leaves = [
+        None if value is None else value.detach().clone(memory_format=torch.preserve_format) for value in arguments
+    ]
+    inputs = [leaf.requires_grad_() for leaf in (leaves[0], *leaves[3:]) if leaf is not None]
+    output = function(*leaves, *more)
+    gradient = torch.randn(output.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return [output.detach(), *torch.autograd.grad(output, inputs, gradient.to(output.dtype))]
+
+
+def run(arguments: Arguments, alpha: float, pooled: bool = False) -> list[Tensor]:
+    return with_gradients(lambda *args: normalize_blended(*args[:5], alpha, EPS, pooled), arguments)
+
+
+def expect(arguments: Arguments, alpha: float, pooled: bool = False) -> list[Tensor]:
+    precise = tuple(None if value is None else value.double() for value in arguments)
+    return with_gradients(lambda *args: textbook(*args[:5], alpha, pooled), precise)
+
+
+def cast(arguments: Arguments, dtype: torch.dtype) -> Arguments:
+    return tuple(None if value is None else value.to(dtype) for value in arguments)
+
+
+def lay_out(arguments: Arguments, layout: torch.memory_format) -> Arguments:
+    return arguments[0].contiguous(memory_format=layout), *arguments[1:]
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("batch", [1, 2, 3])
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_value_and_gradients_are_those_of_the_formula(
+    alpha: float, batch: int, layout: torch.memory_format, pooled: bool, affine: bool
+) -> None:
+    arguments = lay_out(make_arguments(batch, affine=affine), layout)
+    for one, other in zip(run(arguments, alpha, pooled), expect(arguments, alpha, pooled), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
+    output, *gradients = run(cast(arguments, torch.float32), alpha, pooled)
+    assert output.dtype == torch.float32 and {gradient.dtype for gradient in gradients} == {torch.float32}
+    for one, other in zip((output, *gradients), expect(arguments, alpha, pooled), strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_gradcheck(alpha: float, layout: torch.memory_format, pooled: bool) -> None:
+    x, mean, var, weight, bias = lay_out(make_arguments(2, (3, 2), channels=3), layout)
+    x, weight, bias = x.requires_grad_(), weight.requires_grad_(), bias.requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda x, weight, bias: normalize_blended(x, mean, var, weight, bias, alpha, EPS, pooled), (x, weight, bias)
+    )
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_formula_that_compilers_get_is_the_same(
+    monkeypatch: pytest.MonkeyPatch, alpha: float, pooled: bool, affine: bool
+) -> None:
+    arguments = make_arguments(3, affine=affine)
+    expected = run(arguments, alpha, pooled)
+    statistics = measure_statistics(arguments[0], pooled)
+    monkeypatch.setattr(blended_norm, "has_kernels", lambda x: False)
+    for one, other in zip(run(arguments, alpha, pooled), expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(measure_statistics(arguments[0], pooled), statistics)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_half_precision_features_keep_their_type_and_statistics_of_float32(
+    alpha: float, batch: int, layout: torch.memory_format, dtype: torch.dtype
+) -> None:
+    precise = make_arguments(batch, (9, 11))
+    arguments = (precise[0].to(dtype).contiguous(memory_format=layout), *(value.float() for value in precise[1:]))
+    output, *gradients = run(arguments, alpha)
+    expected, *slopes = expect(arguments, alpha)  # of the rounded features, so that only the arithmetic differs
+    half = torch.finfo(dtype).eps
+    assert output.dtype == gradients[0].dtype == dtype and gradients[1].dtype == gradients[2].dtype == torch.float32
+    torch.testing.assert_close(output.double(), expected, rtol=2 * half, atol=2 * half)
+    for one, other in zip(gradients, slopes, strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=4 * half, atol=4 * half * other.abs().max().item())
+    mean, var = measure_statistics(arguments[0])
+    assert mean.dtype == var.dtype == torch.float32
+    x = arguments[0].double()
+    torch.testing.assert_close(mean.double(), x.mean((2, 3)), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(var.double(), x.var((2, 3), correction=0), rtol=1e-5, atol=1e-6)
+
+
+def test_squares_that_float16_cannot_hold_do_not_matter() -> None:
+    x = torch.tensor([300.0, 500.0, 700.0, 900.0], dtype=torch.float16).view(1, 1, 2, 2)
+    output = normalize_blended(x, torch.zeros(1), torch.ones(1), None, None, 1.0, EPS)
+    expected = torch.tensor([-1.3416, -0.4472, 0.4472, 1.3416]).view(1, 1, 2, 2)
+    torch.testing.assert_close(output.float(), expected, rtol=2e-3, atol=0)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_maps_of_one_value(alpha: float, pooled: bool, batch: int) -> None:
+    arguments = make_arguments(batch, (1, 1))
+    found, expected = run(arguments, alpha, pooled), expect(arguments, alpha, pooled)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+    if alpha == 1 and not pooled:
+        torch.testing.assert_close(found[0], arguments[4][:, None, None].expand_as(found[0]))  # only the bias is left
+        assert found[1].abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_means_1000_deviations_from_0_cost_no_digits(alpha: float, pooled: bool, layout: torch.memory_format) -> None:
+    x, mean, var, weight, bias = cast(make_arguments(2, (16, 16)), torch.float32)
+    x, mean = x + 2000, mean + 2000  # exactly these are normalised; their deviation is about 2
+    arguments = (x.contiguous(memory_format=layout), mean, var, weight, bias)
+    found, expected = run(arguments, alpha, pooled), expect(arguments, alpha, pooled)
+    # The mean itself is a float32, whose unit in the last place is 1.2e-4 here: a few of these are all that is lost.
+    torch.testing.assert_close(found[0].double(), expected[0], rtol=1e-5, atol=2e-3)
+    for one, other in zip(found[1:], expected[1:], strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    ("offset", "mean_error", "var_error"), [(0.0, 1e-7, 4e-7), (10.0, 1e-5, 1e-6), (2000.0, 3e-3, 1e-4)]
+)
+def test_statistics_of_large_maps_keep_their_digits(
+    offset: float, mean_error: float, var_error: float, layout: torch.memory_format, pooled: bool, batch: int
+) -> None:
+    x = offset + 2 * torch.randn(batch, 3, 410, 517, generator=torch.Generator().manual_seed(0))
+    mean, var = measure_statistics(x.contiguous(memory_format=layout), pooled)
+    dims = (0, 2, 3) if pooled else (2, 3)
+    torch.testing.assert_close(mean.double(), x.double().mean(dims).view(mean.shape), rtol=0, atol=mean_error)
+    expected = x.double().var(dims, correction=0).view(var.shape)
+    torch.testing.assert_close(var.double(), expected, rtol=var_error, atol=0)
+
+
+def test_running_mean_of_1000_deviations_is_subtracted_before_scaling() -> None:
+    x = 2000 + torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    mean, var = torch.full((3,), 2000.0), torch.full((3,), 1e-2)
+    output = normalize_blended(x, mean, var, torch.ones(3), torch.zeros(3), 0.0, 0.0)
+    # mean and x are exact here, so that only scaling can round: x * scale - mean * scale would be off by 1e-3.
+    torch.testing.assert_close(output.double(), (x.double() - 2000) * 10, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_no_sample_hears_of_another(alpha: float, layout: torch.memory_format, dtype: torch.dtype) -> None:
+    x, *others = cast(make_arguments(3), torch.float32)
+    x = x.to(dtype).contiguous(memory_format=layout)
+    leaf = x.clone(memory_format=torch.preserve_format).requires_grad_()
+    together = normalize_blended(leaf, *others, alpha, EPS)
+    for index in range(3):
+        alone = normalize_blended(x[index : index + 1], *others, alpha, EPS)
+        assert torch.equal(together[index : index + 1], alone)
+    (gradient,) = torch.autograd.grad(together[1].float().square().sum(), leaf)
+    assert gradient[1].abs().max() > 0 and not gradient[[0, 2]].any()
+    changed = x.clone()
+    changed[0] += 5
+    assert torch.equal(normalize_blended(changed, *others, alpha, EPS)[1:], together[1:])
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_statistics_are_mean_and_biased_variance(dtype: torch.dtype, layout: torch.memory_format, pooled: bool) -> None:
+    x = make_arguments(3)[0].to(dtype).contiguous(memory_format=layout)
+    mean, var = measure_statistics(x, pooled)
+    dims, tolerance = (0, 2, 3) if pooled else (2, 3), 1e-12 if dtype == torch.float64 else 1e-5
+    assert mean.shape == var.shape == ((1, 4) if pooled else (3, 4))
+    torch.testing.assert_close(mean.double(), x.double().mean(dims).view(mean.shape), rtol=tolerance, atol=tolerance)
+    expected = x.double().var(dims, correction=0).view(var.shape)
+    torch.testing.assert_close(var.double(), expected, rtol=tolerance, atol=tolerance)
+
+
+def test_blend_is_linear_in_alpha() -> None:
+    sample, source = torch.tensor([2.0]), torch.tensor([10.0])
+    assert [blend(sample, source, alpha).item() for alpha in (0.0, 0.25, 1.0)] == [10.0, 8.0, 2.0]
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_nothing_given_is_written(layout: torch.memory_format) -> None:
+    arguments = lay_out(cast(make_arguments(2, offset=1000.0), torch.float32), layout)
+    copies = [value.clone() for value in arguments]
+    versions = [value._version for value in arguments]
+    leaf = arguments[0].requires_grad_()
+    normalize_blended(*arguments, 0.1, EPS).sum().backward()
+    assert [value._version for value in arguments] == versions
+    assert all(torch.equal(value, copy) for value, copy in zip(arguments, copies, strict=True))
+    assert leaf.grad.shape == leaf.shape
+
+
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_gradients_that_are_expanded_or_transposed_are_taken(alpha: float) -> None:
+    arguments = make_arguments(2)
+    for reduce in (lambda out: out.sum(), lambda out: (out.permute(0, 2, 3, 1) * torch.arange(4.0)).sum()):
+        found, expected = (arguments[0].clone().requires_grad_() for _ in range(2))
+        reduce(normalize_blended(found, *arguments[1:], alpha, EPS)).backward()
+        reduce(textbook(expected, *arguments[1:], alpha, False)).backward()
+        torch.testing.assert_close(found.grad, expected.grad, rtol=1e-9, atol=1e-9)
+
+
+def test_features_that_are_a_slice_of_others() -> None:
+    x, *others = make_arguments(3, (8, 8))
+    for part in (x[:, :, ::2, 1:5], x[1:], x[:, :, :, ::3], x.transpose(2, 3)):
+        torch.testing.assert_close(
+            normalize_blended(part, *others, 0.1, EPS), textbook(part, *others, 0.1, False), rtol=1e-11, atol=1e-11
+        )
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_cuda_agrees_with_the_formula(
+    alpha: float, layout: torch.memory_format, pooled: bool, dtype: torch.dtype
+) -> None:
+    x, *others = cast(make_arguments(2, (9, 11)), torch.float32)
+    x = x.to(dtype)
+    tolerance = 1e-4 if dtype == torch.float32 else 4 * torch.finfo(dtype).eps
+    found = run((x.cuda().contiguous(memory_format=layout), *(value.cuda() for value in others)), alpha, pooled)
+    for one, other in zip(found, expect((x, *others), alpha, pooled), strict=True):
+        torch.testing.assert_close(one.cpu().double(), other, rtol=tolerance, atol=tolerance * other.abs().max().item())
+
+
+@pytest.mark.cuda
+def test_cuda_never_waits_for_the_device() -> None:
+    arguments = [value.cuda() for value in cast(make_arguments(2), torch.float32)]
+    leaf = arguments[0].requires_grad_()
+    normalize_blended(*arguments, 0.1, EPS).sum().backward()  # loads kernels
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        normalize_blended(*arguments, 0.1, EPS).sum().backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert leaf.grad is not None
