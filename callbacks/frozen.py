@@ -55,10 +55,11 @@ class Call:
     Attributes:
         inputs: Tensors and other values that it was called with, each with the version that a tensor had after it.
         structure: How the inputs were nested.
-        in_place: Whether it changed an input.
+        in_place: Whether it changed its input, which is the only one then.
         outputs: Tensors and other values that it returned.
         returned: How these were nested.
         statistics: What it adds to running statistics, in order.
+        buffers: All other buffers of the module, each with its version.
     """
 
     inputs: list[tuple[Any, int]]
@@ -67,28 +68,34 @@ class Call:
     outputs: list[Any]
     returned: TreeSpec
     statistics: list[BatchStatistics]
+    buffers: list[tuple[Tensor, int]]
 
 
 class Replay:
     """The calls of the frozen modules of a network in its first pass, and what they returned.
 
     A call is replayed only if that is what the module would do: its inputs are the tensors of the first pass, or equal
-    ones that code between the modules made anew; it draws no random numbers and moves no buffer but running statistics
-    (which are moved here); and what it returned has not been changed by anything but frozen modules, or been read
-    before these changed it.
+    ones that code between the modules made anew; it draws no random numbers from torch's generators, changes none of
+    its attributes and moves no buffer but running statistics (which are moved here); and what it returned has not been
+    changed by anything but frozen modules, or been read before these changed it. A frozen module that changes its input
+    has to be called in every pass, as it is in the first.
+
+    Args:
+        idle: Whether there is nothing to replay, so that no pass need be watched.
 
     Attributes:
         replayed: How many calls were replayed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, idle: bool = False) -> None:
         self.replayed = 0
         self._calls: dict[tuple[nn.Module, int], Call] = {}
         self._numbers: dict[nn.Module, int] = {}
         self._returned: dict[int, Tensor] = {}  # by id, so that no id is given to another tensor
         self._versions: dict[int, int] = {}  # of these, after the frozen modules that change them in place
-        self._reads: dict[int, int] = {}  # the version at which code between the modules first read them
-        self._began = False
+        self._reads: dict[int, int] = {}  # the version at which they were first read
+        self._made_from: dict[int, list[Any]] = {}  # what the modules that change them in place returned
+        self._began = idle
         self._watching = False
         self._busy = False
 
@@ -108,13 +115,15 @@ class Replay:
 
     def call(self, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Calls a module, or replays what it returned."""
-        inputs, structure = tree_flatten((args, kwargs))
-        if self._busy or any(isinstance(value, Tensor) and value.requires_grad for value in inputs):
+        if self._busy:
             return forward(*args, **kwargs)
+        inputs, structure = _flatten((args, kwargs))
         key = (module, self._numbers.get(module, 0))
         self._numbers[module] = key[1] + 1
+        if any(isinstance(value, Tensor) and value.requires_grad for value in inputs):
+            return forward(*args, **kwargs)
         if self._watching:
-            return self._make(key, inputs, structure, lambda: forward(*args, **kwargs))
+            return self._make(key, inputs, structure, args, kwargs)
         known = self._calls.get(key)
         if known is None or known.structure != structure or not self._fits(known, inputs):
             self._calls.pop(key, None)
@@ -131,14 +140,25 @@ class Replay:
                 self._reads.setdefault(id(value), _version(value))
 
     def _fits(self, known: Call, inputs: list[Any]) -> bool:
-        for tensor in known.outputs:
-            if isinstance(tensor, Tensor):
-                now = _version(tensor)
-                if now != self._versions[id(tensor)] or now != self._reads.get(id(tensor), now):
-                    return False
-        return len(inputs) == len(known.inputs) and all(
-            self._is_same(value, *before, by_value=not known.in_place)
-            for value, before in zip(inputs, known.inputs, strict=True)
+        return (
+            all(map(self._is_intact, known.outputs))
+            and all(_version(buffer) == version for buffer, version in known.buffers)
+            and len(inputs) == len(known.inputs)
+            and all(
+                self._is_same(value, *before, by_value=not known.in_place)
+                for value, before in zip(inputs, known.inputs, strict=True)
+            )
+        )
+
+    def _is_intact(self, value: Any) -> bool:
+        """Returns whether a returned tensor, and what in-place modules made from it, are as they are to be replayed."""
+        if not isinstance(value, Tensor):
+            return True
+        now = _version(value)
+        return (
+            now == self._versions[id(value)]
+            and now == self._reads.get(id(value), now)
+            and all(self._is_intact(made) for made in self._made_from.get(id(value), ()) if made is not value)
         )
 
     def _is_same(self, value: Any, known: Any, version: int, by_value: bool) -> bool:
@@ -153,33 +173,43 @@ class Replay:
         same = value.shape == known.shape and value.dtype == known.dtype and value.device == known.device
         return value is known or (by_value and same and torch.equal(value, known))
 
-    def _make(self, key: tuple[nn.Module, int], inputs: list[Any], structure: TreeSpec, forward: Callable) -> Any:
+    def _make(self, key: tuple[nn.Module, int], inputs: list[Any], structure: TreeSpec, args: Any, kwargs: Any) -> Any:
         """Calls a module in the first pass, and keeps the call if it can be replayed."""
         module = key[0]
         tensors = [value for value in inputs if isinstance(value, Tensor)]
-        versions, random = list(map(_version, tensors)), _random_state(tensors)
-        buffers = [(buffer, _version(buffer)) for buffer in module.buffers()]
+        versions, random, attributes = list(map(_version, tensors)), _random_state(tensors), _list_attributes(module)
+        buffers, copies = [(buffer, _version(buffer)) for buffer in module.buffers()], _copy_uncounted(module)
         self._busy = True
         try:
             with _logging_statistics(module) as statistics:
-                output = forward()
+                output = module.forward(*args, **kwargs)  # the logger's, if the module is a BatchNorm itself
         finally:
             self._busy = False
-        outputs, returned = tree_flatten(output)
+        outputs, returned = _flatten(output)
         changed = [tensor for tensor, version in zip(tensors, versions, strict=True) if _version(tensor) != version]
         moved = {id(buffer) for one in statistics for buffer in one.layer.buffers(recurse=False)}
+        after, structure_after = _flatten((args, kwargs))
+        fixed = [(buffer, version) for buffer, version in buffers if id(buffer) not in moved]
         if (
             all(isinstance(value, (Tensor, *SIMPLE)) for value in outputs)
             and not any(isinstance(value, Tensor) and value.requires_grad for value in outputs)
             and all(torch.equal(*pair) for pair in zip(random, _random_state(tensors), strict=True))
-            and all(_version(buffer) == version or id(buffer) in moved for buffer, version in buffers)
-            and all(id(tensor) in self._returned for tensor in changed)
+            and _are_same(attributes, _list_attributes(module))
+            and list(map(id, module.buffers())) == [id(buffer) for buffer, _ in buffers]
+            and all(_version(buffer) == version for buffer, version in fixed)
+            and all(torch.equal(*pair) for pair in copies)
+            and structure_after == structure
+            and all(value is before for value, before in zip(after, inputs, strict=True))  # in the same lists
+            and (not changed or (len(inputs) == 1 and id(changed[0]) in self._returned))
         ):
             for tensor in (*changed, *(value for value in outputs if isinstance(value, Tensor))):
                 self._returned[id(tensor)] = tensor
                 self._versions[id(tensor)] = _version(tensor)
+            for tensor in changed:
+                self._made_from.setdefault(id(tensor), []).extend(outputs)
             kept = [(value, _version(value) if isinstance(value, Tensor) else 0) for value in inputs]
-            self._calls[key] = Call(kept, structure, bool(changed), outputs, returned, statistics)
+            self._calls[key] = Call(kept, structure, bool(changed), outputs, returned, statistics, fixed)
+        self.note_reads(tensor for tensor in tensors if all(tensor is not other for other in changed))
         return output
 
 
@@ -206,10 +236,11 @@ def replaying(network: nn.Module, moving: Iterable[Tensor]) -> Iterator[Replay]:
         network: Any module, in the mode in which it will run.
         moving: The parameters that move between passes.
     """
-    replay = Replay()
+    frozen = find_frozen(network, {id(parameter) for parameter in moving})
+    replay = Replay(idle=not frozen)
     patched: list[nn.Module] = []
     try:
-        for module in find_frozen(network, {id(parameter) for parameter in moving}):
+        for module in frozen:
             object.__setattr__(module, "forward", _Forward(replay, module, module.forward))
             patched.append(module)
         yield replay
@@ -245,7 +276,8 @@ def find_frozen(network: nn.Module, moving: set[int]) -> list[nn.Module]:
 def is_compiled(network: nn.Module) -> bool:
     """Returns whether a network does not run as the Python code of its modules."""
     return isinstance(network, torch.jit.ScriptModule) or any(
-        getattr(module, "_compiled_call_impl", None) is not None for module in network.modules()
+        getattr(module, "_compiled_call_impl", None) is not None or "_orig_mod" in module._modules  # by torch.compile
+        for module in network.modules()
     )
 
 
@@ -269,7 +301,11 @@ def _logging_statistics(module: nn.Module) -> Iterator[list[BatchStatistics]]:
     layers = [
         layer
         for layer in module.modules()
-        if isinstance(layer, _BatchNorm) and layer.training and layer.track_running_stats
+        if isinstance(layer, _BatchNorm)
+        and layer.training
+        and layer.track_running_stats
+        and layer.running_mean is not None
+        and layer.running_var is not None
     ]
     originals = [(layer, layer.forward) for layer in layers]
     outer = {layer: vars(layer).get("forward") for layer in layers}
@@ -295,7 +331,8 @@ class _StatisticsLogger:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         layer = self._layer
-        twins = (layer, *getattr(layer, "layer", ()))  # an adaptive twin may call the layer that it stands for
+        origin = getattr(layer, "layer", None)  # an adaptive twin may call the layer that it stands for
+        twins = (layer, *origin) if isinstance(origin, tuple) else (layer,)
         momenta = [twin.momentum for twin in twins]
         buffers = dict(layer._buffers)
         try:
@@ -315,9 +352,41 @@ class _StatisticsLogger:
         return output
 
 
+def _flatten(nested: Any) -> tuple[list[Any], TreeSpec]:
+    """Lists what is nested, and how; a size is one thing (put together again, torch would make a tuple of it)."""
+    return tree_flatten(nested, is_leaf=lambda value: isinstance(value, torch.Size))
+
+
 def _version(tensor: Tensor) -> int:
     """Returns how often a tensor was written; inference tensors do not count that, and are not written here."""
     return 0 if tensor.is_inference() else tensor._version
+
+
+def _list_attributes(module: nn.Module) -> list[tuple[Any, int]]:
+    """Lists the plain values and the tensors that a module and those inside it keep as attributes, with versions."""
+    return [
+        (value, _version(value) if isinstance(value, Tensor) else 0)
+        for inner in module.modules()
+        for value in vars(inner).values()
+        if isinstance(value, (Tensor, *SIMPLE))
+    ]
+
+
+def _are_same(ones: list[tuple[Any, int]], others: list[tuple[Any, int]]) -> bool:
+    return len(ones) == len(others) and all(
+        version == later and (one is other or (isinstance(one, SIMPLE) and one == other))
+        for (one, version), (other, later) in zip(ones, others, strict=True)
+    )
+
+
+def _copy_uncounted(module: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """Copies the buffers that may be written without a new version: `F.batch_norm` moves statistics so."""
+    return [
+        (buffer, buffer.clone())
+        for inner in module.modules()
+        if inner.training and not isinstance(inner, _BatchNorm)
+        for buffer in inner.buffers(recurse=False)
+    ]
 
 
 def _random_state(tensors: Iterable[Tensor]) -> list[Tensor]:
