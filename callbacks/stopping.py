@@ -7,6 +7,8 @@ from torch import Tensor
 
 from callbacks.pseudo_labels import IGNORED
 
+STEP_PER_FINAL = 3.0  # a step is a forward and two backward passes
+
 
 class Convergence:
     """Watches the predictions of one image from step to step.
@@ -74,6 +76,7 @@ class Deadline:
         self._device = image.device
         self._start = time.perf_counter()
         self._marks: list[float] = []
+        self._allowed = False
 
     def allows_step(self) -> bool:
         """Returns whether the time suffices for a step and the final prediction behind it; called before each step."""
@@ -81,18 +84,29 @@ class Deadline:
             return True
         self._marks.append(self._read())
         step, final = self._expect()
-        return self._marks[-1] + step + final <= self._limit
+        self._allowed = self._marks[-1] + step + final <= self._limit
+        return self._allowed
 
     def end(self) -> None:
         """Learns from this image, when its prediction is made."""
-        if self._limit is not None and len(self._marks) > 1:
-            self._pace.note(self._shape, self._expect()[0], self._read() - self._marks[-1])
+        if self._limit is None or not self._marks:
+            return
+        step, final = self._expect()
+        rest = self._read() - self._marks[-1]
+        if not self._allowed:
+            if len(self._marks) == 1:  # no step was taken; the one expected may have been a warm-up: not for ever
+                step = min(step, STEP_PER_FINAL * rest)
+            self._pace.note(self._shape, step, rest)
+        elif len(self._marks) > 1:  # the rest is the last step and the final prediction
+            self._pace.note(self._shape, step, rest - step if rest > step else final)
+        else:
+            self._pace.note(self._shape, rest * STEP_PER_FINAL / (1 + STEP_PER_FINAL), rest / (1 + STEP_PER_FINAL))
 
     def _expect(self) -> tuple[float, float]:
         step, final = self._pace.expect(self._shape)
         if len(self._marks) > 1:
             step = (self._marks[-1] - self._marks[0]) / (len(self._marks) - 1)
-        return step, final or step / 3  # a step is a forward and two backward passes
+        return step, final or step / STEP_PER_FINAL
 
     def _read(self) -> float:
         if self._device.type == "cuda":

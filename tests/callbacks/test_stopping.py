@@ -1,0 +1,285 @@
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from callbacks import SegTTT
+from callbacks import stopping as module_of_time
+from callbacks.stopping import Convergence, Deadline, Pace
+from tests.fakes import Snapshot, TinyNetwork, make_images
+
+
+def make_logits(labels: list[int], classes: int = 3) -> Tensor:
+    """(1, K, 1, W) logits whose labels are these."""
+    return nn.functional.one_hot(torch.tensor(labels), classes).float().T[None, :, None]
+
+
+def make_target(labels: list[int]) -> Tensor:
+    return torch.tensor(labels)[None, None]
+
+
+@pytest.mark.parametrize(
+    ("agreement", "labels", "target", "reached"),
+    [
+        (1.0, [0, 1, 2, 1], [0, 1, 2, 1], True),
+        (1.0, [0, 1, 2, 0], [0, 1, 2, 1], False),
+        (0.75, [0, 1, 2, 0], [0, 1, 2, 1], True),
+        (0.76, [0, 1, 2, 0], [0, 1, 2, 1], False),
+        (1.0, [0, 1, 2, 0], [0, 1, 255, 255], True),  # of the labelled pixels
+        (0.5, [0, 0, 2, 0], [0, 1, 255, 255], True),
+        (0.51, [0, 0, 2, 0], [0, 1, 255, 255], False),
+    ],
+)
+def test_agreement_is_a_share_of_the_labelled_pixels(
+    agreement: float, labels: list[int], target: list[int], reached: bool
+) -> None:
+    convergence = Convergence(agreement, None)
+    assert convergence.is_watching
+    assert convergence.is_reached(make_logits(labels), make_target(target)) is reached
+
+
+def test_change_is_a_share_of_all_pixels_and_needs_a_step() -> None:
+    target = make_target([255] * 4)
+    convergence = Convergence(None, 0.25)
+    seen = [[0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1], [1, 1, 1, 1]]
+    assert [convergence.is_reached(make_logits(labels), target) for labels in seen] == [False, False, True, True, True]
+    convergence = Convergence(None, 0.0)
+    assert [convergence.is_reached(make_logits(labels), target) for labels in seen] == [False] * 4 + [True]
+
+
+def test_either_criterion_suffices_and_none_never_does() -> None:
+    target = make_target([1, 1])
+    both = Convergence(1.0, 0.0)
+    assert [both.is_reached(make_logits(labels), target) for labels in ([0, 0], [1, 1])] == [False, True]
+    both = Convergence(1.0, 0.0)
+    assert [both.is_reached(make_logits([0, 0]), target) for _ in range(2)] == [False, True]
+    neither = Convergence(None, None)
+    assert not neither.is_watching
+
+
+class Clock:
+    """A clock that only moves when told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seconds = 100.0
+        monkeypatch.setattr(module_of_time.time, "perf_counter", lambda: self.seconds)
+
+    def work(self, milliseconds: float) -> None:
+        self.seconds += milliseconds / 1000
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+IMAGE = torch.zeros(1, 3, 4, 4)
+
+Run = Callable[..., tuple[int, float]]
+
+
+def adapt(
+    clock: Clock,
+    pace: Pace,
+    limit: float | None,
+    views: float = 10,
+    step: float | list[float] = 30,
+    final: float = 10,
+    num_steps: int = 10,
+    image: Tensor = IMAGE,
+) -> tuple[int, float]:
+    """Runs an image as Seg-TTT does; returns its steps and milliseconds."""
+    start, steps = clock.seconds, 0
+    deadline = Deadline(limit, pace, image)
+    clock.work(views)
+    while steps < num_steps and deadline.allows_step():
+        clock.work(step[min(steps, len(step) - 1)] if isinstance(step, list) else step)
+        steps += 1
+    clock.work(final)
+    deadline.end()
+    return steps, 1000 * (clock.seconds - start)
+
+
+def test_no_limit_allows_every_step_and_learns_nothing(clock: Clock) -> None:
+    pace = Pace()
+    assert adapt(clock, pace, None)[0] == 10
+    assert pace.expect(tuple(IMAGE.shape)) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(("limit", "steps"), [(1, 0), (11, 1), (201, 6), (321, 10), (10_000, 10)])
+def test_as_many_steps_are_taken_as_fit(clock: Clock, limit: float, steps: int) -> None:
+    pace = Pace()
+    first, took = adapt(clock, pace, limit)
+    assert first == steps  # of the very first image, whose first step is taken on trust
+    assert took <= max(limit, 51)  # views, this one step, and the prediction
+
+
+@pytest.mark.parametrize(("limit", "steps"), [(1, 0), (49, 0), (51, 1), (81, 2), (201, 6), (319, 9), (321, 10)])
+def test_later_images_keep_within_the_limit(clock: Clock, limit: float, steps: int) -> None:
+    pace = Pace()
+    adapt(clock, pace, limit)
+    for _ in range(4):
+        found, took = adapt(clock, pace, limit)
+        assert found == steps
+        assert took <= max(limit, 20.1)
+
+
+def test_number_of_steps_settles(clock: Clock) -> None:
+    pace = Pace()
+    for limit in range(20, 400, 7):
+        for num_steps in (1, 2, 10):
+            numbers = [adapt(clock, pace, limit, num_steps=num_steps)[0] for _ in range(6)]
+            assert len(set(numbers[2:])) == 1, (limit, num_steps, numbers)
+
+
+def test_a_slow_first_step_does_not_stop_adaptation_for_ever(clock: Clock) -> None:
+    pace = Pace()
+    assert adapt(clock, pace, 201, step=[5000, 30])[0] == 1  # kernels are being loaded, say
+    later = [adapt(clock, pace, 201)[0] for _ in range(3)]
+    assert later[-2:] == [6, 6]
+
+
+def test_a_hiccup_does_not_stop_adaptation_for_ever(clock: Clock) -> None:
+    pace = Pace()
+    assert [adapt(clock, pace, 201)[0] for _ in range(2)] == [6, 6]
+    assert adapt(clock, pace, 201, step=[30, 3000, 30])[0] == 2
+    assert [adapt(clock, pace, 201)[0] for _ in range(3)][-2:] == [6, 6]
+
+
+def test_steps_that_are_too_slow_are_not_tried_over_and_over(clock: Clock) -> None:
+    pace = Pace()
+    numbers = [adapt(clock, pace, 50, step=300, final=100)[0] for _ in range(5)]
+    assert numbers == [1, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("num_steps", [1, 2])
+def test_few_steps_are_learned_from_too(clock: Clock, num_steps: int) -> None:
+    pace = Pace()
+    adapt(clock, pace, 30, num_steps=num_steps)
+    assert [adapt(clock, pace, 30, num_steps=num_steps)[0] for _ in range(3)] == [0, 0, 0]
+
+
+def test_each_size_has_a_pace_of_its_own(clock: Clock) -> None:
+    pace, large = Pace(), torch.zeros(1, 3, 8, 8)
+    for _ in range(2):
+        assert adapt(clock, pace, 201)[0] == 6
+        assert adapt(clock, pace, 201, step=100, image=large)[0] == 1
+    assert pace.expect((1, 3, 4, 4)) == pytest.approx((30, 10))
+    assert pace.expect((1, 3, 8, 8)) == pytest.approx((100, 10))
+    assert pace.expect((1, 3, 5, 5)) == (0.0, 0.0)
+
+
+class SlowNetwork(TinyNetwork):
+    """Sleeps in each forward pass, and counts them."""
+
+    seconds = 0.0
+
+    def forward(self, image: Tensor) -> Tensor:
+        time.sleep(self.seconds)
+        return super().forward(image)
+
+
+def predict(network: nn.Module, image: Tensor | None = None, **arguments: Any) -> tuple[Tensor, SegTTT]:
+    method = SegTTT(**{"scales": (0.5,), "lr": 0.2, **arguments})
+    probabilities = method.predict(network, make_images(1) if image is None else image)
+    return probabilities, method
+
+
+@pytest.mark.parametrize("semantics", ["paper", "released"])
+def test_agreement_that_is_there_already_takes_no_step(semantics: str) -> None:
+    network = TinyNetwork()
+    expected, _ = predict(network, num_steps=0, semantics=semantics)
+    before = Snapshot(network)
+    probabilities, method = predict(network, stop_agreement=1e-6, semantics=semantics)
+    before.check(network)
+    (adaptation,) = method.adaptations
+    assert (adaptation.steps, adaptation.loss_first, adaptation.note) == (0, None, None)
+    if semantics == "paper":
+        torch.testing.assert_close(probabilities, expected)
+    else:  # the forward pass that found that no step is needed has moved the running statistics
+        assert (probabilities - expected).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("semantics", ["paper", "released"])
+def test_a_lower_agreement_never_takes_more_steps(semantics: str) -> None:
+    steps = []
+    for agreement in (0.05, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0, None):
+        _, method = predict(TinyNetwork(), stop_agreement=agreement, semantics=semantics, num_steps=15)
+        steps.append(method.adaptations[0].steps)
+    assert steps == sorted(steps) and steps[0] == 0 and steps[-1] == 15
+    assert len(set(steps)) > 3
+
+
+@pytest.mark.parametrize("semantics", ["paper", "released"])
+def test_a_larger_change_never_takes_more_steps(semantics: str) -> None:
+    steps = []
+    for change in (0.99, 0.1, 0.03, 0.01, 0.002, 0.0, None):
+        _, method = predict(TinyNetwork(), stop_change=change, semantics=semantics, num_steps=15)
+        steps.append(method.adaptations[0].steps)
+    assert steps == sorted(steps) and steps[0] == 1 and steps[-1] == 15
+    assert len(set(steps)) > 3
+
+
+@pytest.mark.parametrize("semantics", ["paper", "released"])
+@pytest.mark.parametrize("criterion", [{"stop_agreement": 0.8}, {"stop_change": 0.03}])
+def test_steps_that_are_taken_are_the_first_ones_of_a_longer_run(criterion: dict[str, float], semantics: str) -> None:
+    probabilities, method = predict(TinyNetwork(), **criterion, semantics=semantics)
+    (adaptation,) = method.adaptations
+    assert 0 < adaptation.steps < 10
+    expected, longer = predict(TinyNetwork(), num_steps=adaptation.steps, semantics=semantics)
+    if semantics == "paper":
+        torch.testing.assert_close(probabilities, expected)
+    else:  # the forward pass that found that no further step is needed has moved the running statistics once more
+        assert (probabilities - expected).abs().mean() < 0.02
+    assert (adaptation.loss_first, adaptation.loss_last) == pytest.approx(
+        (longer.adaptations[0].loss_first, longer.adaptations[0].loss_last)
+    )
+
+
+def test_criteria_work_on_coarse_logits_and_on_smaller_images() -> None:
+    for arguments in ({"loss_resolution": "output"}, {"adapt_scale": 0.5}):
+        _, method = predict(TinyNetwork(upsample=False), stop_agreement=1e-6, **arguments)
+        assert method.adaptations[0].steps == 0
+        _, method = predict(TinyNetwork(upsample=False), stop_agreement=1.0, num_steps=3, **arguments)
+        assert method.adaptations[0].steps == 3
+
+
+def test_each_image_starts_anew() -> None:
+    images = make_images(3)
+    network, arguments = TinyNetwork(), {"stop_agreement": 0.8, "stop_change": 0.01, "num_steps": 15}
+    together, method = predict(network, images, **arguments)
+    steps = [adaptation.steps for adaptation in method.adaptations]
+    for image, number, probabilities in zip(images.split(1), steps, together, strict=True):
+        alone, single = predict(network, image, **arguments)
+        assert single.adaptations[0].steps == number and torch.equal(alone[0], probabilities)
+    assert len(set(steps)) > 1
+
+
+@pytest.mark.parametrize("semantics", ["paper", "released"])
+def test_budgets_tiny_and_large(semantics: str) -> None:
+    network = SlowNetwork()
+    before = Snapshot(network)
+    _, method = predict(network, make_images(2), time_budget_ms=1e-3, semantics=semantics)
+    assert [adaptation.steps for adaptation in method.adaptations] == [0, 0]
+    probabilities, method = predict(network, time_budget_ms=1e6, semantics=semantics)
+    assert method.adaptations[0].steps == 10
+    assert torch.equal(probabilities, predict(network, semantics=semantics)[0])
+    before.check(network)
+
+
+@pytest.mark.parametrize("semantics", ["paper", "released"])
+@pytest.mark.parametrize("budget", [300, 500])
+def test_images_of_a_slow_network_end_within_the_budget(budget: float, semantics: str) -> None:
+    network = SlowNetwork()
+    network.seconds = 0.04
+    method = SegTTT(scales=(0.5,), time_budget_ms=budget, semantics=semantics, num_steps=50)
+    for image in make_images(3).split(1):
+        start = time.perf_counter()
+        method.predict(network, image)
+        assert 1000 * (time.perf_counter() - start) < 1.5 * budget
+        (adaptation,) = method.adaptations
+        assert 1 <= adaptation.steps <= budget / 40 - 3  # two views and the prediction are slow as well
+        assert adaptation.to_record()["steps"] == adaptation.steps
