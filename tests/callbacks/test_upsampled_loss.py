@@ -1,0 +1,210 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from callbacks import upsampled_loss
+from callbacks.upsampled_loss import interpolation_matrix, upsampled_cross_entropy
+
+Sizes = tuple[tuple[int, int], tuple[int, int]]  # of the logits and of the target
+
+SIZES: list[Sizes] = [
+    ((4, 6), (32, 48)),
+    ((5, 7), (37, 53)),
+    ((16, 24), (32, 47)),
+    ((1, 1), (9, 8)),
+    ((1, 5), (1, 40)),
+    ((6, 6), (6, 31)),
+    ((6, 6), (31, 6)),
+    ((30, 40), (8, 10)),  # to fewer pixels
+    ((30, 3), (7, 30)),
+    ((2, 3), (1, 1)),
+]
+
+
+def draw(sizes: Sizes, batch: int = 2, classes: int = 5, ignored: float = 0.3) -> tuple[Tensor, Tensor]:
+    """Float64 logits, and labels of which a share is ignored."""
+    (coarse, fine), generator = sizes, torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(batch, classes, *coarse, generator=generator, dtype=torch.float64)
+    target = torch.randint(classes, (batch, *fine), generator=generator)
+    drawn = torch.rand(target.shape, generator=generator) < ignored
+    drawn[0, 0, 0] = False
+    return logits, target.masked_fill(drawn, 255)
+
+
+def reference(logits: Tensor, target: Tensor, align_corners: bool) -> Tensor:
+    wide = F.interpolate(logits, target.shape[-2:], mode="bilinear", align_corners=align_corners)
+    return F.cross_entropy(wide, target, ignore_index=255)
+
+
+def value_and_gradient(
+    function: Callable[[Tensor, Tensor, bool], Tensor], logits: Tensor, target: Tensor, align_corners: bool
+) -> tuple[Tensor, Tensor]:
+    leaf = logits.clone().requires_grad_()
+    loss = function(leaf, target, align_corners)
+    return loss.detach(), torch.autograd.grad(3 * loss, leaf)[0]
+
+
+@pytest.fixture(params=["all-at-once", "a-few-rows", "row-by-row"])
+def chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of logits that are worked on at once."""
+    monkeypatch.setattr(
+        upsampled_loss, "CHUNK", {"all-at-once": 2**22, "a-few-rows": 1500, "row-by-row": 1}[request.param]
+    )
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_value_and_gradient_are_torchs(sizes: Sizes, align_corners: bool, chunks: None) -> None:
+    logits, target = draw(sizes)
+    loss, gradient = value_and_gradient(upsampled_cross_entropy, logits, target, align_corners)
+    expected, slope = value_and_gradient(reference, logits, target, align_corners)
+    torch.testing.assert_close(loss, expected, rtol=1e-11, atol=1e-12)
+    torch.testing.assert_close(gradient, slope, rtol=1e-9, atol=1e-12)
+    assert slope.abs().max() > 1e-4
+    loss, gradient = value_and_gradient(upsampled_cross_entropy, logits.float(), target, align_corners)
+    assert loss.dtype == gradient.dtype == torch.float32
+    torch.testing.assert_close(loss.double(), expected, rtol=2e-6, atol=1e-6)
+    torch.testing.assert_close(gradient.double(), slope, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_gradcheck(align_corners: bool, chunks: None) -> None:
+    logits, target = draw(((3, 2), (7, 5)), classes=3)
+    assert torch.autograd.gradcheck(
+        lambda logits: upsampled_cross_entropy(logits, target, align_corners), logits.requires_grad_()
+    )
+
+
+def test_rows_are_counted_in_chunks_and_never_held_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, target = draw(((4, 6), (64, 48)), batch=1)
+    sizes: list[int] = []
+    softmax = Tensor.log_softmax
+    monkeypatch.setattr(Tensor, "log_softmax", lambda self, dim: (sizes.append(self.numel()), softmax(self, dim))[1])
+    monkeypatch.setattr(upsampled_loss, "CHUNK", 5 * 48 * 3)
+    loss = upsampled_cross_entropy(logits, target, True)
+    assert max(sizes) == 5 * 48 * 3 and sum(sizes) == 5 * 48 * 64
+    torch.testing.assert_close(loss, reference(logits, target, True))
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("factor", [1.0, 1e4, -1e4])
+def test_extreme_logits_stay_finite_and_exact(factor: float, align_corners: bool, chunks: None) -> None:
+    logits, target = draw(((4, 6), (16, 20)))
+    logits = factor * logits.sign()
+    loss, gradient = value_and_gradient(upsampled_cross_entropy, logits.float(), target, align_corners)
+    expected, slope = value_and_gradient(reference, logits, target, align_corners)
+    assert loss.isfinite() and gradient.isfinite().all()
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-6)
+    # Where two logits cross, a float32 of 1e4 is known to 1e-3 only, and so is the share of either.
+    torch.testing.assert_close(gradient.double(), slope, rtol=1e-3, atol=1e-5)
+
+
+def test_certain_and_right_costs_nothing_and_pulls_nothing() -> None:
+    target = torch.zeros(1, 8, 8, dtype=torch.long)
+    logits = torch.tensor([1e4, -1e4, 0.0]).view(1, 3, 1, 1).expand(1, 3, 2, 2)
+    loss, gradient = value_and_gradient(upsampled_cross_entropy, logits, target, False)
+    assert loss == 0 and gradient.abs().max() < 1e-30
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_no_labelled_pixel_gives_nan_as_torch_does(align_corners: bool, chunks: None) -> None:
+    logits, target = draw(((4, 6), (16, 20)))
+    loss, gradient = value_and_gradient(upsampled_cross_entropy, logits, torch.full_like(target, 255), align_corners)
+    assert loss.isnan() and gradient.shape == logits.shape
+
+
+def test_one_labelled_pixel_is_the_whole_mean(chunks: None) -> None:
+    logits, target = draw(((4, 6), (16, 20)), ignored=1.0)
+    assert (target != 255).sum() == 1
+    loss, gradient = value_and_gradient(upsampled_cross_entropy, logits, target, True)
+    torch.testing.assert_close(loss, -logits[0, :, 0, 0].log_softmax(dim=0)[target[0, 0, 0]])
+    assert gradient[0, :, 0, 0].abs().min() > 0 and not gradient[1].any() and not gradient[0, :, 1:].any()
+
+
+def test_another_label_may_be_the_ignored_one() -> None:
+    logits, target = draw(((4, 6), (16, 20)))
+    expected = upsampled_cross_entropy(logits, target, False)
+    assert torch.equal(upsampled_cross_entropy(logits, torch.where(target == 255, -1, target), False, -1), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("autocast", [True, False])
+def test_half_precision_logits_are_computed_with_in_float32(dtype: torch.dtype, autocast: bool) -> None:
+    logits, target = draw(((4, 6), (64, 96)))
+    half = logits.to(dtype)
+    with torch.autocast("cpu", dtype, enabled=autocast):
+        loss, gradient = value_and_gradient(upsampled_cross_entropy, half, target, True)
+    expected, slope = value_and_gradient(reference, half.double(), target, True)
+    assert loss.dtype == torch.float32 and gradient.dtype == dtype
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=1e-6)
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(gradient.double(), slope, rtol=2 * eps, atol=eps * slope.abs().max().item())
+
+
+def test_autocast_does_not_touch_float32_logits() -> None:
+    logits, target = draw(((4, 6), (64, 96)))
+    expected = value_and_gradient(upsampled_cross_entropy, logits.float(), target, True)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = value_and_gradient(upsampled_cross_entropy, logits.float(), target, True)
+    assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
+
+
+def test_layout_of_the_logits_does_not_matter() -> None:
+    logits, target = draw(((4, 6), (16, 20)))
+    for align_corners in (False, True):
+        expected = value_and_gradient(upsampled_cross_entropy, logits, target, align_corners)
+        for other in (logits.contiguous(memory_format=torch.channels_last), logits.expand(3, *logits.shape)[1]):
+            found = value_and_gradient(upsampled_cross_entropy, other, target, align_corners)
+            torch.testing.assert_close(found, expected)
+
+
+def test_logits_and_target_are_not_written() -> None:
+    logits, target = draw(((4, 48), (16, 48)))
+    copies = logits.clone(), target.clone()
+    leaf = logits.requires_grad_()
+    upsampled_cross_entropy(leaf, target, True).backward()
+    assert torch.equal(logits, copies[0]) and torch.equal(target, copies[1])
+
+
+def test_inference_mode_before_does_not_spoil_a_gradient_after() -> None:
+    logits, target = draw(((4, 6), (17, 19)))
+    with torch.inference_mode():
+        first = upsampled_cross_entropy(logits, target, True)
+    with torch.no_grad():
+        second = upsampled_cross_entropy(logits, target, True)
+    assert torch.equal(first, second) and not second.requires_grad
+    loss, gradient = value_and_gradient(upsampled_cross_entropy, logits, target, True)
+    assert torch.equal(loss, second) and gradient.any()
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize(("size", "source"), [(8, 3), (9, 1), (1, 5), (3, 8), (7, 7), (100, 13)])
+def test_interpolation_matrix_is_torchs(size: int, source: int, align_corners: bool) -> None:
+    matrix = interpolation_matrix(size, source, align_corners, torch.float64, torch.device("cpu"))
+    columns = torch.eye(source, dtype=torch.float64)[None, :, :, None]
+    expected = F.interpolate(columns, (size, 1), mode="bilinear", align_corners=align_corners)[0, :, :, 0].T
+    torch.testing.assert_close(matrix, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_cuda_agrees_and_never_waits(dtype: torch.dtype, align_corners: bool) -> None:
+    logits, target = draw(((8, 16), (64, 128)))
+    logits = logits.to(dtype)
+    expected, slope = value_and_gradient(reference, logits.double(), target, align_corners)
+    logits, target = logits.cuda(), target.cuda()
+    value_and_gradient(upsampled_cross_entropy, logits, target, align_corners)  # makes the matrix
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        loss, gradient = value_and_gradient(upsampled_cross_entropy, logits, target, align_corners)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    tolerance = 1e-4 if dtype == torch.float32 else 1e-2
+    torch.testing.assert_close(loss.cpu().double(), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        gradient.cpu().double(), slope, rtol=tolerance, atol=tolerance * slope.abs().max().item()
+    )
