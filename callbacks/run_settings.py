@@ -36,9 +36,20 @@ def describe_predictor(trainer: Trainer, module: LightningModule) -> dict[str, A
             "weights": fingerprint_weights(segmentation.network),
             "precision": str(trainer.precision),
             "class_names": segmentation.class_names,
+            **describe_execution(segmentation.network),
         }
         | ({"method_files": files} if (files := fingerprint_files(settings)) else {})
     )
+
+
+def describe_execution(network: nn.Module) -> dict[str, Any]:
+    """Returns how a network is run, where it is not as usual: compiled or laid out otherwise, it rounds otherwise."""
+    unusual: dict[str, Any] = {}
+    if getattr(network, "_compiled_call_impl", None) is not None:
+        unusual["compiled"] = True
+    if "channels_last" in vars(network):  # set on this one, against its class
+        unusual["channels_last"] = vars(network)["channels_last"]
+    return unusual
 
 
 def describe_evaluation(trainer: Trainer, module: LightningModule, evaluated: Sequence[Any]) -> dict[str, Any]:

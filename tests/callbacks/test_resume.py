@@ -26,7 +26,7 @@ from callbacks.predictions import Predictions
 from callbacks.records import read_records, write_manifest
 from callbacks.results import Results
 from callbacks.run_folder import RunFolder, list_siblings
-from callbacks.run_settings import fingerprint_files
+from callbacks.run_settings import describe_execution, fingerprint_files
 from callbacks.summary import summarize_records
 from callbacks.temperature import TemperatureSearch
 from datamodules import FolderDataModule, TargetsDataModule
@@ -299,6 +299,24 @@ def test_a_temperature_is_a_setting(tmp_path: Path) -> None:
     module.temperature = 2.0
     with pytest.raises(ValueError, match=r"temperature was 1\.0, is now 2\.0"):
         run(tmp_path / "out", module=module)
+
+
+def test_how_a_network_is_run_is_a_setting_if_it_is_unusual() -> None:
+    network = TinyNetwork(19)
+    assert describe_execution(network) == {}
+    network.channels_last = True
+    network._compiled_call_impl = network._call_impl
+    assert describe_execution(network) == {"compiled": True, "channels_last": True}
+
+
+@pytest.mark.cuda
+def test_a_run_on_a_gpu_goes_on(tmp_path: Path) -> None:
+    cuda = {"accelerator": "cuda"}
+    expected = run(tmp_path / "whole", IaBN(0.3), **cuda)
+    stop_run(tmp_path / "cut", IaBN(0.3), at=5, **cuda)
+    for _ in range(2):
+        assert run(tmp_path / "cut", IaBN(0.3), **cuda) == expected
+        assert read_all(tmp_path / "cut") == read_all(tmp_path / "whole")
 
 
 def test_settings_without_a_record_bind_nobody(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -80,11 +81,15 @@ def test_limited_batches_are_the_first_of_each_process(limit: float, world_size:
     assert limit_batches(batches, 1.0, world_size) == batches
 
 
-def place(data: FakeDataModule, rank: int, world_size: int, limit: float = 1.0) -> FakeDataModule:
-    from types import SimpleNamespace
+def make_place(rank: int, world_size: int, limit: float = 1.0) -> Any:
+    """Stands in for the trainer of one process."""
+    limits = {"limit_test_batches": limit, "limit_val_batches": 1.0}
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    return SimpleNamespace(global_rank=rank, world_size=world_size, strategy=strategy, **limits)
 
-    names = {"limit_test_batches": limit, "limit_val_batches": 1.0}
-    data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size, **names)
+
+def place(data: FakeDataModule, rank: int, world_size: int, limit: float = 1.0) -> FakeDataModule:
+    data.trainer = make_place(rank, world_size, limit)
     return data
 
 
@@ -370,10 +375,8 @@ def test_targets_that_are_missing_or_disagree_are_errors() -> None:
 
 
 def test_targets_hand_the_share_of_a_process_on_to_their_data_sets() -> None:
-    from types import SimpleNamespace
-
     data = TargetsDataModule([FakeDataModule("near", 5)], FakeDataModule("source", 8))
-    data.trainer = SimpleNamespace(global_rank=1, world_size=2)
+    data.trainer = make_place(1, 2)
     data.setup("test")
     assert [batch["name"] for batch in data.test_dataloader()[0]] == [["near_1"], ["near_3"]]
     assert len(data.train_dataloader()) == 2
