@@ -42,13 +42,13 @@ from datamodules.labels import CITYSCAPES_COLOURS, IGNORED
 from datamodules.prefetch import Loader
 from datamodules.scenery import draw_scene
 from datamodules.transforms import MEAN, STD
+from experiments.pages import BEGIN, END, insert_report
 
 SIZE = (1024, 2048)
 NOISE = 0.7  # deviation of the camera's noise in grey levels, with which PNGs get as large as those of Cityscapes
 JPEG_QUALITY = 92
 LEAST_AREA = 20  # pixels of the smallest polygon that is drawn
 PARTS = ("decode image", "decode labels", "look up", "normalise", "sample")
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"  # what --write replaces lies between them
 TOLERANCE = 1e-6  # of normalised values: single precision rounds three times the plain way, once in a table
 
 WriteLabels = Callable[[Path, np.ndarray], None]  # a file and (H, W) train ids
@@ -455,20 +455,6 @@ def name_processor() -> str:
         return platform.processor() or platform.machine()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
-
-
-def insert_report(path: Path, report: str) -> None:
-    """Replaces what lies between the two marks of a Markdown file.
-
-    Raises:
-        ValueError: If the file does not have both marks, in order.
-    """
-    text = path.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{path} does not have the lines {BEGIN} and {END}: add them where the report should be")
-    path.write_text(f"{before}{BEGIN}\n\n{report}\n{END}{after}", encoding="utf-8")
 
 
 def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:

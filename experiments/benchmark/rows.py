@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,29 @@ def format_row(row: dict[str, Any]) -> str:
     cells += f"{show('ratio', '.2f'):>7}{show('peak_mb', '.0f'):>8}{show('tflop', '.3g'):>10}"
     cells += f"{show('fraction_of_measured_rate', '.0f', 100, ' %'):>8}{show('agreement', '.2f', 100, ' %'):>8}"
     return f"{cells}  {row['note']}".rstrip()
+
+
+def format_page(rows: Sequence[dict[str, Any]], machine: Mapping[str, Any]) -> str:
+    """Formats rows as Markdown, with the machine they were measured on."""
+    rates = ", ".join(f"{rate:.2g} TFLOP/s in {name}" for name, rate in machine["rate_tflop_per_s"].items())
+    where = machine["gpu"] or f"{machine['processor']}, {machine['threads']} threads, load {machine['load']:.1f}"
+    titles = ["network", "size", "precision", "method", "N_t", "moves", "ms", "plain loop", "ratio", "MB", "TFLOP"]
+    titles += ["of rate", "steps of rate", "same labels"]
+    lines = [f"| {' | '.join(titles)} |", "|---" * 6 + "|---:" * (len(titles) - 6) + "|"]
+    for row in rows:
+
+        def show(key: str, form: str, factor: float = 1.0, unit: str = "", row: Mapping[str, Any] = row) -> str:
+            return "" if row[key] is None else f"{factor * row[key]:{form}}{unit}"
+
+        cells = [row["network"], f"{row['height']}x{row['width']}", row["precision"], row["method"]]
+        cells += [show("steps", "d"), row["trainable"] or "", show("ms", ".0f"), show("ms_plain_loop", ".0f")]
+        cells += [show("ratio", ".2f"), show("peak_mb", ".0f"), show("tflop", ".2f")]
+        cells += [show("fraction_of_measured_rate", ".0f", 100, " %"), show("steps_fraction", ".0f", 100, " %")]
+        lines.append(f"| {' | '.join([*cells, show('agreement', '.2f', 100, ' %')])} |")
+    return (
+        f"Measured on {machine['date']}: {where}, torch {machine['torch']}, commit {str(machine['commit'])[:10]}; a "
+        f"large matrix product: {rates}. Medians.\n\n" + "\n".join(lines) + "\n"
+    )
 
 
 def write_rows(rows: Sequence[dict[str, Any]], folder: Path) -> None:

@@ -35,8 +35,9 @@ from experiments.benchmark.cases import (
     make_plain_loop,
     make_subject,
 )
-from experiments.benchmark.rows import COLUMNS, HEADING, add_note, format_row, set_aside, write_rows
+from experiments.benchmark.rows import COLUMNS, HEADING, add_note, format_page, format_row, set_aside, write_rows
 from experiments.benchmark.runtime_accuracy import measure_accuracy
+from experiments.pages import insert_report
 from experiments.reading import name_processor
 from lightning_modules.predictor import predict_plainly
 
@@ -55,6 +56,7 @@ class Benchmark:
     Attributes:
         rows: What was measured.
         rates: Of a large matrix product in TFLOP/s, by precision.
+        machine: What all rows have in common.
     """
 
     def __init__(self, options: argparse.Namespace) -> None:
@@ -62,6 +64,7 @@ class Benchmark:
         self.device = torch.device(options.device)
         self.rows: list[dict[str, Any]] = []
         self.rates: dict[str, float] = {}
+        self.machine: dict[str, Any] = {}
         if options.compile != "none":  # every size of view and every set of weights is a graph of its own
             torch._dynamo.config.recompile_limit = RECOMPILATIONS
         self._flops: dict[Case, tuple[int, dict[str, int]]] = {}
@@ -214,7 +217,7 @@ class Benchmark:
     def describe_machine(self) -> None:
         """Writes what all rows have in common."""
         on_cuda = self.device.type == "cuda"
-        machine = {
+        self.machine = {
             "machine": platform.platform(), "processor": name_processor(), "cores": os.cpu_count(),
             "gpu": torch.cuda.get_device_name(self.device) if on_cuda else None, "device": self.device.type,
             "threads": torch.get_num_threads(), "load": os.getloadavg()[0], "python": platform.python_version(),
@@ -224,7 +227,7 @@ class Benchmark:
             "date": datetime.now(UTC).strftime("%Y-%m-%d"), "commit": find_commit(),
             "rate_tflop_per_s": self.rates, "options": vars(self.options),
         }  # fmt: skip
-        write_file(self.options.folder / "machine.json", json.dumps(to_plain(machine), indent=1).encode())
+        write_file(self.options.folder / "machine.json", json.dumps(to_plain(self.machine), indent=1).encode())
 
 
 def explain(error: Exception) -> str:
@@ -266,6 +269,7 @@ def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
     add("--lr", type=float, help="of Seg-TTT (one at which random weights stay stable; with --accuracy 0.05)")
     add("--scales", nargs="+", type=float, default=[0.25, 0.5, 0.75], help="of the views")
     add("--resampling", choices=["device", "pillow"], default="device", help="of our views, while timed")
+    add("--write", type=Path, metavar="PAGE", help="a Markdown page that the table is also written into")
     add("--quick", action="store_true", help="a tiny network and image: shows that all works")
     add("--profile", action="store_true", help="profile one image of Seg-TTT instead")
     add("--accuracy", metavar="CHECKPOINT", help="draw mean IoU against time per image instead, with --config")
@@ -324,6 +328,8 @@ def run_benchmark(args: Sequence[str] | None = None) -> list[dict[str, Any]]:
         benchmark.run()
     finally:
         print(f"\n{len(benchmark.rows)} rows in {options.folder}", flush=True)
+        if options.write and benchmark.rows:
+            insert_report(options.write, format_page(benchmark.rows, benchmark.machine))
     differing = [row for row in benchmark.rows if "DIFFERS" in row["note"]]
     if differing:
         raise ValueError(f"{len(differing)} rows in float32 differ from the plain loop: see their notes")
