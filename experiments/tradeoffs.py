@@ -40,13 +40,12 @@ CURVES: dict[str, list[dict[str, Any]]] = {
     "trainable": [{"trainable": names} for names in (["head"], ["layer4", "head"])],
     "fewer views": [{"scales": scales} for scales in ([0.5], [0.75], [0.5, 1.0], [0.5, 0.75])],
 }
-GRID: dict[str, Sequence[Any]] = {
-    "scales": ([0.5], [0.5, 0.75], SCALES),
-    "num_steps": (1, 2, 3),
-    "lr": (2.0, 4.0, 8.0),  # times the rate that Seg-TTT has
-    "adapt_scale": (0.5, 1.0),
-    "loss_resolution": ("output",),
-}
+GRID = [
+    {"scales": scales, "flip": second, "grayscale": second, "num_steps": steps, "lr": factor}
+    for scales, second, steps, factor in product(
+        ([0.75], [0.5, 0.75], [0.5, 1.0], SCALES), (True, False), (1, 2, 3), (1.0, 1.5, 2.0, 3.0)
+    )
+]  # lr times the rate that Seg-TTT has
 
 
 def resolve(settings: Mapping[str, Any], usual: Mapping[str, Any], milliseconds: float) -> dict[str, Any]:
@@ -182,8 +181,7 @@ def run_tradeoffs(args: Sequence[str] | None = None) -> dict[str, Any]:
         print(f"Trying {curve} on development ...", flush=True)
         curves[curve] = [score(study, f"{curve}_{name_settings(way)}", way, usual, full["ms"]) for way in ways]
     print("Trying the grid of the preset on development ...", flush=True)
-    grid = [dict(zip(GRID, values, strict=True)) for values in product(*GRID.values())]
-    rows = [score(study, f"grid_{name_settings(way)}", way, usual, full["ms"]) for way in grid]
+    rows = [score(study, f"grid_{name_settings(way)}", way, usual, full["ms"]) for way in GRID]
     preset = choose_preset(rows, development["IaBN"]["miou"], full)
     if preset is not None:
         known["seg_ttt_fast"] = describe_method("SegTTT", resolve(preset["settings"], usual, full["ms"]))
