@@ -283,3 +283,12 @@ def test_images_of_a_slow_network_end_within_the_budget(budget: float, semantics
         (adaptation,) = method.adaptations
         assert 1 <= adaptation.steps <= budget / 40 - 3  # two views and the prediction are slow as well
         assert adaptation.to_record()["steps"] == adaptation.steps
+
+
+@pytest.mark.parametrize("semantics", ["paper", "released"])
+def test_a_budget_that_one_step_exceeds_is_exceeded_once(semantics: str) -> None:
+    network = SlowNetwork()
+    network.seconds = 0.04
+    method = SegTTT(scales=(0.5,), time_budget_ms=110, semantics=semantics)
+    method.predict(network, make_images(3))
+    assert [adaptation.steps for adaptation in method.adaptations] == [1, 0, 0]

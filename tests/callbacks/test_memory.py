@@ -1,0 +1,316 @@
+import gc
+import re
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from callbacks import TTA, IaBN, Method, SegTTT
+from callbacks.method import TooLargeError, is_out_of_memory
+from tests.fakes import Snapshot, TinyNetwork, make_images
+
+CUDA_MESSAGE = "CUDA out of memory. Tried to allocate 2.00 GiB.\nA second line that nobody wants to read"
+CPU_MESSAGE = "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: 9999 bytes."
+
+
+def cuda_error() -> RuntimeError:
+    return torch.OutOfMemoryError(CUDA_MESSAGE)
+
+
+def cpu_error() -> RuntimeError:
+    return RuntimeError(CPU_MESSAGE)
+
+
+class LimitedNetwork(TinyNetwork):
+    """Runs out of memory on images of more pixels, always or only while it keeps what gradients need."""
+
+    def __init__(
+        self, pixels: int, make_error: Callable[[], RuntimeError] = cuda_error, in_steps: bool = False, at: int = 1
+    ) -> None:
+        super().__init__()
+        self.pixels, self.make_error, self.in_steps = pixels, make_error, in_steps
+        self.countdown = at
+
+    def forward(self, image: Tensor) -> Tensor:
+        output = super().forward(image)
+        if image.shape[-2] * image.shape[-1] > self.pixels and (output.requires_grad or not self.in_steps):
+            self.countdown -= 1
+            if self.countdown <= 0:
+                raise self.make_error()
+        return output
+
+
+METHODS: dict[str, Callable[[], Method]] = {
+    "IaBN": lambda: IaBN(0.1),
+    "TTA": lambda: TTA(0.1, scales=(1.0,)),
+    "SegTTT": lambda: SegTTT(num_steps=2, scales=(0.5,)),
+    "SegTTT-released": lambda: SegTTT(num_steps=2, scales=(0.5,), semantics="released"),
+}
+
+
+@pytest.fixture(params=METHODS)
+def method(request: pytest.FixtureRequest) -> Method:
+    return METHODS[request.param]()
+
+
+def test_only_errors_about_memory_count_as_such() -> None:
+    assert is_out_of_memory(cuda_error()) and is_out_of_memory(cpu_error())
+    for error in (RuntimeError("CUDA error: device-side assert"), ValueError("memory"), MemoryError(), KeyError(1)):
+        assert not is_out_of_memory(error)
+
+
+@pytest.mark.parametrize("make_error", [cuda_error, cpu_error])
+def test_message_says_what_was_too_large_and_what_fits(method: Method, make_error: Callable[[], RuntimeError]) -> None:
+    network = LimitedNetwork(64 * 96 * 6 // 10, make_error).train()
+    before = Snapshot(network)
+    with pytest.raises(TooLargeError) as caught:
+        method.predict(network, make_images(1, 64, 96))
+    before.check(network)
+    message = str(caught.value)
+    assert "an image of 64x96 pixels (HxW) is too large for the memory of the cpu" in message
+    assert str(make_error()).splitlines()[0] in message and "second line" not in message
+    fits = re.search(r"With these settings (\d+)x(\d+) fits", message)
+    assert fits is not None
+    height, width = map(int, fits.groups())
+    assert (height, width) == (45, 68)  # the largest of the scales that are tried: 0.71
+    assert "data.evaluation_resize" in message and "bf16-mixed" in message
+    probabilities = type(method)(**arguments_of(method)).predict(network, make_images(1, height, width))
+    assert probabilities.shape[-2:] == (height, width)  # and it does
+    assert not isinstance(caught.value.__cause__ or caught.value.__context__, RuntimeError)  # nothing keeps the memory
+
+
+def arguments_of(method: Method) -> dict[str, object]:
+    return {name: value for name, value in method.settings().items() if name != "name"}
+
+
+def test_message_says_when_nothing_fits(method: Method) -> None:
+    network = LimitedNetwork(0)
+    before = Snapshot(network)
+    with pytest.raises(TooLargeError, match=r"Not even 0\.25 of its height and width fits"):
+        method.predict(network, make_images(1, 64, 96))
+    before.check(network)
+
+
+def test_other_images_are_not_affected(method: Method) -> None:
+    network, small, large = LimitedNetwork(32 * 48), make_images(1), make_images(1, 64, 96)
+    expected = METHODS["IaBN"]().predict(TinyNetwork(), small) if isinstance(method, IaBN) else None
+    first = method.predict(network, small)
+    for _ in range(2):
+        with pytest.raises(TooLargeError):
+            method.predict(network, large)
+        assert torch.equal(method.predict(network, small), first)
+    assert expected is None or torch.equal(first, expected)
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("stop"), ValueError("stop"), KeyboardInterrupt("stop"), MemoryError("stop")]
+)
+def test_other_errors_pass_through_unchanged(method: Method, error: BaseException) -> None:
+    network = LimitedNetwork(0, lambda: error)
+    before = Snapshot(network)
+    with pytest.raises(type(error), match="stop") as caught:
+        method.predict(network, make_images(1, 64, 96))
+    # A view that is too small for the network is a ValueError, which is told which view it was.
+    assert caught.value is error or (isinstance(error, ValueError) and caught.value.__cause__ is error)
+    before.check(network)
+
+
+@pytest.mark.parametrize("make_error", [cuda_error, cpu_error])
+@pytest.mark.parametrize("semantics", ["paper", "released"])
+@pytest.mark.parametrize("at", [1, 2])
+def test_shrink_adapts_at_a_smaller_scale_and_says_so(
+    at: int, semantics: str, make_error: Callable[[], RuntimeError]
+) -> None:
+    image = make_images(1, 64, 96)
+    network = LimitedNetwork(64 * 96 * 6 // 10, make_error, in_steps=True, at=at)
+    arguments = {"num_steps": 3, "lr": 0.2, "scales": (0.5,), "semantics": semantics}
+    before = Snapshot(network)
+    method = SegTTT(**arguments, on_out_of_memory="shrink")
+    with pytest.warns(UserWarning, match=r"scale 0\.71"):
+        probabilities = method.predict(network, image)
+    before.check(network)
+    (adaptation,) = method.adaptations
+    assert adaptation.steps == 3 and not adaptation.fallback and "scale 0.71" in adaptation.to_record()["note"]
+    expected = SegTTT(**arguments, adapt_scale=2**-0.5).predict(TinyNetwork(), image)
+    assert torch.equal(probabilities, expected)  # nothing is left of the attempt that failed
+
+
+def test_shrink_starts_from_the_scale_that_is_asked_for() -> None:
+    image = make_images(1, 64, 96)
+    network = LimitedNetwork(64 * 96 // 5, in_steps=True)
+    method = SegTTT(num_steps=2, scales=(0.5,), adapt_scale=0.6, on_out_of_memory="shrink")
+    with pytest.warns(UserWarning, match=r"scale 0\.42"):
+        method.predict(network, image)
+    assert method.adaptations[0].steps == 2
+
+
+def test_shrink_leaves_images_that_fit_as_they_are() -> None:
+    network, image = LimitedNetwork(32 * 48, in_steps=True), make_images(1)
+    method = SegTTT(num_steps=2, scales=(0.5,), on_out_of_memory="shrink")
+    probabilities = method.predict(network, image)
+    assert method.adaptations[0].note is None
+    assert torch.equal(probabilities, SegTTT(num_steps=2, scales=(0.5,)).predict(TinyNetwork(), image))
+    with pytest.warns(UserWarning, match=r"scale 0\.5"):
+        method.predict(network, make_images(1, 64, 96))
+    assert torch.equal(method.predict(network, image), probabilities) and method.adaptations[0].note is None
+
+
+def test_shrink_ends_in_an_error_where_no_scale_fits_and_where_the_prediction_does_not() -> None:
+    image = make_images(1, 64, 96)
+    for network in (LimitedNetwork(100, in_steps=True), LimitedNetwork(64 * 96 // 2)):
+        before = Snapshot(network)
+        with pytest.raises(TooLargeError, match="64x96"):
+            SegTTT(num_steps=2, scales=(0.5,), on_out_of_memory="shrink").predict(network, image)
+        before.check(network)
+
+
+def test_without_shrink_running_out_in_the_steps_is_an_error() -> None:
+    network = LimitedNetwork(64 * 96 // 2, in_steps=True)
+    with pytest.raises(TooLargeError, match=r"With these settings 45x68 fits.*on_out_of_memory=shrink"):
+        SegTTT(num_steps=2, scales=(0.5,)).predict(network, make_images(1, 64, 96))
+
+
+def test_shrink_takes_other_errors_as_they_are() -> None:
+    network = LimitedNetwork(0, lambda: RuntimeError("stop"), in_steps=True)
+    with pytest.raises(RuntimeError, match="stop"):
+        SegTTT(num_steps=2, scales=(0.5,), on_out_of_memory="shrink").predict(network, make_images(1))
+
+
+class KeepsTrack(TinyNetwork):
+    """Runs out of memory once, and knows whether what the failed pass made is still there at the next one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: list[weakref.ref[Tensor]] = []
+        self.alive: list[int] = []
+
+    def forward(self, image: Tensor) -> Tensor:
+        output = super().forward(image)
+        if output.requires_grad and not self.made:
+            self.made.append(weakref.ref(output))
+            raise cuda_error()
+        self.alive.append(sum(made() is not None for made in self.made))
+        return output
+
+
+@pytest.mark.parametrize("shrink", ["shrink", "error"])
+def test_what_filled_the_memory_is_gone_before_the_next_attempt(shrink: str) -> None:
+    network = KeepsTrack()
+    method = SegTTT(num_steps=1, scales=(0.5,), on_out_of_memory=shrink)
+    gc.disable()  # it must not take the collector of cycles
+    try:
+        if shrink == "error":
+            with pytest.raises(TooLargeError):
+                method.predict(network, make_images(1, 64, 96))
+        else:
+            with pytest.warns(UserWarning, match="scale"):
+                method.predict(network, make_images(1, 64, 96))
+    finally:
+        gc.enable()
+    assert len(network.alive) > 2 and not any(network.alive)
+
+
+def count_tensors() -> int:
+    gc.collect()
+    return sum(issubclass(type(thing), Tensor) for thing in gc.get_objects())
+
+
+def measure_memory() -> float:
+    """Returns the MB of this process that are in memory."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmRSS:\s+(\d+)", status).group(1)) / 1024
+
+
+@pytest.mark.parametrize("make", [*METHODS.values(), lambda: SegTTT(trainable=["head"], num_steps=3, scales=(0.5,))])
+def test_tensors_of_an_image_are_gone_with_its_prediction(make: Callable[[], Method]) -> None:
+    network, failing, image, method = TinyNetwork(), LimitedNetwork(0), make_images(1), make()
+    for _ in range(2):
+        method.predict(network, image)
+    before = count_tensors()
+    for _ in range(5):
+        method.predict(network, image)
+    assert count_tensors() == before
+    for _ in range(3):
+        with pytest.raises(TooLargeError):
+            method.predict(failing, image)
+    method.predict(network, image)
+    assert count_tensors() == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: IaBN(0.1),
+        lambda: SegTTT(num_steps=2, scales=(0.5,)),
+        lambda: SegTTT(num_steps=2, scales=(0.5,), trainable=["head"], semantics="released"),
+        lambda: SegTTT(num_steps=2, scales=(0.5,), time_budget_ms=1e6, stop_change=0.0, adapt_scale=0.8),
+    ],
+)
+def test_a_thousand_images_need_no_more_memory_than_a_hundred(make: Callable[[], Method]) -> None:
+    network, image, method = TinyNetwork(), make_images(1), make()
+    sizes = [(32, 48), (33, 47), (40, 40), (24, 64)]
+    images = [make_images(1, *size) for size in sizes]
+    for _ in range(100):
+        method.predict(network, image)
+    for other in images:
+        method.predict(network, other)
+    tensors, memory = count_tensors(), measure_memory()
+    for number in range(1000):
+        method.predict(network, images[number % 4])
+    assert count_tensors() <= tensors
+    assert measure_memory() < memory + 20
+
+
+@pytest.mark.xfail(
+    raises=ValueError, reason="sizes are tried that the network refuses, and its refusal hides the reason"
+)
+def test_network_without_the_smallest_size_for_the_trial_is_told_that_memory_was_the_problem() -> None:
+    class NeedsPixels(LimitedNetwork):
+        def forward(self, image: Tensor) -> Tensor:
+            if image.shape[-2] < 24:
+                raise ValueError(f"the image is {image.shape[-2]} pixels high: expected 24 or more")
+            return super().forward(image)
+
+    with pytest.raises(TooLargeError, match="64x96"):
+        SegTTT(num_steps=1, scales=(0.5,)).predict(NeedsPixels(0, in_steps=True), make_images(1, 64, 96))
+
+
+@pytest.mark.cuda
+def test_cuda_out_of_memory_is_explained_and_the_memory_is_free_again() -> None:
+    class Greedy(nn.Module):
+        """Asks for more memory than there is for images of more than 2,048 pixels."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = TinyNetwork()
+
+        def forward(self, image: Tensor) -> Tensor:
+            if image.shape[-2] * image.shape[-1] > 2048:
+                kept = [torch.empty(2**28, device=image.device)]
+                kept.append(torch.empty(2**50, device=image.device))
+            return self.network(image)
+
+    network = Greedy().cuda()
+    IaBN().predict(network, make_images(1).cuda())
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated()
+    with pytest.raises(TooLargeError, match=r"64x96 pixels.*GiB free.*With these settings \d+x\d+ fits"):
+        IaBN().predict(network, make_images(1, 64, 96).cuda())
+    gc.collect()
+    assert torch.cuda.memory_allocated() <= before + 2**22
+
+
+@pytest.mark.cuda
+def test_cuda_memory_stays_level() -> None:
+    network, method = TinyNetwork().cuda(), SegTTT(num_steps=2, scales=(0.5,))
+    image = make_images(1).cuda()
+    for _ in range(3):
+        method.predict(network, image)
+    before = torch.cuda.memory_allocated()
+    for _ in range(50):
+        method.predict(network, image)
+    assert torch.cuda.memory_allocated() <= before
