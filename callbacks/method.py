@@ -154,8 +154,8 @@ class Method(Callback, ABC):
             try:
                 with evaluating(network):
                     self.adapt(network, lay_out(network, smaller))
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
+            except (RuntimeError, ValueError) as error:  # a ValueError: too small for the network or its views
+                if not (isinstance(error, ValueError) or is_out_of_memory(error)):
                     raise
                 continue
             size = "x".join(map(str, smaller.shape[-2:]))

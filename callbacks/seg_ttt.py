@@ -9,28 +9,27 @@ from functools import partial
 from typing import Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from callbacks.frozen import replaying
 from callbacks.iabn import adaptive_batch_norm, check_alpha
 from callbacks.method import Adaptation, Method, is_out_of_memory, seeded
+from callbacks.pseudo_label_loss import LossResolution, PseudoLabelLoss
 from callbacks.pseudo_labels import IGNORED, check_psi, fuse_views, pseudo_labels, sample_labels
 from callbacks.stages import stage
 from callbacks.stopping import Convergence, Deadline, Pace
 from callbacks.substitution import substituted
 from callbacks.updates import copy_state, loss_scales, take_steps
-from callbacks.upsampled_loss import upsampled_cross_entropy
 from callbacks.views import Normalization, Resampling, View, check_resampling, make_views
 from lightning_modules.predictor import lay_out, predict_coarse_logits, predict_logits
 
 DEFAULT_TRAINABLE = ("layer3", "layer4", "head")
 SHRINKING = 2**-0.5  # from one scale to the next where the memory does not suffice: half the pixels
 SMALLEST_SCALE = 0.25
+NOTHING_LEFT = "no labelled pixel is left at the resolution of the steps, no step was taken"
 
 Semantics = Literal["paper", "released"]
-LossResolution = Literal["image", "output"]
 
 
 class SegTTT(Method):
@@ -197,15 +196,18 @@ class SegTTT(Method):
         if scale < 1:
             seen = View(scale).apply(image, self.normalization)
             target = sample_labels(target, seen.shape[-2:])
+            if not (target != IGNORED).any():
+                with stage("final"):
+                    return Adaptation(predict_logits(network, image).float().softmax(dim=1), note=NOTHING_LEFT)
         if repeats > 1:
             seen, target = seen.repeat(repeats, 1, 1, 1), target.repeat(repeats, 1, 1)
         seen = lay_out(network, seen)
         for loss_scale in loss_scales(image.device):
-            logits, losses = self._update(network, image, seen, target, deadline, loss_scale)
+            logits, losses, note = self._update(network, image, seen, target, deadline, loss_scale)
             if logits.isfinite().all():  # else the scaled gradients were too large for float16
                 break
-        ends = losses[[0, -1]].tolist() if len(losses) else [None, None]
-        return Adaptation(logits.float().softmax(dim=1), len(losses), *ends)
+        first, last = losses[[0, -1]].tolist() if len(losses) else (None, None)
+        return Adaptation(logits.float().softmax(dim=1), len(losses), first, last, note)
 
     def _update(
         self,
@@ -215,7 +217,7 @@ class SegTTT(Method):
         target: Tensor,
         deadline: Deadline,
         loss_scale: float,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, str | None]:
         """Takes the steps and predicts with the adapted network.
 
         Args:
@@ -227,14 +229,15 @@ class SegTTT(Method):
             loss_scale: On the loss in the backward pass.
 
         Returns:
-            (1, K, H, W) logits and the (S,) losses before each step.
+            (1, K, H, W) logits, the (S,) losses before each step, and a note if none could be taken.
         """
         released = self.semantics == "released"
         names = select_parameters(network, self._trainable_names(network))
         parameters = dict(network.named_parameters())
         state = copy_state(network, names)
         optimizer = torch.optim.SGD([state[name] for name in names], lr=self.lr)
-        convergence = Convergence(self.stop_agreement, self.stop_change)
+        loss = PseudoLabelLoss(target, self.loss_resolution, Convergence(self.stop_agreement, self.stop_change))
+        moved = [state[name] for name, _ in network.named_buffers()] if released and loss.may_end else []
 
         network.train(released)  # batch statistics, which move the running ones, and dropout: all live
         with replaying(network, [parameters[name] for name in names]) as replay:
@@ -242,9 +245,13 @@ class SegTTT(Method):
             def compute_loss() -> Tensor | None:
                 if not deadline.allows_step():
                     return None
+                before = [buffer.clone() for buffer in moved]
                 with replay.next_pass():
-                    logits, align_corners = predict_coarse_logits(network, seen)
-                return self._compare(logits, target, align_corners, convergence)
+                    value = loss.compare(*predict_coarse_logits(network, seen))
+                if value is None:  # the pass that found this out was none of the steps
+                    for buffer, saved in zip(moved, before, strict=True):
+                        buffer.copy_(saved)
+                return value
 
             with seeded():
                 losses = take_steps(network, state, optimizer, compute_loss, self.num_steps, loss_scale)
@@ -256,19 +263,7 @@ class SegTTT(Method):
             with stage("final"), substituted(network, state):
                 logits = predict_logits(network, image)
         deadline.end()
-        return logits, losses
-
-    def _compare(self, logits: Tensor, target: Tensor, align_corners: bool, convergence: Convergence) -> Tensor | None:
-        """Computes the loss of (B, K, h, w) logits against (B, H, W) pseudo labels; None if no step is needed."""
-        if convergence.is_watching:
-            places = sample_labels(target, logits.shape[-2:], align_corners)
-            if convergence.is_reached(logits, places):
-                return None
-        if self.loss_resolution == "output":
-            target = sample_labels(target, logits.shape[-2:], align_corners)
-        if logits.shape[-2:] == target.shape[-2:]:
-            return F.cross_entropy(logits.float(), target, ignore_index=IGNORED)
-        return upsampled_cross_entropy(logits, target, align_corners, IGNORED)
+        return logits, losses, NOTHING_LEFT if loss.nothing_left else None
 
     def _trainable_names(self, network: nn.Module) -> Sequence[str]:
         if self.trainable is not None:

@@ -39,7 +39,8 @@ class Convergence:
         self._before = labels
         reached = torch.zeros((), dtype=torch.bool, device=logits.device)
         if self.agreement is not None:
-            reached |= (labels == target).sum() >= self.agreement * (target != IGNORED).sum()
+            labelled = (target != IGNORED).sum()
+            reached |= (labelled > 0) & ((labels == target).sum() >= self.agreement * labelled)
         if self.change is not None and before is not None:
             reached |= (labels != before).sum() <= self.change * labels.numel()
         return bool(reached)

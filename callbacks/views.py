@@ -126,7 +126,7 @@ class View:
             if self.grayscale:
                 view = view.convert("L").convert("RGB")
             views.append(torch.from_numpy(np.array(view)))
-        return torch.stack(views).permute(0, 3, 1, 2).to(levels)
+        return torch.stack(views).permute(0, 3, 1, 2).to(levels).contiguous()
 
 
 def check_resampling(resampling: str) -> None:

@@ -265,9 +265,6 @@ def test_a_thousand_images_need_no_more_memory_than_a_hundred(make: Callable[[],
     assert measure_memory() < memory + 20
 
 
-@pytest.mark.xfail(
-    raises=ValueError, reason="sizes are tried that the network refuses, and its refusal hides the reason"
-)
 def test_network_without_the_smallest_size_for_the_trial_is_told_that_memory_was_the_problem() -> None:
     class NeedsPixels(LimitedNetwork):
         def forward(self, image: Tensor) -> Tensor:

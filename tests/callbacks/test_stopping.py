@@ -197,10 +197,7 @@ def test_agreement_that_is_there_already_takes_no_step(semantics: str) -> None:
     before.check(network)
     (adaptation,) = method.adaptations
     assert (adaptation.steps, adaptation.loss_first, adaptation.note) == (0, None, None)
-    if semantics == "paper":
-        torch.testing.assert_close(probabilities, expected)
-    else:  # the forward pass that found that no step is needed has moved the running statistics
-        assert (probabilities - expected).abs().max() < 0.05
+    torch.testing.assert_close(probabilities, expected)
 
 
 @pytest.mark.parametrize("semantics", ["paper", "released"])
@@ -230,10 +227,7 @@ def test_steps_that_are_taken_are_the_first_ones_of_a_longer_run(criterion: dict
     (adaptation,) = method.adaptations
     assert 0 < adaptation.steps < 10
     expected, longer = predict(TinyNetwork(), num_steps=adaptation.steps, semantics=semantics)
-    if semantics == "paper":
-        torch.testing.assert_close(probabilities, expected)
-    else:  # the forward pass that found that no further step is needed has moved the running statistics once more
-        assert (probabilities - expected).abs().mean() < 0.02
+    torch.testing.assert_close(probabilities, expected)
     assert (adaptation.loss_first, adaptation.loss_last) == pytest.approx(
         (longer.adaptations[0].loss_first, longer.adaptations[0].loss_last)
     )
