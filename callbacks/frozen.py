@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from callbacks.batch_statistics import BatchStatistics, logging_statistics
 
@@ -72,6 +72,7 @@ class Replay:
         self._began = idle
         self._watching = False
         self._busy = False
+        self._watch = _Watch(self)
 
     @contextmanager
     def next_pass(self) -> Iterator[None]:
@@ -82,7 +83,7 @@ class Replay:
             return
         self._began = self._watching = True
         try:
-            with _Watch(self):
+            with self._watch:
                 yield
         finally:
             self._watching = False
@@ -155,7 +156,7 @@ class Replay:
         buffers, copies = [(buffer, _version(buffer)) for buffer in module.buffers()], _copy_uncounted(module)
         self._busy = True
         try:
-            with logging_statistics(module) as statistics:
+            with logging_statistics(module) as statistics, self._watch.paused():
                 output = module.forward(*args, **kwargs)  # the logger's, if the module is a BatchNorm itself
         finally:
             self._busy = False
@@ -195,8 +196,21 @@ class _Watch(TorchDispatchMode):
         self._replay = replay
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self._replay.note_reads(tree_leaves((args, kwargs)))
+        for value in (*args, *kwargs.values()) if kwargs else args:
+            self._replay.note_reads(value if isinstance(value, list | tuple) else (value,))
         return func(*args, **(kwargs or {}))
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Watches nothing within a ``with`` block: each operation that is watched costs some microseconds."""
+        if _get_current_dispatch_mode() is not self:  # the network runs under a mode of its own
+            yield
+            return
+        self.__exit__(None, None, None)
+        try:
+            yield
+        finally:
+            self.__enter__()
 
 
 @contextmanager
