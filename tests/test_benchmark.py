@@ -353,7 +353,20 @@ def test_accuracy_is_drawn_against_time(tmp_path: Path) -> None:
 def test_the_table_is_written_into_a_page(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- measured: begin -->\nold\n<!-- measured: end -->\nafter\n", encoding="utf-8")
-    run_benchmark(["--quick", "--methods", "t-BN", "--precision", "32-true", f"--folder={tmp_path}", f"--write={page}"])
+    arguments = [
+        "--quick",
+        "--methods",
+        "t-BN",
+        "Seg-TTT",
+        "--trainable",
+        "head",
+        "--precision",
+        "32-true",
+        "--plain",
+        "false",
+    ]
+    run_benchmark([*arguments, f"--folder={tmp_path}", f"--write={page}"])
     text = page.read_text(encoding="utf-8")
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
-    assert "| deeplabv1_resnet10_small | 64x128 | 32-true | t-BN |" in text and "Measured on 20" in text
+    assert "| deeplabv1_resnet10_small | 64x128 | 32-true | t-BN |  |  | " in text and "Measured on 20" in text
+    assert "| Seg-TTT | 1 | head | " in text

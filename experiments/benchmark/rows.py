@@ -65,7 +65,12 @@ def format_page(rows: Sequence[dict[str, Any]], machine: Mapping[str, Any]) -> s
             return "" if row[key] is None else f"{factor * row[key]:{form}}{unit}"
 
         cells = [row["network"], f"{row['height']}x{row['width']}", row["precision"], row["method"]]
-        cells += [show("steps", "d"), row["trainable"] or "", show("ms", ".0f"), show("ms_plain_loop", ".0f")]
+        cells += [
+            "" if row["steps"] is None else str(row["steps"]),
+            row["trainable"] or "",
+            show("ms", ".0f"),
+            show("ms_plain_loop", ".0f"),
+        ]
         cells += [show("ratio", ".2f"), show("peak_mb", ".0f"), show("tflop", ".2f")]
         cells += [show("fraction_of_measured_rate", ".0f", 100, " %"), show("steps_fraction", ".0f", 100, " %")]
         lines.append(f"| {' | '.join([*cells, show('agreement', '.2f', 100, ' %')])} |")
