@@ -62,8 +62,8 @@ class SegmentationModule(LightningModule):
             above 0, 1 leaves them alone. `TemperatureSearch` fits it. The loss does not know it.
         compile: Whether torch compiles the network, per image size: ``none``, ``default``, or ``reduce-overhead``,
             which replays CUDA graphs. If that fails it runs as it is written, with a warning.
-        channels_last: Whether the network gets images with their channels side by side, see `lay_out`. None leaves that
-            to the network: this project's convolutional ones do, others do not.
+        channels_last: Whether the network gets images with their channels side by side outside of training, see
+            `lay_out`. None leaves that to the network: this project's convolutional ones do, others do not.
 
     Attributes:
         predictor: The seam: (network, image) -> (B, K, H, W) probabilities. Methods put themselves here.
