@@ -10,6 +10,7 @@ from torch import nn
 from callbacks.iabn import IaBN
 from callbacks.seg_ttt import SegTTT, select_parameters
 from lightning_modules.networks import FCN, DeepLabV1, DeepLabV3Plus, FCN8s, HRNet, SegmentationNetwork, Segmenter
+from lightning_modules.predictor import predict_plainly
 from tests.fakes import Snapshot, make_images
 
 CLASSES = 5
@@ -77,8 +78,7 @@ def test_adapted_layers_name_parts_of_the_network_but_not_all_of_it(name: str) -
 def test_iabn_blends_at_batch_size_1_and_leaves_the_network_as_it_was(name: str) -> None:
     network, images = make(name), make_images(1, 41, 67)
     before = Snapshot(network)
-    with torch.no_grad():
-        plain = network(images).softmax(dim=1)
+    plain = predict_plainly(network, images)  # in the same layout: this deep a random network amplifies rounding
     blended = IaBN(0.1).predict(network, images)
     assert blended.isfinite().all() and not torch.allclose(blended, plain, atol=1e-5)
     assert torch.allclose(IaBN(0.0).predict(network, images), plain, atol=1e-5)
