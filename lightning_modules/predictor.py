@@ -1,7 +1,7 @@
 """The one seam: (network, image) -> probabilities, its default, and a stopwatch for it."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -49,13 +49,6 @@ def predict_coarse_logits(network: nn.Module, image: Tensor) -> tuple[Tensor, bo
     if isinstance(network, SegmentationNetwork) and _runs_as_written(network):
         return network.compute_logits(lay_out(network, image)), network.align_corners
     return _run(network, image), False
-
-
-def upsample_logits(logits: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
-    """Brings (B, K, h, w) logits to (B, K, H, W), bilinearly, if they have another size."""
-    if tuple(logits.shape[-2:]) == tuple(size):
-        return logits
-    return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=align_corners)
 
 
 def lay_out(network: nn.Module, image: Tensor) -> Tensor:
