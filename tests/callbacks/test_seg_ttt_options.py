@@ -17,7 +17,7 @@ from callbacks.pseudo_labels import fuse_views, group_views, pseudo_labels, samp
 from callbacks.stages import recording, stage
 from callbacks.views import make_views
 from lightning_modules.networks import FCN, DeepLabV1, DeepLabV3Plus, HRNet, RoundedSizes
-from lightning_modules.predictor import predict_coarse_logits, predict_plainly, upsample_logits
+from lightning_modules.predictor import predict_coarse_logits, predict_plainly
 from tests.fakes import NormAct2d, Snapshot, TinyNetwork, make_images, randomize
 from tests.tiny import ROOT
 
@@ -209,7 +209,7 @@ def test_sampled_labels_lie_where_the_coarse_logits_do(align_corners: bool) -> N
     for coordinate in (rows, columns):
         labels = coordinate.long()[None]
         sampled = sample_labels(labels, (5, 7), align_corners)
-        fine = upsample_logits(sampled[:, None].double(), (33, 49), align_corners)[:, 0]
+        fine = F.interpolate(sampled[:, None].double(), (33, 49), mode="bilinear", align_corners=align_corners)[:, 0]
         inner = fine[:, 4:-4, 4:-4] - labels[:, 4:-4, 4:-4]
         assert sampled.shape == (1, 5, 7) and inner.abs().max() <= 1  # upsampled again they are where they were
     corners = sample_labels(torch.arange(33 * 49).view(1, 33, 49), (5, 7), True)[0]
@@ -234,7 +234,7 @@ def adapt_a_copy(method: SegTTT, network: nn.Module, image: Tensor, seen: Tensor
     for _ in range(method.num_steps):
         logits, align_corners = predict_coarse_logits(copied, seen)
         if logits.shape[-2:] != target.shape[-2:]:
-            logits = upsample_logits(logits, target.shape[-2:], align_corners)
+            logits = F.interpolate(logits, target.shape[-2:], mode="bilinear", align_corners=align_corners)
         optimizer.zero_grad()
         F.cross_entropy(logits, target, ignore_index=255).backward()
         optimizer.step()
