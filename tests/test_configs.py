@@ -20,7 +20,7 @@ ONE_BATCH = ["--trainer.max_steps=1", "--data.num_val=1", "--data.num_test=1"]
 class Foreign(NamedTuple):
     """A network of another library by its class path, and what Seg-TTT is told to move."""
 
-    library: str
+    distribution: str
     trainable: str
 
 
@@ -102,7 +102,7 @@ def choose_model(name: str) -> list[str]:
     """Returns the arguments that choose a network of configs/model, tiny if it is this project's."""
     args = [f"--model={CONFIGS / 'model' / name}"]
     if name in FOREIGN:
-        pytest.importorskip(FOREIGN[name].library)
+        pytest.importorskip(FOREIGN[name].distribution)
         return args
     return args + shrink_network(name)
 

@@ -39,11 +39,11 @@ from experiments.benchmark.rows import COLUMNS, HEADING, add_note, format_page, 
 from experiments.benchmark.runtime_accuracy import measure_accuracy
 from experiments.pages import insert_report
 from experiments.reading import name_processor
+from lightning_modules.compilation import RECOMPILE_LIMIT
 from lightning_modules.predictor import predict_plainly
 
 SIZES = {"cuda": ["1024x2048", "1080x1920", "720x1280"], "cpu": ["256x512"]}
 REPEATS = {"cuda": 20, "cpu": 5}
-RECOMPILATIONS = 64
 LEAST_AGREEMENT = 0.999  # of the labels of a row in float32 with the plain loop's
 
 
@@ -66,7 +66,7 @@ class Benchmark:
         self.rates: dict[str, float] = {}
         self.machine: dict[str, Any] = {}
         if options.compile != "none":  # every size of view and every set of weights is a graph of its own
-            torch._dynamo.config.recompile_limit = RECOMPILATIONS
+            torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT
         self._flops: dict[Case, tuple[int, dict[str, int]]] = {}
 
     def run(self) -> None:
