@@ -22,44 +22,28 @@ def blend(sample: Tensor, source: Tensor, alpha: float) -> Tensor:
     return alpha * sample + (1 - alpha) * source
 
 
-def measure_statistics(x: Tensor, pooled: bool = False) -> tuple[Tensor, Tensor]:
-    """Measures the mean and the biased variance of features per channel.
-
-    Args:
-        x: (B, C, H, W) of any floating type.
-        pooled: Whether over the whole batch in place of each sample.
-
-    Returns:
-        Two (B, C), or (1, C) if pooled; float32, or float64 for float64. They are differentiable only where torch
-        compiles; `normalize_blended` brings its own gradient.
-    """
-    if not has_kernels(x):
-        var, mean = torch.var_mean(
-            x if x.dtype == torch.float64 else x.float(), dim=(0, 2, 3) if pooled else (2, 3), correction=0
-        )
-        return (mean[None], var[None]) if pooled else (mean, var)
-    if pooled or len(x) == 1:
-        mean, var = _measure(x)
-        return mean[None], var[None]
-    if x.is_contiguous():
-        mean, var = _measure(x.view(1, -1, *x.shape[2:]))
-        return mean.view(x.shape[:2]), var.view(x.shape[:2])
-    means, variances = zip(*map(_measure, x.split(1)), strict=True)
-    return torch.stack(means), torch.stack(variances)
-
-
 def has_kernels(x: Tensor) -> bool:
     """Returns whether torch's BatchNorm kernels can be called on their own; a compiler does better without."""
     return x.device.type in ("cpu", "cuda") and not torch.compiler.is_compiling()
 
 
-def _measure(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns two (C,): mean and biased variance of (B, C, H, W) features, accumulated in float32 or better.
+def measure_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Measures the mean and the biased variance of features per channel, over all samples.
 
     With channels side by side torch's CPU kernel adds up all pixels one by one: in float32 a map of 512x1024 then has
     lost four digits of its variance, and all of them where the mean is many deviations from 0. So blocks are measured,
     and put together in float64.
+
+    Args:
+        x: (B, C, H, W) of any floating type.
+
+    Returns:
+        Two (C,), accumulated in float32 or better; float32, or float64 for float64. Only what compilers get can be
+        differentiated; `normalize_blended` brings its own gradient.
     """
+    if not has_kernels(x):
+        var, mean = torch.var_mean(x if x.dtype == torch.float64 else x.float(), dim=(0, 2, 3), correction=0)
+        return mean, var
     if x.device.type != "cpu" or x.dtype == torch.float64 or x.is_contiguous() or x.numel() <= BLOCK * x.shape[1]:
         return _measure_block(x)
     blocks = [block for sample in x.split(1) for block in sample.split(max(1, BLOCK // x.shape[3]), dim=2)]
@@ -142,8 +126,8 @@ def _normalize(
         return _BlendedNorm.apply(x, running_mean, running_var, weight, bias, alpha, eps)
     mean, var = running_mean, running_var
     if alpha > 0:
-        sample_mean, sample_var = measure_statistics(x, pooled=True)
-        mean, var = blend(sample_mean[0], mean, alpha), blend(sample_var[0], var, alpha)
+        sample_mean, sample_var = measure_statistics(x)
+        mean, var = blend(sample_mean, mean, alpha), blend(sample_var, var, alpha)
     scale = torch.rsqrt(var + eps) if weight is None else weight * torch.rsqrt(var + eps)
     shift = -mean * scale if bias is None else bias - mean * scale
     return (x * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
@@ -182,7 +166,7 @@ class _BlendedNorm(torch.autograd.Function):
         alpha: float,
         eps: float,
     ) -> Tensor:
-        sample_mean, sample_var = _measure(x) if alpha > 0 else (running_mean, running_var)
+        sample_mean, sample_var = measure_statistics(x) if alpha > 0 else (running_mean, running_var)
         mean, var = blend(sample_mean, running_mean, alpha), blend(sample_var, running_var, alpha)
         ctx.save_for_backward(x, weight, sample_mean, mean, var)
         ctx.alpha, ctx.eps = alpha, eps

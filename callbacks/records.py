@@ -3,7 +3,7 @@
 import json
 import math
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -69,6 +69,25 @@ def replacing(path: Path) -> Iterator[Path]:
             f"{path} cannot be written ({error.strerror}): expected a folder with room that this user may write to. "
             "What was written before is kept: make room, then run the same command again, or choose another folder"
         ) from error
+
+
+def number_files(paths: Sequence[Path]) -> int | None:
+    """Gives files of an earlier run a number before their suffix, the same for all, in order.
+
+    Args:
+        paths: Existing files and folders.
+
+    Returns:
+        The number; None if there are no files.
+    """
+    if not paths:
+        return None
+    number = 1
+    while any(path.with_suffix(f".{number}{path.suffix}").exists() for path in paths):
+        number += 1
+    for path in paths:
+        path.rename(path.with_suffix(f".{number}{path.suffix}"))
+    return number
 
 
 def to_plain(value: Any) -> Any:

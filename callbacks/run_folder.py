@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
 from callbacks.folder_lock import FolderInUseError, FolderLock
-from callbacks.records import read_manifest, replacing, to_plain, write_file, write_manifest
+from callbacks.records import number_files, read_manifest, replacing, to_plain, write_file, write_manifest
 from callbacks.run_settings import check_settings, find_differences
 
 RECORDS = "records.jsonl"
@@ -225,11 +225,8 @@ def set_aside(folder: Path) -> None:
     """Numbers the results of an earlier run in a folder, so that nothing is overwritten."""
     names = (RECORDS, SUMMARY, RELIABILITY, MANIFEST, PANELS)
     old = [path for path in map(folder.joinpath, names) if path.exists()] + list_rank_files(folder)
-    if not old:
+    old.sort(key=lambda path: path.name != MANIFEST)  # it goes first: from then on, no run is there to go on from
+    number = number_files(old)
+    if number is None:
         return
-    number = 1
-    while any(path.with_suffix(f".{number}{path.suffix}").exists() for path in old):
-        number += 1
-    for path in sorted(old, key=lambda path: path.name != MANIFEST):  # from here on, no run is there to go on from
-        path.rename(path.with_suffix(f".{number}{path.suffix}"))
     rank_zero_info(f"{folder} held results of an earlier run: they are now numbered {number}")

@@ -26,16 +26,6 @@ def add_note(row: dict[str, Any], note: str) -> None:
     row["note"] = f"{row['note']}; {note}" if row["note"] else note
 
 
-def set_aside(folder: Path, *names: str) -> None:
-    """Numbers the files of an earlier run in a folder, so that nothing is overwritten."""
-    old = [folder / name for name in names if (folder / name).exists()]
-    number = 1
-    while any(path.with_suffix(f".{number}{path.suffix}").exists() for path in old):
-        number += 1
-    for path in old:
-        path.rename(path.with_suffix(f".{number}{path.suffix}"))
-
-
 def format_row(row: dict[str, Any]) -> str:
     """Formats a row under `HEADING`."""
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from callbacks.method import Method
-from callbacks.records import find_commit, to_plain, write_file
+from callbacks.records import find_commit, number_files, to_plain, write_file
 from callbacks.views import Resampling
 from experiments.benchmark import cost
 from experiments.benchmark.cases import (
@@ -35,7 +35,7 @@ from experiments.benchmark.cases import (
     make_plain_loop,
     make_subject,
 )
-from experiments.benchmark.rows import COLUMNS, HEADING, add_note, format_page, format_row, set_aside, write_rows
+from experiments.benchmark.rows import COLUMNS, HEADING, add_note, format_page, format_row, write_rows
 from experiments.benchmark.runtime_accuracy import measure_accuracy
 from experiments.pages import insert_report
 from experiments.reading import name_processor
@@ -71,7 +71,8 @@ class Benchmark:
 
     def run(self) -> None:
         """Measures everything that the command line asks for."""
-        set_aside(self.options.folder, "benchmark.json", "benchmark.csv", "machine.json")
+        written = (self.options.folder / name for name in ("benchmark.json", "benchmark.csv", "machine.json"))
+        number_files([path for path in written if path.exists()])  # those of an earlier run are kept
         for precision in self.options.precision:
             self.rates[precision] = cost.measure_rate(self.device, precision)
         self.describe_machine()

@@ -94,6 +94,12 @@ def test_gradcheck(alpha: float, layout: torch.memory_format, pooled: bool) -> N
     )
 
 
+def measure(x: Tensor, pooled: bool = False) -> tuple[Tensor, Tensor]:
+    """Returns (B, C) mean and variance of each sample, or (1, C) of all."""
+    means, variances = zip(*map(measure_statistics, [x] if pooled else x.split(1)), strict=True)
+    return torch.stack(means), torch.stack(variances)
+
+
 @pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize("pooled", [False, True])
 @pytest.mark.parametrize("alpha", ALPHAS)
@@ -102,11 +108,11 @@ def test_formula_that_compilers_get_is_the_same(
 ) -> None:
     arguments = make_arguments(3, affine=affine)
     expected = run(arguments, alpha, pooled)
-    statistics = measure_statistics(arguments[0], pooled)
+    statistics = measure(arguments[0], pooled)
     monkeypatch.setattr(blended_norm, "has_kernels", lambda x: False)
     for one, other in zip(run(arguments, alpha, pooled), expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
-    torch.testing.assert_close(measure_statistics(arguments[0], pooled), statistics)
+    torch.testing.assert_close(measure(arguments[0], pooled), statistics)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -125,7 +131,7 @@ def test_half_precision_features_keep_their_type_and_statistics_of_float32(
     torch.testing.assert_close(output.double(), expected, rtol=2 * half, atol=2 * half)
     for one, other in zip(gradients, slopes, strict=True):
         torch.testing.assert_close(one.double(), other, rtol=4 * half, atol=4 * half * other.abs().max().item())
-    mean, var = measure_statistics(arguments[0])
+    mean, var = measure(arguments[0])
     assert mean.dtype == var.dtype == torch.float32
     x = arguments[0].double()
     torch.testing.assert_close(mean.double(), x.mean((2, 3)), rtol=1e-6, atol=1e-6)
@@ -176,7 +182,7 @@ def test_statistics_of_large_maps_keep_their_digits(
     offset: float, mean_error: float, var_error: float, layout: torch.memory_format, pooled: bool, batch: int
 ) -> None:
     x = offset + 2 * torch.randn(batch, 3, 410, 517, generator=torch.Generator().manual_seed(0))
-    mean, var = measure_statistics(x.contiguous(memory_format=layout), pooled)
+    mean, var = measure(x.contiguous(memory_format=layout), pooled)
     dims = (0, 2, 3) if pooled else (2, 3)
     torch.testing.assert_close(mean.double(), x.double().mean(dims).view(mean.shape), rtol=0, atol=mean_error)
     expected = x.double().var(dims, correction=0).view(var.shape)
@@ -214,7 +220,7 @@ def test_no_sample_hears_of_another(alpha: float, layout: torch.memory_format, d
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_statistics_are_mean_and_biased_variance(dtype: torch.dtype, layout: torch.memory_format, pooled: bool) -> None:
     x = make_arguments(3)[0].to(dtype).contiguous(memory_format=layout)
-    mean, var = measure_statistics(x, pooled)
+    mean, var = measure(x, pooled)
     dims, tolerance = (0, 2, 3) if pooled else (2, 3), 1e-12 if dtype == torch.float64 else 1e-5
     assert mean.shape == var.shape == ((1, 4) if pooled else (3, 4))
     torch.testing.assert_close(mean.double(), x.double().mean(dims).view(mean.shape), rtol=tolerance, atol=tolerance)
