@@ -1,0 +1,208 @@
+import random
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import callbacks.gallery
+from callbacks.gallery import Gallery, has_pictures, locate_pictures, rank_extremes
+from callbacks.panels import make_palette
+from tests.fakes import make_images
+
+CLASSES = 5
+PALETTE = make_palette(CLASSES)
+Scores = Mapping[tuple[str, str], float]
+
+
+def add(gallery: Gallery, domain: str, name: str, score: float, baseline: bool = False) -> None:
+    probabilities = torch.eye(CLASSES)[torch.randint(0, CLASSES, (8, 12))].permute(2, 0, 1)
+    truth = torch.full((8, 12), 255)
+    gallery.add(
+        domain,
+        name,
+        score,
+        make_images(1, 8, 12)[0],
+        truth,
+        probabilities if baseline else None,
+        probabilities,
+        PALETTE,
+    )
+
+
+def list_names(root: Path, domain: str) -> set[str]:
+    folder = root / "gallery" / domain
+    return {path.relative_to(folder).as_posix().removesuffix(".image.jpg") for path in folder.rglob("*.image.jpg")}
+
+
+def list_files(root: Path) -> set[str]:
+    return {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
+
+
+def draw_scores(count: int, seed: int, domains: tuple[str, ...] = ("near", "far")) -> dict[tuple[str, str], float]:
+    generator = random.Random(seed)  # few values, so that many are equal
+    return {(domain, f"{number:02d}"): generator.randint(0, 8) for domain in domains for number in range(count)}
+
+
+def choose(scores: Scores, domain: str, first: int, extremes: int) -> set[str]:
+    """What is to be kept, the plain way."""
+    names = [name for key, name in scores if key == domain]
+    ranked = sorted(names, key=lambda name: (scores[domain, name], name))
+    return {*names[:first], *(ranked[:extremes] + ranked[-extremes:] if extremes else [])}
+
+
+@pytest.mark.parametrize(("count", "first", "extremes"), [(30, 4, 3), (30, 0, 3), (30, 4, 0), (5, 1, 3), (2, 4, 3)])
+def test_first_best_and_worst_of_each_domain_are_kept(tmp_path: Path, count: int, first: int, extremes: int) -> None:
+    scores = draw_scores(count, seed=count + first)
+    gallery = Gallery(tmp_path, first, extremes)
+    for (domain, name), score in scores.items():
+        wanted = gallery.wants(domain, name, score)
+        add(gallery, domain, name, score)
+        assert has_pictures(tmp_path, domain, name) == wanted
+    before = list_files(tmp_path)
+    for domain in ("near", "far"):
+        assert list_names(tmp_path, domain) == choose(scores, domain, first, extremes)
+    gallery.trim(scores)
+    assert list_files(tmp_path) == before
+
+
+def test_image_without_a_score_is_kept_among_the_first_only(tmp_path: Path) -> None:
+    gallery = Gallery(tmp_path, 1)
+    for name in ("a", "b"):
+        add(gallery, "near", name, float("nan"))
+    assert list_names(tmp_path, "near") == {"a"}
+    gallery.trim({("near", "a"): float("nan"), ("near", "b"): float("nan")})
+    assert list_names(tmp_path, "near") == {"a"}
+
+
+def test_files_hold_photograph_and_labels_at_its_size(tmp_path: Path) -> None:
+    image = make_images(1, 32, 48)[0]
+    truth = torch.arange(4).repeat_interleave(32).repeat(64, 1)  # (64, 128): four upright stripes
+    truth[:32, :32] = 255
+    coarse = torch.zeros(CLASSES, 8, 12)
+    coarse[2, :, :6], coarse[4, :, 6:] = 0.9, 0.9
+    coarse += 0.02
+    baseline = torch.zeros(CLASSES, 32, 48)
+    baseline[1] = 1
+    Gallery(tmp_path, 1).add("near", "city/street_1.v2", 0.0, image, truth, baseline, coarse, PALETTE)
+    paths = locate_pictures(tmp_path, "near", "city/street_1.v2")
+    assert paths["truth"] == tmp_path / "gallery/near/city/street_1.v2.truth.png"
+    assert list_names(tmp_path, "near") == {"city/street_1.v2"}
+    labels = {}
+    for layer in ("truth", "baseline", "prediction"):
+        with Image.open(paths[layer]) as picture:
+            assert (picture.mode, picture.size) == ("P", (48, 32))
+            assert picture.getpalette()[: 3 * CLASSES] == PALETTE[:CLASSES].flatten().tolist()
+            labels[layer] = np.asarray(picture)
+    expected = np.arange(4, dtype=np.uint8).repeat(12)[None].repeat(32, axis=0)
+    expected[:16, :12] = 255
+    assert np.array_equal(labels["truth"], expected)
+    assert (labels["baseline"] == 1).all()
+    assert (labels["prediction"][:, :24] == 2).all() and (labels["prediction"][:, 24:] == 4).all()
+    with Image.open(paths["image"]) as picture:
+        assert (picture.format, picture.size) == ("JPEG", (48, 32))
+        levels = image * torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+        levels = 255 * (levels + torch.tensor([0.485, 0.456, 0.406])[:, None, None])
+        assert np.abs(np.asarray(picture, dtype=float) - levels.permute(1, 2, 0).numpy()).mean() < 8
+
+
+def test_wide_pictures_become_1024_pixels_wide(tmp_path: Path) -> None:
+    prediction = torch.zeros(CLASSES, 150, 1500)
+    prediction[3] = 1
+    image = make_images(1, 150, 1500)[0]
+    Gallery(tmp_path, 1).add("near", "a", 0.0, image, torch.zeros(300, 3000).long(), None, prediction, PALETTE)
+    assert len(list_files(tmp_path)) == 3
+    for path in locate_pictures(tmp_path, "near", "a").values():
+        if "baseline" not in path.name:
+            with Image.open(path) as picture:
+                assert picture.size == (1024, 102)
+
+
+class KilledError(Exception):
+    """Stands for SIGKILL: nothing is tidied up."""
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_killed_at_any_moment_it_goes_on_to_the_same_pictures(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator, scores = random.Random(seed), draw_scores(20, seed)
+    real, budget = callbacks.gallery.write_file, [0]
+
+    def write(path: Path, data: bytes) -> None:
+        budget[0] -= 1
+        if budget[0] < 0:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.with_name(f".{path.name}.part").write_bytes(data[:10])  # half of it
+            raise KilledError
+        real(path, data)
+
+    monkeypatch.setattr(callbacks.gallery, "write_file", write)
+    recorded: dict[tuple[str, str], float] = {}
+    kills = 0
+    while len(recorded) < len(scores):
+        budget[0] = generator.randint(3, 40)
+        gallery = Gallery(tmp_path, 2)
+        gallery.reopen(recorded)
+        try:
+            for (domain, name), score in scores.items():
+                if (domain, name) in recorded:
+                    continue
+                add(gallery, domain, name, score, baseline=True)
+                if generator.random() < 0.05:
+                    raise KilledError  # between the pictures and the record
+                recorded[domain, name] = score
+        except KilledError:
+            kills += 1
+    assert kills > 1
+    gallery.trim(recorded)
+    kept = {key: choose(scores, key, 2, 3) for key in ("near", "far")}
+    endings = ("truth.png", "baseline.png", "prediction.png", "image.jpg")
+    expected = {f"gallery/{key}/{name}.{end}" for key, names in kept.items() for name in names for end in endings}
+    assert list_files(tmp_path) == expected
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_several_processes_end_with_the_pictures_of_one_also_when_another_number_goes_on(
+    tmp_path: Path, seed: int
+) -> None:
+    generator, scores = random.Random(seed), draw_scores(40, seed, ("near",))
+    recorded: dict[tuple[str, str], float] = {}
+    for processes in (2, 3, 1):
+        galleries = [Gallery(tmp_path, 4) for _ in range(processes)]
+        in_order = {key: scores[key] for key in scores if key in recorded}
+        for gallery in galleries:
+            gallery.reopen(in_order)
+        left = [key for key in scores if key not in recorded]
+        for rank, gallery in enumerate(galleries):
+            own = left[rank::processes]
+            done = own if processes == 1 else own[: generator.randint(0, len(own))]  # each stops where it is
+            for domain, name in done:
+                add(gallery, domain, name, scores[domain, name])
+                recorded[domain, name] = scores[domain, name]
+    Gallery(tmp_path, 4).trim(scores)
+    assert list_names(tmp_path, "near") == choose(scores, "near", 4, 3)
+
+
+def test_trim_removes_half_images_and_empty_folders_but_no_other_files(tmp_path: Path) -> None:
+    gallery = Gallery(tmp_path, 1, 0)
+    add(gallery, "near", "a", 1.0)
+    half = locate_pictures(tmp_path, "near", "deep/down")["truth"]
+    half.parent.mkdir()
+    half.write_bytes(b"x")
+    (tmp_path / "gallery" / "note.txt").write_bytes(b"mine")
+    before = list_files(tmp_path)
+    gallery.trim({("near", "a"): 1.0, ("near", "deep/down"): 2.0})
+    assert list_files(tmp_path) == before - {"gallery/near/deep/down.truth.png"}
+    assert not half.parent.exists()
+    Gallery(tmp_path / "nothing", 1).trim({})
+
+
+def test_extremes_are_ordered_and_never_both() -> None:
+    scores = {"a": 1.0, "b": 3.0, "c": 2.0, "d": float("nan")}
+    assert rank_extremes(scores) == (["b", "c"], ["a"])
+    assert rank_extremes(scores, 1) == (["b"], ["a"])
+    assert rank_extremes({"b": 1.0, "a": 1.0}) == (["b"], ["a"])
+    assert rank_extremes({}) == ([], [])
