@@ -88,6 +88,15 @@ class Replay:
         finally:
             self._watching = False
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Replays nothing within a ``with`` block: what runs in there is no pass."""
+        self._busy = True
+        try:
+            yield
+        finally:
+            self._busy = False
+
     def call(self, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Calls a module, or replays what it returned."""
         if self._busy:

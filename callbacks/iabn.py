@@ -176,6 +176,11 @@ def _replace(
     return replaced
 
 
+def has_batch_norm(network: nn.Module) -> bool:
+    """Returns whether a network has a 2d BatchNorm, which IaBN adapts."""
+    return any(map(_is_batch_norm, network.modules()))
+
+
 def _is_batch_norm(module: nn.Module) -> bool:
     return isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm)
 

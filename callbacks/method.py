@@ -2,10 +2,10 @@
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -26,23 +26,38 @@ class Adaptation:
 
     Attributes:
         probabilities: (1, K, H, W) prediction.
-        steps: Number of update steps taken.
-        loss_first: Loss before the first step, if there were steps.
-        loss_last: Loss before the last step, if there were steps.
+        losses: Loss before each update step.
         note: Why adaptation was skipped or undone; None if all went well.
         fallback: Whether the prediction is the unadapted one.
     """
 
     probabilities: Tensor
-    steps: int = 0
-    loss_first: float | None = None
-    loss_last: float | None = None
+    losses: Sequence[float] = ()
     note: str | None = None
     fallback: bool = False
 
+    @property
+    def steps(self) -> int:
+        """Number of update steps taken."""
+        return len(self.losses)
+
+    @property
+    def loss_first(self) -> float | None:
+        """Loss before the first step, if there were steps."""
+        return self.losses[0] if self.losses else None
+
+    @property
+    def loss_last(self) -> float | None:
+        """Loss before the last step, if there were steps."""
+        return self.losses[-1] if self.losses else None
+
     def to_record(self) -> dict[str, Any]:
         """Returns all but the prediction, for JSON."""
-        return {name: value for name, value in vars(self).items() if name != "probabilities"}
+        names = ("steps", "loss_first", "loss_last", "note", "fallback")
+        return {name: getattr(self, name) for name in names} | {"losses": list(self.losses)}
+
+
+Report = Callable[[int, "Adaptation"], None]
 
 
 class Method(Callback, ABC):
@@ -116,6 +131,68 @@ class Method(Callback, ABC):
                 )
             return torch.cat([adaptation.probabilities for adaptation in self.adaptations])
 
+    def predict_variants(
+        self,
+        network: nn.Module,
+        image: Tensor,
+        variants: Sequence["Method"],
+        report: Callable[[int, int, Tensor], None],
+    ) -> None:
+        """Predicts each image of a batch with several settings of this method, each as it would alone.
+
+        What the settings have in common is computed once where the result stays the same (`adapt_variants`).
+
+        Args:
+            network: As for `predict`.
+            image: (B, 3, H, W) float, normalised.
+            variants: Of this class. This method itself is none of them unless it is listed.
+            report: Called once per variant and image with their numbers and the (1, K, H, W) float32 probabilities, in
+                any order; these are not kept here.
+
+        Raises:
+            ValueError: As `predict`.
+        """
+        if not self.per_image:
+            for number, variant in enumerate(variants):
+                for place, probabilities in enumerate(variant.predict(network, image).split(1)):
+                    report(number, place, probabilities)
+            return
+        for place, single in enumerate(image.split(1)):
+            left = set(range(len(variants)))
+
+            def conclude(number: int, adaptation: Adaptation, place: int = place, left: set[int] = left) -> None:
+                if adaptation.probabilities.isfinite().all():
+                    left.remove(number)
+                    report(number, place, adaptation.probabilities)
+
+            with torch.inference_mode(False), torch.no_grad():
+                single = single.clone()
+                if single.isfinite().all():
+                    self._share(network, lay_out(network, single), variants, conclude)
+            for number in sorted(left):  # these fall back, or share nothing
+                report(number, place, variants[number].predict(network, single))
+
+    def _share(self, network: nn.Module, image: Tensor, variants: Sequence["Method"], report: Report) -> None:
+        """Adapts to an image with the variants that share something; without the memory for it, none does."""
+        try:
+            with evaluating(network):
+                self.adapt_variants(network, image, variants, report)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+
+    def adapt_variants(self, network: nn.Module, image: Tensor, variants: Sequence["Method"], report: Report) -> None:
+        """Adapts to one image with several settings of this method that share work; here none do.
+
+        Called as `adapt`. What is not reported is predicted by each variant alone.
+
+        Args:
+            network: (B, 3, H, W) -> (B, K, H, W) logits.
+            image: (1, 3, H, W) float, normalised, finite.
+            variants: Of this class.
+            report: Called with the number of a variant and its outcome; the network is not to be run in it.
+        """
+
     def _adapt(self, network: nn.Module, image: Tensor) -> list[Adaptation]:
         """Adapts to finite images at once; returns an account of each."""
         if len(image) == 0:
@@ -177,6 +254,21 @@ class Method(Callback, ABC):
         """Returns the method's name and arguments, for reports."""
         names = list(inspect.signature(type(self).__init__).parameters)[1:]
         return {"name": type(self).__name__, **{name: getattr(self, name) for name in names}}
+
+    def vary(self, values: Mapping[str, Any]) -> Self:
+        """Returns this method with other values of some arguments.
+
+        Raises:
+            ValueError: If an argument is unknown, or a value outside its range.
+        """
+        settings = self.settings()
+        settings.pop("name")
+        unknown = sorted(values.keys() - settings.keys())
+        if unknown:
+            raise ValueError(
+                f"{type(self).__name__} has no argument {', '.join(unknown)}: expected one of {', '.join(settings)}"
+            )
+        return type(self)(**{**settings, **values})
 
     def _install(self, module: SegmentationModule) -> None:
         other = getattr(module.predictor, "__self__", None)

@@ -3,10 +3,12 @@
 Source: paper, Sec. 4, Eq. 5-8; Sec. 5.2 and Appendix C for the settings.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal, get_args
+from itertools import pairwise
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from callbacks.frozen import replaying
 from callbacks.iabn import adaptive_batch_norm, check_alpha
-from callbacks.method import Adaptation, Method, is_out_of_memory, seeded
+from callbacks.method import Adaptation, Method, Report, is_out_of_memory, seeded
 from callbacks.pseudo_label_loss import LossResolution, PseudoLabelLoss
 from callbacks.pseudo_labels import IGNORED, check_psi, fuse_views, pseudo_labels, sample_labels
 from callbacks.stages import stage
@@ -149,87 +151,116 @@ class SegTTT(Method):
         The network's own tensors are never written: the steps work on copies of what moves, and the network is called
         with these in place of its own.
         """
+        outcomes: dict[int, Adaptation] = {}
         deadline = Deadline(self.time_budget_ms, self._pace, image)
         with adaptive_batch_norm(network, self.alpha, required=self.alpha > 0):
-            with counting_values(network) as counts:
-                fused = fuse_views(
-                    partial(predict_logits, network), image, self.views, self.normalization, self.resampling
-                )
-            with stage("fusion"):
-                target = pseudo_labels(fused, self.psi, strict=self.semantics == "released")
-                labelled = bool((target != IGNORED).any())
-            if self.num_steps == 0 or not labelled:
-                note = "no pixel passed the confidence threshold, no step was taken" if self.num_steps else None
-                with stage("final"):
-                    return Adaptation(predict_logits(network, image).float().softmax(dim=1), note=note)
-            del fused
-            # One value has no variance: behind a global pooling the image is doubled, as the authors do for DeepLabv3+.
-            repeats = 2 if self.semantics == "released" and 1 in counts.values() else 1
-            return self._adapt_within_memory(network, image, target, repeats, deadline)
+            fused, repeats = self._fuse(network, image)
+            self._adapt_to(network, Task(image, repeats, deadline, [self.num_steps], outcomes.__setitem__), fused)
+        return outcomes[self.num_steps]
 
-    def _adapt_within_memory(
-        self, network: nn.Module, image: Tensor, target: Tensor, repeats: int, deadline: Deadline
-    ) -> Adaptation:
+    def adapt_variants(self, network: nn.Module, image: Tensor, variants: Sequence[Method], report: Report) -> None:
+        """Shares the views of settings that have the same, and one run of steps where only their number differs.
+
+        See `Method.adapt_variants`. Not shared are steps under a time budget, which counts the whole image, and under
+        float16 autocast, where each run finds its own scale of the loss.
+        """
+        fixed_scale = len(loss_scales(image.device)) == 1
+        numbered = [(number, variant) for number, variant in enumerate(variants) if isinstance(variant, SegTTT)]
+        for same_views in group(numbered, SegTTT._describe_views):
+            first = same_views[0][1]
+            with adaptive_batch_norm(network, first.alpha, required=first.alpha > 0):
+                fused, repeats = first._fuse(network, image)
+                for same_steps in group(same_views, SegTTT._describe_steps):
+                    one = same_steps[0][1]
+                    if one.time_budget_ms is not None or not (fixed_scale or len(same_steps) == 1):
+                        continue
+
+                    def report_all(
+                        count: int, outcome: Adaptation, alike: list[tuple[int, SegTTT]] = same_steps
+                    ) -> None:
+                        for number, variant in alike:
+                            if variant.num_steps == count:
+                                report(number, outcome)
+
+                    counts = sorted({variant.num_steps for _, variant in same_steps})
+                    deadline = Deadline(None, one._pace, image)
+                    one._adapt_to(network, Task(image, repeats, deadline, counts, report_all), fused)
+
+    def _describe_views(self) -> tuple[Any, ...]:
+        """Returns what the mean over views depends on."""
+        return self.alpha, self.views, self.resampling, self.normalization, self.semantics
+
+    def _describe_steps(self) -> dict[str, Any]:
+        """Returns what the steps depend on, all but their number."""
+        return self.settings() | {"num_steps": None}
+
+    def _fuse(self, network: nn.Module, image: Tensor) -> tuple[Tensor, int]:
+        """Returns the (1, K, H, W) mean over views, and how often the steps are to see the image at once."""
+        with counting_values(network) as counts:
+            fused = fuse_views(partial(predict_logits, network), image, self.views, self.normalization, self.resampling)
+        # One value has no variance: behind a global pooling the image is doubled, as the authors do for DeepLabv3+.
+        return fused, 2 if self.semantics == "released" and 1 in counts.values() else 1
+
+    def _adapt_to(self, network: nn.Module, task: "Task", fused: Tensor) -> None:
+        """Makes the pseudo labels of the (1, K, H, W) mean over views, takes the steps, and predicts."""
+        with stage("fusion"):
+            target = pseudo_labels(fused, self.psi, strict=self.semantics == "released")
+            labelled = bool((target != IGNORED).any())
+        stepping = [count for count in task.counts if count > 0 and labelled]
+        for count in task.counts:
+            if count not in stepping:
+                note = "no pixel passed the confidence threshold, no step was taken" if count else None
+                task.report(count, predict_unadapted(network, task.image, note))
+        if stepping:
+            self._adapt_within_memory(network, replace(task, counts=stepping), target)
+
+    def _adapt_within_memory(self, network: nn.Module, task: "Task", target: Tensor) -> None:
         """Takes the steps and predicts; if asked to, at a smaller scale where the memory does not suffice."""
         scale = self.adapt_scale
         while True:
+            shrunk = f"the steps saw the image at scale {scale:.2g}: more did not fit into memory"
+            noted = task if scale == self.adapt_scale else task.noting(shrunk)
             try:
-                adaptation = self._adapt_at(network, image, target, repeats, deadline, scale)
+                self._adapt_at(network, noted, target, scale)
+                return
             except RuntimeError as error:
-                if (
-                    not is_out_of_memory(error)
-                    or self.on_out_of_memory == "error"
-                    or scale * SHRINKING < SMALLEST_SCALE
-                ):
+                shrinks = self.on_out_of_memory == "shrink" and len(task.counts) == 1
+                if not (is_out_of_memory(error) and shrinks and scale * SHRINKING >= SMALLEST_SCALE):
                     raise
-            else:
-                if scale != self.adapt_scale:
-                    adaptation.note = f"the steps saw the image at scale {scale:.2g}: more did not fit into memory"
-                return adaptation
             scale *= SHRINKING  # behind the except block, whose traceback keeps what the memory is full of
 
-    def _adapt_at(
-        self, network: nn.Module, image: Tensor, target: Tensor, repeats: int, deadline: Deadline, scale: float
-    ) -> Adaptation:
+    def _adapt_at(self, network: nn.Module, task: "Task", target: Tensor, scale: float) -> None:
         """Takes the steps on the image at a scale, and predicts the image itself."""
-        seen = image
+        seen = task.image
         if scale < 1:
-            seen = View(scale).apply(image, self.normalization)
+            seen = View(scale).apply(seen, self.normalization)
             target = sample_labels(target, seen.shape[-2:])
             if not (target != IGNORED).any():
-                with stage("final"):
-                    return Adaptation(predict_logits(network, image).float().softmax(dim=1), note=NOTHING_LEFT)
-        if repeats > 1:
-            seen, target = seen.repeat(repeats, 1, 1, 1), target.repeat(repeats, 1, 1)
+                for count in task.counts:
+                    task.report(count, predict_unadapted(network, task.image, NOTHING_LEFT))
+                return
+        if task.repeats > 1:
+            seen, target = seen.repeat(task.repeats, 1, 1, 1), target.repeat(task.repeats, 1, 1)
         seen = lay_out(network, seen)
-        for loss_scale in loss_scales(image.device):
-            logits, losses, note = self._update(network, image, seen, target, deadline, loss_scale)
-            if logits.isfinite().all():  # else the scaled gradients were too large for float16
-                break
-        first, last = losses[[0, -1]].tolist() if len(losses) else (None, None)
-        return Adaptation(logits.float().softmax(dim=1), len(losses), first, last, note)
+        *larger, smallest = loss_scales(seen.device)
+        for loss_scale in larger:  # under float16, which shares no steps: one count
+            held: dict[int, Adaptation] = {}
+            self._update(network, replace(task, report=held.__setitem__), seen, target, loss_scale)
+            if all(outcome.probabilities.isfinite().all() for outcome in held.values()):
+                for count, outcome in held.items():
+                    task.report(count, outcome)
+                return  # else the scaled gradients were too large for float16
+        self._update(network, task, seen, target, smallest)
 
-    def _update(
-        self,
-        network: nn.Module,
-        image: Tensor,
-        seen: Tensor,
-        target: Tensor,
-        deadline: Deadline,
-        loss_scale: float,
-    ) -> tuple[Tensor, Tensor, str | None]:
+    def _update(self, network: nn.Module, task: "Task", seen: Tensor, target: Tensor, loss_scale: float) -> None:
         """Takes the steps and predicts with the adapted network.
 
         Args:
             network: In evaluation mode, with IaBN in place.
-            image: (1, 3, H, W) to predict.
+            task: What to predict; all counts are 1 or more.
             seen: (B, 3, h, w) that the steps see.
             target: (B, h, w) pseudo labels.
-            deadline: Whether another step fits.
             loss_scale: On the loss in the backward pass.
-
-        Returns:
-            (1, K, H, W) logits, the (S,) losses before each step, and a note if none could be taken.
         """
         released = self.semantics == "released"
         names = select_parameters(network, self._trainable_names(network))
@@ -243,7 +274,7 @@ class SegTTT(Method):
         with replaying(network, [parameters[name] for name in names]) as replay:
 
             def compute_loss() -> Tensor | None:
-                if not deadline.allows_step():
+                if not task.deadline.allows_step():
                     return None
                 before = [buffer.clone() for buffer in moved]
                 with replay.next_pass():
@@ -253,23 +284,82 @@ class SegTTT(Method):
                         buffer.copy_(saved)
                 return value
 
+            def predict_adapted() -> Adaptation:
+                network.eval()
+                # The frozen layers say of the image what they said in the steps, unless these ran in training mode.
+                with stage("final"), substituted(network, state), replay.paused() if released else replay.next_pass():
+                    logits = predict_logits(network, task.image)
+                network.train(released)
+                values = [value for part in losses for value in part.tolist()]
+                return Adaptation(logits.float().softmax(dim=1), values, NOTHING_LEFT if loss.nothing_left else None)
+
+            losses: list[Tensor] = []
+            ended = False
             with seeded():
-                losses = take_steps(network, state, optimizer, compute_loss, self.num_steps, loss_scale)
-            if not released:  # the frozen layers say of the image what they said in the steps
-                with stage("final"), substituted(network, state), replay.next_pass():
-                    logits = predict_logits(network, image)
+                for earlier, count in pairwise([0, *task.counts]):
+                    if not ended:
+                        losses.append(take_steps(network, state, optimizer, compute_loss, count - earlier, loss_scale))
+                        ended = len(losses[-1]) < count - earlier
+                        with seeded():  # so that no later step depends on what is predicted in between
+                            outcome = predict_adapted()
+                    task.report(count, outcome)
         network.eval()
-        if released:
-            with stage("final"), substituted(network, state):
-                logits = predict_logits(network, image)
-        deadline.end()
-        return logits, losses, NOTHING_LEFT if loss.nothing_left else None
+        task.deadline.end()
 
     def _trainable_names(self, network: nn.Module) -> Sequence[str]:
         if self.trainable is not None:
             return self.trainable
         own = getattr(network, "adapted_layers", DEFAULT_TRAINABLE)
         return getattr(network, "released_layers", own) if self.semantics == "released" else own
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is asked of the steps on one image.
+
+    Attributes:
+        image: (1, 3, H, W) to predict.
+        repeats: How often the steps see the image at once.
+        deadline: Whether another step fits.
+        counts: The numbers of steps after which the image is predicted, rising.
+        report: Called with each of them and the outcome.
+    """
+
+    image: Tensor
+    repeats: int
+    deadline: Deadline
+    counts: Sequence[int]
+    report: Report
+
+    def noting(self, note: str) -> "Task":
+        """Returns the same task, whose outcomes get a note."""
+
+        def report(count: int, outcome: Adaptation) -> None:
+            self.report(count, replace(outcome, note=note))
+
+        return replace(self, report=report)
+
+
+def predict_unadapted(network: nn.Module, image: Tensor, note: str | None) -> Adaptation:
+    """Predicts a (1, 3, H, W) image without a step."""
+    with stage("final"):
+        return Adaptation(predict_logits(network, image).float().softmax(dim=1), note=note)
+
+
+Numbered = tuple[int, SegTTT]
+
+
+def group(numbered: Iterable[Numbered], describe: Callable[[SegTTT], Any]) -> list[list[Numbered]]:
+    """Groups numbered settings whose descriptions are equal, in the order they come."""
+    groups: list[tuple[Any, list[Numbered]]] = []
+    for number, variant in numbered:
+        description = describe(variant)
+        members = next((members for known, members in groups if known == description), None)
+        if members is None:
+            groups.append((description, [(number, variant)]))
+        else:
+            members.append((number, variant))
+    return [members for _, members in groups]
 
 
 @contextmanager

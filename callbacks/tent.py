@@ -89,7 +89,7 @@ class Tent(Method):
                 logits, losses = self._learn(network, image, scale)
                 if logits.isfinite().all():  # else the scaled gradients were too large for float16
                     break
-        return Adaptation(logits.float().softmax(dim=1), self.num_steps, losses[0].item(), losses[-1].item())
+        return Adaptation(logits.float().softmax(dim=1), losses.tolist())
 
     def forget(self) -> None:
         """Starts from the trained network again."""

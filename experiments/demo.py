@@ -88,7 +88,7 @@ def run_seed(seed: int, folder: Path, options: Sequence[str], target_seed: int) 
         tested = main(["test", *common, f"--results.folder={folder / 'test' / name}", *arguments[name]])
         methods[name] = read_summary(folder / "test" / name)
     draw_targets(tested, folder)
-    development = {"iabn_alpha": search.miou, "seg_ttt_lr": miou_by_lr}
+    development = {"iabn_alpha": search.miou_by_alpha, "seg_ttt_lr": miou_by_lr}
     return {
         "seed": seed, "alpha": alpha, "lr": lr, "development": development, "methods": methods, "seconds": seconds,
         "checkpoint": checkpoint,

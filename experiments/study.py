@@ -41,7 +41,7 @@ class Study:
             place = f"--results.folder={self.folder / 'development' / 't-BN'}"
             cli = main(["validate", *self.common, *self.development, place, search])
             callback = next(item for item in cli.trainer.callbacks if isinstance(item, AlphaSearch))  # type: ignore[attr-defined]
-            path.write_text(json.dumps(callback.miou), encoding="utf-8")
+            path.write_text(json.dumps(callback.miou_by_alpha), encoding="utf-8")
         return {float(alpha): miou for alpha, miou in json.loads(path.read_text(encoding="utf-8")).items()}
 
     def compare_images(self, name: str, other: str) -> list[float]:

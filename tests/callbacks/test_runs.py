@@ -352,8 +352,9 @@ def test_to_plain_gives_strict_json() -> None:
 
 
 def test_adaptation_record_leaves_out_the_prediction() -> None:
-    record = Adaptation(torch.zeros(1), steps=3, loss_first=1.0, loss_last=0.5).to_record()
-    assert record == {"steps": 3, "loss_first": 1.0, "loss_last": 0.5, "note": None, "fallback": False}
+    record = Adaptation(torch.zeros(1), losses=(1.0, 0.7, 0.5)).to_record()
+    losses = {"steps": 3, "loss_first": 1.0, "loss_last": 0.5, "losses": [1.0, 0.7, 0.5]}
+    assert record == losses | {"note": None, "fallback": False}
 
 
 @pytest.mark.parametrize("batch_size", [1, 2])
@@ -364,18 +365,18 @@ def test_alpha_search_equals_a_run_of_iabn_for_each_alpha_and_picks_the_best(tmp
     before = Snapshot(module.network)
     trainer.validate(module, datamodule=FakeDataModule(eval_batch_size=batch_size), verbose=False)
     before.check(module.network)
-    assert sorted(search.miou) == sorted(alphas)
+    assert list(search.miou_by_alpha) == sorted(alphas)
     for alpha in alphas:
         separate = make_trainer(tmp_path, callbacks=[IaBN(alpha)])
         separate.validate(module, datamodule=FakeDataModule(), verbose=False)
         expected = separate.callback_metrics["val/miou"].item()
-        assert search.miou[alpha] == pytest.approx(expected, rel=1e-6)
+        assert search.miou_by_alpha[alpha] == pytest.approx(expected, rel=1e-6)
         assert trainer.callback_metrics[f"val/miou_alpha_{alpha:g}"].item() == pytest.approx(expected, rel=1e-6)
-    best = max(search.miou.values())
-    assert search.miou[search.best_alpha] == best
+    best = max(search.miou)
+    assert search.miou_by_alpha[search.best_alpha] == best
     assert trainer.callback_metrics["val/best_alpha"].item() == pytest.approx(search.best_alpha)
     assert trainer.callback_metrics["val/miou_best_alpha"].item() == pytest.approx(best, rel=1e-6)
-    assert len(set(search.miou.values())) > 1
+    assert len(set(search.miou)) > 1
 
 
 def test_alpha_search_takes_the_smallest_of_equals_and_checks_its_alphas(tmp_path: Path) -> None:

@@ -1,0 +1,210 @@
+"""Validates a grid of a method's settings in one pass over the development set.
+
+Each image is decoded once; what settings have in common is computed once where the result stays the same: the views of
+Seg-TTT, and one run of steps for all numbers of steps.
+
+Source: paper, Sec. 4 and 5.1-5.2 (all hyperparameters are chosen on the development set).
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from torch import Tensor
+from torchmetrics import Metric
+
+from callbacks.contributor import Contributor
+from callbacks.method import Method, require_segmentation
+from callbacks.records import to_plain
+from lightning_modules.metrics import count_overlap
+from lightning_modules.predictor import Stopwatch
+
+SEARCH = "search.json"
+
+
+class MethodSearch(Contributor):
+    """Scores every point of a grid of a method's arguments; `Results` writes the outcome to `search.json`.
+
+    Logs ``val/best_ARGUMENT`` of every argument in the grid and ``val/miou_best`` in percent; to the loggers alone also
+    ``val/miou_ARGUMENT_VALUE`` of every point. The run itself needs no ``--method``: it scores t-BN beside the grid
+    then. An interrupted run goes on.
+
+    Args:
+        method: What all points have in common.
+        grid: Values to try, by the name of the method's argument; every combination is a point.
+
+    Attributes:
+        points: The values of each point; the last argument changes fastest.
+        variants: The method with each of them.
+        miou: The latest mean IoU in percent of each point.
+        best: The point with the highest; the first of equals. None before the first result.
+
+    Raises:
+        ValueError: If the grid is empty, names an argument that the method does not have, or holds a value that is
+            outside its range; if the run is a `test` or `predict`, where nothing may be chosen.
+    """
+
+    def __init__(self, method: Method, grid: dict[str, list[Any]]) -> None:
+        self.method = method
+        self.set_grid(grid)
+        self.miou: list[float] = []
+        self.best: dict[str, Any] | None = None
+        self._overlaps: Overlaps | None = None
+        self._milliseconds: list[float] = []
+        self._latest: tuple[Mapping[str, Any], list[dict[str, Any]]] | None = None
+
+    def set_grid(self, grid: Mapping[str, Sequence[Any]]) -> None:
+        """Sets the values to try; raises ValueError as the class says."""
+        empty = [name for name, values in grid.items() if not values]
+        if not grid or empty:
+            found = f"{', '.join(empty)} in the grid is empty" if empty else "the grid is empty"
+            raise ValueError(f"{found}: expected one value or more of each argument, e.g. {{psi: [0.6, 0.7, 0.8]}}")
+        self.grid = {name: list(values) for name, values in grid.items()}
+        self.points = [dict(zip(grid, values, strict=True)) for values in product(*self.grid.values())]
+        self.variants = [self.method.vary(point) for point in self.points]
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuses runs that see targets."""
+        if stage in ("test", "predict"):
+            raise ValueError(
+                f"{type(self).__name__} is among the callbacks of a {stage} run: expected a validate run, as settings "
+                "are chosen on the development set alone"
+            )
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Makes one set of sums per point."""
+        self._start(pl_module, not trainer.sanity_checking)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Predicts and scores a batch at every point."""
+        self.extend_records(trainer, pl_module, batch)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Logs what came out."""
+        if self._overlaps is None:
+            return
+        miou = 100 * self._overlaps.compute()  # the same on all processes
+        self.miou = miou.tolist()
+        place = int(miou.nan_to_num(nan=-1).argmax())
+        self.best = self.points[place]
+        self._log(trainer, pl_module, self.miou[place])
+
+    def describe_settings(self) -> dict[str, Any]:
+        """Returns method and grid, for JSON."""
+        return to_plain({"search": {"method": self.method.settings(), "grid": self.grid}})
+
+    def extend_records(
+        self, trainer: Trainer, module: LightningModule, batch: Mapping[str, Any]
+    ) -> list[dict[str, Any]]:
+        """Scores a batch at every point; returns the intersections and unions of each image."""
+        if self._overlaps is None:
+            return [{} for _ in batch["image"]]
+        if self._latest is None or self._latest[0] is not batch:
+            self._latest = batch, self._score(trainer, module, batch)
+        return self._latest[1]
+
+    def add_earlier(self, record: Mapping[str, Any]) -> None:
+        """Counts the record of an image that was scored before this run."""
+        assert self._overlaps is not None
+        self._overlaps.update(torch.tensor(record["search"]["overlap"]).to(self._overlaps.device))
+        self._milliseconds.append(record["search"]["milliseconds"])
+
+    def report(self) -> dict[str, dict[str, Any]]:
+        """Returns what `search.json` holds."""
+        if not self.miou:
+            return {}
+        points = [{"values": point, "miou": miou} for point, miou in zip(self.points, self.miou, strict=True)]
+        settings = self.method.settings()
+        return {
+            SEARCH: {
+                "method": settings.pop("name"),
+                "settings": settings,
+                "parameters": list(self.grid),
+                "points": points,
+                "best": next(point for point in points if point["values"] == self.best),
+                "images": len(self._milliseconds),
+                "seconds": sum(self._milliseconds) / 1000,
+            }
+        }
+
+    def _start(self, module: LightningModule, searching: bool) -> None:
+        """Begins a pass."""
+        self.miou, self.best, self._latest, self._milliseconds, self._overlaps = [], None, None, [], None
+        segmentation = require_segmentation(module)
+        if searching:
+            for variant in self.variants:
+                variant.check_network(segmentation.network)  # an error before the first image, not at it
+            self._overlaps = Overlaps(len(self.variants), segmentation.num_classes).to(module.device)
+
+    def _score(self, trainer: Trainer, module: LightningModule, batch: Mapping[str, Any]) -> list[dict[str, Any]]:
+        assert self._overlaps is not None
+        masks, network = batch["mask"], require_segmentation(module).network
+        shape = (len(masks), len(self.variants), 2, self._overlaps.num_classes)
+        found = torch.zeros(shape, dtype=torch.int64, device=module.device)
+
+        def count(number: int, place: int, probabilities: Tensor) -> None:
+            found[place, number] = count_overlap(probabilities[0], masks[place])
+
+        with Stopwatch(module.device) as stopwatch, trainer.precision_plugin.forward_context(), torch.no_grad():
+            self.method.predict_variants(network, batch["image"], self.variants, count)
+        milliseconds = stopwatch.milliseconds() / len(masks)
+        entries = []
+        for overlap in found:
+            self._overlaps.update(overlap)
+            self._milliseconds.append(milliseconds)
+            entries.append({"search": {"overlap": overlap.tolist(), "milliseconds": milliseconds}})
+        return entries
+
+    def _log(self, trainer: Trainer, module: LightningModule, best: float) -> None:
+        """Logs the best point for all to see, and every point to the loggers."""
+        assert self.best is not None
+        values = {f"best_{name}": value for name, value in self.best.items() if isinstance(value, int | float)}
+        shown = {f"val/{key}": float(value) for key, value in {**values, "miou_best": best}.items()}
+        module.log_dict(shown, sync_dist=True, reduce_fx="max")  # the same on all processes
+        points = {f"val/miou_{name_point(point)}": miou for point, miou in zip(self.points, self.miou, strict=True)}
+        for logger in trainer.loggers:
+            logger.log_metrics(points, step=module.global_step)
+
+
+class Overlaps(Metric):
+    """Sums intersections and unions at several points over images and, under DDP, over processes.
+
+    Args:
+        num_points: Number of points P.
+        num_classes: Number of classes K.
+    """
+
+    full_state_update = False
+    overlap: Tensor
+
+    def __init__(self, num_points: int, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        zeros = torch.zeros(num_points, 2, num_classes, dtype=torch.int64)
+        self.add_state("overlap", default=zeros, dist_reduce_fx="sum")
+
+    def update(self, overlap: Tensor) -> None:
+        """Adds the (P, 2, K) int64 intersections and unions of an image."""
+        self.overlap = self.overlap + overlap
+
+    def compute(self) -> Tensor:
+        """Returns the (P,) float64 mean IoU over the classes present in prediction or ground truth, in [0, 1]."""
+        intersection, union = self.overlap.unbind(dim=1)
+        return (intersection.double() / union).nanmean(dim=1)
+
+
+def name_point(values: Mapping[str, Any]) -> str:
+    """Names a point of a grid for logs: ``psi_0.7_num_steps_3``."""
+    return "_".join(
+        f"{name}_{value:g}" if isinstance(value, float) else f"{name}_{value}" for name, value in values.items()
+    )
