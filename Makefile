@@ -78,6 +78,15 @@ bench: $(STAMP) ## Measure time, memory and operations of the methods (BENCH_ARG
 sheets: $(STAMP) ## Draw the contact sheets of the generated street scenes
 	@$(BIN)/python -m experiments.contact_sheets
 
+.PHONY: docs
+docs: $(STAMP) ## Build the documentation into build/site (open build/site/index.html); a broken link is an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "Documentation in build/site/index.html"
+
+.PHONY: docs-serve
+docs-serve: $(STAMP) ## Show the documentation in a browser while it is written
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve
+
 .PHONY: test
 test: $(STAMP) ## Run the tests, without the slow ones
 	@$(BIN)/python -m pytest -m "not slow" $(TEST_ARGS)
