@@ -42,7 +42,7 @@ def draw_differences(differences: Values) -> Figure:
         share = f"{100 * worse / len(values):.0f} % of {len(values)} images worse" if values else "no image"
         axes.set_title(f"{domain}\n{share}", fontsize=10)
         axes.set_xlabel("mean IoU gained per image (points)")
-    panels[0].set_ylabel("images")
+    label_counts(panels)
     return figure
 
 
@@ -117,7 +117,7 @@ def draw_times(milliseconds: Values) -> Figure:
         axes.axvline(median, color="black", linewidth=1, linestyle="--")
         axes.set_title(f"{domain}\nmedian {median:.3g} ms", fontsize=10)
         axes.set_xlabel("time per image (ms)")
-    panels[0].set_ylabel("images")
+    label_counts(panels)
     return figure
 
 
@@ -324,6 +324,13 @@ def make_panels(
     for axes in panels:
         tidy(axes)
     return figure, panels
+
+
+def label_counts(panels: Sequence[Axes]) -> None:
+    """Labels panels of which each counts images."""
+    panels[0].set_ylabel("images")
+    for axes in panels:
+        axes.yaxis.get_major_locator().set_params(integer=True)
 
 
 def start_axes(figure: Figure) -> Axes:

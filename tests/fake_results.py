@@ -1,0 +1,142 @@
+"""Writes small results folders as a test run leaves them, without a network."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from callbacks.gallery import Gallery
+from callbacks.panels import make_palette
+from callbacks.records import to_plain
+from callbacks.summary import summarize_records
+from lightning_modules.metrics import score_image
+from tests.fakes import make_images
+
+CLASSES = ("road", "sky", "car", "person", "rider")
+METHOD = {
+    "name": "SegTTT",
+    "alpha": 0.3,
+    "psi": 0.7,
+    "num_steps": 3,
+    "lr": 0.1,
+    "scales": [0.5, 1.0],
+    "trainable": None,
+}
+
+
+def draw_probabilities(truth: Tensor, noise: float, generator: torch.Generator, absent: int = 4) -> Tensor:
+    """Draws (K, H, W) probabilities around the truth; the more noise the worse; one class is never predicted."""
+    logits = 4.0 * F.one_hot(truth.clamp(max=len(CLASSES) - 1), len(CLASSES)).permute(2, 0, 1)
+    coarse = torch.randn(1, len(CLASSES), 8, 12, generator=generator)
+    logits = logits + noise * F.interpolate(coarse, truth.shape, mode="bilinear")[0]
+    logits[absent] = -20
+    return logits.softmax(dim=0)
+
+
+def write_results(
+    folder: Path,
+    domains: Sequence[str] = ("near", "far"),
+    images: int = 9,
+    names: str = "image_{:02d}",
+    size: tuple[int, int] = (32, 48),
+    class_names: Sequence[str] = CLASSES,
+    method: dict[str, Any] | None = METHOD,
+    baseline: bool = True,
+    first: int = 2,
+    losses: bool = True,
+    expected: int | None = None,
+    summary: bool = True,
+    manifest: bool = True,
+    **extra: Any,
+) -> Path:
+    """Writes results.json, records.jsonl, run.json and a gallery; returns the folder.
+
+    Args:
+        folder: Where to write.
+        domains: Names.
+        images: Per domain.
+        names: Of an image, by its number.
+        size: (height, width) of the images.
+        class_names: Five names.
+        method: Its settings; None for none.
+        baseline: Whether the unadapted network is scored.
+        first: How many of the first images are in the gallery.
+        losses: Whether the loss of each step is recorded.
+        expected: Images per domain that the manifest tells of; `images` if None.
+        summary: Whether there is a results.json.
+        manifest: Whether there is a run.json.
+        extra: Further entries of results.json.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = torch.Generator().manual_seed(0)
+    palette, gallery = make_palette(len(CLASSES)), Gallery(folder, first)
+    records: list[dict[str, Any]] = []
+    gains: dict[tuple[str, str], float] = {}
+    for place, domain in enumerate(domains):
+        for number in range(images):
+            coarse = torch.randint(0, 4, (1, 1, 4, 6), generator=generator).float()
+            truth = F.interpolate(coarse, size, mode="nearest")[0, 0].long()
+            truth[:2] = 255
+            before = draw_probabilities(truth, 3.0 + place, generator)
+            after = draw_probabilities(truth, 2.5 + place, generator)
+            record: dict[str, Any] = {"domain": domain, "name": names.format(number), "milliseconds": 10.0 + number}
+            steps = [1.0 / (step + 1) + 0.01 * number for step in range(3)]
+            account = {"steps": 3, "loss_first": steps[0], "loss_last": steps[-1], "note": None, "fallback": False}
+            record["adaptation"] = ({**account, "losses": steps} if losses else account) if method else None
+            record |= score_image(after, truth).to_record()
+            if baseline:
+                record["baseline"] = score_image(before, truth).to_record()
+            records.append(record)
+            gain = score_image(after, truth).summarize()["miou"]
+            gain -= score_image(before, truth).summarize()["miou"] if baseline else 0
+            gains[domain, record["name"]] = gain
+            image = make_images(1, *size, seed=100 * place + number)[0]
+            if first:
+                shown = before if baseline else None
+                gallery.add(domain, record["name"], gain, image, truth, shown, after, palette)
+    gallery.trim(gains)
+    (folder / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    data = {domain: {"domain": domain, "images": expected or images, "root": None} for domain in domains}
+    if summary:
+        content = {
+            "complete": expected is None,
+            "stage": "test",
+            "method": method,
+            "checkpoint": "outputs/best.ckpt",
+            "date": "2026-11-25T23:10:25+00:00",
+            "commit": "0123456789abcdef",
+            "device": "cpu, 1 threads",
+            "precision": "32-true",
+            "temperature": 1.0,
+            **extra,
+            **summarize_records(records, list(class_names), domains),
+        }
+        (folder / "results.json").write_text(json.dumps(to_plain(content)), encoding="utf-8")
+    if manifest:
+        settings = {"stage": "test", "method": method, "class_names": list(class_names), "limit_batches": 1.0}
+        content = {"settings": {**settings, "data": data}, "runs": [{"date": "2026-11-25", "found": 0}]}
+        (folder / "run.json").write_text(json.dumps(content), encoding="utf-8")
+    return folder
+
+
+def make_search(*parameters: str) -> dict[str, Any]:
+    """Returns a search over these parameters, three values each, as search.json holds it."""
+    grid = torch.cartesian_prod(*[torch.arange(3) for _ in parameters]).reshape(-1, len(parameters)).tolist()
+    points = [
+        {
+            "values": {name: 0.1 * value for name, value in zip(parameters, point, strict=True)},
+            "miou": 40.0 + sum(point),
+        }
+        for point in grid
+    ]
+    return {
+        "method": "SegTTT",
+        "settings": METHOD,
+        "parameters": list(parameters),
+        "points": points,
+        "best": points[-1],
+    }
