@@ -23,8 +23,23 @@ def find_method(trainer: Trainer) -> Method | None:
 
 def find_folder(trainer: Trainer, folder: str | None) -> Path:
     """Returns where a run writes: the folder given, else the logger's, else `outputs/results`; asks all processes."""
-    own = trainer.log_dir if trainer.loggers else None
-    return Path(trainer.strategy.broadcast(folder or own or "outputs/results"))
+    return Path(trainer.strategy.broadcast(str(folder or find_log_folder(trainer) or "outputs/results")))
+
+
+def find_log_folder(trainer: Trainer) -> Path | None:
+    """Returns the folder that the first logger of a run has for it alone, where checkpoints lie too; None without one.
+
+    Weights & Biases' logger has one folder for all runs: theirs are named by project and run in there. Asks no other
+    process, so that the first one may ask alone; only its answer holds.
+    """
+    if not trainer.loggers:
+        return None
+    logger = trainer.loggers[0]
+    if logger.log_dir is not None:
+        return Path(logger.log_dir)
+    place = Path(logger.save_dir or trainer.default_root_dir)
+    version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
+    return place / str(logger.name) / version
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:

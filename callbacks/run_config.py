@@ -1,10 +1,11 @@
 """The config of each run, beside its results."""
 
 import json
-from pathlib import Path
 
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.cli import SaveConfigCallback
+
+from callbacks.records import find_log_folder
 
 
 class RunConfig(SaveConfigCallback):
@@ -15,9 +16,10 @@ class RunConfig(SaveConfigCallback):
         text = self.parser.dump(self.config, skip_none=False)
         for logger in trainer.loggers:
             logger.log_hyperparams(json.loads(self.parser.dump(self.config, skip_none=False, format="json")))
-        if not trainer.loggers or trainer.log_dir is None:
+        folder = find_log_folder(trainer)
+        if folder is None:
             return
-        path = Path(trainer.log_dir) / "config.yaml"
+        path = folder / "config.yaml"
         number = 1
         while path.exists():
             path = path.with_name(f"config.{number}.yaml")
