@@ -8,6 +8,8 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 METHOD, BASELINE = (matplotlib.colormaps["viridis"](place) for place in (0.62, 0.25))
 OTHERS = [matplotlib.colormaps["viridis"](place) for place in (0.85, 0.45, 0.05)]  # of a third series and more
@@ -134,7 +136,7 @@ def draw_losses(losses: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
         axes.plot(steps, mean, color=METHOD, marker="o", markersize=3.5, label="mean")
         axes.set_title(f"{domain}\n{sum(len(image) > 0 for image in images)} images", fontsize=10)
         axes.set_xlabel("step")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     panels[0].set_ylabel("loss before the step (nats)")
     panels[0].legend(fontsize=SMALL, frameon=False)
     return figure
@@ -166,7 +168,8 @@ def draw_training(curves: Mapping[str, Sequence[tuple[float, float]]]) -> Figure
         if name == MIOU_NAME and values:
             step, best = max(points, key=lambda point: (point[1], -point[0]))
             axes.plot([step], [best], "*", color="black", markersize=11)
-            axes.annotate(f"{best:.1f} ", (step, best), ha="right", va="top", fontsize=SMALL)
+            place = {"xytext": (0, -16), "textcoords": "offset points", "ha": "center", "va": "center"}
+            axes.annotate(f"{best:.1f} %", (step, best), fontsize=SMALL, **place)
     panels[-1].set_xlabel("step")
     return figure
 
@@ -239,7 +242,7 @@ def draw_map(parameters: Sequence[str], points: Sequence[Mapping[str, Any]]) -> 
         place = (column + 0.5, row + 0.5)
         axes.text(*place, f"{grid[row, column]:.1f}", ha="center", va="center", fontsize=SMALL, color=ink)
     top_row, top_column = np.unravel_index(np.nanargmax(grid), grid.shape)
-    frame = matplotlib.patches.Rectangle((float(top_column), float(top_row)), 1, 1, fill=False, linewidth=2.5)
+    frame = Rectangle((float(top_column), float(top_row)), 1, 1, fill=False, linewidth=2.5)
     axes.add_patch(frame)
     best = f"{format_value(columns[top_column])}, {format_value(rows[top_row])} ({np.nanmax(grid):.1f} %)"
     axes.set_title(f"best: {best}", fontsize=10)
@@ -302,9 +305,9 @@ def choose_width(largest: float, bins: int) -> float:
 def draw_swatch(axes: Axes, index: int, colour: Sequence[int]) -> None:
     """Draws the colour of a class between its name and the bars."""
     face = tuple(max(1, channel) / 255 for channel in colour)  # not quite black, which is the colour of ink
-    transform = axes.get_yaxis_transform()
-    place = {"transform": transform, "clip_on": False, "edgecolor": "gray", "linewidth": 0.5}
-    axes.add_patch(matplotlib.patches.Rectangle((-0.06, index - 0.3), 0.045, 0.6, facecolor=face, **place))
+    swatch = Rectangle((-0.06, index - 0.3), 0.045, 0.6, facecolor=face, edgecolor="gray", linewidth=0.5)
+    swatch.set(transform=axes.get_yaxis_transform(), clip_on=False)
+    axes.add_patch(swatch)
 
 
 def make_panels(
@@ -330,7 +333,7 @@ def label_counts(panels: Sequence[Axes]) -> None:
     """Labels panels of which each counts images."""
     panels[0].set_ylabel("images")
     for axes in panels:
-        axes.yaxis.get_major_locator().set_params(integer=True)
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def start_axes(figure: Figure) -> Axes:

@@ -58,7 +58,7 @@ def write_report(folder: Path) -> Path:
         facts=list_facts(data),
         files=list_files(folder, ["config.yaml"]),
         layer_names={"image": "photo", "truth": "truth", "baseline": BASELINE, "prediction": data.label},
-        legend=list_colours(data),
+        legend=[{"name": name, "colour": colour} for name, colour in data.colours.items()],
     )
     add_pictures(page, data)
     return page.write(folder / REPORT)
@@ -103,7 +103,7 @@ def describe_notes(domains: Iterable[DomainData]) -> list[str]:
 def tabulate_scores(data: RunData) -> dict[str, Any]:
     """Makes the table of scores: a line per domain, and their mean if it is known."""
     columns = ["domain", "mean IoU (%)", f"{BASELINE} (%)", "gain", "accuracy (%)", "ECE (%)", "class-wise ECE (%)"]
-    columns += ["Brier", "NLL", "ms / image", "images", "fallbacks", f"worse than {BASELINE} (%)"]
+    columns += ["Brier", "NLL", "ms / image", "images", "fallbacks", "images worse (%)"]
     values = {}
     for name, domain in data.domains.items():
         scores = domain.scores
@@ -120,9 +120,9 @@ def tabulate_scores(data: RunData) -> dict[str, Any]:
         fallbacks = sum(domain.scores.get("fallbacks", 0) for domain in data.domains.values())
         lines.append({"mean": True, "cells": ["mean", *format_scores(mean, [str(data.images), str(fallbacks)])]})
     caption = (
-        f"Gain in points over {BASELINE}, the network as it was trained. ECE: 15 bins over all pixels; class-wise ECE: "
-        "the paper's, 10 bins per image and class. Brier score in [0, 2] and negative log-likelihood in nats, means "
-        "over pixels. Time: median per image"
+        f"Gain in points over {BASELINE}, the network as it was trained; images worse: those whose mean IoU fell. ECE: "
+        "15 bins over all pixels; class-wise ECE: the paper's, 10 bins per image and class. Brier score in [0, 2] and "
+        "negative log-likelihood in nats, means over pixels. Time: median per image"
     )
     return {"columns": columns, "lines": lines, "caption": caption}
 
@@ -152,16 +152,12 @@ def draw_groups(data: RunData) -> list[dict[str, Any]]:
     """Draws all figures of a run, a panel per domain each on its own, so that they fit on narrow screens."""
     gains, domains = [], data.domains.values()
     if data.domains:
-        series = {data.label: {domain.name: domain.scores["miou"] for domain in domains}}
-        if data.has_baseline:
-            base = {domain.name: domain.baseline["miou"] for domain in domains if domain.baseline}
-            series = {BASELINE: base, **series}
-        gains.append(embed(draw_domains(series), "Mean IoU per domain"))
+        gains.append(embed(draw_domains(data.compare_domains()), "Mean IoU per domain"))
     for domain in domains:
         if domain.differences:
             figure = draw_differences({domain.name: domain.differences})
             gains.append(embed(figure, f"Mean IoU gained per image over {BASELINE} (as Fig. 10 of the paper)"))
-    classes = [embed(draw_classes({d.name: compare_classes(data, d)}, name_colours(data))) for d in domains]
+    classes = [embed(draw_classes({d.name: data.compare_classes(d)}, data.colours)) for d in domains]
     calibration = [
         embed(draw_reliability({domain.name: domain.scores}))
         for domain in domains
@@ -172,29 +168,16 @@ def draw_groups(data: RunData) -> list[dict[str, Any]]:
         for domain in domains
         if any(row.losses for row in domain.rows)
     ]
+    search = [] if data.search is None else [embed(draw_search(data.search), wide=len(data.search["parameters"]) > 2)]
     times = [embed(draw_times({d.name: [row.milliseconds for row in d.rows]})) for d in domains if d.rows]
     return [
         {"title": "Gains", "text": "", "figures": gains},
-        {"title": "Search", "text": describe_search(data.search), "figures": draw_searches(data.search)},
+        {"title": "Search", "text": describe_search(data.search), "figures": search},
         {"title": "Classes", "text": "Classes that are absent from a domain are left out", "figures": classes},
         {"title": "Calibration", "text": "How often predictions are right at each confidence", "figures": calibration},
         {"title": "Steps", "text": "The loss on the pseudo labels while adapting", "figures": steps},
         {"title": "Time", "text": "To adapt to an image and predict it", "figures": times},
     ]
-
-
-def compare_classes(data: RunData, domain: DomainData) -> dict[str, dict[str, float]]:
-    """Returns the IoU per class of the unadapted network, if it was scored, and of the method."""
-    baseline = {BASELINE: domain.baseline["iou"]} if domain.baseline and domain.baseline["iou"] else {}
-    return {**baseline, data.label: domain.scores["iou"]}
-
-
-def draw_searches(search: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """Draws the search of a run, if it made one."""
-    try:
-        return [] if search is None else [embed(draw_search(search), wide=len(search.get("parameters", [])) > 2)]
-    except (ValueError, KeyError, TypeError):  # a file of other making; the rest of the report is worth having
-        return []
 
 
 def describe_search(search: Mapping[str, Any] | None) -> str:
@@ -204,16 +187,6 @@ def describe_search(search: Mapping[str, Any] | None) -> str:
     count = len((search or {}).get("points", []))
     name = name_method({"name": (search or {}).get("method") or "method"})
     return f"{name}: {count} points; best: {values}, mean IoU {format_number(best.get('miou'), 2)} %" if values else ""
-
-
-def list_colours(data: RunData) -> list[dict[str, Any]]:
-    """Returns name and colour of each class."""
-    return [{"name": name, "colour": colour} for name, colour in name_colours(data).items()]
-
-
-def name_colours(data: RunData) -> dict[str, list[int]]:
-    """Returns the colour of each class by its name."""
-    return {name: data.palette[number].tolist() for number, name in enumerate(data.class_names)}
 
 
 def list_facts(data: RunData) -> list[dict[str, Any]]:

@@ -161,6 +161,22 @@ class RunData:
         whole = len(numbers) == len(self.domains) == len(self.settings.get("data") or self.domains)
         return sum(numbers) / len(numbers) if numbers and whole else None
 
+    @property
+    def colours(self) -> dict[str, list[int]]:
+        """RGB in 0 to 255 of each class."""
+        return {name: self.palette[number].tolist() for number, name in enumerate(self.class_names)}
+
+    def compare_domains(self) -> dict[str, dict[str, float]]:
+        """Returns the mean IoU per domain by method: the unadapted network first, if it was scored."""
+        base = {name: domain.baseline["miou"] for name, domain in self.domains.items() if domain.baseline}
+        miou = {name: domain.scores["miou"] for name, domain in self.domains.items()}
+        return {BASELINE: base, self.label: miou} if base else {self.label: miou}
+
+    def compare_classes(self, domain: DomainData) -> dict[str, dict[str, float]]:
+        """Returns the IoU per class by method: the unadapted network first, if it was scored."""
+        base = {BASELINE: domain.baseline["iou"]} if domain.baseline and domain.baseline["iou"] else {}
+        return {**base, self.label: domain.scores["iou"]}
+
     def pictures(self, row: ImageRow) -> dict[str, Path]:
         """Returns the files of an image in the gallery by layer; empty if it is not in there."""
         if not has_pictures(self.folder, row.domain, row.name):
@@ -200,6 +216,9 @@ def read_run(folder: Path) -> RunData:
         missing.append(f"{MANIFEST} is not there: how many images the data has is not known")
         manifest = {"settings": {}, "runs": []}
     search = read_json(folder / SEARCH)
+    if search is not None and not is_search(search):
+        missing.append(f"{SEARCH} holds no point with a mean IoU: the search is left out")
+        search = None
     data = RunData(
         folder=folder,
         summary=summary or {},
@@ -208,7 +227,7 @@ def read_run(folder: Path) -> RunData:
         class_names=[],
         palette=np.zeros((256, 3), dtype=np.uint8),
         domains={},
-        search=search if search and search.get("points") else None,
+        search=search,
         missing=missing,
     )
     lines = locate_images(folder)
@@ -241,6 +260,15 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def is_search(search: Mapping[str, Any]) -> bool:
+    """Returns whether a JSON object is a search with parameters, and a point with a mean IoU."""
+    parameters, points = search.get("parameters"), search.get("points")
+    if not isinstance(parameters, list) or not parameters or not isinstance(points, list):
+        return False
+    whole = all(isinstance(p, dict) and set(parameters) <= set(p.get("values", ())) and "miou" in p for p in points)
+    return whole and any(point["miou"] is not None for point in points)
 
 
 def locate_images(folder: Path) -> list[Line]:
