@@ -1,6 +1,6 @@
 """The list of all files in configs/, by kind, with the first sentence of each: part of docs/configs.md.
 
-    python -m experiments.list_presets --write docs/configs.md
+python -m experiments.list_presets --write docs/configs.md
 """
 
 import argparse
