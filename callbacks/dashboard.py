@@ -27,6 +27,7 @@ from lightning_modules.metrics import IGNORED
 ROOT = "results"  # all keys begin with it
 ORIGIN = "provenance"  # in the config, where ``results`` holds the arguments of the run
 UNLABELLED = "ignored"
+LAYERS = ("truth", "baseline", "prediction")
 
 
 def log_dashboard(run: Any, folder: Path, class_names: Sequence[str] | None = None) -> None:
@@ -173,42 +174,50 @@ def plot_losses(losses: Mapping[str, Sequence[Sequence[float]]]) -> Any:
 
 
 def collect_pictures(data: RunData) -> dict[str, Any]:
-    """Returns the tables of images: all in the gallery, the best, and the worst."""
+    """Returns the images in the gallery with masks, by domain, and as tables: all of them, the best, and the worst."""
+    entries: dict[str, Any] = {}
     ranked = [domain.rank() for domain in data.domains.values()]
     every = [row for domain in data.domains.values() for row in domain.rows]
+    for domain in data.domains.values():
+        pictures = [mask_picture(data, row, LAYERS) for row in domain.rows if data.pictures(row)]
+        if pictures:
+            entries[f"pictures/{domain.name}"] = pictures
     sets = {
         "images": every,
         "best": [row for best, _ in ranked for row in best],
         "worst": [row for _, worst in ranked for row in worst],
     }
-    tables = {}
     for name, rows in sets.items():
         shown = [row for row in rows if data.pictures(row)]
         if shown:
-            tables[name] = tabulate_pictures(data, shown)
-    return tables
+            entries[name] = tabulate_pictures(data, shown)
+    return entries
+
+
+def mask_picture(data: RunData, row: ImageRow, layers: Sequence[str]) -> wandb.Image:
+    """Returns the photograph of an image with the masks of those of these layers that there are."""
+    paths, titles = data.pictures(row), {"truth": "truth", "baseline": BASELINE, "prediction": data.label}
+    labels = {**dict(enumerate(data.class_names)), IGNORED: UNLABELLED}
+    masks = {
+        titles[layer]: {"mask_data": read_labels(paths[layer]), "class_labels": labels}
+        for layer in layers
+        if layer in paths
+    }
+    return wandb.Image(str(paths["image"]), masks=masks or None, caption=row.name)
 
 
 def tabulate_pictures(data: RunData, rows: Iterable[ImageRow]) -> wandb.Table:
     """Makes a table of image | truth | t-BN | method, with masks over the photograph, and the scores of each image."""
-    layers = {"truth": "truth", "baseline": BASELINE, "prediction": data.label}
-    if not data.method:
-        del layers["baseline"]
-    labels = {**dict(enumerate(data.class_names)), IGNORED: UNLABELLED}
-    numbers = [f"mIoU {BASELINE}", f"mIoU {data.label}", "delta"] if data.method else [f"mIoU {data.label}"]
-    table = wandb.Table(columns=["domain", "name", "image", *layers.values(), *numbers])
+    layers = LAYERS if data.method else ("truth", "prediction")
+    titles = [BASELINE, data.label] if data.method else [data.label]
+    scores = [f"mIoU {BASELINE}", f"mIoU {data.label}", "delta"] if data.method else [f"mIoU {data.label}"]
+    table = wandb.Table(columns=["domain", "name", "image", "truth", *titles, *scores])
     for row in rows:
         paths = data.pictures(row)
-        photograph = read_picture(paths["image"])
-        masked = [
-            wandb.Image(photograph, masks={title: {"mask_data": read_picture(paths[layer]), "class_labels": labels}})
-            if layer in paths
-            else None
-            for layer, title in layers.items()
-        ]
-        scores = [blank_nan(row.baseline_miou), blank_nan(row.miou), blank_nan(row.difference)]
-        cells = [row.domain, row.name, wandb.Image(photograph), *masked, *(scores if data.method else scores[1:2])]
-        table.add_data(*cells)
+        masked = [mask_picture(data, row, [layer]) if layer in paths else None for layer in layers]
+        values = [blank_nan(value) for value in (row.baseline_miou, row.miou, row.difference)]
+        values = values if data.method else values[1:2]
+        table.add_data(row.domain, row.name, mask_picture(data, row, []), *masked, *values)
     return table
 
 
@@ -238,7 +247,7 @@ def blank_nan(value: float | None, factor: float = 1.0) -> float | None:
     return None if value is None or np.isnan(value) else factor * value
 
 
-def read_picture(path: Path) -> np.ndarray:
-    """Reads a picture: (H, W, 3) uint8 RGB of a photograph, (H, W) uint8 train ids of a label map."""
+def read_labels(path: Path) -> np.ndarray:
+    """Reads a label map: (H, W) uint8 train ids."""
     with Image.open(path) as picture:
         return np.asarray(picture)
