@@ -1,0 +1,131 @@
+"""Builds the paper's tables and figures from results, and runs what is missing if asked to."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from callbacks.records import write_file
+from experiments.pages import insert_report
+from experiments.tables.build import BuiltTable, build_table
+from experiments.tables.execution import QUICK, list_tasks, run_tasks
+from experiments.tables.figures import draw_figure
+from experiments.tables.formats import CONSTRUCTED, format_csv, format_latex, format_markdown
+from experiments.tables.paper import NAMES, Table, read_table
+from experiments.tables.runs import WORLDS, Plan, Run
+
+ALL = "all"
+
+
+def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
+    """Parses the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.tables", description=__doc__, epilog="After -- come more arguments for main.py."
+    )
+    parser.add_argument("names", nargs="+", metavar="NAME", help=f"{', '.join(NAMES)}, or {ALL}")
+    parser.add_argument("--run", action="store_true", help="train and test what is missing, each once")
+    parser.add_argument(
+        "--world",
+        choices=list(WORLDS),
+        default="licensed",
+        help="the paper's data sets, or generated scenes (%(default)s)",
+    )
+    parser.add_argument("--folder", type=Path, help="holds EXPERIMENT/test/METHOD/results.json (outputs/tables/WORLD)")
+    parser.add_argument("--experiments", nargs="+", metavar="NAME", help="run these experiments alone")
+    parser.add_argument(
+        "--settings",
+        choices=["paper", "selected"],
+        help="the published ones, or chosen on the development set (licensed: paper; street_scenes: selected)",
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="how many trainings and tests at a time (%(default)s)")
+    parser.add_argument("--page", type=Path, help="also write all of it between the marks of this page")
+    parser.add_argument("--quick", action="store_true", help="a tiny budget: shows that all works, not how well")
+    given = list(sys.argv[1:] if args is None else args)
+    before, after = (given[: given.index("--")], given[given.index("--") + 1 :]) if "--" in given else (given, [])
+    parsed = parser.parse_args(before)
+    parsed.options = after
+    return parsed
+
+
+def make_plan(arguments: argparse.Namespace) -> Plan:
+    """Makes the plan of what the command line asks for.
+
+    Raises:
+        ValueError: If the settings do not suit the world, or there are no jobs.
+    """
+    world = WORLDS[arguments.world]
+    policy = arguments.settings or world.policy
+    if policy == "paper" and world.targets:
+        raise ValueError(
+            f"--settings paper on {world.name}: expected selected, as the published settings belong to other images"
+        )
+    if arguments.jobs < 1:
+        raise ValueError(f"--jobs is {arguments.jobs}: expected 1 or more")
+    folder = arguments.folder or Path("outputs/tables") / (world.name + ("_quick" if arguments.quick else ""))
+    options = [*(QUICK if arguments.quick else ()), *arguments.options]
+    return Plan(world, policy, folder.expanduser(), tuple(options))
+
+
+def list_tables(names: Sequence[str]) -> list[Table]:
+    """Reads the tables that are named, each once."""
+    return [read_table(name) for name in dict.fromkeys(NAMES if ALL in names else names)]
+
+
+def list_all_runs(plan: Plan, tables: Sequence[Table], experiments: Sequence[str] | None) -> list[Run]:
+    """Lists the runs of all tables, each once.
+
+    Raises:
+        ValueError: If an experiment is named that no table has.
+    """
+    runs = list(dict.fromkeys(run for table in tables for run in plan.list_runs(table)))
+    known = sorted({run.experiment for run in runs})
+    unknown = sorted(set(experiments or ()) - set(known))
+    if unknown:
+        raise ValueError(f"unknown experiments {unknown}: expected some of {known}")
+    return [run for run in runs if experiments is None or run.experiment in experiments]
+
+
+def write_table(built: BuiltTable) -> str:
+    """Draws and writes a table in all formats; returns its Markdown."""
+    draw_figure(built)
+    page = format_markdown(built)
+    texts = {"md": page, "csv": format_csv(built), "tex": format_latex(built)}
+    for suffix, text in texts.items():
+        write_file(built.plan.folder / f"{built.table.name}.{suffix}", text.encode())
+    return page
+
+
+def format_page(built: Sequence[BuiltTable], plan: Plan) -> str:
+    """Formats all tables for a page of the documentation."""
+    begin = f"`python -m experiments.tables all --run --world {plan.world.name}`\n\n"
+    begin += f"{CONSTRUCTED}\n\n" if plan.world.targets else ""
+    return begin + "\n".join(format_markdown(table, level=2).replace(f"{CONSTRUCTED}\n\n", "") for table in built)
+
+
+def run_tables(args: Sequence[str] | None = None) -> list[BuiltTable]:
+    """Runs the command line; returns the tables that it wrote."""
+    arguments = parse_arguments(args)
+    plan = make_plan(arguments)
+    tables = list_tables(arguments.names)
+    runs = list_all_runs(plan, tables, arguments.experiments)
+    failed: list[str] = []
+    if arguments.run:
+        tasks = list_tasks(plan, runs)
+        trainings = sum(task.kind == "train" for task in tasks)
+        print(
+            f"{len(tasks)} steps to do, {trainings} of them trainings (or already done), in {plan.folder}", flush=True
+        )
+        failed = run_tasks(plan, tasks, arguments.jobs)
+    built = []
+    for table in tables:
+        built.append(build_table(plan, table))
+        print(f"\n{write_table(built[-1])}", flush=True)
+    if arguments.page:
+        insert_report(arguments.page, format_page(built, plan))
+    missing = sum(len(table.missing) for table in built)
+    print(f"Written to {plan.folder}; {missing} results missing" + (", listed above" if missing else ""), flush=True)
+    for line in failed:
+        print(f"failed: {line}", flush=True)
+    if arguments.quick:
+        print("--quick: the budget is far too small for these numbers to mean anything.", flush=True)
+    return built

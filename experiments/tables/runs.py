@@ -1,0 +1,262 @@
+"""Which runs the tables are made of: in which world, with which settings, in which folder."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from experiments.tables.paper import CONFIGS, DEVELOPMENT, FOLDER, MEAN, Part, Row, Table
+
+Policy = Literal["paper", "selected"]
+ALPHAS = tuple(round(0.1 * step, 1) for step in range(11))
+# What the selection on the development set chooses, by class of method. Tent's rate is its own.
+SELECTED = {
+    "IaBN": ("alpha",),
+    "TTA": ("alpha",),
+    "MCDropout": ("alpha",),
+    "Ensemble": ("alpha",),
+    "SegTTT": ("alpha", "psi", "num_steps", "lr"),
+}
+PAPER_SCALES = [0.25, 0.5, 0.75]  # those of small images below were chosen on the development set for the demo
+PICTURED = 1  # images per target whose pictures are kept, besides those that gain and lose most
+
+
+@dataclass(frozen=True)
+class World:
+    """Where the tables are made.
+
+    Attributes:
+        name: For the command line.
+        experiments: Folder of the configs that train.
+        targets: In place of the paper's columns; empty if these are meant.
+        development: Domain of the development set.
+        members: Networks of an ensemble.
+        steps: Of the curves over steps.
+        scales: Of the views, in place of the paper's.
+        policy: Which settings are usual.
+    """
+
+    name: str
+    experiments: Path
+    targets: tuple[str, ...]
+    development: str
+    members: int
+    steps: tuple[int, ...]
+    scales: tuple[float, ...]
+    policy: Policy
+
+    def place_columns(self, part: Part) -> Part:
+        """Returns a part with this world's columns in place of the paper's."""
+        if not self.targets:
+            return part
+        first = (DEVELOPMENT,) if DEVELOPMENT in part.columns else ()
+        return replace(part, columns=(*first, *self.targets, MEAN))
+
+    def find_config(self, experiment: str) -> Path:
+        """Returns the config that trains a network."""
+        return self.experiments / f"{experiment}.yaml"
+
+    def list_members(self, experiment: str) -> list[str]:
+        """Returns the experiments whose networks make an ensemble."""
+        return [experiment, *(f"{experiment}_seed{seed}" for seed in range(1, self.members))]
+
+
+WORLDS = {
+    world.name: world
+    for world in (
+        World(
+            "licensed", CONFIGS / "experiment", (), "wilddash", 10, tuple(range(1, 11)), tuple(PAPER_SCALES), "paper"
+        ),
+        World(
+            "street_scenes",
+            CONFIGS / "experiment" / "street_scenes",
+            ("haze", "dusk", "dust"),
+            "development",
+            3,
+            (1, 3, 10),
+            (0.5, 0.75, 1.0),
+            "selected",
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of `main.py test`, or of `validate` for the curves on the development set.
+
+    Attributes:
+        experiment: Whose network it is.
+        method: File in configs/method; None is the network as trained.
+        arguments: Settings of the method that no selection replaces.
+        options: More arguments of the command line.
+        stage: ``test`` or ``validate``.
+    """
+
+    experiment: str
+    method: str | None = None
+    arguments: tuple[tuple[str, Any], ...] = ()
+    options: tuple[str, ...] = ()
+    stage: str = "test"
+
+    @property
+    def name(self) -> str:
+        """Name of its folder: the method's file, and what differs from it; ``t_bn`` without a method."""
+        more = [f"{key}_{value}" for key, value in self.arguments]
+        more += [option.removeprefix("--trainer.").replace("=", "_") for option in self.options]
+        return "_".join([self.method or "t_bn", *more])
+
+    @property
+    def is_ensemble(self) -> bool:
+        """Whether it takes the networks of several experiments."""
+        return self.method is not None and read_method(self.method)[0] == "Ensemble"
+
+    @property
+    def pictured(self) -> bool:
+        """Whether its pictures are wanted: all of Seg-TTT as the paper compares it."""
+        return self.stage == "test" and self.name in ("seg_ttt", "seg_ttt_selected")
+
+
+@cache
+def read_method(name: str) -> tuple[str, dict[str, Any]]:
+    """Reads a file of configs/method; returns the name of the class and its arguments."""
+    path = CONFIGS / "method" / f"{name}.yaml"
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist: expected a file of configs/method")
+    data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return data["class_path"].rsplit(".", 1)[-1], dict(data.get("init_args") or {})
+
+
+@cache
+def read_published(experiment: str) -> dict[str, Any]:
+    """Returns the published settings of an experiment that differ from those in configs/method."""
+    return (yaml.safe_load((FOLDER / "settings.yaml").read_text(encoding="utf-8")) or {}).get(experiment, {})
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How runs are made: the world, whose settings, and where.
+
+    Attributes:
+        world: Of the runs.
+        policy: ``paper``: the published settings; ``selected``: chosen on the development set for each network.
+        folder: Holds ``EXPERIMENT/test/METHOD/results.json``.
+        options: More arguments for every command.
+    """
+
+    world: World
+    policy: Policy
+    folder: Path
+    options: tuple[str, ...] = field(default=())
+
+    def find_results(self, run: Run) -> Path:
+        """Returns the folder of a run's results."""
+        stage = "test" if run.stage == "test" else "development"
+        marked = self.policy != self.world.policy and self.needs_selection(run)
+        return self.folder / run.experiment / stage / (f"{run.name}_selected" if marked else run.name)
+
+    def find_selection(self, experiment: str) -> Path:
+        """Returns where what was chosen for a network is written."""
+        return self.folder / experiment / "selection.yaml"
+
+    def needs_selection(self, run: Run) -> bool:
+        """Returns whether settings of a run are those chosen on the development set."""
+        return self.policy == "selected" and bool(self.list_selected(run))
+
+    def list_selected(self, run: Run) -> list[str]:
+        """Lists the settings of a run that belong to its network: chosen, or published with it."""
+        if run.method is None:
+            return []
+        method, settings = read_method(run.method)
+        fixed = {key for key, _ in run.arguments}
+        if settings.get("alpha") in (0.0, 1.0):  # t-BN or p-BN by definition
+            fixed.add("alpha")
+        return [key for key in SELECTED.get(method, ()) if key not in fixed]
+
+    def describe(self, run: Run, chosen: Mapping[str, Any] | None = None) -> tuple[str, dict[str, Any]] | None:
+        """Returns the class of a run's method and the settings that make the run what it is; None without a method.
+
+        Args:
+            run: Of this plan.
+            chosen: On the development set, for runs that need it.
+        """
+        if run.method is None:
+            return None
+        method, settings = read_method(run.method)
+        settings = dict(settings)
+        settings.pop("checkpoints", None)
+        uses_views = method in ("TTA", "SegTTT") or settings.get("tta", False)
+        if uses_views and list(settings.get("scales", PAPER_SCALES)) == PAPER_SCALES:
+            settings["scales"] = list(self.world.scales)
+        if method == "SegTTT":
+            settings["semantics"] = "released" if self.policy == "paper" else "paper"
+        values = read_published(run.experiment) if self.policy == "paper" else (chosen or {})
+        settings |= {key: values[key] for key in self.list_selected(run) if key in values}
+        return method, settings | dict(run.arguments)
+
+    def list_arguments(
+        self, run: Run, chosen: Mapping[str, Any] | None = None, members: Sequence[str] = ()
+    ) -> list[str]:
+        """Returns the arguments of the command line that pick a run's method and settings.
+
+        Args:
+            run: Of this plan.
+            chosen: On the development set, for runs that need it.
+            members: Checkpoints of an ensemble.
+        """
+        described = self.describe(run, chosen)
+        if described is None or run.method is None:
+            return list(run.options)
+        written = read_method(run.method)[1]
+        arguments = [f"--method={CONFIGS / 'method' / run.method}.yaml"]
+        for key, value in described[1].items():
+            if key not in written or written[key] != value:
+                arguments.append(f"--method.{key}={json.dumps(value) if not isinstance(value, str) else value}")
+        if run.is_ensemble:
+            arguments.append(f"--method.checkpoints={json.dumps(list(members))}")
+        return [*arguments, *run.options]
+
+    def list_runs(self, table: Table) -> list[Run]:
+        """Lists the runs of a table, each once."""
+        found: dict[Run, None] = {}
+        for part in self.list_parts(table):
+            for row in part.rows:
+                for _, single in self.unfold(row):
+                    found |= {run: None for column in part.domains if (run := self.find_run(single, column))}
+        return list(found)
+
+    def list_parts(self, table: Table) -> list[Part]:
+        """Lists the parts of a table that make sense in this world, with its columns."""
+        return [
+            self.world.place_columns(part) for part in table.parts if not part.worlds or self.world.name in part.worlds
+        ]
+
+    def unfold(self, row: Row) -> Iterator[tuple[Any, Row]]:
+        """Yields (value, row) for each point of a curve, or the row alone with None."""
+        values: Sequence[Any] = {"num_steps": self.world.steps, "alpha": ALPHAS}.get(row.sweep or "", (None,))
+        for value in values:
+            yield value, row if value is None else replace(row, arguments={**row.arguments, str(row.sweep): value})
+
+    def find_run(self, row: Row, column: str) -> Run | None:
+        """Returns the run that makes a cell; None for cited rows and the mean."""
+        if row.cited or column == MEAN:
+            return None
+        experiment = row.find_experiment(column)
+        assert experiment is not None
+        stage = "validate" if column == DEVELOPMENT else "test"
+        run = Run(experiment, row.method, tuple(sorted(row.arguments.items())), row.options, stage)
+        return self.simplify(run)
+
+    def simplify(self, run: Run) -> Run:
+        """Returns the same run under its plain name, so that a point of a curve that a table has is not run again."""
+        if run.method == "iabn" and dict(run.arguments).get("alpha") in (0.0, 1.0):
+            alpha = dict(run.arguments)["alpha"]
+            return replace(run, method=None if alpha == 0 else "p_bn", arguments=())
+        plain = replace(run, arguments=())
+        if self.policy == "paper" and run.arguments and self.describe(plain) == self.describe(run):
+            return plain
+        return run
