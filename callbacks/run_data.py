@@ -129,7 +129,8 @@ class RunData:
     @property
     def label(self) -> str:
         """The name of the method for readers."""
-        return name_method(self.method)
+        unknown = self.method is None and self.has_baseline  # neither file that says so is there
+        return "method" if unknown else name_method(self.method)
 
     @property
     def has_baseline(self) -> bool:
@@ -205,12 +206,14 @@ def read_run(folder: Path) -> RunData:
     Raises:
         FileNotFoundError: If it holds neither.
     """
-    if not (folder / SUMMARY).exists() and not (folder / RECORDS).exists() and not list_rank_files(folder):
+    if not has_results(folder):
         raise FileNotFoundError(explain_wrong_folder(folder))
     missing: list[str] = []
     summary = read_json(folder / SUMMARY)
     if summary is None:
-        missing.append(f"{SUMMARY} is not there: the run has not ended; what was run is taken from {MANIFEST}")
+        missing.append(
+            f"{SUMMARY} is not there, or spoilt: the run has not ended; what was run is taken from {MANIFEST}"
+        )
     manifest = read_manifest(folder / MANIFEST)
     if manifest is None:
         missing.append(f"{MANIFEST} is not there: how many images the data has is not known")
@@ -238,6 +241,11 @@ def read_run(folder: Path) -> RunData:
     return data
 
 
+def has_results(folder: Path) -> bool:
+    """Returns whether a folder holds scores of a run, whole or not."""
+    return any((folder / name).is_file() for name in (SUMMARY, RECORDS)) or bool(list_rank_files(folder))
+
+
 def explain_wrong_folder(folder: Path) -> str:
     """Says why a folder holds no results, and what was expected."""
     if not folder.exists():
@@ -249,7 +257,7 @@ def explain_wrong_folder(folder: Path) -> str:
         found = f"{folder} holds {', '.join(inside[:5]) if inside else 'nothing'}{', ...' if len(inside) > 5 else ''}"
     return (
         f"{found}: expected the folder of a test or validate run, with {SUMMARY} or {RECORDS} (--results.folder of the "
-        "run, or the folder that it named at its end)"
+        "run, or the folder that it named at its end), or that of a training with metrics.csv"
     )
 
 

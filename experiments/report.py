@@ -1,0 +1,52 @@
+"""Writes the HTML reports of results folders again: of test and validate runs, and of trainings."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from callbacks.report import write_report, write_training_report
+from callbacks.run_data import has_results
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.report", description=__doc__)
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="of a run; the report goes in there")
+    return parser.parse_args(arguments)
+
+
+def rebuild(folder: Path) -> list[Path]:
+    """Writes the reports that a folder has the data for: of its scores, of its training, or both.
+
+    Args:
+        folder: Of a run.
+
+    Returns:
+        Their paths.
+
+    Raises:
+        FileNotFoundError: If it holds neither results nor the curves of a training; says what it holds.
+    """
+    training = write_training_report(folder)
+    if training is not None and not has_results(folder):
+        return [training]
+    scores = write_report(folder)
+    return [scores] if training is None else [scores, training]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Writes the reports; returns 0, or 1 if a folder had none, after the others are done."""
+    failed = False
+    for folder in parse_arguments(arguments).folders:
+        try:
+            for path in rebuild(folder):
+                print(path)
+        except OSError as error:
+            print(f"error: {error}", file=sys.stderr)
+            failed = True
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
