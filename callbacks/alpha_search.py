@@ -10,6 +10,7 @@ from pytorch_lightning import LightningModule, Trainer
 from callbacks.iabn import IaBN, has_batch_norm
 from callbacks.method import require_segmentation
 from callbacks.method_search import MethodSearch
+from callbacks.tta import TTA
 
 ALPHAS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
@@ -57,7 +58,7 @@ class AlphaSearch(MethodSearch):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Fits the grid to the network. In `test` and `predict` there is no search, and nothing is said of it."""
         if not self.required and not has_batch_norm(require_segmentation(pl_module).network):
-            self.set_grid({"alpha": [0.0]})
+            self.set_grid(TTA(0.0, scales=[1.0], flip=False, grayscale=False), {"alpha": [0.0]})  # a plain forward
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Makes one set of sums per alpha, if it is time to."""
@@ -68,7 +69,7 @@ class AlphaSearch(MethodSearch):
         """Logs what came out."""
         super().on_validation_epoch_end(trainer, pl_module)
         if not self.miou and not trainer.sanity_checking:
-            pl_module.log("val/miou_best_alpha", float("nan"), sync_dist=True)
+            pl_module.log_dict({"val/miou_best_alpha": float("nan")}, sync_dist=True, reduce_fx="max")
 
     def _first_epoch(self, trainer: Trainer) -> float:
         share = 0 < self.from_epoch < 1

@@ -12,16 +12,16 @@ from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 from torchmetrics import Metric
 
 from callbacks.contributor import Contributor
 from callbacks.method import Method, require_segmentation
 from callbacks.records import to_plain
+from callbacks.run_folder import SEARCH
 from lightning_modules.metrics import count_overlap
 from lightning_modules.predictor import Stopwatch
-
-SEARCH = "search.json"
 
 
 class MethodSearch(Contributor):
@@ -47,30 +47,30 @@ class MethodSearch(Contributor):
     """
 
     def __init__(self, method: Method, grid: dict[str, list[Any]]) -> None:
-        self.method = method
-        self.set_grid(grid)
+        self.set_grid(method, grid)
         self.miou: list[float] = []
         self.best: dict[str, Any] | None = None
         self._overlaps: Overlaps | None = None
         self._milliseconds: list[float] = []
         self._latest: tuple[Mapping[str, Any], list[dict[str, Any]]] | None = None
 
-    def set_grid(self, grid: Mapping[str, Sequence[Any]]) -> None:
-        """Sets the values to try; raises ValueError as the class says."""
+    def set_grid(self, method: Method, grid: Mapping[str, Sequence[Any]]) -> None:
+        """Sets the method and the values to try; raises ValueError as the class says."""
         empty = [name for name, values in grid.items() if not values]
         if not grid or empty:
             found = f"{', '.join(empty)} in the grid is empty" if empty else "the grid is empty"
             raise ValueError(f"{found}: expected one value or more of each argument, e.g. {{psi: [0.6, 0.7, 0.8]}}")
+        self.method = method
         self.grid = {name: list(values) for name, values in grid.items()}
         self.points = [dict(zip(grid, values, strict=True)) for values in product(*self.grid.values())]
-        self.variants = [self.method.vary(point) for point in self.points]
+        self.variants = [method.vary(point) for point in self.points]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuses runs that see targets."""
-        if stage in ("test", "predict"):
+        if stage in (TrainerFn.TESTING, TrainerFn.PREDICTING):
             raise ValueError(
-                f"{type(self).__name__} is among the callbacks of a {stage} run: expected a validate run, as settings "
-                "are chosen on the development set alone"
+                f"{type(self).__name__} is among the callbacks of a {TrainerFn(stage).value} run: expected a validate "
+                "run, as settings are chosen on the development set alone"
             )
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -93,7 +93,7 @@ class MethodSearch(Contributor):
         """Logs what came out."""
         if self._overlaps is None:
             return
-        miou = 100 * self._overlaps.compute()  # the same on all processes
+        miou = 100 * self._overlaps.compute().reshape(-1)  # the same on all processes
         self.miou = miou.tolist()
         place = int(miou.nan_to_num(nan=-1).argmax())
         self.best = self.points[place]
@@ -149,8 +149,7 @@ class MethodSearch(Contributor):
     def _score(self, trainer: Trainer, module: LightningModule, batch: Mapping[str, Any]) -> list[dict[str, Any]]:
         assert self._overlaps is not None
         masks, network = batch["mask"], require_segmentation(module).network
-        shape = (len(masks), len(self.variants), 2, self._overlaps.num_classes)
-        found = torch.zeros(shape, dtype=torch.int64, device=module.device)
+        found: dict[tuple[int, int], Tensor] = {}
 
         def count(number: int, place: int, probabilities: Tensor) -> None:
             found[place, number] = count_overlap(probabilities[0], masks[place])
@@ -159,7 +158,8 @@ class MethodSearch(Contributor):
             self.method.predict_variants(network, batch["image"], self.variants, count)
         milliseconds = stopwatch.milliseconds() / len(masks)
         entries = []
-        for overlap in found:
+        for place in range(len(masks)):
+            overlap = torch.stack([found[place, number] for number in range(len(self.variants))])
             self._overlaps.update(overlap)
             self._milliseconds.append(milliseconds)
             entries.append({"search": {"overlap": overlap.tolist(), "milliseconds": milliseconds}})

@@ -16,6 +16,9 @@ from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
+from callbacks.contributor import list_contributors
+from callbacks.dashboard import log_dashboard
+from callbacks.gallery import Gallery
 from callbacks.method import require_segmentation
 from callbacks.panels import draw_panel, find_palette
 from callbacks.predictions import OUTPUTS, LateMapping, Output, Predictions
@@ -30,6 +33,7 @@ from callbacks.records import (
     write_file,
 )
 from callbacks.reliability import draw_reliability, encode_figure
+from callbacks.report import write_report, write_training_report
 from callbacks.run_folder import (
     PANELS,
     RECORDS,
@@ -43,9 +47,11 @@ from callbacks.run_folder import (
     read_located,
     set_aside,
 )
-from callbacks.run_settings import describe_evaluation, find_stage, keeps_knowledge
-from callbacks.summary import summarize_records
-from lightning_modules.metrics import Scores
+from callbacks.run_settings import describe_evaluation, find_stage, fingerprint_weights, keeps_knowledge
+from callbacks.selection import Selection
+from callbacks.summary import gain_of_image, summarize_records
+from lightning_modules.metrics import Scores, scale_temperature, score_image
+from lightning_modules.predictor import predict_plainly
 
 __all__ = ["RECORDS", "SUMMARY", "Results", "find_method", "read_records", "set_aside", "summarize_records", "to_plain"]
 
@@ -112,8 +118,10 @@ class Beginning:
 class Results(Callback):
     """Writes `records.jsonl` (a line per image, as soon as it is scored) and `results.json` in test and validate runs.
 
-    Beside them lie `reliability.png`, the reliability diagram, and `run.json`, the settings of the run. Summary and
-    diagram are also written when a run is interrupted; ``complete`` is false then.
+    Beside them lie `reliability.png`, the reliability diagram; `run.json`, the settings of the run; `gallery/`, with
+    pictures of the first images and of those that gained and lost most; and `report.html`, which shows it all and needs
+    nothing else. Weights & Biases gets the same. Summary and diagram are also written when a run is interrupted;
+    ``complete`` is false then.
 
     The same command run again goes on where it stopped, however it stopped, and ends with the scores of a run that was
     never interrupted: only batches with an image that has no record are predicted, earlier records count in the summary
@@ -128,10 +136,16 @@ class Results(Callback):
         folder: Where to write; None is the folder of an unfinished run of the same settings, else the logger's folder
             of the run, or `outputs/results` without a logger.
         panels: For how many images per domain and process test and validate runs draw `panels/DOMAIN/NAME.png`: image |
-            truth | prediction.
+            truth | t-BN, if it is scored too | prediction; and how many of the first images are in the report.
         outputs: What predict runs write of each image: ``labels``, ``train_ids``, ``overlays``, ``confidence``.
         overwrite: Whether to begin anew: predict runs replace earlier predictions in the folder, the others put earlier
             results aside under a number.
+        baseline: Whether test runs with a method also score the network as it is (t-BN), one forward more per image,
+            to say what each image gained. It does not count in the time per image.
+        report: Whether test runs keep a gallery and write `report.html`; a fit run writes one of its curves then, into
+            the folder of its logger.
+        selection: The file of a model selection, which the run has to keep to; its SHA-256 is in `results.json`.
+        departures: Arguments of the method that differ from the selection on purpose, which is noted.
     """
 
     def __init__(
@@ -140,17 +154,30 @@ class Results(Callback):
         panels: int = 4,
         outputs: Sequence[Output] = OUTPUTS,
         overwrite: bool = False,
+        baseline: bool = True,
+        report: bool = True,
+        selection: str | None = None,
+        departures: Sequence[str] = (),
     ) -> None:
         if folder is not None and not folder.strip():
             raise ValueError("results.folder is empty: expected a path, or null for the folder of the run")
         self.folder = folder
         self.panels = panels
         self.overwrite = overwrite
+        self.baseline = baseline
+        self.report = report
+        self.selection = None if selection is None else Selection.read(selection)
+        if departures and self.selection is None:
+            raise ValueError(
+                "results.departures is set, results.selection is not: expected the file that they depart from"
+            )
+        self.departures = list(departures)
         self.predictions = Predictions(folder, outputs, overwrite)
         self._run: RunFolder | None = None
         self._plan = Plan([], False)
         self._done: Mapping[str, set[str]] = {}
         self._panels_left: dict[str, int] = {}
+        self._gallery: Gallery | None = None
         self._stream: IO[str] | None = None
         self._limit: tuple[str, int | float | None] | None = None
 
@@ -221,6 +248,13 @@ class Results(Callback):
         if self._stream is not None:
             self._finish(trainer, pl_module)
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes the report of the training, if a logger keeps its curves."""
+        if self.report and trainer.is_global_zero and trainer.loggers and trainer.log_dir is not None:
+            for logger in trainer.loggers:
+                logger.save()  # what is still in memory
+            write_training_report(Path(trainer.log_dir))
+
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Checks the data sets to predict."""
         self.predictions.on_predict_start(trainer, pl_module)
@@ -281,6 +315,9 @@ class Results(Callback):
         for domain in {dataset.domain for _, dataset, _ in evaluated}:
             left = max(0, self.panels * trainer.world_size - beginning.panels.get(domain, 0))
             self._panels_left[domain] = (left + trainer.world_size - 1 - trainer.global_rank) // trainer.world_size
+        if self.report and stage == "test":
+            self._gallery = Gallery(self._run.root, self.panels)
+            self._gallery.reopen(measure_gains(read_located(self._run.locate())))
         self._stream = self._run.records(trainer.global_rank).open("a", encoding="utf-8")
         if beginning.done:  # its loaders have no more than is left of what the limit allows
             name = f"limit_{'val' if stage == 'validate' else 'test'}_batches"
@@ -294,6 +331,12 @@ class Results(Callback):
         if method is not None:
             method.check_network(require_segmentation(module).network)  # before anything is refused or put aside
         settings = describe_evaluation(trainer, module, evaluated)
+        settings["baseline"] = self._scores_baseline(trainer)
+        for contributor in list_contributors(trainer):
+            settings |= contributor.describe_settings()
+        if self.selection is not None:
+            weights = fingerprint_weights(require_segmentation(module).network)
+            self.selection.check(method.settings() if method else None, weights, self.departures)
         run = choose_folder(own, self.folder is not None, self.overwrite, settings)
         try:
             runs = find_earlier(run, self.folder is not None, self.overwrite, settings)
@@ -326,10 +369,14 @@ class Results(Callback):
         if self._run is None or not self._done or not trainer.is_global_zero:
             return
         scored = require_segmentation(module)
-        records = read_located(self._plan.sort(self._run.locate()))
+        records, contributors = read_located(self._plan.sort(self._run.locate())), list_contributors(trainer)
         for domain, group in groupby(records, key=lambda record: record["domain"]):
-            zeros = Scores.zeros(scored.num_classes)
-            scored.add_scores(domain, sum((Scores.from_record(record) for record in group), zeros))
+            total = Scores.zeros(scored.num_classes)
+            for record in group:
+                total += Scores.from_record(record)
+                for contributor in contributors:
+                    contributor.add_earlier(record)
+            scored.add_scores(domain, total)
 
     def _show_all_loaders(self, loop: Any) -> None:
         """Gives data sets of which nothing was left their column in Lightning's table: it skips empty loaders."""
@@ -341,16 +388,35 @@ class Results(Callback):
         assert self._stream is not None
         method = find_method(trainer)
         adaptations = method.adaptations if method else [None] * len(outputs["name"])
+        baselines = self._predict_baseline(trainer, module, batch)
         lines = []
-        for name, scores, adaptation in zip(outputs["name"], outputs["scores"], adaptations, strict=True):
+        for number, (name, scores, adaptation) in enumerate(
+            zip(outputs["name"], outputs["scores"], adaptations, strict=True)
+        ):
             record = {"domain": outputs["domain"], "name": name, "milliseconds": outputs["milliseconds"]}
             record |= {"adaptation": adaptation.to_record() if adaptation else None}
             record |= scores.to_record()
+            if baselines is not None:
+                record["baseline"] = score_image(baselines[number], batch["mask"][number]).to_record()
+            for contributor in list_contributors(trainer):
+                record |= contributor.extend_records(trainer, module, batch)[number]
+            baseline = None if baselines is None else baselines[number]
+            self._draw(trainer, module, batch, number, baseline, outputs, gain_of_image(record))
             lines.append(json.dumps(record) + "\n")
-        self._stream.write("".join(lines))
+        self._stream.write("".join(lines))  # last: an image with a record is not predicted again
         self._stream.flush()
-        for number, probabilities in enumerate(outputs["probabilities"]):
-            self._draw(trainer, module, batch, number, probabilities, outputs)
+
+    def _scores_baseline(self, trainer: Trainer) -> bool:
+        """Returns whether a run also scores the network as it is."""
+        return self.baseline and trainer.state.fn == TrainerFn.TESTING and find_method(trainer) is not None
+
+    def _predict_baseline(self, trainer: Trainer, module: LightningModule, batch: Mapping[str, Any]) -> Tensor | None:
+        """Predicts a batch with the network as it is, if asked to: (B, K, H, W) probabilities."""
+        if not self._scores_baseline(trainer):
+            return None
+        scored = require_segmentation(module)
+        with trainer.precision_plugin.forward_context():
+            return scale_temperature(predict_plainly(scored.network, batch["image"]), scored.temperature)
 
     def _draw(
         self,
@@ -358,23 +424,25 @@ class Results(Callback):
         module: LightningModule,
         batch: Mapping[str, Any],
         number: int,
-        prediction: Tensor,
+        baseline: Tensor | None,
         outputs: Any,
+        gain: float,
     ) -> None:
-        """Draws the panel of one image, if its domain does not have enough yet."""
+        """Draws an image for the gallery, and its panel, if its domain does not have enough yet."""
         assert self._run is not None
         domain, name = outputs["domain"], outputs["name"][number]
+        image, truth, prediction = batch["image"][number], batch["mask"][number], outputs["probabilities"][number]
+        if self._gallery is not None and self._gallery.wants(domain, name, gain):
+            palette = find_palette(trainer, module)
+            self._gallery.add(domain, name, gain, image, truth, baseline, prediction, palette)
         left = self._panels_left.setdefault(domain, self.panels)
         if left <= 0:
             return
         self._panels_left[domain] = left - 1
-        panel = draw_panel(batch["image"][number], batch["mask"][number], [prediction], find_palette(trainer, module))
+        shown = [prediction] if baseline is None else [baseline, prediction]
         file = io.BytesIO()
-        panel.save(file, "PNG")
+        draw_panel(image, truth, shown, find_palette(trainer, module)).save(file, "PNG")
         write_file(self._run.root / PANELS / domain / f"{name}.png", file.getvalue())
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.log_image(key=f"panels/{domain}", images=[panel], caption=[name])
 
     def _finish(self, trainer: Trainer, module: LightningModule) -> None:
         assert self._run is not None and self._stream is not None
@@ -414,22 +482,38 @@ class Results(Callback):
             "commit": find_commit(),
             "device": name_device(module),
             "precision": str(trainer.precision),
+            "selection": None if self.selection is None else self.selection.describe(self.departures),
             "temperature": scored.temperature,
             "versions": {"torch": torch.__version__},
             **summarize_records(read_located(lines), scored.class_names, scored.domains),
         }
-        self._draw_reliability(trainer, run, summary["domains"])
+        self._draw_reliability(run, summary["domains"])
+        for contributor in list_contributors(trainer) if complete else ():
+            for name, content in contributor.report().items():
+                write_file(run.root / name, (json.dumps(to_plain(content), indent=1) + "\n").encode())
         path = run.write_summary(summary)  # last: with it, a run is finished
         rank_zero_info(f"{'Results' if complete else 'Results of an interrupted run'}: {path}")
+        try:
+            self._show(trainer, module, run, lines)
+        except Exception as error:  # the scores are on disk, and a run that was interrupted says why by itself
+            rank_zero_warn(
+                f"{run.root}: report or dashboard could not be made ({type(error).__name__}: {error}). The results are "
+                f"whole; mend what the error names, then: python -m experiments.report {run.root}"
+            )
 
-    def _draw_reliability(self, trainer: Trainer, run: RunFolder, domains: Mapping[str, Mapping[str, Any]]) -> None:
-        if not any(sum(summary["reliability"]["pixels"]) for summary in domains.values()):
-            return
-        path = run.root / RELIABILITY
-        write_file(path, encode_figure(draw_reliability(domains)))
+    def _show(self, trainer: Trainer, module: LightningModule, run: RunFolder, lines: Sequence[Line]) -> None:
+        """Writes the report, and logs the dashboard."""
+        if self._gallery is not None:
+            self._gallery.trim(measure_gains(read_located(lines)))
+            rank_zero_info(f"Report: {write_report(run.root)}")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                logger.log_image(key="reliability", images=[str(path)])
+                log_dashboard(logger.experiment, run.root, require_segmentation(module).class_names)
+
+    def _draw_reliability(self, run: RunFolder, domains: Mapping[str, Mapping[str, Any]]) -> None:
+        if not any(sum(summary["reliability"]["pixels"]) for summary in domains.values()):
+            return
+        write_file(run.root / RELIABILITY, encode_figure(draw_reliability(domains)))
 
     def _close(self, trainer: Trainer) -> None:
         """Puts back what a run has changed."""
@@ -439,12 +523,18 @@ class Results(Callback):
         if self._limit is not None:
             setattr(trainer, *self._limit)
             self._limit = None
+        self._gallery = None
         if not isinstance(self._done, dict):
             leave_out(trainer, {})
             self._done = {}
         if self._run is not None:
             self._run.lock.release()
             self._run = None
+
+
+def measure_gains(records: Iterable[Mapping[str, Any]]) -> dict[Key, float]:
+    """Returns what each image with a record gained, see `gain_of_image`."""
+    return {(record["domain"], record["name"]): gain_of_image(record) for record in records}
 
 
 def explain_new_beginning(trainer: Trainer, plan: Plan, lines: Sequence[Line], done: Sequence[Line]) -> str | None:

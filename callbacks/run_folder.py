@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
 from callbacks.folder_lock import FolderInUseError, FolderLock
+from callbacks.gallery import GALLERY
 from callbacks.records import number_files, read_manifest, replacing, to_plain, write_file, write_manifest
 from callbacks.run_settings import check_settings, find_differences
 
@@ -17,6 +18,8 @@ SUMMARY = "results.json"
 RELIABILITY = "reliability.png"
 MANIFEST = "run.json"
 PANELS = "panels"
+REPORT = "report.html"
+SEARCH = "search.json"
 
 Key = tuple[str, str]  # domain and name of an image
 
@@ -223,7 +226,7 @@ def is_gapless(lines: Sequence[Line]) -> bool:
 
 def set_aside(folder: Path) -> None:
     """Numbers the results of an earlier run in a folder, so that nothing is overwritten."""
-    names = (RECORDS, SUMMARY, RELIABILITY, MANIFEST, PANELS)
+    names = (RECORDS, SUMMARY, RELIABILITY, MANIFEST, PANELS, GALLERY, REPORT, SEARCH)
     old = [path for path in map(folder.joinpath, names) if path.exists()] + list_rank_files(folder)
     old.sort(key=lambda path: path.name != MANIFEST)  # it goes first: from then on, no run is there to go on from
     number = number_files(old)

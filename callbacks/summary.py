@@ -25,8 +25,9 @@ def summarize_records(
     Returns:
         ``domains``: per domain miou, iou per class (NaN where absent), accuracy, ece, classwise_ece, brier in [0, 2],
         nll in nats, reliability (see `Scores.summarize`), the median of milliseconds per image, and the numbers of
-        images, of fallbacks and of images with a note; ``mean``: the simple average of the scores and milliseconds over
-        domains, empty if one of them has no image yet.
+        images, of fallbacks and of images with a note; if the unadapted network was scored too, baseline_miou and
+        worse_than_baseline, the share of images in percent that it is better at, else None. ``mean``: the simple
+        average of the scores and milliseconds over domains, empty if one of them has no image yet.
     """
     grouped = {domain: DomainSums(len(class_names)) for domain in domains}
     for record in records:
@@ -49,6 +50,8 @@ class DomainSums:
 
     def __init__(self, num_classes: int) -> None:
         self.scores = Scores.zeros(num_classes)
+        self.baseline = Scores.zeros(num_classes)
+        self.gains: list[float] = []
         self.milliseconds: list[float] = []
         self.fallbacks = 0
         self.notes: Counter[str] = Counter()
@@ -57,6 +60,9 @@ class DomainSums:
         """Adds the record of an image."""
         self.scores += Scores.from_record(record)
         self.milliseconds.append(record["milliseconds"])
+        if record.get("baseline"):
+            self.baseline += Scores.from_record(record["baseline"])
+            self.gains.append(gain_of_image(record))
         adaptation = record["adaptation"] or {}
         self.fallbacks += adaptation.get("fallback", False)
         if adaptation.get("note"):
@@ -75,4 +81,25 @@ class DomainSums:
             "fallbacks": self.fallbacks,
             "notes": sorted(self.notes),
             "images_with_notes": self.notes.total(),
+            **self._compare(),
         }
+
+    def _compare(self) -> dict[str, float | None]:
+        """Returns how the unadapted network did, if it was scored on every image."""
+        if len(self.gains) < len(self.milliseconds):
+            return {"baseline_miou": None, "worse_than_baseline": None}
+        worse = sum(gain < 0 for gain in self.gains) / len(self.gains)
+        return {"baseline_miou": 100 * self.baseline.summarize()["miou"], "worse_than_baseline": 100 * worse}
+
+
+def gain_of_image(record: Mapping[str, Any]) -> float:
+    """Returns the points of mean IoU that an image gained over the unadapted network, else its mean IoU in percent.
+
+    NaN if nothing in it is labelled.
+
+    Args:
+        record: As `Results` writes it.
+    """
+    miou = Scores.from_record(record).summarize()["miou"]
+    baseline = Scores.from_record(record["baseline"]).summarize()["miou"] if record.get("baseline") else 0.0
+    return 100 * (miou - baseline)

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from callbacks.alpha_search import AlphaSearch
 from callbacks.results import RECORDS, SUMMARY, read_records
+from callbacks.run_folder import SEARCH
 from lightning_modules.metrics import Scores
 from main import main
 
@@ -35,14 +35,10 @@ class Study:
 
     def search_alpha(self) -> dict[float, float]:
         """Returns the mean IoU in percent on the development set for each alpha of IaBN."""
-        path = self.folder / "development" / "alpha.json"
-        if not path.exists():
-            search = "--trainer.callbacks+=callbacks.alpha_search.AlphaSearch"
-            place = f"--results.folder={self.folder / 'development' / 't-BN'}"
-            cli = main(["validate", *self.common, *self.development, place, search])
-            callback = next(item for item in cli.trainer.callbacks if isinstance(item, AlphaSearch))  # type: ignore[attr-defined]
-            path.write_text(json.dumps(callback.miou_by_alpha), encoding="utf-8")
-        return {float(alpha): miou for alpha, miou in json.loads(path.read_text(encoding="utf-8")).items()}
+        place = self.folder / "development" / "alpha"
+        self.validate("alpha", ["--trainer.callbacks+=callbacks.alpha_search.AlphaSearch"])
+        points = json.loads((place / SEARCH).read_text(encoding="utf-8"))["points"]
+        return {point["values"]["alpha"]: point["miou"] for point in points}
 
     def compare_images(self, name: str, other: str) -> list[float]:
         """Returns by how many points of mean IoU each test image differs from one method to the other."""

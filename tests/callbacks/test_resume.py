@@ -22,6 +22,7 @@ from pytorch_lightning.loggers import CSVLogger
 from callbacks import AdaBN, IaBN, Method, SegTTT, Tent
 from callbacks.alpha_search import AlphaSearch
 from callbacks.folder_lock import FolderInUseError, FolderLock
+from callbacks.method_search import MethodSearch
 from callbacks.predictions import Predictions
 from callbacks.records import read_records, write_manifest
 from callbacks.results import Results
@@ -78,7 +79,7 @@ def run(
     **kwargs: Any,
 ) -> tuple[list[dict[str, float]], dict[str, float]]:
     """Runs; returns what the trainer returns, and what it logged."""
-    own = Results(**{"folder": str(folder), "panels": 0, **(results or {})})
+    own = Results(**{"folder": str(folder), "panels": 0, "report": False, **(results or {})})
     trainer = make_trainer(folder.parent, callbacks=[*callbacks, own], **kwargs)
     data = make_data() if data is None else data
     returned = getattr(trainer, stage)(module or make_module(), datamodule=data, verbose=verbose)
@@ -438,9 +439,9 @@ def test_predictions_of_online_tent_do_not_go_on(tmp_path: Path) -> None:
         predict()
 
 
-@pytest.mark.parametrize("search", [AlphaSearch([0.0, 0.5]), TemperatureSearch()], ids=["alpha", "temperature"])
 @pytest.mark.parametrize("at", [2, None], ids=["unfinished", "finished"])
-def test_a_search_sees_every_image(search: Callback, at: int | None, tmp_path: Path) -> None:
+def test_a_search_for_the_temperature_sees_every_image(at: int | None, tmp_path: Path) -> None:
+    search = TemperatureSearch()
     expected = run(tmp_path / "whole", search, stage="validate")
     if at is None:
         run(tmp_path / "out", stage="validate")
@@ -450,6 +451,36 @@ def test_a_search_sees_every_image(search: Callback, at: int | None, tmp_path: P
     with pytest.warns(UserWarning, match=rf"{type(search).__name__} needs every image in the run: all are predicted"):
         assert run(tmp_path / "out", search, stop, stage="validate") == expected
     assert len(stop.names) == 5 and (tmp_path / "out" / "records.1.jsonl").exists()
+
+
+@pytest.mark.parametrize("at", [0, 2, 4])
+@pytest.mark.parametrize(
+    "search",
+    [AlphaSearch([0.0, 0.5]), MethodSearch(SegTTT(scales=(0.5,)), {"psi": [0.5, 0.9], "num_steps": [0, 2]})],
+    ids=["alpha", "grid"],
+)
+def test_a_search_that_stopped_goes_on_with_the_images_that_are_left(
+    search: MethodSearch, at: int, tmp_path: Path
+) -> None:
+    def read_search(folder: Path) -> dict[str, Any]:
+        return json.loads((folder / "search.json").read_text()) | {"seconds": None}
+
+    expected = run(tmp_path / "whole", search, stage="validate")
+    kept = stop_run(tmp_path / "cut", search, at=at, stage="validate")
+    assert not (tmp_path / "cut" / "search.json").exists()
+    rest = Stop()
+    assert run(tmp_path / "cut", search, rest, stage="validate") == expected
+    assert sorted(kept + rest.names) == sorted(record["name"] for record in read_all(tmp_path / "whole"))
+    assert read_search(tmp_path / "cut") == read_search(tmp_path / "whole")
+    assert read_search(tmp_path / "cut")["images"] == 5
+    nothing = Stop()
+    assert run(tmp_path / "cut", search, nothing, stage="validate") == expected and nothing.names == []
+
+
+def test_a_search_with_another_grid_is_another_run(tmp_path: Path) -> None:
+    stop_run(tmp_path / "out", AlphaSearch([0.0, 0.5]), at=2, stage="validate")
+    with pytest.raises(ValueError, match=r"search\.grid\.alpha was \[0\.0, 0\.5\], is now \[0\.0, 0\.6\]"):
+        run(tmp_path / "out", AlphaSearch([0.0, 0.6]), stage="validate")
 
 
 def test_a_search_in_the_config_does_not_keep_a_test_from_going_on(tmp_path: Path) -> None:

@@ -258,7 +258,7 @@ def test_interrupted_run_leaves_the_records_it_finished(
 
     module.network.register_forward_hook(stop)
     before = Snapshot(module.network)
-    trainer = make_trainer(tmp_path, callbacks=[IaBN(), Results(str(tmp_path))])
+    trainer = make_trainer(tmp_path, callbacks=[IaBN(), Results(str(tmp_path), baseline=False)])
     with pytest.raises((SystemExit, KeyboardInterrupt, RuntimeError)):
         getattr(trainer, run)(module, datamodule=FakeDataModule(), verbose=False)
     assert [record["name"] for record in read_records(tmp_path / "records.jsonl")] == ["blocks_0", "blocks_1"]
@@ -417,7 +417,7 @@ def test_panels_are_drawn_per_domain_at_the_size_of_the_image(module, tmp_path: 
     assert [path.name for path in panels] == ["far_0.png", "far_1.png", "near_0.png", "near_1.png"]
     for path in panels:
         with Image.open(path) as picture:
-            assert picture.size == (3 * 36 + 2 * 4, 24) and picture.mode == "RGB"  # image | truth | prediction
+            assert picture.size == (4 * 36 + 3 * 4, 24) and picture.mode == "RGB"  # image | truth | t-BN | prediction
     (batch, *_) = make_targets().test_dataloader()[0]
     photograph = np.asarray(Image.open(tmp_path / "panels" / "near" / "near_0.png"))[:, :36]
     levels = (IMAGENET.undo(batch["image"])[0] * 255).round().permute(1, 2, 0).numpy()

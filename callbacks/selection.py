@@ -1,0 +1,89 @@
+"""The frozen choice of a model: what was chosen on the development set, and a check that a test keeps to it.
+
+Source: paper, Sec. 5 (evaluation protocol: one model, chosen on the development set, tested on all targets).
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+KEYS = {"weights", "values", "development"}
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A choice, as its file holds it.
+
+    Attributes:
+        path: The file.
+        sha256: Of the file's bytes.
+        checkpoint: Where the chosen weights lay when they were chosen.
+        weights: SHA-256 of the chosen weights, see `fingerprint_weights`.
+        values: Chosen values by the name of the method's argument, such as ``alpha``.
+    """
+
+    path: Path
+    sha256: str
+    checkpoint: str
+    weights: str
+    values: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, path: str | Path) -> "Selection":
+        """Reads a selection.
+
+        Raises:
+            ValueError: If the file is not there or holds no selection.
+        """
+        path = Path(path).expanduser()
+        try:
+            data = path.read_bytes()
+            content = yaml.safe_load(data)
+        except (OSError, UnicodeError, yaml.YAMLError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"the selection {path} cannot be read ({reason}): {EXPECTED}") from error
+        if not isinstance(content, Mapping) or not content.keys() >= KEYS or not isinstance(content["values"], Mapping):
+            found = f"the keys {sorted(content)}" if isinstance(content, Mapping) else type(content).__name__
+            raise ValueError(f"the selection {path} holds {found}, not {sorted(KEYS)}: {EXPECTED}")
+        digest = hashlib.sha256(data).hexdigest()
+        return cls(path, digest, str(content.get("checkpoint")), content["weights"], content["values"])
+
+    def check(self, settings: Mapping[str, Any] | None, weights: str, departures: Sequence[str]) -> None:
+        """Raises ValueError if a run is not what was chosen.
+
+        Args:
+            settings: Of the run's method by argument; None without a method.
+            weights: SHA-256 of the run's weights.
+            departures: Names of the arguments that differ on purpose.
+        """
+        if weights != self.weights:
+            raise ValueError(
+                f"the weights of this run are not those of {self.path} (SHA-256 {weights[:12]}... in place of "
+                f"{self.weights[:12]}...): expected the checkpoint that was chosen, --ckpt_path={self.checkpoint}"
+            )
+        unknown = sorted(set(departures) - self.values.keys())
+        if unknown:
+            raise ValueError(
+                f"results.departures names {', '.join(unknown)}, which {self.path} does not choose: expected some of "
+                f"{', '.join(self.values)}"
+            )
+        for name, value in self.values.items():
+            if settings is None or name not in settings or name in departures:
+                continue
+            own = list(settings[name]) if isinstance(settings[name], tuple) else settings[name]
+            if own != value:
+                raise ValueError(
+                    f"{settings['name']} has {name}={own}, {self.path} chose {value}: expected what was chosen, "
+                    f"--method.{name}={value}; if it differs on purpose, say so by --results.departures=[{name}]"
+                )
+
+    def describe(self, departures: Sequence[str]) -> dict[str, Any]:
+        """Returns what results.json says of it."""
+        return {"file": str(self.path), "sha256": self.sha256, "departures": list(departures)}
+
+
+EXPECTED = "expected the selection.yaml that `python -m experiments.protocol` writes"

@@ -1,0 +1,254 @@
+"""The paper's protocol in one command: train, choose on the development set, freeze the choice, test it on the targets.
+
+Trains on the source and keeps the checkpoint that is best on the development set at any alpha; chooses there alpha,
+then the scales and psi, then the number of steps and the learning rate of Seg-TTT, each in one pass; freezes what was
+chosen into `selection.yaml`; and tests t-BN, IaBN, TTA and Seg-TTT with exactly that. What is done already is not done
+again: started again in the same folder, it goes on where it stopped.
+
+Source: paper, Sec. 5 (evaluation protocol), Sec. 5.1-5.2 and Appendix B (what is chosen, and on what).
+"""
+
+import argparse
+import json
+import logging
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("WANDB_SILENT", "true")
+
+import yaml
+
+from callbacks.records import find_commit, to_plain, write_file
+from callbacks.run_folder import MANIFEST, SEARCH
+from callbacks.selection import Selection
+from experiments.study import Study, describe_method
+
+ROOT = Path(__file__).parent.parent
+CHOOSE_ALPHA = ROOT / "configs" / "trainer" / "choose_alpha.yaml"
+SELECTION = "selection.yaml"
+HEADING = """\
+# Chosen on the development set by `python -m experiments.protocol`, and frozen: a test that names this file by
+# --results.selection has to keep to it, and its results.json holds the file's SHA-256.
+"""
+METHODS = ("t-BN", "IaBN", "TTA", "Seg-TTT")
+ALPHA_SEARCH = {"class_path": "callbacks.alpha_search.AlphaSearch", "init_args": {"required": False}}
+
+
+@dataclass(frozen=True)
+class Grids:
+    """What is tried on the development set for Seg-TTT.
+
+    Attributes:
+        scales: Sets of scales of the views.
+        psi: Confidence thresholds.
+        num_steps: Numbers of steps, N_t; all of them cost one run of steps.
+        lr: Learning rates, eta.
+    """
+
+    scales: Sequence[Sequence[float]] = ((0.25, 0.5, 0.75), (0.5, 0.75, 1.0))
+    psi: Sequence[float] = (0.5, 0.6, 0.7, 0.8, 0.9)
+    num_steps: Sequence[int] = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10)
+    lr: Sequence[float] = (0.01, 0.02, 0.05, 0.1)
+
+
+class Protocol:
+    """One experiment, from training to test, in a folder of its own.
+
+    Args:
+        config: Of the experiment: model, data and training.
+        folder: Where everything is written; what is done in there is not done again.
+        options: More arguments of every command.
+        grids: What is tried.
+        semantics: Of Seg-TTT, ``paper`` or ``released``.
+
+    Raises:
+        ValueError: If there is no such config.
+    """
+
+    def __init__(
+        self,
+        config: Path,
+        folder: Path,
+        options: Sequence[str] = (),
+        grids: Grids | None = None,
+        semantics: str = "paper",
+    ) -> None:
+        if not config.is_file():
+            raise ValueError(
+                f"there is no config {config}: expected an experiment, such as configs/experiment/NAME.yaml"
+            )
+        self.config = config
+        self.folder = folder
+        self.options = list(options)
+        self.grids = grids or Grids()
+        self.semantics = semantics
+
+    def train(self) -> Path:
+        """Trains, unless that is done; goes on from the last epoch of a training that was interrupted.
+
+        Returns:
+            The checkpoint that was best on the development set.
+
+        Raises:
+            RuntimeError: If the training fails; it has said why.
+        """
+        done, checkpoints = self.folder / "training.json", self.folder / "checkpoints"
+        if not done.exists():
+            last = checkpoints / "last.ckpt"
+            logger = "pytorch_lightning.loggers.CSVLogger"
+            command = ["fit", f"--config={self.config}", f"--config={CHOOSE_ALPHA}"]
+            command += [f"--trainer.callbacks.dirpath={checkpoints}", f"--trainer.logger={logger}"]
+            command += [f"--trainer.logger.save_dir={self.folder}", "--trainer.logger.name=training", *self.options]
+            command += [f"--ckpt_path={last}"] if last.exists() else []
+            if subprocess.run([sys.executable, str(ROOT / "main.py"), *command], check=False).returncode:
+                raise RuntimeError(f"the training of {self.config} failed: its last lines above say why")
+            report = {"checkpoint": str(checkpoints / "best.ckpt"), "commit": find_commit()}
+            write_file(done, json.dumps(report).encode())
+        return Path(json.loads(done.read_text(encoding="utf-8"))["checkpoint"])
+
+    def select(self) -> Selection:
+        """Chooses on the development set and freezes the choice, unless that is done; trains before, if need be."""
+        path = self.folder / SELECTION
+        if not path.exists():
+            study = self._open_study(["--trainer.logger=false", "--results.panels=0"])
+            values, passes = self._choose(study)
+            alpha_run = json.loads((study.folder / "development" / "alpha" / MANIFEST).read_text(encoding="utf-8"))
+            settings = alpha_run["settings"]
+            content = {
+                "checkpoint": str(self.train()),
+                "weights": settings["weights"],
+                "values": values,
+                "development": {"miou": passes[-1]["best"]["miou"], "data": settings["data"], "passes": passes},
+                "config": str(self.config),
+                "options": self.options,
+                "commit": find_commit(),
+                "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            }
+            write_file(
+                path,
+                (
+                    HEADING + yaml.safe_dump(to_plain(content), sort_keys=False, width=120, default_flow_style=None)
+                ).encode(),
+            )
+        return Selection.read(path)
+
+    def test(self, name: str, arguments: Sequence[str]) -> dict[str, Any]:
+        """Tests a method on all targets with the chosen weights, unless that is done; returns its results.json.
+
+        Args:
+            name: Of the folder in `test`.
+            arguments: That pick the method. Settings that were chosen have to be as chosen, or be named by
+                ``--results.departures=[...]``.
+        """
+        selection = self.select()
+        return self._open_study([f"--results.selection={selection.path}"]).test(name, arguments)
+
+    def describe_chosen(self, method: str) -> list[str]:
+        """Returns the arguments that pick one of `METHODS` as it was chosen."""
+        values = self.select().values
+        views = {"alpha": values["alpha"], "scales": values["scales"]}
+        steps = {name: values[name] for name in ("psi", "num_steps", "lr")}
+        return {
+            "t-BN": [],
+            "IaBN": describe_method("IaBN", {"alpha": values["alpha"]}),
+            "TTA": describe_method("TTA", views),
+            "Seg-TTT": describe_method("SegTTT", views | steps | {"semantics": self.semantics}),
+        }[method]
+
+    def _open_study(self, more: Sequence[str]) -> Study:
+        """Returns the study of the trained network, with more arguments for every command."""
+        common = [f"--config={self.config}", *self.options, f"--ckpt_path={self.train()}", "--verbose=false", *more]
+        return Study(self.folder, common)
+
+    def _choose(self, study: Study) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """Returns the chosen values, and what each pass over the development set has found."""
+        grids = to_plain(asdict(self.grids))
+        passes = [self._search(study, "alpha", ALPHA_SEARCH)]
+        values = {"alpha": passes[0]["best"]["values"]["alpha"], "semantics": self.semantics}
+        for names in (("scales", "psi"), ("lr", "num_steps")):
+            method = {"class_path": "callbacks.SegTTT", "init_args": values}
+            arguments = {"method": method, "grid": {name: grids[name] for name in names}}
+            search = {"class_path": "callbacks.method_search.MethodSearch", "init_args": arguments}
+            passes.append(self._search(study, "_".join(names), search))
+            values |= passes[-1]["best"]["values"]
+        del values["semantics"]
+        return values, passes
+
+    def _search(self, study: Study, name: str, search: Mapping[str, Any]) -> dict[str, Any]:
+        """Runs one pass over the development set; returns what it has found."""
+        print(f"Choosing {name.replace('_', ', ', 1)} on the development set ...", flush=True)
+        study.validate(name, [f"--trainer.callbacks={json.dumps([search])}"])
+        return json.loads((study.folder / "development" / name / SEARCH).read_text(encoding="utf-8"))
+
+
+def tabulate(summaries: Mapping[str, Mapping[str, Any]]) -> str:
+    """Formats results as a Markdown table: mean IoU per target and their mean, ECE, all in percent; ms per image."""
+    domains = list(next(iter(summaries.values()))["domains"])
+    lines = [f"| method | {' | '.join(domains)} | mean | ECE | ms/image |", "|---" + "|---:" * (len(domains) + 3) + "|"]
+    for name, summary in summaries.items():
+        scores = [*(summary["domains"][domain]["miou"] for domain in domains), summary["mean"]["miou"]]
+        cells = [f"{score:.1f}" for score in (*scores, summary["mean"]["ece"])]
+        lines.append(f"| {name} | {' | '.join(cells)} | {summary['mean']['ms_per_image']:.0f} |")
+    return "\n".join(lines)
+
+
+def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
+    """Parses the command line."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.protocol", description=__doc__.split("\n\n")[0])
+    parser.add_argument("config", type=Path, help="the experiment, e.g. configs/experiment/street_scenes.yaml")
+    parser.add_argument("--folder", type=Path, help="where to write (outputs/protocol/NAME)")
+    grids = Grids()
+    parser.add_argument("--psi", type=float, nargs="+", default=grids.psi, help="thresholds to try (%(default)s)")
+    parser.add_argument("--lr", type=float, nargs="+", default=grids.lr, help="learning rates to try (%(default)s)")
+    steps = "numbers of steps to try (%(default)s)"
+    parser.add_argument("--num-steps", type=int, nargs="+", default=grids.num_steps, help=steps)
+    scales = "sets of scales to try, e.g. 0.25,0.5,0.75 0.5,0.75,1 (these two)"
+    parser.add_argument("--scales", type=parse_scales, nargs="+", default=grids.scales, help=scales)
+    semantics = "of Seg-TTT: as the paper's text says, or as the authors' code does (%(default)s)"
+    parser.add_argument("--semantics", choices=("paper", "released"), default="paper", help=semantics)
+    parser.epilog = "What follows -- are more arguments for main.py, e.g. -- --trainer.devices=2"
+    given = list(sys.argv[1:] if args is None else args)
+    end = given.index("--") if "--" in given else len(given)
+    arguments = parser.parse_args(given[:end])
+    arguments.options = given[end + 1 :]
+    return arguments
+
+
+def parse_scales(text: str) -> list[float]:
+    """Parses ``0.25,0.5,0.75``."""
+    return [float(part) for part in text.split(",")]
+
+
+def run_protocol(args: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
+    """Runs the protocol; returns the results of each method."""
+    arguments = parse_arguments(args)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    folder = arguments.folder or Path("outputs/protocol") / arguments.config.stem
+    grids = Grids(arguments.scales, arguments.psi, arguments.num_steps, arguments.lr)
+    protocol = Protocol(arguments.config, folder, arguments.options, grids, arguments.semantics)
+    protocol.train()
+    selection = protocol.select()
+    chosen = ", ".join(f"{name} {value}" for name, value in selection.values.items())
+    print(f"Chosen: {chosen}\nFrozen: {selection.path} (SHA-256 {selection.sha256})", flush=True)
+    summaries = {}
+    for name in METHODS:
+        print(f"Testing {name} on the targets ...", flush=True)
+        summaries[name] = protocol.test(name, protocol.describe_chosen(name))
+    write_file(folder / "table.md", (tabulate(summaries) + "\n").encode())
+    print(f"\nMean IoU and ECE in percent\n\n{tabulate(summaries)}\n\nResults and reports: {folder / 'test'}")
+    return summaries
+
+
+if __name__ == "__main__":
+    try:
+        run_protocol()
+    except (ValueError, RuntimeError, OSError) as error:
+        sys.exit(f"error: {error}")

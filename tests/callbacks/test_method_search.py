@@ -1,0 +1,217 @@
+"""A grid of settings in one pass gives exactly what one run per setting gives, and shares what it can."""
+
+import json
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from callbacks import TTA, AdaBN, IaBN, MCDropout, SegTTT, Tent
+from callbacks.alpha_search import AlphaSearch
+from callbacks.method import Method
+from callbacks.method_search import MethodSearch, name_point
+from callbacks.results import Results
+from lightning_modules.networks import DeepLabV1, DeepLabV3Plus
+from tests.callbacks.test_runs import FakeDataModule, Snapshot, make_module, make_targets, make_trainer
+
+SMALL = {"scales": (0.5, 1.0), "lr": 0.05}
+
+
+def make_network(**kwargs: Any) -> nn.Module:
+    torch.manual_seed(0)
+    network = DeepLabV1("resnet10", 5, width=8, **kwargs).eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):  # statistics that say something
+            nn.init.uniform_(module.running_mean, -0.2, 0.2)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    return network
+
+
+def make_image(size: int = 2) -> Tensor:
+    return torch.randn(size, 3, 48, 64, generator=torch.Generator().manual_seed(1))
+
+
+def predict_variants(method: Method, network: nn.Module, image: Tensor, variants: list[Method]) -> list[Tensor]:
+    found: dict[tuple[int, int], Tensor] = {}
+
+    def report(number: int, place: int, probabilities: Tensor) -> None:
+        assert (number, place) not in found
+        found[number, place] = probabilities.clone()
+
+    method.predict_variants(network, image, variants, report)
+    return [torch.cat([found[number, place] for place in range(len(image))]) for number in range(len(variants))]
+
+
+GRIDS: list[tuple[Method, dict[str, list[Any]]]] = [
+    (SegTTT(**SMALL), {"psi": [0.6, 0.9], "num_steps": [3, 0, 1]}),
+    (SegTTT(**SMALL, semantics="released"), {"num_steps": [1, 2, 4]}),
+    (SegTTT(**SMALL, semantics="released"), {"psi": [0.5, 0.8], "num_steps": [2, 1]}),
+    (SegTTT(**SMALL, psi=0.99, stop_agreement=0.8), {"num_steps": [1, 2, 9]}),
+    (SegTTT(**SMALL, stop_change=0.02), {"num_steps": [1, 2, 6]}),
+    (SegTTT(**SMALL, semantics="released", stop_change=0.05), {"num_steps": [1, 2, 6]}),
+    (SegTTT(**SMALL, loss_resolution="output", adapt_scale=0.7), {"num_steps": [1, 3]}),
+    (SegTTT(**SMALL, trainable=["head"]), {"num_steps": [1, 3], "lr": [0.01, 0.1]}),
+    (SegTTT(**SMALL, num_steps=2), {"alpha": [0.0, 0.4, 1.0]}),
+    (SegTTT(**SMALL, num_steps=2), {"scales": [[0.5], [1.0, 0.5]], "flip": [True, False]}),
+    (SegTTT(**SMALL, num_steps=2, time_budget_ms=1e9), {"num_steps": [1, 2]}),
+    (IaBN(), {"alpha": [0.0, 0.5, 1.0]}),
+    (TTA(scales=(0.5,)), {"alpha": [0.1, 0.5], "grayscale": [True, False]}),
+    (Tent(), {"num_steps": [1, 2]}),
+    (AdaBN(), {"prior": [0.0, 4.0]}),
+]
+
+
+@pytest.mark.parametrize("method, grid", GRIDS)
+def test_variants_are_bit_for_bit_what_each_predicts_alone(method: Method, grid: dict[str, list[Any]]) -> None:
+    network, image = make_network(), make_image()
+    points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+    variants = [method.vary(point) for point in points]
+    before = Snapshot(network)
+    together = predict_variants(method, network, image, variants)
+    before.check(network)
+    alone = [variant.predict(network, image) for variant in variants]
+    for point, one, other in zip(points, together, alone, strict=True):
+        assert torch.equal(one, other), point
+    assert len({tuple(one.flatten(1)[:, :50].flatten().tolist()) for one in alone}) > 1  # the grid makes a difference
+
+
+@pytest.mark.parametrize(
+    "network", [make_network(dropout=0.3), DeepLabV3Plus("resnet10", 5, width=8, dropout=0.3).eval()]
+)
+@pytest.mark.parametrize("counts", [[1, 2, 3], [3, 1]])
+def test_live_dropout_draws_the_same_numbers_in_one_run_of_steps(network: nn.Module, counts: list[int]) -> None:
+    method = SegTTT(**SMALL, semantics="released")
+    variants: list[Method] = [method.vary({"num_steps": count}) for count in counts]
+    torch.manual_seed(3)
+    together = predict_variants(method, network, make_image(1), variants)
+    for one, variant in zip(together, variants, strict=True):
+        assert torch.equal(one, variant.predict(network, make_image(1)))
+
+
+def test_an_image_that_falls_back_does_so_at_every_point() -> None:
+    network, image = make_network(), make_image(3)
+    image[1, 0, 0, 0] = float("nan")
+    method = SegTTT(**SMALL)
+    variants: list[Method] = [method.vary({"num_steps": count, "lr": lr}) for count in (1, 2) for lr in (0.05, 1e30)]
+    together = predict_variants(method, network, image, variants)
+    alone = [variant.predict(network, image) for variant in variants]
+    assert all(torch.equal(one, other) for one, other in zip(together, alone, strict=True))
+    assert all(one.isfinite().all() for one in together)
+    assert [adaptation.fallback for adaptation in variants[3].adaptations] == [True, True, True]
+
+
+def count_passes(network: nn.Module, run: Any) -> int:
+    """Counts the images that go through the network, at any size."""
+    count = 0
+
+    def add(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        nonlocal count
+        count += len(inputs[0])
+
+    handle = network.head.register_forward_pre_hook(add)
+    run()
+    handle.remove()
+    return count
+
+
+def test_ten_numbers_of_steps_cost_one_run_of_steps_and_one_set_of_views() -> None:
+    network, image = make_network(), make_image(1)
+    method = SegTTT(**SMALL)
+    variants: list[Method] = [method.vary({"num_steps": count}) for count in range(1, 11)]
+    together = count_passes(network, lambda: predict_variants(method, network, image, variants))
+    alone = count_passes(network, lambda: [variant.predict(network, image) for variant in variants])
+    views, final = 4, 1
+    assert together == views + 10 + 10 * final
+    assert alone == sum(views + count + final for count in range(1, 11))
+
+
+def test_several_psi_share_the_views() -> None:
+    network, image = make_network(), make_image(1)
+    method = SegTTT(**SMALL, num_steps=1)
+    variants: list[Method] = [method.vary({"psi": psi}) for psi in (0.5, 0.7, 0.9)]
+    assert count_passes(network, lambda: predict_variants(method, network, image, variants)) == 4 + 3 * 2
+
+
+def test_a_pass_over_a_grid_equals_a_run_per_point(tmp_path: Path) -> None:
+    method = SegTTT(scales=(0.5,), lr=0.1)
+    grid = {"psi": [0.5, 0.9], "num_steps": [0, 2]}
+    search = MethodSearch(method, grid)
+    module, data = make_module(), FakeDataModule(eval_batch_size=2)
+    before = Snapshot(module.network)
+    trainer = make_trainer(tmp_path, callbacks=[search, Results(str(tmp_path / "out"))])
+    trainer.validate(module, datamodule=data, verbose=False)
+    before.check(module.network)
+    report = json.loads((tmp_path / "out" / "search.json").read_text())
+    assert (
+        report["method"] == "SegTTT"
+        and report["settings"]["lr"] == 0.1
+        and report["parameters"] == ["psi", "num_steps"]
+    )
+    assert [point["values"] for point in report["points"]] == search.points
+    for point in report["points"]:
+        separate = make_trainer(tmp_path, callbacks=[method.vary(point["values"])])
+        separate.validate(module, datamodule=FakeDataModule(), verbose=False)
+        assert point["miou"] == pytest.approx(separate.callback_metrics["val/miou"].item(), rel=1e-6)
+    best = max(report["points"], key=lambda point: point["miou"])
+    assert report["best"] == best and search.best == best["values"]
+    assert trainer.callback_metrics["val/miou_best"].item() == pytest.approx(best["miou"], rel=1e-6)
+    assert trainer.callback_metrics["val/best_psi"].item() == pytest.approx(best["values"]["psi"])
+    assert report["seconds"] > 0 and report["images"] == len(data.val_dataloader().dataset)
+
+
+def test_the_first_of_equal_points_is_the_best(tmp_path: Path) -> None:
+    module = make_module()
+    module.network.head.weight.data.zero_()
+    search = MethodSearch(SegTTT(scales=(0.5,), lr=0.0), {"num_steps": [2, 1]})
+    make_trainer(tmp_path, callbacks=[search]).validate(module, datamodule=FakeDataModule(), verbose=False)
+    assert search.best == {"num_steps": 2}
+
+
+@pytest.mark.parametrize(
+    "method, grid, message",
+    [
+        (SegTTT(), {}, "the grid is empty"),
+        (SegTTT(), {"psi": []}, "psi in the grid is empty"),
+        (SegTTT(), {"phi": [1]}, "SegTTT has no argument phi: expected one of alpha, psi"),
+        (SegTTT(), {"psi": [0.5, 2]}, "psi is 2"),
+        (MCDropout(), {"alpha": [3]}, "alpha is 3"),
+    ],
+)
+def test_bad_grids_are_refused(method: Method, grid: dict[str, list[Any]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MethodSearch(method, grid)
+
+
+def test_nothing_is_searched_on_targets(tmp_path: Path) -> None:
+    search = MethodSearch(IaBN(), {"alpha": [0.0, 0.1]})
+    with pytest.raises(ValueError, match="among the callbacks of a test run: expected a validate run"):
+        make_trainer(tmp_path, callbacks=[search]).test(make_module(), datamodule=make_targets())
+
+
+def test_alpha_search_without_batch_norm_tries_alpha_0_alone_if_it_is_not_required(tmp_path: Path) -> None:
+    search = AlphaSearch(required=False)
+    trainer = make_trainer(tmp_path, callbacks=[search])
+    trainer.validate(make_module(norm=None), datamodule=FakeDataModule(), verbose=False)
+    assert search.alphas == [0.0] and search.best_alpha == 0.0
+    assert trainer.callback_metrics["val/miou_best_alpha"] == trainer.callback_metrics["val/miou"]
+
+
+def test_alpha_search_begins_after_a_share_of_the_epochs(tmp_path: Path) -> None:
+    values = []
+
+    class Watch(AlphaSearch):
+        def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            super().on_validation_epoch_end(trainer, pl_module)
+            if not trainer.sanity_checking:
+                values.append(bool(self.miou))
+
+    trainer = make_trainer(tmp_path, callbacks=[Watch([0.0, 0.5], from_epoch=0.8)], max_epochs=5)
+    trainer.fit(make_module(), datamodule=FakeDataModule())
+    assert values == [False] * 4 + [True]
+
+
+def test_points_are_named_for_logs() -> None:
+    assert name_point({"psi": 0.7000, "num_steps": 3, "flip": True}) == "psi_0.7_num_steps_3_flip_True"

@@ -1,0 +1,115 @@
+"""The protocol in one command: trained, chosen, frozen and tested, and going on where it stopped."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from callbacks.results import SUMMARY
+from experiments import protocol
+from experiments.protocol import Grids, Protocol, parse_arguments, run_protocol
+from tests.tiny import DATA, EXPERIMENT, QUIET, ROOT
+
+OPTIONS = [*DATA, *QUIET, "--trainer.max_epochs=2"]
+SMALL = ["--psi", "0.6", "0.8", "--lr", "0.05", "--num-steps", "1", "2", "--scales", "0.5,1"]
+
+
+def read_summary(folder: Path) -> dict:
+    return json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+
+
+@pytest.mark.slow
+def test_the_protocol_trains_chooses_freezes_and_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "protocol"
+    arguments = [str(EXPERIMENT), "--folder", str(folder), *SMALL, "--", *OPTIONS]
+    monkeypatch.chdir(tmp_path)  # loggers write here
+    summaries = run_protocol(arguments)
+    assert list(summaries) == ["t-BN", "IaBN", "TTA", "Seg-TTT"]
+    selection = folder / "selection.yaml"
+    content = yaml.safe_load(selection.read_text())
+    assert list(content["values"]) == ["alpha", "scales", "psi", "lr", "num_steps"]
+    digest = hashlib.sha256(selection.read_bytes()).hexdigest()
+    for summary in summaries.values():
+        assert summary["complete"] and list(summary["domains"]) == ["haze", "dusk", "dust"]
+        assert summary["selection"] == {"file": str(selection), "sha256": digest, "departures": []}
+    method = summaries["Seg-TTT"]["method"]
+    assert all(method[name] == value for name, value in content["values"].items())
+
+    alphas, shared, steps = content["development"]["passes"]
+    assert [point["values"]["alpha"] for point in alphas["points"]] == pytest.approx([n / 10 for n in range(11)])
+    assert len(shared["points"]) == 2 and len(steps["points"]) == 2
+    for name, found in (("alpha", alphas), ("psi", shared), ("num_steps", steps)):
+        best = max(found["points"], key=lambda point: point["miou"])
+        assert content["values"][name] == best["values"][name]
+    assert shared["settings"]["alpha"] == content["values"]["alpha"]
+    assert steps["settings"]["psi"] == content["values"]["psi"]
+    data = content["development"]["data"]["development"]
+    assert data["role"] == "development" and len(data["fingerprint"]) == 64 and data["images"] == 2
+    assert content["commit"] and len(content["weights"]) == 64
+
+    written = {path: path.stat().st_mtime_ns for path in folder.rglob("*.json*")}
+    run_protocol(arguments)  # nothing is done again
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.json*")} == written
+    assert selection.read_bytes() == (folder / "selection.yaml").read_bytes()
+
+    selection.write_text(selection.read_text().replace("psi: ", "psi: 0"))  # a choice that was edited by hand
+    with pytest.raises(ValueError, match="SegTTT has psi"):
+        run = Protocol(EXPERIMENT, folder, OPTIONS)
+        run.test("again", ["--method=SegTTT", "--method.psi=0.6", f"--method.alpha={content['values']['alpha']}"])
+
+
+@pytest.mark.slow
+def test_a_training_that_was_stopped_goes_on_from_its_last_epoch(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "experiments.protocol", str(EXPERIMENT), "--folder", str(tmp_path / "cut"), "--"]
+    command += [*DATA, *QUIET, "--trainer.max_epochs=200"]
+    environment = {**os.environ, "WANDB_MODE": "offline"}
+    running = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
+    last = tmp_path / "cut" / "checkpoints" / "last.ckpt"
+    try:
+        for _ in range(600):
+            if last.exists():
+                break
+            with pytest.raises(subprocess.TimeoutExpired):
+                running.wait(timeout=0.2)
+    finally:
+        os.killpg(running.pid, 9)
+        running.wait()
+    stopped = (tmp_path / "cut" / "training" / "version_0" / "metrics.csv").exists()
+    assert last.exists() and stopped and not (tmp_path / "cut" / "training.json").exists()
+    resumed = Protocol(EXPERIMENT, tmp_path / "cut", [*DATA, *QUIET, "--trainer.max_epochs=3"])
+    epochs_before = list((tmp_path / "cut" / "training").glob("version_*"))
+    assert resumed.train() == tmp_path / "cut" / "checkpoints" / "best.ckpt" and resumed.train().exists()
+    assert len(list((tmp_path / "cut" / "training").glob("version_*"))) == len(epochs_before) + 1
+
+
+def test_a_training_that_fails_says_so(tmp_path: Path) -> None:
+    failing = Protocol(EXPERIMENT, tmp_path, ["--data.height=1"])
+    with pytest.raises(RuntimeError, match=r"the training of .*street_scenes\.yaml failed"):
+        failing.train()
+    assert not (tmp_path / "training.json").exists()
+
+
+def test_a_config_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"there is no file .*nothing\.yaml: expected an experiment"):
+        Protocol(tmp_path / "nothing.yaml", tmp_path)
+
+
+def test_the_command_line_takes_grids_and_options_of_main() -> None:
+    arguments = parse_arguments(["a.yaml", *SMALL, "--", "--trainer.max_epochs=1", "--x=2"])
+    assert (arguments.psi, arguments.lr, arguments.num_steps) == ([0.6, 0.8], [0.05], [1, 2])
+    assert arguments.scales == [[0.5, 1.0]] and arguments.options == ["--trainer.max_epochs=1", "--x=2"]
+    assert parse_arguments(["a.yaml"]).options == [] and parse_arguments(["a.yaml"]).psi == Grids().psi
+
+
+def test_the_fragment_of_the_training_keeps_the_best_at_any_alpha() -> None:
+    search, checkpoint = yaml.safe_load(protocol.CHOOSE_ALPHA.read_text())["trainer"]["callbacks"]
+    assert search["class_path"].endswith("AlphaSearch") and search["init_args"] == {
+        "from_epoch": 0.8,
+        "required": False,
+    }
+    assert checkpoint["init_args"]["monitor"] == "val/miou_best_alpha" and checkpoint["init_args"]["mode"] == "max"
