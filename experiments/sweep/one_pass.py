@@ -137,8 +137,9 @@ class OnePass:
         if time.time() - self._claimed > GRACE / 6:
             self._renew()
         records = self.place / RECORDS
-        if records.exists():
-            bar.n = records.read_bytes().count(b"\n")
+        images = records.read_bytes().count(b"\n") if records.exists() else 0
+        if images != bar.n:
+            bar.n = images
             bar.refresh()
 
     def _tell(self, search: Mapping[str, Any]) -> None:

@@ -34,7 +34,7 @@ class Parameter:
         name: Of the argument of main.py, such as ``method.alpha``.
         distribution: What Optuna draws from.
         grid: What Optuna would draw for each value of a grid; None if there is no end of values.
-        quantum: Values are rounded to multiples of it; None leaves them.
+        quantum: Values are rounded to multiples of it, between the ends of the range; None leaves them.
         nested: Whether Optuna draws the JSON of the values, because they are lists or mappings.
         logarithmic: Whether charts have a logarithmic axis.
     """
@@ -63,7 +63,11 @@ class Parameter:
         """Returns what main.py is given for what Optuna drew."""
         if self.nested:
             return json.loads(drawn)
-        return drawn if self.quantum is None else round_to(drawn, self.quantum)
+        if self.quantum is None:
+            return drawn
+        assert isinstance(self.distribution, FloatDistribution)
+        first, last = find_multiples(self.distribution.low, self.distribution.high, self.quantum)
+        return multiply(min(max(round(drawn / self.quantum), first), last), self.quantum)
 
     @property
     def values(self) -> list[Any] | None:
@@ -157,17 +161,23 @@ def read_range(name: str, where: str, kind: str, form: Mapping[str, Any]) -> Par
     quantum = check_number(where, "q", form.get("q", 1))
     if quantum <= 0:
         raise ValueError(f"{where}: q is {quantum}: expected a number above 0")
+    first, last = find_multiples(low, high, quantum)
+    if first > last:
+        raise ValueError(f"{where}: no multiple of q = {quantum} lies between {low} and {high}: expected a smaller q")
     if logarithmic:
         return Parameter(name, distribution, quantum=quantum, logarithmic=True)
-    steps = [round_to(step * quantum, quantum) for step in range(math.ceil(low / quantum), int(high // quantum) + 1)]
-    inside = tuple(float(step) for step in steps if low <= step <= high)
-    return Parameter(name, distribution, inside or None, quantum)
+    inside = (float(multiply(number, quantum)) for number in range(first, last + 1))
+    return Parameter(name, distribution, tuple(min(max(value, low), high) for value in inside), quantum)
 
 
-def round_to(value: float, quantum: int | float) -> int | float:
-    """Rounds to the nearest multiple: a whole number if the quantum is one."""
-    multiple = round(value / quantum)
-    return multiple * quantum if isinstance(quantum, int) else round(multiple * quantum, 12)
+def find_multiples(low: float, high: float, quantum: float) -> tuple[int, int]:
+    """Returns the first and the last multiple of a quantum in a range, as numbers of quanta; 0.3 is three times 0.1."""
+    return math.ceil(low / quantum - 1e-9), math.floor(high / quantum + 1e-9)
+
+
+def multiply(number: int, quantum: int | float) -> int | float:
+    """Returns a multiple: a whole number if the quantum is one, else without digits that rounding made."""
+    return number * quantum if isinstance(quantum, int) else round(number * quantum, 12)
 
 
 def check_number(where: str, key: str, value: Any) -> int | float:

@@ -230,7 +230,9 @@ def log_offline(definition: Definition, rows: Sequence[Mapping[str, Any]], folde
     ) as run:
         run.log(
             {
-                "sweep/trials": wandb.Table(columns=[*names, definition.metric, "state"], data=table),
+                "sweep/trials": wandb.Table(
+                    columns=[*names, definition.metric, "state"], data=table, allow_mixed_types=True
+                ),
                 "sweep/chart": wandb.Image(str(folder / "sweep.png")),
             }
         )

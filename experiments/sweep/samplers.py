@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from experiments.sweep.definition import Definition
 from experiments.sweep.parameters import Parameter
 
+EVERY = 5  # images, trials are compared
 FIRST_IMAGES = 10  # before which no trial is stopped
 FIRST_TRIALS = 4  # that have seen as many images, before one is stopped
 WORST = 0.25  # the share of trials that one has to be below
@@ -22,9 +23,7 @@ VALUES = "values"  # what a trial tries, among its attributes
 
 
 class GridInOrder(BaseSampler):
-    """Goes through a grid in order.
-
-    The numbers of trials are unique, so machines that share a study begin at different points.
+    """Goes through a grid in order, also on several machines that share a study.
 
     Args:
         parameters: Of the sweep, all with a grid.
@@ -35,11 +34,13 @@ class GridInOrder(BaseSampler):
         self._next: dict[int, dict[str, Any]] = {}
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """Chooses the point of a trial: that of its number, or the first one that is free."""
-        taken = [other.user_attrs[VALUES] for other in list_claims(study) if other.number != trial.number]
-        free = [(drawn, values) for drawn, values in self.points if values not in taken]
-        own = self.points[trial.number % len(self.points)]
-        self._next[trial.number] = (own if own in free or not free else free[0])[0]
+        """Chooses the first point that is free, or one behind it for each machine that is choosing at this moment."""
+        others = [other for other in study.get_trials(deepcopy=False) if other.number != trial.number]
+        open_trials = [other for other in others if other.state != TrialState.FAIL]
+        taken = [other.user_attrs[VALUES] for other in open_trials if VALUES in other.user_attrs]
+        free = [drawn for drawn, values in self.points if values not in taken]
+        choosing = sum(VALUES not in other.user_attrs and other.number < trial.number for other in open_trials)
+        self._next[trial.number] = free[choosing % len(free)] if free else self.points[0][0]
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Returns nothing: each parameter is asked for alone."""

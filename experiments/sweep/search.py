@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from callbacks.run_settings import find_differences
 from experiments.sweep.definition import Definition
-from experiments.sweep.samplers import FINISHED, VALUES, GridInOrder, list_claims
+from experiments.sweep.samplers import EVERY, FINISHED, VALUES, GridInOrder, list_claims
 from experiments.sweep.trial import Report, name_point
 
 HEARTBEAT, GRACE = 10, 60  # seconds between two signs of life of a trial, and without one until it counts as dead
@@ -142,10 +142,12 @@ class Search:
         reported: set[int] = set()
 
         def report(images: int, value: float | None) -> None:
-            bar.set_postfix_str(f"{images} images, {describe_best(self.study)}" if images else "")
-            if value is None or images in reported:
+            if images % EVERY != 0 or images in reported:
                 return
             reported.add(images)
+            bar.set_postfix_str(f"{images} images; {describe_best(self.study)}")
+            if value is None:
+                return
             trial.report(value, images)
             if trial.should_prune():
                 trial.set_user_attr(IMAGES, images)
