@@ -13,6 +13,7 @@ import yaml
 from callbacks.results import SUMMARY
 from experiments import protocol
 from experiments.protocol import Grids, Protocol, parse_arguments, run_protocol
+from experiments.study import describe_method
 from tests.tiny import DATA, EXPERIMENT, QUIET, ROOT
 
 OPTIONS = [*DATA, *QUIET, "--trainer.max_epochs=2"]
@@ -57,10 +58,10 @@ def test_the_protocol_trains_chooses_freezes_and_tests(tmp_path: Path, monkeypat
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.json*")} == written
     assert selection.read_bytes() == (folder / "selection.yaml").read_bytes()
 
-    selection.write_text(selection.read_text().replace("psi: ", "psi: 0"))  # a choice that was edited by hand
-    with pytest.raises(ValueError, match="SegTTT has psi"):
-        run = Protocol(EXPERIMENT, folder, OPTIONS)
-        run.test("again", ["--method=SegTTT", "--method.psi=0.6", f"--method.alpha={content['values']['alpha']}"])
+    edited = {**content, "values": {**content["values"], "psi": 0.123}}  # by hand, after the choice
+    selection.write_text(yaml.safe_dump(edited))
+    with pytest.raises(ValueError, match=r"SegTTT has psi=.* chose 0\.123: expected what was chosen"):
+        Protocol(EXPERIMENT, folder, OPTIONS).test("again", describe_method("SegTTT", content["values"]))
 
 
 @pytest.mark.slow
