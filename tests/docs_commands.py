@@ -20,6 +20,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 FENCE = re.compile(r"^( *)(`{3,})(\S*)\s*$")
 FILE_OF_BLOCK = re.compile(r"^# ((?:datamodules|callbacks|lightning_modules|configs|tests)/[\w/.]+)$")
 FILE_BEFORE_BLOCK = re.compile(r"`([\w/]+\.ya?ml)`:$")
+NAMED = re.compile(r"python -m (experiments\.\w+)")
 INLINE = re.compile(r"(?<!`)`((?:python |make |--)[^`]+)`(?!`)")
 PLACEHOLDER = re.compile(r" \.\.\.|\b(NAME|TARGET|ARGUMENT|VALUE|CLASS)\b")  # a way to write commands, not one of them
 
@@ -30,8 +31,9 @@ EXCEPTIONS = {
     r"(python -m )?pip install .+": "would change the environment of the tests; .ci/run installs by `make setup`",
     r"bash \.ci/run": "runs these tests",
     r"cd /path/to/segadapt": "the reader's own path",
+    r"for gpu in 0 1 2 3; do CUDA_VISIBLE_DEVICES=\$gpu wandb agent .+ & done; wait": "needs an account",
     r"for i in 1 2 3; do sbatch --dependency=singleton job\.sbatch; done": "needs Slurm",
-    r"wandb (login|sync|sweep|agent)( .+)?": "needs an account and a network; what an agent runs is tested in test_sweep.py",
+    r"wandb (login|sync|sweep|agent)( .+)?": "needs an account; what an agent runs is tested in test_sweep.py",
     r"make docs-serve": "serves until it is stopped; `make docs` builds the same pages",
     r"make format": "rewrites the checkout",
     r"make lock": "needs a network, and rewrites constraints.txt",
@@ -46,6 +48,7 @@ TESTED = {
     "sweep": "test_sweep.py",
     "tables": "test_tables.py",
     "protocol": "test_protocol.py",
+    "report": "callbacks/test_report.py",
     "tradeoffs": "test_tradeoffs.py",
     "training_speed": "test_training_speed.py",
 }
@@ -54,6 +57,7 @@ TINY = {
     "check_data": ["--quick", "--threads", "1"],
     "contact_sheets": ["--rows", "1", "--count", "1", "--height", "64", "--width", "128", "--folder", "sheets"],
     "list_presets": [],
+    "report_speed": ["--images", "2", "--sizes", "64x128"],
     "reading": ["--scenes", "1", "--repeats", "1", "--loaded", "2", "--workers"],
 }
 WIDE = {"DeepLabV1", "DeepLabV3Plus", "FCN", "FCN8s"}  # networks that an argument `width` makes small
@@ -141,7 +145,8 @@ def read_commands(path: Path) -> list[Command]:
         if block.language in ("", "bash", "sh", "shell", "console"):
             found += split_commands(block)
     for number, text in read_inline(path):
-        if text.startswith(("python main.py ", "python -m ", "make ")) and not PLACEHOLDER.search(text):
+        named = re.fullmatch(r"python -m [\w.]+", text)  # a program by its name, without its arguments
+        if text.startswith(("python main.py ", "python -m ", "make ")) and not named and not PLACEHOLDER.search(text):
             found.append(make_command(path, number, text))
     return found
 
@@ -199,7 +204,9 @@ def read_targets() -> dict[str, str]:
 
 def expand_make(command: Command) -> list[Command]:
     """Returns the programs of experiments/ that a `make` command runs."""
-    given = dict(word.split("=", 1) for word in command.words[1:] if "=" in word)
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    given = dict(re.findall(r"^(\w+_ARGS) \?= *(.*)$", makefile, re.MULTILINE))
+    given |= dict(word.split("=", 1) for word in command.words[1:] if "=" in word)
     found = []
     for target in [word for word in command.words[1:] if "=" not in word]:
         for line in read_targets()[target].splitlines():
