@@ -18,6 +18,7 @@ USABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 DEMO_ARGS ?=
 COMPARISON_ARGS ?=
 BENCH_ARGS ?=
+TABLES_ARGS ?= all
 TEST_ARGS ?=
 
 # albumentations otherwise asks the network for newer versions whenever it is imported.
@@ -69,6 +70,10 @@ demo-seeds: $(STAMP) ## The demo over three training seeds: mean and spread
 .PHONY: comparison
 comparison: $(STAMP) ## Train and test every network with every method on generated scenes: docs/results.md (2 hours)
 	@$(BIN)/python -m experiments.comparison --page docs/results.md $(COMPARISON_ARGS)
+
+.PHONY: tables
+tables: $(STAMP) ## Build the paper's tables and figures (TABLES_ARGS="all --run --world street_scenes --jobs 2": an hour)
+	@$(BIN)/python -m experiments.tables $(TABLES_ARGS)
 
 .PHONY: bench
 bench: $(STAMP) ## Measure time, memory and operations of the methods (BENCH_ARGS="--quick": a tiny run)

@@ -134,11 +134,11 @@ def test_published_settings() -> None:
 
 def test_selected_settings_replace_what_was_chosen_and_nothing_else() -> None:
     plan = plan_of("--world", "street_scenes")
-    chosen = {"alpha": 0.3, "psi": 0.6, "num_steps": 5, "lr": 0.2}
+    chosen = {"alpha": 0.3, "scales": [0.5, 0.75, 1.0], "psi": 0.6, "num_steps": 5, "lr": 0.2}
     described = plan.describe(Run("gta_resnet50", "seg_ttt"), chosen)
     assert described is not None
     assert {key: described[1][key] for key in chosen} == chosen
-    assert described[1]["semantics"] == "paper" and described[1]["scales"] == [0.5, 0.75, 1.0]
+    assert described[1]["semantics"] == "paper"
     curve = plan.describe(Run("gta_resnet50", "seg_ttt", (("num_steps", 3),)), chosen)
     assert curve is not None and curve[1]["num_steps"] == 3 and curve[1]["alpha"] == 0.3
     flip = plan.describe(Run("gta_resnet50", "seg_ttt_flip"), chosen)
@@ -148,6 +148,8 @@ def test_selected_settings_replace_what_was_chosen_and_nothing_else() -> None:
     tent = plan.describe(Run("gta_resnet50", "tent"), chosen)
     assert tent is not None and tent[1]["lr"] == 0.001
     assert list_departures(plan, Run("gta_resnet50", "tent"), list(chosen)) == ["alpha", "num_steps", "lr"]
+    assert list_departures(plan, Run("gta_resnet50", "ensemble_iabn"), list(chosen)) == ["scales"]
+    assert list_departures(plan, Run("gta_resnet50", "seg_ttt_no_views_t_bn"), list(chosen)) == ["alpha", "scales"]
     assert list_departures(plan, Run("gta_resnet50", "seg_ttt"), list(chosen)) == []
     assert list_departures(plan, Run("gta_resnet50"), list(chosen)) == []
 

@@ -12,11 +12,13 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 from experiments.tables.results import read_results, read_selection
 from experiments.tables.runs import PICTURED, Plan, Run, read_method
 
+LOG = "log.txt"
 QUIET = ("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false")
 QUICK = (
     "--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.limit_val_batches=2",
@@ -112,7 +114,7 @@ def run_tasks(plan: Plan, tasks: Sequence[Task], jobs: int) -> list[str]:
     threads = max(1, (os.cpu_count() or 1) // jobs)
     os.environ["OMP_NUM_THREADS"] = str(threads)
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, prepare_worker, (os.getpid(), threads)) as pool:
+    with ProcessPoolExecutor(jobs, context, prepare_worker, (os.getpid(), threads, plan.folder / LOG)) as pool:
         running: dict[Future[str | None], Task] = {}
         while True:
             while len(running) < jobs and (task := take()) is not None:
@@ -154,8 +156,12 @@ class Progress:
         return f"[{minutes:3d}:{seconds:02d}]"
 
 
-def prepare_worker(parent: int, threads: int) -> None:
-    """Prepares a worker process: its share of the cores, and an end when its parent ends."""
+def prepare_worker(parent: int, threads: int, log: Path) -> None:
+    """Prepares a worker process: its share of the cores, a file for what it prints, an end when its parent ends."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -192,9 +198,10 @@ def perform(plan: Plan, task: Task) -> str | None:
 
 def make_protocol(plan: Plan, experiment: str) -> Any:
     """Makes the protocol of an experiment."""
-    from experiments.protocol import Protocol
+    from experiments.protocol import Grids, Protocol
 
-    return Protocol(plan.world.find_config(experiment), plan.folder / experiment, [*QUIET, *plan.options])
+    config, folder = plan.world.find_config(experiment), plan.folder / experiment
+    return Protocol(config, folder, [*QUIET, *plan.options], Grids(**plan.world.grids))
 
 
 def list_departures(plan: Plan, run: Run, values: Sequence[str]) -> list[str]:
@@ -215,7 +222,7 @@ def test(plan: Plan, run: Run) -> None:
     members = []
     if run.is_ensemble:
         members = [str(make_protocol(plan, member).train()) for member in plan.world.list_members(run.experiment)]
-    arguments = plan.list_arguments(run, chosen, members)
+    arguments = [*plan.list_arguments(run, chosen, members), "--trainer.logger=false"]
     pictured = json.dumps(run.pictured)
     if run.stage == "test":
         arguments += [f"--results.panels={PICTURED if run.pictured else 0}", f"--results.report={pictured}"]
@@ -228,6 +235,6 @@ def test(plan: Plan, run: Run) -> None:
     from main import main
 
     stage = "test" if run.stage == "test" else "validate"
-    common = [f"--config={plan.world.find_config(run.experiment)}", *QUIET, *plan.options, "--trainer.logger=false"]
+    common = [f"--config={plan.world.find_config(run.experiment)}", *QUIET, *plan.options]
     common += [f"--ckpt_path={protocol.train()}", f"--results.folder={folder}", "--verbose=false"]
     main([stage, *common, *arguments])

@@ -36,7 +36,7 @@ def draw_figure(built: BuiltTable) -> None:
 def save(built: BuiltTable, name: str, figure: Figure) -> None:
     """Writes a figure as PNG and SVG and adds it to the pictures."""
     if built.plan.world.targets:
-        figure.text(0.5, -0.01, DEMONSTRATION, ha="center", va="top", fontsize=7, color="dimgray")
+        figure.suptitle(DEMONSTRATION, fontsize=8, color="dimgray")
     for suffix in ("png", "svg"):
         data = io.BytesIO()
         figure.savefig(data, format=suffix, dpi=150, bbox_inches="tight")
