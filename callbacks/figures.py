@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 METHOD, BASELINE = (matplotlib.colormaps["viridis"](place) for place in (0.62, 0.25))
 OTHERS = [matplotlib.colormaps["viridis"](place) for place in (0.85, 0.45, 0.05)]  # of a third series and more
 WIDTH, HEIGHT = 3.6, 2.7  # inches per panel
+LEFT, RIGHT, ABOVE, BELOW, FOOT = 0.62, 0.15, 0.48, 0.52, 0.28  # margins of a panel; for a legend
 SMALL = 8  # points
 LOSS_NAME, RATE_NAME, MIOU_NAME = "train/loss", "train/lr", "val/miou"
 LABELS = {LOSS_NAME: "training loss (nats)", RATE_NAME: "learning rate", MIOU_NAME: "mean IoU,\ndevelopment (%)"}
@@ -42,7 +43,7 @@ def draw_differences(differences: Values) -> Figure:
             axes.hist(part, bins=edges.tolist(), color=colour, label=label, edgecolor="white", linewidth=0.5)
         axes.axvline(0, color="black", linewidth=1)
         share = f"{100 * worse / len(values):.0f} % of {len(values)} images worse" if values else "no image"
-        axes.set_title(f"{domain}\n{share}", fontsize=10)
+        axes.set_title(f"{shorten(domain, 40)}\n{share}", fontsize=10)
         axes.set_xlabel("mean IoU gained per image (points)")
     label_counts(panels)
     return figure
@@ -55,19 +56,18 @@ def draw_domains(series: Mapping[str, Mapping[str, float]]) -> Figure:
         series: By method (the unadapted network first, if it is there) the mean IoU in percent by domain.
     """
     domains = list(dict.fromkeys(domain for values in series.values() for domain in values))
-    figure = Figure(figsize=(max(WIDTH, 0.9 + 0.8 * len(domains)), HEIGHT + 0.3), layout="constrained")
-    axes = start_axes(figure)
+    figure, (axes,) = make_panels([""], width=max(WIDTH, 0.9 + 0.8 * len(domains)), foot=FOOT)
     width = 0.8 / len(series)
     for number, (label, values) in enumerate(series.items()):
         places = [index - 0.4 + (number + 0.5) * width for index in range(len(domains))]
         heights = [values.get(domain, math.nan) for domain in domains]
         bars = axes.bar(places, heights, 0.94 * width, color=choose_colour(number, len(series)), label=label)
         axes.bar_label(bars, fmt="%.1f", fontsize=SMALL, padding=1)
-    axes.set_xticks(range(len(domains)), domains, rotation=30 if len(domains) > 4 else 0)
+    axes.set_xticks(range(len(domains)), [shorten(domain, 12) for domain in domains])
     axes.set_ylabel("mean IoU (%)")
     axes.margins(y=0.12)
     if len(series) > 1:
-        figure.legend(loc="outside lower center", ncols=len(series), fontsize=SMALL, frameon=False)
+        add_legend(figure, axes, len(series))
     return figure
 
 
@@ -84,25 +84,26 @@ def draw_classes(
     shown = {domain: list_present(series) for domain, series in classes.items()}
     longest = max((len(names) for names in shown.values()), default=1)
     most = max((len(series) for series in classes.values()), default=1)
-    height = 0.9 + max(1, longest) * (0.09 + 0.13 * most)
-    figure, panels = make_panels(list(classes), height=height, columns=3)
+    height = ABOVE + BELOW + max(1, longest) * (0.09 + 0.13 * most)
+    letters = max((len(shorten(name, 18)) for names in shown.values() for name in names), default=1)
+    foot = FOOT if most > 1 else 0.0
+    figure, panels = make_panels(list(classes), height=height, columns=3, left=0.35 + 0.066 * letters, foot=foot)
     for axes, (domain, series) in zip(panels, classes.items(), strict=True):
         names, size = shown[domain], 0.8 / len(series)
         for number, (label, values) in enumerate(series.items()):
             places = [index - 0.4 + (number + 0.5) * size for index in range(len(names))]
             lengths = [values.get(name, math.nan) for name in names]
             axes.barh(places, lengths, 0.92 * size, color=choose_colour(number, len(series)), label=label)
-        axes.set_yticks(range(len(names)), names, fontsize=SMALL)
+        axes.set_yticks(range(len(names)), [shorten(name, 18) for name in names], fontsize=SMALL)
         axes.set_ylim(len(names) - 0.4, -0.6)  # the first class on top
         axes.set(xlim=(0, 100), xlabel="IoU (%)")
-        axes.set_title(domain, fontsize=10)
+        axes.set_title(shorten(domain, 40), fontsize=10)
         if colours:
             axes.tick_params(axis="y", length=0, pad=14)
             for index, name in enumerate(names):
                 draw_swatch(axes, index, colours.get(name, (128, 128, 128)))
     if most > 1:
-        handles, labels = max((axes.get_legend_handles_labels() for axes in panels), key=lambda pair: len(pair[0]))
-        figure.legend(handles, labels, loc="outside lower center", ncols=most, fontsize=SMALL, frameon=False)
+        add_legend(figure, max(panels, key=lambda axes: len(axes.containers)), most)
     return figure
 
 
@@ -117,7 +118,7 @@ def draw_times(milliseconds: Values) -> Figure:
         median = float(np.median(values)) if len(values) else math.nan
         axes.hist(values, bins=min(30, max(5, len(values) // 3)), color=METHOD, edgecolor="white", linewidth=0.5)
         axes.axvline(median, color="black", linewidth=1, linestyle="--")
-        axes.set_title(f"{domain}\nmedian {median:.3g} ms", fontsize=10)
+        axes.set_title(f"{shorten(domain, 40)}\nmedian {median:.3g} ms", fontsize=10)
         axes.set_xlabel("time per image (ms)")
     label_counts(panels)
     return figure
@@ -134,7 +135,7 @@ def draw_losses(losses: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
         mean, low, high, steps = summarize_losses(images)
         axes.fill_between(steps, low, high, color=METHOD, alpha=0.3, linewidth=0, label="middle half of the images")
         axes.plot(steps, mean, color=METHOD, marker="o", markersize=3.5, label="mean")
-        axes.set_title(f"{domain}\n{sum(len(image) > 0 for image in images)} images", fontsize=10)
+        axes.set_title(f"{shorten(domain, 40)}\n{sum(len(image) > 0 for image in images)} images", fontsize=10)
         axes.set_xlabel("step")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     panels[0].set_ylabel("loss before the step (nats)")
@@ -311,9 +312,24 @@ def draw_swatch(axes: Axes, index: int, colour: Sequence[int]) -> None:
 
 
 def make_panels(
-    names: Sequence[str], width: float = WIDTH, height: float = HEIGHT, columns: int = 4
+    names: Sequence[str],
+    width: float = WIDTH,
+    height: float = HEIGHT,
+    columns: int = 4,
+    left: float = LEFT,
+    foot: float = 0.0,
 ) -> tuple[Figure, list[Axes]]:
     """Makes a figure with a panel for each name, side by side, at most `columns` in a line.
+
+    Margins are given, in inches: to find them out by drawing takes as long as all the rest.
+
+    Args:
+        names: Of the panels.
+        width: Of a panel.
+        height: Of a panel.
+        columns: At most in a line.
+        left: Margin for numbers or names and the label of the axis, in each panel.
+        foot: Margin below all panels, for a legend.
 
     Raises:
         ValueError: If there is no name.
@@ -322,11 +338,29 @@ def make_panels(
         raise ValueError("there is nothing to draw: expected one domain or more")
     columns = min(columns, len(names))
     lines = math.ceil(len(names) / columns)
-    figure = Figure(figsize=(width * columns, height * lines), layout="constrained")
-    panels = [figure.add_subplot(lines, columns, number + 1) for number in range(len(names))]
-    for axes in panels:
+    wide, high = width * columns, height * lines + foot
+    figure = Figure(figsize=(wide, high))
+    panels = []
+    for number in range(len(names)):
+        line, column = divmod(number, columns)
+        corner = (width * column + left, high - height * (line + 1) + BELOW)
+        size = (width - left - RIGHT, height - ABOVE - BELOW)
+        axes = figure.add_axes((corner[0] / wide, corner[1] / high, size[0] / wide, size[1] / high))
         tidy(axes)
+        panels.append(axes)
     return figure, panels
+
+
+def add_legend(figure: Figure, axes: Axes, columns: int) -> None:
+    """Adds a legend in the margin at the foot of a figure.
+
+    Args:
+        figure: With a margin of `FOOT`.
+        axes: Whose labels it explains.
+        columns: In how many columns.
+    """
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=columns, fontsize=SMALL, frameon=False, borderaxespad=0.2)
 
 
 def label_counts(panels: Sequence[Axes]) -> None:
@@ -336,11 +370,9 @@ def label_counts(panels: Sequence[Axes]) -> None:
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def start_axes(figure: Figure) -> Axes:
-    """Adds the only axes of a figure."""
-    axes = figure.add_subplot()
-    tidy(axes)
-    return axes
+def shorten(text: str, letters: int) -> str:
+    """Cuts a long name, so that it fits beside or below the axes."""
+    return text if len(text) <= letters else f"{text[: letters - 1]}…"
 
 
 def tidy(axes: Axes) -> None:
