@@ -92,6 +92,20 @@ docs: $(STAMP) ## Build the documentation into build/site (open build/site/index
 docs-serve: $(STAMP) ## Show the documentation in a browser while it is written
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve
 
+.PHONY: browser
+browser: ## Install Chromium for the tests of the HTML report, if it is missing and may be installed
+	@if command -v chromedriver >/dev/null && command -v chromium chromium-browser google-chrome >/dev/null; then \
+	    echo "Chromium is there."; \
+	elif [ "$$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then \
+	    echo "No Chromium found: the tests of the report in a browser will be skipped. To run them, install Chromium and"; \
+	    echo "its driver (on Debian and Ubuntu, as root: apt-get install chromium chromium-driver)."; \
+	elif { timeout 300 apt-get update && DEBIAN_FRONTEND=noninteractive timeout 900 apt-get install --yes --no-install-recommends \
+	    chromium chromium-driver; } >/dev/null 2>&1 </dev/null; then \
+	    echo "Chromium installed."; \
+	else \
+	    echo "Chromium could not be installed (no network?): the tests of the report in a browser will be skipped."; \
+	fi
+
 .PHONY: test
 test: $(STAMP) ## Run the tests, without the slow ones
 	@$(BIN)/python -m pytest -m "not slow" $(TEST_ARGS)

@@ -1,0 +1,173 @@
+"""The report in a real browser: sliders, lazily loaded pictures, no network, no errors."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from callbacks.report import write_report
+from experiments.browser import explain_missing, list_requests, open_browser, open_page, resize, wait_for_pictures
+from tests.fake_results import make_search, write_results
+
+MISSING = explain_missing()
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(MISSING is not None, reason=str(MISSING))]
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_results(tmp_path_factory.mktemp("run"), images=12, size=(64, 128), first=6, names="a/<b>&{:02d}")
+    (folder / "search.json").write_text(json.dumps(make_search("psi", "num_steps")), encoding="utf-8")
+    return write_report(folder)
+
+
+@pytest.fixture(scope="module")
+def driver() -> Iterator[Any]:
+    with open_browser() as driver:
+        yield driver
+
+
+@pytest.fixture
+def page(driver: Any, path: Path) -> Iterator[Any]:
+    """The report, opened at its pictures; in the end nothing was asked for and nothing went wrong."""
+    resize(driver, 1280, 900)
+    driver.get("about:blank")
+    driver.get_log("browser")
+    list_requests(driver)
+    open_page(driver, path, "pictures")
+    wait_for_pictures(driver)
+    yield driver
+    outside = [url for url in list_requests(driver) if not url.startswith(("file:", "data:", "about:"))]
+    assert outside == [] and driver.get_log("browser") == []
+
+
+def find_cards(page: Any) -> list[Any]:
+    return page.find_elements("css selector", ".pair")
+
+
+def cut_of(card: Any) -> str:
+    """How much of the right of the left picture is cut away, as the browser computes it."""
+    return str(card.find_element("css selector", ".side.left").value_of_css_property("clip-path"))
+
+
+def test_pictures_are_loaded_when_they_come_into_view_and_not_before(page: Any) -> None:
+    loaded = "return [...document.querySelectorAll('.pair')].map(card => [...card.querySelectorAll('img')].every("
+    loaded += "image => image.complete && image.naturalWidth > 0 && image.src.startsWith('data:')))"
+    before = page.execute_script(loaded)
+    assert before[0] and not before[-1] and len(before) == 2 * (6 + 3 + 3)
+    for card in find_cards(page):
+        page.execute_script("arguments[0].scrollIntoView({behavior: 'instant'})", card)
+        wait_for_pictures(page)
+    assert all(page.execute_script(loaded))
+    sizes = page.execute_script("return [...document.querySelectorAll('.pair img')].map(image => image.naturalWidth)")
+    assert set(sizes) == {128}
+    names = [card.get_attribute("data-name") for card in find_cards(page)]
+    assert "a/<b>&00" in names
+
+
+def test_divider_moves_by_keyboard_and_by_pointer_and_changes_the_picture(page: Any) -> None:
+    from selenium.webdriver import ActionChains, Keys
+
+    card = find_cards(page)[0]
+    frame, slider = card.find_element("css selector", ".frame"), card.find_element("css selector", "input[type=range]")
+    middle, before = cut_of(card), frame.screenshot_as_png
+    assert "50%" in middle
+    page.execute_script("arguments[0].focus()", slider)
+    slider.send_keys(Keys.ARROW_RIGHT * 30)
+    assert slider.get_attribute("value") == "80" and "20%" in cut_of(card)
+    right = frame.screenshot_as_png
+    assert right != before
+    slider.send_keys(Keys.HOME)
+    assert slider.get_attribute("value") == "0" and "100%" in cut_of(card)
+    assert frame.screenshot_as_png not in (before, right)
+    width = frame.size["width"]
+    actions = ActionChains(page)
+    actions.move_to_element(frame).click_and_hold().move_by_offset(-width // 4, 0).release().perform()
+    assert abs(int(slider.get_attribute("value")) - 25) <= 2
+
+
+def test_touch_drags_the_divider(page: Any) -> None:
+    resize(page, 400, 800)
+    page.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
+    try:
+        card = find_cards(page)[0]
+        page.execute_script("arguments[0].scrollIntoView({behavior: 'instant', block: 'center'})", card)
+        box = page.execute_script(
+            "return arguments[0].getBoundingClientRect().toJSON()", card.find_element("css selector", ".frame")
+        )
+        y = box["top"] + box["height"] / 2
+        for kind, share in (("touchStart", 0.5), ("touchMove", 0.65), ("touchMove", 0.8)):
+            points = [{"x": box["left"] + share * box["width"], "y": y}]
+            page.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+        page.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+        slider = card.find_element("css selector", "input[type=range]")
+        assert abs(int(slider.get_attribute("value")) - 80) <= 3
+    finally:
+        page.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
+
+
+def test_layers_are_chosen_for_one_picture_and_for_all(page: Any) -> None:
+    from selenium.webdriver.support.select import Select
+
+    def sources(card: Any) -> list[str]:
+        return [
+            card.find_element("css selector", f".side.{side} img").get_attribute("src") for side in ("left", "right")
+        ]
+
+    first, second = find_cards(page)[:2]
+    layers = page.execute_script("return JSON.parse(document.getElementById('picture-1').textContent)")
+    assert sources(first) == [layers["baseline"], layers["prediction"]]
+    Select(first.find_element("css selector", "select.left")).select_by_visible_text("photo")
+    assert sources(first) == [layers["image"], layers["prediction"]]
+    assert first.find_element("css selector", ".side.left span").text == "photo"
+    kept = sources(second)
+    Select(page.find_element("css selector", "#all select.right")).select_by_visible_text("truth")
+    assert sources(first) == [layers["image"], layers["truth"]] and sources(second)[0] == kept[0]
+    assert sources(second)[1] != kept[1]
+    frame = first.find_element("css selector", ".frame")
+    plain = frame.screenshot_as_png
+    page.find_element("id", "overlay").click()
+    assert "data:image/jpeg" in frame.value_of_css_property("background-image") and frame.screenshot_as_png != plain
+
+
+def test_pointing_tells_the_classes(page: Any, path: Path) -> None:
+    from selenium.webdriver import ActionChains
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    card = find_cards(page)[0]
+    frame, probe = card.find_element("css selector", ".frame"), card.find_element("css selector", ".probe")
+    page.execute_script("arguments[0].scrollIntoView({behavior: 'instant', block: 'center'})", card)
+    height = frame.size["height"]
+    ActionChains(page).move_to_element_with_offset(frame, 0, 1 - height // 2).perform()  # the rows that are ignored
+    WebDriverWait(page, 10).until(lambda _: probe.text.startswith("truth: ignored · t-BN: "), probe.text)
+    ActionChains(page).move_to_element(frame).perform()
+    WebDriverWait(page, 10).until(lambda _: probe.text and "ignored" not in probe.text)
+    parts = dict(part.split(": ") for part in probe.text.split(" · "))
+    assert list(parts) == ["truth", "t-BN", "Seg-TTT"]
+    assert set(parts.values()) <= {"road", "sky", "car", "person", "rider"}
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_nothing_is_wider_than_the_screen(page: Any, width: int) -> None:
+    resize(page, width, 800)
+    assert page.execute_script("return document.documentElement.scrollWidth") == width
+    widths = page.execute_script(
+        "return [...document.querySelectorAll('svg')].map(e => e.getBoundingClientRect().width)"
+    )
+    assert min(widths) > 250 and max(widths) <= width
+
+
+def test_page_follows_the_colours_of_the_system(page: Any) -> None:
+    def colours() -> tuple[str, str]:
+        body = page.find_element("css selector", "body").value_of_css_property("background-color")
+        return body, page.find_element("css selector", "svg text").value_of_css_property("fill")
+
+    light = colours()
+    feature = {"name": "prefers-color-scheme", "value": "dark"}
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+    try:
+        dark = colours()
+    finally:
+        page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    assert light != dark and dark[0] == "rgba(20, 23, 27, 1)" and dark[1] == "rgb(228, 232, 236)"
