@@ -99,8 +99,8 @@ browser: ## Install Chromium for the tests of the HTML report, if it is missing 
 	elif [ "$$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then \
 	    echo "No Chromium found: the tests of the report in a browser will be skipped. To run them, install Chromium and"; \
 	    echo "its driver (on Debian and Ubuntu, as root: apt-get install chromium chromium-driver)."; \
-	elif { timeout 300 apt-get update && DEBIAN_FRONTEND=noninteractive timeout 900 apt-get install --yes --no-install-recommends \
-	    chromium chromium-driver; } >/dev/null 2>&1 </dev/null; then \
+	elif { timeout 300 apt-get update && DEBIAN_FRONTEND=noninteractive timeout 900 apt-get install --yes \
+	    --no-install-recommends chromium chromium-driver; } >/dev/null 2>&1 </dev/null; then \
 	    echo "Chromium installed."; \
 	else \
 	    echo "Chromium could not be installed (no network?): the tests of the report in a browser will be skipped."; \
