@@ -358,6 +358,7 @@ def test_tables_are_written_without_any_results(tmp_path: Path, capsys: pytest.C
     assert {"table2.md", "table2.csv", "table2.tex", "fig4.png", "fig4.svg"} <= written
     assert "results missing, listed above" in capsys.readouterr().out
     assert "## Table 2" in page.read_text() and page.read_text().endswith("after\n")
+    assert "](tables/fig4.png)" in page.read_text() and (tmp_path / "tables" / "fig4.png").exists()
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from experiments.tables.paper import NAMES, Table, read_table
 from experiments.tables.runs import WORLDS, Plan, Run
 
 ALL = "all"
+PICTURES = "tables"  # folder beside a page
 
 
 def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
@@ -95,11 +96,14 @@ def write_table(built: BuiltTable) -> str:
     return page
 
 
-def format_page(built: Sequence[BuiltTable], plan: Plan) -> str:
-    """Formats all tables for a page of the documentation."""
+def write_page(page: Path, built: Sequence[BuiltTable], plan: Plan) -> None:
+    """Writes all tables between the marks of a page, and their pictures into a folder beside it."""
     begin = f"`python -m experiments.tables all --run --world {plan.world.name}`\n\n"
     begin += f"{CONSTRUCTED}\n\n" if plan.world.targets else ""
-    return begin + "\n".join(format_markdown(table, level=2).replace(f"{CONSTRUCTED}\n\n", "") for table in built)
+    texts = [format_markdown(table, level=2, place=f"{PICTURES}/") for table in built]
+    insert_report(page, begin + "\n".join(text.replace(f"{CONSTRUCTED}\n\n", "") for text in texts))
+    for picture in (picture for table in built for picture in table.pictures):
+        write_file(page.parent / PICTURES / f"{picture}.png", (plan.folder / f"{picture}.png").read_bytes())
 
 
 def run_tables(args: Sequence[str] | None = None) -> list[BuiltTable]:
@@ -121,7 +125,7 @@ def run_tables(args: Sequence[str] | None = None) -> list[BuiltTable]:
         built.append(build_table(plan, table))
         print(f"\n{write_table(built[-1])}", flush=True)
     if arguments.page:
-        insert_report(arguments.page, format_page(built, plan))
+        write_page(arguments.page, built, plan)
     missing = sum(len(table.missing) for table in built)
     print(f"Written to {plan.folder}; {missing} results missing" + (", listed above" if missing else ""), flush=True)
     for line in failed:

@@ -4,14 +4,17 @@ import json
 import logging
 import multiprocessing
 import os
+import signal
 import threading
 import time
 import traceback
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from inspect import signature
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +46,9 @@ class Task:
     @property
     def title(self) -> str:
         """For the reader."""
-        what = {"train": "training", "select": "choosing settings", "test": f"testing {self.run and self.run.name}"}
-        return f"{self.experiment}: {what[self.kind]}"
+        if self.run is not None:
+            return f"{self.experiment}: {'testing' if self.run.stage == 'test' else 'validating'} {self.run.name}"
+        return f"{self.experiment}: {'training' if self.kind == 'train' else 'choosing settings'}"
 
     def list_needed(self, plan: Plan) -> set["Task"]:
         """Lists what has to be done before."""
@@ -114,16 +118,21 @@ def run_tasks(plan: Plan, tasks: Sequence[Task], jobs: int) -> list[str]:
     threads = max(1, (os.cpu_count() or 1) // jobs)
     os.environ["OMP_NUM_THREADS"] = str(threads)
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, prepare_worker, (os.getpid(), threads, plan.folder / LOG)) as pool:
+    reader, writer = context.Pipe(duplex=False)
+    with writer, ProcessPoolExecutor(jobs, context, prepare_worker, (reader, threads, plan.folder / LOG)) as pool:
         running: dict[Future[str | None], Task] = {}
-        while True:
-            while len(running) < jobs and (task := take()) is not None:
-                progress.start(task)
-                running[pool.submit(perform, plan, task)] = task
-            if not running:
-                break
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                settle(running.pop(future), future.result())
+        try:
+            while True:
+                while len(running) < jobs and (task := take()) is not None:
+                    progress.start(task)
+                    running[pool.submit(perform, plan, task)] = task
+                if not running:
+                    break
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    settle(running.pop(future), future.result())
+        except BaseException:
+            writer.close()  # ends the workers, which the pool would wait for
+            raise
     return [f"{task.title}: {error}" for task, error in failed.items()]
 
 
@@ -156,18 +165,26 @@ class Progress:
         return f"[{minutes:3d}:{seconds:02d}]"
 
 
-def prepare_worker(parent: int, threads: int, log: Path) -> None:
-    """Prepares a worker process: its share of the cores, a file for what it prints, an end when its parent ends."""
+def prepare_worker(parent: Connection, threads: int, log: Path) -> None:
+    """Prepares a worker process: its share of the cores, a file for what it prints, an end when its parent ends.
+
+    Args:
+        parent: Closed by the parent, or by its end.
+        threads: Of torch.
+        log: What the worker prints goes there.
+    """
+
+    def watch() -> None:
+        with suppress(EOFError, OSError):
+            parent.recv()
+        os.killpg(0, signal.SIGTERM)  # a training too, which ends with a checkpoint to go on from
+        os._exit(1)
+
+    os.setsid()
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
     threading.Thread(target=watch, daemon=True).start()
     import torch
 

@@ -33,13 +33,13 @@ def draw_figure(built: BuiltTable) -> None:
         kinds[built.table.kind](built)
 
 
-def save(built: BuiltTable, name: str, figure: Figure) -> None:
+def save(built: BuiltTable, name: str, figure: Figure, dpi: int = 150) -> None:
     """Writes a figure as PNG and SVG and adds it to the pictures."""
     if built.plan.world.targets:
         figure.suptitle(DEMONSTRATION, fontsize=8, color="dimgray")
     for suffix in ("png", "svg"):
         data = io.BytesIO()
-        figure.savefig(data, format=suffix, dpi=150, bbox_inches="tight")
+        figure.savefig(data, format=suffix, dpi=dpi, bbox_inches="tight")
         write_file(built.plan.folder / f"{name}.{suffix}", data.getvalue())
     built.pictures.append(name)
 
@@ -205,4 +205,4 @@ def draw_gallery(built: BuiltTable, part: BuiltPart, shown: Sequence[tuple[str, 
                 axes.imshow(np.asarray(Image.open(path).convert("RGB")), interpolation="nearest")
         panels[0, number].set_title(name_column(built.plan, domain), fontsize=10)
         panels[-1, number].set_xlabel(f"{name}\nmean IoU {gain:+.1f} points", fontsize=7)
-    save(built, f"{built.table.name}_{part.part.name}", figure)
+    save(built, f"{built.table.name}_{part.part.name}", figure, dpi=100)

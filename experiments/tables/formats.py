@@ -116,12 +116,13 @@ def describe_origin(built: BuiltTable) -> str:
     return " ".join(lines)
 
 
-def format_markdown(built: BuiltTable, level: int = 1) -> str:
+def format_markdown(built: BuiltTable, level: int = 1, place: str = "") -> str:
     """Formats a table as a Markdown page.
 
     Args:
         built: The table.
         level: Of its heading.
+        place: Folder of the pictures, relative to the page, with a slash at its end.
     """
     heading = "#" * level
     blocks = [f"{heading} {built.table.label}: {built.table.title}"]
@@ -138,7 +139,7 @@ def format_markdown(built: BuiltTable, level: int = 1) -> str:
         rows += [f"| {' | '.join(list_words(built, part, line))} |" for line in part.lines]
         blocks.append("\n".join(rows))
     blocks += built.extra
-    blocks += [f"![{built.table.title}]({picture}.png)" for picture in built.pictures]
+    blocks += [f"![{built.table.title}]({place}{picture}.png)" for picture in built.pictures]
     footnotes = list_footnotes(built)
     if footnotes:
         blocks.append("\n".join(f"{MARK} doubtful in the copy at hand: {note}." for note in footnotes))
