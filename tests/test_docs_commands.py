@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import importlib.util
+import inspect
 import io
 import os
 import re
@@ -16,8 +17,11 @@ from typing import Any
 import pytest
 import yaml
 
+import callbacks
+import datamodules
 import main as program
 from experiments.browser import BROWSERS
+from lightning_modules import networks
 from main import main
 from tests.docs_commands import (
     NAMED,
@@ -31,6 +35,7 @@ from tests.docs_commands import (
     load_printed,
     read_blocks,
     read_commands,
+    read_inline,
     read_targets,
     shrink,
 )
@@ -355,3 +360,50 @@ def test_yaml_of_the_pages_is_that_of_the_repository(block: Any) -> None:
     if block.file and (ROOT / block.file).exists():
         assert content == yaml.safe_load((ROOT / block.file).read_text(encoding="utf-8"))
     assert EXPERIMENT.exists()
+
+
+def list_arguments(classes: list[type]) -> set[str]:
+    """The names of all arguments of classes and of those they derive from."""
+    found = {base for cls in classes for base in cls.__mro__ if base is not object}
+    return {name for cls in found for name in inspect.signature(cls.__init__).parameters} - {"self", "args", "kwargs"}
+
+
+@pytest.fixture(scope="module")
+def options() -> set[str]:
+    """All options that there are: of main.py, with those of every method, data set and network, and of the programs."""
+    output = io.StringIO()
+    for subcommand in ("fit", "test", "predict"):
+        with contextlib.redirect_stdout(output), pytest.raises(SystemExit):
+            main([subcommand, "--help"])
+    found = set(re.findall(r"--[\w.]+", output.getvalue()))
+    methods = [getattr(callbacks, name) for name in callbacks.__all__]
+    found |= {f"--method.{name}" for name in list_arguments(methods)}
+    found |= {f"--data.{name}" for name in list_arguments([getattr(datamodules, name) for name in datamodules.__all__])}
+    found |= {
+        f"--model.network.init_args.{name}" for name in list_arguments([getattr(networks, n) for n in networks.__all__])
+    }
+    for path in (ROOT / "experiments").rglob("*.py"):
+        found |= set(re.findall(r'"(--[a-z][a-z-]*)"', path.read_text(encoding="utf-8")))
+    return found
+
+
+OF_OTHERS = {"--nodes", "--ntasks-per-node", "--trainer.callbacks+", "--print_config"}  # Slurm's, jsonargparse's
+
+
+@pytest.mark.parametrize(
+    "number, page, text",
+    [
+        pytest.param(number, page, text, id=f"{page.name}:{number}:{text[:30]}")
+        for page in PAGES
+        for number, text in read_inline(page)
+        if text.startswith("--")
+    ],
+)
+def test_option_named_in_the_text_exists(number: int, page: Path, text: str, options: set[str]) -> None:
+    for name in re.findall(r"(?:^| )(--[\w.+-]+)", text):
+        inner = re.sub(r"^--data\.(source|development)\.init_args\.", "--data.", name)
+        if inner in OF_OTHERS or re.match(r"--(data|method|model\.network)\.help$|--trainer\.callbacks\.", inner):
+            continue
+        if re.search(r"ARGUMENT|NAME", inner):
+            continue
+        assert inner in options, f"{page.name}:{number}: nothing knows {name} ({text})"
