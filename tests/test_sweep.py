@@ -268,7 +268,8 @@ def test_a_run_of_two_processes_has_one_folder(logger: str, checkpoint: Path, tm
     done = subprocess.run(command, check=False, cwd=tmp_path, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     (results,) = tmp_path.rglob("results.json")
-    assert sorted(path.name for path in results.parent.glob("*.yaml")) == ["config.yaml"]
+    assert [path.name for path in tmp_path.rglob("config*.yaml") if "wandb" not in path.parts] == ["config.yaml"]
+    assert (results.parent / "config.yaml").exists()
     assert json.loads(results.read_text())["complete"]
 
 
@@ -843,40 +844,64 @@ def test_one_machine_does_the_pass_and_another_waits_for_it(tmp_path: Path, monk
     assert later.new == 0 and len(list_points(later.definition.parameters)) == 4
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_one_pass_and_separate_runs_give_the_same_scores(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The real command, on a grid of psi and num_steps; what was chosen is then tested by it."""
-    monkeypatch.chdir(ROOT)
+PSI = {
+    "method.alpha": {"value": 0.3},
+    "method.scales": {"value": [0.75, 1.0]},
+    "method.lr": {"value": 0.5},
+    "method.psi": {"values": [0.05, 0.12]},
+    "method.num_steps": {"values": [1, 2]},
+}
+
+
+def sweep_psi(folder: Path, checkpoint: Path, *options: str) -> dict[str, Any]:
+    """Runs a small sweep over psi and num_steps by the real command; returns what came out."""
     content = yaml.safe_load((ROOT / "configs" / "sweep" / "psi.yaml").read_text())
-    content["parameters"] = {
-        "method.alpha": {"value": 0.3},
-        "method.scales": {"value": [0.75, 1.0]},
-        "method.lr": {"value": 0.5},
-        "method.psi": {"values": [0.05, 0.12]},
-        "method.num_steps": {"values": [1, 2]},
-    }
-    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(content))
-    place = f"--trainer.logger.init_args.save_dir={tmp_path}"
-    outcomes = {}
-    for way in ("one", "separate"):
-        options = ["--experiment", str(EXPERIMENT), "--checkpoint", str(checkpoint), "--folder", str(tmp_path / way)]
-        options += ["--separate"] if way == "separate" else []
-        assert run_command([str(tmp_path / "sweep.yaml"), *options, "--", *DATA, *QUIET, place]) == 0
-        outcomes[way] = read_outcome(tmp_path / way)
-    assert outcomes["one"]["one_pass"] and not outcomes["separate"]["one_pass"]
-    scores = [{tuple(row["values"].values()): row["score"] for row in way["trials"]} for way in outcomes.values()]
+    folder.mkdir()
+    (folder / "sweep.yaml").write_text(yaml.safe_dump({**content, "parameters": PSI}))
+    given = ["--experiment", str(EXPERIMENT), "--checkpoint", str(checkpoint), "--folder", str(folder), *options]
+    more = [*DATA, *QUIET, f"--trainer.logger.init_args.save_dir={folder}"]
+    assert run_command([str(folder / "sweep.yaml"), *given, "--", *more]) == 0
+    return read_outcome(folder)
+
+
+def test_one_pass_and_separate_runs_give_the_same_scores(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The real commands, in this process: starting one takes longer than all of them."""
+    monkeypatch.chdir(ROOT)
+
+    def resolve(command: list[str]) -> dict[str, Any]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit):
+            main([*command[3:], "--print_config"])
+        return yaml.safe_load(capsys.readouterr().out)
+
+    def run_child(command: list[str], log: Path, watch: Callable[[], None]) -> None:
+        main(command[3:])
+        watch()
+
+    monkeypatch.setattr("experiments.sweep.run.resolve", resolve)
+    monkeypatch.setattr("experiments.sweep.trial.run_child", run_child)
+    monkeypatch.setattr(one_pass, "run_child", run_child)
+    one = sweep_psi(tmp_path / "one", checkpoint)
+    separate = sweep_psi(tmp_path / "separate", checkpoint, "--separate")
+    assert one["one_pass"] and not separate["one_pass"]
+    scores = [{tuple(row["values"].values()): row["score"] for row in way["trials"]} for way in (one, separate)]
     assert scores[0] == pytest.approx(scores[1], abs=1e-9) and len(scores[0]) == 4
     assert len(set(scores[0].values())) > 1  # the settings do matter
-    assert outcomes["one"]["best"]["values"] == outcomes["separate"]["best"]["values"]
-    method = yaml.safe_load((tmp_path / "one" / "best.yaml").read_text())["init_args"]
+    assert one["best"]["values"] == separate["best"]["values"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_what_a_real_sweep_has_chosen_can_be_tested(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    best = sweep_psi(tmp_path / "sweep", checkpoint)["best"]["values"]
+    file = tmp_path / "sweep" / "best.yaml"
+    method = yaml.safe_load(file.read_text())["init_args"]
     assert (method["alpha"], method["lr"], method["scales"]) == (0.3, 0.5, [0.75, 1.0])
-    args = arguments(tmp_path, f"--ckpt_path={checkpoint}", f"--method={tmp_path / 'one' / 'best.yaml'}")
-    main(["test", *args])
+    main(["test", *arguments(tmp_path, f"--ckpt_path={checkpoint}", f"--method={file}")])
     tested = json.loads((tmp_path / "results" / "results.json").read_text())["method"]
-    best = outcomes["one"]["best"]["values"]
     assert (tested["psi"], tested["num_steps"]) == (best["method.psi"], best["method.num_steps"])
-    target = ("--data=datamodules.StreetScenesDataModule", "--data.domain=haze")
-    assert run_command([str(tmp_path / "sweep.yaml"), *options, "--name=target", "--", *target, *QUIET, place]) == 1

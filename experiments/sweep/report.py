@@ -17,6 +17,7 @@ import matplotlib.pyplot as plt
 import wandb
 import yaml
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from optuna.trial import FrozenTrial, TrialState
 
 from callbacks.records import find_commit, to_plain, write_file
@@ -207,6 +208,8 @@ def arrange(parameter: Parameter, rows: Sequence[Mapping[str, Any]], axes: Any) 
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         if parameter.logarithmic:
             axes.set_xscale("log")
+        elif all(isinstance(value, int) for value in values):
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         return lambda row: row["values"][parameter.name]
     ordered = [value for value in parameter.values or values if value in values]
     axes.set_xticks(range(len(ordered)), [format_value(value) for value in ordered], rotation=20)

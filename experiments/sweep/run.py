@@ -132,7 +132,10 @@ def run_sweep(options: argparse.Namespace) -> str:
         text = write_report(definition, study, folder, command, config, details)
     rows = list_rows(definition, study)
     if work.new and any(map(is_finished, rows)) and rows[0]["state"] == "finished":
-        log_offline(definition, rows, folder)
+        try:
+            log_offline(definition, rows, folder)
+        except Exception as error:  # of a service beside: all that counts is written
+            print(f"The offline run for Weights & Biases could not be written: {error}", file=sys.stderr, flush=True)
     left = count_open(study)
     note = f"\n\n{left} trials are still running elsewhere: the same command shows the rest later." if left else ""
     return f"{text}\n\nWritten to {folder}{note}"
