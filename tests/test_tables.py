@@ -4,6 +4,9 @@ import csv
 import io
 import json
 import re
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -361,6 +364,77 @@ def test_tables_are_written_without_any_results(tmp_path: Path, capsys: pytest.C
     assert "](tables/fig4.png)" in page.read_text() and (tmp_path / "tables" / "fig4.png").exists()
 
 
+def test_configs_of_stand_ins_are_made_of_files_that_exist() -> None:
+    for path in [
+        *WORLDS["street_scenes"].experiments.glob("*.yaml"),
+        *WORLDS["licensed"].experiments.glob("*_resnet*"),
+    ]:
+        config = yaml.safe_load(path.read_text())
+        for part in (config["model"], config["data"]):
+            assert not isinstance(part, str) or (path.parent / part).is_file(), (path, part)
+        if path.parent.name == "street_scenes":
+            assert (path.parent.parent / path.name).is_file() or path.stem.split("_")[0] in ("haze", "dusk", "dust")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_configs_of_the_tables_parse(capsys: pytest.CaptureFixture[str]) -> None:
+    from main import main
+
+    for world in WORLDS.values():
+        plan = Plan(world, world.policy, Path("nowhere"))
+        runs = list_all_runs(plan, TABLES, None)
+        experiments = {member for run in runs for member in world.list_members(run.experiment) if run.is_ensemble}
+        for experiment in sorted(experiments | {run.experiment for run in runs}):
+            with pytest.raises(SystemExit) as ended:
+                main(["fit", f"--config={world.find_config(experiment)}", "--print_config"])
+            assert ended.value.code == 0, experiment
+            assert "max_epochs" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_killed_and_started_again_it_goes_on(tmp_path: Path) -> None:
+    args = ["table2", "--world", "street_scenes", "--quick", "--folder", str(tmp_path), "--run"]
+    command = [sys.executable, "-m", "experiments.tables", *args, "--jobs", "2"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "steps left" in line:
+                break
+        children = list_children(process.pid)
+        process.terminate()
+    assert len(children) >= 2
+    for _ in range(60):
+        if not any(is_alive(child) for child in children):
+            break
+        time.sleep(1)
+    else:
+        pytest.fail("a worker outlived the program")
+    trained = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("training.json")}
+    assert trained
+    (built,) = run_tables(args)
+    assert built.missing == {}
+    assert all(path.stat().st_mtime_ns == written for path, written in trained.items())
+
+
+def list_children(pid: int) -> list[int]:
+    """Lists the processes that a process started, and those that they started."""
+    found = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, path.read_text().split()):
+            found += [child, *list_children(child)]
+    return found
+
+
+def is_alive(pid: int) -> bool:
+    """Returns whether a process runs, and is not just waiting to be collected."""
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_tables_run_what_is_missing_and_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -376,4 +450,4 @@ def test_tables_run_what_is_missing_and_nothing_twice(tmp_path: Path, monkeypatc
     }
     assert len(found) >= 6
     run_tables(args)
-    assert all(path.stat().st_mtime_ns == time for path, time in found.items())
+    assert all(path.stat().st_mtime_ns == written for path, written in found.items())

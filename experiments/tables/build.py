@@ -117,9 +117,7 @@ def build_table(plan: Plan, table: Table) -> BuiltTable:
         for part in plan.list_parts(table)
         for original in (originals[part.name, part.title],)
     ]
-    missing = {
-        run: (result.problem, write_command(plan, run)) for run, result in found.items() if result.summary is None
-    }
+    missing = {run: (result.problem, write_command(plan, run)) for run, result in found.items() if not result.summary}
     notes = list(dict.fromkeys(note for result in found.values() for note in result.notes))
     summaries = [result.summary for result in found.values() if result.summary is not None]
     devices = sorted({str(summary.get("device")) for summary in summaries})
@@ -181,10 +179,7 @@ def write_command(plan: Plan, run: Run) -> str:
     words = ["python", "main.py", stage, "--config", shorten(str(config)), "--ckpt_path", f"{run.experiment}.ckpt"]
     words += [shorten(word) for word in plan.list_arguments(run, chosen, members if run.is_ensemble else ())]
     words += ["--results.folder", str(plan.find_results(run))]
-    command = shlex.join(words)
-    if plan.needs_selection(run) and chosen is None:
-        command += "  # with what `python -m experiments.protocol` chooses for this network"
-    return command
+    return shlex.join(words)
 
 
 def shorten(text: str) -> str:

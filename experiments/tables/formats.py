@@ -5,6 +5,7 @@ import io
 
 from experiments.tables.build import BuiltPart, BuiltTable, Line, name_column
 from experiments.tables.paper import METRICS
+from experiments.tables.results import read_selection
 
 DASH, MARK = "—", "†"
 CONSTRUCTED = (
@@ -130,16 +131,20 @@ def format_markdown(built: BuiltTable, level: int = 1, place: str = "") -> str:
         blocks.append(CONSTRUCTED)
     blocks.append(describe_origin(built))
     for part in built.parts:
+        if built.table.kind == "qualitative":
+            picture = f"{built.table.name}_{part.part.name}"
+            shown = f"![{part.part.title}]({place}{picture}.png)" if picture in built.pictures else f"{DASH} is missing"
+            blocks += [f"**{part.part.title}**", shown]
+            continue
         title = f"({part.part.name}) {part.part.title}" if part.part.name else part.part.title
         blocks.append(f"**{title}**")
-        if built.table.kind == "qualitative":
-            continue
         heads = list_heads(built, part)
         rows = [f"| {' | '.join(heads)} |", "|---" * 3 + "|---:" * (len(heads) - 3) + "|"]
         rows += [f"| {' | '.join(list_words(built, part, line))} |" for line in part.lines]
         blocks.append("\n".join(rows))
     blocks += built.extra
-    blocks += [f"![{built.table.title}]({place}{picture}.png)" for picture in built.pictures]
+    if built.table.kind != "qualitative":
+        blocks += [f"![{built.table.title}]({place}{picture}.png)" for picture in built.pictures]
     footnotes = list_footnotes(built)
     if footnotes:
         blocks.append("\n".join(f"{MARK} doubtful in the copy at hand: {note}." for note in footnotes))
@@ -149,7 +154,10 @@ def format_markdown(built: BuiltTable, level: int = 1, place: str = "") -> str:
     if built.missing:
         lines = [f"{DASH} is missing. All that is missing: `python -m experiments.tables {built.table.name} --run"]
         lines[0] += f" --world {built.plan.world.name}`. One by one:"
-        lines += [f"- {problem}. Make it by:\n  `{command}`" for problem, command in built.missing.values()]
+        for run, (problem, command) in built.missing.items():
+            unknown = built.plan.needs_selection(run) and read_selection(built.plan, run.experiment) is None
+            more = ", with the settings that `experiments.protocol` chooses for this network" if unknown else ""
+            lines.append(f"- {problem}. Make it by{more}:\n  `{command}`")
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks) + "\n"
 
