@@ -118,7 +118,7 @@ def draw_times(milliseconds: Values) -> Figure:
         median = float(np.median(values)) if len(values) else math.nan
         axes.hist(values, bins=min(30, max(5, len(values) // 3)), color=METHOD, edgecolor="white", linewidth=0.5)
         axes.axvline(median, color="black", linewidth=1, linestyle="--")
-        axes.set_title(f"{shorten(domain, 40)}\nmedian {median:.3g} ms", fontsize=10)
+        axes.set_title(f"{shorten(domain, 40)}\nmedian {format_milliseconds(median)} ms", fontsize=10)
         axes.set_xlabel("time per image (ms)")
     label_counts(panels)
     return figure
@@ -138,7 +138,7 @@ def draw_losses(losses: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
         axes.set_title(f"{shorten(domain, 40)}\n{sum(len(image) > 0 for image in images)} images", fontsize=10)
         axes.set_xlabel("step")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    panels[0].set_ylabel("loss before the step (nats)")
+    panels[0].set_ylabel("loss before the step (nats)", fontsize=9)
     panels[0].legend(fontsize=SMALL, frameon=False)
     return figure
 
@@ -198,7 +198,7 @@ def draw_search(search: Mapping[str, Any]) -> Figure:
     figure, panels = make_panels(parameters)
     for axes, parameter in zip(panels, parameters, strict=True):
         draw_curve(axes, parameter, points, len(parameters) > 1)
-    panels[0].set_ylabel("mean IoU, development (%)")
+    panels[0].set_ylabel("mean IoU, development (%)", fontsize=9)
     return figure
 
 
@@ -281,6 +281,11 @@ def format_value(value: Any) -> str:
     if isinstance(value, list | tuple):
         return " ".join(format_value(item) for item in value)
     return "none" if value is None else str(value)
+
+
+def format_milliseconds(value: float) -> str:
+    """Writes a time in milliseconds: with a decimal where it counts."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
 
 
 def list_present(series: Mapping[str, Mapping[str, float]]) -> list[str]:

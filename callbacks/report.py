@@ -11,6 +11,7 @@ from callbacks.figures import (
     draw_losses,
     draw_search,
     draw_times,
+    format_milliseconds,
     format_value,
 )
 from callbacks.picture_cards import add_pictures
@@ -74,7 +75,7 @@ def make_tiles(data: RunData) -> list[dict[str, str]]:
         {"value": f"{format_number(miou, 2)} %", "label": "mean IoU, mean over domains"},
         {"value": f"{format_signed(gain)} points", "label": f"gain over {BASELINE}"},
         {"value": f"{format_number(worse, 1)} %", "label": f"of images worse than {BASELINE}"},
-        {"value": f"{format_number(time, 1)} ms", "label": "per image"},
+        {"value": f"{format_milliseconds(time or 0)} ms", "label": "per image"},
     ]
     known = (miou, gain, worse, time)
     return [tile for tile, value in zip(tiles, known, strict=True) if value is not None]

@@ -77,7 +77,7 @@ def test_bars_of_classes_leave_out_absent_ones_and_show_their_colours() -> None:
 
 def test_times_and_losses_are_those_of_the_images() -> None:
     (axes,) = draw_times({"near": [10.0, 20.0, 60.0]}).axes
-    assert axes.get_title() == "near\nmedian 20 ms" and axes.lines[0].get_xdata()[0] == 20
+    assert axes.get_title() == "near\nmedian 20.0 ms" and axes.lines[0].get_xdata()[0] == 20
     assert sum(bar.get_height() for bar in axes.patches) == 3
     (axes,) = draw_losses({"near": [[1.0, 0.5, 0.2], [3.0, 0.7], []]}).axes
     assert list(axes.lines[0].get_xdata()) == [1, 2, 3]
@@ -321,10 +321,12 @@ def test_nothing_scored_yet_and_nothing_labelled(tmp_path: Path) -> None:
 
 
 def test_search_without_a_point_is_left_out_with_a_note(tmp_path: Path) -> None:
-    folder = write_results(tmp_path / "run", images=2)
+    folder = write_results(tmp_path / "run", domains=["near"], images=2)
     for content in ({"parameters": ["psi"], "points": []}, {"points": [1]}, {"parameters": ["psi"], "points": [{}]}):
         (folder / "search.json").write_text(json.dumps(content), encoding="utf-8")
-        assert Page(write_report(folder)).contains("search.json holds no point with a mean IoU")
+        data = read_run(folder)
+        assert data.search is None and "search.json holds no point with a mean IoU" in data.missing[0]
+    assert Page(write_report(folder)).contains("search.json holds no point with a mean IoU")
 
 
 def test_figures_in_a_page_take_the_colour_of_its_ink_and_name_nothing_outside() -> None:
