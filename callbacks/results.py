@@ -26,6 +26,7 @@ from callbacks.records import (
     describe_run,
     find_commit,
     find_folder,
+    find_log_folder,
     find_method,
     name_device,
     read_records,
@@ -250,10 +251,15 @@ class Results(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the report of the training, if a logger keeps its curves."""
-        if self.report and trainer.is_global_zero and trainer.loggers and trainer.log_dir is not None:
-            for logger in trainer.loggers:
-                logger.save()  # what is still in memory
-            write_training_report(Path(trainer.log_dir))
+        folder = find_log_folder(trainer)
+        if not self.report or not trainer.is_global_zero or folder is None:
+            return
+        for logger in trainer.loggers:
+            logger.save()  # what is still in memory
+        try:
+            write_training_report(folder)
+        except (OSError, ValueError) as error:  # of a page beside: the training is done
+            rank_zero_warn(f"{folder}: the report of the training could not be written: {error}")
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Checks the data sets to predict."""
