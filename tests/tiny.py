@@ -22,4 +22,5 @@ NO_LOGGER = ["--trainer.logger=false"]
 def arguments(folder: Path, *more: str, experiment: Path = EXPERIMENT, logger: bool = False) -> list[str]:
     """Returns the arguments of a tiny run that writes into a folder."""
     place = [f"--trainer.default_root_dir={folder}", f"--results.folder={folder / 'results'}"]
-    return [f"--config={experiment}", *DATA, *QUIET, *([] if logger else NO_LOGGER), *place, *more]
+    plain = ["--results.report=false"]  # takes longer than the run; those who look at it turn it on
+    return [f"--config={experiment}", *DATA, *QUIET, *([] if logger else NO_LOGGER), *place, *plain, *more]

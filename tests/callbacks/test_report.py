@@ -342,7 +342,9 @@ def test_report_of_a_real_run_and_of_its_training(tmp_path: Path) -> None:
     logger = [
         f"--trainer.logger={{class_path: pytorch_lightning.loggers.CSVLogger, init_args: {{save_dir: {tmp_path}}}}}"
     ]
-    fit = arguments(tmp_path, "--trainer.max_epochs=1", "--trainer.log_every_n_steps=1", logger=True)
+    fit = arguments(
+        tmp_path, "--results.report=true", "--trainer.max_epochs=1", "--trainer.log_every_n_steps=1", logger=True
+    )
     cli = main(["fit", *fit, *logger])
     training = Path(cli.trainer.log_dir or "")
     path = write_training_report(training)
@@ -354,7 +356,12 @@ def test_report_of_a_real_run_and_of_its_training(tmp_path: Path) -> None:
     assert page.contains("checkpoints/last.ckpt") and page.contains("num_train: 8")
     checkpoint = training / "checkpoints" / "last.ckpt"
     method = ["--method=SegTTT", "--method.num_steps=2", "--method.scales=[0.5]"]
-    main(["test", *arguments(tmp_path, f"--ckpt_path={checkpoint}", "--results.panels=1", *method)])
+    main(
+        [
+            "test",
+            *arguments(tmp_path, f"--ckpt_path={checkpoint}", "--results.report=true", "--results.panels=1", *method),
+        ]
+    )
     folder = tmp_path / "results"
     summary = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     assert report.main([str(folder), str(training)]) == 0
