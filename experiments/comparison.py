@@ -26,6 +26,7 @@ import torch
 from callbacks.records import to_plain, write_file
 from callbacks.temperature import TemperatureSearch
 from experiments.demo import PUBLISHED_SEED, QUICK
+from experiments.pages import insert_report
 from experiments.study import Study, describe_method
 from main import main
 
@@ -251,9 +252,7 @@ def format_networks(networks: Sequence[dict[str, Any]]) -> str:
 def format_report(report: dict[str, Any]) -> str:
     """Formats the whole page."""
     machine = f"{report['machine']}, torch {report['torch']}, {report['date']}"
-    return f"""# Every method and every network on StreetScenes
-
-`make comparison` ({machine}). Written by `experiments/comparison.py`; do not edit.
+    return f"""`make comparison` ({machine}). Written by `experiments/comparison.py`; do not edit.
 
 **This world is a constructed demonstration, not evidence for the paper.** Every network is trained once, by the same
 short recipe (`configs/experiment/street_scenes.yaml`: 16 epochs over 400 generated images of 128x256 pixels), whether
@@ -272,7 +271,7 @@ AdaBN sees {BATCH} images of a target at once, which the protocol of single imag
 what it learned from the images before; both are here for comparison. An ensemble is {MEMBERS} trainings of the first
 network.
 
-## What was trained and chosen
+### What was trained and chosen
 
 {format_networks(report["networks"])}
 
@@ -327,8 +326,11 @@ def run_comparison(args: Sequence[str] | None = None) -> dict[str, Any]:
         report["rows"] += score_methods(contender, study, methods)
         report["networks"].append({"name": contender.name, **trained, "chosen": chosen})
         write_file(arguments.folder / "report.json", json.dumps(to_plain(report), indent=1).encode())
-        for page in {arguments.folder / "results.md", arguments.page or arguments.folder / "results.md"}:
-            write_file(page, format_report(report).encode())  # after each network: nothing is lost if the next fails
+        write_file(arguments.folder / "results.md", format_report(report).encode())  # after each: nothing is lost
+        if arguments.page and arguments.page.exists():  # it holds other things too
+            insert_report(arguments.page, format_report(report), "comparison")
+        elif arguments.page:
+            write_file(arguments.page, format_report(report).encode())
     print(f"\n{format_rows(report['rows'])}\n\nWritten to {arguments.folder}", flush=True)
     return report
 

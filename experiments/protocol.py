@@ -12,6 +12,7 @@ import argparse
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import warnings
@@ -33,6 +34,7 @@ from experiments.study import Study, describe_method
 ROOT = Path(__file__).parent.parent
 CHOOSE_ALPHA = ROOT / "configs" / "trainer" / "choose_alpha.yaml"
 SELECTION = "selection.yaml"
+PATIENCE = 30.0  # seconds for a training that is stopped to write what it has
 HEADING = """\
 # Chosen on the development set by `python -m experiments.protocol`, and frozen: a test that names this file by
 # --results.selection has to keep to it, and its results.json holds the file's SHA-256.
@@ -107,7 +109,7 @@ class Protocol:
             command += [f"--trainer.callbacks.dirpath={checkpoints}", f"--trainer.logger={logger}"]
             command += [f"--trainer.logger.save_dir={self.folder}", "--trainer.logger.name=training", *self.options]
             command += [f"--ckpt_path={last}"] if last.exists() else []
-            if subprocess.run([sys.executable, str(ROOT / "main.py"), *command], check=False).returncode:
+            if run_training([sys.executable, str(ROOT / "main.py"), *command]):
                 raise RuntimeError(f"the training of {self.config} failed: its last lines above say why")
             report = {"checkpoint": str(checkpoints / "best.ckpt"), "commit": find_commit()}
             write_file(done, json.dumps(report).encode())
@@ -188,6 +190,21 @@ class Protocol:
         return json.loads((study.folder / "development" / name / SEARCH).read_text(encoding="utf-8"))
 
 
+def run_training(command: Sequence[str]) -> int:
+    """Runs a command to its end and returns its exit code; if this process is stopped, so is the command."""
+    process = subprocess.Popen(command)
+    try:
+        return process.wait()
+    except BaseException as reason:
+        if not isinstance(reason, KeyboardInterrupt):  # Ctrl-C in a terminal reaches both
+            process.terminate()
+        try:
+            process.wait(PATIENCE)  # it writes what it has
+        except subprocess.TimeoutExpired:
+            process.kill()
+        raise
+
+
 def tabulate(summaries: Mapping[str, Mapping[str, Any]]) -> str:
     """Formats results as a Markdown table: mean IoU per target and their mean, ECE, all in percent; ms per image."""
     domains = list(next(iter(summaries.values()))["domains"])
@@ -248,6 +265,7 @@ def run_protocol(args: Sequence[str] | None = None) -> dict[str, dict[str, Any]]
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # 128 + SIGTERM; the training ends too
     try:
         run_protocol()
     except (ValueError, RuntimeError, OSError) as error:

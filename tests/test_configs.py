@@ -36,8 +36,8 @@ def list_configs(kind: str) -> list[str]:
 
 
 def test_no_kind_of_config_is_forgotten() -> None:
-    kinds = {path.parent.name for path in CONFIGS.rglob("*.yaml")}
-    assert kinds == {"trainer", "data", "model", "method", "experiment"}
+    kinds = {path.relative_to(CONFIGS).parts[0] for path in CONFIGS.rglob("*.yaml")}
+    assert kinds == {"trainer", "data", "model", "method", "experiment", "sweep", "paper"}
 
 
 def shrink_network(name: str) -> list[str]:
