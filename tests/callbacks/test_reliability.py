@@ -130,17 +130,12 @@ def test_diagram_of_an_earlier_run_is_numbered_with_its_results(tmp_path: Path) 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["reliability.1.png", "results.1.json"]
 
 
-def test_weights_and_biases_get_the_diagram(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    logged: list[tuple[str, list[str]]] = []
-
-    class Logger(WandbLogger):
-        def log_image(self, key: str, images: list[Any], **kwargs: Any) -> None:
-            logged.append((key, images))
-
-        def log_metrics(self, *args: Any, **kwargs: Any) -> None:
-            pass
-
-    logger = Logger(save_dir=tmp_path, offline=True)
+def test_weights_and_biases_get_the_dashboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: list[tuple[Any, ...]] = []
+    monkeypatch.setattr("callbacks.results.log_dashboard", lambda *args: logged.append(args))
+    logger = WandbLogger(save_dir=tmp_path, offline=True)
     trainer = make_trainer(tmp_path, callbacks=[Results(str(tmp_path), panels=0)], logger=logger)
-    trainer.validate(make_module(), datamodule=FakeDataModule(length=1), verbose=False)
-    assert logged == [("reliability", [str(tmp_path / "reliability.png")])]
+    module = make_module()
+    trainer.validate(module, datamodule=FakeDataModule(length=1), verbose=False)
+    assert logged == [(logger.experiment, tmp_path, module.class_names)]
+    assert (tmp_path / "reliability.png").exists()
