@@ -39,6 +39,7 @@ HEADING = """\
 # Chosen on the development set by `python -m experiments.protocol`, and frozen: a test that names this file by
 # --results.selection has to keep to it, and its results.json holds the file's SHA-256.
 """
+OF_TRAINING = ("devices", "num_nodes", "strategy", "sync_batchnorm")  # of the trainer; all else runs on one device
 METHODS = ("t-BN", "IaBN", "TTA", "Seg-TTT")
 ALPHA_SEARCH = {"class_path": "callbacks.alpha_search.AlphaSearch", "init_args": {"required": False}}
 
@@ -66,7 +67,7 @@ class Protocol:
     Args:
         config: Of the experiment: model, data and training.
         folder: Where everything is written; what is done in there is not done again.
-        options: More arguments of every command.
+        options: More arguments of every command; those of several devices are for the training alone.
         grids: What is tried.
         semantics: Of Seg-TTT, ``paper`` or ``released``.
 
@@ -166,7 +167,9 @@ class Protocol:
 
     def _open_study(self, more: Sequence[str]) -> Study:
         """Returns the study of the trained network, with more arguments for every command."""
-        common = [f"--config={self.config}", *self.options, f"--ckpt_path={self.train()}", "--verbose=false", *more]
+        of_training = tuple(f"--trainer.{name}" for name in OF_TRAINING)
+        options = [option for option in self.options if option.split("=")[0] not in of_training]
+        common = [f"--config={self.config}", *options, f"--ckpt_path={self.train()}", "--verbose=false", *more]
         return Study(self.folder, common)
 
     def _choose(self, study: Study) -> tuple[dict[str, Any], list[dict[str, Any]]]:

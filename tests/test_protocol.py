@@ -95,6 +95,13 @@ def test_a_training_that_fails_says_so(tmp_path: Path) -> None:
     assert not (tmp_path / "training.json").exists()
 
 
+def test_several_devices_are_for_the_training_alone(tmp_path: Path) -> None:
+    (tmp_path / "training.json").write_text(json.dumps({"checkpoint": "best.ckpt"}))
+    options = ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.precision=bf16-mixed", "--data.seed=1"]
+    common = Protocol(EXPERIMENT, tmp_path, options)._open_study([]).common
+    assert common[1:4] == ["--trainer.precision=bf16-mixed", "--data.seed=1", "--ckpt_path=best.ckpt"]
+
+
 def test_a_config_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"there is no file .*nothing\.yaml: expected an experiment"):
         Protocol(tmp_path / "nothing.yaml", tmp_path)
