@@ -33,6 +33,8 @@ from experiments.sweep.trial import RunningScores, name_folder
 from main import main
 from tests.tiny import DATA, EXPERIMENT, QUIET, ROOT, arguments
 
+pytestmark = pytest.mark.filterwarnings("ignore:The dirpath has changed:UserWarning")
+
 SWEEPS = sorted((ROOT / "configs" / "sweep").glob("*.yaml"))
 NAMES = [path.stem for path in SWEEPS]
 
@@ -232,7 +234,7 @@ def test_in_a_sweep_a_target_is_refused(checkpoint: Path, tmp_path: Path, monkey
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_two_agents_on_one_machine_do_not_clash(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,8 +250,12 @@ def test_two_agents_on_one_machine_do_not_clash(
         agent = make_agent(path, monkeypatch, checkpoint)
         start_run(agent, path, run, {"method.alpha": alpha})
         processes += agent._run_processes.values()
-    for process in processes:
-        process.wait(300)
+    try:
+        for process in processes:
+            process.wait(800)
+    finally:
+        for process in processes:
+            process.kill()
     assert [process.poll() for process in processes] == [0, 0]
     for run, alpha in (("run1", 0.1), ("run2", 0.2)):
         summary = json.loads((tmp_path / "segadapt" / run / "results.json").read_text())
@@ -258,14 +264,14 @@ def test_two_agents_on_one_machine_do_not_clash(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("logger", ["wandb", "default"])
 def test_a_run_of_two_processes_has_one_folder(logger: str, checkpoint: Path, tmp_path: Path) -> None:
     """As of an agent with two GPUs; the first process alone knows where the loggers write."""
     more = [f"--config={ROOT}/configs/trainer/wandb.yaml"] if logger == "wandb" else []
     command = [sys.executable, str(ROOT / "main.py"), "validate", f"--config={EXPERIMENT}", *more, *DATA, *QUIET]
     command += ["--trainer.devices=2", "--trainer.strategy=ddp", f"--ckpt_path={checkpoint}", "--method=IaBN"]
-    done = subprocess.run(command, check=False, cwd=tmp_path, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, check=False, cwd=tmp_path, capture_output=True, text=True, timeout=800)
     assert done.returncode == 0, done.stderr
     (results,) = tmp_path.rglob("results.json")
     assert [path.name for path in tmp_path.rglob("config*.yaml") if "wandb" not in path.parts] == ["config.yaml"]
@@ -893,7 +899,7 @@ def test_one_pass_and_separate_runs_give_the_same_scores(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_what_a_real_sweep_has_chosen_can_be_tested(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
