@@ -103,7 +103,7 @@ def test_several_devices_are_for_the_training_alone(tmp_path: Path) -> None:
 
 
 def test_a_config_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"there is no file .*nothing\.yaml: expected an experiment"):
+    with pytest.raises(ValueError, match=r"there is no config .*nothing\.yaml: expected an experiment"):
         Protocol(tmp_path / "nothing.yaml", tmp_path)
 
 
