@@ -153,8 +153,8 @@ def format_markdown(built: BuiltTable, level: int = 1, place: str = "") -> str:
     blocks += [f"Note: {note}." for note in built.notes]
     if built.missing:
         lines = [f"{DASH} is missing. All that is missing: `python -m experiments.tables {built.table.name} --run"]
-        lines[0] += f" --world {built.plan.world.name}`. One by one:"
-        for run, (problem, command) in built.missing.items():
+        lines[0] += f" --world {built.plan.world.name}`" + (". One by one:" if level == 1 else "")
+        for run, (problem, command) in built.missing.items() if level == 1 else ():  # on a page with others, one line
             unknown = built.plan.needs_selection(run) and read_selection(built.plan, run.experiment) is None
             more = ", with the settings that `experiments.protocol` chooses for this network" if unknown else ""
             lines.append(f"- {problem}. Make it by{more}:\n  `{command}`")
