@@ -65,7 +65,7 @@ class World:
         return [experiment, *(f"{experiment}_seed{seed}" for seed in range(1, self.members))]
 
 
-# Few, as many networks are chosen within an hour; the scales are those that the demo chose on the development domain.
+# Few, as many networks are chosen within two hours; the scales are those that the demo chose on the development domain.
 SMALL_GRIDS = {
     "scales": ((0.5, 0.75, 1.0),),
     "psi": (0.6, 0.7, 0.8),
