@@ -444,13 +444,14 @@ class SegmentationDataModule(LightningDataModule, ABC):
         return self._load_for_evaluation(self.test_split, labelled=False)
 
     def _keep_protocol(self, what: str) -> None:
-        if self.role == "target" and not self.choose_on_target:
+        in_sweep = bool(os.environ.get("WANDB_SWEEP_ID"))
+        if self.role == "target" and (in_sweep or not self.choose_on_target):
             name = getattr(self, "domain", type(self).__name__)
+            way_out = "or, to break the protocol on purpose, set choose_on_target=true; results.json will say so"
             raise ProtocolError(
                 f"{name} is a target of the protocol, and this run would {what}: a model is trained on a source, "
                 "everything about it is chosen on the development set (WildDash), and the targets are only tested, "
-                "once. Use a development set, or, to break the protocol on purpose, set choose_on_target=true; "
-                "results.json will say so"
+                f"once. Use a development set{' (in a sweep there is no other way)' if in_sweep else ', ' + way_out}"
             )
 
     def _load_for_evaluation(self, split: Split, labelled: bool = True) -> Loader:

@@ -64,7 +64,7 @@ def test_a_departure_that_is_named_is_noted(tmp_path: Path) -> None:
     write_selection(tmp_path / "selection.yaml", make_module())
     assert run(tmp_path, IaBN(1.0), departures=["alpha"])["selection"]["departures"] == ["alpha"]
     with pytest.raises(
-        ValueError, match="departures names beta, which .* does not choose: expected some of alpha, num_steps"
+        ValueError, match=r"departures names beta, which .* does not choose: expected some of alpha, num_steps"
     ):
         run(tmp_path, IaBN(1.0), departures=["beta"], overwrite=True)
     with pytest.raises(ValueError, match="departures is set without"):

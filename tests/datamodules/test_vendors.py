@@ -964,6 +964,9 @@ def test_a_sweep_may_not_test_a_target(trees: Path, tmp_path: Path, monkeypatch:
         main(["test", *arguments(tmp_path, *more)])
     with pytest.raises(ProtocolError, match=r"sweep.*development"):
         TargetsDataModule([CityscapesDataModule()], root=str(trees)).test_dataloader()
+    for stage in ("validate", "test"):  # nor on purpose
+        with pytest.raises(ProtocolError, match="in a sweep there is no other way"):
+            main([stage, *arguments(tmp_path, *more, "--data.choose_on_target=true")])
     more = ["--data=WildDashDataModule", f"--data.root={trees / 'wilddash'}", *SMALL]
     main(["validate", *arguments(tmp_path, *more)])
     assert read_results(tmp_path)["complete"]
