@@ -67,7 +67,7 @@ def test_a_departure_that_is_named_is_noted(tmp_path: Path) -> None:
         ValueError, match=r"departures names beta, which .* does not choose: expected some of alpha, num_steps"
     ):
         run(tmp_path, IaBN(1.0), departures=["beta"], overwrite=True)
-    with pytest.raises(ValueError, match="departures is set without"):
+    with pytest.raises(ValueError, match=r"departures is set, results\.selection is not"):
         Results(departures=["alpha"])
 
 
