@@ -18,12 +18,12 @@ from callbacks.picture_cards import add_pictures
 from callbacks.reliability import draw_reliability
 from callbacks.report_page import Page, embed, format_number, format_signed, list_files
 from callbacks.run_data import BASELINE, SCORES, DomainData, RunData, name_method, read_run
+from callbacks.run_folder import REPORT
 from callbacks.run_settings import flatten
 from callbacks.training_report import TRAINING_REPORT, write_training_report
 
 __all__ = ["REPORT", "TRAINING_REPORT", "write_report", "write_training_report"]
 
-REPORT = "report.html"
 SHOWN_NOTES = 5  # of each domain
 EXTRA = ("baseline", "gain", "worse")  # scores beside the unadapted network
 

@@ -13,11 +13,10 @@ from PIL import Image
 from callbacks.gallery import EXTREMES, GALLERY, has_pictures, locate_pictures, rank_extremes
 from callbacks.panels import make_palette
 from callbacks.records import read_manifest
-from callbacks.run_folder import MANIFEST, RECORDS, SUMMARY, Line, RunFolder, list_rank_files, read_located
+from callbacks.run_folder import MANIFEST, RECORDS, SEARCH, SUMMARY, Line, RunFolder, list_rank_files, read_located
 from callbacks.summary import summarize_records
 from lightning_modules.metrics import Scores
 
-SEARCH = "search.json"
 BASELINE = "t-BN"  # how the unadapted network is called, as in the paper
 METHOD_NAMES = {"SegTTT": "Seg-TTT", "MCDropout": "MC dropout"}
 SCORES = ("miou", "accuracy", "ece", "classwise_ece", "brier", "nll", "ms_per_image")

@@ -29,6 +29,7 @@ import yaml
 from callbacks.records import find_commit, to_plain, write_file
 from callbacks.run_folder import MANIFEST, SEARCH
 from callbacks.selection import Selection
+from experiments.command_line import split_arguments
 from experiments.study import Study, describe_method
 
 ROOT = Path(__file__).parent.parent
@@ -234,10 +235,9 @@ def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
     semantics = "of Seg-TTT: as the paper's text says, or as the authors' code does (%(default)s)"
     parser.add_argument("--semantics", choices=("paper", "released"), default="paper", help=semantics)
     parser.epilog = "What follows -- are more arguments for main.py, e.g. -- --trainer.devices=2"
-    given = list(sys.argv[1:] if args is None else args)
-    end = given.index("--") if "--" in given else len(given)
-    arguments = parser.parse_args(given[:end])
-    arguments.options = given[end + 1 :]
+    own, more = split_arguments(args)
+    arguments = parser.parse_args(own)
+    arguments.options = more
     return arguments
 
 

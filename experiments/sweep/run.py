@@ -19,6 +19,7 @@ from typing import Any
 import optuna
 
 from callbacks.records import to_plain
+from experiments.command_line import split_arguments
 from experiments.sweep.child import ChildError
 from experiments.sweep.command import CHECKPOINT, EXPERIMENT, build_command, check_command, check_config, resolve
 from experiments.sweep.definition import Definition, read_definition
@@ -37,9 +38,9 @@ class TerminatedError(KeyboardInterrupt):
 
 def run_command(args: Sequence[str] | None = None) -> int:
     """Runs a sweep from its command line; returns the exit code: 130 after Ctrl-C."""
-    given = list(sys.argv[1:] if args is None else args)
-    options = make_parser().parse_args(given[: given.index("--")] if "--" in given else given)
-    options.more = given[given.index("--") + 1 :] if "--" in given else []
+    own, more = split_arguments(args)
+    options = make_parser().parse_args(own)
+    options.more = more
     again = "Nothing is lost: the same command goes on with what is left"
     try:
         with ending_on_sigterm():

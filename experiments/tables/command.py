@@ -1,11 +1,11 @@
 """Builds the paper's tables and figures from results, and runs what is missing if asked to."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from callbacks.records import write_file
+from experiments.command_line import split_arguments
 from experiments.pages import insert_report
 from experiments.tables.build import BuiltTable, build_table
 from experiments.tables.execution import QUICK, list_tasks, run_tasks
@@ -41,10 +41,9 @@ def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="how many trainings and tests at a time (%(default)s)")
     parser.add_argument("--page", type=Path, help="also write all of it between the marks of this page")
     parser.add_argument("--quick", action="store_true", help="a tiny budget: shows that all works, not how well")
-    given = list(sys.argv[1:] if args is None else args)
-    before, after = (given[: given.index("--")], given[given.index("--") + 1 :]) if "--" in given else (given, [])
-    parsed = parser.parse_args(before)
-    parsed.options = after
+    own, more = split_arguments(args)
+    parsed = parser.parse_args(own)
+    parsed.options = more
     return parsed
 
 

@@ -1,0 +1,15 @@
+"""What the command lines of the programs have in common."""
+
+import sys
+from collections.abc import Sequence
+
+
+def split_arguments(args: Sequence[str] | None) -> tuple[list[str], list[str]]:
+    """Splits a command line at ``--``: into the program's own arguments, and those that it hands on to main.py.
+
+    Args:
+        args: Without the program's name; None is that of this process.
+    """
+    given = list(sys.argv[1:] if args is None else args)
+    end = given.index("--") if "--" in given else len(given)
+    return given[:end], given[end + 1 :]
