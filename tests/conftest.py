@@ -40,6 +40,7 @@ def clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
     yield
     if wandb.run is not None:
         wandb.finish()  # or the loggers of the next test would write into this run
+    wandb.teardown()  # or it would keep this test's environment: it reads it once per process
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()  # or Lightning would take the next test for one process of several
     os.environ.clear()
