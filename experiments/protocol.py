@@ -30,6 +30,7 @@ from callbacks.records import find_commit, to_plain, write_file
 from callbacks.run_folder import MANIFEST, SEARCH
 from callbacks.selection import Selection
 from experiments.command_line import split_arguments
+from experiments.parent_death import end_with_parent
 from experiments.study import Study, describe_method
 
 ROOT = Path(__file__).parent.parent
@@ -196,7 +197,7 @@ class Protocol:
 
 def run_training(command: Sequence[str]) -> int:
     """Runs a command to its end and returns its exit code; if this process is stopped, so is the command."""
-    process = subprocess.Popen(command)
+    process = subprocess.Popen(command, preexec_fn=end_with_parent())
     try:
         return process.wait()
     except BaseException as reason:

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,6 +32,7 @@ from experiments.sweep.samplers import FIRST_IMAGES, list_points, make_pruner, m
 from experiments.sweep.search import Search, describe_owner, find_best, hide_password, open_storage, open_study
 from experiments.sweep.trial import RunningScores, name_folder
 from main import main
+from tests.processes import is_alive, wait_for
 from tests.tiny import DATA, EXPERIMENT, QUIET, ROOT, arguments
 
 pytestmark = pytest.mark.filterwarnings("ignore:The dirpath has changed:UserWarning")
@@ -679,6 +681,34 @@ def test_a_sweep_writes_what_came_out(
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert sweep(tmp_path, more=("--data.num_val=3",)) == 0  # nothing is left
     assert len(calls()) == 4 and len(list((folder / "wandb").glob("offline-run-*"))) == 1
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems have no such signal")
+@pytest.mark.parametrize(
+    "start",
+    [
+        "from experiments.sweep.child import run_child; run_child(command, Path('log.txt'), print)",
+        "from experiments.protocol import run_training; run_training(command)",
+    ],
+    ids=["trial", "training"],
+)
+def test_a_kill_of_the_parent_ends_the_child(start: str, tmp_path: Path) -> None:
+    child = "import os, pathlib, time; pathlib.Path('new').write_text(str(os.getpid())); os.rename('new', 'pid'); "
+    child += "time.sleep(600)"
+    program = f"import sys; from pathlib import Path; command = [sys.executable, '-c', {child!r}]; {start}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    parent = subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, env=environment)
+    try:
+        wait_for(lambda: (tmp_path / "pid").exists() or parent.poll() is not None)
+        pid = int((tmp_path / "pid").read_text())
+    finally:
+        parent.kill()
+        parent.wait()
+    try:
+        wait_for(lambda: not is_alive(pid), 20)
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def test_ctrl_c_ends_the_child_and_the_same_command_goes_on(

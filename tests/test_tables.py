@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from experiments.tables.formats import escape_latex, format_csv, format_latex, f
 from experiments.tables.paper import MEAN, METRICS, NAMES, Table, read_part, read_table
 from experiments.tables.results import check_method, is_same, read_results
 from experiments.tables.runs import WORLDS, Plan, Run, read_method
+from tests.processes import is_alive, list_children, wait_for
 from tests.tiny import ROOT
 
 TABLES = [read_table(name) for name in NAMES]
@@ -405,12 +405,7 @@ def test_killed_and_started_again_it_goes_on(tmp_path: Path) -> None:
         children = list_children(process.pid)
         process.terminate()
     assert len(children) >= 2
-    for _ in range(60):
-        if not any(is_alive(child) for child in children):
-            break
-        time.sleep(1)
-    else:
-        pytest.fail("a worker outlived the program")
+    wait_for(lambda: not any(is_alive(child) for child in children), 60)
     trained = find_written(tmp_path, "training.json")
     assert trained
     (built,) = run_tables(args)
@@ -426,20 +421,3 @@ def test_killed_and_started_again_it_goes_on(tmp_path: Path) -> None:
 def find_written(folder: Path, *names: str) -> dict[Path, int]:
     """Returns when the files of these names in a folder were written."""
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name in names}
-
-
-def list_children(pid: int) -> list[int]:
-    """Lists the processes that a process started, and those that they started."""
-    found = []
-    for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, path.read_text().split()):
-            found += [child, *list_children(child)]
-    return found
-
-
-def is_alive(pid: int) -> bool:
-    """Returns whether a process runs, and is not just waiting to be collected."""
-    try:
-        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return False

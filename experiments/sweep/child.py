@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from experiments.parent_death import end_with_parent
+
 POLL = 0.3  # seconds between two looks at a child
 PATIENCE = ((signal.SIGINT, 20.0), (signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0))  # how a child is ended, in seconds
 LAST_LINES = 15  # of a child that says nothing of an error
@@ -51,6 +53,7 @@ def run_child(
             stderr=subprocess.STDOUT,
             env=dict(environment or make_environment()),
             process_group=0,  # a Ctrl-C in the terminal does not reach it: it is sent on, once
+            preexec_fn=end_with_parent(),
         )
     try:
         while process.poll() is None:
