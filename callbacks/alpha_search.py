@@ -3,6 +3,7 @@
 Source: paper, Sec. 5.1 and Appendix B (alpha is chosen in steps of 0.1 on the development set).
 """
 
+import math
 from collections.abc import Sequence
 
 from pytorch_lightning import LightningModule, Trainer
@@ -72,8 +73,9 @@ class AlphaSearch(MethodSearch):
             pl_module.log_dict({"val/miou_best_alpha": float("nan")}, sync_dist=True, reduce_fx="max")
 
     def _first_epoch(self, trainer: Trainer) -> float:
+        """The first epoch that is searched; of a share rounded down, so that the last epoch is searched in any case."""
         share = 0 < self.from_epoch < 1
-        return self.from_epoch * (trainer.max_epochs or 0) if share else self.from_epoch
+        return math.floor(self.from_epoch * (trainer.max_epochs or 0) + 1e-9) if share else self.from_epoch
 
     def _log(self, trainer: Trainer, module: LightningModule, best: float) -> None:
         """Logs every alpha, so that a checkpoint may monitor it."""

@@ -144,7 +144,9 @@ def find_differences(earlier: Mapping[str, Any], settings: Mapping[str, Any]) ->
     return [f"{key} was {before.get(key)}, is now {now.get(key)}" for key in keys]
 
 
-def check_settings(folder: Path, what: str, earlier: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+def check_settings(
+    folder: Path, what: str, earlier: Mapping[str, Any], settings: Mapping[str, Any], ways_out: str = WAYS_OUT
+) -> None:
     """Raises ValueError if settings differ; names those that do.
 
     Args:
@@ -152,6 +154,7 @@ def check_settings(folder: Path, what: str, earlier: Mapping[str, Any], settings
         what: What was made with the earlier settings, such as ``predictions``.
         earlier: Settings, nested.
         settings: Of this run, nested.
+        ways_out: What to name to begin anew.
     """
     differences = find_differences(earlier, settings)
     if not differences:
@@ -159,7 +162,7 @@ def check_settings(folder: Path, what: str, earlier: Mapping[str, Any], settings
     more = f"; and {len(differences) - NAMED} more" if len(differences) > NAMED else ""
     raise ValueError(
         f"{folder} holds {what} of other settings: {'; '.join(differences[:NAMED])}{more}. Expected the same settings "
-        f"to go on, {WAYS_OUT} to begin anew"
+        f"to go on, {ways_out} to begin anew"
     )
 
 

@@ -24,6 +24,7 @@ class Selection:
         checkpoint: Where the chosen weights lay when they were chosen.
         weights: SHA-256 of the chosen weights, see `fingerprint_weights`.
         values: Chosen values by the name of the method's argument, such as ``alpha``.
+        semantics: Of Seg-TTT when they were chosen; None if that is not known.
     """
 
     path: Path
@@ -31,6 +32,7 @@ class Selection:
     checkpoint: str
     weights: str
     values: Mapping[str, Any]
+    semantics: str | None = None
 
     @classmethod
     def read(cls, path: str | Path) -> "Selection":
@@ -50,7 +52,8 @@ class Selection:
             found = f"the keys {sorted(content)}" if isinstance(content, Mapping) else type(content).__name__
             raise ValueError(f"the selection {path} holds {found}, not {sorted(KEYS)}: {EXPECTED}")
         digest = hashlib.sha256(data).hexdigest()
-        return cls(path, digest, str(content.get("checkpoint")), content["weights"], content["values"])
+        checkpoint, semantics = str(content.get("checkpoint")), content.get("semantics")
+        return cls(path, digest, checkpoint, content["weights"], content["values"], semantics)
 
     def check(self, settings: Mapping[str, Any] | None, weights: str, departures: Sequence[str]) -> None:
         """Raises ValueError if a run is not what was chosen.
@@ -65,13 +68,14 @@ class Selection:
                 f"the weights of this run are not those of {self.path} (SHA-256 {weights[:12]}... in place of "
                 f"{self.weights[:12]}...): expected the checkpoint that was chosen, --ckpt_path={self.checkpoint}"
             )
-        unknown = sorted(set(departures) - self.values.keys())
+        chosen = {**self.values, **({} if self.semantics is None else {"semantics": self.semantics})}
+        unknown = sorted(set(departures) - chosen.keys())
         if unknown:
             raise ValueError(
                 f"results.departures names {', '.join(unknown)}, which {self.path} does not choose: expected some of "
-                f"{', '.join(self.values)}"
+                f"{', '.join(chosen)}"
             )
-        for name, value in self.values.items():
+        for name, value in chosen.items():
             if settings is None or name not in settings or name in departures:
                 continue
             own = list(settings[name]) if isinstance(settings[name], tuple) else settings[name]

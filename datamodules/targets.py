@@ -4,13 +4,15 @@ Source: paper, Sec. 5 (evaluation protocol).
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from datamodules.base import EvaluationSet, ProtocolError, SegmentationDataModule
+from datamodules.files import Broken, FilesDataModule
 from datamodules.prefetch import Loader
+from datamodules.transforms import EvaluationTransform, Resize
 
 
 class TargetsDataModule(LightningDataModule):
@@ -22,10 +24,13 @@ class TargetsDataModule(LightningDataModule):
         development: What `fit` and `validate` choose on.
         root: Folder with one folder per data set, for those that were given no root of their own; None is
             ``$SEGADAPT_DATA``.
+        broken: In place of every data set's own, see `FilesDataModule`; None leaves them as they are.
+        eval_batch_size: In place of every data set's own, see `SegmentationDataModule`.
+        evaluation_resize: In place of every data set's own, see `EvaluationTransform`.
 
     Raises:
         ProtocolError: If the source or the development set is a target by its role.
-        ValueError: If there is no target, or the data sets disagree on their classes.
+        ValueError: If there is no target, the data sets disagree on their classes, or an argument is outside its range.
     """
 
     def __init__(
@@ -34,6 +39,9 @@ class TargetsDataModule(LightningDataModule):
         source: SegmentationDataModule | None = None,
         development: SegmentationDataModule | None = None,
         root: str | None = None,
+        broken: Broken | None = None,
+        eval_batch_size: int | None = None,
+        evaluation_resize: Resize | None = None,
     ) -> None:
         super().__init__()
         self.targets = list(targets)
@@ -59,9 +67,19 @@ class TargetsDataModule(LightningDataModule):
         self.num_classes = members[0].num_classes
         self.class_names = members[0].class_names
         self.colours = members[0].colours
+        if broken not in (None, *get_args(Broken)):
+            raise ValueError(f"broken is {broken!r}: expected one of {', '.join(get_args(Broken))}")
+        if eval_batch_size is not None and eval_batch_size < 1:
+            raise ValueError(f"eval_batch_size is {eval_batch_size}: expected 1 or more")
         for member in members:
             if root is not None and getattr(member, "root", root) is None:
                 member.root = root  # type: ignore[attr-defined]
+            if broken is not None and isinstance(member, FilesDataModule):
+                member.broken = broken
+            if eval_batch_size is not None:
+                member.eval_batch_size = eval_batch_size
+            if evaluation_resize is not None:
+                member.evaluation_transform = EvaluationTransform(evaluation_resize)
 
     def _members(self) -> list[SegmentationDataModule]:
         return [member for member in (self.source, self.development, *self.targets) if member is not None]

@@ -13,3 +13,18 @@ def split_arguments(args: Sequence[str] | None) -> tuple[list[str], list[str]]:
     given = list(sys.argv[1:] if args is None else args)
     end = given.index("--") if "--" in given else len(given)
     return given[:end], given[end + 1 :]
+
+
+def drop_options(command: Sequence[str], option: str) -> list[str]:
+    """Leaves an option out of a command line, and those below it: of ``--method`` also ``--method.psi``."""
+    left: list[str] = []
+    skip = False
+    for argument in command:
+        name = argument.split("=")[0]
+        if skip:
+            skip = False
+        elif name == f"--{option}" or name.startswith(f"--{option}."):
+            skip = "=" not in argument
+        else:
+            left.append(argument)
+    return left

@@ -339,7 +339,8 @@ def name_machine() -> str:
     """Describes what this runs on."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    return f"{os.cpu_count()} CPU cores ({platform.machine()}, no GPU), {torch.get_num_threads()} thread(s)"
+    threads = torch.get_num_threads()
+    return f"{os.cpu_count()} CPU cores ({platform.machine()}, no GPU), {threads} thread{'s' if threads > 1 else ''}"
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +29,27 @@ import yaml
 
 from callbacks.records import find_commit, to_plain, write_file
 from callbacks.run_folder import MANIFEST, SEARCH
+from callbacks.run_settings import check_settings
 from callbacks.selection import Selection
-from experiments.command_line import split_arguments
+from experiments.command_line import drop_options, split_arguments
 from experiments.parent_death import end_with_parent
 from experiments.study import Study, describe_method
 
 ROOT = Path(__file__).parent.parent
 CHOOSE_ALPHA = ROOT / "configs" / "trainer" / "choose_alpha.yaml"
 SELECTION = "selection.yaml"
+SETTINGS = "protocol.json"
 PATIENCE = 30.0  # seconds for a training that is stopped to write what it has
 HEADING = """\
 # Chosen on the development set by `python -m experiments.protocol`, and frozen: a test that names this file by
 # --results.selection has to keep to it, and its results.json holds the file's SHA-256.
 """
-OF_TRAINING = ("devices", "num_nodes", "strategy", "sync_batchnorm")  # of the trainer; all else runs on one device
+# Of the training alone; all else runs on one device.
+OF_TRAINING = ("trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.sync_batchnorm")
+# What changes nothing of the outcome, so that a folder may go on with another.
+WITHOUT_EFFECT = (
+    "trainer.accelerator", "trainer.enable_progress_bar", "trainer.enable_model_summary", "data.num_workers", "verbose",
+)  # fmt: skip
 METHODS = ("t-BN", "IaBN", "TTA", "Seg-TTT")
 ALPHA_SEARCH = {"class_path": "callbacks.alpha_search.AlphaSearch", "init_args": {"required": False}}
 
@@ -103,7 +111,9 @@ class Protocol:
 
         Raises:
             RuntimeError: If the training fails; it has said why.
+            ValueError: If the folder is that of another experiment or of other settings.
         """
+        self._check_folder()
         done, checkpoints = self.folder / "training.json", self.folder / "checkpoints"
         if not done.exists():
             last = checkpoints / "last.ckpt"
@@ -114,9 +124,11 @@ class Protocol:
             command += [f"--ckpt_path={last}"] if last.exists() else []
             if run_training([sys.executable, str(ROOT / "main.py"), *command]):
                 raise RuntimeError(f"the training of {self.config} failed: its last lines above say why")
-            report = {"checkpoint": str(checkpoints / "best.ckpt"), "commit": find_commit()}
-            write_file(done, json.dumps(report).encode())
-        return Path(json.loads(done.read_text(encoding="utf-8"))["checkpoint"])
+            write_file(done, json.dumps({"checkpoint": "checkpoints/best.ckpt", "commit": find_commit()}).encode())
+        checkpoint = checkpoints / "best.ckpt"
+        if not checkpoint.exists():
+            raise ValueError(f"{checkpoint} is gone, but {done} says that it was trained: delete {done} to train again")
+        return checkpoint
 
     def select(self) -> Selection:
         """Chooses on the development set and freezes the choice, unless that is done; trains before, if need be."""
@@ -130,6 +142,7 @@ class Protocol:
                 "checkpoint": str(self.train()),
                 "weights": settings["weights"],
                 "values": values,
+                "semantics": self.semantics,
                 "development": {"miou": passes[-1]["best"]["miou"], "data": settings["data"], "passes": passes},
                 "config": str(self.config),
                 "options": self.options,
@@ -151,28 +164,56 @@ class Protocol:
             name: Of the folder in `test`.
             arguments: That pick the method. Settings that were chosen have to be as chosen, or be named by
                 ``--results.departures=[...]``.
+
+        Raises:
+            ValueError: If it was tested with another selection already, or a setting is not as chosen.
         """
         selection = self.select()
-        return self._open_study([f"--results.selection={selection.path}"]).test(name, arguments)
+        summary = self._open_study([f"--results.selection={selection.path}"]).test(name, arguments)
+        used = (summary.get("selection") or {}).get("sha256")
+        if used != selection.sha256:
+            place = self.folder / "test"
+            raise ValueError(
+                f"{place / name} was tested with another selection (SHA-256 {used}), {selection.path} has "
+                f"{selection.sha256}: put that file back, or delete {place} to test anew with this one"
+            )
+        return summary
 
     def describe_chosen(self, method: str) -> list[str]:
         """Returns the arguments that pick one of `METHODS` as it was chosen."""
         values = self.select().values
         views = {"alpha": values["alpha"], "scales": values["scales"]}
         steps = {name: values[name] for name in ("psi", "num_steps", "lr")}
+        plain = ["--method=null"]  # none, or that of the experiment; alpha 0 is t-BN, and needs no BatchNorm
         return {
-            "t-BN": [],
-            "IaBN": describe_method("IaBN", {"alpha": values["alpha"]}),
+            "t-BN": plain,
+            "IaBN": describe_method("IaBN", {"alpha": values["alpha"]}) if values["alpha"] else plain,
             "TTA": describe_method("TTA", views),
             "Seg-TTT": describe_method("SegTTT", views | steps | {"semantics": self.semantics}),
         }[method]
 
     def _open_study(self, more: Sequence[str]) -> Study:
         """Returns the study of the trained network, with more arguments for every command."""
-        of_training = tuple(f"--trainer.{name}" for name in OF_TRAINING)
-        options = [option for option in self.options if option.split("=")[0] not in of_training]
+        options = reduce(drop_options, OF_TRAINING, self.options)
         common = [f"--config={self.config}", *options, f"--ckpt_path={self.train()}", "--verbose=false", *more]
         return Study(self.folder, common)
+
+    def _check_folder(self) -> None:
+        """Writes what this protocol is into its folder; raises ValueError if another one lies there."""
+        settings = to_plain(
+            {
+                "experiment": read_config(self.config),
+                "options": reduce(drop_options, (*OF_TRAINING, *WITHOUT_EFFECT), self.options),
+                "grids": asdict(self.grids),
+                "semantics": self.semantics,
+            }
+        )
+        path = self.folder / SETTINGS
+        if path.exists():
+            earlier = json.loads(path.read_text(encoding="utf-8"))
+            check_settings(self.folder, "the protocol", earlier, settings, "another --folder")
+        else:
+            write_file(path, json.dumps(settings, indent=1).encode())
 
     def _choose(self, study: Study) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """Returns the chosen values, and what each pass over the development set has found."""
@@ -191,8 +232,26 @@ class Protocol:
     def _search(self, study: Study, name: str, search: Mapping[str, Any]) -> dict[str, Any]:
         """Runs one pass over the development set; returns what it has found."""
         print(f"Choosing {name.replace('_', ', ', 1)} on the development set ...", flush=True)
-        study.validate(name, [f"--trainer.callbacks={json.dumps([search])}"])
+        study.validate(name, ["--method=null", f"--trainer.callbacks={json.dumps([search])}"])
         return json.loads((study.folder / "development" / name / SEARCH).read_text(encoding="utf-8"))
+
+
+def read_config(path: Path) -> Any:
+    """Reads a config with the files that it names in place of their names, as the command line reads it."""
+
+    def fill(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {str(key): fill(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [fill(inner) for inner in value]
+        if isinstance(value, str) and value.endswith((".yaml", ".yml")) and (path.parent / value).is_file():
+            return read_config(path.parent / value)
+        return value
+
+    try:
+        return fill(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (UnicodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} is no YAML: {str(error).splitlines()[0]}") from error
 
 
 def run_training(command: Sequence[str]) -> int:
@@ -216,7 +275,8 @@ def tabulate(summaries: Mapping[str, Mapping[str, Any]]) -> str:
     lines = [f"| method | {' | '.join(domains)} | mean | ECE | ms/image |", "|---" + "|---:" * (len(domains) + 3) + "|"]
     for name, summary in summaries.items():
         scores = [*(summary["domains"][domain]["miou"] for domain in domains), summary["mean"]["miou"]]
-        cells = [f"{score:.1f}" for score in (*scores, summary["mean"]["ece"])]
+        scores.append(summary["mean"]["ece"])
+        cells = ["-" if score is None else f"{score:.1f}" for score in scores]  # None: no labelled pixel
         lines.append(f"| {name} | {' | '.join(cells)} | {summary['mean']['ms_per_image']:.0f} |")
     return "\n".join(lines)
 
@@ -242,6 +302,12 @@ def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
+def name_folder(config: Path) -> str:
+    """Names the folder of an experiment: like its file, behind the folder in configs/experiment that it lies in."""
+    within = [] if config.parent.name in ("", "experiment") else [config.parent.name]
+    return "_".join([*within, config.stem])
+
+
 def parse_scales(text: str) -> list[float]:
     """Parses ``0.25,0.5,0.75``."""
     return [float(part) for part in text.split(",")]
@@ -252,7 +318,7 @@ def run_protocol(args: Sequence[str] | None = None) -> dict[str, dict[str, Any]]
     arguments = parse_arguments(args)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    folder = arguments.folder or Path("outputs/protocol") / arguments.config.stem
+    folder = arguments.folder or Path("outputs/protocol") / name_folder(arguments.config)
     grids = Grids(arguments.scales, arguments.psi, arguments.num_steps, arguments.lr)
     protocol = Protocol(arguments.config, folder, arguments.options, grids, arguments.semantics)
     protocol.train()

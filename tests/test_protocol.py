@@ -12,7 +12,7 @@ import yaml
 
 from callbacks.results import SUMMARY
 from experiments import protocol
-from experiments.protocol import Grids, Protocol, parse_arguments, run_protocol
+from experiments.protocol import Grids, Protocol, name_folder, parse_arguments, run_protocol, tabulate
 from experiments.study import describe_method
 from tests.tiny import DATA, EXPERIMENT, QUIET, ROOT
 
@@ -33,7 +33,7 @@ def test_the_protocol_trains_chooses_freezes_and_tests(tmp_path: Path, monkeypat
     assert list(summaries) == ["t-BN", "IaBN", "TTA", "Seg-TTT"]
     selection = folder / "selection.yaml"
     content = yaml.safe_load(selection.read_text())
-    assert list(content["values"]) == ["alpha", "scales", "psi", "lr", "num_steps"]
+    assert list(content["values"]) == ["alpha", "scales", "psi", "lr", "num_steps"] and content["semantics"] == "paper"
     digest = hashlib.sha256(selection.read_bytes()).hexdigest()
     for summary in summaries.values():
         assert summary["complete"] and list(summary["domains"]) == ["haze", "dusk", "dust"]
@@ -61,7 +61,8 @@ def test_the_protocol_trains_chooses_freezes_and_tests(tmp_path: Path, monkeypat
     edited = {**content, "values": {**content["values"], "psi": 0.123}}  # by hand, after the choice
     selection.write_text(yaml.safe_dump(edited))
     with pytest.raises(ValueError, match=r"SegTTT has psi=.* chose 0\.123: expected what was chosen"):
-        Protocol(EXPERIMENT, folder, OPTIONS).test("again", describe_method("SegTTT", content["values"]))
+        grids = Grids([[0.5, 1.0]], [0.6, 0.8], [1, 2], [0.05])
+        Protocol(EXPERIMENT, folder, OPTIONS, grids).test("again", describe_method("SegTTT", content["values"]))
 
 
 @pytest.mark.slow
@@ -82,6 +83,7 @@ def test_a_training_that_was_stopped_goes_on_from_its_last_epoch(tmp_path: Path)
         running.wait()
     stopped = (tmp_path / "cut" / "training" / "version_0" / "metrics.csv").exists()
     assert last.exists() and stopped and not (tmp_path / "cut" / "training.json").exists()
+    (tmp_path / "cut" / "protocol.json").unlink()  # so that a shorter training may end it
     resumed = Protocol(EXPERIMENT, tmp_path / "cut", [*DATA, *QUIET, "--trainer.max_epochs=3"])
     epochs_before = list((tmp_path / "cut" / "training").glob("version_*"))
     assert resumed.train() == tmp_path / "cut" / "checkpoints" / "best.ckpt" and resumed.train().exists()
@@ -95,11 +97,89 @@ def test_a_training_that_fails_says_so(tmp_path: Path) -> None:
     assert not (tmp_path / "training.json").exists()
 
 
-def test_several_devices_are_for_the_training_alone(tmp_path: Path) -> None:
-    (tmp_path / "training.json").write_text(json.dumps({"checkpoint": "best.ckpt"}))
-    options = ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.precision=bf16-mixed", "--data.seed=1"]
+def pretend_trained(folder: Path) -> Path:
+    """Makes a folder look as if the training were done; returns the checkpoint."""
+    checkpoint = folder / "checkpoints" / "best.ckpt"
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.touch()
+    (folder / "training.json").write_text("{}")
+    return checkpoint
+
+
+@pytest.mark.parametrize("devices", [["--trainer.devices=2"], ["--trainer.devices", "2"]], ids=["joined", "apart"])
+def test_several_devices_are_for_the_training_alone(devices: list[str], tmp_path: Path) -> None:
+    checkpoint = pretend_trained(tmp_path)
+    options = [*devices, "--trainer.strategy=ddp", "--trainer.precision=bf16-mixed", "--data.seed=1"]
     common = Protocol(EXPERIMENT, tmp_path, options)._open_study([]).common
-    assert common[1:4] == ["--trainer.precision=bf16-mixed", "--data.seed=1", "--ckpt_path=best.ckpt"]
+    assert common[1:4] == ["--trainer.precision=bf16-mixed", "--data.seed=1", f"--ckpt_path={checkpoint}"]
+
+
+def test_a_checkpoint_that_is_gone_is_named(tmp_path: Path) -> None:
+    pretend_trained(tmp_path).unlink()
+    with pytest.raises(ValueError, match=r"best\.ckpt is gone, but .*training\.json says .* delete"):
+        Protocol(EXPERIMENT, tmp_path).train()
+
+
+def test_a_folder_of_another_protocol_is_refused(tmp_path: Path) -> None:
+    pretend_trained(tmp_path)
+    model, config = tmp_path / "model.yaml", tmp_path / "experiment.yaml"
+    model.write_text("lr: 0.1")
+    config.write_text("model: model.yaml\nseed_everything: 0")
+    quiet = ["--trainer.enable_progress_bar=false", "--trainer.devices=2"]
+    Protocol(config, tmp_path, ["--data.seed=1", *quiet]).train()
+    Protocol(config, tmp_path, ["--data.seed=1"], Grids()).train()  # the same in all that counts
+    for other, message in (
+        (Protocol(config, tmp_path, ["--data.seed=2"]), r"options was \['--data\.seed=1'\], is now"),
+        (Protocol(config, tmp_path, ["--data.seed=1"], Grids(psi=[0.5])), r"grids\.psi was .* is now \[0\.5\]"),
+        (Protocol(config, tmp_path, ["--data.seed=1"], semantics="released"), "semantics was paper, is now released"),
+        (Protocol(EXPERIMENT, tmp_path, ["--data.seed=1"]), r"holds the protocol of other settings.*another --folder"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            other.train()
+    model.write_text("lr: 0.2")  # in a file that the config names
+    with pytest.raises(ValueError, match=r"experiment\.model\.lr was 0\.1, is now 0\.2"):
+        Protocol(config, tmp_path, ["--data.seed=1"]).train()
+
+
+def test_experiments_of_one_name_have_folders_of_their_own() -> None:
+    assert name_folder(Path("configs/experiment/gta_resnet50.yaml")) == "gta_resnet50"
+    assert name_folder(Path("configs/experiment/street_scenes/gta_resnet50.yaml")) == "street_scenes_gta_resnet50"
+    assert name_folder(Path("mine.yaml")) == "mine"
+
+
+def write_selection(folder: Path) -> Path:
+    values = {"alpha": 0.0, "scales": [1.0], "psi": 0.7, "lr": 0.1, "num_steps": 3}
+    (folder / "selection.yaml").write_text(
+        yaml.safe_dump({"checkpoint": "best.ckpt", "weights": "0", "values": values, "development": {}})
+    )
+    return folder / "selection.yaml"
+
+
+def test_iabn_of_a_network_without_batch_norm_is_a_plain_forward(tmp_path: Path) -> None:
+    write_selection(tmp_path)
+    protocol = Protocol(EXPERIMENT, tmp_path)
+    assert protocol.describe_chosen("IaBN") == protocol.describe_chosen("t-BN") == ["--method=null"]
+    assert "--method.alpha=0.0" in protocol.describe_chosen("Seg-TTT")
+
+
+def test_results_of_another_selection_are_not_passed_off_as_of_this_one(tmp_path: Path) -> None:
+    pretend_trained(tmp_path)
+    selection = write_selection(tmp_path)
+    digest = hashlib.sha256(selection.read_bytes()).hexdigest()
+    results = tmp_path / "test" / "TTA" / SUMMARY
+    results.parent.mkdir(parents=True)
+    results.write_text(json.dumps({"complete": True, "selection": {"sha256": digest}}))
+    assert Protocol(EXPERIMENT, tmp_path).test("TTA", ["--method=TTA"])["complete"]
+    selection.write_text(selection.read_text() + "# edited\n")
+    with pytest.raises(ValueError, match=f"was tested with another selection .SHA-256 {digest}.*delete"):
+        Protocol(EXPERIMENT, tmp_path).test("TTA", ["--method=TTA"])
+
+
+def test_a_score_that_there_is_none_of_is_a_dash() -> None:
+    scores = {"miou": None, "ece": None, "ms_per_image": 3.2}
+    assert (
+        tabulate({"t-BN": {"domains": {"haze": scores}, "mean": scores}}).splitlines()[-1] == "| t-BN | - | - | - | 3 |"
+    )
 
 
 def test_a_config_that_is_not_there_is_named(tmp_path: Path) -> None:

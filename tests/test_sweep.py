@@ -21,9 +21,10 @@ import wandb.wandb_agent
 import yaml
 from optuna.trial import TrialState
 
+from experiments.command_line import drop_options
 from experiments.sweep import one_pass, search
 from experiments.sweep.child import ChildError
-from experiments.sweep.command import build_command, drop_options
+from experiments.sweep.command import build_command
 from experiments.sweep.definition import Definition, read_definition
 from experiments.sweep.one_pass import CLAIM, OnePass, explain_several
 from experiments.sweep.parameters import Constant, Parameter, read_parameter

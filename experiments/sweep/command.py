@@ -124,18 +124,3 @@ def find_key(value: Any, key: str, place: str) -> str | None:
         return None
     found = (find_key(item, key, f"{place}.{name}") for name, item in items)
     return next((where for where in found if where), None)
-
-
-def drop_options(command: Sequence[str], option: str) -> list[str]:
-    """Leaves an option out of a command line, and those below it: of ``--method`` also ``--method.psi``."""
-    left: list[str] = []
-    skip = False
-    for argument in command:
-        name = argument.split("=")[0]
-        if skip:
-            skip = False
-        elif name == f"--{option}" or name.startswith(f"--{option}."):
-            skip = "=" not in argument
-        else:
-            left.append(argument)
-    return left

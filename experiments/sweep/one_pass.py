@@ -11,8 +11,9 @@ from optuna.trial import TrialState, create_trial
 from tqdm import tqdm
 
 from callbacks.run_folder import RECORDS, SEARCH
+from experiments.command_line import drop_options
 from experiments.sweep.child import POLL, run_child
-from experiments.sweep.command import QUIET, build_command, drop_options
+from experiments.sweep.command import QUIET, build_command
 from experiments.sweep.definition import Definition
 from experiments.sweep.samplers import FINISHED, VALUES, list_claims, list_points
 from experiments.sweep.search import GRACE, describe_owner, is_gone

@@ -21,7 +21,7 @@ from matplotlib.ticker import MaxNLocator
 from optuna.trial import FrozenTrial, TrialState
 
 from callbacks.records import find_commit, to_plain, write_file
-from experiments.sweep.command import drop_options
+from experiments.command_line import drop_options
 from experiments.sweep.definition import Definition
 from experiments.sweep.parameters import Parameter
 from experiments.sweep.samplers import FINISHED, VALUES

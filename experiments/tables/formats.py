@@ -147,7 +147,7 @@ def format_markdown(built: BuiltTable, level: int = 1, place: str = "") -> str:
         blocks += [f"![{built.table.title}]({place}{picture}.png)" for picture in built.pictures]
     footnotes = list_footnotes(built)
     if footnotes:
-        blocks.append("\n".join(f"{MARK} doubtful in the copy at hand: {note}." for note in footnotes))
+        blocks.append("\n".join(f"{MARK} doubtful in the text of the paper's PDF: {note}." for note in footnotes))
     if any(line.row.cited for part in built.parts for line in part.lines):
         blocks.append("Rows marked cited are methods of others that are not run here.")
     blocks += [f"Note: {note}." for note in built.notes]

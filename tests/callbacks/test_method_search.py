@@ -199,7 +199,8 @@ def test_alpha_search_without_batch_norm_tries_alpha_0_alone_if_it_is_not_requir
     assert trainer.callback_metrics["val/miou_best_alpha"] == trainer.callback_metrics["val/miou"]
 
 
-def test_alpha_search_begins_after_a_share_of_the_epochs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("epochs, searched", [(1, 1), (2, 1), (4, 1), (5, 1), (10, 2)])
+def test_alpha_search_begins_after_a_share_of_the_epochs(epochs: int, searched: int, tmp_path: Path) -> None:
     values = []
 
     class Watch(AlphaSearch):
@@ -208,9 +209,9 @@ def test_alpha_search_begins_after_a_share_of_the_epochs(tmp_path: Path) -> None
             if not trainer.sanity_checking:
                 values.append(bool(self.miou))
 
-    trainer = make_trainer(tmp_path, callbacks=[Watch([0.0, 0.5], from_epoch=0.8)], max_epochs=5)
+    trainer = make_trainer(tmp_path, callbacks=[Watch([0.0, 0.5], from_epoch=0.8)], max_epochs=epochs)
     trainer.fit(make_module(), datamodule=FakeDataModule())
-    assert values == [False] * 4 + [True]
+    assert values == [False] * (epochs - searched) + [True] * searched
 
 
 def test_points_are_named_for_logs() -> None:

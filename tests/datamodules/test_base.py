@@ -7,7 +7,13 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from datamodules import StreetScenesDataModule, StreetScenesProtocol, TargetsDataModule
+from datamodules import (
+    GTADataModule,
+    StreetScenesDataModule,
+    StreetScenesProtocol,
+    TargetsDataModule,
+    WildDashDataModule,
+)
 from datamodules.base import EpochSampler, ShareSampler, limit_batches, split_batches
 from datamodules.labels import CITYSCAPES_COLOURS, LabelSpace
 from datamodules.transforms import MEAN, STD, EvaluationTransform, TrainingTransform, restore_colours
@@ -372,6 +378,31 @@ def test_targets_that_are_missing_or_disagree_are_errors() -> None:
         data.train_dataloader()
     with pytest.raises(ValueError, match="there is no development data set"):
         data.val_dataloader()
+
+
+def test_what_is_given_for_all_data_sets_of_targets_reaches_each() -> None:
+    members = [FakeDataModule("near"), FakeDataModule("far"), GTADataModule(), WildDashDataModule()]
+    given = {"broken": "skip", "eval_batch_size": 3, "evaluation_resize": "none"}
+    TargetsDataModule(members[:2], *members[2:])
+    assert {member.eval_batch_size for member in members} == {1}
+    assert {member.describe()["evaluation_resize"] for member in members} == {"protocol"}
+    TargetsDataModule(members[:2], *members[2:], **given)
+    assert {member.eval_batch_size for member in members} == {3}
+    assert {member.describe()["evaluation_resize"] for member in members} == {"none"}
+    assert [member.describe()["broken"] for member in members[2:]] == ["skip", "skip"]
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"broken": "skipp"}, "broken is 'skipp': expected one of error, skip"),
+        ({"eval_batch_size": 0}, "eval_batch_size is 0: expected 1 or more"),
+        ({"evaluation_resize": "no"}, "evaluation_resize is 'no': expected one of protocol"),
+    ],
+)
+def test_wrong_values_for_all_data_sets_of_targets_are_errors(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TargetsDataModule([FakeDataModule()], **given)
 
 
 def test_targets_hand_the_share_of_a_process_on_to_their_data_sets() -> None:

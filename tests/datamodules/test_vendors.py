@@ -406,8 +406,10 @@ def test_the_whole_protocol_in_one_file(source: str, num_classes: int, trees: Pa
     assert cli.trainer.global_step == 2
     assert 0 <= cli.trainer.callback_metrics["val/miou"].item() <= 1
     checkpoint = tmp_path / "checkpoints" / "best.ckpt"
-    main(["test", *arguments(tmp_path, f"--config={config}", f"--ckpt_path={checkpoint}")])
+    common = [f"--config={config}", f"--ckpt_path={checkpoint}", "--data.broken=skip"]  # of all data sets
+    main(["test", *arguments(tmp_path, *common)])
     results = read_results(tmp_path)
+    assert [target["broken"] for target in results["data"]["targets"]] == ["skip"] * 4
     assert results["complete"] and [scores["images"] for scores in results["domains"].values()] == [3, 2, 2, 2]
     assert all(len(scores["iou"]) == num_classes for scores in results["domains"].values())
     assert [target["role"] for target in results["data"]["targets"]] == ["target"] * 4
