@@ -376,8 +376,9 @@ def label_counts(panels: Sequence[Axes]) -> None:
 
 
 def shorten(text: str, letters: int) -> str:
-    """Cuts a long name, so that it fits beside or below the axes."""
-    return text if len(text) <= letters else f"{text[: letters - 1]}…"
+    """Cuts a long name, so that it fits beside or below the axes; a dollar is none that begins a formula."""
+    cut = text if len(text) <= letters else f"{text[: letters - 1]}…"
+    return cut.replace("$", r"\$")
 
 
 def tidy(axes: Axes) -> None:

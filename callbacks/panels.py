@@ -28,7 +28,8 @@ def make_palette(num_classes: int, colours: Colours | None = None) -> np.ndarray
     if colours is None:
         hues = [colorsys.hsv_to_rgb(number / num_classes, 0.8, 0.9) for number in range(num_classes)]
         colours = [(round(255 * r), round(255 * g), round(255 * b)) for r, g, b in hues]
-    palette[:num_classes] = colours
+    if num_classes:
+        palette[:num_classes] = colours
     return palette
 
 

@@ -42,7 +42,8 @@ def draw_reliability(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
         accuracy = figure.add_subplot(grid[2 * line, column])
         share = figure.add_subplot(grid[2 * line + 1, column], sharex=accuracy)
         draw_domain(accuracy, share, summary["reliability"])
-        accuracy.set_title(f"{domain}\nECE {summary['ece']:.1f} %", fontsize=10)
+        name = domain.replace("$", r"\$")  # no formula begins there
+        accuracy.set_title(f"{name}\nECE {summary['ece']:.1f} %", fontsize=10)
         if column == 0:
             accuracy.set_ylabel("accuracy (%)")
             share.set_ylabel("pixels (%)")

@@ -1,5 +1,6 @@
 """From the records of single images to the scores of a run."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -88,8 +89,9 @@ class DomainSums:
         """Returns how the unadapted network did, if it was scored on every image."""
         if len(self.gains) < len(self.milliseconds):
             return {"baseline_miou": None, "worse_than_baseline": None}
-        worse = sum(gain < 0 for gain in self.gains) / len(self.gains)
-        return {"baseline_miou": 100 * self.baseline.summarize()["miou"], "worse_than_baseline": 100 * worse}
+        known = [gain for gain in self.gains if not math.isnan(gain)]  # of images in which something is labelled
+        worse = 100 * sum(gain < 0 for gain in known) / len(known) if known else None
+        return {"baseline_miou": 100 * self.baseline.summarize()["miou"], "worse_than_baseline": worse}
 
 
 def gain_of_image(record: Mapping[str, Any]) -> float:

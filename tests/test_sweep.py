@@ -354,6 +354,7 @@ def test_a_parameter_with_one_value_is_not_chosen(form: dict[str, Any]) -> None:
         (3, "expected a mapping"),
         ({}, "not supported here: expected value; values; min and max"),
         ({"distribution": "normal", "mu": 0, "sigma": 1}, "'normal' is not supported here: .*log_uniform_values"),
+        ({"distribution": ["uniform"], "min": 0, "max": 1}, r"\['uniform'\] is not supported here"),
         ({"distribution": "log_uniform", "min": -3, "max": 0}, "'log_uniform' is not supported"),
         ({"parameters": {"a": {"value": 1}}}, "nested parameters is not supported"),
         ({"values": []}, "expected a list of one value or more"),
@@ -385,6 +386,12 @@ def test_other_forms_are_refused(form: Any, message: str) -> None:
         ({"metric": {"name": "val/ece", "goal": "most"}}, "expected maximize or minimize"),
         ({"metric": None}, "metric is missing"),
         ({"method": "hyperband"}, "expected one of grid, random, bayes"),
+        ({"method": ["grid"]}, r"method is \['grid'\]: expected one of grid, random, bayes"),
+        (
+            {"parameters": {"method": {"values": ["IaBN", "TTA"]}}},
+            "method cannot be chosen by a sweep",
+        ),
+        ({"parameters": {"ckpt_path": {"values": ["a", "b"]}}}, "ckpt_path cannot be chosen by a sweep"),
         ({"parameter": {}}, "unknown key parameter"),
         ({"parameters": {"method.alpha": {"value": 0.1}}}, "nothing to choose"),
         ({"parameters": {"data.choose_on_target": {"values": [True, False]}}}, "on the development set alone"),
@@ -436,6 +443,19 @@ def test_choosing_on_a_target_and_a_missing_checkpoint_are_refused(
     assert sweep(tmp_path) == 1
     assert "expected --checkpoint best.ckpt, or export SEGADAPT_CHECKPOINT" in capsys.readouterr().err
     assert not calls()
+
+
+@pytest.mark.parametrize(
+    "more", [("--method.alpha=0.4",), ("--method.alpha", "0.4"), ("--data.seed=1", "--method=TTA"), ("--method", "TTA")]
+)
+def test_arguments_that_would_overrule_the_sweep_are_refused(
+    more: tuple[str, ...], tmp_path: Path, calls: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_sweep(tmp_path)
+    assert sweep(tmp_path, more=more) == 1
+    assert re.search(r"error: --method(\.alpha)? behind -- would overrule .*sweep\.yaml", capsys.readouterr().err)
+    assert not calls()
+    assert sweep(tmp_path, more=("--method.psi=1",)) == 0  # not chosen by this sweep
 
 
 # The study, with a function in place of main.py.

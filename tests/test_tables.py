@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,9 @@ from typing import Any
 
 import pytest
 import yaml
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from experiments.tables import execution
 from experiments.tables.build import build_table
 from experiments.tables.command import list_all_runs, make_plan, parse_arguments, run_tables
 from experiments.tables.execution import Task, list_departures, list_tasks, run_tasks
@@ -159,7 +163,7 @@ def test_selected_settings_replace_what_was_chosen_and_nothing_else() -> None:
 
 def test_points_of_a_curve_that_a_table_has_are_not_run_again() -> None:
     plan = plan_of()
-    names = [run.name for run in plan.list_runs(read_table("fig2")) + plan.list_runs(read_table("fig4"))]
+    names = [run.name for figure in ("fig2", "fig4") for run in plan.list_runs(read_table(figure))]
     assert {"seg_ttt", "seg_ttt_num_steps_9", "t_bn", "p_bn", "iabn", "iabn_alpha_0.2"} <= set(names)
     assert not {"seg_ttt_num_steps_10", "iabn_alpha_0.1", "iabn_alpha_0.0", "iabn_alpha_1.0"} & set(names)
 
@@ -225,6 +229,8 @@ def test_a_mean_of_some_of_the_columns_is_missing(tmp_path: Path) -> None:
         ({"method": None}, "the method is none \\(t-BN\\), expected IaBN"),
         ({"method": {"name": "TTA", "alpha": 0.1}}, "the method is TTA, expected IaBN"),
         ({"method": {"name": "IaBN", "alpha": 0.3}}, "alpha is 0.3, expected 0.1"),
+        ({"temperature": 1.3}, "they have temperature 1.3, expected 1.0"),
+        ({"precision": "bf16-mixed"}, "precision is bf16-mixed, expected 32-true"),
         ({"data": {"targets": [{"domain": "bdd", "classes": 16}]}}, "bdd has 16 classes, expected 19"),
         ({"domains": None}, "cannot be read as results"),
     ],
@@ -235,6 +241,44 @@ def test_results_of_another_run_are_named_and_not_used(changes: dict[str, Any], 
     found = read_results(plan, run)
     assert found.summary is None
     assert re.search(problem, found.problem) and str(path) in found.problem
+
+
+@pytest.mark.parametrize(
+    "name, changes",
+    [("seg_ttt", {"trainable": ["head"]}), ("seg_ttt", {"stop_change": 0.1}), ("seg_ttt_flip", {"lr": 1})],
+)
+def test_settings_that_no_file_of_the_method_names_are_compared_too(
+    name: str, changes: dict[str, Any], tmp_path: Path
+) -> None:
+    plan, run = plan_of("--folder", str(tmp_path)), Run("gta_resnet50", name)
+    described = plan.describe(run)
+    assert described is not None
+    method = {"name": described[0], "resampling": "pillow", **described[1]}
+    write_results(plan, run, {"cityscapes": 38.0}, method=method)
+    assert read_results(plan, run).summary is not None
+    write_results(plan, run, {"cityscapes": 38.0}, method=method | changes)
+    (key, value) = next(iter(changes.items()))
+    assert f"{key} is {value}, expected" in read_results(plan, run).problem
+
+
+def test_precision_is_that_of_the_row_or_of_the_command_line(tmp_path: Path) -> None:
+    half = plan_of("--folder", str(tmp_path), "--", "--trainer.precision=bf16-mixed")
+    run = Run("gta_resnet50", "iabn")
+    write_results(half, run, {"cityscapes": 38.0}, precision="bf16-mixed")
+    assert read_results(half, run).summary is not None
+    row = Run("gta_resnet50", "iabn", options=("--trainer.precision=16-mixed",))
+    write_results(half, row, {"cityscapes": 38.0}, precision="bf16-mixed")
+    assert "precision is bf16-mixed, expected 16-mixed" in read_results(half, row).problem
+
+
+def test_results_without_a_target_of_the_table_are_named(tmp_path: Path) -> None:
+    plan, run = plan_of("--folder", str(tmp_path)), Run("gta_resnet50", "iabn")
+    write_results(plan, run, {"cityscapes": 38.0, "bdd": 32.0})
+    built = build_table(plan, read_table("table1"))
+    problem, command = built.missing[run]
+    assert problem == f"{tmp_path}/gta_resnet50/test/iabn has no idd" and "--results.overwrite=true" in command
+    assert built.parts[0].lines[2].cells[0].ours == 38.0
+    assert problem in format_markdown(built)
 
 
 def test_spoilt_results_are_named_and_not_used(tmp_path: Path) -> None:
@@ -282,9 +326,8 @@ def test_the_other_world_has_its_own_columns_and_no_differences(tmp_path: Path) 
 def test_doubtful_numbers_are_marked_and_explained(tmp_path: Path) -> None:
     page = format_markdown(build_table(plan_of("--folder", str(tmp_path)), read_table("table4")))
     assert "| cited | 29.64 † |" in page
-    assert (
-        "† doubtful in the copy at hand: GTA, ResNet-50, DeepLabv1, IBN-Net (Pan et al.), cityscapes: restored" in page
-    )
+    doubt = "GTA, ResNet-50, DeepLabv1, IBN-Net (Pan et al.), cityscapes: restored"
+    assert f"† doubtful in the text of the paper's PDF: {doubt}" in page
 
 
 @pytest.mark.parametrize("table", TABLES, ids=NAMES)
@@ -390,6 +433,45 @@ def test_configs_of_the_tables_parse(capsys: pytest.CaptureFixture[str]) -> None
                 main(["fit", f"--config={world.find_config(experiment)}", "--print_config"])
             assert ended.value.code == 0, experiment
             assert "max_epochs" in capsys.readouterr().out
+
+
+def kill_self(plan: Plan, task: Task) -> str | None:
+    """Ends its own process, as the system does when memory is short."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    return None
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_fails_its_step_and_not_the_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execution, "perform", kill_self)
+    plan = plan_of("--folder", str(tmp_path))
+    tasks = [Task("train", name) for name in ("gta_resnet50", "gta_resnet101")]
+    failed = run_tasks(plan, tasks, jobs=2)
+    assert failed and all(re.match("gta_resnet.*: training: its process was killed", line) for line in failed)
+
+
+@pytest.mark.parametrize("interrupt", ["ctrl-c", "sigterm"])
+def test_an_interrupt_ends_all_steps(interrupt: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = []
+
+    class Interrupted:
+        def train(self) -> None:
+            begun.append(1)
+            if interrupt == "sigterm":
+                raise SIGTERMException
+            try:
+                raise KeyboardInterrupt
+            except KeyboardInterrupt:
+                sys.exit(1)  # as Lightning does
+
+    monkeypatch.setattr(execution, "make_protocol", lambda *_: Interrupted())
+    with pytest.raises(SystemExit):
+        run_tasks(
+            plan_of("--folder", str(tmp_path)), [Task("train", "gta_resnet50"), Task("train", "gta_resnet101")], 1
+        )
+    assert begun == [1]
 
 
 @pytest.mark.slow

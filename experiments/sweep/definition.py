@@ -13,6 +13,7 @@ from experiments.sweep.parameters import Constant, Parameter, read_parameter
 SAMPLERS = {"grid": "grid", "random": "random", "bayes": "tpe"}
 USED = ("program", "method", "metric", "parameters", "command", "run_cap", "early_terminate", "name")
 LEFT = ("description", "project", "entity")  # what only Weights & Biases has a use for
+WHOLE = ("config", "ckpt_path", "method", "model", "data")  # what other arguments are part of, or read from
 DEFAULT_COMMAND = ("${env}", "${interpreter}", "${program}", "${args}")
 
 
@@ -94,13 +95,19 @@ def make_definition(path: Path, content: Mapping[str, Any]) -> Definition:
     for key in ("program", "method", "metric", "parameters"):
         if not content.get(key):
             raise ValueError(f"{key} is missing: expected it as in configs/sweep/alpha.yaml")
-    if content["method"] not in SAMPLERS:
+    if not isinstance(content["method"], str) or content["method"] not in SAMPLERS:
         raise ValueError(f"method is {content['method']!r}: expected one of {', '.join(SAMPLERS)}")
     if not isinstance(content["parameters"], Mapping):
         raise ValueError("parameters is no mapping: expected names of arguments of main.py, such as method.alpha")
     arguments = {str(name): read_parameter(str(name), form) for name, form in content["parameters"].items()}
     if not any(isinstance(argument, Parameter) for argument in arguments.values()):
         raise ValueError("parameters has nothing to choose: expected one parameter or more with several values")
+    whole = [name for name, own in arguments.items() if name in WHOLE and isinstance(own, Parameter)]
+    if whole:
+        raise ValueError(
+            f"{whole[0]} cannot be chosen by a sweep: expected single arguments, such as method.alpha, and one "
+            f"{whole[0]} for all trials"
+        )
     refused = [name for name in arguments if "choose_on_target" in name or name == "results.folder"]
     if refused:
         raise ValueError(

@@ -92,8 +92,9 @@ class OnePass:
         """
         with tqdm(unit="image", disable=not self.show, desc=self._describe()) as bar:
             while self.list_missing() and not self._claim():
-                owner = self.study.user_attrs[CLAIM]["owner"]
-                bar.set_description(f"{owner['host']} (process {owner['pid']}) runs the grid, waiting for it")
+                if claim := self.study.user_attrs.get(CLAIM):  # it may have been given up since
+                    owner = claim["owner"]
+                    bar.set_description(f"{owner['host']} (process {owner['pid']}) runs the grid, waiting for it")
                 time.sleep(10 * POLL)
             if not self.list_missing():
                 return
@@ -127,7 +128,8 @@ class OnePass:
             return False
         self._renew()
         time.sleep(POLL)  # of two that came at the same moment, the later one has it
-        return self.study.user_attrs[CLAIM]["owner"] == own
+        claim = self.study.user_attrs.get(CLAIM)
+        return claim is not None and claim["owner"] == own
 
     def _renew(self) -> None:
         self._claimed = time.time()
@@ -151,6 +153,8 @@ class OnePass:
             if values not in missing:
                 continue
             miou = next(score for point, score in scores if point == values)
+            if miou is None:
+                raise ValueError(f"{self.place / SEARCH} has no score: expected labels in the development set")
             trial = create_trial(
                 state=TrialState.COMPLETE,
                 value=miou,

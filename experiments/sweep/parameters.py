@@ -92,7 +92,7 @@ def read_parameter(name: str, form: Any) -> Parameter | Any:
     if not isinstance(form, Mapping):
         raise ValueError(f"{where} is {form!r}: expected a mapping such as {{values: [0.1, 0.2]}}")
     kind = form.get("distribution") or find_kind(form)
-    if kind not in FORMS or "parameters" in form:
+    if not isinstance(kind, str) or kind not in FORMS or "parameters" in form:
         what = "nested parameters" if "parameters" in form else f"distribution {kind!r}" if kind else str(dict(form))
         raise ValueError(f"{where}: {what} is not supported here: expected {SUPPORTED}")
     expected = FORMS[kind]

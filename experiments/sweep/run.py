@@ -19,7 +19,7 @@ from typing import Any
 import optuna
 
 from callbacks.records import to_plain
-from experiments.command_line import split_arguments
+from experiments.command_line import drop_options, split_arguments
 from experiments.sweep.child import ChildError
 from experiments.sweep.command import CHECKPOINT, EXPERIMENT, build_command, check_command, check_config, resolve
 from experiments.sweep.definition import Definition, read_definition
@@ -104,6 +104,7 @@ def run_sweep(options: argparse.Namespace) -> str:
         if value:
             os.environ[variable] = value
     check_command(definition)
+    check_options(definition, options.more)
     sampler = options.sampler or definition.sampler
     total = find_total(definition, sampler, options.trials)
     name = options.name or definition.name
@@ -140,6 +141,21 @@ def run_sweep(options: argparse.Namespace) -> str:
     left = count_open(study)
     note = f"\n\n{left} trials are still running elsewhere: the same command shows the rest later." if left else ""
     return f"{text}\n\nWritten to {folder}{note}"
+
+
+def check_options(definition: Definition, more: Sequence[str]) -> None:
+    """Raises ValueError if an argument for main.py would overrule what the sweep chooses."""
+    for name in definition.arguments:
+        if drop_options(more, name) != list(more):
+            raise ValueError(f"--{name} behind -- would overrule the sweep's own: expected it in {definition.path}")
+    swept = {name.partition(".")[0] for name in definition.arguments if "." in name}
+    for argument in more:
+        name = argument.split("=")[0].removeprefix("--")
+        if name in swept & {"method", "model", "data"}:
+            raise ValueError(
+                f"--{name} behind -- would overrule arguments that {definition.path} chooses: expected it in its "
+                "command, before ${args}"
+            )
 
 
 def find_total(definition: Definition, sampler: str, trials: int | None) -> int:

@@ -110,7 +110,8 @@ class BuiltTable:
 
 def build_table(plan: Plan, table: Table) -> BuiltTable:
     """Builds a table from the results there are."""
-    found = {run: read_results(plan, run) for run in plan.list_runs(table)}
+    needed = plan.list_runs(table)
+    found = {run: read_results(plan, run) for run in needed}
     originals = {(part.name, part.title): part for part in table.parts}
     parts = [
         BuiltPart(part, [line for row in part.rows for line in build_lines(plan, original, part, row, found)])
@@ -118,6 +119,10 @@ def build_table(plan: Plan, table: Table) -> BuiltTable:
         for original in (originals[part.name, part.title],)
     ]
     missing = {run: (result.problem, write_command(plan, run)) for run, result in found.items() if not result.summary}
+    for run, domains in needed.items():
+        if (summary := found[run].summary) is not None and (lacking := set(domains) - summary["domains"].keys()):
+            problem = f"{plan.find_results(run)} has no {', '.join(sorted(lacking))}"
+            missing[run] = (problem, f"{write_command(plan, run)} --results.overwrite=true")
     notes = list(dict.fromkeys(note for result in found.values() for note in result.notes))
     summaries = [result.summary for result in found.values() if result.summary is not None]
     devices = sorted({str(summary.get("device")) for summary in summaries})
@@ -155,8 +160,7 @@ def find_value(plan: Plan, row: Row, key: str, column: str, found: Mapping[Run, 
     run = plan.find_run(row, column)
     if run is None or (summary := found[run].summary) is None:
         return None
-    domain = plan.world.development if column == DEVELOPMENT else column
-    value = summary["domains"].get(domain, {}).get(key)
+    value = summary["domains"].get(plan.world.find_domain(column), {}).get(key)
     return None if value is None else float(value)
 
 
@@ -189,5 +193,5 @@ def shorten(text: str) -> str:
 
 def name_column(plan: Plan, column: str) -> str:
     """Names a column for the reader."""
-    column = plan.world.development if column == DEVELOPMENT else column
+    column = plan.world.find_domain(column)
     return TITLES.get(column, column)

@@ -11,15 +11,15 @@ import traceback
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass
-from inspect import signature
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from experiments.tables.results import read_results, read_selection
-from experiments.tables.runs import PICTURED, Plan, Run, read_method
+from experiments.tables.runs import PICTURED, Plan, Run, read_defaults, read_method
 
 LOG = "log.txt"
 QUIET = ("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false")
@@ -129,7 +129,11 @@ def run_tasks(plan: Plan, tasks: Sequence[Task], jobs: int) -> list[str]:
                 if not running:
                     break
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    settle(running.pop(future), future.result())
+                    error = future.result()
+                    settle(running.pop(future), error)
+        except BrokenProcessPool:  # ends the others too; what is written goes on when it is started again
+            for task in running.values():
+                settle(task, "its process was killed, or that of a step beside it: out of memory? Try fewer --jobs")
         except BaseException:
             writer.close()  # ends the workers, which the pool would wait for
             raise
@@ -206,11 +210,20 @@ def perform(plan: Plan, task: Task) -> str | None:
             assert task.run is not None
             test(plan, task.run)
     except (Exception, SystemExit) as error:
+        if is_interrupt(error):
+            raise
         path = plan.folder / task.experiment / "error.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(traceback.format_exc(), encoding="utf-8")
         return f"{type(error).__name__}: {error} (more in {path})"
     return None
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Returns whether an error is what Lightning makes of Ctrl-C and SIGTERM: the end of all, not of one step."""
+    from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+    return isinstance(error, SIGTERMException) or isinstance(error.__context__, KeyboardInterrupt)
 
 
 def make_protocol(plan: Plan, experiment: str) -> Any:
@@ -223,11 +236,9 @@ def make_protocol(plan: Plan, experiment: str) -> Any:
 
 def list_departures(plan: Plan, run: Run, values: Sequence[str]) -> list[str]:
     """Lists the settings that a selection chose and a run does not take from it."""
-    import callbacks
-
     if run.method is None:
         return []
-    known = signature(getattr(callbacks, read_method(run.method)[0])).parameters
+    known = read_defaults(read_method(run.method)[0])
     return [name for name in values if name in known and name not in plan.list_selected(run)]
 
 

@@ -23,6 +23,7 @@ MARKERS = {
 WIDTH, HEIGHT = 5.0, 3.6  # inches per panel
 PICTURES = ("image.jpg", "truth.png", "baseline.png", "prediction.png")
 TITLES = ("image", "truth", "t-BN", "Seg-TTT")
+SPOILT = (OSError, ValueError, KeyError, TypeError, IndexError)  # what records of another version, or cut off, raise
 DEMONSTRATION = "StreetScenes, a constructed demonstration"
 
 
@@ -121,9 +122,15 @@ def finish(axes: Axes, label: str) -> None:
 
 def find_adapted(built: BuiltTable, part: BuiltPart) -> dict[str, Run]:
     """Returns by domain the Seg-TTT run of a part, where it has results."""
-    row = next(line.row for line in part.lines if line.row.method is not None)
-    runs = {column: built.plan.find_run(row, column) for column in part.part.domains}
-    return {domain: run for domain, run in runs.items() if run is not None and run not in built.missing}
+    line = next(line for line in part.lines if line.row.method is not None)
+    measured = [cell.column for cell in line.cells if cell.ours is not None and cell.column != MEAN]
+    runs = {column: built.plan.find_run(line.row, column) for column in measured}
+    return {domain: run for domain, run in runs.items() if run is not None}
+
+
+def describe_error(error: Exception) -> str:
+    """Says what was wrong with a file, in one line."""
+    return str(error) if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {error}"
 
 
 def draw_gains(built: BuiltTable) -> None:
@@ -135,11 +142,12 @@ def draw_gains(built: BuiltTable) -> None:
     gains: dict[str, list[float]] = {}
     for domain, run in find_adapted(built, part).items():
         try:
-            values = [gain for _, gain in measure_gains(built.plan, run, domain)]
-        except (OSError, ValueError) as error:
-            built.notes.append(f"the images of {domain} are left out: {error}")
+            values = [gain for _, gain in measure_gains(built.plan, run, domain) if math.isfinite(gain)]
+        except SPOILT as error:
+            built.notes.append(f"the images of {domain} are left out: {describe_error(error)}")
             continue
-        gains[name_column(built.plan, domain)] = [value for value in values if math.isfinite(value)]
+        if values:
+            gains[name_column(built.plan, domain)] = values
     if not gains:
         return
     rows = ["| | " + " | ".join([*gains, "mean", "paper's text"]) + " |", "|---" + "|---:" * (len(gains) + 1) + "|---|"]
@@ -175,8 +183,8 @@ def draw_pictures(built: BuiltTable) -> None:
                 gains = [(name, gain) for name, gain in measure_gains(built.plan, run, domain) if math.isfinite(gain)]
                 name, gain = min(gains, key=lambda item: item[1]) if part.part.show == "worst" else gains[0]
                 picture = find_picture(built.plan, run, domain, name)
-            except (OSError, ValueError, IndexError) as error:
-                built.notes.append(f"{part.part.title}: {domain} is left out: {error}")
+            except SPOILT as error:
+                built.notes.append(f"{part.part.title}: {domain} is left out: {describe_error(error)}")
                 continue
             if picture is None:
                 place = built.plan.find_results(run)

@@ -10,8 +10,11 @@ from typing import Any
 import yaml
 
 from callbacks.results import RECORDS, SUMMARY, read_records
-from experiments.tables.runs import Plan, Run
+from experiments.tables.runs import Plan, Run, read_defaults
 from lightning_modules.metrics import Scores
+
+# Arguments of methods that follow from others or from the network, are checked by themselves, or change no result.
+WITHOUT_EFFECT = ("resampling", "normalization", "checkpoints", "on_out_of_memory")
 
 
 @dataclass(frozen=True)
@@ -72,15 +75,21 @@ def check_summary(plan: Plan, run: Run, summary: Mapping[str, Any]) -> str:
     chosen = read_selection(plan, run.experiment) if plan.needs_selection(run) else None
     if plan.needs_selection(run) and chosen is None:
         return f"{plan.find_selection(run.experiment)}, what was chosen on the development set, is not there"
-    wrong = check_method(plan.describe(run, chosen), summary["method"])
+    described = plan.describe(run, chosen)
+    if described is not None:
+        usual = {key: value for key, value in read_defaults(described[0]).items() if key not in WITHOUT_EFFECT}
+        described = described[0], usual | described[1]
+    wrong = check_method(described, summary["method"])
     if wrong:
         return wrong
     if run.is_ensemble and len(summary["method"]["checkpoints"]) != plan.world.members:
         return f"the ensemble has {len(summary['method']['checkpoints'])} networks, expected {plan.world.members}"
-    for option in run.options:
-        key, _, value = option.removeprefix("--trainer.").partition("=")
-        if summary.get(key) != value:
-            return f"{key} is {summary.get(key)}, expected {value}"
+    if summary.get("temperature", 1.0) != 1.0:
+        return f"they have temperature {summary['temperature']}, expected 1.0"
+    given = [option.removeprefix("--trainer.").partition("=") for option in (*plan.options, *run.options)]
+    precision = {"precision": "32-true"} | {key: value for key, _, value in given if key == "precision"}
+    if summary.get("precision", "32-true") != precision["precision"]:
+        return f"precision is {summary['precision']}, expected {precision['precision']}"
     return check_data(run, summary.get("data"))
 
 
@@ -92,12 +101,13 @@ def check_method(expected: tuple[str, Mapping[str, Any]] | None, found: Mapping[
         name = "no method (t-BN)" if expected is None else expected[0]
         return f"the method is {found['name'] if found else 'none (t-BN)'}, expected {name}"
     name, settings = expected
+    usual = read_defaults(name)
     if found["name"] != name:
         return f"the method is {found['name']}, expected {name}"
     wrong = [
-        f"{key} is {found.get(key)}, expected {value}"
+        f"{key} is {found.get(key, usual.get(key))}, expected {value}"
         for key, value in settings.items()
-        if not is_same(found.get(key), value)
+        if not is_same(found.get(key, usual.get(key)), value)
     ]
     return "; ".join(wrong)
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,6 +56,10 @@ class World:
             return part
         first = (DEVELOPMENT,) if DEVELOPMENT in part.columns else ()
         return replace(part, columns=(*first, *self.targets, MEAN))
+
+    def find_domain(self, column: str) -> str:
+        """Returns the domain of a column as results name it."""
+        return self.development if column == DEVELOPMENT else column
 
     def find_config(self, experiment: str) -> Path:
         """Returns the config that trains a network."""
@@ -130,6 +135,15 @@ def read_method(name: str) -> tuple[str, dict[str, Any]]:
         raise ValueError(f"{path} does not exist: expected a file of configs/method")
     data = yaml.safe_load(path.read_text(encoding="utf-8"))
     return data["class_path"].rsplit(".", 1)[-1], dict(data.get("init_args") or {})
+
+
+@cache
+def read_defaults(method: str) -> dict[str, Any]:
+    """Returns the usual settings of a class of `callbacks` by argument."""
+    import callbacks
+
+    parameters = signature(getattr(callbacks, method)).parameters.values()
+    return {parameter.name: parameter.default for parameter in parameters if parameter.default is not parameter.empty}
 
 
 @cache
@@ -221,14 +235,17 @@ class Plan:
             arguments.append(f"--method.checkpoints={json.dumps(list(members))}")
         return [*arguments, *run.options]
 
-    def list_runs(self, table: Table) -> list[Run]:
-        """Lists the runs of a table, each once."""
-        found: dict[Run, None] = {}
+    def list_runs(self, table: Table) -> dict[Run, list[str]]:
+        """Lists the runs of a table, each once, with the domains that it needs of each."""
+        found: dict[Run, list[str]] = {}
         for part in self.list_parts(table):
             for row in part.rows:
                 for _, single in self.unfold(row):
-                    found |= {run: None for column in part.domains if (run := self.find_run(single, column))}
-        return list(found)
+                    for column in part.domains:
+                        if (run := self.find_run(single, column)) is not None:
+                            domains, domain = found.setdefault(run, []), self.world.find_domain(column)
+                            domains += [] if domain in domains else [domain]
+        return found
 
     def list_parts(self, table: Table) -> list[Part]:
         """Lists the parts of a table that make sense in this world, with its columns."""

@@ -9,7 +9,7 @@ from pytorch_lightning.loggers import CSVLogger
 
 from callbacks import IaBN
 from callbacks.results import Results, read_records
-from callbacks.summary import gain_of_image
+from callbacks.summary import gain_of_image, summarize_records
 from lightning_modules.metrics import Scores
 from tests.callbacks.test_runs import FakeDataModule, Snapshot, make_module, make_targets, make_trainer
 
@@ -39,6 +39,19 @@ def test_the_baseline_beside_a_method_is_the_run_without_it(tmp_path: Path) -> N
         assert scores["miou"] != pytest.approx(scores["baseline_miou"], rel=1e-3)
         assert scores["worse_than_baseline"] == pytest.approx(100 * sum(gain < 0 for gain in gains) / len(gains))
     assert all(scores["baseline_miou"] is None for scores in plain["domains"].values())
+
+
+def test_images_without_labels_are_none_that_got_worse() -> None:
+    zeros = Scores.zeros(3).to_record()
+    right = {**zeros, "intersection": [4, 0, 0], "union": [8, 0, 0], "pixels": [8, 0, 0]}
+    wrong = {**right, "intersection": [2, 0, 0]}
+    pairs = [(wrong, right), (right, wrong), (zeros, zeros), (zeros, zeros)]
+    for chosen, worse in ((pairs, 50.0), (pairs[2:], None)):
+        records = [
+            {"domain": "d", "name": "", "milliseconds": 1.0, "adaptation": None, "baseline": plain, **own}
+            for own, plain in chosen
+        ]
+        assert summarize_records(records, list("abc"))["domains"]["d"]["worse_than_baseline"] == worse
 
 
 @pytest.mark.parametrize(

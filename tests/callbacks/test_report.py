@@ -21,7 +21,7 @@ from callbacks.figures import (
     draw_times,
     draw_training,
 )
-from callbacks.records import to_plain
+from callbacks.records import read_records, to_plain
 from callbacks.report import write_report, write_training_report
 from callbacks.report_page import encode_svg
 from callbacks.run_data import read_run
@@ -272,6 +272,12 @@ def test_names_are_escaped(tmp_path: Path) -> None:
     }
 
 
+def test_dollars_in_names_begin_no_formula(tmp_path: Path) -> None:
+    names = ["$x^^y$", "sky", "car", "person", "rider"]
+    page = Page(write_report(write_results(tmp_path / "run", domains=["a$b$^^"], class_names=names, images=2)))
+    assert page.contains("a$b$^^") and page.contains("$x^^y$")
+
+
 def test_interrupted_run_says_how_far_it_came(tmp_path: Path) -> None:
     folder = write_results(tmp_path / "run", images=4, expected=10)
     page = Page(write_report(folder))
@@ -392,6 +398,16 @@ def test_several_folders_and_wrong_ones(tmp_path: Path, capsys: pytest.CaptureFi
     errors = printed.err.strip().splitlines()
     assert "nowhere does not exist: expected the folder of a test or validate run" in errors[0]
     assert "other holds notes.txt: expected" in errors[1] and "notes.txt is a file: expected" in errors[2]
+    spoilt = [write_results(tmp_path / name, images=2) for name in ("version", "curves", "empty")]
+    records = read_records(spoilt[0] / "records.jsonl")
+    spoilt[0].joinpath("records.jsonl").write_text("".join(json.dumps({**r, "nll": None}) + "\n" for r in records))
+    spoilt[1].joinpath("metrics.csv").write_text("epoch,step,train/loss\n0,0,1.2e-\n")
+    for name in ("records.jsonl", "run.json", "results.json"):
+        spoilt[2].joinpath(name).write_text("")
+    assert report.main([str(path) for path in (*spoilt, good[1])]) == 1
+    printed = capsys.readouterr()
+    assert str(good[1] / "report.html") in printed.out
+    assert "version holds files that cannot be read as those of a run" in printed.err and "curves holds" in printed.err
 
 
 def test_rows_tell_what_each_image_gained(tmp_path: Path) -> None:

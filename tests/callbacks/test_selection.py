@@ -71,6 +71,16 @@ def test_a_departure_that_is_named_is_noted(tmp_path: Path) -> None:
         Results(departures=["alpha"])
 
 
+def test_other_semantics_are_refused_or_named(tmp_path: Path) -> None:
+    write_selection(tmp_path / "selection.yaml", make_module())
+    content = yaml.safe_load((tmp_path / "selection.yaml").read_text())
+    (tmp_path / "selection.yaml").write_text(yaml.safe_dump({**content, "semantics": "paper"}))
+    released = SegTTT(alpha=0.3, num_steps=1, scales=[0.5], semantics="released")
+    with pytest.raises(ValueError, match=r"SegTTT has semantics=released, .* chose paper"):
+        run(tmp_path, released)
+    assert run(tmp_path, released, departures=["semantics"])["selection"]["departures"] == ["semantics"]
+
+
 def test_other_weights_are_refused(tmp_path: Path) -> None:
     module = make_module()
     write_selection(tmp_path / "selection.yaml", module)
