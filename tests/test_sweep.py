@@ -746,9 +746,13 @@ def test_ctrl_c_ends_the_child_and_the_same_command_goes_on(
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGINT)
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background processes ignore it
     thread = threading.Thread(target=interrupt)
     thread.start()
-    assert sweep(tmp_path) == 130
+    try:
+        assert sweep(tmp_path) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     thread.join()
     assert "the same command goes on" in capsys.readouterr().err
     assert read_outcome(tmp_path / "out")["best"] is None
