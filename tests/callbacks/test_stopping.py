@@ -274,7 +274,7 @@ def test_images_of_a_slow_network_end_within_the_budget(budget: float, semantics
         method.predict(network, image)
         assert 1000 * (clock.seconds - start) <= budget + 40  # what the last pass takes is a guess in the first image
         (adaptation,) = method.adaptations
-        assert 1 <= adaptation.steps <= budget / 40 - 3  # two views and the prediction are slow as well
+        assert 1 <= adaptation.steps <= (budget + 40) / 40 - 3  # two views and the prediction are passes too
         assert adaptation.to_record()["steps"] == adaptation.steps
 
 
