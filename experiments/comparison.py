@@ -327,10 +327,8 @@ def run_comparison(args: Sequence[str] | None = None) -> dict[str, Any]:
         report["networks"].append({"name": contender.name, **trained, "chosen": chosen})
         write_file(arguments.folder / "report.json", json.dumps(to_plain(report), indent=1).encode())
         write_file(arguments.folder / "results.md", format_report(report).encode())  # after each: nothing is lost
-        if arguments.page and arguments.page.exists():  # it holds other things too
+        if arguments.page:
             insert_report(arguments.page, format_report(report), "comparison")
-        elif arguments.page:
-            write_file(arguments.page, format_report(report).encode())
     print(f"\n{format_rows(report['rows'])}\n\nWritten to {arguments.folder}", flush=True)
     return report
 

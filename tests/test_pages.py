@@ -1,0 +1,33 @@
+"""Pages that programs write into: what stands around the report stays."""
+
+from pathlib import Path
+
+import pytest
+
+from experiments.pages import insert_report
+
+
+def test_a_report_replaces_the_one_before_and_nothing_else(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("above\n<!-- a: begin -->\nold\n<!-- a: end -->\n<!-- measured: begin -->\n<!-- measured: end -->\n")
+    for report in ("first", "second"):
+        insert_report(page, report, "a")
+    insert_report(page, "third")
+    assert page.read_text() == (
+        "above\n<!-- a: begin -->\n\nsecond\n<!-- a: end -->\n<!-- measured: begin -->\n\nthird\n<!-- measured: end -->\n"
+    )
+
+
+def test_a_page_that_is_not_there_is_made(tmp_path: Path) -> None:
+    page = tmp_path / "new" / "page.md"
+    for report in ("first", "second"):
+        insert_report(page, report)
+    assert page.read_text() == "<!-- measured: begin -->\n\nsecond\n<!-- measured: end -->\n"
+
+
+def test_a_page_without_the_marks_is_left_alone(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("mine")
+    with pytest.raises(ValueError, match=r"page\.md does not have the lines <!-- measured: begin --> and"):
+        insert_report(page, "report")
+    assert page.read_text() == "mine"
