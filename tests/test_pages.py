@@ -8,14 +8,12 @@ from experiments.pages import insert_report
 
 
 def test_a_report_replaces_the_one_before_and_nothing_else(tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
-    page.write_text("above\n<!-- a: begin -->\nold\n<!-- a: end -->\n<!-- measured: begin -->\n<!-- measured: end -->\n")
+    page, own = tmp_path / "page.md", "<!-- {0}: begin -->{1}<!-- {0}: end -->\n"
+    page.write_text("above\n" + own.format("a", "\nold\n") + own.format("measured", "\n"))
     for report in ("first", "second"):
         insert_report(page, report, "a")
     insert_report(page, "third")
-    assert page.read_text() == (
-        "above\n<!-- a: begin -->\n\nsecond\n<!-- a: end -->\n<!-- measured: begin -->\n\nthird\n<!-- measured: end -->\n"
-    )
+    assert page.read_text() == "above\n" + own.format("a", "\n\nsecond\n") + own.format("measured", "\n\nthird\n")
 
 
 def test_a_page_that_is_not_there_is_made(tmp_path: Path) -> None:
