@@ -164,4 +164,5 @@ def name_device(module: LightningModule) -> str:
     """Returns the name of the device that a module is on."""
     if module.device.type == "cuda":
         return torch.cuda.get_device_name(module.device)
-    return f"{module.device.type}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{module.device.type}, {threads} thread{'s' if threads > 1 else ''}"

@@ -214,6 +214,19 @@ def test_cells_hold_ours_the_papers_and_the_difference(tmp_path: Path) -> None:
     assert "500 images of bdd, the protocol has 1000" in page
 
 
+def test_tables_say_where_and_when_they_were_measured(tmp_path: Path) -> None:
+    plan, cities = plan_of("--folder", str(tmp_path)), {"cityscapes": 38.0, "bdd": 32.0, "idd": 34.0}
+    write_results(
+        plan, Run("gta_resnet50", "iabn"), cities, date="2026-11-26T02:28:36+00:00", versions={"torch": "2.15"}
+    )
+    page = format_markdown(build_table(plan, read_table("table1")))
+    assert "Measured on cpu (torch 2.15, 2026-11-26); images: " in page
+    write_results(
+        plan, Run("gta_resnet50"), cities, device="H100", date="2026-11-27T00:00:00", versions={"torch": "2.15"}
+    )
+    assert build_table(plan, read_table("table1")).measured == "H100; cpu (torch 2.15, 2026-11-26 to 2026-11-27)"
+
+
 def test_a_mean_of_some_of_the_columns_is_missing(tmp_path: Path) -> None:
     plan = plan_of("--folder", str(tmp_path))
     write_results(plan, Run("gta_resnet50", "iabn"), {"cityscapes": 38.0, "bdd": 32.0})

@@ -1,7 +1,7 @@
 """From results to cells: what this project measured, what the paper prints, and the difference."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -91,7 +91,7 @@ class BuiltTable:
         parts: With their numbers.
         missing: Why a run has no results that can be used, and the command that makes them, by run.
         notes: What a reader of the numbers should know.
-        devices: On which the runs were made.
+        measured: On which devices the runs were made, with which torch, and when.
         images: Number of test images per domain.
         extra: More lines of Markdown, of figures.
         pictures: Names of image files without their endings.
@@ -102,7 +102,7 @@ class BuiltTable:
     parts: list[BuiltPart]
     missing: dict[Run, tuple[str, str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    devices: list[str] = field(default_factory=list)
+    measured: str = ""
     images: dict[str, int] = field(default_factory=dict)
     extra: list[str] = field(default_factory=list)
     pictures: list[str] = field(default_factory=list)
@@ -125,9 +125,18 @@ def build_table(plan: Plan, table: Table) -> BuiltTable:
             missing[run] = (problem, f"{write_command(plan, run)} --results.overwrite=true")
     notes = list(dict.fromkeys(note for result in found.values() for note in result.notes))
     summaries = [result.summary for result in found.values() if result.summary is not None]
-    devices = sorted({str(summary.get("device")) for summary in summaries})
     images = {domain: scores["images"] for summary in summaries for domain, scores in summary["domains"].items()}
-    return BuiltTable(table, plan, parts, missing, notes, devices, images)
+    return BuiltTable(table, plan, parts, missing, notes, describe_measurement(summaries), images)
+
+
+def describe_measurement(summaries: Sequence[Mapping[str, Any]]) -> str:
+    """Says on which devices runs were made, with which torch, and when; empty without runs."""
+    devices = sorted({str(summary.get("device")) for summary in summaries})
+    versions = sorted({f"torch {summary['versions']['torch']}" for summary in summaries if summary.get("versions")})
+    days = sorted({str(summary["date"])[:10] for summary in summaries if summary.get("date")})
+    when = [" to ".join(dict.fromkeys((days[0], days[-1])))] if days else []
+    more = f" ({', '.join([*versions, *when])})" if versions or when else ""
+    return f"{'; '.join(devices)}{more}" if devices else ""
 
 
 def build_lines(plan: Plan, original: Part, part: Part, row: Row, found: Mapping[Run, Found]) -> list[Line]:

@@ -107,9 +107,9 @@ def describe_origin(built: BuiltTable) -> str:
     else:
         settings = "chosen for each network on the development set, Seg-TTT as the paper's text says"
     lines = [f"{where}. Settings: {settings}."]
-    if built.devices:
+    if built.measured:
         images = ", ".join(f"{count} of {name_column(plan, domain)}" for domain, count in sorted(built.images.items()))
-        lines.append(f"Measured on {'; '.join(built.devices)}; images: {images}.")
+        lines.append(f"Measured on {built.measured}; images: {images}.")
     if any("ms_per_image" in part.part.metrics for part in built.parts):
         lines.append("Runtimes: ours is the median per image on that device, the paper's a GeForce RTX 2080.")
     if plan.world.targets and any((run.method or "").startswith("ensemble") for run in plan.list_runs(table)):
