@@ -37,7 +37,7 @@ def draw_figure(built: BuiltTable) -> None:
 def save(built: BuiltTable, name: str, figure: Figure, dpi: int = 150) -> None:
     """Writes a figure as PNG and SVG and adds it to the pictures."""
     if built.plan.world.targets:
-        figure.suptitle(DEMONSTRATION, fontsize=8, color="dimgray")
+        figure.text(0.5, 1.0, DEMONSTRATION, fontsize=8, color="dimgray", ha="center", va="bottom")  # above all titles
     for suffix in ("png", "svg"):
         data = io.BytesIO()
         figure.savefig(data, format=suffix, dpi=dpi, bbox_inches="tight")
