@@ -146,7 +146,9 @@ class RunData:
         """How many images there are to score; None if that is not known."""
         data = self.settings.get("data")
         if not isinstance(data, Mapping) or self.settings.get("limit_batches") != 1.0:
-            return None
+            data = self.summary.get("domains")  # by which they were there once
+            if not isinstance(data, Mapping) or not self.summary.get("complete"):
+                return None
         counts = [member.get("images") for member in data.values()]
         return sum(counts) if all(isinstance(count, int) for count in counts) else None
 
@@ -375,7 +377,7 @@ def find_palette(data: RunData) -> np.ndarray:
 def list_missing(data: RunData, has_records: bool) -> list[str]:
     """Says what a report cannot show, and why."""
     if not has_records:
-        return [f"{RECORDS} is not there: nothing can be said about single images"]
+        return [f"{RECORDS} is not there, or holds no whole record: nothing can be said about single images"]
     missing = []
     rows = [row for domain in data.domains.values() for row in domain.rows]
     if data.method and not data.has_baseline:

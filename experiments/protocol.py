@@ -27,7 +27,8 @@ os.environ.setdefault("WANDB_SILENT", "true")
 
 import yaml
 
-from callbacks.records import find_commit, to_plain, write_file
+from callbacks import SegTTT
+from callbacks.records import find_commit, read_manifest, to_plain, write_file
 from callbacks.run_folder import MANIFEST, SEARCH
 from callbacks.run_settings import check_settings
 from callbacks.selection import Selection
@@ -63,12 +64,22 @@ class Grids:
         psi: Confidence thresholds.
         num_steps: Numbers of steps, N_t; all of them cost one run of steps.
         lr: Learning rates, eta.
+
+    Raises:
+        ValueError: If Seg-TTT does not take a value.
     """
 
     scales: Sequence[Sequence[float]] = ((0.25, 0.5, 0.75), (0.5, 0.75, 1.0))
     psi: Sequence[float] = (0.5, 0.6, 0.7, 0.8, 0.9)
     num_steps: Sequence[int] = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10)
     lr: Sequence[float] = (0.01, 0.02, 0.05, 0.1)
+
+    def __post_init__(self) -> None:
+        for name, values in asdict(self).items():
+            if not values:
+                raise ValueError(f"there is no {name} to try: expected one value or more")
+            for value in values:
+                SegTTT(**{name: value})  # refuses what is out of range, before anything is trained
 
 
 class Protocol:
@@ -80,6 +91,7 @@ class Protocol:
         options: More arguments of every command; those of several devices are for the training alone.
         grids: What is tried.
         semantics: Of Seg-TTT, ``paper`` or ``released``.
+        trainable: Names of the modules that Seg-TTT moves; None is the network's own choice.
 
     Raises:
         ValueError: If there is no such config.
@@ -92,6 +104,7 @@ class Protocol:
         options: Sequence[str] = (),
         grids: Grids | None = None,
         semantics: str = "paper",
+        trainable: Sequence[str] | None = None,
     ) -> None:
         if not config.is_file():
             raise ValueError(
@@ -102,6 +115,7 @@ class Protocol:
         self.options = list(options)
         self.grids = grids or Grids()
         self.semantics = semantics
+        self.trainable = None if trainable is None else list(trainable)
 
     def train(self) -> Path:
         """Trains, unless that is done; goes on from the last epoch of a training that was interrupted.
@@ -183,7 +197,7 @@ class Protocol:
         """Returns the arguments that pick one of `METHODS` as it was chosen."""
         values = self.select().values
         views = {"alpha": values["alpha"], "scales": values["scales"]}
-        steps = {name: values[name] for name in ("psi", "num_steps", "lr")}
+        steps = {name: values[name] for name in ("psi", "num_steps", "lr", "trainable") if name in values}
         plain = ["--method=null"]  # none, or that of the experiment; alpha 0 is t-BN, and needs no BatchNorm
         return {
             "t-BN": plain,
@@ -199,20 +213,23 @@ class Protocol:
         return Study(self.folder, common)
 
     def _check_folder(self) -> None:
-        """Writes what this protocol is into its folder; raises ValueError if another one lies there."""
-        settings = to_plain(
-            {
-                "experiment": read_config(self.config),
-                "options": reduce(drop_options, (*OF_TRAINING, *WITHOUT_EFFECT), self.options),
-                "grids": asdict(self.grids),
-                "semantics": self.semantics,
-            }
-        )
+        """Writes what this protocol is into its folder; raises ValueError if another one lies there.
+
+        What is tried may change until the choice is frozen; what was trained has to stay.
+        """
+        trained = {
+            "experiment": read_config(self.config),
+            "options": reduce(drop_options, (*OF_TRAINING, *WITHOUT_EFFECT), self.options),
+        }
+        tried = {"grids": asdict(self.grids), "semantics": self.semantics, "trainable": self.trainable}
+        settings = to_plain(trained | tried)
         path = self.folder / SETTINGS
-        if path.exists():
-            earlier = json.loads(path.read_text(encoding="utf-8"))
-            check_settings(self.folder, "the protocol", earlier, settings, "another --folder")
-        else:
+        earlier = read_json(path) if path.exists() else {}
+        if earlier:
+            compared = [*trained, *(tried if (self.folder / SELECTION).exists() else ())]
+            before, now = ({key: part.get(key) for key in compared} for part in (earlier, settings))
+            check_settings(self.folder, "the protocol", before, now, "another --folder")
+        if earlier != settings:
             write_file(path, json.dumps(settings, indent=1).encode())
 
     def _choose(self, study: Study) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -220,8 +237,9 @@ class Protocol:
         grids = to_plain(asdict(self.grids))
         passes = [self._search(study, "alpha", ALPHA_SEARCH)]
         values = {"alpha": passes[0]["best"]["values"]["alpha"], "semantics": self.semantics}
+        values |= {} if self.trainable is None else {"trainable": self.trainable}
         for names in (("scales", "psi"), ("lr", "num_steps")):
-            method = {"class_path": "callbacks.SegTTT", "init_args": values}
+            method = {"class_path": "callbacks.SegTTT", "init_args": dict(values)}
             arguments = {"method": method, "grid": {name: grids[name] for name in names}}
             search = {"class_path": "callbacks.method_search.MethodSearch", "init_args": arguments}
             passes.append(self._search(study, "_".join(names), search))
@@ -230,10 +248,31 @@ class Protocol:
         return values, passes
 
     def _search(self, study: Study, name: str, search: Mapping[str, Any]) -> dict[str, Any]:
-        """Runs one pass over the development set; returns what it has found."""
+        """Runs one pass over the development set; returns what it has found. One of other settings is put aside."""
         print(f"Choosing {name.replace('_', ', ', 1)} on the development set ...", flush=True)
-        study.validate(name, ["--method=null", f"--trainer.callbacks={json.dumps([search])}"])
-        return json.loads((study.folder / "development" / name / SEARCH).read_text(encoding="utf-8"))
+        place = study.folder / "development" / name
+        arguments = ["--method=null", f"--trainer.callbacks={json.dumps([search])}"]
+        study.validate(name, arguments, anew=is_of_another(read_manifest(place / MANIFEST), search["init_args"]))
+        return json.loads((place / SEARCH).read_text(encoding="utf-8"))
+
+
+def is_of_another(manifest: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> bool:
+    """Returns whether a search that lies there tried other values than are wanted, or with other settings."""
+    found = manifest and manifest["settings"].get("search")
+    if not found or "grid" not in wanted:
+        return False
+    settings = wanted["method"]["init_args"]
+    return found["grid"] != wanted["grid"] or any(found["method"].get(key) != settings[key] for key in settings)
+
+
+def read_json(path: Path) -> Any:
+    """Reads a file of JSON; raises ValueError that names it if it is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}): delete it, if the folder is that of this experiment"
+        ) from error
 
 
 def read_config(path: Path) -> Any:
@@ -295,6 +334,8 @@ def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--scales", type=parse_scales, nargs="+", default=grids.scales, help=scales)
     semantics = "of Seg-TTT: as the paper's text says, or as the authors' code does (%(default)s)"
     parser.add_argument("--semantics", choices=("paper", "released"), default="paper", help=semantics)
+    trainable = "names of the modules that Seg-TTT moves, for a network that does not say so itself"
+    parser.add_argument("--trainable", nargs="+", metavar="MODULE", help=trainable)
     parser.epilog = "What follows -- are more arguments for main.py, e.g. -- --trainer.devices=2"
     own, more = split_arguments(args)
     arguments = parser.parse_args(own)
@@ -320,7 +361,7 @@ def run_protocol(args: Sequence[str] | None = None) -> dict[str, dict[str, Any]]
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     folder = arguments.folder or Path("outputs/protocol") / name_folder(arguments.config)
     grids = Grids(arguments.scales, arguments.psi, arguments.num_steps, arguments.lr)
-    protocol = Protocol(arguments.config, folder, arguments.options, grids, arguments.semantics)
+    protocol = Protocol(arguments.config, folder, arguments.options, grids, arguments.semantics, arguments.trainable)
     protocol.train()
     selection = protocol.select()
     chosen = ", ".join(f"{name} {value}" for name, value in selection.values.items())

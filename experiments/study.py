@@ -25,9 +25,16 @@ class Study:
         self.common = list(common)
         self.development = list(development)
 
-    def validate(self, name: str, arguments: Iterable[str]) -> dict[str, Any]:
-        """Scores a method on the development set; returns its summary, also of an earlier run."""
-        return self._run("validate", self.folder / "development" / name, [*self.development, *arguments])
+    def validate(self, name: str, arguments: Iterable[str], anew: bool = False) -> dict[str, Any]:
+        """Scores a method on the development set; returns its summary, also of an earlier run.
+
+        Args:
+            name: Of its folder.
+            arguments: That pick the method.
+            anew: Whether an earlier run is put aside, as it was of other settings.
+        """
+        place = self.folder / "development" / name
+        return self._run("validate", place, [*self.development, *arguments], anew)
 
     def test(self, name: str, arguments: Iterable[str]) -> dict[str, Any]:
         """Scores a method on the targets; returns its summary, also of an earlier run."""
@@ -48,10 +55,11 @@ class Study:
             per_image.append({(r["domain"], r["name"]): Scores.from_record(r).summarize()["miou"] for r in records})
         return [100 * (per_image[1][image] - miou) for image, miou in per_image[0].items()]
 
-    def _run(self, command: str, place: Path, arguments: Iterable[str]) -> dict[str, Any]:
+    def _run(self, command: str, place: Path, arguments: Iterable[str], anew: bool = False) -> dict[str, Any]:
         summary = place / SUMMARY
-        if not (summary.exists() and json.loads(summary.read_text(encoding="utf-8"))["complete"]):
-            main([command, *self.common, f"--results.folder={place}", *arguments])
+        if anew or not (summary.exists() and json.loads(summary.read_text(encoding="utf-8"))["complete"]):
+            more = ["--results.overwrite=true"] if anew else []
+            main([command, *self.common, f"--results.folder={place}", *more, *arguments])
         return json.loads(summary.read_text(encoding="utf-8"))
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 from pytorch_lightning import Callback
 from torch import nn
 
+from callbacks.choice import check_checkpoint
 from callbacks.results import read_records
 from lightning_modules.predictor import predict_plainly
 from main import explain, main
@@ -412,3 +413,19 @@ def test_command_line_error_is_one_line(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("error: unknown method 'Foo'")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "data, state",
+    [(b"", "it is empty"), (b"PK\x03\x04 torn", "it is cut off"), (b"notes", "it is no file of torch.save")],
+)
+def test_a_file_that_is_no_checkpoint_is_named(data: bytes, state: str, tmp_path: Path) -> None:
+    path = tmp_path / "best.ckpt"
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=f"the checkpoint .*best.ckpt cannot be read, {state}: expected one that"):
+        main(["test", *arguments(tmp_path, f"--ckpt_path={path}")])
+    for legacy in (False, True):  # torch writes zips; it wrote pickles
+        torch.save({"state_dict": {}}, path, _use_new_zipfile_serialization=not legacy)
+        check_checkpoint(path)
+    check_checkpoint(None)
+    check_checkpoint(tmp_path / "nothing.ckpt")  # Lightning says that it is not there

@@ -6,13 +6,22 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from callbacks.results import SUMMARY
 from experiments import protocol
-from experiments.protocol import Grids, Protocol, name_folder, parse_arguments, run_protocol, tabulate
+from experiments.protocol import (
+    Grids,
+    Protocol,
+    is_of_another,
+    name_folder,
+    parse_arguments,
+    run_protocol,
+    tabulate,
+)
 from experiments.study import describe_method
 from tests.tiny import DATA, EXPERIMENT, QUIET, ROOT
 
@@ -128,10 +137,14 @@ def test_a_folder_of_another_protocol_is_refused(tmp_path: Path) -> None:
     quiet = ["--trainer.enable_progress_bar=false", "--trainer.devices=2"]
     Protocol(config, tmp_path, ["--data.seed=1", *quiet]).train()
     Protocol(config, tmp_path, ["--data.seed=1"], Grids()).train()  # the same in all that counts
+    Protocol(config, tmp_path, ["--data.seed=1"], Grids(psi=[0.4])).train()  # may change until it is frozen
+    Protocol(config, tmp_path, ["--data.seed=1"], Grids()).train()
+    write_selection(tmp_path)
     for other, message in (
         (Protocol(config, tmp_path, ["--data.seed=2"]), r"options was \['--data\.seed=1'\], is now"),
         (Protocol(config, tmp_path, ["--data.seed=1"], Grids(psi=[0.5])), r"grids\.psi was .* is now \[0\.5\]"),
         (Protocol(config, tmp_path, ["--data.seed=1"], semantics="released"), "semantics was paper, is now released"),
+        (Protocol(config, tmp_path, ["--data.seed=1"], trainable=["head"]), r"trainable was None, is now \['head'\]"),
         (Protocol(EXPERIMENT, tmp_path, ["--data.seed=1"]), r"holds the protocol of other settings.*another --folder"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -139,6 +152,36 @@ def test_a_folder_of_another_protocol_is_refused(tmp_path: Path) -> None:
     model.write_text("lr: 0.2")  # in a file that the config names
     with pytest.raises(ValueError, match=r"experiment\.model\.lr was 0\.1, is now 0\.2"):
         Protocol(config, tmp_path, ["--data.seed=1"]).train()
+
+
+@pytest.mark.parametrize(
+    "grids, message",
+    [
+        ({"psi": [0.5, 2.0]}, r"psi is 2\.0: expected a confidence threshold in \[0, 1\]"),
+        ({"psi": [float("nan")]}, "psi is nan: expected"),
+        ({"lr": [-0.1]}, r"lr is -0\.1"),
+        ({"num_steps": [-1]}, "num_steps is -1"),
+        ({"scales": [[0.5], [0.0]]}, "scale"),
+        ({"lr": []}, "there is no lr to try"),
+    ],
+)
+def test_what_seg_ttt_does_not_take_is_refused_before_training(grids: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Grids(**grids)
+
+
+def test_a_spoilt_file_of_settings_is_named(tmp_path: Path) -> None:
+    (tmp_path / "protocol.json").write_text('{"experiment":')
+    with pytest.raises(ValueError, match=r"protocol\.json cannot be read .*: delete it"):
+        Protocol(EXPERIMENT, tmp_path).train()
+
+
+def test_a_search_of_other_values_is_known_for_one() -> None:
+    found = {"settings": {"search": {"method": {"name": "SegTTT", "alpha": 0.1, "lr": 0.05}, "grid": {"psi": [0.5]}}}}
+    for alpha, grid, other in ((0.1, [0.5], False), (0.2, [0.5], True), (0.1, [0.5, 0.6], True)):
+        wanted = {"method": {"init_args": {"alpha": alpha}}, "grid": {"psi": grid}}
+        assert is_of_another(found, wanted) is other and is_of_another(None, wanted) is False
+    assert not is_of_another(found, {"required": False})
 
 
 def test_experiments_of_one_name_have_folders_of_their_own() -> None:

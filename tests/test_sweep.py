@@ -419,6 +419,25 @@ def test_refusals(
     assert not calls() and not (tmp_path / "out").exists()
 
 
+def test_a_database_that_another_process_makes_just_now_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, tries = optuna.storages.RDBStorage, []
+
+    def make_later(*args: Any, **kwargs: Any) -> optuna.storages.RDBStorage:
+        tries.append(1)
+        if len(tries) < 3:
+            raise RuntimeError("(sqlite3.OperationalError) table studies already exists")
+        return make(*args, **kwargs)
+
+    monkeypatch.setattr(optuna.storages, "RDBStorage", make_later)
+    monkeypatch.setattr(search.time, "sleep", lambda seconds: None)
+    assert open_storage(f"sqlite:///{tmp_path / 'study.db'}").get_all_studies() == [] and len(tries) == 3
+    monkeypatch.setattr(optuna.storages, "RDBStorage", lambda *_, **__: 1 / 0)
+    with pytest.raises(ValueError, match="cannot be opened: division by zero"):
+        open_storage("sqlite:///x.db")
+
+
 def test_files_that_are_no_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, text, message in (
         ("missing.yaml", None, "cannot be read"),

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -246,6 +247,7 @@ def test_a_mean_of_some_of_the_columns_is_missing(tmp_path: Path) -> None:
         ({"precision": "bf16-mixed"}, "precision is bf16-mixed, expected 32-true"),
         ({"data": {"targets": [{"domain": "bdd", "classes": 16}]}}, "bdd has 16 classes, expected 19"),
         ({"domains": None}, "cannot be read as results"),
+        ({"domains": {"cityscapes": {"miou": float("nan"), "images": 1}}}, "NaN is no number"),
     ],
 )
 def test_results_of_another_run_are_named_and_not_used(changes: dict[str, Any], problem: str, tmp_path: Path) -> None:
@@ -485,6 +487,18 @@ def test_an_interrupt_ends_all_steps(interrupt: str, tmp_path: Path, monkeypatch
             plan_of("--folder", str(tmp_path)), [Task("train", "gta_resnet50"), Task("train", "gta_resnet101")], 1
         )
     assert begun == [1]
+
+
+def test_ctrl_c_says_that_the_same_command_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("experiments.tables.command.run_tables", interrupt)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("experiments.tables", run_name="__main__")
+    assert ended.value.code == 130 and "the same command goes on" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from experiments.sweep.definition import Definition
 from experiments.sweep.samplers import EVERY, FINISHED, VALUES, GridInOrder, list_claims
 from experiments.sweep.trial import Report, name_point
 
+ATTEMPTS = 5  # to open a database that another process is making
 HEARTBEAT, GRACE = 10, 60  # seconds between two signs of life of a trial, and without one until it counts as dead
 OWNER, IMAGES = "owner", "images"
 
@@ -35,16 +36,23 @@ def open_storage(url: str) -> optuna.storages.BaseStorage:
         ValueError: If it cannot be opened.
     """
     wait = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return optuna.storages.RDBStorage(url, engine_kwargs=wait, heartbeat_interval=HEARTBEAT, grace_period=GRACE)
-    except Exception as error:  # of SQLAlchemy, of a driver, of a database: each has its own
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(
-            f"the storage {hide_password(url)} cannot be opened: {reason}. Expected a database that all machines "
-            "reach, such as postgresql://USER:PASSWORD@HOST/NAME, or sqlite:///FILE for one machine"
-        ) from error
+    for attempt in range(ATTEMPTS):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                return optuna.storages.RDBStorage(
+                    url, engine_kwargs=wait, heartbeat_interval=HEARTBEAT, grace_period=GRACE
+                )
+        except Exception as error:  # of SQLAlchemy, of a driver, of a database: each has its own
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            if "already exists" in reason and attempt < ATTEMPTS - 1:  # another process makes its tables just now
+                time.sleep(1)
+                continue
+            raise ValueError(
+                f"the storage {hide_password(url)} cannot be opened: {reason}. Expected a database that all machines "
+                "reach, such as postgresql://USER:PASSWORD@HOST/NAME, or sqlite:///FILE for one machine"
+            ) from error
+    raise AssertionError("unreachable")
 
 
 def hide_password(url: str) -> str:

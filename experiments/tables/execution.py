@@ -223,7 +223,7 @@ def is_interrupt(error: BaseException) -> bool:
     """Returns whether an error is what Lightning makes of Ctrl-C and SIGTERM: the end of all, not of one step."""
     from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-    return isinstance(error, SIGTERMException) or isinstance(error.__context__, KeyboardInterrupt)
+    return isinstance(error, KeyboardInterrupt | SIGTERMException) or isinstance(error.__context__, KeyboardInterrupt)
 
 
 def make_protocol(plan: Plan, experiment: str) -> Any:

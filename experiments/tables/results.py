@@ -47,7 +47,7 @@ def read_results(plan: Plan, run: Run) -> Found:
     if not path.exists():
         return Found(problem=f"{path} is not there")
     try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
+        summary = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse_constant)
         domains = summary["domains"]
         wrong = check_summary(plan, run, summary)
         images = {domain: scores["images"] for domain, scores in domains.items()}
@@ -60,6 +60,11 @@ def read_results(plan: Plan, run: Run) -> Found:
         if domain in images and images[domain] != official:
             notes.append(f"{path}: {images[domain]} images of {domain}, the protocol has {official}")
     return Found(summary, notes=notes)
+
+
+def refuse_constant(text: str) -> float:
+    """Raises ValueError at NaN and infinity, which results never hold: what has no value is null."""
+    raise ValueError(f"{text} is no number")
 
 
 # Images of the split that the protocol tests on. Source: paper, Appendix F.

@@ -312,6 +312,10 @@ def test_old_and_minimal_folders_get_a_report_that_says_what_is_missing(tmp_path
     shutil.copy(folder / "records.jsonl", only / "records.jsonl")
     (only / "results.json").write_text("{", encoding="utf-8")
     assert Page(write_report(only)).contains("on near, far")
+    shutil.copy(folder / "results.json", only)
+    lines = (only / "records.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (only / "records.jsonl").write_text("".join([*lines[:2], lines[2][:100]]), encoding="utf-8")
+    assert Page(write_report(only)).contains("Incomplete: 2 of 4 images")  # by results.json
 
 
 def test_nothing_scored_yet_and_nothing_labelled(tmp_path: Path) -> None:
