@@ -236,16 +236,15 @@ class Protocol:
         """Returns the chosen values, and what each pass over the development set has found."""
         grids = to_plain(asdict(self.grids))
         passes = [self._search(study, "alpha", ALPHA_SEARCH)]
-        values = {"alpha": passes[0]["best"]["values"]["alpha"], "semantics": self.semantics}
-        values |= {} if self.trainable is None else {"trainable": self.trainable}
+        values = {"alpha": passes[0]["best"]["values"]["alpha"]}
+        given = {"semantics": self.semantics, "trainable": self.trainable}
         for names in (("scales", "psi"), ("lr", "num_steps")):
-            method = {"class_path": "callbacks.SegTTT", "init_args": dict(values)}
+            method = {"class_path": "callbacks.SegTTT", "init_args": given | values}
             arguments = {"method": method, "grid": {name: grids[name] for name in names}}
             search = {"class_path": "callbacks.method_search.MethodSearch", "init_args": arguments}
             passes.append(self._search(study, "_".join(names), search))
             values |= passes[-1]["best"]["values"]
-        del values["semantics"]
-        return values, passes
+        return values | ({} if self.trainable is None else {"trainable": self.trainable}), passes
 
     def _search(self, study: Study, name: str, search: Mapping[str, Any]) -> dict[str, Any]:
         """Runs one pass over the development set; returns what it has found. One of other settings is put aside."""

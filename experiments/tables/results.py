@@ -80,21 +80,19 @@ def check_summary(plan: Plan, run: Run, summary: Mapping[str, Any]) -> str:
     chosen = read_selection(plan, run.experiment) if plan.needs_selection(run) else None
     if plan.needs_selection(run) and chosen is None:
         return f"{plan.find_selection(run.experiment)}, what was chosen on the development set, is not there"
-    described = plan.describe(run, chosen)
-    if described is not None:
-        usual = {key: value for key, value in read_defaults(described[0]).items() if key not in WITHOUT_EFFECT}
-        described = described[0], usual | described[1]
-    wrong = check_method(described, summary["method"])
+    wrong = check_method(plan.describe(run, chosen), summary["method"])
     if wrong:
         return wrong
     if run.is_ensemble and len(summary["method"]["checkpoints"]) != plan.world.members:
         return f"the ensemble has {len(summary['method']['checkpoints'])} networks, expected {plan.world.members}"
     if summary.get("temperature", 1.0) != 1.0:
         return f"they have temperature {summary['temperature']}, expected 1.0"
-    given = [option.removeprefix("--trainer.").partition("=") for option in (*plan.options, *run.options)]
-    precision = {"precision": "32-true"} | {key: value for key, _, value in given if key == "precision"}
-    if summary.get("precision", "32-true") != precision["precision"]:
-        return f"precision is {summary['precision']}, expected {precision['precision']}"
+    usual = {"precision": "32-true"}
+    own = [option for option in plan.options if option.startswith("--trainer.precision=")]
+    given = [option.removeprefix("--trainer.").partition("=") for option in (*own, *run.options)]
+    for key, value in (usual | {key: value for key, _, value in given}).items():
+        if summary.get(key, usual.get(key)) != value:
+            return f"{key} is {summary.get(key)}, expected {value}"
     return check_data(run, summary.get("data"))
 
 
@@ -106,12 +104,12 @@ def check_method(expected: tuple[str, Mapping[str, Any]] | None, found: Mapping[
         name = "no method (t-BN)" if expected is None else expected[0]
         return f"the method is {found['name'] if found else 'none (t-BN)'}, expected {name}"
     name, settings = expected
-    usual = read_defaults(name)
     if found["name"] != name:
         return f"the method is {found['name']}, expected {name}"
+    usual = {key: value for key, value in read_defaults(name).items() if key not in WITHOUT_EFFECT}
     wrong = [
         f"{key} is {found.get(key, usual.get(key))}, expected {value}"
-        for key, value in settings.items()
+        for key, value in (usual | dict(settings)).items()
         if not is_same(found.get(key, usual.get(key)), value)
     ]
     return "; ".join(wrong)
