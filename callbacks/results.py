@@ -51,7 +51,7 @@ from callbacks.run_folder import (
 from callbacks.run_settings import describe_evaluation, find_stage, fingerprint_weights, keeps_knowledge
 from callbacks.selection import Selection
 from callbacks.summary import gain_of_image, summarize_records
-from lightning_modules.metrics import Scores, scale_temperature, score_image
+from lightning_modules.metrics import Scores, fetch_scores, scale_temperature, score_image
 from lightning_modules.predictor import predict_plainly
 
 __all__ = ["RECORDS", "SUMMARY", "Results", "find_method", "read_records", "set_aside", "summarize_records", "to_plain"]
@@ -395,6 +395,9 @@ class Results(Callback):
         method = find_method(trainer)
         adaptations = method.adaptations if method else [None] * len(outputs["name"])
         baselines = self._predict_baseline(trainer, module, batch)
+        if baselines is not None:
+            scored = [score_image(*pair) for pair in zip(baselines, batch["mask"], strict=True)]
+            baseline_scores = fetch_scores(scored, batch["mask"])
         lines = []
         for number, (name, scores, adaptation) in enumerate(
             zip(outputs["name"], outputs["scores"], adaptations, strict=True)
@@ -403,7 +406,7 @@ class Results(Callback):
             record |= {"adaptation": adaptation.to_record() if adaptation else None}
             record |= scores.to_record()
             if baselines is not None:
-                record["baseline"] = score_image(baselines[number], batch["mask"][number]).to_record()
+                record["baseline"] = baseline_scores[number].to_record()
             for contributor in list_contributors(trainer):
                 record |= contributor.extend_records(trainer, module, batch)[number]
             baseline = None if baselines is None else baselines[number]

@@ -1,5 +1,9 @@
 """Scores of a segmentation: mean IoU, pixel accuracy and calibration, from summed integer and float64 states.
 
+Scoring queues operations on tensors of fixed sizes and never waits for the device: `score_image` leaves its sums there,
+and `fetch_scores` brings those of a batch to the host in one copy, by which it also checks the labels. Nothing here
+needs an operation that `trainer.deterministic=true` refuses on a GPU.
+
 Counts are int64. What each pixel adds to the other sums is rounded to a multiple of 2^-20 before it is summed in
 float64, so that sums are exact in any order: the scores of a data set do not depend on how it was split over batches or
 processes. This holds while a sum stays below 2^33: confidences of 8e9 pixels, Brier scores (at most 2 per pixel) of
@@ -96,21 +100,58 @@ def confusion_matrix(labels: Tensor, target: Tensor, num_classes: int) -> Tensor
     Raises:
         ValueError: If the ground truth holds a value that is neither a class nor 255.
     """
-    valid = target != IGNORED
-    rows, columns = target[valid], labels[valid]
-    if rows.numel() and (int(rows.max()) >= num_classes or int(rows.min()) < 0):
-        found = sorted(set(rows.unique().tolist()) - set(range(num_classes)))
-        raise ValueError(
-            f"the ground truth holds the values {found}, the network has {num_classes} classes (0 to "
-            f"{num_classes - 1}, 255 is ignored): data and network disagree on the label space"
-        )
-    return torch.bincount(rows * num_classes + columns, minlength=num_classes**2).reshape(num_classes, num_classes)
+    if find_unknown(target, num_classes).any():
+        raise ValueError(explain_unknown(target, num_classes))
+    return _count_confusion(labels, _number_truth(target, num_classes), num_classes)
+
+
+def find_unknown(target: Tensor, num_classes: int) -> Tensor:
+    """Marks the pixels of int64 ground truth that are neither a class in [0, K) nor 255: bool of the same shape."""
+    return (target != IGNORED) & ((target < 0) | (target >= num_classes))
+
+
+def explain_unknown(target: Tensor, num_classes: int) -> str:
+    """Returns the message about ground truth with values that are neither a class nor 255."""
+    found = target[find_unknown(target, num_classes)].unique().tolist()
+    return (
+        f"the ground truth holds the values {found}, the network has {num_classes} classes (0 to "
+        f"{num_classes - 1}, 255 is ignored): data and network disagree on the label space"
+    )
+
+
+def _number_truth(target: Tensor, num_classes: int) -> Tensor:
+    """Numbers the row of each pixel's ground truth: its class, or K if it does not count."""
+    return torch.where((target >= 0) & (target < num_classes), target, num_classes)
+
+
+def _count_confusion(labels: Tensor, truth: Tensor, num_classes: int) -> Tensor:
+    """Counts pixels by truth and prediction, (K, K) int64; those with truth K do not count."""
+    cells = truth * num_classes + labels
+    return sum_cells(cells, torch.ones_like(cells), (num_classes + 1) * num_classes).reshape(-1, num_classes)[:-1]
+
+
+def sum_cells(cells: Tensor, values: Tensor, size: int) -> Tensor:
+    """Sums values by cell, as a weighted bincount does: exact in any order, and without waiting for the device.
+
+    Args:
+        cells: (...) int64 in [0, size).
+        values: Same shape, int64.
+        size: Number of cells.
+
+    Returns:
+        (size,) int64.
+    """
+    sums = torch.zeros(size, dtype=torch.int64, device=cells.device)
+    return sums.scatter_add_(0, cells.flatten(), values.flatten())
 
 
 def bin_confidences(confidence: Tensor, num_bins: int) -> Tensor:
     """Numbers the equal-width bin of each confidence in [0, 1]; bin b holds (b / n, (b + 1) / n], 0 goes to bin 0."""
-    edges = torch.linspace(0, 1, num_bins + 1, device=confidence.device, dtype=confidence.dtype)
-    return torch.bucketize(confidence, edges[1:-1])
+    return torch.bucketize(confidence, _inner_edges(confidence, num_bins))
+
+
+def _inner_edges(confidence: Tensor, num_bins: int) -> Tensor:
+    return torch.linspace(0, 1, num_bins + 1, device=confidence.device, dtype=confidence.dtype)[1:-1]
 
 
 @dataclass
@@ -196,44 +237,76 @@ SCORE_FIELDS = tuple(field.name for field in fields(Scores))
 
 
 def score_image(probabilities: Tensor, target: Tensor) -> Scores:
-    """Scores one prediction.
+    """Scores one prediction, on its device and without waiting for it.
 
     Args:
         probabilities: (K, h, w) class probabilities; resized to the ground truth's size if that differs.
-        target: (H, W) int64 ground truth in [0, K), or 255 where ignored.
+        target: (H, W) int64 ground truth in [0, K), or 255 where ignored. Pixels with other values do not count;
+            `fetch_scores` refuses them.
 
     Returns:
         The sums of this image. A pixel whose probabilities are not finite counts as class 0 with confidence 0; its
         probabilities are taken as 0.
-
-    Raises:
-        ValueError: If the ground truth holds a value that is neither a class nor 255.
     """
     num_classes = probabilities.shape[0]
     resized = resize_probabilities(probabilities[None], target.shape)[0]
     finite = resized.isfinite().all(dim=0)
     resized = torch.where(finite, resized.float(), 0.0)
     confidence, labels = resized.max(dim=0)
-    confusion = confusion_matrix(labels, target, num_classes)
-    valid = target != IGNORED
-    likelihood = resized.gather(0, torch.where(valid, target, 0)[None])[0][valid].double()
-    squares = sum_squares(resized)[valid]
-    confidence, target = confidence[valid], target[valid]
-    correct = labels[valid] == target
-    bins = bin_confidences(confidence, ECE_BINS)
-    exact = quantize(confidence)
+    truth = _number_truth(target, num_classes)
+    confusion = _count_confusion(labels, truth, num_classes)
     intersection, pixels = confusion.diagonal(), confusion.sum(dim=1)
+    calibration = _sum_calibration(confidence, labels == truth, truth, num_classes)
+    valid = truth < num_classes
+    likelihood = resized.gather(0, truth.clamp_max(num_classes - 1)[None])[0].double()
+    distances = quantize(1 - 2 * likelihood + sum_squares(resized))  # sum over k of (p_k - [k = y])^2
+    surprises = quantize(-likelihood.clamp_min(SMALLEST).log())
     return Scores(
         intersection=intersection,
         union=confusion.sum(dim=0) + pixels - intersection,
         pixels=pixels,
-        bin_pixels=torch.bincount(bins, minlength=ECE_BINS),
-        bin_correct=torch.bincount(bins[correct], minlength=ECE_BINS),
-        bin_confidence=torch.bincount(bins, weights=exact, minlength=ECE_BINS),
-        class_gap=_classwise_gap(confidence, exact, correct, target, num_classes),
-        brier=quantize(1 - 2 * likelihood + squares).sum(),  # sum over k of (p_k - [k = y])^2
-        nll=quantize(-likelihood.clamp_min(SMALLEST).log()).sum(),
+        **calibration,
+        brier=torch.where(valid, distances, 0.0).sum(),
+        nll=torch.where(valid, surprises, 0.0).sum(),
     )
+
+
+def fetch_scores(scores: Sequence[Scores], target: Tensor) -> list[Scores]:
+    """Brings the scores of a batch to the host, in one copy.
+
+    Args:
+        scores: Of each image, on the device.
+        target: (B, H, W) int64 ground truth that they were scored with.
+
+    Returns:
+        The same on the CPU.
+
+    Raises:
+        ValueError: If the ground truth holds a value that is neither a class nor 255.
+    """
+    num_classes = len(scores[0].pixels)
+    values = [getattr(score, name) for score in scores for name in SCORE_FIELDS]
+    *fetched, known = copy_to_host([*values, ~find_unknown(target, num_classes).any()])
+    if not known:
+        raise ValueError(explain_unknown(target, num_classes))
+    size = len(SCORE_FIELDS)
+    return [Scores(*fetched[start : start + size]) for start in range(0, len(fetched), size)]
+
+
+def copy_to_host(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Copies tensors to the CPU as one, so that the host waits once.
+
+    Args:
+        tensors: On one device, of any dtypes and sizes; those of larger items first.
+
+    Returns:
+        The same on the CPU.
+    """
+    if all(tensor.device.type == "cpu" for tensor in tensors):
+        return list(tensors)
+    data = torch.cat([tensor.flatten().view(torch.uint8) for tensor in tensors]).cpu()
+    parts = data.split([tensor.numel() * tensor.element_size() for tensor in tensors])
+    return [part.view(tensor.dtype).reshape(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
 
 def count_overlap(probabilities: Tensor, target: Tensor) -> Tensor:
@@ -241,16 +314,15 @@ def count_overlap(probabilities: Tensor, target: Tensor) -> Tensor:
 
     Args:
         probabilities: (K, h, w) finite.
-        target: (H, W) int64 ground truth in [0, K), or 255 where ignored.
+        target: (H, W) int64 ground truth in [0, K), or 255 where ignored. Pixels with other values do not count.
 
     Returns:
         (2, K) int64: intersection and union of each class.
-
-    Raises:
-        ValueError: If the ground truth holds a value that is neither a class nor 255.
     """
+    num_classes = probabilities.shape[0]
     resized = resize_probabilities(probabilities[None], target.shape)[0]
-    confusion = confusion_matrix(resized.float().max(dim=0).indices, target, probabilities.shape[0])
+    labels = resized.float().max(dim=0).indices
+    confusion = _count_confusion(labels, _number_truth(target, num_classes), num_classes)
     intersection = confusion.diagonal()
     return torch.stack([intersection, confusion.sum(dim=0) + confusion.sum(dim=1) - intersection])
 
@@ -263,13 +335,42 @@ def sum_squares(probabilities: Tensor) -> Tensor:
     return total
 
 
-def _classwise_gap(confidence: Tensor, exact: Tensor, correct: Tensor, target: Tensor, num_classes: int) -> Tensor:
-    """Sums |correct - confidence| over 10 bins within each ground-truth class: the class's ECE times its pixels."""
-    cells = target * CLASSWISE_ECE_BINS + bin_confidences(confidence, CLASSWISE_ECE_BINS)
-    size = num_classes * CLASSWISE_ECE_BINS
-    correct_sum = torch.bincount(cells[correct], minlength=size)
-    confidence_sum = torch.bincount(cells, weights=exact, minlength=size)
-    return (correct_sum - confidence_sum).abs().reshape(num_classes, CLASSWISE_ECE_BINS).sum(dim=1)
+def _sum_calibration(confidence: Tensor, correct: Tensor, truth: Tensor, num_classes: int) -> dict[str, Tensor]:
+    """Sums pixels and confidences over the 15 bins of the data set's ECE, and over the 10 of each class's.
+
+    Each pixel is put once, into the cells of class, right or wrong, and the bins that the edges of both make together.
+
+    Args:
+        confidence: (H, W) float32 in [0, 1].
+        correct: (H, W) bool.
+        truth: (H, W) int64, class in [0, K), or K if the pixel does not count.
+        num_classes: Number of classes K.
+
+    Returns:
+        ``bin_pixels``, ``bin_correct``, ``bin_confidence`` and ``class_gap`` of `Scores`.
+    """
+    edges = torch.cat([_inner_edges(confidence, bins) for bins in (ECE_BINS, CLASSWISE_ECE_BINS)]).sort().values
+    cells = (truth * 2 + correct) * (len(edges) + 1) + torch.bucketize(confidence, edges)
+    shape = (num_classes + 1, 2, len(edges) + 1)
+    steps = (confidence * STEPS).round().to(torch.int64)  # exact: STEPS is a power of 2
+    pixels, confidences = (
+        sum_cells(cells, values, math.prod(shape)).reshape(shape)[:-1] for values in (torch.ones_like(cells), steps)
+    )
+    ends = F.pad(edges, (0, 1), value=1.0)  # of each cell, by which its bin is known
+    wide, narrow = bin_confidences(ends, ECE_BINS), bin_confidences(ends, CLASSWISE_ECE_BINS)
+    gaps = _merge_bins(STEPS * pixels[:, 1] - confidences.sum(dim=1), narrow, CLASSWISE_ECE_BINS)
+    return {
+        "bin_pixels": _merge_bins(pixels.sum(dim=(0, 1)), wide, ECE_BINS),
+        "bin_correct": _merge_bins(pixels[:, 1].sum(dim=0), wide, ECE_BINS),
+        "bin_confidence": _merge_bins(confidences.sum(dim=(0, 1)), wide, ECE_BINS).double() / STEPS,
+        "class_gap": gaps.abs().sum(dim=1).double() / STEPS,  # the class's ECE times its pixels
+    }
+
+
+def _merge_bins(sums: Tensor, bins: Tensor, num_bins: int) -> Tensor:
+    """Adds up (..., F) int64 sums of narrow bins to (..., num_bins), given the (F,) bin that each lies in."""
+    members = bins[:, None] == torch.arange(num_bins, device=bins.device)
+    return (sums[..., None] * members).sum(dim=-2)
 
 
 class SegmentationScores(Metric):

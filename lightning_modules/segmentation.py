@@ -17,6 +17,8 @@ from lightning_modules.metrics import (
     Scores,
     SegmentationScores,
     check_temperature,
+    copy_to_host,
+    fetch_scores,
     resize_probabilities,
     scale_temperature,
     score_image,
@@ -30,7 +32,7 @@ class Evaluation(TypedDict):
 
     Attributes:
         probabilities: (B, K, H, W) at image size.
-        scores: One `Scores` per image.
+        scores: One `Scores` per image, on the host.
         milliseconds: Time at the seam, per image.
         domain: Name of the data set.
         name: Of each image.
@@ -196,17 +198,22 @@ class SegmentationModule(LightningModule):
             probability of the label. The size is the batch's ``size`` (B, 2), else its mask's, else the image's.
         """
         check_batch(batch, "image")
-        labels, confidence = [], []
-        for number, probabilities in enumerate(self(batch["image"])):
-            size = batch["mask"].shape[-2:] if "mask" in batch else batch["image"].shape[-2:]
-            if "size" in batch:
-                size = batch["size"][number].tolist()
+        image = batch["image"]
+        sizes = [batch["mask" if "mask" in batch else "image"].shape[-2:]] * len(image)
+        if "size" in batch:
+            sizes = batch["size"].tolist()  # before the network has work, or it would be waited for
+        confidence, labels = [], []
+        for probabilities, size in zip(self(image), sizes, strict=True):
             best = resize_probabilities(probabilities[None], size)[0].max(dim=0)
-            labels.append(best.indices.to(torch.uint8).cpu())
-            confidence.append(best.values.float().cpu())
-        domain = self.domains[dataloader_idx] if self.domains else "data0"
-        names = name_images(batch, batch_idx)
-        return {"name": names, "labels": labels, "confidence": confidence, "domain": domain}
+            confidence.append(best.values.float())
+            labels.append(best.indices.to(torch.uint8))
+        fetched = copy_to_host([*confidence, *labels])
+        return {
+            "name": name_images(batch, batch_idx),
+            "labels": fetched[len(image) :],
+            "confidence": fetched[: len(image)],
+            "domain": self.domains[dataloader_idx] if self.domains else "data0",
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raises ValueError if the checkpoint belongs to another network; names what differs."""
@@ -228,7 +235,7 @@ class SegmentationModule(LightningModule):
             self._scores[dataloader_idx].update(score)
         return {
             "probabilities": probabilities,
-            "scores": scores,
+            "scores": fetch_scores(scores, masks),
             "milliseconds": stopwatch.milliseconds() / len(image),
             "domain": self.domains[dataloader_idx],
             "name": name_images(batch, batch_idx),

@@ -1,11 +1,14 @@
 import math
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_modules.metrics import (
     SCORE_FIELDS,
@@ -13,6 +16,9 @@ from lightning_modules.metrics import (
     SegmentationScores,
     bin_confidences,
     confusion_matrix,
+    copy_to_host,
+    count_overlap,
+    fetch_scores,
     resize_probabilities,
     scale_temperature,
     score_image,
@@ -256,11 +262,100 @@ def test_value_that_is_no_class_is_a_clear_error(value: int) -> None:
     mask = torch.zeros(2, 2, dtype=torch.int64)
     mask[1, 1] = value
     for call in (
-        lambda: score_image(torch.rand(3, 2, 2), mask),
+        lambda: fetch_scores([score_image(torch.rand(3, 2, 2), mask)], mask[None]),
         lambda: confusion_matrix(torch.zeros_like(mask), mask, 3),
     ):
         with pytest.raises(ValueError, match=rf"holds the values \[{value}\], the network has 3 classes"):
             call()
+
+
+def test_value_that_is_no_class_does_not_count_until_it_is_refused() -> None:
+    probabilities, masks = make_pairs(1)
+    odd = masks[0].clone()
+    odd[odd == 255] = 77
+    assert score_image(probabilities[0], odd).to_record() == score_image(probabilities[0], masks[0]).to_record()
+    assert torch.equal(count_overlap(probabilities[0], odd), count_overlap(probabilities[0], masks[0]))
+
+
+def test_scoring_never_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading a value, and every operation whose result has a size that only the values tell, waits on a GPU."""
+    probabilities, masks = make_pairs(1)
+    waits = []
+    for name in (
+        "__bool__",
+        "__int__",
+        "__float__",
+        "__index__",
+        "item",
+        "tolist",
+        "numpy",
+        "nonzero",
+        "unique",
+        "cpu",
+    ):
+        original = getattr(Tensor, name)
+
+        def noted(self: Tensor, *args: Any, _name: str = name, _original: Any = original, **kwargs: Any) -> Any:
+            waits.append(_name)
+            return _original(self, *args, **kwargs)
+
+        monkeypatch.setattr(Tensor, name, noted)
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            name = func.overloadpacket.__name__
+            masked = name == "index" and any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1])
+            if masked or name in ("_local_scalar_dense", "nonzero", "bincount", "_unique2", "masked_select", "equal"):
+                waits.append(name)
+            return func(*args, **(kwargs or {}))
+
+    with Watch():
+        for size in (masks.shape[1:], (20, 30)):
+            score_image(F.interpolate(probabilities, tuple(size))[0], masks[0])
+            count_overlap(F.interpolate(probabilities, tuple(size))[0], masks[0])
+    assert waits == []
+
+
+@pytest.fixture
+def deterministic() -> Iterator[None]:
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def test_scores_are_the_same_under_deterministic_algorithms(device: str, deterministic: None) -> None:
+    probabilities, masks = (tensor.to(device) for tensor in make_pairs())
+    small = F.interpolate(probabilities, (7, 9))
+    found = [score_image(p, m) for p, m in zip((*probabilities, *small), (*masks, *masks), strict=True)]
+    overlap = count_overlap(probabilities[0], masks[0])
+    torch.use_deterministic_algorithms(False)
+    plain = [score_image(p, m) for p, m in zip((*probabilities, *small), (*masks, *masks), strict=True)]
+    assert [score.to_record() for score in found] == [score.to_record() for score in plain]
+    assert torch.equal(overlap, count_overlap(probabilities[0], masks[0]))
+
+
+@pytest.mark.parametrize("device", ["meta", pytest.param("cuda", marks=pytest.mark.cuda)])
+def test_scores_of_a_batch_come_to_the_host_in_one_copy(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    copies = []
+    original = Tensor.cpu
+
+    def noted(self: Tensor) -> Tensor:
+        copies.append(self.numel())
+        return torch.zeros(self.shape, dtype=self.dtype) if self.is_meta else original(self)
+
+    monkeypatch.setattr(Tensor, "cpu", noted)
+    probabilities, masks = make_pairs(2)
+    tensors = [torch.arange(3.0).double(), torch.tensor(7), torch.rand(2, 3), torch.tensor(True)]
+    fetched = copy_to_host([tensor.to(device) for tensor in tensors])
+    assert len(copies) == 1 and [(f.shape, f.dtype) for f in fetched] == [(t.shape, t.dtype) for t in tensors]
+    if device == "cuda":
+        assert all(torch.equal(*pair) for pair in zip(fetched, tensors, strict=True))
+        scores = [score_image(p.cuda(), m.cuda()) for p, m in zip(probabilities, masks, strict=True)]
+        copies.clear()
+        found = fetch_scores(scores, masks.cuda())
+        expected = [score_image(p, m).to_record() for p, m in zip(probabilities, masks, strict=True)]
+        assert len(copies) == 1 and [score.to_record() for score in found] == expected
 
 
 def test_confusion_matrix_has_truth_in_rows_and_predictions_in_columns() -> None:

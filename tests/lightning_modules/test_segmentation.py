@@ -10,7 +10,7 @@ from torch import nn
 
 from datamodules import TargetsDataModule
 from datamodules.labels import LabelSpace
-from lightning_modules.metrics import Scores, score_image
+from lightning_modules.metrics import Scores, resize_probabilities, score_image
 from lightning_modules.networks import DeepLabV1
 from lightning_modules.predictor import predict_plainly
 from lightning_modules.segmentation import SegmentationModule, name_domains
@@ -186,6 +186,27 @@ def test_predict_step_labels_at_the_size_of_the_mask_or_of_the_image() -> None:
     assert torch.equal(output["labels"][1], module(batch["image"])[1].argmax(0).to(torch.uint8))
     batch["mask"] = torch.zeros(2, 64, 50, dtype=torch.int64)
     assert module.predict_step(batch, 0)["labels"][0].shape == (64, 50)
+
+
+def test_predict_step_labels_each_image_at_the_size_that_it_has_on_disk() -> None:
+    module = make_module(5).eval()
+    batch = {"image": make_images(2), "name": ["a", "b"], "size": torch.tensor([[64, 50], [20, 31]])}
+    output = module.predict_step(batch, 0)
+    for number, size in enumerate([(64, 50), (20, 31)]):
+        best = resize_probabilities(module(batch["image"])[number : number + 1], size)[0].max(dim=0)
+        assert torch.equal(output["labels"][number], best.indices.to(torch.uint8))
+        assert torch.equal(output["confidence"][number], best.values)
+
+
+@pytest.mark.parametrize("stage", ["validate", "test", "predict"])
+def test_runs_work_under_deterministic_algorithms(tmp_path: Path, stage: str) -> None:
+    module, data = make_module(), FakeDataModule(length=2)
+    trainer = make_trainer(tmp_path, deterministic=True)
+    try:
+        getattr(trainer, stage)(module, datamodule=data)
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def test_forward_goes_through_the_predictor() -> None:
