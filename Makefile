@@ -106,13 +106,16 @@ browser: ## Install Chromium for the tests of the HTML report, if it is missing 
 	    echo "Chromium could not be installed (no network?): the tests of the report in a browser will be skipped."; \
 	fi
 
+# Two processes of one thread each; one that runs out of tests takes over half of what the other has left.
+WORKERS := -n 2 --dist worksteal
+
 .PHONY: test
 test: $(STAMP) ## Run the tests, without the slow ones
-	@$(BIN)/python -m pytest -m "not slow" $(TEST_ARGS)
+	@$(BIN)/python -m pytest $(WORKERS) -m "not slow" $(TEST_ARGS)
 
 .PHONY: test-slow
 test-slow: $(STAMP) ## Run the slow tests
-	@$(BIN)/python -m pytest -m slow $(TEST_ARGS) || [ $$? -eq 5 ] # 5: there are none
+	@$(BIN)/python -m pytest $(WORKERS) -m slow $(TEST_ARGS) || [ $$? -eq 5 ] # 5: there are none
 
 .PHONY: lint
 lint: $(STAMP) ## Check style (ruff), format (ruff) and types (mypy)
