@@ -4,7 +4,6 @@ One key picks the test-time method: `--method SegTTT --method.psi=0.7`, or `--me
 No method is a plain forward (t-BN).
 """
 
-import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -14,12 +13,12 @@ from typing import Any
 import wandb
 from pytorch_lightning import LightningDataModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
-from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 import callbacks  # noqa: F401 (so that the command line knows methods by their short names)
 import datamodules  # noqa: F401 (so that the command line knows its classes by their short names)
 from callbacks.choice import check_checkpoint, check_method
 from callbacks.method import Method
+from callbacks.processes import run_to_end
 from callbacks.results import Results
 from callbacks.run_config import RunConfig
 from lightning_modules.segmentation import SegmentationModule
@@ -85,15 +84,5 @@ def main(args: Sequence[str] | None = None) -> SegmentationCLI:
             wandb.finish()  # or the next command of this process would log into this one's run
 
 
-def explain(error: Exception) -> str:
-    """Returns the message of an error, without the traceback that a worker process of a loader puts before it."""
-    return re.sub(r"(?s)^Caught (\w+) in .*\n\S*\b\1: ", "", str(error)).strip()
-
-
 if __name__ == "__main__":
-    try:
-        main()
-    except SIGTERMException:  # what is done is on disk; by itself it would exit with 0
-        sys.exit(143)  # 128 + SIGTERM
-    except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:  # bad input: the message says it all
-        sys.exit(f"error: {explain(error)}")
+    run_to_end(main)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -22,9 +23,60 @@ def blend(sample: Tensor, source: Tensor, alpha: float) -> Tensor:
     return alpha * sample + (1 - alpha) * source
 
 
+_served: dict[str, str] = {}  # what serves each device, type and layout: "fast", or why the plain formula does
+
+
+def fast_path_report() -> dict[str, str]:
+    """Returns what served each device, type and layout that this process met: ``fast``, or why the plain formula."""
+    return dict(_served)
+
+
 def has_kernels(x: Tensor) -> bool:
-    """Returns whether torch's BatchNorm kernels can be called on their own; a compiler does better without."""
-    return x.device.type in ("cpu", "cuda") and not torch.compiler.is_compiling()
+    """Returns whether torch's BatchNorm kernels serve these (B, C, H, W) features; a compiler does better without.
+
+    Once per process, device, type and layout they are compared with the plain formula on a small input, forward and
+    backward. Where they raise or disagree the plain formula takes over, with a warning.
+    """
+    if x.device.type not in ("cpu", "cuda") or torch.compiler.is_compiling():
+        return False
+    layout = torch.contiguous_format if x.is_contiguous() else torch.channels_last
+    key = f"{x.device} {x.dtype} {'contiguous' if x.is_contiguous() else 'channels_last'}"
+    if key not in _served:
+        _served[key] = "fast"  # while it is tried
+        reason = _find_fault(x.device, x.dtype, layout)
+        if reason is not None:
+            _served[key] = reason
+            rank_zero_warn(
+                f"IaBN runs by its plain formula on {key} with torch {torch.__version__}, which is slower: the fast "
+                f"kernels failed their check ({reason})"
+            )
+    return _served[key] == "fast"
+
+
+def _find_fault(device: torch.device, dtype: torch.dtype, layout: torch.memory_format) -> str | None:
+    """Compares the kernels with the plain formula on a small input; says what is wrong, or None."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, device="cpu")
+
+    features, gradient = (draw(1, 5, 6, 7).to(device, dtype).contiguous(memory_format=layout) for _ in range(2))
+    kind = torch.float64 if dtype == torch.float64 else torch.float32
+    mean, var, weight, bias = (value.to(device, kind) for value in (draw(5), draw(5).abs() + 0.5, draw(5), draw(5)))
+    results = []
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+        for normalize in (_BlendedNorm.apply, _normalize_plainly):
+            inputs = [value.clone().requires_grad_() for value in (features, weight, bias)]
+            try:
+                output = normalize(inputs[0], mean, var, inputs[1], inputs[2], 0.3, 1e-5)
+                results.append([output.detach(), *torch.autograd.grad(output, inputs, gradient)])
+            except (RuntimeError, NotImplementedError, AssertionError) as error:
+                return (str(error).strip() or type(error).__name__).splitlines()[0]
+    tolerance = 0.05 if dtype in (torch.bfloat16, torch.float16) else 1e-4
+    for name, fast, plain in zip(("output", "gradient", "weight's", "bias's"), *results, strict=True):
+        if not torch.allclose(fast.double(), plain.double(), rtol=tolerance, atol=tolerance * 4):
+            return f"the {name} differs by {(fast.double() - plain.double()).abs().max().item():.2g}"
+    return None
 
 
 def measure_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,6 +108,9 @@ def measure_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _measure_block(x: Tensor) -> tuple[Tensor, Tensor]:
     """Returns two (C,): mean and biased variance of (B, C, H, W) features, by torch's own kernel."""
+    if x.device.type == "cuda":  # with eps 0 the second is var^(-1/2), infinite for a constant channel
+        mean, invstd = torch.batch_norm_stats(x, 0.0)
+        return mean, invstd.square().reciprocal()
     scratch = None
     if x.dtype in (torch.bfloat16, torch.float16):  # the type of running statistics is that of the result
         scratch = x.new_zeros(x.shape[1], dtype=torch.float32)
@@ -124,9 +179,23 @@ def _normalize(
         if bias is None:
             bias = torch.zeros_like(running_mean)
         return _BlendedNorm.apply(x, running_mean, running_var, weight, bias, alpha, eps)
+    return _normalize_plainly(x, running_mean, running_var, weight, bias, alpha, eps)
+
+
+def _normalize_plainly(
+    x: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    alpha: float,
+    eps: float,
+) -> Tensor:
+    """The formula in operations that torch differentiates: for compilers, and where the kernels fail their check."""
     mean, var = running_mean, running_var
     if alpha > 0:
-        sample_mean, sample_var = measure_statistics(x)
+        values = x if x.dtype == torch.float64 else x.float()
+        sample_var, sample_mean = torch.var_mean(values, dim=(0, 2, 3), correction=0)
         mean, var = blend(sample_mean, mean, alpha), blend(sample_var, var, alpha)
     scale = torch.rsqrt(var + eps) if weight is None else weight * torch.rsqrt(var + eps)
     shift = -mean * scale if bias is None else bias - mean * scale
@@ -139,6 +208,8 @@ def _apply(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, e
     On a CPU torch's kernel computes x * scale + (bias - mean * scale), which cancels where the mean is many deviations
     from 0; on CUDA it subtracts the mean first.
     """
+    if x.device.type == "cuda":
+        return torch.batch_norm_elemt(x, weight, bias, mean, torch.rsqrt(var + eps), eps)
     if x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64):
         scale = weight / torch.sqrt(var + eps)
         if (mean * scale).abs().amax() > CANCELLING:
@@ -176,6 +247,11 @@ class _BlendedNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, sample_mean, mean, var = ctx.saved_tensors
+        if x.device.type == "cuda":
+            gradient, grad_weight, grad_bias = _differentiate_on_cuda(
+                gradients[0], x, weight, sample_mean, mean, torch.rsqrt(var + ctx.eps), ctx.alpha
+            )
+            return gradient, None, None, grad_weight, grad_bias, None, None
         gradient, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
             gradients[0], x, weight, mean, var, None, None, False, ctx.eps, [True, True, True]
         )
@@ -187,3 +263,23 @@ class _BlendedNorm(torch.autograd.Function):
             slope, offset = (value.to(x.dtype)[:, None, None] for value in (slope, offset))
             gradient = gradient.addcmul_(x, slope).add_(offset)
         return gradient, None, None, grad_weight, grad_bias, None, None
+
+
+def _differentiate_on_cuda(
+    gradient: Tensor, x: Tensor, weight: Tensor, sample_mean: Tensor, mean: Tensor, invstd: Tensor, alpha: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the gradients of features, weight and bias by the two kernels of torch's SyncBatchNorm.
+
+    The second one computes (g - a / n - (x - m) * s^2 * b / n) * s * weight. With D = sum(g * (x - m)), the gradient of
+    `_BlendedNorm` is that with b = alpha * D and a = alpha * sum(g) + (m - mean(x)) * s^2 * b.
+    """
+    layout = torch.contiguous_format if x.is_contiguous() else torch.channels_last
+    gradient = gradient.contiguous(memory_format=layout)  # both kernels ask for one layout
+    sum_dy, sum_dy_xmu, grad_weight, grad_bias = torch.batch_norm_backward_reduce(
+        gradient, x, mean, invstd, weight, True, True, True
+    )
+    moved_xmu = alpha * sum_dy_xmu
+    moved_dy = alpha * sum_dy + (mean - sample_mean) * invstd.square() * moved_xmu
+    count = torch.full((1,), x.numel() // x.shape[1], dtype=torch.int32, device=x.device)
+    gradient = torch.batch_norm_backward_elemt(gradient, x, mean, invstd, weight, moved_dy, moved_xmu, count)
+    return gradient, grad_weight, grad_bias

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser
 from torch import Tensor, nn
 
 from callbacks.iabn import adaptive_batch_norm, check_alpha
@@ -148,6 +147,8 @@ def build_network(path: Path, like: nn.Module) -> nn.Module:
     Raises:
         ValueError: If there is no such config, or it names no network.
     """
+    from jsonargparse import ArgumentError, ArgumentParser  # only here, so that methods need no command line
+
     configs = [folder / "config.yaml" for folder in path.resolve().parents[:2]]
     config = next((config for config in configs if config.is_file()), None)
     if config is None:

@@ -6,8 +6,9 @@ Source: Gal and Ghahramani (2016); paper, Sec. 5.1, Table 1(b) and 5(b).
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from callbacks.adaptation.steps import seeded
 from callbacks.iabn import adaptive_batch_norm, check_alpha
-from callbacks.method import Method, seeded
+from callbacks.method import Method
 from lightning_modules.predictor import predict_logits
 
 
@@ -50,7 +51,7 @@ class MCDropout(Method):
         for layer in find_dropout(network):
             layer.train()
         total: Tensor | None = None
-        with adaptive_batch_norm(network, self.alpha, required=self.alpha > 0), seeded(self.seed):
+        with adaptive_batch_norm(network, self.alpha, required=self.alpha > 0), seeded(image.device, self.seed):
             for _ in range(self.passes):
                 probabilities = predict_logits(network, image).float().softmax(dim=1)
                 total = probabilities if total is None else total.add_(probabilities)

@@ -2,13 +2,12 @@
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
-import torch.nn.functional as F
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
@@ -16,8 +15,6 @@ from torch import Tensor, nn
 from callbacks.stages import stage
 from lightning_modules.predictor import lay_out, predict_plainly
 from lightning_modules.segmentation import SegmentationModule
-
-FITTING_SCALES = (0.84, 0.71, 0.59, 0.5, 0.35, 0.25)  # tried to find out which size of an image fits
 
 
 @dataclass
@@ -55,9 +52,6 @@ class Adaptation:
         """Returns all but the prediction, for JSON."""
         names = ("steps", "loss_first", "loss_last", "note", "fallback")
         return {name: getattr(self, name) for name in names} | {"losses": list(self.losses)}
-
-
-Report = Callable[[int, "Adaptation"], None]
 
 
 class Method(Callback, ABC):
@@ -111,7 +105,7 @@ class Method(Callback, ABC):
 
         Raises:
             ValueError: If the image is not (B, 3, H, W), or the network does not suit the method.
-            TooLargeError: If the device's memory does not suffice; says which size would fit.
+            TooLargeError: If the device's memory does not suffice.
         """
         if image.ndim != 4 or image.shape[1] != 3 or not image.is_floating_point():
             raise ValueError(
@@ -131,23 +125,24 @@ class Method(Callback, ABC):
                 )
             return torch.cat([adaptation.probabilities for adaptation in self.adaptations])
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def predict_variants(
-        self,
-        network: nn.Module,
-        image: Tensor,
-        variants: Sequence["Method"],
-        report: Callable[[int, int, Tensor], None],
-    ) -> None:
+        self, network: nn.Module, image: Tensor, variants: Sequence["Method"]
+    ) -> Generator[tuple[int, int, Tensor], None, None]:
         """Predicts each image of a batch with several settings of this method, each as it would alone.
 
-        What the settings have in common is computed once where the result stays the same (`adapt_variants`).
+        What the settings have in common is computed once where the result stays the same (`adapt_variants`). Between
+        two results the network is adapted: it is not to be run, and is put back when the iterator ends or is closed
+        (`contextlib.closing`).
 
         Args:
             network: As for `predict`.
             image: (B, 3, H, W) float, normalised.
             variants: Of this class. This method itself is none of them unless it is listed.
-            report: Called once per variant and image with their numbers and the (1, K, H, W) float32 probabilities, in
-                any order; these are not kept here.
+
+        Yields:
+            Once per variant and image, in any order, their numbers and the (1, K, H, W) float32 probabilities.
 
         Raises:
             ValueError: As `predict`.
@@ -155,43 +150,50 @@ class Method(Callback, ABC):
         if not self.per_image:
             for number, variant in enumerate(variants):
                 for place, probabilities in enumerate(variant.predict(network, image).split(1)):
-                    report(number, place, probabilities)
+                    yield number, place, probabilities
             return
-        for place, single in enumerate(image.split(1)):
-            left = set(range(len(variants)))
+        for place, single in enumerate(image.clone().split(1)):
+            left = dict(enumerate(variants))
+            if single.isfinite().all():
+                laid_out = lay_out(network, single)
+                with evaluating(network):
+                    for number, adaptation in self._share(network, laid_out, variants):
+                        if adaptation.probabilities.isfinite().all():
+                            del left[number]
+                            yield number, place, adaptation.probabilities
+            for number, variant in left.items():  # these fall back, or share nothing
+                yield number, place, variant.predict(network, single)
 
-            def conclude(number: int, adaptation: Adaptation, place: int = place, left: set[int] = left) -> None:
-                if adaptation.probabilities.isfinite().all():
-                    left.remove(number)
-                    report(number, place, adaptation.probabilities)
-
-            with torch.inference_mode(False), torch.no_grad():
-                single = single.clone()
-                if single.isfinite().all():
-                    self._share(network, lay_out(network, single), variants, conclude)
-            for number in sorted(left):  # these fall back, or share nothing
-                report(number, place, variants[number].predict(network, single))
-
-    def _share(self, network: nn.Module, image: Tensor, variants: Sequence["Method"], report: Report) -> None:
-        """Adapts to an image with the variants that share something; without the memory for it, none does."""
+    def _share(
+        self, network: nn.Module, image: Tensor, variants: Sequence["Method"]
+    ) -> Iterator[tuple[int, Adaptation]]:
+        """Yields what `adapt_variants` does; says what did not fit into memory."""
+        shortage: str | None = None
         try:
-            with evaluating(network):
-                self.adapt_variants(network, image, variants, report)
+            yield from self.adapt_variants(network, image, variants)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
+            shortage = str(error)
+        if shortage is not None:
+            raise explain_shortage(image, shortage)
 
-    def adapt_variants(self, network: nn.Module, image: Tensor, variants: Sequence["Method"], report: Report) -> None:
+    def adapt_variants(
+        self, network: nn.Module, image: Tensor, variants: Sequence["Method"]
+    ) -> Iterator[tuple[int, Adaptation]]:
         """Adapts to one image with several settings of this method that share work; here none do.
 
-        Called as `adapt`. What is not reported is predicted by each variant alone.
+        Called as `adapt`. What is not yielded is predicted by each variant alone.
 
         Args:
             network: (B, 3, H, W) -> (B, K, H, W) logits.
             image: (1, 3, H, W) float, normalised, finite.
             variants: Of this class.
-            report: Called with the number of a variant and its outcome; the network is not to be run in it.
+
+        Yields:
+            The number of a variant and its outcome.
         """
+        yield from ()
 
     def _adapt(self, network: nn.Module, image: Tensor) -> list[Adaptation]:
         """Adapts to finite images at once; returns an account of each."""
@@ -205,9 +207,9 @@ class Method(Callback, ABC):
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            shortage = str(error).splitlines()[0]
+            shortage = str(error)
         if shortage is not None:  # out of the except block, where the traceback would keep what the memory is full of
-            raise TooLargeError(self._explain_shortage(network, image, shortage))
+            raise explain_shortage(image, shortage)
         adaptation = Adaptation(outcome) if isinstance(outcome, Tensor) else outcome
         if not adaptation.probabilities.isfinite().all():
             reason = "adaptation ended in NaN or infinity (a smaller lr may help)"
@@ -215,29 +217,6 @@ class Method(Callback, ABC):
         if adaptation.note:
             self._warn(adaptation.note)
         return [replace(adaptation, probabilities=single) for single in adaptation.probabilities.split(1)]
-
-    def _explain_shortage(self, network: nn.Module, image: Tensor, shortage: str) -> str:
-        """Tries smaller images; returns a message that says which size would fit."""
-        height, width = image.shape[-2:]
-        found = (
-            f"an image of {height}x{width} pixels (HxW) is too large for {describe_memory(image.device)}: {shortage}"
-        )
-        hint = (
-            "Make images smaller (data.evaluation_resize), or lower the need: --trainer.precision=bf16-mixed, for "
-            "SegTTT also fewer `trainable` layers, or on_out_of_memory=shrink"
-        )
-        for factor in FITTING_SCALES:
-            smaller = F.interpolate(image, scale_factor=factor, mode="bilinear", antialias=True)
-            try:
-                with evaluating(network):
-                    self.adapt(network, lay_out(network, smaller))
-            except (RuntimeError, ValueError) as error:  # a ValueError: too small for the network or its views
-                if not (isinstance(error, ValueError) or is_out_of_memory(error)):
-                    raise
-                continue
-            size = "x".join(map(str, smaller.shape[-2:]))
-            return f"{found}. With these settings {size} fits. {hint}"
-        return f"{found}. Not even {FITTING_SCALES[-1]:g} of its height and width fits. {hint}"
 
     def _fall_back(self, network: nn.Module, image: Tensor, reason: str) -> Adaptation:
         self._warn(f"{reason}: falling back to the unadapted prediction")
@@ -340,12 +319,14 @@ def describe_memory(device: torch.device) -> str:
     return f"{torch.cuda.get_device_name(device)} ({free / 2**30:.1f} of {total / 2**30:.1f} GiB free)"
 
 
-@contextmanager
-def seeded(seed: int = 0) -> Iterator[None]:
-    """Draws random numbers (of dropout) from a seed within a ``with`` block, so that no image depends on another."""
-    with torch.random.fork_rng(range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
-        yield
+def explain_shortage(image: Tensor, error: str) -> TooLargeError:
+    """Makes the error that says what did not fit into memory, and what to do, of what torch says."""
+    height, width = image.shape[-2:]
+    return TooLargeError(
+        f"an image of {height}x{width} pixels (HxW) is too large for {describe_memory(image.device)}: "
+        f"{error.splitlines()[0]}. Make images smaller (data.evaluation_resize), or lower the need: "
+        "--trainer.precision=bf16-mixed, for SegTTT also fewer `trainable` layers"
+    )
 
 
 @contextmanager

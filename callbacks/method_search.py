@@ -7,6 +7,7 @@ Source: paper, Sec. 4 and 5.1-5.2 (all hyperparameters are chosen on the develop
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from itertools import product
 from typing import Any
 
@@ -151,11 +152,14 @@ class MethodSearch(Contributor):
         masks, network = batch["mask"], require_segmentation(module).network
         found: dict[tuple[int, int], Tensor] = {}
 
-        def count(number: int, place: int, probabilities: Tensor) -> None:
-            found[place, number] = count_overlap(probabilities[0], masks[place])
-
-        with Stopwatch(module.device) as stopwatch, trainer.precision_plugin.forward_context(), torch.no_grad():
-            self.method.predict_variants(network, batch["image"], self.variants, count)
+        with (
+            Stopwatch(module.device) as stopwatch,
+            trainer.precision_plugin.forward_context(),
+            torch.no_grad(),
+            closing(self.method.predict_variants(network, batch["image"], self.variants)) as predictions,
+        ):
+            for number, place, probabilities in predictions:
+                found[place, number] = count_overlap(probabilities[0], masks[place])
         milliseconds = stopwatch.milliseconds() / len(masks)
         entries = []
         for place in range(len(masks)):

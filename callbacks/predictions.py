@@ -2,8 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, get_args
 
@@ -17,6 +16,7 @@ from torch import Tensor
 from callbacks.method import require_segmentation
 from callbacks.panels import draw_overlay, encode_jpeg, encode_png, find_palette, restore_photograph
 from callbacks.prediction_folder import SUFFIXES, Output, PredictionFolder, Writers
+from callbacks.processes import all_or_none
 from callbacks.records import describe_run, find_folder, find_method, to_plain, write_file
 from callbacks.run_settings import (
     WAYS_OUT,
@@ -28,6 +28,7 @@ from callbacks.run_settings import (
 )
 from lightning_modules.segmentation import list_loaders
 
+Done = Mapping[str, set[str]] | Callable[[], Mapping[str, set[str]]]  # as `SegmentationDataModule.leave_out` takes it
 OUTPUTS: tuple[Output, ...] = ("labels", "train_ids", "overlays")
 # What data sets say about themselves that does not show in predictions.
 NOT_IN_PREDICTIONS = ("role", "choose_on_target", "broken", "left_out", "release")
@@ -66,7 +67,7 @@ class Predictions(Callback):
         self.overwrite = overwrite
         self._place: PredictionFolder | None = None
         self._manifest: dict[str, Any] = {}
-        self._done: Mapping[str, set[str]] = {}
+        self._done: Mapping[str, set[str]] | None = {}
         self._palette = np.zeros((256, 3), dtype=np.uint8)
         self._stream: IO[str] | None = None
         self._writers = Writers()
@@ -76,8 +77,8 @@ class Predictions(Callback):
         """Has the data leave out what is done; when they ask what that is, the checkpoint is restored."""
         if stage == "predict":
             self._place = None
-            self._done = LateMapping(lambda: self._open(trainer, pl_module))
-            self._leave_out(trainer, self._done)
+            self._done = None
+            self._leave_out(trainer, lambda: self._find_done(trainer, pl_module))
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Opens the folder, if the data did not ask for it.
@@ -85,7 +86,7 @@ class Predictions(Callback):
         Raises:
             ValueError: If two data sets have the same domain: their files would lie in the same folder.
         """
-        len(self._done)
+        self._find_done(trainer, pl_module)
         domains = [loader.dataset.domain for loader in list_loaders(trainer.predict_dataloaders) if has_names(loader)]
         for domain in domains:
             if domains.count(domain) > 1:
@@ -104,7 +105,7 @@ class Predictions(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Hands a batch to the threads that write."""
-        assert self._place is not None and self._stream is not None
+        assert self._place is not None and self._stream is not None and self._done is not None
         domain = outputs["domain"]
         method = find_method(trainer)
         adaptations = method.adaptations if method else [None] * len(outputs["name"])
@@ -135,11 +136,11 @@ class Predictions(Callback):
         self._writers.finish()
         self._close(trainer, pl_module)
         trainer.strategy.barrier("predictions written")
-        if trainer.is_global_zero:
-            place.merge_records()
-            self._summarize(place, trainer, ended=True)
-            place.lock.release()
-        trainer.strategy.barrier("predictions summarised")
+        with all_or_none(trainer):
+            if trainer.is_global_zero:
+                place.merge_records()
+                self._summarize(place, trainer, ended=True)
+                place.lock.release()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Writes the manifest of what is there."""
@@ -153,6 +154,12 @@ class Predictions(Callback):
             self._summarize(place, trainer, ended=False)
             place.lock.release()
 
+    def _find_done(self, trainer: Trainer, module: LightningModule) -> Mapping[str, set[str]]:
+        """Returns the names of the images that are done by domain; at first, opens the folder on all processes."""
+        if self._done is None:
+            self._done = self._open(trainer, module)
+        return self._done
+
     def _open(self, trainer: Trainer, module: LightningModule) -> dict[str, set[str]]:
         """Opens the folder on all processes; returns the names of the images that are done by domain.
 
@@ -162,33 +169,32 @@ class Predictions(Callback):
             FileExistsError: If it holds files that might be overwritten.
         """
         place = PredictionFolder(find_folder(trainer, self.folder), self.outputs)
-        outcome: dict[str, set[str]] | Exception = {}
-        if trainer.is_global_zero:
-            try:
-                outcome = self._begin(place, trainer, module)
-            except Exception as error:  # the other processes must hear of it, or they would wait for ever
-                place.lock.release()
-                outcome = error
-        outcome = trainer.strategy.broadcast(outcome)
-        if isinstance(outcome, Exception):
-            raise outcome
+        done: dict[str, set[str]] = {}
+        try:
+            with all_or_none(trainer):
+                for member in list_members(trainer):
+                    place.check_apart(find_root(member))
+                if trainer.is_global_zero:
+                    done = self._begin(place, trainer, module)
+            done = trainer.strategy.broadcast(done)
+            with all_or_none(trainer):
+                self._palette = find_palette(trainer, module)
+                self._stream = place.records(trainer.global_rank).open("a", encoding="utf-8")
+        except BaseException:
+            place.lock.release()
+            raise
         self._place = place
-        self._palette = find_palette(trainer, module)
-        self._stream = place.records(trainer.global_rank).open("a", encoding="utf-8")
         self._writers = Writers()
         self._may_be_empty = module.allow_zero_length_dataloader_with_multiple_devices
         module.allow_zero_length_dataloader_with_multiple_devices = True  # fewer images may be left than processes
-        if outcome:
+        if done:
             warnings.filterwarnings("ignore", "Total length of `DataLoader` across ranks is zero")
-        return outcome
+        return done
 
     def _begin(self, place: PredictionFolder, trainer: Trainer, module: LightningModule) -> dict[str, set[str]]:
         """Checks the folder and writes its manifest; returns the names of the images that are done by domain."""
-        members = list_members(trainer)
-        for member in members:
-            place.check_apart(find_root(member))
         place.lock.acquire()
-        settings = describe_settings(trainer, module, members) | {"outputs": list(self.outputs)}
+        settings = describe_settings(trainer, module, list_members(trainer)) | {"outputs": list(self.outputs)}
         earlier = place.read_manifest(needed=not self.overwrite)
         runs = []
         if self.overwrite:
@@ -234,7 +240,7 @@ class Predictions(Callback):
         self._leave_out(trainer, {})
         module.allow_zero_length_dataloader_with_multiple_devices = self._may_be_empty
 
-    def _leave_out(self, trainer: Trainer, done: Mapping[str, set[str]]) -> None:
+    def _leave_out(self, trainer: Trainer, done: Done) -> None:
         leave_out = getattr(getattr(trainer, "datamodule", None), "leave_out", None)
         if leave_out is not None:
             leave_out(done)
@@ -258,29 +264,6 @@ class Predictions(Callback):
             f"Predictions of {count} images ({found} from before; {state}): "
             f"{', '.join(str(place.root / output) for output in self.outputs)}"
         )
-
-
-class LateMapping(Mapping[str, set[str]]):
-    """A mapping that is made when it is first asked for something."""
-
-    def __init__(self, make: Callable[[], Mapping[str, set[str]]]) -> None:
-        self._make = make
-
-    @cached_property
-    def _made(self) -> Mapping[str, set[str]]:
-        return self._make()
-
-    def __getitem__(self, key: str) -> set[str]:
-        """Returns the value of a key."""
-        return self._made[key]
-
-    def __iter__(self) -> Iterator[str]:
-        """Yields the keys."""
-        return iter(self._made)
-
-    def __len__(self) -> int:
-        """Returns the number of keys."""
-        return len(self._made)
 
 
 def describe_settings(trainer: Trainer, module: LightningModule, members: Sequence[Any]) -> dict[str, Any]:

@@ -23,7 +23,8 @@ def fuse_views(
 ) -> Tensor:
     """Averages the softmax over the views of an image, each brought back to the image's geometry (Eq. 5).
 
-    The mean is a running one: one (B, K, H, W) map is held, not one per view.
+    The mean is a running one: one (B, K, H, W) map is held, not one per view. The views go through the network one by
+    one, on a GPU too: statistics of IaBN are each sample's own, so that a batch would save little.
 
     Args:
         predict_logits: The network: (B, 3, h, w) -> (B, K, h, w) logits.
@@ -41,33 +42,17 @@ def fuse_views(
     if not views:
         raise ValueError("there are no views to fuse: expected one or more")
     total: Tensor | None = None
-    for group in group_views(views, image):
+    for view in views:
         try:
             with stage("views"):
-                drawn = [view.apply(image, normalization, resampling) for view in group]
-                logits = predict_logits(drawn[0] if len(group) == 1 else torch.cat(drawn))
+                logits = predict_logits(view.apply(image, normalization, resampling))
         except ValueError as error:
-            raise ValueError(f"the network cannot predict the image's {group[0]}: {error}") from error
+            raise ValueError(f"the network cannot predict the image's {view}: {error}") from error
         with stage("fusion"):
-            for view, single in zip(group, logits.float().softmax(dim=1).chunk(len(group)), strict=True):
-                undone = view.invert(single, image.shape[-2:])
-                total = undone if total is None else total.add_(undone)
+            undone = view.invert(logits.float().softmax(dim=1), image.shape[-2:])
+            total = undone if total is None else total.add_(undone)
     assert total is not None
     return total.div_(len(views))
-
-
-def group_views(views: Sequence[View], image: Tensor) -> list[list[View]]:
-    """Groups the views of an image that go through the network together: on a GPU those of one size that follow.
-
-    A CPU is busy with one view; there a batch would only need more memory.
-    """
-    groups: list[list[View]] = []
-    for view in views:
-        if groups and groups[-1][0].scale == view.scale and image.device.type != "cpu":
-            groups[-1].append(view)
-        else:
-            groups.append([view])
-    return groups
 
 
 def pseudo_labels(probabilities: Tensor, psi: float, strict: bool = False) -> Tensor:

@@ -21,7 +21,8 @@ from callbacks.dashboard import log_dashboard
 from callbacks.gallery import Gallery
 from callbacks.method import require_segmentation
 from callbacks.panels import draw_panel, find_palette
-from callbacks.predictions import OUTPUTS, LateMapping, Output, Predictions
+from callbacks.predictions import OUTPUTS, Done, Output, Predictions
+from callbacks.processes import all_or_none
 from callbacks.records import (
     describe_run,
     find_commit,
@@ -176,7 +177,7 @@ class Results(Callback):
         self.predictions = Predictions(folder, outputs, overwrite)
         self._run: RunFolder | None = None
         self._plan = Plan([], False)
-        self._done: Mapping[str, set[str]] = {}
+        self._done: Mapping[str, set[str]] | None = {}
         self._panels_left: dict[str, int] = {}
         self._gallery: Gallery | None = None
         self._stream: IO[str] | None = None
@@ -187,17 +188,17 @@ class Results(Callback):
         self.predictions.setup(trainer, pl_module, stage)
         if stage in ("validate", "test"):
             self._run = None
-            self._done = LateMapping(lambda: self._open(trainer, pl_module))
-            leave_out(trainer, self._done)
+            self._done = None
+            leave_out(trainer, lambda: self._find_done(trainer, pl_module))
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Opens the folder, if the data did not ask for it."""
-        len(self._done)
+        self._find_done(trainer, pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Opens the folder, if the data did not ask for it; validation inside fit leaves no files."""
         if trainer.state.fn == TrainerFn.VALIDATING:
-            len(self._done)
+            self._find_done(trainer, pl_module)
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Counts what is done already."""
@@ -294,6 +295,12 @@ class Results(Callback):
         finally:
             self._close(trainer)
 
+    def _find_done(self, trainer: Trainer, module: LightningModule) -> Mapping[str, set[str]]:
+        """Returns the names of the images that are done by domain; at first, opens the folder on all processes."""
+        if self._done is None:
+            self._done = self._open(trainer, module)
+        return self._done
+
     def _open(self, trainer: Trainer, module: LightningModule) -> dict[str, set[str]]:
         """Opens the folder on all processes; returns the names of the images that are done by domain.
 
@@ -303,33 +310,37 @@ class Results(Callback):
         """
         own, stage = find_folder(trainer, self.folder), find_stage(trainer)
         datamodule: Any = getattr(trainer, "datamodule", None)
-        evaluated = datamodule.open_evaluated(stage) if hasattr(datamodule, "open_evaluated") else []
-        self._plan = Plan.of(evaluated)
-        beginning: Beginning | Exception | None = None
-        if trainer.is_global_zero:
-            try:
+        evaluated: Sequence[Any] = []
+        beginning: Beginning | None = None
+        with all_or_none(trainer):
+            if hasattr(datamodule, "open_evaluated"):
+                evaluated = datamodule.open_evaluated(stage)
+            self._plan = Plan.of(evaluated)
+        with all_or_none(trainer):
+            if trainer.is_global_zero:
                 beginning = self._begin(trainer, module, own, evaluated)
-            except Exception as error:  # the other processes must hear of it, or they would wait for ever
-                beginning = error
         beginning = trainer.strategy.broadcast(beginning)
-        if isinstance(beginning, Exception):
-            raise beginning
         assert beginning is not None
+        with all_or_none(trainer):
+            self._join(trainer, beginning, {dataset.domain for _, dataset, _ in evaluated}, stage)
+        if beginning.done:  # its loaders have no more than is left of what the limit allows
+            name = f"limit_{'val' if stage == 'validate' else 'test'}_batches"
+            self._limit = name, getattr(trainer, name)
+            setattr(trainer, name, 1.0)
+        return beginning.done
+
+    def _join(self, trainer: Trainer, beginning: Beginning, domains: Iterable[str], stage: str | None) -> None:
+        """Opens what this process writes in the folder of the run."""
         if self._run is None:  # not the first process, which holds the lock
             self._run = RunFolder(beginning.root)
         self._panels_left = {}
-        for domain in {dataset.domain for _, dataset, _ in evaluated}:
+        for domain in domains:
             left = max(0, self.panels * trainer.world_size - beginning.panels.get(domain, 0))
             self._panels_left[domain] = (left + trainer.world_size - 1 - trainer.global_rank) // trainer.world_size
         if self.report and stage == "test":
             self._gallery = Gallery(self._run.root, self.panels)
             self._gallery.reopen(measure_gains(read_located(self._run.locate())))
         self._stream = self._run.records(trainer.global_rank).open("a", encoding="utf-8")
-        if beginning.done:  # its loaders have no more than is left of what the limit allows
-            name = f"limit_{'val' if stage == 'validate' else 'test'}_batches"
-            self._limit = name, getattr(trainer, name)
-            setattr(trainer, name, 1.0)
-        return beginning.done
 
     def _begin(self, trainer: Trainer, module: LightningModule, own: Path, evaluated: Sequence[Any]) -> Beginning:
         """Chooses, locks and checks the folder, and writes its manifest."""
@@ -368,7 +379,8 @@ class Results(Callback):
 
     def _is_nothing_left(self) -> bool:
         """Returns whether everything was scored before this run."""
-        return bool(self._done) and sum(map(len, self._done.values())) == len(self._plan.images)
+        found = self._done or {}
+        return bool(found) and sum(map(len, found.values())) == len(self._plan.images)
 
     def _add_earlier(self, trainer: Trainer, module: LightningModule) -> None:
         """Adds the records of earlier runs to the module's sums, on the first process alone."""
@@ -458,15 +470,19 @@ class Results(Callback):
         self._stream.close()
         self._stream = None
         trainer.strategy.barrier("results written")
-        if trainer.is_global_zero:
-            self._check_visible(trainer, self._run)
-            lines = self._run.merge(self._plan.sort(self._run.locate()))
-            complete = not self._plan.resumable or len(lines) == len(self._plan.images)
-            if complete and self._is_nothing_left() and self._run.is_finished():
-                rank_zero_info(f"Results (from before, nothing was left to predict): {self._run.root / SUMMARY}")
-            else:
-                self._summarize(trainer, module, self._run, lines, complete)
-        trainer.strategy.barrier("results merged")
+        with all_or_none(trainer):
+            if trainer.is_global_zero:
+                self._complete(trainer, module, self._run)
+
+    def _complete(self, trainer: Trainer, module: LightningModule, run: RunFolder) -> None:
+        """Merges what all processes wrote, and sums it up."""
+        self._check_visible(trainer, run)
+        lines = run.merge(self._plan.sort(run.locate()))
+        complete = not self._plan.resumable or len(lines) == len(self._plan.images)
+        if complete and self._is_nothing_left() and run.is_finished():
+            rank_zero_info(f"Results (from before, nothing was left to predict): {run.root / SUMMARY}")
+        else:
+            self._summarize(trainer, module, run, lines, complete)
 
     def _check_visible(self, trainer: Trainer, run: RunFolder) -> None:
         """Raises FileNotFoundError if the first process does not see what another one wrote."""
@@ -533,7 +549,7 @@ class Results(Callback):
             setattr(trainer, *self._limit)
             self._limit = None
         self._gallery = None
-        if not isinstance(self._done, dict):
+        if self._run is not None or self._done is None:
             leave_out(trainer, {})
             self._done = {}
         if self._run is not None:
@@ -569,7 +585,7 @@ def explain_new_beginning(trainer: Trainer, plan: Plan, lines: Sequence[Line], d
     return None
 
 
-def leave_out(trainer: Trainer, done: Mapping[str, set[str]]) -> None:
+def leave_out(trainer: Trainer, done: Done) -> None:
     """Tells the data of a run what to leave out, if they can."""
     tell = getattr(getattr(trainer, "datamodule", None), "leave_out", None)
     if tell is not None:

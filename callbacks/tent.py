@@ -6,7 +6,7 @@ Source: Wang et al. (2021), Sec. 3; paper, Sec. 5.3 (comparison with 10 steps pe
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 from weakref import ref
 
 import torch
@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
+from callbacks.adaptation.steps import loss_scales, moving, restore, take_step
 from callbacks.iabn import adaptive_batch_norm, check_alpha
 from callbacks.method import Adaptation, Method
-from callbacks.substitution import substituted
-from callbacks.updates import State, copy_state, loss_scales, take_steps
 from lightning_modules.predictor import predict_logits
 from lightning_modules.segmentation import SegmentationModule
 
@@ -81,7 +80,7 @@ class Tent(Method):
             pass
 
     def adapt(self, network: nn.Module, image: Tensor) -> Adaptation:
-        """Predicts one image; see `Method.adapt`. The network's own tensors are never written."""
+        """Predicts one image; see `Method.adapt`."""
         with adaptive_batch_norm(network, self.alpha):
             if self.num_steps == 0:
                 return Adaptation(predict_logits(network, image).float().softmax(dim=1))
@@ -89,43 +88,43 @@ class Tent(Method):
                 logits, losses = self._learn(network, image, scale)
                 if logits.isfinite().all():  # else the scaled gradients were too large for float16
                     break
-        return Adaptation(logits.float().softmax(dim=1), losses.tolist())
+        return Adaptation(logits.float().softmax(dim=1), losses)
 
     def forget(self) -> None:
         """Starts from the trained network again."""
         self._knowledge = None
 
-    def _learn(self, network: nn.Module, image: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        """Takes the steps; returns the logits of the image and the (num_steps,) losses before each step."""
-        moved, optimizer = self._recall(network)
-        state = copy_state(network) | moved
-        predictions: list[Tensor] = []
+    def _learn(self, network: nn.Module, image: Tensor, scale: float) -> tuple[Tensor, list[float]]:
+        """Takes the steps; returns the logits of the image and the loss before each step."""
+        losses = []
+        with moving(network, list_affine(network)) as parameters:
+            optimizer = OPTIMIZERS[self.optimizer](parameters, lr=self.lr)
+            self._recall(network, parameters, optimizer)
+            for _ in range(self.num_steps):
+                with torch.enable_grad():
+                    logits = predict_logits(network, image).float()
+                    loss = entropy(logits).mean()
+                    take_step(loss, parameters, optimizer, scale)
+                losses.append(loss.detach())
+            if self.episodic:
+                logits = predict_logits(network, image)
+            elif all(tensor.isfinite().all() for tensor in (*parameters, logits)):  # nothing is learned from NaN
+                values = [parameter.detach().clone() for parameter in parameters]
+                self._knowledge = Knowledge(ref(network), values, deepcopy(optimizer.state_dict()))
+        return logits.detach(), torch.stack(losses).tolist()
 
-        def compute_loss() -> Tensor:
-            logits = predict_logits(network, image).float()
-            predictions[:] = [logits.detach()]
-            return entropy(logits).mean()
-
-        losses = take_steps(network, state, optimizer, compute_loss, self.num_steps, scale)
+    def _recall(self, network: nn.Module, parameters: list[nn.Parameter], optimizer: Optimizer) -> None:
+        """Goes on where the image before has led, if Tent is online."""
         if self.episodic:
-            with substituted(network, state):
-                return predict_logits(network, image), losses
-        if all(tensor.isfinite().all() for tensor in (*moved.values(), *predictions)):  # nothing is learned from NaN
-            self._knowledge = Knowledge(ref(network), moved, optimizer)
-        return predictions[0], losses
-
-    def _recall(self, network: nn.Module) -> tuple[State, Optimizer]:
-        """Returns what moves, and the optimiser over it: the trained network's, or where the image before has led."""
+            return
         if self._knowledge is not None and self._knowledge.network() is network:
-            return deepcopy((self._knowledge.moved, self._knowledge.optimizer))
-        if not self.episodic:
-            rank_zero_warn(
-                "Tent is online: from here on it KEEPS what it learns from each image for all later ones. Results "
-                "depend on the order of the images; set episodic=true for independent images."
-            )
-        parameters = dict(network.named_parameters())
-        moved = {name: parameters[name].detach().clone().requires_grad_() for name in list_affine(network)}
-        return moved, OPTIMIZERS[self.optimizer](moved.values(), lr=self.lr)
+            restore(parameters, self._knowledge.values)
+            optimizer.load_state_dict(self._knowledge.optimizer)
+            return
+        rank_zero_warn(
+            "Tent is online: from here on it KEEPS what it learns from each image for all later ones. Results "
+            "depend on the order of the images; set episodic=true for independent images."
+        )
 
     def _install(self, module: SegmentationModule) -> None:
         self.forget()
@@ -142,13 +141,13 @@ class Knowledge:
 
     Attributes:
         network: Whose it is.
-        moved: Stand-ins for weight and bias of every BatchNorm, by name.
-        optimizer: Over these, with its moments.
+        values: Weight and bias of every BatchNorm, where the images before have led.
+        optimizer: Its state dict, with its moments.
     """
 
     network: ref[nn.Module]
-    moved: State
-    optimizer: Optimizer
+    values: list[Tensor]
+    optimizer: dict[str, Any]
 
 
 def entropy(logits: Tensor) -> Tensor:

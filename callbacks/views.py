@@ -5,6 +5,7 @@ Source: paper, Sec. 4 (step 1-2 of the one-sample adaptation, Fig. 1) and Sec. 5
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, get_args
 
 import numpy as np
@@ -27,11 +28,11 @@ class Normalization:
 
     def undo(self, image: Tensor) -> Tensor:
         """Maps a (B, 3, H, W) normalised image to values in [0, 1]."""
-        return image * image.new_tensor(self.std)[:, None, None] + image.new_tensor(self.mean)[:, None, None]
+        return image * _per_channel(self.std, image) + _per_channel(self.mean, image)
 
     def apply(self, image: Tensor) -> Tensor:
         """Maps (B, 3, H, W) values in [0, 1] to a normalised image."""
-        return (image - image.new_tensor(self.mean)[:, None, None]) / image.new_tensor(self.std)[:, None, None]
+        return (image - _per_channel(self.mean, image)) / _per_channel(self.std, image)
 
 
 IMAGENET = Normalization()
@@ -113,7 +114,7 @@ class View:
             if target != tuple(levels.shape[-2:]):
                 levels = _round(F.interpolate(levels, target, mode="bilinear", align_corners=False, antialias=True))
         if self.grayscale:
-            luma = _round((levels * levels.new_tensor(LUMA)[:, None, None]).sum(dim=1, keepdim=True))
+            luma = _round((levels * _per_channel(LUMA, levels)).sum(dim=1, keepdim=True))
             levels = luma.expand_as(levels)
         return levels.flip(-1) if self.flip else levels
 
@@ -133,6 +134,18 @@ def check_resampling(resampling: str) -> None:
     """Raises ValueError if there is no such way to resize views."""
     if resampling not in get_args(Resampling):
         raise ValueError(f"resampling is {resampling!r}: expected one of {', '.join(get_args(Resampling))}")
+
+
+def _per_channel(values: tuple[float, float, float], like: Tensor) -> Tensor:
+    """Returns (3, 1, 1) numbers, one per channel, of the type and on the device of another tensor."""
+    return _make_per_channel(values, like.dtype, like.device)
+
+
+@lru_cache(maxsize=64)
+def _make_per_channel(values: tuple[float, float, float], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Makes them once per device: the host waits for each copy to a GPU."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device)[:, None, None]
 
 
 def _round(levels: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -19,6 +19,7 @@ from datamodules.transforms import EvaluationTransform, Resize, TrainingTransfor
 
 Role = Literal["source", "development", "target"]
 Split = Literal["train", "val", "test"]
+Done = Mapping[str, Collection[str]]  # names of the images that are done, by domain
 
 
 class ProtocolError(ValueError):
@@ -373,13 +374,15 @@ class SegmentationDataModule(LightningDataModule, ABC):
         self.choose_on_target = choose_on_target
         self.training_transform = TrainingTransform(crop_size, crop_scale, blur_sigma)
         self.evaluation_transform = EvaluationTransform(evaluation_resize)
-        self._done: Mapping[str, Collection[str]] = {}
+        self._done: Done | Callable[[], Done] = {}
         self._opened: dict[Split, EvaluationSet] = {}
 
-    def leave_out(self, done: Mapping[str, Collection[str]]) -> None:
-        """Says which images the loaders of evaluation leave out, their names by domain: a batch whose images all are.
+    def leave_out(self, done: Done | Callable[[], Done]) -> None:
+        """Says which images the loaders of evaluation leave out: a batch whose images all are done.
 
-        They ask when they are made, first of all for the length of the mapping.
+        Args:
+            done: Names of the images by domain; or a function that returns them, which every process of a run calls
+                when it makes its loaders, before it opens the data: it may wait for the others.
         """
         self._done = done
         self._opened = {}
@@ -455,14 +458,14 @@ class SegmentationDataModule(LightningDataModule, ABC):
             )
 
     def _load_for_evaluation(self, split: Split, labelled: bool = True) -> Loader:
-        len(self._done)  # whoever says what is done may open the data set now
+        done_by_domain = self._done() if callable(self._done) else self._done
         opened = self._opened.pop(split, None) if labelled else None
         dataset = opened.dataset if opened else self.make_dataset(split, self.evaluation_transform, labelled)
         if len(dataset) == 0:
             raise ValueError(f"the {split} split of {dataset.domain} has no images: expected one or more")
         batches = split_batches(len(dataset), self.eval_batch_size)
-        if self._done:
-            done = self._done.get(dataset.domain, ())
+        if done_by_domain:
+            done = done_by_domain.get(dataset.domain, ())
             planned = opened.batches if opened else batches  # else Lightning sees to the limit
             batches = [batch for batch in planned if not all(dataset.name(index) in done for index in batch)]
         rank, world_size = self._place()

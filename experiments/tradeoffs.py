@@ -35,11 +35,7 @@ CURVES: dict[str, list[dict[str, Any]]] = {
     "fewer steps": [{"num_steps": steps} for steps in (1, 2, 3, 5, 10)],
     "fewer steps, lr doubled": [{"num_steps": steps, "lr": 2.0} for steps in (1, 2, 3, 5)],
     "fewer steps, lr fourfold": [{"num_steps": steps, "lr": 4.0} for steps in (1, 2, 3)],
-    "stop_agreement": [{"stop_agreement": share} for share in (0.9, 0.95, 0.98, 0.99)],
-    "stop_change": [{"stop_change": share} for share in (0.05, 0.02, 0.01, 0.005)],
     "time_budget_ms": [{"time_budget_ms": share} for share in (0.25, 0.5, 0.75)],
-    "loss_resolution: output": [{"loss_resolution": "output", "num_steps": steps} for steps in (1, 3, 10)],
-    "adapt_scale": [{"adapt_scale": scale} for scale in (0.5, 0.75)],
     "trainable": [{"trainable": names} for names in (["head"], ["layer4", "head"])],
     "fewer views": [{"scales": scales} for scales in ([0.5], [0.75], [0.5, 1.0], [0.5, 0.75])],
 }

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.networks.base import SegmentationNetwork, find_logits
+from lightning_modules.networks.base import find_logits
 
 Predictor = Callable[[nn.Module, Tensor], Tensor]
 
@@ -27,28 +27,10 @@ def predict_logits(network: nn.Module, image: Tensor) -> Tensor:
     Raises:
         TypeError: If the network returns no 4-dimensional tensor in one of these ways.
     """
-    logits = _run(network, image)
+    logits = run_network(network, image)
     if logits.shape[-2:] != image.shape[-2:]:
         logits = F.interpolate(logits, size=image.shape[-2:], mode="bilinear", align_corners=False)
     return logits
-
-
-def predict_coarse_logits(network: nn.Module, image: Tensor) -> tuple[Tensor, bool]:
-    """Runs a network up to the upsampling of its logits to the image's size, where that can be told apart.
-
-    Args:
-        network: As for `predict_logits`.
-        image: (B, 3, H, W) float, normalised.
-
-    Returns:
-        (B, K, h, w) logits, and whether the upsampling that `predict_logits` does in addition aligns corners.
-
-    Raises:
-        TypeError: As `predict_logits`.
-    """
-    if isinstance(network, SegmentationNetwork) and _runs_as_written(network):
-        return network.compute_logits(lay_out(network, image)), network.align_corners
-    return _run(network, image), False
 
 
 def lay_out(network: nn.Module, image: Tensor) -> Tensor:
@@ -63,7 +45,8 @@ def lay_out(network: nn.Module, image: Tensor) -> Tensor:
     return image
 
 
-def _run(network: nn.Module, image: Tensor) -> Tensor:
+def run_network(network: nn.Module, image: Tensor) -> Tensor:
+    """Runs a network, and leaves its logits at the size that they have; otherwise as `predict_logits`."""
     output = network(lay_out(network, image))
     logits = find_logits(output)
     if not isinstance(logits, Tensor) or logits.ndim != 4:
@@ -73,15 +56,6 @@ def _run(network: nn.Module, image: Tensor) -> Tensor:
             "or `logits`; wrap the network in a module that picks it out"
         )
     return logits
-
-
-def _runs_as_written(network: SegmentationNetwork) -> bool:
-    """Returns whether calling a network is its `compute_logits` and the base class's upsampling, and nothing else."""
-    if network._forward_hooks or network._forward_pre_hooks or getattr(network, "_compiled_call_impl", None):
-        return False
-    return all(
-        getattr(type(network), name) is getattr(SegmentationNetwork, name) for name in ("forward", "upsample")
-    ) and "forward" not in vars(network)
 
 
 def predict_plainly(network: nn.Module, image: Tensor) -> Tensor:
@@ -102,6 +76,7 @@ class Stopwatch:
     """Times the work queued on a device within a ``with`` block: CUDA events on a GPU, the wall clock elsewhere."""
 
     def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._on_cuda = device.type == "cuda"
 
     def __enter__(self) -> "Stopwatch":
@@ -109,7 +84,7 @@ class Stopwatch:
         if self._on_cuda:
             self._start = torch.cuda.Event(enable_timing=True)
             self._stop = torch.cuda.Event(enable_timing=True)
-            self._start.record()
+            self._start.record(torch.cuda.current_stream(self._device))
         else:
             self._start_time = time.perf_counter()
         return self
@@ -117,7 +92,7 @@ class Stopwatch:
     def __exit__(self, *exception: object) -> None:
         """Stops, without waiting for the device."""
         if self._on_cuda:
-            self._stop.record()
+            self._stop.record(torch.cuda.current_stream(self._device))
         else:
             self._stop_time = time.perf_counter()
 

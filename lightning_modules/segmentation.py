@@ -24,6 +24,7 @@ from lightning_modules.metrics import (
     score_image,
 )
 from lightning_modules.networks.checkpoints import find_difference
+from lightning_modules.precision import warn_of_slow_bf16
 from lightning_modules.predictor import Predictor, Stopwatch, predict_logits, predict_plainly
 
 
@@ -122,6 +123,10 @@ class SegmentationModule(LightningModule):
         self.predictor: Predictor = predict_plainly
         self.domains: list[str] = []
         self._scores: list[SegmentationScores] = []
+
+    def setup(self, stage: str) -> None:
+        """Warns if the precision of the run does not pay on this machine."""
+        warn_of_slow_bf16(str(self.trainer.precision), self.trainer.strategy.root_device)
 
     def forward(self, image: Tensor) -> Tensor:
         """Predicts (B, K, H, W) probabilities of a (B, 3, H, W) image with whatever predictor is installed."""

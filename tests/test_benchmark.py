@@ -198,6 +198,7 @@ def test_out_of_memory_is_recognised(error: Exception, expected: bool) -> None:
 # Rows.
 
 
+@pytest.mark.slow
 def test_rows_have_every_key(tmp_path: Path) -> None:
     rows = run_benchmark(quick(tmp_path, "bf16-mixed", "--trainable", "head", "--sizes", "32x64"))
     assert [(row["method"], row["precision"], row["trainable"]) for row in rows] == [
@@ -238,6 +239,7 @@ def test_without_the_plain_loop(tmp_path: Path) -> None:
     assert row["ratio"] is row["ms_plain_loop"] is row["agreement"] is None
 
 
+@pytest.mark.slow
 def test_earlier_rows_are_kept(tmp_path: Path) -> None:
     for _ in range(3):
         run_benchmark(quick(tmp_path, "--methods", "t-BN", "--plain=false"))
@@ -342,6 +344,7 @@ def test_profile_writes_table_and_trace(tmp_path: Path, capsys: pytest.CaptureFi
     assert (tmp_path / f"{name}.trace.json.gz").stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_accuracy_is_drawn_against_time(tmp_path: Path) -> None:
     main(["fit", *arguments(tmp_path, "--trainer.max_steps=1", "--trainer.limit_val_batches=0")])
     (checkpoint,) = tmp_path.rglob("last.ckpt")
@@ -358,6 +361,7 @@ def test_accuracy_is_drawn_against_time(tmp_path: Path) -> None:
     assert all((tmp_path / "figure" / f"accuracy.{suffix}").stat().st_size > 0 for suffix in ("png", "svg"))
 
 
+@pytest.mark.slow
 def test_the_table_is_written_into_a_page(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- measured: begin -->\nold\n<!-- measured: end -->\nafter\n", encoding="utf-8")

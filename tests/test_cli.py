@@ -4,8 +4,6 @@ import json
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,9 +15,11 @@ from pytorch_lightning import Callback
 from torch import nn
 
 from callbacks.choice import check_checkpoint
+from callbacks.processes import explain
 from callbacks.results import read_records
 from lightning_modules.predictor import predict_plainly
-from main import explain, main
+from main import main
+from tests import programs
 from tests.tiny import EXPERIMENT, QUIET, ROOT, arguments
 
 DOMAINS = ["haze", "dusk", "dust"]
@@ -168,16 +168,6 @@ def test_predict_on_photographs_and_again(
         main([*args, "--results.folder=results"])
 
 
-def start(args: list[str], folder: Path) -> subprocess.Popen:
-    """Starts main.py, with Ctrl-C as in a terminal: where the tests run in the background, it would be ignored."""
-    command = [sys.executable, str(ROOT / "main.py"), *args]
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        return subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 @pytest.fixture(scope="module")
 def uninterrupted(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bytes]]:
     """Photographs, and what is written for them."""
@@ -193,7 +183,7 @@ def test_an_interrupted_prediction_goes_on(
 ) -> None:
     (photos, whole), out = uninterrupted, tmp_path / "out"
     args = predict_arguments(checkpoint, photos, out, "--method=SegTTT")
-    process = start(args, tmp_path)
+    process = programs.start(["main.py", *args], tmp_path)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and len(list(out.glob("labels/photos/**/*.png"))) < 3:
         time.sleep(0.02)
@@ -225,8 +215,8 @@ def test_two_processes_predict_as_one(checkpoint: Path, tmp_path: Path) -> None:
         if step == 1:
             late.rename(photos / "street" / "005.JPG")
         args = predict_arguments(checkpoint, photos, tmp_path / "two", *TTT, *two)
-        command = [sys.executable, str(ROOT / "main.py"), *args]
-        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=280, cwd=tmp_path)
+        command = ["main.py", *args]
+        done = programs.run(command, tmp_path)
         assert done.returncode == 0, done.stderr
         manifest = read_manifest(tmp_path / "two")
         assert manifest["complete"] is True and manifest["images"] == (5 if step == 0 else 6)
@@ -234,7 +224,7 @@ def test_two_processes_predict_as_one(checkpoint: Path, tmp_path: Path) -> None:
     main(predict_arguments(checkpoint, photos, tmp_path / "one", *TTT))
     assert read_outputs(tmp_path / "two") == read_outputs(tmp_path / "one")
     command += ["--method.psi=0.1"]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    done = programs.run(command, tmp_path)
     assert done.returncode == 1 and "method.psi was 0.7, is now 0.1" in done.stderr
 
 
@@ -242,8 +232,8 @@ def test_an_error_in_a_worker_process_is_one_line(checkpoint: Path, tmp_path: Pa
     photos = make_photos(tmp_path / "photos", 2)
     (photos / "broken.png").write_bytes((photos / "000.png").read_bytes()[:60])
     args = predict_arguments(checkpoint, photos, tmp_path / "out", "--data.num_workers=1")
-    command = [sys.executable, str(ROOT / "main.py"), *args]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    command = ["main.py", *args]
+    done = programs.run(command, tmp_path)
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith(f"error: {photos / 'broken.png'} (60 bytes) cannot be decoded: expected an image")
@@ -265,9 +255,9 @@ class NeedsAnExtra(nn.Module):
 
 
 def test_a_missing_extra_is_one_line(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "main.py"), "test"]
+    command = ["main.py", "test"]
     command += arguments(tmp_path, "--model.network=tests.test_cli.NeedsAnExtra")
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    done = programs.run(command, tmp_path)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert done.stderr.strip().splitlines()[-1].startswith("error: there is no package foo: install")
 
@@ -321,7 +311,7 @@ def test_a_method_that_refuses_a_network_leaves_earlier_results_alone(tmp_path: 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 1), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
 def test_an_interrupted_test_keeps_what_it_has(checkpoint: Path, tmp_path: Path, number: int, code: int) -> None:
     more = [f"--ckpt_path={checkpoint}", "--data.num_test=500", "--method=SegTTT", "--results.panels=0"]
-    process = start(["test", *arguments(tmp_path, *more)], tmp_path)
+    process = programs.start(["main.py", "test", *arguments(tmp_path, *more)], tmp_path)
     records = tmp_path / "results" / "records.jsonl"
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not (records.exists() and records.read_text().count("\n") >= 3):
@@ -392,8 +382,9 @@ def test_two_processes_score_as_one(checkpoint: Path, tmp_path: Path) -> None:
         folder = tmp_path / str(processes)
         more = [f"--ckpt_path={checkpoint}", "--data.num_test=7", "--method=IaBN", f"--trainer.devices={processes}"]
         more += ["--trainer.strategy=ddp"] if processes == 2 else []
-        command = [sys.executable, str(ROOT / "main.py"), "test", *arguments(folder, *more)]
-        subprocess.run(command, check=True, capture_output=True, text=True, timeout=280, cwd=tmp_path)
+        command = ["main.py", "test", *arguments(folder, *more)]
+        done = programs.run(command, tmp_path)
+        assert done.returncode == 0, done.stderr
         lines = (folder / "results" / "records.jsonl").read_text().splitlines()
         found = [json.loads(line) for line in lines]
         records[processes] = {(r["domain"], r["name"]): r | {"milliseconds": None} for r in found}
@@ -408,8 +399,8 @@ def test_two_processes_score_as_one(checkpoint: Path, tmp_path: Path) -> None:
 
 
 def test_command_line_error_is_one_line(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "main.py"), "test", *arguments(tmp_path, "--method=Foo")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    command = ["main.py", "test", *arguments(tmp_path, "--method=Foo")]
+    done = programs.run(command, tmp_path)
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("error: unknown method 'Foo'")
     assert "Traceback" not in done.stderr

@@ -30,6 +30,9 @@ FOREIGN = {
 }
 
 
+QUICK = ("street_scenes.yaml", "camvid.yaml", "gta_resnet50.yaml", "gta_fcn_resnet50.yaml")  # `make test` runs these
+
+
 def list_configs(kind: str) -> list[str]:
     """Names the files of one kind."""
     return sorted(path.name for path in (CONFIGS / kind).glob("*.yaml"))
@@ -85,7 +88,10 @@ def tiny_arguments(name: str, kind: str, folder: Path, vendors: Path, monkeypatc
     return [f"--config={experiment}", *data, *tiny, *QUIET, *NO_LOGGER, *place]
 
 
-@pytest.mark.parametrize("name", list_configs("experiment"))
+@pytest.mark.parametrize(
+    "name",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in list_configs("experiment")],
+)
 def test_experiment_trains_and_tests_one_batch(
     name: str, tmp_path: Path, vendors: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

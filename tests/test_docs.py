@@ -66,10 +66,12 @@ def pages(site: Path) -> dict[Path, Page]:
     return {path: Page(path.read_text(encoding="utf-8")) for path in site.rglob("*.html")}
 
 
+@pytest.mark.slow
 def test_every_page_is_on_the_site(site: Path) -> None:
     assert {path.stem for path in DOCS.glob("*.md")} <= {path.stem for path in site.glob("*.html")}
 
 
+@pytest.mark.slow
 def test_site_loads_nothing_from_a_network(site: Path, pages: dict[Path, Page]) -> None:
     assert len(pages) > 15
     for path, page in pages.items():
@@ -82,6 +84,7 @@ def test_site_loads_nothing_from_a_network(site: Path, pages: dict[Path, Page]) 
         assert not found, f"{path.name} loads {found}"
 
 
+@pytest.mark.slow
 def test_links_and_anchors_of_the_site_lead_somewhere(site: Path, pages: dict[Path, Page]) -> None:
     checked = 0
     for path, page in pages.items():
@@ -98,6 +101,7 @@ def test_links_and_anchors_of_the_site_lead_somewhere(site: Path, pages: dict[Pa
     assert checked > 500
 
 
+@pytest.mark.slow
 def test_equations_are_mathml(site: Path) -> None:
     text = (site / "methods.html").read_text(encoding="utf-8")
     assert text.count('display="block"') >= 9 and text.count("<math") > 25

@@ -324,6 +324,7 @@ def test_the_first_steps_work_one_after_the_other(
     assert (tmp_path / "outputs" / "seg_ttt" / "report.html").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "block",
     [

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from experiments.protocol import (
     tabulate,
 )
 from experiments.study import describe_method
+from tests import programs
 from tests.tiny import DATA, EXPERIMENT, QUIET, ROOT
 
 OPTIONS = [*DATA, *QUIET, "--trainer.max_epochs=2"]
@@ -76,10 +76,9 @@ def test_the_protocol_trains_chooses_freezes_and_tests(tmp_path: Path, monkeypat
 
 @pytest.mark.slow
 def test_a_training_that_was_stopped_goes_on_from_its_last_epoch(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "experiments.protocol", str(EXPERIMENT), "--folder", str(tmp_path / "cut"), "--"]
+    command = ["-m", "experiments.protocol", str(EXPERIMENT), "--folder", str(tmp_path / "cut"), "--"]
     command += [*DATA, *QUIET, "--trainer.max_epochs=200"]
-    environment = {**os.environ, "WANDB_MODE": "offline"}
-    running = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
+    running = programs.start(command, ROOT, new_session=True)
     last = tmp_path / "cut" / "checkpoints" / "last.ckpt"
     try:
         for _ in range(600):
@@ -99,7 +98,8 @@ def test_a_training_that_was_stopped_goes_on_from_its_last_epoch(tmp_path: Path)
     assert len(list((tmp_path / "cut" / "training").glob("version_*"))) == len(epochs_before) + 1
 
 
-def test_a_training_that_fails_says_so(tmp_path: Path) -> None:
+def test_a_training_that_fails_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "run_training", lambda command: programs.run(command[1:], tmp_path).returncode)
     failing = Protocol(EXPERIMENT, tmp_path, ["--data.height=1"])
     with pytest.raises(RuntimeError, match=r"the training of .*street_scenes\.yaml failed"):
         failing.train()

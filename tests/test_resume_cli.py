@@ -4,8 +4,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,8 @@ import torch
 
 from callbacks.records import read_records
 from main import main
-from tests.tiny import ROOT, arguments
+from tests import programs
+from tests.tiny import arguments
 
 METHOD = ["--method=SegTTT", "--method.num_steps=3", "--method.scales=[0.75,1.0]", "--data.num_test=6"]
 TWO = ["--trainer.devices=2", "--trainer.strategy=ddp"]
@@ -40,15 +39,9 @@ def read_outcome(folder: Path) -> tuple[dict[str, Any], list[str]]:
     return {key: value for key, value in summary.items() if key not in ("date", "commit")}, sorted(records)
 
 
-def start(args: list[str], folder: Path) -> subprocess.Popen:
-    """Starts main.py as the leader of a group of processes, with Ctrl-C as in a terminal."""
-    command = [sys.executable, str(ROOT / "main.py"), "test", *args]
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with (folder / "log.txt").open("ab") as log:
-            return subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
-    finally:
-        signal.signal(signal.SIGINT, before)
+def start(args: list[str], folder: Path) -> programs.Process:
+    """Starts main.py as the leader of a group of processes."""
+    return programs.start(["main.py", "test", *args], folder, folder / "log.txt", new_session=True)
 
 
 def count_records(folder: Path) -> int:
@@ -70,8 +63,7 @@ def run_until(args: list[str], folder: Path, records: int, number: int = signal.
 
 def finish(args: list[str], folder: Path) -> str:
     """Runs main.py to its end; returns what it says on the screen."""
-    command = [sys.executable, str(ROOT / "main.py"), "test", *args]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=280, cwd=folder)
+    done = programs.run(["main.py", "test", *args], folder)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 

@@ -33,6 +33,7 @@ from experiments.sweep.samplers import FIRST_IMAGES, list_points, make_pruner, m
 from experiments.sweep.search import Search, describe_owner, find_best, hide_password, open_storage, open_study
 from experiments.sweep.trial import RunningScores, name_folder
 from main import main
+from tests import programs
 from tests.processes import is_alive, wait_for
 from tests.tiny import DATA, EXPERIMENT, QUIET, ROOT, arguments
 
@@ -272,9 +273,9 @@ def test_two_agents_on_one_machine_do_not_clash(
 def test_a_run_of_two_processes_has_one_folder(logger: str, checkpoint: Path, tmp_path: Path) -> None:
     """As of an agent with two GPUs; the first process alone knows where the loggers write."""
     more = [f"--config={ROOT}/configs/trainer/wandb.yaml"] if logger == "wandb" else []
-    command = [sys.executable, str(ROOT / "main.py"), "validate", f"--config={EXPERIMENT}", *more, *DATA, *QUIET]
+    command = ["main.py", "validate", f"--config={EXPERIMENT}", *more, *DATA, *QUIET]
     command += ["--trainer.devices=2", "--trainer.strategy=ddp", f"--ckpt_path={checkpoint}", "--method=IaBN"]
-    done = subprocess.run(command, check=False, cwd=tmp_path, capture_output=True, text=True, timeout=800)
+    done = programs.run(command, tmp_path)
     assert done.returncode == 0, done.stderr
     (results,) = tmp_path.rglob("results.json")
     assert [path.name for path in tmp_path.rglob("config*.yaml") if "wandb" not in path.parts] == ["config.yaml"]
@@ -736,8 +737,7 @@ def test_a_kill_of_the_parent_ends_the_child(start: str, tmp_path: Path) -> None
     child = "import os, pathlib, time; pathlib.Path('new').write_text(str(os.getpid())); os.rename('new', 'pid'); "
     child += "time.sleep(600)"
     program = f"import sys; from pathlib import Path; command = [sys.executable, '-c', {child!r}]; {start}"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    parent = subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, env=environment)
+    parent = programs.start(["-c", program], tmp_path)
     try:
         wait_for(lambda: (tmp_path / "pid").exists() or parent.poll() is not None)
         pid = int((tmp_path / "pid").read_text())

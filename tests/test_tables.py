@@ -260,7 +260,7 @@ def test_results_of_another_run_are_named_and_not_used(changes: dict[str, Any], 
 
 @pytest.mark.parametrize(
     "name, changes",
-    [("seg_ttt", {"trainable": ["head"]}), ("seg_ttt", {"stop_change": 0.1}), ("seg_ttt_flip", {"lr": 1})],
+    [("seg_ttt", {"trainable": ["head"]}), ("seg_ttt", {"time_budget_ms": 500}), ("seg_ttt_flip", {"lr": 1})],
 )
 def test_settings_that_no_file_of_the_method_names_are_compared_too(
     name: str, changes: dict[str, Any], tmp_path: Path

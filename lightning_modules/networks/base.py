@@ -1,8 +1,8 @@
 """The base of this project's networks: coarse logits, brought to the image's size."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,11 +11,26 @@ from lightning_modules.networks.dropout import add_dropout
 from lightning_modules.networks.norms import Norm, replace_norms
 
 
+class Stage(NamedTuple):
+    """A part of a network, in order: a function of what the stage before it returned.
+
+    A stage never writes to what it is given, and draws random numbers in dropout modules alone. In training mode it
+    moves the running statistics of each of its layers once, and no other state.
+
+    Attributes:
+        layers: All modules with parameters or buffers that it runs.
+        run: From what the stage before returned (the first stage: the image) to what the next one is given.
+    """
+
+    layers: tuple[nn.Module, ...]
+    run: Callable[[Any], Any]
+
+
 class SegmentationNetwork(nn.Module, ABC):
     """(B, 3, H, W) normalised image -> (B, K, H, W) logits at input size.
 
-    A subclass builds its layers in `__init__`, loads weights, and then calls `change_layers`; `compute_logits` is the
-    network itself.
+    A subclass builds its layers in `__init__`, loads weights, and then calls `change_layers`; `list_stages` says how
+    they follow each other. A method that moves late layers alone runs the stages before them once per image.
 
     Args:
         num_classes: Number of classes K.
@@ -57,8 +72,15 @@ class SegmentationNetwork(nn.Module, ABC):
         add_dropout(self, dropout)
 
     @abstractmethod
+    def list_stages(self) -> list[Stage]:
+        """Lists the stages from a (B, 3, H, W) image to (B, K, H', W') logits of any size, with the layers of now."""
+
     def compute_logits(self, image: Tensor) -> Tensor:
-        """Maps a (B, 3, H, W) image to (B, K, H', W') logits of any size."""
+        """Maps a (B, 3, H, W) image to (B, K, H', W') logits, before they are brought to the image's size."""
+        state: Any = image
+        for stage in self.list_stages():
+            state = stage.run(state)
+        return state
 
     def forward(self, image: Tensor) -> Tensor:
         """Predicts logits.

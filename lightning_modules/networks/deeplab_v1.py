@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor
 
-from lightning_modules.networks.base import SegmentationNetwork, make_classifier
+from lightning_modules.networks.base import SegmentationNetwork, Stage, make_classifier
 from lightning_modules.networks.checkpoints import find_difference
 from lightning_modules.networks.norms import Norm
 from lightning_modules.networks.pretrained import check_weights
@@ -106,6 +105,6 @@ class DeepLabV1(SegmentationNetwork):
             raise ValueError(f"{weights.path} is no file as the authors released it: {difference}")
         self.load_state_dict(weights.state)
 
-    def compute_logits(self, image: Tensor) -> Tensor:
-        """Maps a (B, 3, H, W) image to (B, K, ceil(H / 8), ceil(W / 8)) logits."""
-        return self.head(self.backbone(image))
+    def list_stages(self) -> list[Stage]:
+        """Lists the stages from a (B, 3, H, W) image to (B, K, ceil(H / 8), ceil(W / 8)) logits."""
+        return [*self.backbone.list_stages(), Stage((self.head,), self.head)]

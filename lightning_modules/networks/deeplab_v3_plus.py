@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.segmentation.deeplabv3 import ASPP
 
-from lightning_modules.networks.base import SegmentationNetwork, conv_bn_relu, make_classifier
+from lightning_modules.networks.base import SegmentationNetwork, Stage, conv_bn_relu, make_classifier
 from lightning_modules.networks.norms import Norm
 from lightning_modules.networks.pretrained import check_weights
 from lightning_modules.networks.resnet import ResNet, load_imagenet_weights, name_late_stages, name_stages
@@ -69,9 +69,25 @@ class DeepLabV3Plus(SegmentationNetwork):
         self.adapted_layers = (*name_late_stages(backbone), "aspp", "reduction", "decoder", "head")
         self.change_layers(norm, dropout, name_stages())
 
-    def compute_logits(self, image: Tensor) -> Tensor:
-        """Maps a (B, 3, H, W) image to (B, K, ceil(H / 4), ceil(W / 4)) logits."""
-        low_level, features = self.backbone.compute_features(image)
-        low_level, pyramid = self.reduction(low_level), self.aspp(features)
+    def list_stages(self) -> list[Stage]:
+        """Lists the stages from a (B, 3, H, W) image to (B, K, ceil(H / 4), ceil(W / 4)) logits."""
+        stem, layer1, layer2, *late = self.backbone.list_stages()
+        return [
+            stem,
+            layer1,
+            Stage(layer2.layers, lambda low_level: (low_level, layer2.run(low_level))),
+            *map(beside_low_level, late),
+            Stage((self.aspp, self.reduction), lambda pair: (self.reduction(pair[0]), self.aspp(pair[1]))),
+            Stage((self.decoder,), lambda pair: self._decode(*pair)),
+            Stage((self.head,), self.head),
+        ]
+
+    def _decode(self, low_level: Tensor, pyramid: Tensor) -> Tensor:
+        """Puts the pyramid beside the low-level features, at their size."""
         pyramid = F.interpolate(pyramid, size=low_level.shape[-2:], mode="bilinear", align_corners=False)
-        return self.head(self.decoder(torch.cat([pyramid, low_level], dim=1)))
+        return self.decoder(torch.cat([pyramid, low_level], dim=1))
+
+
+def beside_low_level(stage: Stage) -> Stage:
+    """Makes the stage that leaves the low-level features of a pair alone, and runs another on what lies beside them."""
+    return Stage(stage.layers, lambda pair: (pair[0], stage.run(pair[1])))

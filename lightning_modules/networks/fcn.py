@@ -12,7 +12,7 @@ from torchvision.models import VGG16_BN_Weights, VGG16_Weights, WeightsEnum
 from torchvision.models.segmentation.fcn import FCNHead
 from torchvision.models.vgg import cfgs, make_layers
 
-from lightning_modules.networks.base import SegmentationNetwork, make_classifier
+from lightning_modules.networks.base import SegmentationNetwork, Stage, make_classifier
 from lightning_modules.networks.norms import Norm
 from lightning_modules.networks.pretrained import check_weights, fetch_imagenet_weights
 from lightning_modules.networks.resnet import ResNet, load_imagenet_weights, name_late_stages, name_stages
@@ -64,9 +64,9 @@ class FCN(SegmentationNetwork):
         self.adapted_layers = (*name_late_stages(backbone), "head")
         self.change_layers(norm, dropout, name_stages())
 
-    def compute_logits(self, image: Tensor) -> Tensor:
-        """Maps a (B, 3, H, W) image to (B, K, ceil(H / 8), ceil(W / 8)) logits."""
-        return self.head(self.backbone(image))
+    def list_stages(self) -> list[Stage]:
+        """Lists the stages from a (B, 3, H, W) image to (B, K, ceil(H / 8), ceil(W / 8)) logits."""
+        return [*self.backbone.list_stages(), Stage((self.head,), self.head)]
 
 
 class FCN8s(SegmentationNetwork):
@@ -131,11 +131,20 @@ class FCN8s(SegmentationNetwork):
         self.score_pool3 = make_classifier(4 * width, num_classes)
         self.change_layers(norm, dropout, ("conv1", "conv2", "conv3", "conv4", "conv5"))
 
-    def compute_logits(self, image: Tensor) -> Tensor:
-        """Maps a (B, 3, H, W) image to (B, K, ceil(H / 8), ceil(W / 8)) logits."""
-        pool3 = self.conv3(self.conv2(self.conv1(image)))
-        pool4 = self.conv4(pool3)
-        logits = self.head(self.fc7(self.fc6(self.conv5(pool4))))
+    def list_stages(self) -> list[Stage]:
+        """Lists the stages from a (B, 3, H, W) image to (B, K, ceil(H / 8), ceil(W / 8)) logits."""
+        return [
+            *(Stage((layer,), layer) for layer in (self.conv1, self.conv2, self.conv3)),
+            Stage((self.conv4,), lambda pool3: (pool3, self.conv4(pool3))),
+            Stage((self.conv5,), lambda pools: (*pools, self.conv5(pools[-1]))),
+            Stage((self.fc6,), lambda features: (*features[:2], self.fc6(features[2]))),
+            Stage((self.fc7,), lambda features: (*features[:2], self.fc7(features[2]))),
+            Stage((self.head, self.score_pool4, self.score_pool3), lambda features: self._score(*features)),
+        ]
+
+    def _score(self, pool3: Tensor, pool4: Tensor, features: Tensor) -> Tensor:
+        """Adds the scores of three depths, from coarse to fine."""
+        logits = self.head(features)
         for scores in (self.score_pool4(pool4), self.score_pool3(pool3)):
             logits = scores + F.interpolate(logits, size=scores.shape[-2:], mode="bilinear", align_corners=False)
         return logits

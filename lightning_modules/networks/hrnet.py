@@ -4,13 +4,13 @@ Source: Wang et al. (2021b), Sec. 3; paper, Appendix D (Table 8).
 """
 
 import importlib
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.networks.base import SegmentationNetwork, conv_bn_relu, make_classifier
+from lightning_modules.networks.base import SegmentationNetwork, Stage, conv_bn_relu, make_classifier
 from lightning_modules.networks.norms import Norm
 from lightning_modules.networks.pretrained import check_weights, create_timm_model
 
@@ -63,11 +63,38 @@ class HRNet(SegmentationNetwork):
         self.head = make_classifier(channels, num_classes)
         self.change_layers(norm, dropout, [f"backbone.{stage}" for stage in ("layer1", "stage2", "stage3", "stage4")])
 
-    def compute_logits(self, image: Tensor) -> Tensor:
-        """Maps a (B, 3, H, W) image to (B, K, ceil(H / 4), ceil(W / 4)) logits."""
-        branches = self.backbone(image)
+    def list_stages(self) -> list[Stage]:
+        """Lists the stages from a (B, 3, H, W) image to (B, K, ceil(H / 4), ceil(W / 4)) logits."""
+        trunk: Any = self.backbone
+        stem = nn.Sequential(trunk.conv1, trunk.bn1, trunk.act1, trunk.conv2, trunk.bn2, trunk.act2)
+        return [
+            Stage((stem,), stem),
+            Stage((trunk.layer1,), lambda features: [trunk.layer1(features)]),
+            make_branch_stage(trunk.transition1, trunk.stage2),
+            make_branch_stage(trunk.transition2, trunk.stage3),
+            make_branch_stage(trunk.transition3, trunk.stage4),
+            Stage((self.neck,), self._concatenate),
+            Stage((self.head,), self.head),
+        ]
+
+    def _concatenate(self, branches: list[Tensor]) -> Tensor:
+        """Puts all branches side by side, at the size of the finest."""
         size = branches[0].shape[-2:]
-        return self.head(self.neck(torch.cat([resize(branch, size) for branch in branches], dim=1)))
+        return self.neck(torch.cat([resize(branch, size) for branch in branches], dim=1))
+
+
+def make_branch_stage(transition: nn.ModuleList, blocks: nn.Module) -> Stage:
+    """Makes the stage in which a branch is added: each is fed by itself, the new one by the coarsest there is."""
+
+    def run(branches: list[Tensor]) -> list[Tensor]:
+        return blocks(
+            [
+                branches[number] if isinstance(layer, nn.Identity) else layer(branches[-1])
+                for number, layer in enumerate(transition)
+            ]
+        )
+
+    return Stage((transition, blocks), run)
 
 
 class BilinearFusion(nn.Module):

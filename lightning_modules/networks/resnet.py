@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchvision.models import ResNet18_Weights, ResNet50_Weights, ResNet101_Weights, WeightsEnum
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from lightning_modules.networks.base import Stage
 from lightning_modules.networks.pretrained import fetch_imagenet_weights
 
 BLOCKS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
@@ -74,12 +75,16 @@ class ResNet(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Maps a (B, 3, H, W) image to (B, channels, ceil(H / S), ceil(W / S)) features, S the output stride."""
-        return self.compute_features(image)[1]
+        return self.layer4(self.layer3(self.layer2(self.layer1(self.run_stem(image)))))
 
-    def compute_features(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Maps a (B, 3, H, W) image to the features of ``layer1``, at stride 4, and of ``layer4``."""
-        low_level = self.layer1(self.maxpool(self.relu(self.bn1(self.conv1(image)))))
-        return low_level, self.layer4(self.layer3(self.layer2(low_level)))
+    def run_stem(self, image: Tensor) -> Tensor:
+        """Maps a (B, 3, H, W) image to the input of ``layer1``, at stride 4."""
+        return self.maxpool(self.relu(self.bn1(self.conv1(image))))
+
+    def list_stages(self) -> list[Stage]:
+        """Lists what `forward` runs, in order."""
+        stem = Stage((self.conv1, self.bn1, self.relu), self.run_stem)
+        return [stem, *(Stage((layer,), layer) for layer in (self.layer1, self.layer2, self.layer3, self.layer4))]
 
 
 def _stage(

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_modules.networks.base import SegmentationNetwork, make_classifier
+from lightning_modules.networks.base import SegmentationNetwork, Stage, make_classifier
 from lightning_modules.networks.norms import Norm
 from lightning_modules.networks.pretrained import Renormalization, check_weights, create_timm_model
 
@@ -95,11 +95,18 @@ class Segmenter(SegmentationNetwork):
         late = [f"backbone.blocks.{number}" for number in range(blocks - math.ceil(blocks / 3), blocks)]
         self.adapted_layers = (*late, "backbone.norm", "head")
 
-    def compute_logits(self, image: Tensor) -> Tensor:
-        """Maps a (B, 3, H, W) image to (B, K, ceil(H / P), ceil(W / P)) logits of its patches."""
+    def list_stages(self) -> list[Stage]:
+        """Lists the stages from a (B, 3, H, W) image to (B, K, ceil(H / P), ceil(W / P)) logits of its patches."""
+        return [
+            Stage((self.renormalize, self.backbone), self._compute_features),
+            Stage((self.head,), self.head),
+        ]
+
+    def _compute_features(self, image: Tensor) -> Tensor:
+        """Maps a (B, 3, H, W) image to the (B, C, ceil(H / P), ceil(W / P)) tokens of its patches."""
         height, width = (math.ceil(side / self.output_stride) for side in image.shape[-2:])
         tokens = self.backbone.forward_features(self.renormalize(image))[:, self.backbone.num_prefix_tokens :]
-        return self.head(tokens.transpose(1, 2).unflatten(2, (height, width)))
+        return tokens.transpose(1, 2).unflatten(2, (height, width))
 
     def upsample(self, logits: Tensor, height: int, width: int) -> Tensor:
         """Brings logits of patches to pixels and crops the padding."""

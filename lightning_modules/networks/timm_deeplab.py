@@ -6,9 +6,9 @@ Source: Chen et al. (2015), Sec. 3 for the dilated trunk and the large field of 
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from lightning_modules.networks.base import SegmentationNetwork, conv_bn_relu, make_classifier
+from lightning_modules.networks.base import SegmentationNetwork, Stage, conv_bn_relu, make_classifier
 from lightning_modules.networks.norms import Norm
 from lightning_modules.networks.pretrained import Renormalization, check_weights, create_timm_model, import_extra
 
@@ -75,10 +75,13 @@ class TimmDeepLab(SegmentationNetwork):
         self.adapted_layers = (*(f"backbone.{name}" for name in list_late_stages(trunk)), "neck", "head")
         self.change_layers(norm, dropout, [f"backbone.{name}" for name in list_stages(trunk)])
 
-    def compute_logits(self, image: Tensor) -> Tensor:
-        """Maps a (B, 3, H, W) image to (B, K, ceil(H / S), ceil(W / S)) logits, S the output stride."""
-        (features,) = self.backbone(self.renormalize(image))
-        return self.head(self.neck(features))
+    def list_stages(self) -> list[Stage]:
+        """Lists the stages from a (B, 3, H, W) image to (B, K, ceil(H / S), ceil(W / S)) logits; S is the stride."""
+        return [
+            Stage((self.renormalize, self.backbone), lambda image: self.backbone(self.renormalize(image))[0]),
+            Stage((self.neck,), self.neck),
+            Stage((self.head,), self.head),
+        ]
 
 
 def list_stages(backbone: nn.Module) -> list[str]:

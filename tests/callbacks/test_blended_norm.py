@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -290,3 +292,76 @@ def test_cuda_never_waits_for_the_device() -> None:
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert leaf.grad is not None
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No kernel has been compared with the formula yet."""
+    monkeypatch.setattr("callbacks.blended_norm._served", {})
+
+
+def test_kernels_are_checked_once_per_type_and_layout(unchecked: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    checks: list[tuple[Any, ...]] = []
+    monkeypatch.setattr("callbacks.blended_norm._find_fault", lambda *key: checks.append(key))
+    for dtype in (torch.float32, torch.bfloat16):
+        for layout in (torch.contiguous_format, torch.channels_last):
+            for _ in range(3):
+                assert blended_norm.has_kernels(torch.ones(1, 2, 3, 4, dtype=dtype).contiguous(memory_format=layout))
+    assert len(checks) == 4
+    assert set(blended_norm.fast_path_report().values()) == {"fast"} and len(blended_norm.fast_path_report()) == 4
+
+
+@pytest.mark.parametrize("way", ["raises", "disagrees", "disagrees-backward"])
+def test_a_kernel_that_fails_its_check_leaves_the_plain_formula(
+    way: str, unchecked: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = torch.randn(1, 5, 8, 9, generator=torch.Generator().manual_seed(1))
+    arguments = (torch.zeros(5), torch.ones(5), torch.ones(5), torch.zeros(5), 0.3, 1e-5)
+    expected = normalize_blended(x, *arguments)
+    blended_norm._served.clear()
+
+    def fail(*_: Any) -> Any:
+        raise RuntimeError("expected save_mean.defined()\nat a line of its source")
+
+    if way == "disagrees-backward":
+        monkeypatch.setattr(
+            torch.ops.aten, "native_batch_norm_backward", lambda g, *_: (2 * g, g[0, :, 0, 0], g[0, :, 0, 0])
+        )
+    else:
+        monkeypatch.setattr(blended_norm, "_apply", fail if way == "raises" else lambda x, *_: x + 1)
+    with pytest.warns(UserWarning, match="plain formula on cpu torch.float32 contiguous") as caught:
+        found = [normalize_blended(x, *arguments) for _ in range(3)]
+    assert len(caught) == 1
+    (reason,) = blended_norm.fast_path_report().values()
+    assert reason == "expected save_mean.defined()" if way == "raises" else "differs by" in reason
+    for one in found:
+        torch.testing.assert_close(one, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_the_gradient_of_the_cuda_kernels_is_that_of_the_formula(alpha: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the two kernels of SyncBatchNorm written out as torch documents them."""
+
+    def reduce(g: Tensor, x: Tensor, mean: Tensor, invstd: Tensor, *_: Any) -> tuple[Tensor, ...]:
+        sum_dy, sum_dy_xmu = g.sum(dim=(0, 2, 3)), (g * (x - mean[:, None, None])).sum(dim=(0, 2, 3))
+        return sum_dy, sum_dy_xmu, sum_dy_xmu * invstd, sum_dy
+
+    def elemt(g: Tensor, x: Tensor, mean: Tensor, invstd: Tensor, weight: Tensor, *sums: Tensor) -> Tensor:
+        sum_dy, sum_dy_xmu, count = sums
+        mean, factor, inner = mean[:, None, None], (invstd * weight)[:, None, None], (sum_dy / count)[:, None, None]
+        return (g - inner - (x - mean) * (invstd.square() * sum_dy_xmu / count)[:, None, None]) * factor
+
+    monkeypatch.setattr(torch, "batch_norm_backward_reduce", reduce)
+    monkeypatch.setattr(torch, "batch_norm_backward_elemt", elemt)
+    generator = torch.Generator().manual_seed(0)
+    x, g = (torch.randn(1, 5, 6, 7, dtype=torch.float64, generator=generator) for _ in range(2))
+    running, var, weight, bias = (torch.rand(5, dtype=torch.float64, generator=generator) + 0.5 for _ in range(4))
+    leaves = [value.clone().requires_grad_() for value in (x, weight, bias)]
+    output = blended_norm._normalize_plainly(leaves[0], running, var, leaves[1], leaves[2], alpha, 1e-5)
+    expected = torch.autograd.grad(output, leaves, g)
+    sample_var, sample_mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
+    mean, blended = (blended_norm.blend(*pair, alpha) for pair in ((sample_mean, running), (sample_var, var)))
+    invstd = torch.rsqrt(blended + 1e-5)
+    found = blended_norm._differentiate_on_cuda(g, x, weight, sample_mean, mean, invstd, alpha)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)

@@ -5,8 +5,6 @@ import gc
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,7 +32,9 @@ from datamodules import FolderDataModule, TargetsDataModule
 from datamodules.labels import LabelSpace
 from lightning_modules.metrics import SCORE_FIELDS
 from lightning_modules.segmentation import SegmentationModule
+from tests import programs
 from tests.fakes import FakeDataModule, TinyNetwork, make_trainer
+from tests.processes import wait_for
 
 VOLATILE = ("date", "commit")
 
@@ -559,10 +559,10 @@ def test_a_folder_that_nobody_chose_is_set_aside_for_other_settings(tmp_path: Pa
 def test_a_folder_that_another_run_writes_into_is_refused(stage: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     hold = "import sys, time; from pathlib import Path; from callbacks.folder_lock import FolderLock\n"
-    hold += "lock = FolderLock(Path(sys.argv[1])); lock.acquire(); print('held', flush=True); time.sleep(60)"
-    holder = subprocess.Popen([sys.executable, "-c", hold, str(out)], stdout=subprocess.PIPE, text=True)
+    hold += "lock = FolderLock(Path(sys.argv[1])); lock.acquire(); Path('held').touch(); time.sleep(60)"
+    holder = programs.start(["-c", hold, str(out)], tmp_path)
     try:
-        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+        wait_for((tmp_path / "held").exists)
         message = rf"another run is writing into {out}: process {holder.pid} on .*another results.folder"
         for _ in range(2):
             with pytest.raises(FolderInUseError, match=message):
@@ -571,7 +571,7 @@ def test_a_folder_that_another_run_writes_into_is_refused(stage: str, tmp_path: 
         assert [path.name for path in out.iterdir()] == [".lock"]
     finally:
         holder.kill()
-        holder.communicate()
+        holder.wait()
     trainer = make_trainer(tmp_path, callbacks=[Results(str(out))])
     getattr(trainer, stage)(make_module(), datamodule=make_data())
     assert not (out / ".lock").exists()

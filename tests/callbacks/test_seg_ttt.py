@@ -254,7 +254,7 @@ def test_float16_retries_with_a_smaller_loss_scale_where_gradients_overflow(monk
     network, image = TinyNetwork(), make_images(1)
     method = SegTTT(num_steps=2, scales=(0.5,))
     expected = method.predict(network, image)
-    monkeypatch.setattr("callbacks.updates.HALF_LOSS_SCALES", (2.0**120, 1.0))
+    monkeypatch.setattr("callbacks.adaptation.steps.HALF_LOSS_SCALES", (2.0**120, 1.0))
     with torch.autocast("cpu", torch.float16):
         probabilities = method.predict(network, image)
     assert not method.adaptations[0].fallback

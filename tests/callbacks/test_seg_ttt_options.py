@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -12,19 +11,11 @@ import yaml
 from torch import Tensor, nn
 
 from callbacks import TTA, IaBN, MCDropout, Method, SegTTT, Tent
-from callbacks.frozen import Replay, replaying
-from callbacks.pseudo_labels import fuse_views, group_views, pseudo_labels, sample_labels
+from callbacks.adaptation.passes import Passes
 from callbacks.stages import recording, stage
-from callbacks.views import make_views
 from lightning_modules.networks import FCN, DeepLabV1, DeepLabV3Plus, HRNet, RoundedSizes
-from lightning_modules.predictor import predict_coarse_logits, predict_plainly
 from tests.fakes import NormAct2d, Snapshot, TinyNetwork, make_images, randomize
 from tests.tiny import ROOT
-
-
-@contextmanager
-def replaying_nothing(network: nn.Module, moving: Any) -> Iterator[Replay]:
-    yield Replay(idle=True)
 
 
 class FromTorchvision(nn.Module):
@@ -127,25 +118,17 @@ def one_thread() -> Iterator[None]:
 
 @pytest.mark.parametrize("moving", ["head", "late", "all"])
 @pytest.mark.parametrize("semantics", ["paper", "released"])
-def test_replaying_changes_no_prediction(
+def test_stages_that_run_once_change_no_prediction(
     case: tuple[nn.Module, Tensor, dict[str, list[str]]],
-    semantics: str,
+    semantics: Any,
     moving: str,
     monkeypatch: pytest.MonkeyPatch,
     one_thread: None,
 ) -> None:
     network, image, trainable = case
     before = Snapshot(network)
-    replays: list[Replay] = []
 
-    @contextmanager
-    def watched(network: nn.Module, moving: Any) -> Iterator[Replay]:
-        with replaying(network, moving) as replay:
-            yield replay
-        replays.append(replay)
-
-    def predict(how: Any) -> tuple[Tensor, Any]:
-        monkeypatch.setattr("callbacks.seg_ttt.replaying", how)
+    def predict() -> tuple[Tensor, Any]:
         method = SegTTT(0.3, 0.5, 3, 0.05, trainable[moving], scales=(0.75, 1.0), semantics=semantics)
         probabilities = method.predict(network, image)
         before.check(network)
@@ -153,15 +136,35 @@ def test_replaying_changes_no_prediction(
         assert adaptation.steps == 3 and not adaptation.fallback
         return probabilities, adaptation
 
-    found, adaptation = predict(watched)
-    expected, plain = predict(replaying_nothing)
+    found, adaptation = predict()
+    monkeypatch.setattr("callbacks.adaptation.passes._is_constant", lambda stage, moving: False)
+    expected, plain = predict()
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     assert (found.argmax(dim=1) == expected.argmax(dim=1)).float().mean() > 0.9999
     assert (adaptation.loss_first, adaptation.loss_last) == pytest.approx((plain.loss_first, plain.loss_last), rel=1e-5)
     assert not torch.allclose(
         expected, IaBN(0.3).predict(network, image), atol=1e-4
     )  # there was something to get wrong
-    assert len(replays) == 1 and (replays[0].replayed > 0 or moving == "all")
+
+
+@pytest.mark.parametrize("momentum", [0.1, 0.7, 1.0, None])
+def test_statistics_of_stages_that_run_once_are_those_of_as_many_passes(momentum: float | None) -> None:
+    network = DeepLabV1("resnet10", 5, width=8)
+    randomize(network)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = momentum
+            module.num_batches_tracked.fill_(4)
+    expected, image = copy.deepcopy(network).train(), make_images(2, 64, 96)
+    with torch.no_grad():
+        for _ in range(5):
+            expected.backbone(image)
+    passes = Passes(network.train(), image, network.head.parameters())
+    for _ in range(5):
+        passes.compute_loss(torch.zeros(2, 64, 96, dtype=torch.int64))
+    passes.move_statistics(5)
+    for (name, found), buffer in zip(network.named_buffers(), expected.buffers(), strict=True):
+        torch.testing.assert_close(found, buffer, rtol=1e-5, atol=1e-6, msg=name)
 
 
 def count_runs(module: nn.Module) -> list[tuple[int, ...]]:
@@ -203,84 +206,13 @@ def test_layer4_and_head_run_what_lies_before_once() -> None:
     assert len(first) == 2 + 1 and len(last) == 2 + 4 + 1
 
 
-@pytest.mark.parametrize("align_corners", [False, True])
-def test_sampled_labels_lie_where_the_coarse_logits_do(align_corners: bool) -> None:
-    rows, columns = torch.arange(33.0)[:, None].expand(33, 49), torch.arange(49.0).expand(33, 49)
-    for coordinate in (rows, columns):
-        labels = coordinate.long()[None]
-        sampled = sample_labels(labels, (5, 7), align_corners)
-        fine = F.interpolate(sampled[:, None].double(), (33, 49), mode="bilinear", align_corners=align_corners)[:, 0]
-        inner = fine[:, 4:-4, 4:-4] - labels[:, 4:-4, 4:-4]
-        assert sampled.shape == (1, 5, 7) and inner.abs().max() <= 1  # upsampled again they are where they were
-    corners = sample_labels(torch.arange(33 * 49).view(1, 33, 49), (5, 7), True)[0]
-    assert (corners[0, 0], corners[0, -1], corners[-1, 0], corners[-1, -1]) == (0, 48, 32 * 49, 33 * 49 - 1)
-    blocks = torch.arange(15).view(1, 3, 5).repeat_interleave(7, 1).repeat_interleave(7, 2)
-    assert torch.equal(sample_labels(blocks, (3, 5)), torch.arange(15).view(1, 3, 5))
-    assert sample_labels(blocks, (21, 35)) is blocks
-    assert torch.equal(sample_labels(blocks[:, :3, :5], (6, 10))[:, ::2, ::2], blocks[:, :3, :5])
-
-
-def prepare(network: nn.Module, image: Tensor, method: SegTTT) -> Tensor:
-    with torch.no_grad():
-        fused = fuse_views(network, image, method.views, method.normalization, method.resampling)
-    return pseudo_labels(fused, method.psi, strict=method.semantics == "released")
-
-
-def adapt_a_copy(method: SegTTT, network: nn.Module, image: Tensor, seen: Tensor, target: Tensor) -> Tensor:
-    """Steps on (seen, target) by torch's own optimizer, with alpha 0; then the prediction of the image."""
-    copied = copy.deepcopy(network).eval()
-    moving = [p for n, p in copied.named_parameters() if any(part in n.split(".") for part in method.trainable)]
-    optimizer = torch.optim.SGD(moving, lr=method.lr)
-    for _ in range(method.num_steps):
-        logits, align_corners = predict_coarse_logits(copied, seen)
-        if logits.shape[-2:] != target.shape[-2:]:
-            logits = F.interpolate(logits, target.shape[-2:], mode="bilinear", align_corners=align_corners)
-        optimizer.zero_grad()
-        F.cross_entropy(logits, target, ignore_index=255).backward()
-        optimizer.step()
-    return predict_plainly(copied, image)
-
-
-def test_loss_at_output_resolution_of_full_size_logits_is_the_same() -> None:
-    network, image = TinyNetwork(), make_images(1)
-    expected = SegTTT(scales=(0.5,)).predict(network, image)
-    assert torch.equal(SegTTT(scales=(0.5,), loss_resolution="output").predict(network, image), expected)
-
-
-@pytest.mark.parametrize("options", [{"loss_resolution": "output"}, {"adapt_scale": 0.1}], ids=str)
-def test_no_labelled_place_means_no_step_and_a_note(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    def label_one_pixel(probabilities: Tensor, psi: float, strict: bool) -> Tensor:
-        target = torch.full((1, *probabilities.shape[-2:]), 255)
-        target[0, 0, 0] = 1
-        return target
-
-    monkeypatch.setattr("callbacks.seg_ttt.pseudo_labels", label_one_pixel)
-    network, image = TinyNetwork(upsample=False), make_images(1)
-    method = SegTTT(scales=(0.5,), num_steps=2, **options)
-    probabilities = method.predict(network, image)
-    (adaptation,) = method.adaptations
-    assert (adaptation.steps, adaptation.loss_first, adaptation.fallback) == (0, None, False) and adaptation.note
-    torch.testing.assert_close(probabilities, IaBN(0.1).predict(network, image))
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"stop_agreement": 0.0}, r"stop_agreement is 0.0.*\(0, 1\]"),
-        ({"stop_agreement": 1.1}, "stop_agreement is 1.1"),
-        ({"stop_agreement": float("nan")}, "stop_agreement is nan"),
-        ({"stop_change": -0.1}, r"stop_change is -0.1.*\[0, 1\)"),
-        ({"stop_change": 1.0}, "stop_change is 1.0"),
-        ({"stop_change": float("nan")}, "stop_change is nan"),
         ({"time_budget_ms": 0}, "time_budget_ms is 0.*above 0"),
         ({"time_budget_ms": -5}, "time_budget_ms is -5"),
         ({"time_budget_ms": float("inf")}, "time_budget_ms is inf"),
         ({"time_budget_ms": float("nan")}, "time_budget_ms is nan"),
-        ({"loss_resolution": "half"}, "loss_resolution is 'half'.*'image' or 'output'"),
-        ({"adapt_scale": 0}, r"adapt_scale is 0.*\(0, 1\]"),
-        ({"adapt_scale": 1.5}, "adapt_scale is 1.5"),
-        ({"adapt_scale": float("nan")}, "adapt_scale is nan"),
-        ({"on_out_of_memory": "retry"}, "on_out_of_memory is 'retry'.*'error' or 'shrink'"),
     ],
 )
 def test_options_outside_their_range_are_errors(arguments: dict[str, Any], message: str) -> None:
@@ -288,14 +220,7 @@ def test_options_outside_their_range_are_errors(arguments: dict[str, Any], messa
         SegTTT(**arguments)
 
 
-OPTIONS: dict[str, Any] = {
-    "stop_agreement": 0.999,
-    "stop_change": 0.0,
-    "time_budget_ms": 1e6,
-    "loss_resolution": "output",
-    "adapt_scale": 0.75,
-    "on_out_of_memory": "shrink",
-}
+OPTIONS: dict[str, Any] = {"time_budget_ms": 1e6, "trainable": ["head"], "grayscale": False}
 
 
 @pytest.mark.parametrize("semantics", ["paper", "released"])
@@ -312,18 +237,6 @@ def test_network_is_bit_identical_with_any_option(options: dict[str, Any], seman
     torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(2, 32, 48))
     again = torch.cat([method.predict(network, image) for image in images.split(1)])
     assert torch.equal(again, probabilities)
-
-
-def test_settings_list_every_option() -> None:
-    assert {name: SegTTT().settings()[name] for name in OPTIONS} == {
-        "stop_agreement": None,
-        "stop_change": None,
-        "time_budget_ms": None,
-        "loss_resolution": "image",
-        "adapt_scale": 1.0,
-        "on_out_of_memory": "error",
-    }
-    assert SegTTT(**OPTIONS).settings().items() >= OPTIONS.items()
 
 
 @pytest.mark.parametrize(
@@ -387,43 +300,6 @@ def mean_iou(one: Tensor, other: Tensor) -> float:
     return sum(shares) / len(shares)
 
 
-@pytest.mark.parametrize("align_corners", [False, True])
-def test_loss_at_output_resolution_takes_the_labels_at_the_places_of_the_logits(
-    align_corners: bool, fitted: DeepLabV1, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    network, image = fitted, make_pattern(1, 3000)[0] * 1.1
-    monkeypatch.setattr(network, "align_corners", align_corners)
-    arguments: dict[str, Any] = {"alpha": 0.0, "num_steps": 3, "lr": 0.1, "trainable": ["layer4", "head"]}
-    method = SegTTT(**arguments, scales=(1.0,), loss_resolution="output")
-    target = prepare(network, image, method)
-    assert len(target.unique()) == 6
-    expected = adapt_a_copy(method, network, image, image, sample_labels(target, (8, 12), align_corners))
-    torch.testing.assert_close(method.predict(network, image), expected, rtol=1e-3, atol=1e-4)
-    at_image = SegTTT(**arguments, scales=(1.0,)).predict(network, image)
-    torch.testing.assert_close(at_image, adapt_a_copy(method, network, image, image, target), rtol=1e-3, atol=1e-4)
-    assert (at_image - expected).abs().max() > 1e-2
-    other = adapt_a_copy(method, network, image, image, sample_labels(target, (8, 12), not align_corners))
-    assert (other - expected).abs().max() > 1e-2  # it matters which places are taken
-
-
-@pytest.mark.parametrize("scale", [0.5, 0.76])
-def test_adapt_scale_steps_on_a_smaller_image_and_predicts_the_image(scale: float, fitted: DeepLabV1) -> None:
-    network, image = fitted, make_pattern(1, 3000)[0] * 1.1
-    method = SegTTT(0.0, 0.7, 3, 0.1, ["layer4", "head"], scales=(1.0,), adapt_scale=scale)
-    sizes = count_runs(network.head)
-    probabilities = method.predict(network, image)
-    del network.head._conv_forward
-    coarse = tuple(-(-int(scale * side) // 8) for side in (64, 96))
-    assert sizes == [(8, 12)] * 2 + [coarse] * 3 + [(8, 12)]
-    assert probabilities.shape == (1, 5, 64, 96)
-    (view,) = make_views((scale,), False, False)
-    seen, target = view.apply(image), prepare(network, image, method)
-    expected = adapt_a_copy(method, network, image, seen, sample_labels(target, seen.shape[-2:]))
-    torch.testing.assert_close(probabilities, expected, rtol=1e-3, atol=1e-4)
-    mirrored = adapt_a_copy(method, network, image, seen, sample_labels(target.flip(-1), seen.shape[-2:]))
-    assert (mirrored - expected).abs().max() > 1e-2  # it matters where labels lie
-
-
 @pytest.mark.parametrize("name", METHODS)
 def test_channels_last_hardly_changes_a_label(name: str, fitted: DeepLabV1, monkeypatch: pytest.MonkeyPatch) -> None:
     images = make_pattern(3, 2000)[0] * 1.1 + 0.1
@@ -454,7 +330,6 @@ class ViewsItsInput(TinyNetwork):
         IaBN(),
         TTA(scales=(0.5, 1.0)),
         SegTTT(scales=(0.5, 1.0)),
-        SegTTT(scales=(0.5,), adapt_scale=0.5),
         SegTTT(scales=(0.5, 1.0), semantics="released"),
     ],
     ids=lambda method: type(method).__name__,
@@ -522,48 +397,12 @@ def test_stages_cost_nothing_when_nobody_records(monkeypatch: pytest.MonkeyPatch
     SegTTT(scales=(0.5,), num_steps=2).predict(TinyNetwork(), make_images(1))
 
 
-def test_a_cpu_predicts_views_one_by_one() -> None:
-    views = make_views((0.5, 1.0), True, True)
-    assert group_views(views, make_images(1)) == [[view] for view in views]
-
-
-@pytest.mark.parametrize("flip", [True, False])
-def test_other_devices_predict_views_of_one_size_together(flip: bool) -> None:
-    views = make_views((0.25, 0.5, 0.75), flip, False)
-    groups = group_views(views, make_images(1).to("meta"))
-    assert [view for group in groups for view in group] == list(views)
-    assert [len(group) for group in groups] == ([2, 2, 2] if flip else [1, 1, 1])
-
-
-def test_views_that_are_predicted_together_give_what_they_give_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    network, image = TinyNetwork(), make_images(1)
-    views = make_views((0.5, 1.0, 0.5), True, True)
-    expected = fuse_views(network, image, views)
-    monkeypatch.setattr("callbacks.pseudo_labels.group_views", lambda views, image: [views[:2], views[2:4], views[4:]])
-    sizes: list[int] = []
-    network.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
-    torch.testing.assert_close(fuse_views(network, image, views), expected, rtol=1e-5, atol=1e-6)
-    assert sizes == [2, 2, 2]
-
-
 @pytest.fixture
 def without_tf32() -> Iterator[None]:
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     yield
     torch.backends.cudnn.allow_tf32 = before
-
-
-@pytest.mark.cuda
-def test_cuda_fuses_equal_sizes_in_one_batch(without_tf32: None) -> None:
-    network, image = TinyNetwork(), make_images(1)
-    views = make_views((0.5, 1.0), True, True)
-    expected = fuse_views(network, image, views)
-    sizes: list[int] = []
-    network.cuda().register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
-    found = fuse_views(network, image.cuda(), views)
-    assert sizes == [2, 2]
-    torch.testing.assert_close(found.cpu(), expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.cuda

@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from callbacks import SegTTT, stopping
-from callbacks.stopping import Convergence, Deadline, Pace
+from callbacks import SegTTT
+from callbacks.adaptation import stopping
+from callbacks.adaptation.stopping import Deadline, Pace
 from tests.fakes import Snapshot, TinyNetwork, make_images
 
 
@@ -17,45 +18,6 @@ def make_logits(labels: list[int], classes: int = 3) -> Tensor:
 
 def make_target(labels: list[int]) -> Tensor:
     return torch.tensor(labels)[None, None]
-
-
-@pytest.mark.parametrize(
-    ("agreement", "labels", "target", "reached"),
-    [
-        (1.0, [0, 1, 2, 1], [0, 1, 2, 1], True),
-        (1.0, [0, 1, 2, 0], [0, 1, 2, 1], False),
-        (0.75, [0, 1, 2, 0], [0, 1, 2, 1], True),
-        (0.76, [0, 1, 2, 0], [0, 1, 2, 1], False),
-        (1.0, [0, 1, 2, 0], [0, 1, 255, 255], True),  # of the labelled pixels
-        (0.5, [0, 0, 2, 0], [0, 1, 255, 255], True),
-        (0.51, [0, 0, 2, 0], [0, 1, 255, 255], False),
-    ],
-)
-def test_agreement_is_a_share_of_the_labelled_pixels(
-    agreement: float, labels: list[int], target: list[int], reached: bool
-) -> None:
-    convergence = Convergence(agreement, None)
-    assert convergence.is_watching
-    assert convergence.is_reached(make_logits(labels), make_target(target)) is reached
-
-
-def test_change_is_a_share_of_all_pixels_and_needs_a_step() -> None:
-    target = make_target([255] * 4)
-    convergence = Convergence(None, 0.25)
-    seen = [[0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1], [1, 1, 1, 1]]
-    assert [convergence.is_reached(make_logits(labels), target) for labels in seen] == [False, False, True, True, True]
-    convergence = Convergence(None, 0.0)
-    assert [convergence.is_reached(make_logits(labels), target) for labels in seen] == [False] * 4 + [True]
-
-
-def test_either_criterion_suffices_and_none_never_does() -> None:
-    target = make_target([1, 1])
-    both = Convergence(1.0, 0.0)
-    assert [both.is_reached(make_logits(labels), target) for labels in ([0, 0], [1, 1])] == [False, True]
-    both = Convergence(1.0, 0.0)
-    assert [both.is_reached(make_logits([0, 0]), target) for _ in range(2)] == [False, True]
-    neither = Convergence(None, None)
-    assert not neither.is_watching
 
 
 class Clock:
@@ -186,70 +148,6 @@ def predict(network: nn.Module, image: Tensor | None = None, **arguments: Any) -
     method = SegTTT(**{"scales": (0.5,), "lr": 0.2, **arguments})
     probabilities = method.predict(network, make_images(1) if image is None else image)
     return probabilities, method
-
-
-@pytest.mark.parametrize("semantics", ["paper", "released"])
-def test_agreement_that_is_there_already_takes_no_step(semantics: str) -> None:
-    network = TinyNetwork()
-    expected, _ = predict(network, num_steps=0, semantics=semantics)
-    before = Snapshot(network)
-    probabilities, method = predict(network, stop_agreement=1e-6, semantics=semantics)
-    before.check(network)
-    (adaptation,) = method.adaptations
-    assert (adaptation.steps, adaptation.loss_first, adaptation.note) == (0, None, None)
-    torch.testing.assert_close(probabilities, expected)
-
-
-@pytest.mark.parametrize("semantics", ["paper", "released"])
-def test_a_lower_agreement_never_takes_more_steps(semantics: str) -> None:
-    steps = []
-    for agreement in (0.05, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0, None):
-        _, method = predict(TinyNetwork(), stop_agreement=agreement, semantics=semantics, num_steps=15)
-        steps.append(method.adaptations[0].steps)
-    assert steps == sorted(steps) and steps[0] == 0 and steps[-1] == 15
-    assert len(set(steps)) > 3
-
-
-@pytest.mark.parametrize("semantics", ["paper", "released"])
-def test_a_larger_change_never_takes_more_steps(semantics: str) -> None:
-    steps = []
-    for change in (0.99, 0.1, 0.03, 0.01, 0.002, 0.0, None):
-        _, method = predict(TinyNetwork(), stop_change=change, semantics=semantics, num_steps=15)
-        steps.append(method.adaptations[0].steps)
-    assert steps == sorted(steps) and steps[0] == 1 and steps[-1] == 15
-    assert len(set(steps)) > 3
-
-
-@pytest.mark.parametrize("semantics", ["paper", "released"])
-@pytest.mark.parametrize("criterion", [{"stop_agreement": 0.8}, {"stop_change": 0.03}])
-def test_steps_that_are_taken_are_the_first_ones_of_a_longer_run(criterion: dict[str, float], semantics: str) -> None:
-    probabilities, method = predict(TinyNetwork(), **criterion, semantics=semantics)
-    (adaptation,) = method.adaptations
-    assert 0 < adaptation.steps < 10
-    expected, longer = predict(TinyNetwork(), num_steps=adaptation.steps, semantics=semantics)
-    torch.testing.assert_close(probabilities, expected)
-    assert (adaptation.loss_first, adaptation.loss_last) == pytest.approx(
-        (longer.adaptations[0].loss_first, longer.adaptations[0].loss_last)
-    )
-
-
-def test_criteria_work_on_coarse_logits_and_on_smaller_images() -> None:
-    for arguments in ({"loss_resolution": "output"}, {"adapt_scale": 0.5}):
-        _, method = predict(TinyNetwork(upsample=False), stop_agreement=1e-6, **arguments)
-        assert method.adaptations[0].steps == 0
-        _, method = predict(TinyNetwork(upsample=False), stop_agreement=1.0, num_steps=3, **arguments)
-        assert method.adaptations[0].steps == 3
-
-
-def test_each_image_starts_anew() -> None:
-    images = make_images(3)
-    network, arguments = TinyNetwork(), {"stop_agreement": 0.8, "stop_change": 0.01, "num_steps": 15}
-    together, method = predict(network, images, **arguments)
-    steps = [adaptation.steps for adaptation in method.adaptations]
-    for image, number, probabilities in zip(images.split(1), steps, together, strict=True):
-        alone, single = predict(network, image, **arguments)
-        assert single.adaptations[0].steps == number and torch.equal(alone[0], probabilities)
-    assert len(set(steps)) > 1
 
 
 @pytest.mark.parametrize("semantics", ["paper", "released"])

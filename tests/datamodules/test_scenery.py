@@ -1,6 +1,4 @@
 import hashlib
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -10,6 +8,7 @@ import pytest
 from datamodules.scenery import DOMAINS, SPLITS, draw_scene
 from datamodules.scenery.domains import TrainId
 from datamodules.scenery.optics import add_air, draw_exposure
+from tests import programs
 
 SCENES = 32
 # Least share of scenes with at least LEAST_PIXELS of the class, at 128x256.
@@ -46,7 +45,7 @@ def test_same_arguments_give_same_pixels_in_any_order(domain: str) -> None:
     assert forward == backward
 
 
-def test_same_arguments_give_same_pixels_in_another_process() -> None:
+def test_same_arguments_give_same_pixels_in_another_process(tmp_path: Path) -> None:
     calls = [(domain, "test", 7, 2, 96, 192) for domain in DOMAINS]
     program = (
         "import hashlib\n"
@@ -55,7 +54,7 @@ def test_same_arguments_give_same_pixels_in_another_process() -> None:
         "    image, labels = draw_scene(*call)\n"
         "    print(hashlib.sha256(image.tobytes() + labels.tobytes()).hexdigest())\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = programs.run(["-c", program], tmp_path)
     assert done.stdout.split()[::-1] == [fingerprint(*call) for call in calls]
 
 

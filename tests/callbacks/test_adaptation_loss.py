@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from callbacks import upsampled_loss
-from callbacks.upsampled_loss import interpolation_matrix, upsampled_cross_entropy
+from callbacks.adaptation import loss as upsampled_loss
+from callbacks.adaptation.loss import interpolation_matrix, upsampled_cross_entropy
 
 Sizes = tuple[tuple[int, int], tuple[int, int]]  # of the logits and of the target
 

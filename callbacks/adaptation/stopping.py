@@ -1,49 +1,11 @@
-"""When to take no further step on an image: the prediction has converged, or the time is up."""
+"""When to take no further step on an image: the time is up."""
 
 import time
 
 import torch
 from torch import Tensor
 
-from callbacks.pseudo_labels import IGNORED
-
 STEP_PER_FINAL = 3.0  # a step is a forward and two backward passes
-
-
-class Convergence:
-    """Watches the predictions of one image from step to step.
-
-    Args:
-        agreement: Share of the labelled pixels in (0, 1] on which prediction and pseudo labels agree; None: no matter.
-        change: Share of the pixels in [0, 1) whose label the latest step changed; None: no matter.
-    """
-
-    def __init__(self, agreement: float | None, change: float | None) -> None:
-        self.agreement = agreement
-        self.change = change
-        self._before: Tensor | None = None
-
-    @property
-    def is_watching(self) -> bool:
-        """Whether there is anything that ends the steps."""
-        return self.agreement is not None or self.change is not None
-
-    def is_reached(self, logits: Tensor, target: Tensor) -> bool:
-        """Returns whether no further step is needed; waits for the device.
-
-        Args:
-            logits: (B, K, H, W), before the next step.
-            target: (B, H, W) int64 pseudo labels, 255 where ignored.
-        """
-        labels, before = logits.detach().argmax(dim=1), self._before
-        self._before = labels
-        reached = torch.zeros((), dtype=torch.bool, device=logits.device)
-        if self.agreement is not None:
-            labelled = (target != IGNORED).sum()
-            reached |= (labelled > 0) & ((labels == target).sum() >= self.agreement * labelled)
-        if self.change is not None and before is not None:
-            reached |= (labels != before).sum() <= self.change * labels.numel()
-        return bool(reached)
 
 
 class Pace:

@@ -1,0 +1,129 @@
+"""Cross-entropy of bilinearly upsampled logits, a few rows of the image at a time.
+
+Upsampled to the image, the logits, their softmax and the gradient of it are three maps of K values per pixel (478 MB
+for 19 classes at 1024x2048). Both passes need only some rows at once, so that no full-size map is ever held. Upsampling
+is a product with a matrix in either direction: on a GPU the backward pass of `F.interpolate` adds up in any order.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+IGNORED = 255
+CHUNK = 2**22  # logits in the rows that are worked on at once, on a CPU: about what its caches hold
+CUDA_CHUNK = 2**27  # the same on a GPU, where each row block costs fourteen launches: 0.5 GB per map
+SMALLEST_LOG = -80.0  # e^-80 is 0 beside 1; the subnormal numbers below it slow a CPU down tenfold
+
+
+def compute_loss(logits: Tensor, target: Tensor, align_corners: bool) -> Tensor:
+    """Computes the mean cross-entropy over the labelled pixels (Eq. 8).
+
+    Args:
+        logits: (B, K, h, w), upsampled if they are smaller than the target.
+        target: (B, H, W) int64 labels, 255 where ignored.
+        align_corners: Of the upsampling.
+
+    Returns:
+        () loss, NaN if no pixel has a label.
+    """
+    if logits.shape[-2:] == target.shape[-2:]:
+        return F.cross_entropy(logits.float(), target, ignore_index=IGNORED)
+    return upsampled_cross_entropy(logits, target, align_corners, IGNORED)
+
+
+def upsampled_cross_entropy(logits: Tensor, target: Tensor, align_corners: bool, ignored: int = IGNORED) -> Tensor:
+    """Computes `cross_entropy(interpolate(logits, target's size, mode="bilinear"), target)`.
+
+    Args:
+        logits: (B, K, h, w), coarse; computed with in float32 or better.
+        target: (B, H, W) int64 labels.
+        align_corners: Of the upsampling.
+        ignored: The label that does not count.
+
+    Returns:
+        () mean over the labelled pixels, NaN if there are none. It can be differentiated once.
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        precise = logits if logits.dtype == torch.float64 else logits.float()
+        return _RowwiseCrossEntropy.apply(precise.contiguous(), target, align_corners, ignored)
+
+
+@lru_cache(maxsize=16)
+def interpolation_matrix(
+    size: int, source: int, align_corners: bool, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """Makes the (size, source) matrix that upsamples a column of source values linearly to size values."""
+    places = torch.arange(size, dtype=torch.float64, device="cpu")
+    if align_corners:
+        places = places * ((source - 1) / max(size - 1, 1))
+    else:
+        places = ((places + 0.5) * (source / size) - 0.5).clamp_min(0)
+    low = places.floor().long().clamp_max(source - 1)
+    share = places - low
+    rows = torch.arange(size, device="cpu")
+    matrix = torch.zeros(size, source, dtype=torch.float64, device="cpu")
+    matrix[rows, low] += 1 - share
+    matrix[rows, (low + 1).clamp_max(source - 1)] += share
+    return matrix.to(dtype).to(device)
+
+
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """Multiplies float32 matrices in float32 within a ``with`` block, not in TF32 or bfloat16."""
+    before = torch.get_float32_matmul_precision()
+    if before == "highest":
+        yield
+        return
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+class _RowwiseCrossEntropy(torch.autograd.Function):
+    """Mean cross-entropy of (B, K, h, w) logits that are upsampled to the (B, H, W) target, block of rows by block."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, target: Tensor, align_corners: bool, ignored: int) -> Tensor:
+        batch, classes, source, _ = logits.shape
+        height, width = target.shape[1:]
+        needed = ctx.needs_input_grad[0]
+        with exact_products():
+            down = interpolation_matrix(height, source, align_corners, logits.dtype, logits.device)
+            across = interpolation_matrix(width, logits.shape[3], align_corners, logits.dtype, logits.device)
+            wide = logits @ across.T
+            gradient = torch.zeros_like(wide) if needed else None
+            total = wide.new_zeros(())
+            chunk = CHUNK if logits.device.type == "cpu" else CUDA_CHUNK
+            rows = max(1, chunk // (batch * classes * width))
+            for top in range(0, height, rows):
+                bottom = min(top + rows, height)
+                # The rows of the source that these rows lie between, with one to spare.
+                first = max(0, int((top - 1) * source / height) - 1)
+                last = min(source, int((bottom + 1) * source / height) + 3)
+                part = down[top:bottom, first:last]
+                labels = target[:, top:bottom]
+                log_probabilities = (part @ wide[:, :, first:last]).log_softmax(dim=1)
+                kept = labels != ignored
+                safe = torch.where(kept, labels, 0)[:, None]
+                total -= (log_probabilities.gather(1, safe)[:, 0] * kept).sum()
+                if gradient is not None:
+                    slope = log_probabilities.clamp_min_(SMALLEST_LOG).exp_()
+                    slope.scatter_add_(1, safe, torch.full_like(slope[:, :1], -1.0)).mul_(kept[:, None])
+                    gradient[:, :, first:last] += part.T @ slope
+            count = (target != ignored).sum()
+            ctx.save_for_backward(*(() if gradient is None else ((gradient @ across).div_(count),)))
+        return total / count
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * gradients[0], None, None, None

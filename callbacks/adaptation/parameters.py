@@ -1,0 +1,61 @@
+"""Which parameters of a network a user means, and how many values its BatchNorms see."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+@contextmanager
+def counting_values(network: nn.Module) -> Iterator[dict[nn.Module, int]]:
+    """Counts the values per channel that each BatchNorm normalises within a ``with`` block, at most."""
+    counts: dict[nn.Module, int] = {}
+
+    def count(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        values = inputs[0].numel() // inputs[0].shape[1]
+        counts[layer] = max(values, counts.get(layer, 0))
+
+    layers = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    handles = [layer.register_forward_pre_hook(count) for layer in layers]
+    try:
+        yield counts
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def select_parameters(network: nn.Module, names: Sequence[str]) -> list[str]:
+    """Lists the parameters that lie in the modules named.
+
+    Args:
+        network: Any module.
+        names: Dotted names of modules or parameters; each matches anywhere in a parameter's path, part by part.
+
+    Returns:
+        Full names of the parameters, in the network's order.
+
+    Raises:
+        ValueError: If no name is given, or one matches nothing; lists the modules there are.
+    """
+    paths: dict[int, list[str]] = {}  # all names of each parameter, which may be shared
+    for path, parameter in network.named_parameters(remove_duplicate=False):
+        if parameter.is_floating_point():
+            paths.setdefault(id(parameter), []).append(path)
+    every = [path for aliases in paths.values() for path in aliases]
+    unmatched = [name for name in names if not any(_lies_in(path, name) for path in every)]
+    if unmatched or not names:
+        children = [name for name, _ in network.named_children()]
+        children += [
+            f"{name}.{inner}" for name, child in network.named_children() for inner, _ in child.named_children()
+        ]
+        found = f"{unmatched} match no parameter" if unmatched else "the list is empty"
+        raise ValueError(
+            f"trainable names what moves, but {found}: expected names of modules of {type(network).__name__}, such as "
+            f"{children[:20]}"
+        )
+    return [aliases[0] for aliases in paths.values() if any(_lies_in(path, name) for path in aliases for name in names)]
+
+
+def _lies_in(path: str, name: str) -> bool:
+    return f".{name}." in f".{path}."

@@ -1,0 +1,145 @@
+"""Passes of a network over one image, of which the stages before the first that moves run once."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+
+from callbacks.adaptation.loss import compute_loss
+from lightning_modules.networks.base import SegmentationNetwork, Stage
+from lightning_modules.predictor import lay_out, predict_logits, run_network
+
+
+class Passes:
+    """Passes over one image while some parameters move.
+
+    A `SegmentationNetwork` lists its stages in order: those before the first in which something moves say the same in
+    every pass, so they run once, without gradients. Any other network runs whole.
+
+    In training mode a pass also moves running statistics. Those of the stages that run once see the same batch in every
+    pass, so that n passes have a closed form: r_n = r_0 + (r_1 - r_0) * (1 - (1 - m)^n) / m with the momentum m.
+
+    Args:
+        network: Any module, in the mode in which it will run, with IaBN in place.
+        image: (B, 3, H, W) float, normalised.
+        moving: The parameters that move.
+    """
+
+    def __init__(self, network: nn.Module, image: Tensor, moving: Iterable[Tensor]) -> None:
+        self._network = network
+        self._image = lay_out(network, image)
+        self._as_listed = isinstance(network, SegmentationNetwork) and _runs_as_listed(network)
+        self._moving = set(map(id, moving))
+        self._state: Any = None
+        self._stages: list[Stage] = []  # that run in every pass
+        self._statistics: list[Statistics] = []  # of the stages that run once
+        self._begun = False
+
+    def compute_loss(self, target: Tensor) -> Tensor:
+        """Runs a pass; returns the () mean cross-entropy with (B, H, W) labels over the pixels that have one."""
+        network = self._network
+        if not isinstance(network, SegmentationNetwork) or not self._as_listed:
+            return compute_loss(run_network(network, self._image), target, align_corners=False)
+        logits = self._run_stages()
+        if type(network).upsample is not SegmentationNetwork.upsample:
+            logits = network.upsample(logits, *target.shape[-2:])
+        return compute_loss(logits, target, network.align_corners)
+
+    def predict(self) -> Tensor:
+        """Runs a pass; returns the (B, K, H, W) logits."""
+        network = self._network
+        if not isinstance(network, SegmentationNetwork) or not self._as_listed:
+            return predict_logits(network, self._image)
+        return network.upsample(self._run_stages(), *self._image.shape[-2:])
+
+    def move_statistics(self, passes: int) -> None:
+        """Gives the stages that ran once the running statistics that so many passes in training mode leave."""
+        for statistics in self._statistics:
+            statistics.move(passes)
+
+    def _run_stages(self) -> Tensor:
+        if not self._begun:
+            self._begin()
+        state = self._state
+        for stage in self._stages:
+            state = stage.run(state)
+        return state
+
+    @torch.no_grad()
+    def _begin(self) -> None:
+        assert isinstance(self._network, SegmentationNetwork)
+        state, stages = self._image, self._network.list_stages()
+        while stages and _is_constant(stages[0], self._moving):
+            layers = [layer for part in stages[0].layers for layer in part.modules()]
+            statistics = [Statistics(layer) for layer in layers if _moves_statistics(layer)]
+            state = stages.pop(0).run(state)
+            for one in statistics:
+                one.note_first_pass()
+            self._statistics += statistics
+        self._state, self._stages, self._begun = state, stages, True
+
+
+class Statistics:
+    """Running statistics that a layer moves in the first pass, and those after n passes over the same batch.
+
+    Args:
+        layer: With buffers ``running_mean`` and ``running_var``, and a ``momentum``; before the first pass.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        self._momentum: float | None = layer.momentum  # type: ignore[assignment]
+        count = layer._buffers.get("num_batches_tracked")
+        self._count = None if count is None else (count, count.clone())
+        self._running = [layer._buffers["running_mean"], layer._buffers["running_var"]]
+        self._before = [running.clone() for running in self._running if running is not None]
+        self._changes: list[Tensor] = []
+
+    def note_first_pass(self) -> None:
+        """Notes how far the first pass has moved them."""
+        self._changes = [
+            running - before for running, before in zip(self._running, self._before, strict=True) if running is not None
+        ]
+
+    def move(self, passes: int) -> None:
+        """Moves them to where so many passes lead."""
+        factor: float | Tensor
+        if self._momentum is None:  # an average over all batches
+            assert self._count is not None
+            before = self._count[1].double()
+            factor = passes * (before + 1) / (before + passes)
+        else:
+            factor = (1 - (1 - self._momentum) ** passes) / self._momentum if self._momentum else passes
+        for running, before, change in zip(self._running, self._before, self._changes, strict=True):
+            assert running is not None
+            running.copy_(before.double() + change.double() * factor)
+        if self._count is not None:
+            self._count[0].copy_(self._count[1] + passes)
+
+
+def _moves_statistics(layer: nn.Module) -> bool:
+    """Returns whether a layer moves running statistics in the mode that it is in."""
+    return layer.training and layer._buffers.get("running_mean") is not None and hasattr(layer, "momentum")
+
+
+def _is_constant(stage: Stage, moving: set[int]) -> bool:
+    """Returns whether nothing in a stage moves by gradients or by chance."""
+    layers = [layer for part in stage.layers for layer in part.modules()]
+    return not any(
+        any(id(parameter) in moving for parameter in layer._parameters.values())
+        or (isinstance(layer, _DropoutNd) and layer.training and layer.p > 0)
+        for layer in layers
+    )
+
+
+def _runs_as_listed(network: SegmentationNetwork) -> bool:
+    """Returns whether calling a network is running its stages and upsampling their logits, and nothing else."""
+    if network._forward_hooks or network._forward_pre_hooks or getattr(network, "_compiled_call_impl", None):
+        return False
+    own: Callable[..., Any] = SegmentationNetwork.forward
+    return (
+        type(network).forward is own
+        and type(network).compute_logits is SegmentationNetwork.compute_logits
+        and "forward" not in vars(network)
+    )

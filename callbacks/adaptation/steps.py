@@ -1,0 +1,95 @@
+"""Gradient steps on a network's own tensors, which get their values back however the steps end."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+HALF_LOSS_SCALES = (2.0**12, 2.0**6, 1.0)  # lift the gradients of single pixels above the smallest float16
+
+
+@contextmanager
+def moving(network: nn.Module, names: Sequence[str], buffers: bool = False) -> Iterator[list[nn.Parameter]]:
+    """Lets parameters of a network move within a ``with`` block, and puts their values and gradients back after it.
+
+    In the block they alone require gradients, and autocast keeps no casts: one of a weight that has moved since would
+    be stale. The flags ``requires_grad`` are left to `Method` to put back.
+
+    Args:
+        network: Any module.
+        names: Full names of the parameters.
+        buffers: Whether buffers move, too, as they do in training mode.
+
+    Yields:
+        The parameters.
+
+    Raises:
+        ValueError: If a parameter was made in inference mode, where torch lets nothing move.
+    """
+    named = dict(network.named_parameters())
+    parameters = [named[name] for name in names]
+    frozen = [name for name in names if named[name].is_inference()]
+    if frozen:
+        raise ValueError(
+            f"{frozen[0]} of {type(network).__name__} was made within torch.inference_mode(), so it cannot be adapted: "
+            "make the network outside of it"
+        )
+    tensors: list[Tensor] = [*parameters, *(network.buffers() if buffers else ())]
+    values, gradients = [tensor.detach().clone() for tensor in tensors], [tensor.grad for tensor in parameters]
+    chosen = set(map(id, parameters))
+    kind = parameters[0].device.type
+    enabled, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
+    with torch.autocast(kind, dtype, enabled, cache_enabled=False):
+        try:
+            for parameter in network.parameters():
+                if parameter.requires_grad != (id(parameter) in chosen):
+                    parameter.requires_grad_(id(parameter) in chosen)
+            for parameter in parameters:
+                parameter.grad = None
+            yield parameters
+        finally:
+            restore(tensors, values)
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.grad = gradient
+
+
+@torch.no_grad()
+def restore(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    """Copies values into tensors, bit for bit."""
+    for tensor, value in zip(tensors, values, strict=True):
+        tensor.copy_(value)
+
+
+def take_step(loss: Tensor, parameters: Sequence[Tensor], optimizer: Optimizer, scale: float = 1.0) -> None:
+    """Takes one step down a loss; never waits for the device.
+
+    Args:
+        loss: ().
+        parameters: That the optimizer moves.
+        optimizer: Over these.
+        scale: On the loss in the backward pass; gradients are scaled back.
+    """
+    gradients = torch.autograd.grad(loss * scale, parameters, allow_unused=True)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient if gradient is None or scale == 1 else gradient / scale
+    optimizer.step()
+
+
+def loss_scales(device: torch.device) -> tuple[float, ...]:
+    """Lists the scales to try: float16 autocast loses small gradients and may overflow on large ones, others do not."""
+    half = torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type) == torch.float16
+    return HALF_LOSS_SCALES if half else (1.0,)
+
+
+@contextmanager
+def seeded(device: torch.device, seed: int = 0) -> Iterator[None]:
+    """Draws random numbers (of dropout) from a seed within a ``with`` block, so that no image depends on another."""
+    cuda = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(cuda):
+        torch.default_generator.manual_seed(seed)
+        for one in cuda:  # not `torch.manual_seed`, which seeds all devices
+            with torch.cuda.device(one):
+                torch.cuda.manual_seed(seed)
+        yield

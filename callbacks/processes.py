@@ -1,0 +1,103 @@
+"""What the processes of one run owe each other: an error of one ends all, and none outlives the one that started it."""
+
+import os
+import re
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+import torch.distributed
+from pytorch_lightning import Trainer
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+PARENT = "SEGADAPT_PARENT"  # the process that starts the others of a run leaves its number there
+GRACE = 10.0  # seconds that a process has to stop by itself once its parent is gone
+
+
+class OtherProcessError(RuntimeError):
+    """Something went wrong on another process of the run."""
+
+
+@contextmanager
+def all_or_none(trainer: Trainer) -> Iterator[None]:
+    """Runs a block on every process of a run and meets the others at its end: an error of one is raised on all.
+
+    All processes have to come here, and the block must not wait for another process.
+
+    Raises:
+        OtherProcessError: On processes without an error of their own, with the text of the first that has one.
+    """
+    error: Exception | None = None
+    try:
+        yield
+    except Exception as caught:
+        error = caught
+    if are_several():
+        texts: list[str | None] = [None] * trainer.world_size
+        torch.distributed.all_gather_object(texts, None if error is None else str(error) or type(error).__name__)
+        failed = [rank for rank, text in enumerate(texts) if text is not None]
+        if failed and error is None:
+            raise OtherProcessError(f"{texts[failed[0]]} (on process {failed[0]} of 0 to {trainer.world_size - 1})")
+    if error is not None:
+        raise error
+
+
+def are_several() -> bool:
+    """Returns whether this process belongs to a group of several."""
+    group = torch.distributed
+    return group.is_available() and group.is_initialized() and group.get_world_size() > 1
+
+
+def end_with_parent() -> None:
+    """Lets a process that another one started as part of its run end with it, however that one ended.
+
+    It is told to stop first, as by SIGTERM, which saves what is done. If it cannot, because it waits for a process that
+    is gone, it is killed a little later.
+    """
+    if "LOCAL_RANK" not in os.environ:  # the first process, which hands its number on
+        os.environ[PARENT] = str(os.getpid())
+        return
+    parent = int(os.environ.get(PARENT, os.getppid()))  # that of torchrun does not say
+    threading.Thread(target=_watch, args=(parent,), daemon=True, name="parent").start()
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def run_to_end(program: Callable[[], object]) -> None:
+    """Runs the program of this process, and ends it with a message and a status if something goes wrong."""
+    end_with_parent()
+    try:
+        program()
+    except SIGTERMException:  # what is done is on disk; by itself it would exit with 0
+        end(143)  # 128 + SIGTERM
+    except (ValueError, TypeError, OSError, ModuleNotFoundError, OtherProcessError) as error:  # the message says it all
+        print(f"error: {explain(error)}", file=sys.stderr)
+        end(1)
+    except Exception:
+        traceback.print_exc()
+        end(1)
+
+
+def explain(error: Exception) -> str:
+    """Returns the message of an error, without the traceback that a worker process of a loader puts before it."""
+    return re.sub(r"(?s)^Caught (\w+) in .*\n\S*\b\1: ", "", str(error)).strip()
+
+
+def end(code: int) -> NoReturn:
+    """Ends this process; as one of several at once, for it might wait for the others, and they end when it is gone."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if are_several():
+        os._exit(code)
+    sys.exit(code)
