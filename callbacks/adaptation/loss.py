@@ -76,7 +76,16 @@ def interpolation_matrix(
 @contextmanager
 def exact_products() -> Iterator[None]:
     """Multiplies float32 matrices in float32 within a ``with`` block, not in TF32 or bfloat16."""
-    before = torch.get_float32_matmul_precision()
+    try:
+        before = torch.get_float32_matmul_precision()
+    except RuntimeError:  # somebody has set the newer switches, with which the older function does not go together
+        matmul = torch.backends.cuda.matmul
+        newer, matmul.fp32_precision = matmul.fp32_precision, "ieee"
+        try:
+            yield
+        finally:
+            matmul.fp32_precision = newer
+        return
     if before == "highest":
         yield
         return

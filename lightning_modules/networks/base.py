@@ -1,6 +1,5 @@
 """The base of this project's networks: coarse logits, brought to the image's size."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -26,7 +25,7 @@ class Stage(NamedTuple):
     run: Callable[[Any], Any]
 
 
-class SegmentationNetwork(nn.Module, ABC):
+class SegmentationNetwork(nn.Module):
     """(B, 3, H, W) normalised image -> (B, K, H, W) logits at input size.
 
     A subclass builds its layers in `__init__`, loads weights, and then calls `change_layers`; `list_stages` says how
@@ -71,9 +70,14 @@ class SegmentationNetwork(nn.Module, ABC):
         replace_norms(self, norm, stages)
         add_dropout(self, dropout)
 
-    @abstractmethod
     def list_stages(self) -> list[Stage]:
-        """Lists the stages from a (B, 3, H, W) image to (B, K, H', W') logits of any size, with the layers of now."""
+        """Lists the stages from a (B, 3, H, W) image to (B, K, H', W') logits of any size, with the layers of now.
+
+        A subclass may write `compute_logits` instead; a method then runs it whole in every step.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} has neither list_stages nor compute_logits: write one"
+        )
 
     def compute_logits(self, image: Tensor) -> Tensor:
         """Maps a (B, 3, H, W) image to (B, K, H', W') logits, before they are brought to the image's size."""
