@@ -1,0 +1,89 @@
+"""Images and networks with random weights, and comparisons of what methods predict for them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from experiments.benchmark.plain_loop import normalise
+from experiments.benchmark.random_weights import CLASSES, imitate_training
+from lightning_modules.networks.deeplab_v1 import DeepLabV1
+
+NEARLY_TIED = 0.05  # of two probabilities of a pixel: rounding decides such a label
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Where and how large things are.
+
+    Attributes:
+        device: That is checked.
+        tiny: Whether networks and images are as small as they can be.
+    """
+
+    device: torch.device
+    tiny: bool
+
+    @property
+    def check_size(self) -> tuple[int, int]:
+        """(height, width) of the images of the checks."""
+        return (64, 128) if self.tiny else (512, 1024)
+
+    @property
+    def timing_size(self) -> tuple[int, int]:
+        """(height, width) of the images that are timed."""
+        return (64, 128) if self.tiny else (1024, 2048)
+
+    def make_network(self, backbone: str = "resnet50", dropout: float = 0.0) -> DeepLabV1:
+        """Makes a network with random weights from seed 0, on the CPU."""
+        torch.manual_seed(0)
+        if self.tiny:
+            return DeepLabV1("resnet10", CLASSES, width=8, dropout=dropout)
+        return DeepLabV1(backbone, CLASSES, dropout=dropout)
+
+    def make_subject(self, device: str | torch.device = "cpu", dropout: float = 0.0) -> tuple[DeepLabV1, Tensor]:
+        """Makes a network that behaves like a trained one, and an image."""
+        image = normalise(draw_pixels(self.check_size)).to(device)
+        network = self.make_network(dropout=dropout).to(device)
+        imitate_training(network, image)
+        return network, image
+
+
+def draw_pixels(size: tuple[int, int], seed: int = 0) -> np.ndarray:
+    """Draws (H, W, 3) uint8 RGB that is smooth, as photographs are: noise at three scales."""
+    generator = torch.Generator().manual_seed(seed)
+    total = torch.zeros(1, 3, *size)
+    for divisor, weight in ((32, 1.0), (8, 0.4), (2, 0.1)):
+        noise = torch.randn(1, 3, *(max(2, length // divisor) for length in size), generator=generator)
+        total += weight * F.interpolate(noise, size, mode="bicubic", align_corners=False)
+    return (128 + 50 * total[0]).clamp(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+
+
+def copy_state(network: nn.Module) -> dict[str, Tensor]:
+    """Copies what a method must leave as it was: parameters and buffers, train flags and requires_grad."""
+    state = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+    flags = [module.training for module in network.modules()]
+    needed = [parameter.requires_grad for parameter in network.parameters()]
+    return {**state, "train flags": torch.tensor(flags), "requires_grad": torch.tensor(needed)}
+
+
+def is_unchanged(network: nn.Module, before: Mapping[str, Tensor]) -> bool:
+    """Returns whether a network is bit for bit as `copy_state` found it."""
+    after = copy_state(network)
+    return before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+
+
+def share_equal(probabilities: Tensor, reference: Tensor) -> float:
+    """Returns the share of pixels with the label of the reference, among those that are not nearly tied there.
+
+    Args:
+        probabilities: (1, K, H, W).
+        reference: (1, K, H, W).
+    """
+    best = reference.cpu().topk(2, dim=1).values
+    clear = best[:, 0] - best[:, 1] > NEARLY_TIED
+    equal = probabilities.cpu().argmax(dim=1) == reference.cpu().argmax(dim=1)
+    return equal[clear].double().mean().item()
