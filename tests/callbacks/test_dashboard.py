@@ -1,6 +1,7 @@
 import json
 import math
 import struct
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,16 @@ def read_messages(path: Path) -> Iterator[bytes]:
             message = b""
 
 
+def wait_for_end(path: Path) -> None:
+    """Waits a little for the record that ends a run: on a busy machine W&B writes on when it says that it is done."""
+    end = time.monotonic() + 3
+    while time.monotonic() < end:
+        records = [wandb_internal_pb2.Record.FromString(message) for message in read_messages(path)]
+        if any(record.WhichOneof("record_type") == "exit" for record in records):
+            return
+        time.sleep(0.1)
+
+
 class Logged:
     """What an offline run has written: the entries of its history, its summary, its config, its files and tables.
 
@@ -50,6 +61,7 @@ class Logged:
         (path,) = folder.rglob("*.wandb")
         self.files = path.parent / "files"
         self.tables: dict[str, dict[str, Path]] = {}
+        wait_for_end(path)
         for message in read_messages(path):
             record = wandb_internal_pb2.Record()
             record.ParseFromString(message)
