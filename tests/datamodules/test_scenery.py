@@ -55,6 +55,7 @@ def test_same_arguments_give_same_pixels_in_another_process(tmp_path: Path) -> N
         "    print(hashlib.sha256(image.tobytes() + labels.tobytes()).hexdigest())\n"
     )
     done = programs.run(["-c", program], tmp_path)
+    assert done.returncode == 0, done.stderr
     assert done.stdout.split()[::-1] == [fingerprint(*call) for call in calls]
 
 
