@@ -37,13 +37,6 @@ runpy.run_module("experiments.gpu_check", run_name="__main__", alter_sys=True)
 """
 # The last four are the code of those of the other backbone again.
 LONG = {"processes", "r50-compile", "r101-bf16", "r101-float32", "r101-plain-loop", "r101-compile"}
-    "processes",
-    "r50-compile",
-    "r101-bf16",
-    "r101-float32",
-    "r101-plain-loop",
-    "r101-compile",
-}  # or the same code again
 
 
 def read(folder: Path) -> dict[str, Any]:
