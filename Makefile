@@ -19,6 +19,7 @@ DEMO_ARGS ?=
 COMPARISON_ARGS ?=
 BENCH_ARGS ?=
 TABLES_ARGS ?= all
+GPU_CHECK_ARGS ?=
 TEST_ARGS ?=
 
 # albumentations otherwise asks the network for newer versions whenever it is imported.
@@ -78,6 +79,10 @@ tables: $(STAMP) ## Build the paper's tables and figures (TABLES_ARGS="all --run
 .PHONY: bench
 bench: $(STAMP) ## Measure time, memory and operations of the methods (BENCH_ARGS="--quick": a tiny run)
 	@$(BIN)/python -m experiments.benchmark $(BENCH_ARGS)
+
+.PHONY: gpu-check
+gpu-check: $(STAMP) ## Check and time everything on a GPU (GPU_CHECK_ARGS="--device cpu --tiny": a tiny run)
+	@$(BIN)/python -m experiments.gpu_check $(GPU_CHECK_ARGS)
 
 .PHONY: sheets
 sheets: $(STAMP) ## Draw the contact sheets of the generated street scenes

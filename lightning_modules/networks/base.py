@@ -75,9 +75,7 @@ class SegmentationNetwork(nn.Module):
 
         A subclass may write `compute_logits` instead; a method then runs it whole in every step.
         """
-        raise NotImplementedError(
-            f"{type(self).__name__} has neither list_stages nor compute_logits: write one"
-        )
+        raise NotImplementedError(f"{type(self).__name__} has neither list_stages nor compute_logits: write one")
 
     def compute_logits(self, image: Tensor) -> Tensor:
         """Maps a (B, 3, H, W) image to (B, K, H', W') logits, before they are brought to the image's size."""
