@@ -59,7 +59,7 @@ def start(folder: Path, fault: str, processes: int, command: str = "test", threa
     """Starts a run of several gloo processes; what they say is in log.txt."""
     program = folder / "program.py"
     program.write_text(PROGRAM, encoding="utf-8")
-    more = [f"--trainer.devices={processes}", "--trainer.strategy=ddp", "--data.num_test=8"]
+    more = [f"--trainer.devices={processes}", "--trainer.strategy=ddp", "--data.num_test=9"]
     environment = {**os.environ, "FAULT": fault, "OMP_NUM_THREADS": str(threads)}
     environment.pop("LOCAL_RANK", None)
     with (folder / "log.txt").open("ab") as log:
@@ -96,6 +96,7 @@ def run_with_fault(folder: Path, fault: str, processes: int) -> str:
     process = start(folder, fault, processes)
     try:
         wait_for(lambda: "FAILED" in read_log(folder) or process.poll() is not None, 200)
+        assert "FAILED" in read_log(folder), "the run ended before the fault came"
         wait_for_end(process, list_children(process.pid), time.monotonic())
     finally:
         if process.poll() is None:
