@@ -6,6 +6,7 @@ pass. Here torch's own kernels do it in three reads and a write, and the feature
 Source: paper, Sec. 3, Eq. 3-4.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,12 +19,12 @@ BLOCK = 1024  # pixels that are summed up one by one
 CANCELLING = 4.0  # a mean of so many units of output: rounding its product costs 5e-7
 
 
+_served: dict[str, str] = {}  # what serves each device, type and layout: "fast", or why the plain formula does
+
+
 def blend(sample: Tensor, source: Tensor, alpha: float) -> Tensor:
     """Blends statistics: alpha * sample + (1 - alpha) * source (Eq. 4)."""
     return alpha * sample + (1 - alpha) * source
-
-
-_served: dict[str, str] = {}  # what serves each device, type and layout: "fast", or why the plain formula does
 
 
 def fast_path_report() -> dict[str, str]:
@@ -73,7 +74,9 @@ def _find_fault(device: torch.device, dtype: torch.dtype, layout: torch.memory_f
             except (RuntimeError, NotImplementedError, AssertionError) as error:
                 return (str(error).strip() or type(error).__name__).splitlines()[0]
     tolerance = 0.05 if dtype in (torch.bfloat16, torch.float16) else 1e-4
-    for name, fast, plain in zip(("output", "gradient", "weight's", "bias's"), *results, strict=True):
+    for name, fast, plain in zip(
+        ("output", "gradient", "gradient of the weight", "gradient of the bias"), *results, strict=True
+    ):
         if not torch.allclose(fast.double(), plain.double(), rtol=tolerance, atol=tolerance * 4):
             return f"the {name} differs by {(fast.double() - plain.double()).abs().max().item():.2g}"
     return None
@@ -90,12 +93,9 @@ def measure_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
         x: (B, C, H, W) of any floating type.
 
     Returns:
-        Two (C,), accumulated in float32 or better; float32, or float64 for float64. Only what compilers get can be
-        differentiated; `normalize_blended` brings its own gradient.
+        Two (C,), accumulated in float32 or better; float32, or float64 for float64. They cannot be differentiated;
+        `_BlendedNorm` brings its own gradient.
     """
-    if not has_kernels(x):
-        var, mean = torch.var_mean(x if x.dtype == torch.float64 else x.float(), dim=(0, 2, 3), correction=0)
-        return mean, var
     if x.device.type != "cpu" or x.dtype == torch.float64 or x.is_contiguous() or x.numel() <= BLOCK * x.shape[1]:
         return _measure_block(x)
     blocks = [block for sample in x.split(1) for block in sample.split(max(1, BLOCK // x.shape[3]), dim=2)]
@@ -144,52 +144,22 @@ def normalize_blended(
     """
     kind = torch.float64 if x.dtype == torch.float64 else torch.float32
     running_mean, running_var = running_mean.to(kind), running_var.to(kind)
-    weight, bias = None if weight is None else weight.to(kind), None if bias is None else bias.to(kind)
+    weight = torch.ones_like(running_mean) if weight is None else weight.to(kind)
+    bias = torch.zeros_like(running_mean) if bias is None else bias.to(kind)
+    normalize: Callable[..., Tensor] = _BlendedNorm.apply if has_kernels(x) else _normalize_plainly
     if pooled or len(x) == 1 or alpha == 0:
-        return _normalize(x, running_mean, running_var, weight, bias, alpha, eps)
+        return normalize(x, running_mean, running_var, weight, bias, alpha, eps)
     # In channels_last the samples cannot be taken for channels; on a CPU they choose between the ways of `_apply`.
     if not x.is_contiguous() or x.device.type == "cpu":
-        singles = [_normalize(single, running_mean, running_var, weight, bias, alpha, eps) for single in x.split(1)]
-        return torch.cat(singles)
-    count = len(x)  # each sample's channels for themselves
-    return _normalize(
-        x.view(1, -1, *x.shape[2:]),
-        running_mean.repeat(count),
-        running_var.repeat(count),
-        None if weight is None else weight.repeat(count),
-        None if bias is None else bias.repeat(count),
-        alpha,
-        eps,
-    ).view(x.shape)
-
-
-def _normalize(
-    x: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    alpha: float,
-    eps: float,
-) -> Tensor:
-    """Normalises (B, C, H, W) features with one mean and variance per channel."""
-    if has_kernels(x):
-        if weight is None:
-            weight = torch.ones_like(running_mean)
-        if bias is None:
-            bias = torch.zeros_like(running_mean)
-        return _BlendedNorm.apply(x, running_mean, running_var, weight, bias, alpha, eps)
-    return _normalize_plainly(x, running_mean, running_var, weight, bias, alpha, eps)
+        return torch.cat(
+            [normalize(single, running_mean, running_var, weight, bias, alpha, eps) for single in x.split(1)]
+        )
+    each = [values.repeat(len(x)) for values in (running_mean, running_var, weight, bias)]
+    return normalize(x.view(1, -1, *x.shape[2:]), *each, alpha, eps).view(x.shape)  # each sample's channels apart
 
 
 def _normalize_plainly(
-    x: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    alpha: float,
-    eps: float,
+    x: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor, bias: Tensor, alpha: float, eps: float
 ) -> Tensor:
     """The formula in operations that torch differentiates: for compilers, and where the kernels fail their check."""
     mean, var = running_mean, running_var
@@ -197,8 +167,8 @@ def _normalize_plainly(
         values = x if x.dtype == torch.float64 else x.float()
         sample_var, sample_mean = torch.var_mean(values, dim=(0, 2, 3), correction=0)
         mean, var = blend(sample_mean, mean, alpha), blend(sample_var, var, alpha)
-    scale = torch.rsqrt(var + eps) if weight is None else weight * torch.rsqrt(var + eps)
-    shift = -mean * scale if bias is None else bias - mean * scale
+    scale = weight * torch.rsqrt(var + eps)
+    shift = bias - mean * scale
     return (x * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
 
 

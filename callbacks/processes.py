@@ -53,7 +53,7 @@ def are_several() -> bool:
     return group.is_available() and group.is_initialized() and group.get_world_size() > 1
 
 
-def end_with_parent() -> None:
+def watch_parent() -> None:
     """Lets a process that another one started as part of its run end with it, however that one ended.
 
     It is told to stop first, as by SIGTERM, which saves what is done. If it cannot, because it waits for a process that
@@ -76,7 +76,7 @@ def _watch(parent: int) -> None:
 
 def run_to_end(program: Callable[[], object]) -> None:
     """Runs the program of this process, and ends it with a message and a status if something goes wrong."""
-    end_with_parent()
+    watch_parent()
     try:
         program()
     except SIGTERMException:  # what is done is on disk; by itself it would exit with 0

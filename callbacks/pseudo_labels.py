@@ -10,8 +10,7 @@ from torch import Tensor
 
 from callbacks.stages import stage
 from callbacks.views import IMAGENET, Normalization, Resampling, View
-
-IGNORED = 255
+from lightning_modules.metrics import IGNORED
 
 
 def fuse_views(
@@ -77,30 +76,6 @@ def pseudo_labels(probabilities: Tensor, psi: float, strict: bool = False) -> Te
     threshold = thresholds.gather(-1, labels.flatten(-2)).view_as(confidence)
     kept = confidence > threshold if strict else confidence >= threshold
     return torch.where(kept, labels, IGNORED)
-
-
-def sample_labels(labels: Tensor, size: Sequence[int], align_corners: bool = False) -> Tensor:
-    """Takes the labels at the places of a coarser (or finer) grid over the image.
-
-    Args:
-        labels: (B, H, W).
-        size: (h, w) of the grid.
-        align_corners: Whether the grid's corners lie on the image's, as in the upsampling that it undoes.
-
-    Returns:
-        (B, h, w); the very tensor given if it has that size.
-    """
-    if tuple(labels.shape[-2:]) == tuple(size):
-        return labels
-    for dim, count in zip((-2, -1), size, strict=True):
-        length = labels.shape[dim]
-        places = torch.arange(count, device=labels.device, dtype=torch.float64)
-        if align_corners:
-            places = (places * ((length - 1) / max(count - 1, 1))).round()
-        else:
-            places = (places + 0.5) * (length / count)  # the pixel that the middle lies in
-        labels = labels.index_select(dim, places.long().clamp_max(length - 1))
-    return labels
 
 
 def check_psi(psi: float) -> None:

@@ -3,7 +3,7 @@
 Source: paper, Sec. 4, Eq. 5-8; Sec. 5.2 and Appendix C for the settings.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from callbacks.method import Adaptation, Method
 from callbacks.pseudo_labels import IGNORED, check_psi, fuse_views, pseudo_labels
 from callbacks.stages import stage
 from callbacks.views import Normalization, Resampling, check_resampling, make_views
-from lightning_modules.predictor import lay_out, predict_logits
+from lightning_modules.predictor import predict_logits
 
 DEFAULT_TRAINABLE = ("layer3", "layer4", "head")
 UNLABELLED = "no pixel passed the confidence threshold, no step was taken"
@@ -103,7 +103,7 @@ class SegTTT(Method):
 
     def check_network(self, network: nn.Module) -> None:
         """Raises ValueError if `trainable` matches nothing, or alpha is above 0 and there is no BatchNorm."""
-        select_parameters(network, self._trainable_names(network))
+        self._select(network)
         with adaptive_batch_norm(network, self.alpha, required=self.alpha > 0):
             pass
 
@@ -121,12 +121,14 @@ class SegTTT(Method):
         """
         in_float16 = len(loss_scales(image.device)) > 1  # where each run finds its own scale of the loss
         numbered = [(number, variant) for number, variant in enumerate(variants) if isinstance(variant, SegTTT)]
-        for same_views in group(numbered, _describe_views):
+        for same_views in group(numbered, lambda number, one: one._describe_views(number)):
             first = same_views[0][1]
             deadline = Deadline(first.time_budget_ms, first._pace, image)
             with adaptive_batch_norm(network, first.alpha, required=first.alpha > 0):
                 fused, repeats = first._fuse(network, image)
-                for same_steps in group(same_views, lambda one: one[0] if in_float16 else _describe_steps(one)):
+                for same_steps in group(
+                    same_views, lambda number, one: number if in_float16 else one._describe_steps()
+                ):
                     one, counts = same_steps[0][1], sorted({variant.num_steps for _, variant in same_steps})
                     with stage("fusion"):
                         target = pseudo_labels(fused, one.psi, strict=one.semantics == "released")
@@ -135,26 +137,25 @@ class SegTTT(Method):
                             if variant.num_steps == count:
                                 yield number, outcome
 
+    def _describe_views(self, number: int) -> Any:
+        """Returns what the mean over views depends on; under a time budget, which counts the whole image, all."""
+        views = (self.alpha, self.views, self.resampling, self.normalization, self.semantics)
+        return views if self.time_budget_ms is None else number
+
+    def _describe_steps(self) -> str:
+        """Returns what the steps depend on, all but their number."""
+        return str(self.settings() | {"num_steps": None})
+
     def _fuse(self, network: nn.Module, image: Tensor) -> tuple[Tensor, int]:
         """Returns the (1, K, H, W) mean over views, and how often the steps are to see the image at once."""
-        fuse = partial(
-            fuse_views, partial(predict_logits, network), image, self.views, self.normalization, self.resampling
-        )
-        if self.semantics == "paper":
-            return fuse(), 1
-        with counting_values(network) as counts:
-            fused = fuse()
+        predict = partial(predict_logits, network)
+        with counting_values(network if self.semantics == "released" else nn.Identity()) as counts:
+            fused = fuse_views(predict, image, self.views, self.normalization, self.resampling)
         # One value has no variance: behind a global pooling the image is doubled, as the authors do for DeepLabv3+.
         return fused, 2 if 1 in counts.values() else 1
 
     def _run(
-        self,
-        network: nn.Module,
-        image: Tensor,
-        target: Tensor,
-        repeats: int,
-        counts: Sequence[int],
-        deadline: Deadline,
+        self, network: nn.Module, image: Tensor, target: Tensor, repeats: int, counts: Sequence[int], deadline: Deadline
     ) -> Iterator[tuple[int, Adaptation]]:
         """Predicts a (1, 3, H, W) image after each of some rising numbers of steps towards (1, H, W) pseudo labels."""
         labelled = bool((target != IGNORED).any())
@@ -166,79 +167,60 @@ class SegTTT(Method):
                 yield count, Adaptation(probabilities, note=UNLABELLED if count else None)
         if not stepping:
             return
-        seen, target = image.repeat(repeats, 1, 1, 1), target.repeat(repeats, 1, 1)
         *larger, smallest = loss_scales(image.device)
         for scale in larger:  # under float16, in which large ones may overflow
-            outcomes = list(self._take_steps(network, image, seen, target, stepping, deadline, scale))
+            outcomes = list(self._take_steps(network, image, target, repeats, stepping, deadline, scale))
             if all(outcome.probabilities.isfinite().all() for _, outcome in outcomes):
                 yield from outcomes
                 return
-        yield from self._take_steps(network, image, seen, target, stepping, deadline, smallest)
+        yield from self._take_steps(network, image, target, repeats, stepping, deadline, smallest)
 
     def _take_steps(
         self,
         network: nn.Module,
         image: Tensor,
-        seen: Tensor,
         target: Tensor,
+        repeats: int,
         counts: Sequence[int],
         deadline: Deadline,
         scale: float,
     ) -> Iterator[tuple[int, Adaptation]]:
-        """Takes steps on what is `seen` of the image, and predicts after each of the numbers, all 1 or more."""
+        """Takes steps on the image, and predicts it after each of the numbers, which are 1 or more."""
         released = self.semantics == "released"
-        seen = lay_out(network, seen)
         losses: list[Tensor] = []
-        with moving(network, select_parameters(network, self._trainable_names(network)), released) as parameters:
+        with moving(network, self._select(network), released) as parameters:
             optimizer = torch.optim.SGD(parameters, lr=self.lr)
-            network.train(released)  # batch statistics, which move the running ones, and dropout: all live
-            passes = Passes(network, seen, parameters)
+            passes = Passes(network, image.repeat(repeats, 1, 1, 1), parameters)
             for count in counts:
                 while len(losses) < count and deadline.allows_step():
-                    network.train(released)
+                    network.train(released)  # batch statistics, which move the running ones, and dropout: all live
                     with stage("step"), seeded(image.device, len(losses)), torch.enable_grad():
-                        loss = passes.compute_loss(target)
+                        loss = passes.compute_loss(target.repeat(repeats, 1, 1))
                         take_step(loss, parameters, optimizer, scale)
                     losses.append(loss.detach())
                 network.eval()
                 with stage("final"), seeded(image.device):
                     if released:
                         passes.move_statistics(len(losses))
-                    logits = predict_logits(network, image) if released or not losses else passes.predict()
+                    logits = predict_logits(network, image) if released else passes.predict()
                 probabilities = logits.float().softmax(dim=1)
                 yield count, Adaptation(probabilities, torch.stack(losses).tolist() if losses else [])
         deadline.end()
 
-    def _trainable_names(self, network: nn.Module) -> Sequence[str]:
-        if self.trainable is not None:
-            return self.trainable
+    def _select(self, network: nn.Module) -> list[str]:
+        """Returns the full names of the parameters that move."""
         own = getattr(network, "adapted_layers", DEFAULT_TRAINABLE)
-        return getattr(network, "released_layers", own) if self.semantics == "released" else own
+        if self.semantics == "released":
+            own = getattr(network, "released_layers", own)
+        return select_parameters(network, own if self.trainable is None else self.trainable)
 
 
 Numbered = tuple[int, SegTTT]
 
 
-def _describe_views(one: Numbered) -> Any:
-    """Returns what the mean over views depends on; under a time budget, which counts the whole image, all."""
-    number, method = one
-    views = (method.alpha, method.views, method.resampling, method.normalization, method.semantics)
-    return views if method.time_budget_ms is None else number
-
-
-def _describe_steps(one: Numbered) -> Any:
-    """Returns what the steps depend on, all but their number."""
-    return one[1].settings() | {"num_steps": None}
-
-
-def group(numbered: Sequence[Numbered], describe: Callable[[Numbered], Any]) -> list[list[Numbered]]:
+def group(numbered: Iterable[Numbered], describe: Callable[[int, SegTTT], Any]) -> list[list[Numbered]]:
     """Groups numbered settings whose descriptions are equal, in the order they come."""
-    groups: list[tuple[Any, list[Numbered]]] = []
-    for one in numbered:
-        description = describe(one)
-        members = next((members for known, members in groups if known == description), None)
-        if members is None:
-            groups.append((description, [one]))
-        else:
-            members.append(one)
-    return [members for _, members in groups]
+    groups: dict[Any, list[Numbered]] = {}
+    for number, variant in numbered:
+        groups.setdefault(describe(number, variant), []).append((number, variant))
+    return list(groups.values())

@@ -108,7 +108,7 @@ class Tent(Method):
                 losses.append(loss.detach())
             if self.episodic:
                 logits = predict_logits(network, image)
-            elif all(tensor.isfinite().all() for tensor in (*parameters, logits)):  # nothing is learned from NaN
+            elif torch.stack([tensor.isfinite().all() for tensor in (*parameters, logits)]).all():  # not from NaN
                 values = [parameter.detach().clone() for parameter in parameters]
                 self._knowledge = Knowledge(ref(network), values, deepcopy(optimizer.state_dict()))
         return logits.detach(), torch.stack(losses).tolist()

@@ -26,6 +26,10 @@ class Normalization:
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
+    def __post_init__(self) -> None:
+        for name in ("mean", "std"):  # of a list, too, so that equal ones are known as equal
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+
     def undo(self, image: Tensor) -> Tensor:
         """Maps a (B, 3, H, W) normalised image to values in [0, 1]."""
         return image * _per_channel(self.std, image) + _per_channel(self.mean, image)

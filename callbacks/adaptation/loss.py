@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-IGNORED = 255
+from lightning_modules.metrics import IGNORED
+
 CHUNK = 2**22  # logits in the rows that are worked on at once, on a CPU: about what its caches hold
 CUDA_CHUNK = 2**27  # the same on a GPU, where each row block costs fourteen launches: 0.5 GB per map
 SMALLEST_LOG = -80.0  # e^-80 is 0 beside 1; the subnormal numbers below it slow a CPU down tenfold

@@ -1,7 +1,6 @@
 import json
 import math
 import struct
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from callbacks.dashboard import log_dashboard
 from callbacks.gallery import locate_pictures
 from callbacks.run_data import read_run
 from tests.fake_results import CLASSES, make_search, write_results
+from tests.processes import wait_for
 
 BLOCK = 32768  # bytes of LevelDB's log format, in which offline runs are written
 BLOCK_HEADER, FILE_HEADER = 7, 7
@@ -31,6 +31,8 @@ def read_messages(path: Path) -> Iterator[bytes]:
             place += BLOCK - place % BLOCK
             continue
         _, length, kind = struct.unpack("<IHB", data[place : place + BLOCK_HEADER])
+        if place + BLOCK_HEADER + length > len(data):
+            return  # it is being written
         message += data[place + BLOCK_HEADER : place + BLOCK_HEADER + length]
         place += BLOCK_HEADER + length
         if kind in (FULL, LAST):
@@ -38,14 +40,10 @@ def read_messages(path: Path) -> Iterator[bytes]:
             message = b""
 
 
-def wait_for_end(path: Path) -> None:
-    """Waits a little for the record that ends a run: on a busy machine W&B writes on when it says that it is done."""
-    end = time.monotonic() + 3
-    while time.monotonic() < end:
-        records = [wandb_internal_pb2.Record.FromString(message) for message in read_messages(path)]
-        if any(record.WhichOneof("record_type") == "exit" for record in records):
-            return
-        time.sleep(0.1)
+def has_ended(path: Path) -> bool:
+    """Whether the record that ends a run is there: on a busy machine W&B writes on when it says that it is done."""
+    records = (wandb_internal_pb2.Record.FromString(message) for message in read_messages(path))
+    return path.stat().st_size > FILE_HEADER and any(record.WhichOneof("record_type") == "exit" for record in records)
 
 
 class Logged:
@@ -61,7 +59,7 @@ class Logged:
         (path,) = folder.rglob("*.wandb")
         self.files = path.parent / "files"
         self.tables: dict[str, dict[str, Path]] = {}
-        wait_for_end(path)
+        wait_for(lambda: has_ended(path), 30)
         for message in read_messages(path):
             record = wandb_internal_pb2.Record()
             record.ParseFromString(message)
