@@ -88,7 +88,6 @@ def test_live_dropout_draws_the_same_numbers_in_one_run_of_steps(network: nn.Mod
 
 @pytest.mark.parametrize("semantics", ["paper", "released"])
 def test_variants_under_bfloat16_autocast_are_what_each_predicts_alone(semantics: Any) -> None:
-    """A cast that autocast kept of a weight that has moved since would make all counts but the first wrong."""
     network, image = make_network(), make_image(1)
     method = SegTTT(0.3, 0.3, lr=0.5, scales=(0.5, 1.0), semantics=semantics)
     variants: list[Method] = [method.vary({"num_steps": count}) for count in (1, 3, 6)]

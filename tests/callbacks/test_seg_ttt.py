@@ -49,6 +49,24 @@ def test_prediction_is_that_of_a_copy_trained_with_torchs_sgd(semantics, trainab
     assert (adaptation.loss_first, adaptation.loss_last) == pytest.approx((losses[0], losses[-1]), abs=1e-5)
 
 
+@pytest.mark.parametrize("semantics", ["paper", "released"])
+def test_several_numbers_of_steps_under_autocast_are_those_of_copies(semantics: Any) -> None:
+    """A cast that autocast keeps of a weight that has moved makes one pass and each setting alone equally wrong."""
+    network, image = TinyNetwork(), make_images(1)
+    method = SegTTT(0.3, 0.6, 6, 0.5, ("layer3", "layer4", "head"), scales=(0.5, 1.0), semantics=semantics)
+    variants = [method.vary({"num_steps": count}) for count in (1, 3, 6)]
+    with torch.autocast("cpu", torch.bfloat16):
+        network(image)  # fills the cache of casts
+        found = {number: one.clone() for number, _, one in method.predict_variants(network, image, variants)}
+    labels = []
+    for number, variant in enumerate(variants):
+        with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+            expected, _ = adapt_a_copy(variant, network, image)
+        torch.testing.assert_close(found[number], expected.float(), rtol=0, atol=0.03)
+        labels.append(expected.argmax(dim=1))
+    assert (labels[0] != labels[2]).float().mean() > 0.05  # the steps make a difference
+
+
 @pytest.mark.parametrize("upsample", [False, True])
 def test_steps_lower_the_loss_and_change_the_prediction(upsample: bool) -> None:
     network, image = TinyNetwork(upsample=upsample), make_images(1)

@@ -201,3 +201,10 @@ def test_views_and_pseudo_labels_on_cuda_agree_with_the_cpu(maps: Tensor) -> Non
         assert (levels[0] - levels[1]).abs().max() < 1.01
         assert torch.equal(view.apply(image.cuda(), resampling="pillow").cpu(), view.apply(image, resampling="pillow"))
     assert torch.equal(pseudo_labels(maps.cuda(), 0.7).cpu(), pseudo_labels(maps, 0.7))
+
+
+def test_a_normalization_given_as_lists_is_the_same() -> None:
+    lists = Normalization([0.5, 0.4, 0.3], [1.0, 0.5, 0.25])  # type: ignore[arg-type]
+    tuples = Normalization((0.5, 0.4, 0.3), (1.0, 0.5, 0.25))
+    assert lists == tuples and hash(lists) == hash(tuples)
+    assert torch.equal(View(0.5).apply(make_images(1), lists), View(0.5).apply(make_images(1), tuples))
