@@ -24,7 +24,7 @@ _served: dict[str, str] = {}  # what serves each device, type and layout: "fast"
 
 def blend(sample: Tensor, source: Tensor, alpha: float) -> Tensor:
     """Blends statistics: alpha * sample + (1 - alpha) * source (Eq. 4)."""
-    return alpha * sample + (1 - alpha) * source
+    return torch.lerp(source, sample, alpha)
 
 
 def fast_path_report() -> dict[str, str]:

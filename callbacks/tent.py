@@ -84,18 +84,19 @@ class Tent(Method):
         with adaptive_batch_norm(network, self.alpha):
             if self.num_steps == 0:
                 return Adaptation(predict_logits(network, image).float().softmax(dim=1))
-            for scale in loss_scales(image.device):
-                logits, losses = self._learn(network, image, scale)
-                if logits.isfinite().all():  # else the scaled gradients were too large for float16
-                    break
-        return Adaptation(logits.float().softmax(dim=1), losses)
+            *larger, smallest = loss_scales(image.device)
+            for scale in larger:  # under float16, in which large ones may overflow
+                outcome = self._learn(network, image, scale)
+                if outcome.probabilities.isfinite().all():
+                    return outcome
+            return self._learn(network, image, smallest)
 
     def forget(self) -> None:
         """Starts from the trained network again."""
         self._knowledge = None
 
-    def _learn(self, network: nn.Module, image: Tensor, scale: float) -> tuple[Tensor, list[float]]:
-        """Takes the steps; returns the logits of the image and the loss before each step."""
+    def _learn(self, network: nn.Module, image: Tensor, scale: float) -> Adaptation:
+        """Takes the steps, and predicts the image."""
         losses = []
         with moving(network, list_affine(network)) as parameters:
             optimizer = OPTIMIZERS[self.optimizer](parameters, lr=self.lr)
@@ -111,7 +112,7 @@ class Tent(Method):
             elif torch.stack([tensor.isfinite().all() for tensor in (*parameters, logits)]).all():  # not from NaN
                 values = [parameter.detach().clone() for parameter in parameters]
                 self._knowledge = Knowledge(ref(network), values, deepcopy(optimizer.state_dict()))
-        return logits.detach(), torch.stack(losses).tolist()
+        return Adaptation(logits.detach().float().softmax(dim=1), torch.stack(losses).tolist())
 
     def _recall(self, network: nn.Module, parameters: list[nn.Parameter], optimizer: Optimizer) -> None:
         """Goes on where the image before has led, if Tent is online."""

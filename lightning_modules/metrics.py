@@ -304,7 +304,7 @@ def copy_to_host(tensors: Sequence[Tensor]) -> list[Tensor]:
     """
     if all(tensor.device.type == "cpu" for tensor in tensors):
         return list(tensors)
-    data = torch.cat([tensor.flatten().view(torch.uint8) for tensor in tensors]).cpu()
+    data = torch.cat([tensor.contiguous().flatten().view(torch.uint8) for tensor in tensors]).cpu()
     parts = data.split([tensor.numel() * tensor.element_size() for tensor in tensors])
     return [part.view(tensor.dtype).reshape(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 

@@ -1,0 +1,235 @@
+"""A GPU without a GPU: tensors that are on "cuda" by name, and whose operations run on shapes, types and layouts alone.
+
+An operation that mixes devices raises, as it would on a GPU, and so does one whose result has a size that only the
+values tell. Each time the host would wait for the device is noted. Gradients are zeros, as torch's engine asks for a
+driver; the backward passes of this project's own functions are to be called by hand.
+"""
+
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+ROOT = Path(__file__).parent.parent
+CUDA = torch.device("cuda", 0)
+FAKES = FakeTensorMode(allow_non_fake_inputs=True)  # one for all tests: what code caches is of this mode
+aten = torch.ops.aten
+
+
+class FakeCuda(TorchDispatchMode):
+    """Notes where the host waits for the device, and stands in for kernels that torch has no fakes of.
+
+    Attributes:
+        waits: For each wait what was asked for, and the line of this project that did.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: list[str] = []
+
+    def note(self, what: str) -> None:
+        """Notes a wait."""
+        ours = [
+            f"{Path(frame.filename).relative_to(ROOT)}:{frame.lineno}"
+            for frame in traceback.extract_stack()
+            if frame.filename.startswith(str(ROOT)) and ".venv" not in frame.filename and "tests/" not in frame.filename
+        ]
+        self.waits.append(f"{what} in {ours[-1] if ours else 'the test'}")
+
+    def read(self, tensor: Tensor, what: str = "a value") -> Any:
+        """Returns the values of a tensor as if all of them were 1."""
+        if tensor.is_cuda:
+            self.note(what)
+        kind = float if tensor.is_floating_point() else bool if tensor.dtype == torch.bool else int
+        return np.ones(tensor.shape, kind).tolist()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Runs an operation."""
+        kwargs = kwargs or {}
+        if func is aten._local_scalar_dense.default:
+            try:
+                return func(*args)  # a number that was written in the program
+            except DataDependentOutputException:
+                return self.read(args[0])
+        if func in (aten.equal.default, aten.allclose.default):
+            return bool(self.read(args[0], "whether tensors are equal") or True)
+        if func in KERNELS:
+            return KERNELS[func](*args, **kwargs)
+        result = func(*args, **kwargs)
+        if func in (aten._to_copy.default, aten.copy_.default):
+            source = args[0] if func is aten._to_copy.default else args[1]
+            waiting = not (kwargs.get("non_blocking") or (func is aten.copy_.default and len(args) > 2 and args[2]))
+            if waiting and source.device != result.device:
+                self.note(f"a copy from {source.device.type} to {result.device.type}")
+        return result
+
+
+def check_kernel(x: Tensor, *statistics: Tensor | None) -> torch.dtype:
+    """Checks what the kernels of SyncBatchNorm are given; returns the type of their statistics."""
+    kind = torch.float64 if x.dtype == torch.float64 else torch.float32
+    assert x.is_cuda, f"the features are on {x.device}"
+    assert x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last), f"strides {x.stride()}"
+    for statistic in statistics:
+        if statistic is not None:
+            assert statistic.is_cuda and statistic.is_contiguous() and statistic.shape == (x.shape[1],)
+            assert statistic.dtype == kind, f"statistics of {x.dtype} features are {statistic.dtype}, expected {kind}"
+    return kind
+
+
+def batch_norm_stats(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Stands in for the kernel of two statistics."""
+    kind = check_kernel(x)
+    return x.new_empty(x.shape[1], dtype=kind), x.new_empty(x.shape[1], dtype=kind)
+
+
+def batch_norm_elemt(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, invstd: Tensor, eps: float
+) -> Tensor:
+    """Stands in for the kernel that normalises."""
+    check_kernel(x, weight, bias, mean, invstd)
+    return torch.empty_like(x)
+
+
+def batch_norm_backward_reduce(
+    grad: Tensor, x: Tensor, mean: Tensor, invstd: Tensor, weight: Tensor | None, *needed: bool
+) -> tuple[Tensor | None, ...]:
+    """Stands in for the kernel of the sums of a gradient."""
+    check_same_layout(grad, x)
+    kind = check_kernel(x, mean, invstd, weight)
+    of_x, of_weight, of_bias = needed
+    sums = [x.new_empty(x.shape[1], dtype=kind) if of_x else None for _ in range(2)]
+    return (*sums, *(x.new_empty(x.shape[1], dtype=kind) if wanted else None for wanted in (of_weight, of_bias)))
+
+
+def batch_norm_backward_elemt(
+    grad: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    invstd: Tensor,
+    weight: Tensor | None,
+    sum_dy: Tensor,
+    sum_dy_xmu: Tensor,
+    count: Tensor,
+) -> Tensor:
+    """Stands in for the kernel of the features' gradient."""
+    check_same_layout(grad, x)
+    check_kernel(x, mean, invstd, weight, sum_dy, sum_dy_xmu)
+    assert count.is_cuda and count.dtype == torch.int32 and count.shape == (1,)
+    return torch.empty_like(x)
+
+
+def check_same_layout(grad: Tensor, x: Tensor) -> None:
+    """Asserts that a gradient lies in memory as the features do, as SyncBatchNorm sees to."""
+    assert grad.is_cuda and grad.dtype == x.dtype and grad.stride() == x.stride(), f"{grad.stride()} and {x.stride()}"
+
+
+KERNELS: dict[Any, Callable[..., Any]] = {
+    aten.batch_norm_stats.default: batch_norm_stats,
+    aten.batch_norm_elemt.default: batch_norm_elemt,
+    aten.batch_norm_backward_reduce.default: batch_norm_backward_reduce,
+    aten.batch_norm_backward_elemt.default: batch_norm_backward_elemt,
+}
+
+
+def draw_gradients(
+    outputs: Tensor | Sequence[Tensor], inputs: Sequence[Tensor], *_: Any, **options: Any
+) -> tuple[Tensor | None, ...]:
+    """Stands in for `torch.autograd.grad`, whose engine asks for a driver: zeros of the right shape and layout."""
+    (output,) = [outputs] if isinstance(outputs, Tensor) else outputs
+    assert output.requires_grad, "there is nothing to differentiate"
+    return tuple(torch.zeros_like(tensor) for tensor in inputs)
+
+
+class FakeEvent:
+    """Stands in for `torch.cuda.Event`."""
+
+    def __init__(self, mode: FakeCuda) -> None:
+        self.mode = mode
+
+    def record(self, stream: Any = None) -> None:
+        """Queues the event."""
+
+    def synchronize(self) -> None:
+        """Waits."""
+        self.mode.note("the time")
+
+    def elapsed_time(self, other: "FakeEvent") -> float:
+        """Returns milliseconds."""
+        return 1.0
+
+
+@contextmanager
+def fake_cuda() -> Iterator[FakeCuda]:
+    """Lets tensors be on a GPU that is not there within a ``with`` block."""
+    mode = FakeCuda()
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {
+            "current_device": lambda: 0,
+            "device": lambda device=None: nullcontext(),
+            "manual_seed": lambda seed: None,
+            "current_stream": lambda device=None: None,
+            "Event": lambda **_: FakeEvent(mode),
+            "get_device_name": lambda device=None: "a GPU that is not there",
+            "get_rng_state": lambda device="cuda": torch.zeros(16, dtype=torch.uint8, device="cpu"),
+            "set_rng_state": lambda state, device="cuda": None,
+            "is_bf16_supported": lambda: True,
+            "mem_get_info": lambda device=None: (2**34, 2**35),
+            "synchronize": lambda device=None: mode.note("everything"),
+            "amp.common.amp_definitely_not_available": lambda: False,  # or autocast turns itself off
+        }.items():
+            patch.setattr(f"torch.cuda.{name}", value)
+        patch.setattr("callbacks.blended_norm._served", {})  # what is found out here says nothing of a real device
+        patch.setattr("callbacks.blended_norm._find_fault", lambda *_: None)  # its results have no values to compare
+        patch.setattr(torch.autograd, "grad", draw_gradients)
+        patch.setattr(nn.Module, "to", move(nn.Module.to))
+        patch.setattr(FakeTensor, "tolist", lambda self: mode.read(self, "values"))
+        patch.setattr(FakeTensor, "__deepcopy__", lambda self, memo: self.clone(), raising=False)
+        patch.setattr(FakeTensor, "numpy", to_numpy, raising=False)
+        try:
+            with FAKES, mode:
+                yield mode
+        finally:
+            forget_cached()
+
+
+def forget_cached() -> None:
+    """Empties the caches of this project: a tensor without values must not meet a real device later."""
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] in ("callbacks", "lightning_modules"):
+            for value in vars(module).values():
+                if hasattr(value, "cache_clear"):
+                    value.cache_clear()
+
+
+def move(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns `Module.to` that leaves alone a network that is there already: its tensors have no values."""
+
+    def chosen(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        device, dtype, *_ = torch._C._nn._parse_to(*args, **kwargs)
+        parameters = list(self.parameters())
+        there = all(
+            tensor.device == (device or tensor.device) and tensor.dtype == (dtype or tensor.dtype)
+            for tensor in parameters
+        )
+        return self if parameters and there else original(self, *args, **kwargs)
+
+    return chosen
+
+
+def to_numpy(tensor: Tensor) -> np.ndarray:
+    """Returns zeros in place of the values that a tensor on the CPU does not have."""
+    if tensor.is_cuda:
+        raise TypeError("can't convert cuda:0 device type tensor to numpy")
+    return np.zeros(tensor.shape, str(tensor.dtype).removeprefix("torch."))

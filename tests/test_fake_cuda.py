@@ -1,0 +1,334 @@
+"""What would fail or wait on a GPU, found without one: every method on every kind of network, training and scoring."""
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import cache
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from callbacks import TTA, IaBN, MCDropout, Method, SegTTT
+from callbacks.adabn import AdaBN
+from callbacks.adaptation.loss import upsampled_cross_entropy
+from callbacks.blended_norm import _find_fault as find_fault
+from callbacks.blended_norm import normalize_blended
+from callbacks.ensemble import Ensemble
+from callbacks.tent import Tent
+from lightning_modules.metrics import SegmentationScores
+from lightning_modules.networks import FCN, DeepLabV1, DeepLabV3Plus, FCN8s
+from lightning_modules.networks.hrnet import HRNet
+from lightning_modules.networks.resnet import ResNet
+from lightning_modules.networks.segmenter import Segmenter
+from lightning_modules.networks.timm_deeplab import TimmDeepLab
+from lightning_modules.predictor import predict_plainly
+from lightning_modules.segmentation import SegmentationModule
+from tests.fake_cuda import CUDA, FakeCuda, fake_cuda
+
+CLASSES = 5
+SIZE = (65, 97)  # of images: no side divides by a stride
+LAYOUTS = ("contiguous", "channels_last")
+PRECISIONS = ("float32", "bf16")
+
+
+class Foreign(nn.Module):
+    """A network as torchvision's: a mapping of coarse logits, and parts of it in training alone."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.backbone = ResNet("resnet10", 8)
+        self.classifier = nn.Sequential(nn.Conv2d(self.backbone.channels, 16, 3), nn.BatchNorm2d(16), nn.Dropout(0.1))
+        self.head = nn.Conv2d(16, num_classes, 1)
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        return {"out": self.head(F.relu(self.classifier(self.backbone(image))))}
+
+
+FAMILIES: dict[str, Callable[[], nn.Module]] = {
+    "DeepLabV1": lambda: DeepLabV1("resnet10", CLASSES, dropout=0.1),
+    "DeepLabV3Plus": lambda: DeepLabV3Plus("resnet10", CLASSES, dropout=0.1),
+    "FCN": lambda: FCN("resnet10", CLASSES),
+    "FCN8s": lambda: FCN8s("vgg16_bn", CLASSES),
+    "HRNet": lambda: HRNet(CLASSES, "hrnet_w18_small", dropout=0.1),
+    "TimmDeepLab": lambda: TimmDeepLab(CLASSES, dropout=0.1),
+    "Segmenter": lambda: Segmenter(CLASSES, width=64, depth=2, dropout=0.1),
+    "Foreign": lambda: Foreign(CLASSES),
+}
+VIEWS: dict[str, Any] = {"scales": (0.5,)}
+METHODS: dict[str, Callable[[float, int], Method]] = {
+    "IaBN": lambda alpha, steps: IaBN(alpha),
+    "TTA": lambda alpha, steps: TTA(alpha, **VIEWS),
+    "MCDropout": lambda alpha, steps: MCDropout(2, alpha),
+    "AdaBN": lambda alpha, steps: AdaBN(1.0),
+    "Ensemble": lambda alpha, steps: Ensemble(["first", "second"], alpha, tta=True, **VIEWS),
+    "SegTTT": lambda alpha, steps: SegTTT(alpha, num_steps=steps, **VIEWS),
+    "SegTTT released": lambda alpha, steps: SegTTT(
+        alpha, num_steps=steps, semantics="released", resampling="device", **VIEWS
+    ),
+    "Tent": lambda alpha, steps: Tent(1.0, steps),
+    "Tent SGD": lambda alpha, steps: Tent(1.0, steps, optimizer="sgd"),
+    "Tent online": lambda alpha, steps: Tent(1.0, steps, episodic=False),
+}
+STEPPING = {"SegTTT", "SegTTT released", "Tent", "Tent SGD", "Tent online"}
+DEEP = {"HRNet", "TimmDeepLab"}  # hundreds of layers
+NEEDS_BATCH_NORM = {"IaBN", "AdaBN", "Tent", "Tent SGD", "Tent online"}
+
+# How often the host waits for the device per image, whatever the number of steps: whether the image is finite and
+# whether the prediction is; Seg-TTT and Tent also the losses, Seg-TTT also whether a pixel is labelled, and online Tent
+# whether what it learned is finite.
+WAITS = {
+    "IaBN": 2,
+    "TTA": 2,
+    "MCDropout": 2,
+    "AdaBN": 2,
+    "Ensemble": 2,
+    "SegTTT": 4,
+    "SegTTT released": 4,
+    "Tent": 3,
+    "Tent SGD": 3,
+    "Tent online": 4,
+}
+
+
+@pytest.fixture
+def device() -> Iterator[FakeCuda]:
+    with fake_cuda() as mode:
+        yield mode
+
+
+@cache
+def make_once(family: str) -> nn.Module:
+    with torch.device(CUDA):
+        return FAMILIES[family]().eval()
+
+
+def make_network(family: str, layout: str) -> nn.Module:
+    """Returns a network on the device, in evaluation mode; the same one each time."""
+    network = make_once(family)
+    network.channels_last = layout == "channels_last"  # type: ignore[assignment]
+    return network
+
+
+def draw(*size: int) -> Tensor:
+    return torch.randn(*size, device=CUDA)
+
+
+def autocast(precision: str) -> AbstractContextManager[Any]:
+    return torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16")
+
+
+def describe(network: nn.Module) -> list[Any]:
+    """Lists what a method has to leave as it was, as far as it can be told without values."""
+    tensors = [(id(tensor), tensor.grad is None, tensor.requires_grad) for tensor in network.parameters()]
+    modules = [(id(module), type(module), module.training) for module in network.modules()]
+    return [tensors, [id(buffer) for buffer in network.buffers()], modules]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_plain_prediction_stays_on_the_device_and_never_waits(
+    family: str, layout: str, precision: str, device: FakeCuda
+) -> None:
+    network = make_network(family, layout)
+    with autocast(precision):
+        for _ in range(2):  # the first makes what is made once
+            device.waits.clear()
+            probabilities = predict_plainly(network, draw(2, 3, *SIZE))
+    assert probabilities.shape == (2, CLASSES, *SIZE)
+    assert (probabilities.device, probabilities.dtype) == (CUDA, torch.float32)
+    assert device.waits == []
+
+
+def predict(name: str, family: str, layout: str, steps: int) -> None:
+    """Predicts an image by a method, and checks all that can be told without values."""
+    network = make_network(family, layout)
+    method = METHODS[name](0.0 if family == "Segmenter" else 0.1, steps)
+    if isinstance(method, Ensemble):
+        method.members = [network, network]
+    before = describe(network)
+    probabilities = method.predict(network, draw(1, 3, *SIZE))
+    assert probabilities.shape == (1, CLASSES, *SIZE)
+    assert (probabilities.device, probabilities.dtype) == (CUDA, torch.float32)
+    assert describe(network) == before
+    (adaptation,) = method.adaptations
+    assert adaptation.note is None and not adaptation.fallback
+    assert len(adaptation.losses) == (steps if name in STEPPING else 0)
+
+
+def list_cases() -> Iterator[Any]:
+    """Every method on every network in each layout and precision; all but some are slow."""
+    for name, family, layout, precision in product(METHODS, FAMILIES, LAYOUTS, PRECISIONS):
+        if family == "Segmenter" and name in NEEDS_BATCH_NORM:
+            continue
+        usual = (layout, precision) == ("channels_last", "bf16")
+        quick = (
+            usual or family == "DeepLabV1" or (family not in DEEP and (layout, precision) == ("contiguous", "float32"))
+        )
+        marks = [] if quick else [pytest.mark.slow]
+        yield pytest.param(name, family, layout, precision, marks=marks)
+
+
+@pytest.mark.parametrize(("name", "family", "layout", "precision"), list_cases())
+@pytest.mark.filterwarnings("ignore:Tent")
+def test_a_method_stays_on_the_device(name: str, family: str, layout: str, precision: str, device: FakeCuda) -> None:
+    with autocast(precision):
+        predict(name, family, layout, 1)
+    waits = [wait for wait in device.waits if "cpu to cuda" not in wait]  # such are left for the test below
+    assert len(waits) == WAITS[name], waits
+
+
+@pytest.mark.parametrize("family", ["DeepLabV1", "Foreign"])
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.filterwarnings("ignore:Tent")
+def test_the_host_waits_equally_often_however_many_steps(name: str, family: str, device: FakeCuda) -> None:
+    predict(name, family, "channels_last", 1)  # makes what is made once
+    for steps in (1, 4) if name in STEPPING else (1,):
+        device.waits.clear()
+        predict(name, family, "channels_last", steps)
+        assert len(device.waits) == WAITS[name], device.waits
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_search_waits_once_more_for_each_number_of_steps(precision: str, device: FakeCuda) -> None:
+    network, variants = make_network("DeepLabV1", "channels_last"), [SegTTT(num_steps=n, **VIEWS) for n in (1, 3, 5)]
+    for _ in range(2):
+        device.waits.clear()
+        with autocast(precision):
+            found = [number for number, *_ in SegTTT(**VIEWS).predict_variants(network, draw(1, 3, *SIZE), variants)]
+    assert found == [0, 1, 2]
+    assert len(device.waits) == 2 + 2 * len(found), device.waits  # its losses, and whether it is finite
+
+
+def make_module(family: str, monkeypatch: pytest.MonkeyPatch) -> SegmentationModule:
+    """Makes a module as it is within a run."""
+    module = SegmentationModule(make_network(family, "channels_last"), CLASSES)
+    monkeypatch.setattr(module, "log", lambda *_, **__: None)
+    monkeypatch.setattr(module, "optimizers", lambda: torch.optim.SGD(module.parameters(), lr=0.1))
+    module.domains = ["target"]
+    module._scores = [SegmentationScores(CLASSES).to(CUDA)]
+    return module
+
+
+def make_batch(images: int) -> dict[str, Any]:
+    return {
+        "image": draw(images, 3, *SIZE),
+        "mask": torch.zeros(images, *SIZE, dtype=torch.int64, device=CUDA),
+        "name": [str(number) for number in range(images)],
+    }
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_training_step_never_waits(
+    family: str, precision: str, device: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, batch = make_module(family, monkeypatch), make_batch(2)
+    device.waits.clear()
+    module.network.train()
+    try:
+        with autocast(precision):
+            loss = module.training_step(batch, 0)
+    finally:
+        module.network.eval()
+    assert loss.device == CUDA and loss.requires_grad and loss.shape == ()
+    assert device.waits == []
+
+
+@pytest.mark.parametrize("images", [1, 3])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_batch_is_scored_with_one_copy_and_timed_with_one_wait(
+    precision: str, images: int, device: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, batch = make_module("DeepLabV1", monkeypatch), make_batch(images)
+    device.waits.clear()
+    with autocast(precision), torch.no_grad():
+        outcome = module.test_step(batch, 0)
+    assert len(outcome["scores"]) == images and outcome["scores"][0].pixels.device.type == "cpu"
+    copy, clock = device.waits
+    assert "a copy from cuda to cpu" in copy and "the time" in clock
+
+
+@pytest.mark.parametrize("images", [1, 3])
+def test_labels_are_fetched_with_one_copy(images: int, device: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, batch = make_module("DeepLabV1", monkeypatch), {"image": draw(images, 3, *SIZE)}
+    device.waits.clear()
+    with torch.no_grad():
+        outcome = module.predict_step(batch, 0)
+    assert [labels.device.type for labels in outcome["labels"]] == ["cpu"] * images
+    assert len(device.waits) == 1, device.waits
+
+
+KINDS = [torch.float32, torch.bfloat16, torch.float64]
+FORMATS = [torch.contiguous_format, torch.channels_last]
+
+
+@pytest.mark.parametrize("gradient_layout", FORMATS)
+@pytest.mark.parametrize("layout", FORMATS)
+@pytest.mark.parametrize("dtype", KINDS)
+@pytest.mark.parametrize("batch", [1, 2])
+def test_the_gradient_of_iabn_lies_as_its_features_do(
+    batch: int, dtype: torch.dtype, layout: torch.memory_format, gradient_layout: torch.memory_format, device: FakeCuda
+) -> None:
+    x = draw(batch, 4, 5, 6).to(dtype).contiguous(memory_format=layout).requires_grad_()
+    layer = nn.BatchNorm2d(4, device=CUDA)
+    device.waits.clear()
+    output = normalize_blended(x, layer.running_mean, layer.running_var, layer.weight, layer.bias, 0.1, 1e-5, batch > 1)
+    assert (output.dtype, output.stride()) == (x.dtype, x.stride())
+    gradient = torch.empty_like(output).contiguous(memory_format=gradient_layout)
+    of_x, _, _, of_weight, of_bias, *_ = output.grad_fn.apply(gradient)
+    assert (of_x.dtype, of_x.device, of_x.stride()) == (x.dtype, CUDA, x.stride())
+    assert of_weight.shape == of_bias.shape == (4,) and of_weight.device == CUDA
+    assert device.waits == []
+
+
+@pytest.mark.parametrize("layout", FORMATS)
+@pytest.mark.parametrize("dtype", KINDS)
+def test_the_check_of_the_kernels_mixes_no_devices(
+    dtype: torch.dtype, layout: torch.memory_format, device: FakeCuda
+) -> None:
+    assert find_fault(CUDA, dtype, layout) is None
+
+
+def test_the_gradient_of_the_loss_stays_on_the_device(device: FakeCuda) -> None:
+    logits = draw(2, CLASSES, 9, 13).requires_grad_()
+    loss = upsampled_cross_entropy(logits, torch.zeros(2, *SIZE, dtype=torch.int64, device=CUDA), align_corners=False)
+    device.waits.clear()  # the matrices are uploaded once
+    (gradient, *_) = loss.grad_fn.apply(torch.ones_like(loss))
+    assert (gradient.shape, gradient.device) == (logits.shape, CUDA)
+    assert device.waits == []
+
+
+def test_what_would_fail_on_a_gpu_fails_here(device: FakeCuda) -> None:
+    here, there = torch.ones(2), draw(2)
+    with pytest.raises(RuntimeError, match="device"):
+        here + there
+    with pytest.raises(Exception, match="nonzero"):
+        there.nonzero()
+    with pytest.raises(AssertionError, match="statistics of"):
+        torch.batch_norm_elemt(draw(1, 2, 3, 3), None, None, draw(2).double(), draw(2).double(), 1e-5)
+
+
+def test_each_way_to_wait_is_counted(device: FakeCuda) -> None:
+    values = draw(3)
+    for wait in (
+        lambda: values.tolist(),
+        lambda: values[0].item(),
+        lambda: bool(values.any()),
+        lambda: float(values.sum()),
+        lambda: values.cpu(),
+        lambda: torch.equal(values, values),
+        lambda: torch.ones(3).to(CUDA),
+        lambda: torch.cuda.synchronize(),
+    ):
+        device.waits.clear()
+        wait()
+        assert len(device.waits) == 1, inspect.getsource(wait)
+    device.waits.clear()
+    values.to("cpu", non_blocking=True)
+    values.add_(1).sum()
+    assert device.waits == []
