@@ -47,8 +47,8 @@ def with_gradients(function, arguments: Arguments, *more: object, seed: int = 7)
     ]
     inputs = [leaf.requires_grad_() for leaf in (leaves[0], *leaves[3:]) if leaf is not None]
     output = function(*leaves, *more)
-    gradient = torch.randn(output.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return [output.detach(), *torch.autograd.grad(output, inputs, gradient.to(output.dtype))]
+    gradient = torch.randn(output.shape, generator=torch.Generator().manual_seed(seed)).bfloat16()  # exact in any type
+    return [output.detach(), *torch.autograd.grad(output, inputs, gradient.to(output))]
 
 
 def run(arguments: Arguments, alpha: float, pooled: bool = False) -> list[Tensor]:

@@ -384,7 +384,7 @@ class TestOnCuda:
         network, images = TinyNetwork().cuda(), make_images(3).cuda()
         together = method.predict(network, images)
         single = torch.cat([method.predict(network, image[None]) for image in images])
-        torch.testing.assert_close(together, single, rtol=0, atol=1e-5)
+        torch.testing.assert_close(together, single, rtol=0, atol=1e-4)  # steps there differ from run to run
 
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
     def test_half_precision_is_finite_and_close_to_float32(self, method: Method, dtype: torch.dtype) -> None:

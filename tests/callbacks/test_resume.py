@@ -320,6 +320,18 @@ def test_a_run_on_a_gpu_goes_on(tmp_path: Path) -> None:
         assert read_all(tmp_path / "cut") == read_all(tmp_path / "whole")
 
 
+@pytest.mark.cuda
+def test_seg_ttt_on_a_gpu_goes_on(tmp_path: Path) -> None:
+    """Its steps differ there from run to run, so that only what was kept is the same."""
+    cuda, method = {"accelerator": "cuda"}, SegTTT(scales=(0.5,), num_steps=2)
+    _, expected = run(tmp_path / "whole", method, **cuda)
+    stop_run(tmp_path / "cut", SegTTT(scales=(0.5,), num_steps=2), at=5, **cuda)
+    kept = read_records(tmp_path / "cut" / "records.jsonl")
+    _, found = run(tmp_path / "cut", SegTTT(scales=(0.5,), num_steps=2), **cuda)
+    assert kept and [record for record in read_records(tmp_path / "cut" / "records.jsonl") if record in kept] == kept
+    assert found["test/miou"] == pytest.approx(expected["test/miou"], abs=1.0)
+
+
 def test_settings_without_a_record_bind_nobody(tmp_path: Path) -> None:
     stop_run(tmp_path / "out", at=0)
     run(tmp_path / "out", IaBN(0.3))

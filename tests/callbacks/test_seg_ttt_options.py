@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from callbacks import TTA, IaBN, MCDropout, Method, SegTTT, Tent
 from callbacks.adaptation.passes import Passes
+from callbacks.adaptation.steps import take_step
 from callbacks.stages import recording, stage
 from lightning_modules.networks import FCN, DeepLabV1, DeepLabV3Plus, HRNet, RoundedSizes
 from tests.fakes import NormAct2d, Snapshot, TinyNetwork, make_images, randomize
@@ -411,19 +412,21 @@ def without_tf32() -> Iterator[None]:
 def test_cuda_steps_never_wait_for_the_device(
     moving: str, semantics: str, fitted: DeepLabV1, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from callbacks.updates import take_steps
+    def without_waiting(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            torch.cuda.set_sync_debug_mode("error")
+            try:
+                return function(*args, **kwargs)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
 
-    def without_waiting(*args: Any, **kwargs: Any) -> Tensor:
-        torch.cuda.set_sync_debug_mode("error")
-        try:
-            return take_steps(*args, **kwargs)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
+        return call
 
     network, image = copy.deepcopy(fitted).cuda(), make_pattern(1, 0)[0].cuda()
     method = SegTTT(trainable=RESNET[moving], semantics=semantics, num_steps=3)
     expected = method.predict(network, image)  # makes what is made once
-    monkeypatch.setattr("callbacks.seg_ttt.take_steps", without_waiting)
+    monkeypatch.setattr(Passes, "compute_loss", without_waiting(Passes.compute_loss))
+    monkeypatch.setattr("callbacks.seg_ttt.take_step", without_waiting(take_step))
     torch.testing.assert_close(method.predict(network, image), expected, rtol=1e-3, atol=1e-3)
     assert method.adaptations[0].steps == 3
 
