@@ -32,6 +32,11 @@ def fast_path_report() -> dict[str, str]:
     return dict(_served)
 
 
+def list_faults() -> dict[str, str]:
+    """Returns why the plain formula serves a device, type and layout, of those where it does."""
+    return {key: reason for key, reason in _served.items() if reason != "fast"}
+
+
 def has_kernels(x: Tensor) -> bool:
     """Returns whether torch's BatchNorm kernels serve these (B, C, H, W) features; a compiler does better without.
 

@@ -12,12 +12,11 @@ from itertools import product
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 from torchmetrics import Metric
 
-from callbacks.contributor import Contributor
 from callbacks.method import Method, require_segmentation
 from callbacks.records import to_plain
 from callbacks.run_folder import SEARCH
@@ -25,7 +24,7 @@ from lightning_modules.metrics import count_overlap
 from lightning_modules.predictor import Stopwatch
 
 
-class MethodSearch(Contributor):
+class MethodSearch(Callback):
     """Scores every point of a grid of a method's arguments; `Results` writes the outcome to `search.json`.
 
     Logs ``val/best_ARGUMENT`` of every argument in the grid and ``val/miou_best`` in percent; to the loggers alone also
@@ -51,8 +50,9 @@ class MethodSearch(Contributor):
         self.set_grid(method, grid)
         self.miou: list[float] = []
         self.best: dict[str, Any] | None = None
+        self._images = 0
+        self._milliseconds = 0.0
         self._overlaps: Overlaps | None = None
-        self._milliseconds: list[float] = []
         self._latest: tuple[Mapping[str, Any], list[dict[str, Any]]] | None = None
 
     def set_grid(self, method: Method, grid: Mapping[str, Sequence[Any]]) -> None:
@@ -94,20 +94,21 @@ class MethodSearch(Contributor):
         """Logs what came out."""
         if self._overlaps is None:
             return
-        miou = 100 * self._overlaps.compute().reshape(-1)  # the same on all processes
-        self.miou = miou.tolist()
+        miou, images, milliseconds = self._overlaps.compute()  # the same on all processes
+        self.miou = (100 * miou).reshape(-1).tolist()
+        self._images, self._milliseconds = int(images), float(milliseconds)
         place = int(miou.nan_to_num(nan=-1).argmax())
         self.best = self.points[place]
         self._log(trainer, pl_module, self.miou[place])
 
     def describe_settings(self) -> dict[str, Any]:
-        """Returns method and grid, for JSON."""
+        """Returns method and grid, for JSON: records of others do not count."""
         return to_plain({"search": {"method": self.method.settings(), "grid": self.grid}})
 
     def extend_records(
         self, trainer: Trainer, module: LightningModule, batch: Mapping[str, Any]
     ) -> list[dict[str, Any]]:
-        """Scores a batch at every point; returns the intersections and unions of each image."""
+        """Scores a batch at every point, once; returns what the record of each image gets, for JSON."""
         if self._overlaps is None:
             return [{} for _ in batch["image"]]
         if self._latest is None or self._latest[0] is not batch:
@@ -117,11 +118,11 @@ class MethodSearch(Contributor):
     def add_earlier(self, record: Mapping[str, Any]) -> None:
         """Counts the record of an image that was scored before this run."""
         assert self._overlaps is not None
-        self._overlaps.update(torch.tensor(record["search"]["overlap"]).to(self._overlaps.device))
-        self._milliseconds.append(record["search"]["milliseconds"])
+        overlap = torch.tensor(record["search"]["overlap"]).to(self._overlaps.device)
+        self._overlaps.update(overlap, record["search"]["milliseconds"])
 
     def report(self) -> dict[str, dict[str, Any]]:
-        """Returns what `search.json` holds."""
+        """Returns what is written at the end of a whole run, by the name of the file."""
         if not self.miou:
             return {}
         points = [{"values": point, "miou": miou} for point, miou in zip(self.points, self.miou, strict=True)]
@@ -133,14 +134,14 @@ class MethodSearch(Contributor):
                 "parameters": list(self.grid),
                 "points": points,
                 "best": next(point for point in points if point["values"] == self.best),
-                "images": len(self._milliseconds),
-                "seconds": sum(self._milliseconds) / 1000,
+                "images": self._images,
+                "seconds": self._milliseconds / 1000,
             }
         }
 
     def _start(self, module: LightningModule, searching: bool) -> None:
         """Begins a pass."""
-        self.miou, self.best, self._latest, self._milliseconds, self._overlaps = [], None, None, [], None
+        self.miou, self.best, self._latest, self._overlaps = [], None, None, None
         segmentation = require_segmentation(module)
         if searching:
             for variant in self.variants:
@@ -164,8 +165,7 @@ class MethodSearch(Contributor):
         entries = []
         for place in range(len(masks)):
             overlap = torch.stack([found[place, number] for number in range(len(self.variants))])
-            self._overlaps.update(overlap)
-            self._milliseconds.append(milliseconds)
+            self._overlaps.update(overlap, milliseconds)
             entries.append({"search": {"overlap": overlap.tolist(), "milliseconds": milliseconds}})
         return entries
 
@@ -181,7 +181,7 @@ class MethodSearch(Contributor):
 
 
 class Overlaps(Metric):
-    """Sums intersections and unions at several points over images and, under DDP, over processes.
+    """Sums intersections and unions at several points, and the time, over images and, under DDP, over processes.
 
     Args:
         num_points: Number of points P.
@@ -190,21 +190,37 @@ class Overlaps(Metric):
 
     full_state_update = False
     overlap: Tensor
+    images: Tensor
+    milliseconds: Tensor
 
     def __init__(self, num_points: int, num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes
         zeros = torch.zeros(num_points, 2, num_classes, dtype=torch.int64)
         self.add_state("overlap", default=zeros, dist_reduce_fx="sum")
+        self.add_state("images", default=torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("milliseconds", default=torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
-    def update(self, overlap: Tensor) -> None:
-        """Adds the (P, 2, K) int64 intersections and unions of an image."""
+    def update(self, overlap: Tensor, milliseconds: float) -> None:
+        """Adds the (P, 2, K) int64 intersections and unions of an image, and the time that it took."""
         self.overlap = self.overlap + overlap
+        self.images = self.images + 1
+        self.milliseconds = self.milliseconds + milliseconds
 
-    def compute(self) -> Tensor:
-        """Returns the (P,) float64 mean IoU over the classes present in prediction or ground truth, in [0, 1]."""
+    def compute(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns the (P,) float64 mean IoU over the classes present in prediction or ground truth, in [0, 1].
+
+        Beside it the () number of images and their () milliseconds.
+        """
         intersection, union = self.overlap.unbind(dim=1)
-        return (intersection.double() / union).nanmean(dim=1)
+        return (intersection.double() / union).nanmean(dim=1), self.images, self.milliseconds
+
+
+def list_searches(trainer: Trainer) -> list[MethodSearch]:
+    """Lists the searches whose outcome is kept: those of a `validate` run."""
+    if trainer.state.fn != TrainerFn.VALIDATING:
+        return []
+    return [callback for callback in trainer.callbacks if isinstance(callback, MethodSearch)]  # type: ignore[attr-defined]
 
 
 def name_point(values: Mapping[str, Any]) -> str:

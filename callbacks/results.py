@@ -16,10 +16,11 @@ from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from callbacks.contributor import list_contributors
+from callbacks.blended_norm import list_faults
 from callbacks.dashboard import log_dashboard
 from callbacks.gallery import Gallery
 from callbacks.method import require_segmentation
+from callbacks.method_search import list_searches
 from callbacks.panels import draw_panel, find_palette
 from callbacks.predictions import OUTPUTS, Done, Output, Predictions
 from callbacks.processes import all_or_none
@@ -349,8 +350,8 @@ class Results(Callback):
             method.check_network(require_segmentation(module).network)  # before anything is refused or put aside
         settings = describe_evaluation(trainer, module, evaluated)
         settings["baseline"] = self._scores_baseline(trainer)
-        for contributor in list_contributors(trainer):
-            settings |= contributor.describe_settings()
+        for search in list_searches(trainer):
+            settings |= search.describe_settings()
         if self.selection is not None:
             weights = fingerprint_weights(require_segmentation(module).network)
             self.selection.check(method.settings() if method else None, weights, self.departures)
@@ -387,13 +388,13 @@ class Results(Callback):
         if self._run is None or not self._done or not trainer.is_global_zero:
             return
         scored = require_segmentation(module)
-        records, contributors = read_located(self._plan.sort(self._run.locate())), list_contributors(trainer)
+        records, searches = read_located(self._plan.sort(self._run.locate())), list_searches(trainer)
         for domain, group in groupby(records, key=lambda record: record["domain"]):
             total = Scores.zeros(scored.num_classes)
             for record in group:
                 total += Scores.from_record(record)
-                for contributor in contributors:
-                    contributor.add_earlier(record)
+                for search in searches:
+                    search.add_earlier(record)
             scored.add_scores(domain, total)
 
     def _show_all_loaders(self, loop: Any) -> None:
@@ -419,8 +420,8 @@ class Results(Callback):
             record |= scores.to_record()
             if baselines is not None:
                 record["baseline"] = baseline_scores[number].to_record()
-            for contributor in list_contributors(trainer):
-                record |= contributor.extend_records(trainer, module, batch)[number]
+            for search in list_searches(trainer):
+                record |= search.extend_records(trainer, module, batch)[number]
             baseline = None if baselines is None else baselines[number]
             self._draw(trainer, module, batch, number, baseline, outputs, gain_of_image(record))
             lines.append(json.dumps(record) + "\n")
@@ -510,11 +511,12 @@ class Results(Callback):
             "selection": None if self.selection is None else self.selection.describe(self.departures),
             "temperature": scored.temperature,
             "versions": {"torch": torch.__version__},
+            "plain_formula": list_faults(),
             **summarize_records(read_located(lines), scored.class_names, scored.domains),
         }
         self._draw_reliability(run, summary["domains"])
-        for contributor in list_contributors(trainer) if complete else ():
-            for name, content in contributor.report().items():
+        for search in list_searches(trainer) if complete else ():
+            for name, content in search.report().items():
                 write_file(run.root / name, (json.dumps(to_plain(content), indent=1) + "\n").encode())
         path = run.write_summary(summary)  # last: with it, a run is finished
         rank_zero_info(f"{'Results' if complete else 'Results of an interrupted run'}: {path}")

@@ -398,6 +398,24 @@ def test_two_processes_score_as_one(checkpoint: Path, tmp_path: Path) -> None:
     assert not list((tmp_path / "2" / "results").glob("records.rank*"))
 
 
+def test_a_search_on_two_processes_counts_as_one(checkpoint: Path, tmp_path: Path) -> None:
+    search = {"method": {"class_path": "callbacks.IaBN"}, "grid": {"alpha": [0.1, 0.5]}}
+    found = []
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        more = [f"--ckpt_path={checkpoint}", "--data.num_val=5", f"--trainer.devices={processes}"]
+        more += ["--trainer.strategy=ddp"] if processes == 2 else []
+        more += [
+            "--trainer.callbacks+="
+            + json.dumps({"class_path": "callbacks.method_search.MethodSearch", "init_args": search})
+        ]
+        done = programs.run(["main.py", "validate", *arguments(folder, *more)], tmp_path)
+        assert done.returncode == 0, done.stderr
+        found.append(json.loads((folder / "results" / "search.json").read_text()))
+        assert found[-1]["images"] == 5 and found[-1].pop("seconds") > 0
+    assert found[0] == found[1]
+
+
 def test_command_line_error_is_one_line(tmp_path: Path) -> None:
     command = ["main.py", "test", *arguments(tmp_path, "--method=Foo")]
     done = programs.run(command, tmp_path)

@@ -4,6 +4,7 @@ import io
 import json
 import math
 import signal
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -497,6 +498,19 @@ def test_the_whole_protocol_on_street_scenes(tmp_path: Path) -> None:
     assert list(summary["domains"]) == ["haze", "dusk", "dust"]
     assert all(result["images"] == 2 for result in summary["domains"].values())
     assert {"test/haze/miou", "test/dusk/miou", "test/dust/miou", "test/miou"} <= trainer.callback_metrics.keys()
+
+
+def test_kernels_that_fail_their_check_are_in_the_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for find_fault, expected in ((lambda *_: None, {}), (lambda *_: "a reason", {"cpu torch.float32": "a reason"})):
+        monkeypatch.setattr("callbacks.blended_norm._served", {})
+        monkeypatch.setattr("callbacks.blended_norm._find_fault", find_fault)
+        folder = tmp_path / str(len(expected))
+        trainer = make_trainer(tmp_path, callbacks=[IaBN(), Results(str(folder), panels=0, report=False)])
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="IaBN runs by its plain formula")
+            trainer.test(make_module(), datamodule=make_targets(), verbose=False)
+        found = read_summary(folder)["plain_formula"]
+        assert {key.rpartition(" ")[0]: reason for key, reason in found.items()} == expected
 
 
 @pytest.mark.cuda
