@@ -48,6 +48,10 @@ class Adaptation:
         """Loss before the last step, if there were steps."""
         return self.losses[-1] if self.losses else None
 
+    def is_finite(self) -> bool:
+        """Returns whether no probability is NaN or infinite: their sum would be, too."""
+        return bool(self.probabilities.sum().isfinite())
+
     def to_record(self) -> dict[str, Any]:
         """Returns all but the prediction, for JSON."""
         names = ("steps", "loss_first", "loss_last", "note", "fallback")
@@ -158,7 +162,7 @@ class Method(Callback, ABC):
                 laid_out = lay_out(network, single)
                 with evaluating(network):
                     for number, adaptation in self._share(network, laid_out, variants):
-                        if adaptation.probabilities.isfinite().all():
+                        if adaptation.is_finite():
                             del left[number]
                             yield number, place, adaptation.probabilities
             for number, variant in left.items():  # these fall back, or share nothing
@@ -211,7 +215,7 @@ class Method(Callback, ABC):
         if shortage is not None:  # out of the except block, where the traceback would keep what the memory is full of
             raise explain_shortage(image, shortage)
         adaptation = Adaptation(outcome) if isinstance(outcome, Tensor) else outcome
-        if not adaptation.probabilities.isfinite().all():
+        if not adaptation.is_finite():
             reason = "adaptation ended in NaN or infinity (a smaller lr may help)"
             return [self._fall_back(network, single, reason) for single in image.split(1)]
         if adaptation.note:

@@ -170,7 +170,7 @@ class SegTTT(Method):
         *larger, smallest = loss_scales(image.device)
         for scale in larger:  # under float16, in which large ones may overflow
             outcomes = list(self._take_steps(network, image, target, repeats, stepping, deadline, scale))
-            if all(outcome.probabilities.isfinite().all() for _, outcome in outcomes):
+            if all(outcome.is_finite() for _, outcome in outcomes):
                 yield from outcomes
                 return
         yield from self._take_steps(network, image, target, repeats, stepping, deadline, smallest)

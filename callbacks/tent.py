@@ -87,7 +87,7 @@ class Tent(Method):
             *larger, smallest = loss_scales(image.device)
             for scale in larger:  # under float16, in which large ones may overflow
                 outcome = self._learn(network, image, scale)
-                if outcome.probabilities.isfinite().all():
+                if outcome.is_finite():
                     return outcome
             return self._learn(network, image, smallest)
 
