@@ -2,7 +2,7 @@
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -331,6 +331,16 @@ def explain_shortage(image: Tensor, error: str) -> TooLargeError:
         f"{error.splitlines()[0]}. Make images smaller (data.evaluation_resize), or lower the need: "
         "--trainer.precision=bf16-mixed, for SegTTT also fewer `trainable` layers"
     )
+
+
+def group_variants(
+    numbered: Iterable[tuple[int, Any]], describe: Callable[[int, Any], Any]
+) -> list[list[tuple[int, Any]]]:
+    """Groups numbered settings of a method whose descriptions are equal, in the order they come."""
+    groups: dict[Any, list[tuple[int, Any]]] = {}
+    for number, variant in numbered:
+        groups.setdefault(describe(number, variant), []).append((number, variant))
+    return list(groups.values())
 
 
 @contextmanager

@@ -3,19 +3,19 @@
 Source: paper, Sec. 4, Eq. 5-8; Sec. 5.2 and Appendix C for the settings.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from callbacks.adaptation.parameters import counting_values, select_parameters
+from callbacks.adaptation.parameters import check_names, counting_values, select_parameters
 from callbacks.adaptation.passes import Passes
-from callbacks.adaptation.steps import loss_scales, moving, seeded, take_step
+from callbacks.adaptation.steps import check_steps, loss_scales, moving, seeded, take_step
 from callbacks.adaptation.stopping import Deadline, Pace
 from callbacks.iabn import adaptive_batch_norm, check_alpha
-from callbacks.method import Adaptation, Method
+from callbacks.method import Adaptation, Method, group_variants
 from callbacks.pseudo_labels import IGNORED, check_psi, fuse_views, pseudo_labels
 from callbacks.stages import stage
 from callbacks.views import Normalization, Resampling, check_resampling, make_views
@@ -74,18 +74,13 @@ class SegTTT(Method):
         super().__init__()
         check_alpha(alpha)
         check_psi(psi)
-        if num_steps < 0:
-            raise ValueError(f"num_steps is {num_steps}: expected 0 or more update steps, e.g. 10")
-        if not 0 <= lr < float("inf"):
-            raise ValueError(f"lr is {lr}: expected a learning rate of 0 or more, e.g. 0.05")
+        check_steps(num_steps, lr)
+        check_names(trainable)
+        check_resampling(resampling)
         if semantics not in ("paper", "released"):
             raise ValueError(f"semantics is {semantics!r}: expected 'paper' or 'released'")
         if time_budget_ms is not None and not 0 < time_budget_ms < float("inf"):
             raise ValueError(f"time_budget_ms is {time_budget_ms}: expected milliseconds above 0, e.g. 500, or null")
-        if isinstance(trainable, str):
-            raise ValueError(f"trainable is the string {trainable!r}: expected a list of names, e.g. [{trainable!r}]")
-        if resampling is not None:
-            check_resampling(resampling)
         self.alpha = alpha
         self.psi = psi
         self.num_steps = num_steps
@@ -120,19 +115,19 @@ class SegTTT(Method):
         See `Method.adapt_variants`. Nothing is shared under a time budget, which counts the whole image.
         """
         in_float16 = len(loss_scales(image.device)) > 1  # where each run finds its own scale of the loss
-        numbered = [(number, variant) for number, variant in enumerate(variants) if isinstance(variant, SegTTT)]
-        for same_views in group(numbered, lambda number, one: one._describe_views(number)):
-            first = same_views[0][1]
+        for same_views in group_variants(enumerate(variants), lambda number, one: one._describe_views(number)):
+            first: SegTTT = same_views[0][1]
             deadline = Deadline(first.time_budget_ms, first._pace, image)
             with adaptive_batch_norm(network, first.alpha, required=first.alpha > 0):
                 fused, repeats = first._fuse(network, image)
-                for same_steps in group(
-                    same_views, lambda number, one: number if in_float16 else one._describe_steps()
+                for same_steps in group_variants(
+                    same_views, lambda number, one: number if in_float16 else str(one.settings() | {"num_steps": None})
                 ):
                     one, counts = same_steps[0][1], sorted({variant.num_steps for _, variant in same_steps})
                     with stage("fusion"):
                         target = pseudo_labels(fused, one.psi, strict=one.semantics == "released")
-                    for count, outcome in one._run(network, image, target, repeats, counts, deadline):
+                    target = target.repeat(repeats, 1, 1)
+                    for count, outcome in one._run(network, image, target, counts, deadline):
                         for number, variant in same_steps:
                             if variant.num_steps == count:
                                 yield number, outcome
@@ -141,10 +136,6 @@ class SegTTT(Method):
         """Returns what the mean over views depends on; under a time budget, which counts the whole image, all."""
         views = (self.alpha, self.views, self.resampling, self.normalization, self.semantics)
         return views if self.time_budget_ms is None else number
-
-    def _describe_steps(self) -> str:
-        """Returns what the steps depend on, all but their number."""
-        return str(self.settings() | {"num_steps": None})
 
     def _fuse(self, network: nn.Module, image: Tensor) -> tuple[Tensor, int]:
         """Returns the (1, K, H, W) mean over views, and how often the steps are to see the image at once."""
@@ -155,9 +146,9 @@ class SegTTT(Method):
         return fused, 2 if 1 in counts.values() else 1
 
     def _run(
-        self, network: nn.Module, image: Tensor, target: Tensor, repeats: int, counts: Sequence[int], deadline: Deadline
+        self, network: nn.Module, image: Tensor, target: Tensor, counts: Sequence[int], deadline: Deadline
     ) -> Iterator[tuple[int, Adaptation]]:
-        """Predicts a (1, 3, H, W) image after each of some rising numbers of steps towards (1, H, W) pseudo labels."""
+        """Predicts a (1, 3, H, W) image after each of some rising numbers of steps towards (R, H, W) pseudo labels."""
         labelled = bool((target != IGNORED).any())
         stepping = [count for count in counts if count > 0 and labelled]
         for count in counts:
@@ -169,33 +160,26 @@ class SegTTT(Method):
             return
         *larger, smallest = loss_scales(image.device)
         for scale in larger:  # under float16, in which large ones may overflow
-            outcomes = list(self._take_steps(network, image, target, repeats, stepping, deadline, scale))
+            outcomes = list(self._take_steps(network, image, target, stepping, deadline, scale))
             if all(outcome.is_finite() for _, outcome in outcomes):
                 yield from outcomes
                 return
-        yield from self._take_steps(network, image, target, repeats, stepping, deadline, smallest)
+        yield from self._take_steps(network, image, target, stepping, deadline, smallest)
 
     def _take_steps(
-        self,
-        network: nn.Module,
-        image: Tensor,
-        target: Tensor,
-        repeats: int,
-        counts: Sequence[int],
-        deadline: Deadline,
-        scale: float,
+        self, network: nn.Module, image: Tensor, target: Tensor, counts: Sequence[int], deadline: Deadline, scale: float
     ) -> Iterator[tuple[int, Adaptation]]:
-        """Takes steps on the image, and predicts it after each of the numbers, which are 1 or more."""
+        """Takes steps on R copies of the image, and predicts it after each of the numbers, which are 1 or more."""
         released = self.semantics == "released"
         losses: list[Tensor] = []
         with moving(network, self._select(network), released) as parameters:
             optimizer = torch.optim.SGD(parameters, lr=self.lr)
-            passes = Passes(network, image.repeat(repeats, 1, 1, 1), parameters)
+            passes = Passes(network, image.repeat(len(target), 1, 1, 1), parameters)
             for count in counts:
                 while len(losses) < count and deadline.allows_step():
                     network.train(released)  # batch statistics, which move the running ones, and dropout: all live
                     with stage("step"), seeded(image.device, len(losses)), torch.enable_grad():
-                        loss = passes.compute_loss(target.repeat(repeats, 1, 1))
+                        loss = passes.compute_loss(target)
                         take_step(loss, parameters, optimizer, scale)
                     losses.append(loss.detach())
                 network.eval()
@@ -213,14 +197,3 @@ class SegTTT(Method):
         if self.semantics == "released":
             own = getattr(network, "released_layers", own)
         return select_parameters(network, own if self.trainable is None else self.trainable)
-
-
-Numbered = tuple[int, SegTTT]
-
-
-def group(numbered: Iterable[Numbered], describe: Callable[[int, SegTTT], Any]) -> list[list[Numbered]]:
-    """Groups numbered settings whose descriptions are equal, in the order they come."""
-    groups: dict[Any, list[Numbered]] = {}
-    for number, variant in numbered:
-        groups.setdefault(describe(number, variant), []).append((number, variant))
-    return list(groups.values())

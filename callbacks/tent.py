@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
-from callbacks.adaptation.steps import loss_scales, moving, restore, take_step
+from callbacks.adaptation.steps import check_steps, loss_scales, moving, restore, take_step
 from callbacks.iabn import adaptive_batch_norm, check_alpha
 from callbacks.method import Adaptation, Method
 from lightning_modules.predictor import predict_logits
@@ -55,10 +55,7 @@ class Tent(Method):
     ) -> None:
         super().__init__()
         check_alpha(alpha)
-        if num_steps < 0 or (num_steps == 0 and not episodic):
-            raise ValueError(f"num_steps is {num_steps}: expected 1 or more steps, e.g. 10 (0 if episodic: no step)")
-        if not 0 <= lr < float("inf"):
-            raise ValueError(f"lr is {lr}: expected a learning rate of 0 or more, e.g. 0.001")
+        check_steps(num_steps, lr, least=0 if episodic else 1)
         if optimizer not in OPTIMIZERS:
             raise ValueError(f"optimizer is {optimizer!r}: expected one of {', '.join(OPTIMIZERS)}")
         self.alpha = alpha

@@ -134,9 +134,9 @@ class View:
         return torch.stack(views).permute(0, 3, 1, 2).to(levels).contiguous()
 
 
-def check_resampling(resampling: str) -> None:
-    """Raises ValueError if there is no such way to resize views."""
-    if resampling not in get_args(Resampling):
+def check_resampling(resampling: str | None) -> None:
+    """Raises ValueError if there is no such way to resize views; None leaves the choice to the method."""
+    if resampling is not None and resampling not in get_args(Resampling):
         raise ValueError(f"resampling is {resampling!r}: expected one of {', '.join(get_args(Resampling))}")
 
 

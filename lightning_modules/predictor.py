@@ -37,8 +37,7 @@ def lay_out(network: nn.Module, image: Tensor) -> Tensor:
     """Returns a (B, 3, H, W) image in the memory layout that a network is fastest with.
 
     A network says so by an attribute ``channels_last`` that is true: its convolutions then run on features whose
-    channels lie side by side, and no module of it may rely on their strides. Images in training stay as they come: it
-    would round every recipe's weights otherwise than those that were measured.
+    channels lie side by side, and no module of it may rely on their strides. Images in training stay as they come.
     """
     if getattr(network, "channels_last", False) and not network.training:
         return image.contiguous(memory_format=torch.channels_last)

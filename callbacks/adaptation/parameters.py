@@ -25,6 +25,12 @@ def counting_values(network: nn.Module) -> Iterator[dict[nn.Module, int]]:
             handle.remove()
 
 
+def check_names(names: Sequence[str] | None) -> None:
+    """Raises ValueError if what should be a list of names is a single one, whose letters would be taken for names."""
+    if isinstance(names, str):
+        raise ValueError(f"trainable is the string {names!r}: expected a list of names, e.g. [{names!r}]")
+
+
 def select_parameters(network: nn.Module, names: Sequence[str]) -> list[str]:
     """Lists the parameters that lie in the modules named.
 

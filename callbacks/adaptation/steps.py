@@ -10,6 +10,14 @@ from torch.optim import Optimizer
 HALF_LOSS_SCALES = (2.0**12, 2.0**6, 1.0)  # lift the gradients of single pixels above the smallest float16
 
 
+def check_steps(num_steps: int, lr: float, least: int = 0) -> None:
+    """Raises ValueError if a number of steps or a learning rate is outside its range."""
+    if num_steps < least:
+        raise ValueError(f"num_steps is {num_steps}: expected {least} or more update steps, e.g. 10")
+    if not 0 <= lr < float("inf"):
+        raise ValueError(f"lr is {lr}: expected a learning rate of 0 or more, e.g. 0.05")
+
+
 @contextmanager
 def moving(network: nn.Module, names: Sequence[str], buffers: bool = False) -> Iterator[list[nn.Parameter]]:
     """Lets parameters of a network move within a ``with`` block, and puts their values and gradients back after it.

@@ -1,8 +1,8 @@
 """The methods as one writes them at first, in a plain loop: what `experiments.benchmark` compares with.
 
 Written for that purpose, from the paper's text, and without any code of `callbacks`. Everything is done the obvious
-way: float32, contiguous memory, views one by one through Pillow, all of them kept at full size, gradients for every
-parameter, and the checkpoint read from disk again for each image that is adapted to.
+way: float32, contiguous memory, views one by one through Pillow, all of them kept at full size, and the checkpoint read
+from disk again for each image that is adapted to. Layers that do not move are frozen, as in the authors' code.
 
 Source: paper, Sec. 3 (Eq. 1-4) and Sec. 4 (Eq. 5-8).
 """
@@ -92,7 +92,8 @@ class PlainLoop:
         self.settings = settings
         self.checkpoint = checkpoint
         self.network = copy.deepcopy(network).float().to(memory_format=torch.contiguous_format).eval()
-        self.network.requires_grad_(True)
+        for name, parameter in self.network.named_parameters():
+            parameter.requires_grad_(name in settings.moving)
         if settings.alpha is not None:
             replace_batch_norm(self.network, settings.alpha)
         torch.save(self.network.state_dict(), checkpoint)

@@ -53,6 +53,17 @@ def test_training_loss_of_a_batch_without_labels_is_0_and_teaches_nothing(unlogg
     assert all(p.grad is None or not p.grad.any() for p in unlogged.parameters())
 
 
+@pytest.mark.parametrize(("channels_last", "expected"), [(None, False), (False, False), (True, True)])
+def test_images_in_training_lie_as_they_come_unless_asked_otherwise(channels_last: bool | None, expected: bool) -> None:
+    network, layouts = DeepLabV1("resnet10", 19, width=8), []
+    module = SegmentationModule(network, channels_last=channels_last)
+    module.log = lambda *_, **__: None
+    module.optimizers = lambda: torch.optim.SGD(module.parameters(), lr=0.1)
+    network.register_forward_pre_hook(lambda _, inputs: layouts.append(inputs[0].is_contiguous()))
+    module.training_step(make_batch(), 0)
+    assert layouts == [not expected]
+
+
 def test_training_loss_falls_over_steps(tmp_path: Path) -> None:
     torch.manual_seed(0)
     losses = []
