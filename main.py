@@ -7,6 +7,7 @@ No method is a plain forward (t-BN).
 import sys
 import warnings
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 import callbacks  # noqa: F401 (so that the command line knows methods by their short names)
 import datamodules  # noqa: F401 (so that the command line knows its classes by their short names)
-from callbacks.choice import check_checkpoint, check_method
+from callbacks.choice import check_checkpoint, check_method, check_trained, check_writable, expand_home
 from callbacks.method import Method
 from callbacks.processes import run_to_end
 from callbacks.results import Results
 from callbacks.run_config import RunConfig
+from lightning_modules.networks.checkpoints import CheckpointReader
 from lightning_modules.segmentation import SegmentationModule
 
 DEFAULTS = Path(__file__).parent / "configs" / "trainer" / "default.yaml"
@@ -33,13 +35,26 @@ class SegmentationCLI(LightningCLI):
         """Adds the method, the results, and what data and model share."""
         parser.add_lightning_class_args(Results, "results")
         parser.add_subclass_arguments(Method, "method", required=False)
+        parser.add_argument(
+            "--untrained",
+            type=bool,
+            default=False,
+            help="whether a network with random weights may be tested, validated or predict",
+        )
         parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
         parser.link_arguments("data.class_names", "model.class_names", apply_on="instantiate")
         parser.link_arguments("data.num_classes", "model.network.init_args.num_classes", apply_on="instantiate")
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parses the command line; notes limits of one batch, which the parser takes for 1.0, all batches."""
+        super().parse_arguments(parser, args)
+        joined = [argument.split("=", 1) for argument in args or () if "=" in argument]
+        given = dict(joined) | dict(pairwise(args or ()))
+        limits = [f"limit_{kind}_batches" for kind in ("train", "val", "test", "predict")]
+        self.of_one_batch = [limit for limit in limits if given.get(f"--trainer.{limit}") == "1"]
+
     def _parse_ckpt_path(self) -> None:
-        check_checkpoint(self.config[self.config.subcommand].get("ckpt_path"))
-        super()._parse_ckpt_path()
+        check_checkpoint(self.config[self.config.subcommand].get("ckpt_path"))  # it holds no hyperparameters to parse
 
     def before_instantiate_classes(self) -> None:
         """Leaves out ImageNet weights that others replace: they may not be on this machine."""
@@ -49,12 +64,16 @@ class SegmentationCLI(LightningCLI):
             raise ValueError("ckpt_path and model.released are both set: expected one of them; set the other to null")
         if (run.get("ckpt_path") or run.model.released) and arguments is not None and arguments.get("weights"):
             arguments.weights = None
+        check_writable(run.results.folder)
+        if self.subcommand != "fit":
+            check_trained(run)
         if self.subcommand == "predict":
             run.return_predictions = False  # they are on disk, and would fill the memory
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Adds the method, before the callbacks that write: it refuses a network first."""
-        trainer = super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**dict.fromkeys(self.of_one_batch, 1), **kwargs)
+        trainer.strategy.checkpoint_io = CheckpointReader()
         method = self._get(self.config_init, "method")
         if method is not None:
             trainer.callbacks.insert(0, method)  # type: ignore[attr-defined]
@@ -63,7 +82,8 @@ class SegmentationCLI(LightningCLI):
 
 def main(args: Sequence[str] | None = None) -> SegmentationCLI:
     """Runs a command line; returns what it made (trainer, model, datamodule)."""
-    check_method(sys.argv[1:] if args is None else args)
+    args = expand_home(sys.argv[1:] if args is None else args)
+    check_method(args)
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
     outer_run = wandb.run
     try:
@@ -71,7 +91,7 @@ def main(args: Sequence[str] | None = None) -> SegmentationCLI:
             SegmentationModule,
             LightningDataModule,
             subclass_mode_data=True,
-            args=None if args is None else list(args),
+            args=args,
             trainer_defaults={"use_distributed_sampler": False},  # the datamodules deal out samples without padding
             save_config_callback=RunConfig,
             save_config_kwargs={"save_to_log_dir": False},

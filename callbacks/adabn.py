@@ -41,6 +41,11 @@ class AdaBN(Method):
 
     def adapt(self, network: nn.Module, image: Tensor) -> Tensor:
         """Predicts a batch at once; see `Method.adapt`."""
+        if len(image) == 1:
+            self._warn(
+                "the batch is a single image, whose statistics are then all there are (p-BN): expected several, set "
+                "--data.eval_batch_size=8"
+            )
         alpha = len(image) / (self.prior + len(image))
         with adaptive_batch_norm(network, alpha, pooled=True):
             return predict_logits(network, image).float().softmax(dim=1)

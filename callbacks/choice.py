@@ -1,11 +1,16 @@
 """What a command line asks for: which method, and whether its checkpoint is one."""
 
+import os
+import re
 import zipfile
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import callbacks
+
+NAMED = ("last", "best")  # what Lightning understands as a checkpoint beside paths
 
 
 def check_method(args: Sequence[str]) -> None:
@@ -25,6 +30,11 @@ def check_method(args: Sequence[str]) -> None:
 
 def check_checkpoint(path: str | Path | None) -> None:
     """Raises ValueError if a file is no checkpoint, but empty, cut off or of another kind; no file at all passes."""
+    if path in NAMED:
+        raise ValueError(
+            f"ckpt_path is {path!r}: expected the path of a file, as every run has a folder of its own, in which none "
+            "is yet; e.g. outputs/runs/csv/version_0/checkpoints/last.ckpt"
+        )
     if path is None or not Path(path).is_file() or zipfile.is_zipfile(path):
         return
     with Path(path).open("rb") as file:
@@ -32,3 +42,43 @@ def check_checkpoint(path: str | Path | None) -> None:
     if begin[:1] != b"\x80":  # torch before 1.6 wrote bare pickles
         state = "empty" if not begin else "cut off" if begin == b"PK" else "no file of torch.save"
         raise ValueError(f"the checkpoint {path} cannot be read, it is {state}: expected one that `fit` wrote")
+
+
+def check_trained(run: Any) -> None:
+    """Raises ValueError if nothing says where the weights come from that a run scores or labels images with.
+
+    Args:
+        run: The config of the sub-command.
+    """
+    network, method = run.model.network, run.get("method")
+    arguments = network.get("init_args") or {}
+    own = str(network.class_path).startswith("lightning_modules.")  # of these, `weights` is a start for training
+    words = ("weights", "pretrained", "checkpoint")
+    loaded = not own and any(value and any(word in name for word in words) for name, value in arguments.items())
+    members = method is not None and (method.get("init_args") or {}).get("checkpoints")
+    if not (run.get("ckpt_path") or run.model.released or loaded or members or run.untrained):
+        raise ValueError(
+            "there is no trained network: expected --ckpt_path=outputs/runs/csv/version_0/checkpoints/best.ckpt (or "
+            "model.released). To run one with random weights on purpose, say --untrained=true"
+        )
+
+
+def check_writable(folder: str | Path | None) -> None:
+    """Raises PermissionError if nothing can be written into a folder, or into the one that it will be made in."""
+    if folder is None:
+        return
+    place = next(place for place in (Path(folder).absolute(), *Path(folder).absolute().parents) if place.exists())
+    if not place.is_dir():
+        raise NotADirectoryError(f"results.folder is {folder}, but {place} is a file: expected a folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise PermissionError(
+            f"results.folder is {folder}, and {place} may not be written to by this user: expected a folder of your own"
+        )
+
+
+def expand_home(args: Sequence[str]) -> list[str]:
+    """Puts the home folder in place of a ``~`` at the beginning of a value, which a shell leaves behind ``=``."""
+    return [
+        re.sub(r"^((?:--[^=]+=)?)(~(?:/.*)?)$", lambda match: match[1] + str(Path(match[2]).expanduser()), argument)
+        for argument in args
+    ]

@@ -3,7 +3,7 @@
 Source: Hansen and Salamon (1990); paper, Sec. 5.3 and Fig. 2, 5.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -17,11 +17,9 @@ from callbacks.iabn import adaptive_batch_norm, check_alpha
 from callbacks.method import Method
 from callbacks.pseudo_labels import fuse_views
 from callbacks.views import Normalization, make_views
-from lightning_modules.networks.checkpoints import find_difference
+from lightning_modules.networks.checkpoints import find_difference, read_checkpoint, rename_weights
 from lightning_modules.predictor import predict_logits
 from lightning_modules.segmentation import SegmentationModule
-
-PREFIX = "network."  # of the network's tensors in a checkpoint of the SegmentationModule
 
 
 class Ensemble(Method):
@@ -121,23 +119,14 @@ def load_member(path: Path, like: nn.Module) -> nn.Module:
         FileNotFoundError: If there is no such file.
         ValueError: If it is no checkpoint, or of another architecture and without a config.yaml that fits.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"the ensemble's checkpoint {path} does not exist: expected a file that `fit` wrote")
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch and pickle raise whatever they come across
-        raise ValueError(f"{path} cannot be read as a checkpoint ({type(error).__name__}: {error})") from error
-    state = saved.get("state_dict", saved) if isinstance(saved, Mapping) else saved
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{path} holds {type(saved).__name__}: expected a checkpoint of `fit`, or a state dict")
-    if any(key.startswith(PREFIX) for key in state):
-        state = {key.removeprefix(PREFIX): value for key, value in state.items() if key.startswith(PREFIX)}
-    fits = find_difference(like.state_dict(), state) is None
+    saved = read_checkpoint(path)["state_dict"]
+    fits = find_difference(like.state_dict(), rename_weights(like.state_dict(), saved)) is None
     member = deepcopy(like).cpu() if fits else build_network(path, like)
+    state = rename_weights(member.state_dict(), saved)
     difference = find_difference(member.state_dict(), state)
     if difference is not None:
         raise ValueError(f"{path} does not fit the network in the config.yaml of its run: {difference}")
-    member.load_state_dict(dict(state))
+    member.load_state_dict(state)
     return member.eval().requires_grad_(False)
 
 

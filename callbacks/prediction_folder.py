@@ -115,8 +115,9 @@ class PredictionFolder:
     def find_done(self) -> dict[str, set[str]]:
         """Returns the names of the images that are done, by domain."""
         done: dict[str, set[str]] = {}
-        for domain, name in self.read_records():
-            if all(path.exists() for path in self.paths(domain, name).values()):
+        for (domain, name), record in self.read_records().items():
+            there = all(path.exists() for path in self.paths(domain, name).values())
+            if there and not has_changed(record.get("image")):
                 done.setdefault(domain, set()).add(name)
         return done
 
@@ -129,6 +130,20 @@ class PredictionFolder:
                 path.unlink(missing_ok=True)
         for path in (self.root / RECORDS, *self.root.glob("predictions.rank*.jsonl")):
             path.unlink(missing_ok=True)
+
+
+def describe_image(path: Path | None) -> dict[str, Any] | None:
+    """Returns what tells an image file from a later one of the same name; None of what is no file."""
+    if path is None or not path.is_file():
+        return None
+    found = path.stat()
+    return {"path": str(path.resolve()), "bytes": found.st_size, "changed_ns": found.st_mtime_ns}
+
+
+def has_changed(image: Mapping[str, Any] | None) -> bool:
+    """Returns whether another image lies where a predicted one lay; one that is gone, or was moved, has not changed."""
+    found = None if image is None else describe_image(Path(image["path"]))
+    return found is not None and found != image
 
 
 class Writers:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from callbacks.method import require_segmentation
 from callbacks.panels import draw_overlay, encode_jpeg, encode_png, find_palette, restore_photograph
-from callbacks.prediction_folder import SUFFIXES, Output, PredictionFolder, Writers
+from callbacks.prediction_folder import SUFFIXES, Output, PredictionFolder, Writers, describe_image
 from callbacks.processes import all_or_none
 from callbacks.records import describe_run, find_folder, find_method, to_plain, write_file
 from callbacks.run_settings import (
@@ -72,12 +72,14 @@ class Predictions(Callback):
         self._stream: IO[str] | None = None
         self._writers = Writers()
         self._may_be_empty = False
+        self._files: dict[int, dict[str, Path]] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Has the data leave out what is done; when they ask what that is, the checkpoint is restored."""
         if stage == "predict":
             self._place = None
             self._done = None
+            self._files = {}
             self._leave_out(trainer, lambda: self._find_done(trainer, pl_module))
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -109,6 +111,7 @@ class Predictions(Callback):
         domain = outputs["domain"]
         method = find_method(trainer)
         adaptations = method.adaptations if method else [None] * len(outputs["name"])
+        files = self._find_files(trainer, dataloader_idx)
         predicted = zip(outputs["name"], outputs["labels"], outputs["confidence"], batch["image"], strict=True)
         for (name, labels, confidence, image), adaptation in zip(predicted, adaptations, strict=True):
             if name in self._done.get(domain, ()):
@@ -120,6 +123,7 @@ class Predictions(Callback):
                 "height": labels.shape[0],
                 "width": labels.shape[1],
                 "finite": bool(confidence.isfinite().all()),
+                "image": describe_image(files.get(name)),
                 "adaptation": adaptation.to_record() if adaptation else None,
             }
             self._stream.write(json.dumps(to_plain(record)) + "\n")
@@ -153,6 +157,13 @@ class Predictions(Callback):
         if trainer.is_global_zero:
             self._summarize(place, trainer, ended=False)
             place.lock.release()
+
+    def _find_files(self, trainer: Trainer, dataloader_idx: int) -> Mapping[str, Path]:
+        """Returns the image files of a data set by name, if it consists of files."""
+        if dataloader_idx not in self._files:
+            dataset = getattr(list_loaders(trainer.predict_dataloaders)[dataloader_idx], "dataset", None)
+            self._files[dataloader_idx] = {pair.name: pair.image for pair in getattr(dataset, "pairs", ())}
+        return self._files[dataloader_idx]
 
     def _find_done(self, trainer: Trainer, module: LightningModule) -> Mapping[str, set[str]]:
         """Returns the names of the images that are done by domain; at first, opens the folder on all processes."""
@@ -256,7 +267,9 @@ class Predictions(Callback):
         }
         missing = sum(len(names - done.get(domain, set())) for domain, names in expected.items())
         count = sum(map(len, done.values()))
-        self._manifest |= {"complete": ended and not missing, "images": count, "domains": domains}
+        skipped = [found for member in list_members(trainer) for found in getattr(member, "left_out", {}).values()]
+        left_out = sorted({problem.name for problems in skipped for problem in problems})
+        self._manifest |= {"complete": ended and not missing, "images": count, "domains": domains, "left_out": left_out}
         place.write_manifest(self._manifest)
         found = self._manifest["runs"][-1]["found"]
         state = "complete" if self._manifest["complete"] else "not complete: the same command goes on"

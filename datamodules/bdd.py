@@ -9,7 +9,8 @@ Data card:
     Counts: 7,000 train, 1,000 val, 2,000 test; 1280x720. The protocol tests on val.
     Licence: BSD 3-clause for research, education and not-for-profit use (see the page above).
     Traps: the labels of test are not public. The old zip has images and masks whose names do not match (in val
-        80a9e37d-e4548ac1 and 9342e334-33d167eb). ``colormaps`` and ``color_labels`` hold colours, not ids.
+        80a9e37d-e4548ac1 and 9342e334-33d167eb). ``color_labels`` holds colours, not ids;
+        ``colormaps`` are palette images whose indices are the train ids.
 """
 
 from pathlib import Path

@@ -2,8 +2,6 @@
 
 import os
 import re
-import struct
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -12,20 +10,15 @@ from typing import Any, ClassVar, Literal, get_args
 
 import cv2
 import numpy as np
-import torch
-from PIL import Image, ImageOps
 from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from datamodules.base import DataError, Problem, SegmentationDataModule, SegmentationDataset, Split
+from datamodules.pixels import read_image, read_index, read_orientation
 from datamodules.transforms import Transform
 
 ROOT_VARIABLE = "SEGADAPT_DATA"
-JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
-UNREADABLE = (  # what decoders raise on damaged files
-    OSError, RuntimeError, SyntaxError, TypeError, ValueError, cv2.error, struct.error, Image.DecompressionBombError,
-)  # fmt: skip
 NAMED = 5  # how many files an error names
+DERIVED = "_labelTrainIds"  # of the copies that other projects write beside labels
 
 Broken = Literal["error", "skip"]
 
@@ -164,6 +157,28 @@ class FilesDataset(SegmentationDataset):
             raise DataError(f"{self.pairs[index].image} has no labels: only `predict` can use it", "missing")
         return self.read_ids(path)
 
+    def load_pair(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns an image and its labels."""
+        self.check_orientation(index)
+        return super().load_pair(index)
+
+    def check_orientation(self, index: int) -> None:
+        """Raises DataError if images are turned upright, and one file of a pair says another turn than the other.
+
+        Labels may have been drawn on the stored pixels or on the upright ones: nothing tells.
+        """
+        pair = self.pairs[index]
+        if not self.upright or pair.labels is None:
+            return
+        image, labels = read_orientation(pair.image), read_orientation(pair.labels)
+        if image != labels:
+            raise DataError(
+                f"{self.where(index)}: the image has the EXIF orientation {image}, its labels {labels} (1 is upright): "
+                "expected the same of both, or nothing tells whether the labels were drawn on the stored pixels or on "
+                "the turned ones. Turn the pixels for good (mogrify -auto-orient), or remove the orientation",
+                "size",
+            )
+
     def where(self, index: int) -> str:
         """Returns the two files."""
         return f"{self.pairs[index].image} and {self.pairs[index].labels}"
@@ -189,6 +204,10 @@ class FilesDataset(SegmentationDataset):
             problems.append(Problem(self.name(index), error.kind, str(error)))
         else:
             counts = cv2.calcHist([mask], [0], None, [256], [0, 256]).ravel().astype(np.int64)
+            try:
+                self.check_orientation(index)
+            except DataError as error:
+                problems.append(Problem(self.name(index), error.kind, str(error)))
             if size is not None and size != mask.shape:
                 problems.append(Problem(self.name(index), "size", self.explain_sizes(index, size, mask.shape)))
         return problems, counts
@@ -270,7 +289,7 @@ class FilesDataModule(SegmentationDataModule):
         if problems and self.broken == "error":
             raise DataError(self._explain_unpaired(split, problems), "missing")
         dataset = self.open_pairs(pairs, transform, labelled)
-        if labelled and self.broken == "skip":
+        if self.broken == "skip":
             problems += [problem for _, found, _ in check_dataset(dataset) for problem in found]
             self._report_left_out(split, problems)
             wrong = {problem.name for problem in problems}
@@ -334,6 +353,7 @@ class FilesDataModule(SegmentationDataModule):
         for layout in self.layouts:
             images = layout.find_images(root, split)
             labels = layout.find_labels(root, split) if labelled and images else {}
+            labels = {name: path for name, path in labels.items() if not name.endswith(DERIVED)}
             if images and (labels or not labelled):
                 return images, labels
             candidates.append((images, labels))
@@ -439,117 +459,3 @@ def list_folders(folder: Path) -> list[Path]:
     """Lists the folders in a folder, sorted; hidden ones do not count."""
     with os.scandir(folder) as entries:
         return sorted(Path(entry.path) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-
-
-def read_image(path: Path, upright: bool = False) -> np.ndarray:
-    """Reads an image of any kind as (H, W, 3) uint8 RGB; of 16 bits per channel, the upper 8.
-
-    Each kind has the decoder that notices damage, and both are faster than Pillow for the same values: JPEG is decoded
-    by torchvision (OpenCV fills up what is cut off), PNG by OpenCV (torchvision crashes on wrong bytes).
-
-    Args:
-        path: File of the image.
-        upright: Whether to turn it as its EXIF orientation says.
-
-    Raises:
-        DataError: If the file is missing, truncated, or no image.
-    """
-    data = _read_bytes(path)
-    try:
-        if _starts_with(data, JPEG):
-            pixels = decode_jpeg(torch.from_numpy(data), ImageReadMode.RGB, apply_exif_orientation=upright)
-            return np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())
-        if _starts_with(data, PNG):
-            orientation = 0 if upright else cv2.IMREAD_IGNORE_ORIENTATION
-            return cv2.cvtColor(_decode_png(data, cv2.IMREAD_COLOR | orientation), cv2.COLOR_BGR2RGB)
-        with Image.open(path) as picture:
-            turned = ImageOps.exif_transpose(picture) if upright else picture
-            return np.asarray(turned.convert("RGB"))
-    except UNREADABLE as error:
-        raise DataError(_explain_unreadable(path, data, "an image")) from error
-
-
-def read_index(path: Path) -> np.ndarray:
-    """Reads a label file of one channel as (H, W) ids: uint8 of a palette or gray image, uint16 of a deeper one.
-
-    Raises:
-        DataError: If the file is missing, damaged, no image, or has more than one channel or ids above 65535.
-    """
-    data = _read_bytes(path)
-    try:
-        if _starts_with(data, PNG):
-            _check_sums(data.tobytes())
-        with Image.open(path) as picture:
-            mode = picture.mode
-            ids = np.array(picture) if mode in ("P", "L", "1") or mode.startswith("I") else None
-    except UNREADABLE as error:
-        raise DataError(_explain_unreadable(path, data, "a label image")) from error
-    if ids is None:
-        raise DataError(
-            f"{path} is an image of mode {mode}: expected labels with one channel (palette or gray), as the vendor "
-            "wrote them; a colour image of the labels, or one that was converted, holds no ids"
-        )
-    if not mode.startswith("I"):
-        return ids.astype(np.uint8, copy=False)
-    if ids.min(initial=0) < 0 or ids.max(initial=0) >= 2**16:
-        raise DataError(f"{path} holds numbers from {ids.min()} to {ids.max()}: expected ids in [0, 65535]", "id")
-    return ids.astype(np.uint16, copy=False)
-
-
-def read_red_16_bit(path: Path) -> np.ndarray:
-    """Reads the first (red) channel of a 16-bit RGB PNG as (H, W) uint16; Pillow would silently make it 8-bit.
-
-    Raises:
-        DataError: If the file is missing, damaged, or no 16-bit RGB PNG.
-    """
-    data = _read_bytes(path)
-    try:
-        pixels = _decode_png(data, cv2.IMREAD_UNCHANGED)
-    except UNREADABLE as error:
-        raise DataError(_explain_unreadable(path, data, "a 16-bit RGB PNG")) from error
-    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
-    if pixels.dtype != np.uint16 or channels < 3:
-        raise DataError(
-            f"{path} has {channels} channels of {pixels.dtype}: expected a 16-bit RGB PNG as the vendor wrote it "
-            "(class in red, instance in green); tools that know only 8 bits spoil it"
-        )
-    return np.ascontiguousarray(pixels[..., 2])  # OpenCV has blue first
-
-
-def _starts_with(data: np.ndarray, signature: bytes) -> bool:
-    return data[: len(signature)].tobytes() == signature
-
-
-def _decode_png(data: np.ndarray, flags: int) -> np.ndarray:
-    """Decodes a PNG with OpenCV; raises ValueError if it is none, or damaged."""
-    pixels = cv2.imdecode(data, flags) if _starts_with(data, PNG) else None
-    if pixels is None:
-        raise ValueError("no PNG, or a damaged one")
-    return pixels
-
-
-def _check_sums(data: bytes) -> None:
-    """Raises ValueError if a PNG is cut off or has a wrong checksum: Pillow reads over that and makes up pixels."""
-    kind, start = b"", len(PNG)
-    while kind != b"IEND":
-        kind = data[start + 4 : start + 8]
-        end = start + 8 + int.from_bytes(data[start : start + 4])
-        if end + 4 > len(data) or zlib.crc32(data[start + 4 : end]) != int.from_bytes(data[end : end + 4]):
-            raise ValueError(f"the part {kind!r} from byte {start} is cut off or has a wrong checksum")
-        start = end + 4
-
-
-def _read_bytes(path: Path) -> np.ndarray:
-    try:
-        return np.fromfile(path, dtype=np.uint8)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}", "missing") from error
-
-
-def _explain_unreadable(path: Path, data: np.ndarray, expected: str) -> str:
-    if len(data) == 0:
-        return f"{path} is empty (0 bytes): expected {expected}. Unpack it again"
-    return (
-        f"{path} ({len(data)} bytes) cannot be decoded: expected {expected}. It is truncated, damaged or of another "
-        "kind: unpack it again, or leave such pairs out with broken=skip"
-    )

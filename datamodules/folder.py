@@ -15,6 +15,7 @@ import csv
 import hashlib
 import os
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import takewhile
@@ -22,29 +23,20 @@ from pathlib import Path
 from typing import Any, ClassVar, get_args
 
 import numpy as np
-from PIL import Image
 from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 
-from datamodules.base import DataError, Problem, Role, Split
-from datamodules.files import (
-    JPEG,
-    NAMED,
-    Broken,
-    FilesDataModule,
-    FilesDataset,
-    Pair,
-    list_folders,
-    match_files,
-    read_image,
-    read_index,
-)
+from datamodules.base import DataError, Problem, Role, Split, format_ids
+from datamodules.files import NAMED, Broken, FilesDataModule, FilesDataset, Pair, list_folders, match_files
 from datamodules.labels import CITYSCAPES_COLOURS, IGNORED, TRAIN_IDS, UNKNOWN, Colour
-from datamodules.transforms import Transform
+from datamodules.pixels import JPEG, WHY_NOT_LOSSY, has_colours, has_one_bit, read_image, read_index, read_palette
+from datamodules.transforms import Resize, Transform
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".ppm", ".pgm")  # lossless
+NOT_READ = (".heic", ".heif", ".avif", ".gif", ".jp2", ".dng", ".cr2", ".nef", ".arw")  # photographs of other kinds
 LIST_SUFFIXES = (".txt", ".lst", ".csv")
-WHY_NO_JPEG = "JPEG changes values near edges, so ids and colours are lost: export the labels again, as PNG"
+LOOKED_AT = 50  # label files of a split, to see whether they hold what they are taken for
+LOSSY_COLOURS = 64  # more undefined colours than this in one file were not drawn by hand
 
 Files = dict[str, Path]
 
@@ -77,6 +69,8 @@ class FolderDataModule(FilesDataModule):
         ignored: Ids, or colours, that belong to no class; id 255 is one unless `ids` names it.
         broken: As for `FilesDataModule`.
         num_classes: 19 or 16 where `classes` are not given.
+        evaluation_resize: As for `SegmentationDataModule`, but images of more than 1024x2048 pixels keep their
+            proportions: they may stand upright.
         **kwargs: As for `SegmentationDataModule`.
 
     Raises:
@@ -103,15 +97,25 @@ class FolderDataModule(FilesDataModule):
         ignored: list[int | list[int]] | None = None,
         broken: Broken = "error",
         num_classes: int = 19,
+        evaluation_resize: Resize = "keep_aspect",
         **kwargs: Any,
     ) -> None:
-        super().__init__(root=root, split=split, broken=broken, num_classes=num_classes, classes=classes, **kwargs)
+        super().__init__(
+            root=root,
+            split=split,
+            broken=broken,
+            num_classes=num_classes,
+            classes=classes,
+            evaluation_resize=evaluation_resize,
+            **kwargs,
+        )
         if role not in get_args(Role):
             raise ValueError(f"role is {role!r}: expected one of {', '.join(get_args(Role))}")
         if pairs is not None and (images is not None or labels is not None):
             raise ValueError("pairs is given beside images or labels: expected the CSV alone, it says where files are")
         if ids is not None and label_colours is not None:
             raise ValueError("ids and label_colours are both given: expected one of them, as labels are stored one way")
+        self._looked_at: set[Split] = set()
         self.role = role
         self.domain = domain or (Path(root).expanduser().resolve().name if root else "") or "folder"
         self.images = images
@@ -119,6 +123,11 @@ class FolderDataModule(FilesDataModule):
         self.pairs = pairs
         self.splits = check_splits(splits or {})
         self.own_names = isinstance(classes, list)
+        if ids is None and label_colours is None and isinstance(classes, list) and 0 in (ignored or []):
+            mapping = ", ".join(f"{number}: {name}" for number, name in enumerate(classes, start=1))
+            raise ValueError(
+                f"ignored holds 0, and ids does not say which id the first class has: expected ids, e.g. {{{mapping}}}"
+            )
         self.colour_table = None if label_colours is None else self._tabulate_colours(label_colours, ignored or [])
         self.table = self._tabulate_ids(ids, ignored or [])
 
@@ -132,9 +141,54 @@ class FolderDataModule(FilesDataModule):
         files = {"images": self.images, "labels": self.label_files, "pairs": self.pairs, "splits": dict(self.splits)}
         return super().describe() | {"files": files}
 
+    def make_dataset(self, split: Split, transform: Transform, labelled: bool = True) -> FilesDataset:
+        """Opens one split, and looks at some of its labels: do they hold what they are taken for?"""
+        dataset = super().make_dataset(split, transform, labelled)
+        if labelled and self.colour_table is None and split not in self._looked_at:
+            self._looked_at.add(split)
+            self._look_at_labels(dataset, split)
+        return dataset
+
+    def _look_at_labels(self, dataset: FilesDataset, split: Split) -> None:
+        """Warns of classes that occur in none of some files, with the ids that do.
+
+        Raises:
+            DataError: If masks of one bit lie beside others: 1 would be one thing here and 255 another there.
+        """
+        step = max(1, len(dataset) // LOOKED_AT)
+        paths = [path for pair in dataset.pairs[::step] if (path := pair.labels) is not None]
+        found: set[int] = set()
+        binary = []
+        for path in paths:
+            try:
+                found |= set(np.unique(dataset.read_ids(path)).tolist())
+            except DataError:
+                continue  # whoever reads the pair says what is wrong
+            if has_one_bit(path):
+                binary.append(path)
+        others = [path for path in paths if path not in binary]
+        if binary and others:
+            raise DataError(
+                f"{self.domain}: {binary[0]} is a mask of one bit, whose ids are 0 and 1, and {others[0]} is none: "
+                "expected all of one kind. Save them all as 8-bit images of ids",
+                "id",
+            )
+        present = {int(self.table[value]) for value in found}
+        absent = [name for number, name in enumerate(self.class_names) if number not in present]
+        if absent and found and self.own_names:  # of Cityscapes' classes some are rare
+            ids = sorted(found)
+            mapping = ", ".join(f"{value}: {name}" for value, name in zip(ids, self.class_names, strict=False))
+            rank_zero_warn(
+                f"{self.domain}: {', '.join(absent)} never occurs in {len(paths)} label files of {split}, which hold "
+                f"the ids {format_ids(ids)}. If these are not the classes in their order, say what they are, e.g. "
+                f"ids: {{{mapping}}}"
+            )
+
     def open_pairs(self, pairs: Sequence[Pair], transform: Transform, labelled: bool = True) -> FilesDataset:
         """Makes a dataset of pairs."""
-        read = read_labels if self.colour_table is None else partial(read_colours, table=self.colour_table)
+        read = partial(read_labels, palette=self.labels.palette)
+        if self.colour_table is not None:
+            read = partial(read_colours, table=self.colour_table)
         hint = "Say what they are in ids, or list them in ignored"
         return FilesDataset(
             self.domain, pairs, self.table, transform, read, self.seed, labelled, upright=True, hint=hint
@@ -211,7 +265,7 @@ class FolderDataModule(FilesDataModule):
         named = find_named(root, pattern, LABEL_SUFFIXES)
         if not named and (lossy := find_named(root, pattern, IMAGE_SUFFIXES)):
             path = next(iter(lossy.values()))
-            raise DataError(f"{path}: expected labels as {', '.join(LABEL_SUFFIXES)}. {WHY_NO_JPEG}")
+            raise DataError(f"{path}: expected labels as {', '.join(LABEL_SUFFIXES)}. {WHY_NOT_LOSSY}")
         return found, named, divided
 
     def _locate(self, root: Path) -> tuple[str, str | None]:
@@ -220,6 +274,12 @@ class FolderDataModule(FilesDataModule):
         if images is None:
             by_split = any((root / "images" / self._name_folder(split)).is_dir() for split in get_args(Split))
             images = "images/{split}" if by_split else "images" if (root / "images").is_dir() else "."
+            beside = [path.name for path in sorted(root.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES]
+            if beside and images != ".":
+                raise DataError(
+                    f"{self.domain}: {root} has a folder images and {len(beside)} images beside it, e.g. {beside[0]}: "
+                    "expected them in one place. Set images to images, or to . for all of them"
+                )
         labels = self.label_files
         if labels is None and "images" in Path(images).parts:
             labels = Path(*("labels" if part == "images" else part for part in Path(images).parts)).as_posix()
@@ -350,19 +410,62 @@ class FolderDataModule(FilesDataModule):
         raise ValueError(f"there is no class {name!r}: expected one of {', '.join(self.labels.names)}{more}")
 
 
-def read_labels(path: Path) -> np.ndarray:
+def read_labels(path: Path, palette: np.ndarray | None = None) -> np.ndarray:
     """Reads a label file of one channel as (H, W) ids.
 
+    Args:
+        path: The file.
+        palette: (256, 3) uint8 colours of the classes, in which predictions are written; see `check_palette`.
+
     Raises:
-        DataError: If it is missing, truncated, a JPEG, or has more than one channel.
+        DataError: If it is missing, truncated, a JPEG, has more than one channel or a palette that tells no ids.
     """
     refuse_jpeg(path)
     try:
-        return read_index(path)
+        ids = read_index(path, upright=True)
     except DataError as error:
         if not has_colours(path):
             raise
         raise DataError(f"{error}. If the colours are classes, say which in label_colours", error.kind) from error
+    check_palette(path, ids, palette)
+    return ids
+
+
+def check_palette(path: Path, ids: np.ndarray, own: np.ndarray | None = None) -> None:
+    """Raises DataError if a palette image was made by reducing colours: its indices are then no ids.
+
+    A palette that was written for labels shows each id in gray of that level, or in its colour of PASCAL VOC, of
+    Cityscapes or of this project's predictions; one of another order does not say what its indices are.
+
+    Args:
+        path: File of the labels.
+        ids: (H, W) indices that it holds.
+        own: (256, 3) uint8 colours of the classes.
+
+    Raises:
+        DataError: If it was.
+    """
+    palette = read_palette(path)
+    if palette is None:
+        return
+    for index in np.unique(ids):
+        colour = tuple(palette[index].tolist()) if index < len(palette) else (0, 0, 0)
+        usual = list_usual_colours(int(index)) + ([] if own is None else [tuple(own[index].tolist())])
+        if index != IGNORED and colour not in usual:
+            raise DataError(
+                f"{path} is a palette image in which index {index} has the colour {list(colour)}: expected a gray "
+                "palette, or that of PASCAL VOC or Cityscapes, as indices of another may be no ids but an order that a "
+                "program chose. Say which colour is which class in label_colours, or save the ids as a gray PNG",
+                "id",
+            )
+
+
+def list_usual_colours(index: int) -> list[Colour]:
+    """Lists the colours that an id has in palettes that are written for labels: gray, PASCAL VOC, Cityscapes."""
+    bits = [[index >> (3 * place + channel) & 1 for place in range(3)] for channel in range(3)]
+    red, green, blue = (sum(bit << (7 - place) for place, bit in enumerate(channel)) for channel in bits)
+    cityscapes = list(CITYSCAPES_COLOURS.values())
+    return [(index, index, index), (red, green, blue), *cityscapes[index : index + 1]]
 
 
 def read_colours(path: Path, table: np.ndarray) -> np.ndarray:
@@ -376,7 +479,7 @@ def read_colours(path: Path, table: np.ndarray) -> np.ndarray:
         DataError: If it is missing, truncated, a JPEG, or has a colour that is not in the table.
     """
     refuse_jpeg(path)
-    pixels = read_image(path)
+    pixels = read_image(path, upright=True)
     keys = pixels[..., 0].astype(np.uint32)
     for channel in (1, 2):
         keys <<= 8
@@ -385,21 +488,13 @@ def read_colours(path: Path, table: np.ndarray) -> np.ndarray:
     unknown = labels == UNKNOWN
     if unknown.any():
         found = [[int(key) >> 16, int(key) >> 8 & 255, int(key) & 255] for key in np.unique(keys[unknown])]
+        remedy = WHY_NOT_LOSSY if len(found) > LOSSY_COLOURS else "Add them there"
         raise DataError(
             f"{path} holds {len(found)} colours that are not defined, e.g. {', '.join(map(str, found[:NAMED]))}: "
-            "expected those of label_colours and ignored alone. Add them there",
+            f"expected those of label_colours and ignored alone. {remedy}",
             "id",
         )
     return labels
-
-
-def has_colours(path: Path) -> bool:
-    """Returns whether a file is an RGB image."""
-    try:
-        with Image.open(path) as picture:
-            return picture.mode.startswith("RGB")
-    except (OSError, ValueError, SyntaxError):
-        return False
 
 
 def refuse_jpeg(path: Path) -> None:
@@ -410,7 +505,7 @@ def refuse_jpeg(path: Path) -> None:
     except OSError:
         return  # whoever decodes it says why
     if start == JPEG:
-        raise DataError(f"{path} is a JPEG: expected labels as {', '.join(LABEL_SUFFIXES)}. {WHY_NO_JPEG}")
+        raise DataError(f"{path} is a JPEG: expected labels as {', '.join(LABEL_SUFFIXES)}. {WHY_NOT_LOSSY}")
 
 
 def find_lost(pairs: Sequence[Pair]) -> list[Problem]:
@@ -451,11 +546,15 @@ def find_named(root: Path, pattern: str, suffixes: Sequence[str]) -> Files:
     wild = {"**/": "(?:(.+)/)?", "*": "([^/]+)"}
     expression = re.compile("".join(wild.get(part, re.escape(part)) for part in re.split(r"(\*\*/|\*)", stars)))
     found: Files = {}
+    passed_over = []
     for relative in list_files(folder):
         stem, _, ending = relative.rpartition(".")
-        match = expression.fullmatch(stem)
+        match = expression.fullmatch(unicodedata.normalize("NFC", stem))  # macOS writes an umlaut as two characters
+        if match is not None and f".{ending.lower()}" in NOT_READ:
+            passed_over.append(relative)
         if match is None or f".{ending.lower()}" not in accepted:
             continue
+        check_name(folder / relative)
         path = folder / relative
         name = "/".join(filter(None, match.groups()))
         if name in found:
@@ -464,14 +563,33 @@ def find_named(root: Path, pattern: str, suffixes: Sequence[str]) -> Files:
                 f"Rename one, or read one kind alone with a pattern such as *{path.suffix}"
             )
         found[name] = path
+    if passed_over:
+        rank_zero_warn(
+            f"{folder}: passed over {len(passed_over)} files that cannot be read ({', '.join(passed_over[:NAMED])}): "
+            f"expected {', '.join(suffixes)}. Convert them to JPEG or PNG to use them"
+        )
     return found
+
+
+def check_name(path: Path) -> None:
+    """Raises DataError if a file's name is no Unicode text, which no list or result could hold."""
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(f"{str(path)!a} is no name in UTF-8: expected one. Rename the file (convmv -t utf8)") from error
+
+
+def refuse_folder(error: OSError) -> None:
+    """Raises DataError about a folder that may not be listed; of one that is not there the caller says more."""
+    if isinstance(error, PermissionError):
+        raise DataError(f"{error.filename} cannot be listed: {error.strerror}. Expected a folder that may be read")
 
 
 def list_files(folder: Path) -> list[str]:
     """Lists the files below a folder to any depth, sorted; hidden ones do not count, linked folders do (each once)."""
     found: list[str] = []
     seen = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
+    for place, folders, files in os.walk(folder, followlinks=True, onerror=refuse_folder):
         identity = Path(place).resolve()
         if identity in seen:
             folders.clear()

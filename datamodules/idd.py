@@ -13,15 +13,18 @@ Data card:
 """
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 from PIL import Image, ImageDraw
+from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 
 from datamodules.base import DataError
-from datamodules.files import FilesDataModule, Layout, read_index
+from datamodules.files import FilesDataModule, Layout
 from datamodules.labels import CITYSCAPES_COLOURS, IGNORED, TRAIN_IDS
+from datamodules.pixels import read_index
 
 # Classes with Cityscapes' names have their train ids; "non-drivable fallback" counts as terrain.
 TRAIN_ID_OF_CLASS = {name: train_id for train_id, name in enumerate(CITYSCAPES_COLOURS) if name != "terrain"}
@@ -57,8 +60,16 @@ class IDDDataModule(FilesDataModule):
         return draw_polygons(path) if path.suffix == ".json" else read_index(path)
 
 
+@cache
+def warn_of_class(name: str) -> None:
+    """Warns of a class that is none of IDD's, once."""
+    rank_zero_warn(f"idd: objects of class {name!r} are skipped: expected classes of IDD")
+
+
 def draw_polygons(path: Path) -> np.ndarray:
     """Draws the train ids of an annotation of IDD, object by object in the order of the file.
+
+    As the vendor's tool does, it skips what is deleted, has fewer than three points, or is of an unknown class.
 
     Args:
         path: ``*_gtFine_polygons.json``.
@@ -67,7 +78,7 @@ def draw_polygons(path: Path) -> np.ndarray:
         (H, W) uint8 train ids, 255 where nothing is drawn.
 
     Raises:
-        DataError: If the file cannot be read, or an object has an unknown class or fewer than two points.
+        DataError: If the file cannot be read.
 
     Source: AutoNUE public code, preperation/json2labelImg.py (rules) and helpers/anue_labels.py (classes).
     """
@@ -89,11 +100,7 @@ def draw_polygons(path: Path) -> np.ndarray:
     for name, points in objects:
         known = name if name in TRAIN_ID_OF_CLASS else name.removesuffix("group")
         if known not in TRAIN_ID_OF_CLASS:
-            raise DataError(
-                f"{path} has an object of class {name!r}: expected classes of IDD ({', '.join(TRAIN_ID_OF_CLASS)})",
-                "id",
-            )
-        if len(points) < 2:
-            raise DataError(f"{path} has a {name} with {len(points)} points: expected polygons of two points or more")
-        pencil.polygon(points, fill=TRAIN_ID_OF_CLASS[known])
+            warn_of_class(name)
+        elif len(points) >= 3:
+            pencil.polygon(points, fill=TRAIN_ID_OF_CLASS[known])
     return np.array(canvas)

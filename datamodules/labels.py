@@ -81,8 +81,10 @@ class LabelSpace:
             ValueError: If there are not 2 to 254 different names, or a gathered class is unknown or gathered twice.
         """
         names = tuple(str(name) for name in classes)
-        if len(set(names)) != len(names) or not 2 <= len(names) < UNKNOWN:
-            raise ValueError(f"classes are {list(names)}: expected 2 to {UNKNOWN - 1} names, no two alike")
+        if len(set(names)) != len(names) or not 2 <= len(names) < UNKNOWN or not all(map(str.strip, names)):
+            raise ValueError(
+                f"classes are {list(names)}: expected 2 to {UNKNOWN - 1} names, no two alike and none empty"
+            )
         members: tuple[tuple[str, ...], ...]
         if isinstance(classes, Mapping):
             members = tuple(tuple(gathered) for gathered in classes.values())

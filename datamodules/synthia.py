@@ -7,18 +7,22 @@ Data card:
     Encoding: 16-bit RGB PNG; the class is in the first (red) channel, the instance in the second. Ids of its own.
     Counts: 9,400, all for training; 1280x760.
     Licence: CC BY-NC-SA 3.0.
-    Traps: Pillow silently reads the 16-bit labels as 8-bit ones.
+    Traps: Pillow silently reads the 16-bit labels as 8-bit ones. The video sequences (SYNTHIA-SEQS) have names of six
+        digits, not seven, and other ids: 12 is lane marking there.
 """
 
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 
-from datamodules.base import Split
-from datamodules.files import FilesDataModule, Layout, read_index, read_red_16_bit
+from datamodules.base import Problem, Split
+from datamodules.files import FilesDataModule, Layout, Pair
 from datamodules.labels import IGNORED
+from datamodules.pixels import read_index, read_red_16_bit
 
+DIGITS_OF_SEQUENCES = 6  # in the file names of the video sequences; here there are 7
 # Their ids in the order of Cityscapes' train ids 0 to 18; the others of 0 to 22 belong to no class.
 IN_ORDER = (3, 4, 2, 21, 5, 7, 15, 9, 6, 16, 1, 10, 17, 8, 18, 19, 20, 12, 11)
 
@@ -41,10 +45,16 @@ class SYNTHIADataModule(FilesDataModule):
     counts: ClassVar = {"train": 9400}
     archives = "SYNTHIA_RAND_CITYSCAPES"
 
-    def find_files(self, root: Path, split: Split, labelled: bool) -> tuple[dict[str, Path], dict[str, Path]]:
-        """Returns the files of a split by name, without the train ids that other projects write beside the labels."""
-        images, labels = super().find_files(root, split, labelled)
-        return images, {name: path for name, path in labels.items() if not name.endswith("_labelTrainIds")}
+    def find_pairs(self, split: Split, labelled: bool = True) -> tuple[list[Pair], list[Problem]]:
+        """Lists the pairs of a split, sorted by name, and the files without a partner; warns of the video sequences."""
+        pairs, problems = super().find_pairs(split, labelled)
+        if pairs and all(len(pair.image.stem) == DIGITS_OF_SEQUENCES and pair.image.stem.isdigit() for pair in pairs):
+            rank_zero_warn(
+                f"synthia: images in {pairs[0].image.parent} have names of {DIGITS_OF_SEQUENCES} digits, as in "
+                "SYNTHIA's video sequences: expected RAND_CITYSCAPES (0000000.png). There class 12 is lane marking "
+                "and would be taken for motorcycle"
+            )
+        return pairs, problems
 
     @staticmethod
     def read_ids(path: Path) -> np.ndarray:

@@ -2,7 +2,8 @@
 
 Data card:
     Source: Zendel et al. (2018, 2022); https://www.wilddash.cc.
-    Layout: ``images/*.jpg`` and ``labels/*.png``; or, in place of labels, ``panoptic/*.png`` and ``panoptic.json``.
+    Layout: ``images/*.jpg`` and ``labels/*.png`` (or ``*_labelIds.png``, as the vendor's converter names them); or, in
+        place of labels, ``panoptic/*.png`` and ``panoptic.json``.
     Encoding: 8-bit PNG of class ids. The beta wd_public_02 has ids 0 to 38, the final wd_public_v2p0 ids 0 to 80 (80
         classes and void), of which 0 to 38 mean the same. Panoptic labels are RGB, segment = R + 256 G + 65536 B.
     Counts: 4,256, all for development; 1920x1080.
@@ -25,8 +26,9 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
 from datamodules.base import DataError, Problem, Split
 from datamodules.cityscapes import LABEL_IDS
-from datamodules.files import FilesDataModule, FilesDataset, Layout, Pair, read_image, read_index
+from datamodules.files import FilesDataModule, FilesDataset, Layout, Pair
 from datamodules.labels import IGNORED
+from datamodules.pixels import read_image, read_index
 from datamodules.transforms import Transform
 
 LAST_BETA_ID, LAST_ID = 38, 80
@@ -60,6 +62,7 @@ class WildDashDataModule(FilesDataModule):
     domain = "wilddash"
     folders = ("wilddash", "wilddash2", "wd", "wd2", "wd_public_02", "wd_public_v2p0")
     layouts = (
+        Layout(images=("images/*.jpg",), labels=("labels/*_labelIds.png",), holds=("val",)),
         Layout(images=("images/*.jpg",), labels=("labels/*.png",), holds=("val",)),
         Layout(images=("images/*.jpg",), labels=("panoptic/*.png",), holds=("val",)),
     )

@@ -7,6 +7,7 @@ from typing import Any, TypedDict
 import torch
 import torch.nn.functional as F
 from pytorch_lightning import LightningModule
+from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ from lightning_modules.metrics import (
     scale_temperature,
     score_image,
 )
-from lightning_modules.networks.checkpoints import find_difference
+from lightning_modules.networks.checkpoints import find_difference, rename_weights
 from lightning_modules.precision import warn_of_slow_bf16
 from lightning_modules.predictor import Predictor, Stopwatch, predict_logits, predict_plainly
 
@@ -68,6 +69,7 @@ class SegmentationModule(LightningModule):
         channels_last: Whether the network gets images with their channels side by side, see `lay_out`: faster on a GPU.
             None leaves that to the network (this project's convolutional ones do, others do not), and images in
             training as they come, by which every recipe here was measured: the other layout rounds otherwise.
+        other_classes: Whether a checkpoint may have been trained with other names of classes than the data's.
 
     Attributes:
         predictor: The seam: (network, image) -> (B, K, H, W) probabilities. Methods put themselves here.
@@ -88,6 +90,7 @@ class SegmentationModule(LightningModule):
         temperature: float = 1.0,
         compile: Compilation = "none",
         channels_last: bool | None = None,
+        other_classes: bool = False,
     ) -> None:
         super().__init__()
         check_temperature(temperature)
@@ -114,6 +117,7 @@ class SegmentationModule(LightningModule):
             compile_network(network, compile)
         self.network = network
         self.channels_last = channels_last
+        self.other_classes = other_classes
         self.released = released
         self.num_classes = num_classes
         self.class_names = names
@@ -125,6 +129,7 @@ class SegmentationModule(LightningModule):
         self.predictor: Predictor = predict_plainly
         self.domains: list[str] = []
         self._scores: list[SegmentationScores] = []
+        self._latest_loss: Tensor | None = None
 
     def setup(self, stage: str) -> None:
         """Warns if the precision of the run does not pay on this machine."""
@@ -143,6 +148,16 @@ class SegmentationModule(LightningModule):
         schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=steps, power=self.power)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def on_train_start(self) -> None:
+        """Fits the schedule of a checkpoint to the length of this run: the rate would stay at 0 after the old one."""
+        schedule: Any = self.lr_schedulers()
+        steps = int(self.trainer.estimated_stepping_batches)
+        if schedule.total_iters != steps:
+            schedule.total_iters = steps
+            share = max(0.0, 1 - schedule.last_epoch / steps) ** self.power
+            for group, base in zip(schedule.optimizer.param_groups, schedule.base_lrs, strict=True):
+                group["lr"] = base * share
+
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """Returns the cross-entropy over the labelled pixels of a batch."""
         image = batch["image"]
@@ -153,11 +168,26 @@ class SegmentationModule(LightningModule):
         labelled = (batch["mask"] != IGNORED).sum().clamp_min(1)  # a batch without labels teaches nothing: loss 0
         loss = F.cross_entropy(logits.float(), batch["mask"], ignore_index=IGNORED, reduction="sum") / labelled
         self.log("train/loss", loss, batch_size=len(batch["image"]), prog_bar=True)
+        self._latest_loss = loss.detach()
         self.log("train/lr", self.optimizers().param_groups[0]["lr"], batch_size=len(batch["image"]))  # type: ignore[union-attr]
         return loss
 
+    def on_train_epoch_end(self) -> None:
+        """Stops a training whose loss or weights are NaN or infinite."""
+        self._check_finite()
+
+    def _check_finite(self) -> None:
+        if self._latest_loss is None:
+            return
+        if not torch.stack([tensor.isfinite().all() for tensor in (self._latest_loss, *self.parameters())]).all():
+            raise ValueError(
+                f"training diverged in epoch {self.current_epoch}: its loss ({self._latest_loss.item():g}) or weights "
+                f"are NaN or infinite. Lower the learning rate (model.lr is {self.lr}), and train again"
+            )
+
     def on_validation_start(self) -> None:
-        """Makes one set of sums per development set; refuses to choose on a target."""
+        """Makes one set of sums per development set; refuses to choose on a target, or a network that is lost."""
+        self._check_finite()  # before a checkpoint of it is kept
         for loader in list_loaders(self.trainer.val_dataloaders):
             if getattr(getattr(loader, "dataset", None), "role", None) == "target":
                 raise ValueError(
@@ -213,7 +243,8 @@ class SegmentationModule(LightningModule):
         if "size" in batch:
             sizes = batch["size"].tolist()  # before the network has work, or it would be waited for
         confidence, labels = [], []
-        for probabilities, size in zip(self(image), sizes, strict=True):
+        predicted = self._predict(batch, batch_idx)
+        for probabilities, size in zip(predicted, sizes, strict=True):
             best = resize_probabilities(probabilities[None], size)[0].max(dim=0)
             confidence.append(best.values.float())
             labels.append(best.indices.to(torch.uint8))
@@ -226,20 +257,38 @@ class SegmentationModule(LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raises ValueError if the checkpoint belongs to another network; names what differs."""
+        """Takes weights as others name them.
+
+        Raises ValueError if the checkpoint belongs to another network or other classes; names what differs.
+        """
+        checkpoint["state_dict"] = rename_weights(self.state_dict(), checkpoint["state_dict"])
         difference = find_difference(self.state_dict(), checkpoint["state_dict"])
         if difference is not None:
             raise ValueError(
                 f"the checkpoint is of another network: {difference}. Use the config that the checkpoint was trained "
                 "with: its config.yaml lies in the folder of the training run"
             )
+        trained = checkpoint.get("class_names", self.class_names)
+        if list(trained) != self.class_names and not self.other_classes:
+            raise ValueError(
+                f"the checkpoint was trained with the classes {', '.join(trained)}, the data has "
+                f"{', '.join(self.class_names)}: expected the same in the same order, or scores are of other classes. "
+                "Give the data those classes, or say with --model.other_classes=true that the names alone differ"
+            )
+        if "optimizer_states" not in checkpoint and self._trainer and self._trainer.state.fn == TrainerFn.FITTING:
+            raise ValueError(
+                "the checkpoint holds weights alone, which `fit` cannot go on from: expected one that `fit` wrote"
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the names of the classes: weights alone do not say what they mean."""
+        checkpoint["class_names"] = self.class_names
 
     def _evaluate(self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int) -> Evaluation:
         check_batch(batch, "image", "mask")
         image, masks = batch["image"], batch["mask"]
         with Stopwatch(image.device) as stopwatch:
-            probabilities = self(image)
-        self._check_classes(probabilities)
+            probabilities = self._predict(batch, batch_idx)
         scores = [score_image(prediction, mask) for prediction, mask in zip(probabilities, masks, strict=True)]
         for score in scores:
             self._scores[dataloader_idx].update(score)
@@ -250,6 +299,15 @@ class SegmentationModule(LightningModule):
             "domain": self.domains[dataloader_idx],
             "name": name_images(batch, batch_idx),
         }
+
+    def _predict(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
+        """Predicts the probabilities of a batch; an error about its images says which they are."""
+        try:
+            probabilities = self(batch["image"])
+        except ValueError as error:
+            raise type(error)(f"{', '.join(name_images(batch, batch_idx))}: {error}") from error
+        self._check_classes(probabilities)
+        return probabilities
 
     def _check_classes(self, logits: Tensor) -> None:
         if logits.shape[1] != self.num_classes:
@@ -270,6 +328,12 @@ class SegmentationModule(LightningModule):
 
     def _log_scores(self, stage: str) -> None:
         summaries = [score.compute() for score in self._scores]
+        for domain, summary in zip(self.domains, summaries, strict=True):
+            if not sum(summary["reliability"]["pixels"]) and self.trainer.state.fn != TrainerFn.FITTING:
+                raise ValueError(
+                    f"no pixel of {domain} is labelled, all are ignored: expected labels to score with. Compare the "
+                    "ids in its files with those of its data module: python -m experiments.check_data --data DATA.yaml"
+                )
         factors = {**dict.fromkeys(("miou", "accuracy", "ece", "classwise_ece"), 100), "brier": 1, "nll": 1}
         values = {f"{stage}/{key}": f * sum(s[key] for s in summaries) / len(summaries) for key, f in factors.items()}
         classes: dict[str, float] = {}

@@ -507,14 +507,14 @@ def make_polygons(key: str, size: Size) -> dict[str, Any]:
 
 
 def fill_polygons(annotation: Mapping[str, Any]) -> np.ndarray:
-    """Draws (H, W) csTrainIds by AutoNUE's rule: in the order of the file, deleted ones left out, the rest 255."""
+    """Draws (H, W) csTrainIds by AutoNUE's rule: in the order of the file, no lines, none deleted, the rest 255."""
     picture = Image.new("L", (annotation["imgWidth"], annotation["imgHeight"]), 255)
     pen = ImageDraw.Draw(picture)
     for item in annotation["objects"]:
         label = item["label"]
         if label not in IDD_TRAIN_IDS:
             label = label.removesuffix("group")
-        if not item.get("deleted"):
+        if not item.get("deleted") and len(item["polygon"]) > 2:
             pen.polygon([tuple(point) for point in item["polygon"]], fill=IDD_TRAIN_IDS[label])
     return np.array(picture)
 

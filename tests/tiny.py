@@ -16,6 +16,7 @@ DATA = [
     "--data.crop_size=[32,32]",
 ]
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--trainer.accelerator=cpu"]
+QUIET.append("--untrained=true")  # scores of networks with random weights are wanted here
 NO_LOGGER = ["--trainer.logger=false"]
 
 

@@ -22,11 +22,9 @@ from datamodules.files import (
     find_files,
     list_folders,
     match_files,
-    read_image,
-    read_index,
-    read_red_16_bit,
 )
 from datamodules.labels import TRAIN_IDS, UNKNOWN
+from datamodules.pixels import read_image, read_index, read_red_16_bit
 from datamodules.transforms import MEAN, STD, EvaluationTransform, TrainingTransform
 
 GENERATOR = np.random.default_rng(0)

@@ -32,6 +32,7 @@ from datamodules import (
 )
 from datamodules.base import DataError, ProtocolError
 from datamodules.files import FilesDataModule
+from datamodules.idd import warn_of_class
 from main import main
 from tests import fakes
 from tests.tiny import NO_LOGGER, QUIET
@@ -496,6 +497,9 @@ def test_polygons_of_idd_are_drawn_in_the_order_of_the_file(tmp_path: Path) -> N
         polygon("autorickshaw", *box(8, 8, 13, 9)),
         polygon("persongroup", *box(15, 0, 16, 1)),
         polygon("pole", (0, 6), (0, 11)),
+        polygon("pole", (3, 6)),
+        polygon("pole"),
+        polygon("pole", *box(0, 0, 19, 11), deleted=1),
     ]
     expected = np.full((12, 20), 255)
     expected[:5] = 10
@@ -504,7 +508,6 @@ def test_polygons_of_idd_are_drawn_in_the_order_of_the_file(tmp_path: Path) -> N
     expected[8:, 12:] = 9
     expected[8:10, 8:14] = 255
     expected[:2, 15:17] = 11
-    expected[6:, 0] = 5
     mask = idd_mask(tmp_path, {"imgHeight": 12, "imgWidth": 20, "objects": objects})
     assert np.array_equal(mask, expected)
 
@@ -515,10 +518,13 @@ def test_every_label_of_idd_has_its_train_id(tmp_path: Path) -> None:
         assert (idd_mask(tmp_path, annotation) == train_id).all(), label
 
 
-def test_an_unknown_label_of_idd_is_an_error(tmp_path: Path) -> None:
-    annotation = {"imgHeight": 12, "imgWidth": 20, "objects": [polygon("spaceship", *box(0, 0, 19, 11))]}
-    with pytest.raises(DataError, match=r"a_gtFine_polygons.json.*spaceship"):
-        idd_mask(tmp_path, annotation)
+def test_an_unknown_label_of_idd_is_skipped_with_one_warning(tmp_path: Path) -> None:
+    objects = [polygon("spaceship", *box(0, 0, 19, 11)), polygon("spaceship", *box(3, 3, 19, 11))]
+    warn_of_class.cache_clear()
+    with pytest.warns(UserWarning, match="class 'spaceship' are skipped") as caught:
+        mask = idd_mask(tmp_path, {"imgHeight": 12, "imgWidth": 20, "objects": objects})
+    assert (mask == 255).all()
+    assert sum("spaceship" in str(warning.message) for warning in caught) == 1
 
 
 def test_polygons_of_idd_have_the_size_that_their_file_says(tmp_path: Path) -> None:

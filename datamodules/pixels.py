@@ -1,0 +1,238 @@
+"""What a file's pixels are: the one place that decides it, for images and for labels.
+
+Either the values that the file holds, or an error that says what was found: never values of a decoder's own.
+"""
+
+import re
+import struct
+import zlib
+from io import BytesIO
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torchvision.io import ImageReadMode, decode_jpeg
+
+from datamodules.base import DataError
+
+JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+PALETTE, GRAY = 3, 0  # colour types of PNG
+ORIENTATION = 0x0112  # tag of EXIF
+BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262  # tags of TIFF
+LOSSY = {"jpeg", "tiff_jpeg", "old-jpeg", "webp", "jpeg2000"}  # compressions of TIFF, as Pillow calls them
+UNREADABLE = (  # what decoders raise on damaged files
+    OSError, RuntimeError, SyntaxError, TypeError, ValueError, cv2.error, struct.error, Image.DecompressionBombError,
+)  # fmt: skip
+WHY_NOT_LOSSY = (
+    "Lossy compression, as that of JPEG, changes values near edges, so ids and colours are lost: export the labels "
+    "again, as PNG"
+)
+
+
+def read_image(path: Path, upright: bool = False) -> np.ndarray:
+    """Reads an image of any kind as (H, W, 3) uint8 RGB; of 16 bits per channel, the upper 8.
+
+    Each kind has the decoder that notices damage, and both are faster than Pillow for the same values: JPEG is decoded
+    by torchvision (OpenCV fills up what is cut off), PNG by OpenCV (torchvision crashes on wrong bytes).
+
+    Args:
+        path: File of the image.
+        upright: Whether to turn it as its EXIF orientation says; a TIFF is turned in any case.
+
+    Raises:
+        DataError: If the file is missing, truncated, no image, or holds numbers that are no 8 or 16 bits per channel.
+    """
+    data = _read_bytes(path)
+    try:
+        if _starts_with(data, JPEG):
+            pixels = decode_jpeg(torch.from_numpy(data), ImageReadMode.RGB, apply_exif_orientation=upright)
+            return np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())
+        if _starts_with(data, PNG):
+            orientation = 0 if upright else cv2.IMREAD_IGNORE_ORIENTATION
+            return cv2.cvtColor(_decode_png(data, cv2.IMREAD_COLOR | orientation), cv2.COLOR_BGR2RGB)
+        with Image.open(BytesIO(data.tobytes())) as picture:
+            picture.load()
+            turned = ImageOps.exif_transpose(picture) if upright else picture
+            if not _is_deep(turned):
+                return np.asarray(turned.convert("RGB"))
+            levels, bright = np.asarray(turned), _tag(picture, PHOTOMETRIC, 1) != 0
+    except UNREADABLE as error:
+        raise DataError(_explain_unreadable(path, data, "an image")) from error
+    if levels.dtype.kind == "f" or levels.min(initial=0) < 0 or levels.max(initial=0) >= 2**16:
+        kind = "floating-point" if levels.dtype.kind == "f" else "whole"
+        raise DataError(
+            f"{path} holds {kind} numbers from {levels.min():g} to {levels.max():g}: expected 8 or 16 bits per "
+            "channel, as it cannot be known what is black and what is white. Save it as an 8- or 16-bit image"
+        )
+    gray = (levels if bright else 2**16 - 1 - levels).astype(np.uint16) >> 8
+    return np.repeat(gray.astype(np.uint8)[..., None], 3, axis=2)
+
+
+def read_index(path: Path, upright: bool = False) -> np.ndarray:
+    """Reads a label file of one channel as (H, W) ids: uint8 of a palette or gray image, uint16 of a deeper one.
+
+    The ids are the numbers that the file holds, also of fewer than 8 bits, which decoders stretch to be seen.
+
+    Args:
+        path: File of the labels.
+        upright: Whether to turn them as their EXIF orientation says.
+
+    Raises:
+        DataError: If the file is missing, damaged, no image, stored with loss, or has more than one channel or ids
+            above 65535.
+    """
+    data = _read_bytes(path)
+    try:
+        if _starts_with(data, PNG):
+            _check_sums(data.tobytes())
+        with Image.open(BytesIO(data.tobytes())) as picture:
+            mode, lossy = picture.mode, picture.info.get("compression") in LOSSY or picture.format in ("JPEG", "MPO")
+            single = mode in ("P", "L", "1") or mode.startswith("I")
+            picture.load()
+            turned = ImageOps.exif_transpose(picture) if upright else picture
+            ids = _undo_stretching(np.array(turned), picture, data.tobytes()) if single and not lossy else None
+    except UNREADABLE as error:
+        raise DataError(_explain_unreadable(path, data, "a label image")) from error
+    if lossy:
+        raise DataError(f"{path} is stored with loss ({picture.format}): expected labels without. {WHY_NOT_LOSSY}")
+    if ids is None:
+        raise DataError(
+            f"{path} is an image of mode {mode}: expected labels with one channel (palette or gray), as the vendor "
+            "wrote them; a colour image of the labels, or one that was converted, holds no ids"
+        )
+    if not mode.startswith("I"):
+        return ids.astype(np.uint8, copy=False)
+    if ids.min(initial=0) < 0 or ids.max(initial=0) >= 2**16:
+        raise DataError(f"{path} holds numbers from {ids.min()} to {ids.max()}: expected ids in [0, 65535]", "id")
+    return ids.astype(np.uint16, copy=False)
+
+
+def read_red_16_bit(path: Path) -> np.ndarray:
+    """Reads the first (red) channel of a 16-bit RGB PNG as (H, W) uint16; Pillow would silently make it 8-bit.
+
+    Raises:
+        DataError: If the file is missing, damaged, or no 16-bit RGB PNG.
+    """
+    data = _read_bytes(path)
+    try:
+        pixels = _decode_png(data, cv2.IMREAD_UNCHANGED)
+    except UNREADABLE as error:
+        raise DataError(_explain_unreadable(path, data, "a 16-bit RGB PNG")) from error
+    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+    if pixels.dtype != np.uint16 or channels < 3:
+        raise DataError(
+            f"{path} has {channels} channels of {pixels.dtype}: expected a 16-bit RGB PNG as the vendor wrote it "
+            "(class in red, instance in green); tools that know only 8 bits spoil it"
+        )
+    return np.ascontiguousarray(pixels[..., 2])  # OpenCV has blue first
+
+
+def has_colours(path: Path) -> bool:
+    """Returns whether a file is an RGB image."""
+    try:
+        with Image.open(path) as picture:
+            return picture.mode.startswith("RGB")
+    except UNREADABLE:
+        return False
+
+
+def has_one_bit(path: Path) -> bool:
+    """Returns whether a file is an image of black and white alone."""
+    try:
+        with Image.open(path) as picture:
+            return picture.mode == "1"
+    except UNREADABLE:
+        return False
+
+
+def read_palette(path: Path) -> np.ndarray | None:
+    """Returns the (N, 3) uint8 colours of a palette image in the order of its indices; None of any other file."""
+    try:
+        with Image.open(path) as picture:
+            colours = picture.getpalette("RGB") if picture.mode == "P" else None
+    except UNREADABLE:
+        return None
+    return None if colours is None else np.array(colours, dtype=np.uint8).reshape(-1, 3)
+
+
+def read_orientation(path: Path) -> int:
+    """Returns the EXIF orientation of an image, 1 to 8; 1, which is upright, if it says none or cannot be read."""
+    try:
+        data = path.read_bytes()
+        if data.startswith(PNG) and b"eXIf" not in data and b"exif" not in data:
+            return 1  # Pillow would decode all of it to know
+        with Image.open(BytesIO(data)) as picture:
+            found = picture.getexif().get(ORIENTATION, 1)
+    except UNREADABLE:
+        return 1
+    return found if found in range(1, 9) else 1
+
+
+def _is_deep(picture: Image.Image) -> bool:
+    """Returns whether a picture has one channel of more than 8 bits."""
+    return picture.mode.startswith("I") or picture.mode == "F"
+
+
+def _undo_stretching(levels: np.ndarray, picture: Image.Image, data: bytes) -> np.ndarray:
+    """Returns the numbers that a gray file holds of what Pillow shows: 0 to 255 (or 65535) from black to white."""
+    most = 255 if picture.mode == "L" else 2**16 - 1
+    if picture.format == "PNG":
+        depth, colour = data[24], data[25]
+        return levels // (255 // (2**depth - 1)) if colour == GRAY and depth in (2, 4) else levels
+    if picture.format == "PPM":
+        if picture.mode == "1":
+            raise ValueError("a PBM counts 1 as black: it holds no ids")
+        highest = int(re.sub(rb"#[^\n]*\n", b" ", data[:4096]).split(maxsplit=4)[3])
+        return np.round(levels * (highest / most)).astype(levels.dtype)
+    if picture.format == "TIFF" and picture.mode in ("L", "1"):
+        inverted, depth = _tag(picture, PHOTOMETRIC, 1) == 0, _tag(picture, BITS_PER_SAMPLE, 1)
+        shown = ~levels if inverted else levels
+        return shown // (255 // (2**depth - 1)) if depth in (2, 4) else shown
+    return levels
+
+
+def _tag(picture: Image.Image, number: int, default: int) -> int:
+    """Returns a tag of a TIFF, the first of several values."""
+    value = getattr(picture, "tag_v2", {}).get(number, default)
+    return int(value[0] if isinstance(value, tuple) else value)
+
+
+def _starts_with(data: np.ndarray, signature: bytes) -> bool:
+    return data[: len(signature)].tobytes() == signature
+
+
+def _decode_png(data: np.ndarray, flags: int) -> np.ndarray:
+    """Decodes a PNG with OpenCV; raises ValueError if it is none, or damaged."""
+    pixels = cv2.imdecode(data, flags) if _starts_with(data, PNG) else None
+    if pixels is None:
+        raise ValueError("no PNG, or a damaged one")
+    return pixels
+
+
+def _check_sums(data: bytes) -> None:
+    """Raises ValueError if a PNG is cut off or has a wrong checksum: Pillow reads over that and makes up pixels."""
+    kind, start = b"", len(PNG)
+    while kind != b"IEND":
+        kind = data[start + 4 : start + 8]
+        end = start + 8 + int.from_bytes(data[start : start + 4])
+        if end + 4 > len(data) or zlib.crc32(data[start + 4 : end]) != int.from_bytes(data[end : end + 4]):
+            raise ValueError(f"the part {kind!r} from byte {start} is cut off or has a wrong checksum")
+        start = end + 4
+
+
+def _read_bytes(path: Path) -> np.ndarray:
+    try:
+        return np.fromfile(path, dtype=np.uint8)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}", "missing") from error
+
+
+def _explain_unreadable(path: Path, data: np.ndarray, expected: str) -> str:
+    if len(data) == 0:
+        return f"{path} is empty (0 bytes): expected {expected}. Unpack it again"
+    return (
+        f"{path} ({len(data)} bytes) cannot be decoded: expected {expected}. It is truncated, damaged or of another "
+        "kind: unpack it again, or leave such pairs out with broken=skip"
+    )

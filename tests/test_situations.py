@@ -1,0 +1,247 @@
+"""What people do by mistake, tried as they would: the right numbers, or one sentence, and never other numbers."""
+
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from torch import Tensor
+
+from lightning_modules.networks.checkpoints import read_checkpoint
+from main import main
+from tests.fakes import write_image
+from tests.tiny import EXPERIMENT, NO_LOGGER, QUIET, arguments
+
+CLASSES = ["sky", "road", "box"]
+SIZE = (48, 64)
+
+
+def draw(folder: Path, count: int = 2, size: tuple[int, int] = SIZE) -> Path:
+    """Writes pairs of a bright sky, a dark road and a box."""
+    for number in range(count):
+        ids = np.zeros(size, dtype=np.uint8)
+        ids[size[0] // 2 :] = 1
+        ids[10:20, 5 + number : 20 + number] = 2
+        image = np.array([[200, 220, 255], [60, 60, 60], [200, 30, 30]], dtype=np.uint8)[ids]
+        write_image(folder / "images" / f"{number}.png", image)
+        write_image(folder / "labels" / f"{number}.png", ids)
+    return folder
+
+
+def write_config(folder: Path, root: Path, classes: list[str]) -> Path:
+    """Writes an experiment on a folder of one's own: a tiny network."""
+    member = {"class_path": "FolderDataModule"}
+    common: dict[str, Any] = {"root": str(root), "classes": classes, "num_workers": 0}
+    source = member | {
+        "init_args": common | {"role": "source", "domain": "own", "batch_size": 2, "crop_size": [32, 32]}
+    }
+    development = member | {"init_args": common | {"role": "development", "domain": "development"}}
+    target = member | {"init_args": common | {"role": "target", "domain": "target"}}
+    network = {"class_path": "lightning_modules.networks.DeepLabV1", "init_args": {"backbone": "resnet10", "width": 8}}
+    config = {
+        "model": {"network": network},
+        "data": {
+            "class_path": "TargetsDataModule",
+            "init_args": {"source": source, "development": development, "targets": [target]},
+        },
+    }
+    path = folder / f"{'_'.join(classes)}.yaml"
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    return path
+
+
+def run(subcommand: str, config: Path, folder: Path, *more: str) -> Any:
+    place = [f"--trainer.default_root_dir={folder}", f"--results.folder={folder / 'results'}", "--results.report=false"]
+    quiet = [word for word in QUIET if "untrained" not in word]
+    return main([subcommand, f"--config={config}", *quiet, *NO_LOGGER, *place, *more])
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The config of a tiny training, and its checkpoint."""
+    folder = tmp_path_factory.mktemp("own")
+    config = write_config(folder, draw(folder / "data"), CLASSES)
+    run("fit", config, folder, "--trainer.max_epochs=2")
+    return config, folder / "checkpoints" / "last.ckpt"
+
+
+def test_a_network_that_nobody_trained_is_not_scored(own: tuple[Path, Path], tmp_path: Path) -> None:
+    for subcommand in ("test", "validate", "predict"):
+        with pytest.raises(ValueError, match="there is no trained network: expected --ckpt_path"):
+            run(subcommand, own[0], tmp_path)
+    run("test", own[0], tmp_path, "--untrained=true")
+
+
+def test_a_checkpoint_by_the_name_of_its_role_is_asked_for_by_path(own: tuple[Path, Path], tmp_path: Path) -> None:
+    for subcommand in ("fit", "test"):
+        with pytest.raises(ValueError, match="ckpt_path is 'last': expected the path of a file"):
+            run(subcommand, own[0], tmp_path, "--ckpt_path=last")
+
+
+@pytest.mark.parametrize("classes", [["box", "road", "sky"], ["cat", "dog", "mouse"]])
+def test_a_checkpoint_of_other_classes_is_refused(classes: list[str], own: tuple[Path, Path], tmp_path: Path) -> None:
+    other = write_config(tmp_path, own[0].parent / "data", classes)
+    with pytest.raises(ValueError, match="was trained with the classes sky, road, box, the data has"):
+        run("test", other, tmp_path, f"--ckpt_path={own[1]}")
+    run("test", other, tmp_path, f"--ckpt_path={own[1]}", "--model.other_classes=true")
+
+
+FORMS: dict[str, Callable[[dict[str, Tensor]], Any]] = {
+    "of the network": lambda state: state,
+    "under model": lambda state: {"model": state, "epoch": 3},
+    "of DDP": lambda state: {f"module.{name}": value for name, value in state.items()},
+    "of a compiler": lambda state: {"state_dict": {f"_orig_mod.{name}": value for name, value in state.items()}},
+    "of both": lambda state: {"state_dict": {f"model._orig_mod.module.{name}": value for name, value in state.items()}},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_weights_of_other_programs_are_read(form: str, own: tuple[Path, Path], tmp_path: Path) -> None:
+    state = {name.removeprefix("network."): value for name, value in read_checkpoint(own[1])["state_dict"].items()}
+    torch.save(FORMS[form](state), tmp_path / "weights.pth")
+    found = run("test", own[0], tmp_path, f"--ckpt_path={tmp_path / 'weights.pth'}").trainer.callback_metrics
+    expected = run("test", own[0], tmp_path / "again", f"--ckpt_path={own[1]}").trainer.callback_metrics
+    assert found == expected
+    with pytest.raises(ValueError, match="weights alone, which `fit` cannot go on from"):
+        run("fit", own[0], tmp_path / "fit", f"--ckpt_path={tmp_path / 'weights.pth'}")
+
+
+def test_whole_modules_and_files_without_weights_are_refused(own: tuple[Path, Path], tmp_path: Path) -> None:
+    for value, message in (
+        (torch.nn.Conv2d(3, 3, 1), r"holds a whole pickled module.*state_dict\(\)"),
+        ({"epoch": 3, "loss": 0.1}, "holds epoch, loss: expected weights, or weights under one of state_dict, "),
+        ([torch.ones(1)], "holds list: expected"),
+    ):
+        torch.save(value, tmp_path / "weights.pth")
+        with pytest.raises(ValueError, match=message):
+            run("test", own[0], tmp_path, f"--ckpt_path={tmp_path / 'weights.pth'}")
+
+
+def test_a_training_that_goes_on_for_longer_still_learns(own: tuple[Path, Path], tmp_path: Path) -> None:
+    module = run("fit", own[0], tmp_path, f"--ckpt_path={own[1]}", "--trainer.max_epochs=4").model
+    before = read_checkpoint(own[1])["state_dict"]
+    assert any(not torch.equal(value, before[name]) for name, value in module.state_dict().items() if "weight" in name)
+    schedule = module.lr_schedulers()
+    assert schedule.total_iters == schedule.last_epoch == 4
+    saved = read_checkpoint(tmp_path / "checkpoints" / "last.ckpt")
+    assert saved["lr_schedulers"][0]["total_iters"] == 4
+
+
+def test_a_loss_that_is_nan_stops_the_training(own: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"training diverged in epoch 0.*Lower the learning rate"):
+        run("fit", own[0], tmp_path, "--trainer.max_epochs=3", "--model.lr=1e38")
+    assert not (tmp_path / "checkpoints" / "best.ckpt").exists()
+
+
+def test_a_set_without_a_labelled_pixel_is_an_error(own: tuple[Path, Path], tmp_path: Path) -> None:
+    draw(tmp_path / "data")
+    for path in (tmp_path / "data" / "labels").glob("*.png"):
+        write_image(path, np.full(SIZE, 255, dtype=np.uint8))
+    config = write_config(tmp_path, tmp_path / "data", CLASSES)
+    with pytest.raises(ValueError, match="no pixel of target is labelled, all are ignored"):
+        run("test", config, tmp_path, f"--ckpt_path={own[1]}")
+
+
+def test_a_network_of_other_classes_labels_nothing(tmp_path: Path) -> None:
+    draw(tmp_path / "data")
+    data = [
+        "--data=FolderDataModule",
+        f"--data.root={tmp_path / 'data'}",
+        "--data.classes=[a,b,c]",
+        "--data.num_workers=0",
+    ]
+    fixed = "tests.test_situations.Fixed"
+    place = [f"--trainer.default_root_dir={tmp_path}", f"--results.folder={tmp_path / 'results'}"]
+    with pytest.raises(ValueError, match="Fixed predicts 19 classes, the data has 3"):
+        main(["predict", *data, f"--model.network={fixed}", *QUIET, *NO_LOGGER, *place])
+
+
+class Fixed(torch.nn.Module):
+    """Has 19 classes, whatever the data say."""
+
+    def __init__(self, num_classes: int = 19) -> None:
+        super().__init__()
+        self.layer = torch.nn.Conv2d(3, 19, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.layer(image)
+
+
+def test_a_home_folder_behind_an_equals_sign_is_found(
+    own: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    run("test", own[0], tmp_path, f"--ckpt_path={own[1]}", "--results.folder=~/out")
+    assert (tmp_path / "out" / "results.json").exists() and not (tmp_path / "~").exists()
+
+
+def test_one_batch_is_one_batch(own: tuple[Path, Path], tmp_path: Path) -> None:
+    for number, words in enumerate((["--trainer.limit_test_batches=1"], ["--trainer.limit_test_batches", "1"])):
+        cli = run("test", own[0], tmp_path / str(number), f"--ckpt_path={own[1]}", *words)
+        assert (cli.trainer.num_test_batches, cli.trainer.limit_test_batches) == ([1], 1)
+    cli = run("test", own[0], tmp_path / "all", f"--ckpt_path={own[1]}", "--trainer.limit_test_batches=1.0")
+    assert cli.trainer.num_test_batches == [2]
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_anything_is_read(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        NotADirectoryError, match=r"results\.folder is .*file/out, but .*file is a file: expected a folder"
+    ):
+        main(["test", *arguments(tmp_path, f"--results.folder={tmp_path / 'file' / 'out'}")])
+    if os.geteuid() == 0:
+        return  # who may write anywhere
+    (tmp_path / "locked").mkdir(mode=0o500)
+    with pytest.raises(PermissionError, match="may not be written to by this user"):
+        main(["test", *arguments(tmp_path, f"--results.folder={tmp_path / 'locked' / 'out'}")])
+
+
+def predict(root: Path, folder: Path, *more: str) -> dict[str, Any]:
+    data = ["--data=FolderDataModule", f"--data.root={root}", "--data.num_workers=0"]
+    network = ["--model.network.init_args.backbone=resnet10", "--model.network.init_args.width=8"]
+    place = [f"--trainer.default_root_dir={folder}", f"--results.folder={folder / 'results'}", "--seed_everything=0"]
+    main(["predict", f"--config={EXPERIMENT}", *data, *network, *QUIET, *NO_LOGGER, *place, *more])
+    return yaml.safe_load((folder / "results" / "predictions.json").read_text(encoding="utf-8"))
+
+
+def test_a_broken_photograph_is_left_out_of_a_prediction_where_asked(tmp_path: Path) -> None:
+    draw(tmp_path / "data", 3)
+    (tmp_path / "data" / "images" / "1.png").write_bytes(b"")
+    (tmp_path / "data" / "images" / "2.png").write_bytes((tmp_path / "data" / "images" / "2.png").read_bytes()[:60])
+    manifest = predict(tmp_path / "data" / "images", tmp_path, "--data.broken=skip")
+    assert (manifest["images"], manifest["complete"], manifest["left_out"]) == (1, True, ["1", "2"])
+
+
+def test_a_photograph_that_was_replaced_is_predicted_anew(tmp_path: Path) -> None:
+    photographs = draw(tmp_path / "data", 3) / "images"
+    predict(photographs, tmp_path)
+    (labels,) = (tmp_path / "results" / "labels").iterdir()
+    before = {path.name: path.stat().st_mtime_ns for path in labels.iterdir()}
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)).save(photographs / "1.png")
+    manifest = predict(photographs, tmp_path)
+    after = {path.name: path.stat().st_mtime_ns for path in labels.iterdir()}
+    assert [name for name in sorted(before) if before[name] != after[name]] == ["1.png"]
+    assert manifest["complete"] and manifest["images"] == 3
+
+
+def test_a_photograph_that_is_too_small_for_a_view_is_named(tmp_path: Path) -> None:
+    write_image(tmp_path / "data" / "tiny.png", np.zeros((5, 9, 3), dtype=np.uint8))
+    with pytest.raises(ValueError, match="tiny: "):
+        predict(tmp_path / "data", tmp_path, "--method=SegTTT", "--method.scales=[0.1]")
+
+
+def test_adabn_on_single_images_says_what_it_is(own: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=r"AdaBN: the batch is a single image.*p-BN.*eval_batch_size"):
+        run("test", own[0], tmp_path, f"--ckpt_path={own[1]}", "--method=AdaBN")
+
+
+def test_scores_stay_numbers(own: tuple[Path, Path], tmp_path: Path) -> None:
+    metrics = run("test", own[0], tmp_path, f"--ckpt_path={own[1]}").trainer.callback_metrics
+    assert math.isfinite(metrics["test/miou"].item())
