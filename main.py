@@ -14,12 +14,14 @@ from typing import Any
 import wandb
 from pytorch_lightning import LightningDataModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.loggers import CSVLogger
 
 import callbacks  # noqa: F401 (so that the command line knows methods by their short names)
 import datamodules  # noqa: F401 (so that the command line knows its classes by their short names)
 from callbacks.choice import check_checkpoint, check_method, check_trained, check_writable, expand_home
 from callbacks.method import Method
 from callbacks.processes import run_to_end
+from callbacks.records import to_plain
 from callbacks.results import Results
 from callbacks.run_config import RunConfig
 from lightning_modules.networks.checkpoints import CheckpointReader
@@ -74,10 +76,33 @@ class SegmentationCLI(LightningCLI):
         """Adds the method, before the callbacks that write: it refuses a network first."""
         trainer = super().instantiate_trainer(**dict.fromkeys(self.of_one_batch, 1), **kwargs)
         trainer.strategy.checkpoint_io = CheckpointReader()
+        network = self.config[self.subcommand].model.network
+        arguments = network.get("init_args")
+        self.model.origin = {
+            "network": str(network.class_path),
+            "arguments": {} if arguments is None else to_plain(arguments.as_dict()),
+        }
+        if self.subcommand == "fit":
+            reserve_folders(trainer)
         method = self._get(self.config_init, "method")
         if method is not None:
             trainer.callbacks.insert(0, method)  # type: ignore[attr-defined]
         return trainer
+
+
+def reserve_folders(trainer: Trainer) -> None:
+    """Makes the folder of a training at once: another that starts in the same second takes the next number."""
+    for logger in trainer.loggers if trainer.is_global_zero else ():
+        if not isinstance(logger, CSVLogger):
+            continue
+        while True:
+            try:
+                Path(logger.log_dir).mkdir(parents=True)
+                break
+            except FileExistsError:
+                if not isinstance(logger.version, int):
+                    break  # named by the user
+                logger._version = logger.version + 1
 
 
 def main(args: Sequence[str] | None = None) -> SegmentationCLI:

@@ -50,17 +50,26 @@ def check_trained(run: Any) -> None:
     Args:
         run: The config of the sub-command.
     """
-    network, method = run.model.network, run.get("method")
-    arguments = network.get("init_args") or {}
-    own = str(network.class_path).startswith("lightning_modules.")  # of these, `weights` is a start for training
-    words = ("weights", "pretrained", "checkpoint")
-    loaded = not own and any(value and any(word in name for word in words) for name, value in arguments.items())
+    method = run.get("method")
     members = method is not None and (method.get("init_args") or {}).get("checkpoints")
-    if not (run.get("ckpt_path") or run.model.released or loaded or members or run.untrained):
+    given = run.get("ckpt_path") or run.model.released or loads_weights(run.model.network) or members
+    if not given and not run.untrained:
         raise ValueError(
             "there is no trained network: expected --ckpt_path=outputs/runs/csv/version_0/checkpoints/best.ckpt (or "
             "model.released). To run one with random weights on purpose, say --untrained=true"
         )
+
+
+def loads_weights(network: Any) -> bool:
+    """Returns whether the arguments of a network of another library, maybe within a wrapper, ask for weights."""
+    own = str(network.class_path).startswith("lightning_modules.")  # of these, `weights` is a start for training
+    for name, value in (network.get("init_args") or {}).items():
+        if hasattr(value, "class_path"):
+            if loads_weights(value):
+                return True
+        elif value and not own and any(word in name for word in ("weights", "pretrained", "checkpoint")):
+            return True
+    return False
 
 
 def check_writable(folder: str | Path | None) -> None:

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import torch.distributed
 from pytorch_lightning import Trainer
-from pytorch_lightning.utilities.exceptions import SIGTERMException
+from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 PARENT = "SEGADAPT_PARENT"  # the process that starts the others of a run leaves its number there
 GRACE = 10.0  # seconds that a process has to stop by itself once its parent is gone
@@ -74,6 +74,11 @@ def _watch(parent: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+SAYING = (  # errors whose message says it all
+    ValueError, TypeError, OSError, ModuleNotFoundError, MisconfigurationException, OtherProcessError,
+)  # fmt: skip
+
+
 def run_to_end(program: Callable[[], object]) -> None:
     """Runs the program of this process, and ends it with a message and a status if something goes wrong."""
     watch_parent()
@@ -81,7 +86,7 @@ def run_to_end(program: Callable[[], object]) -> None:
         program()
     except SIGTERMException:  # what is done is on disk; by itself it would exit with 0
         end(143)  # 128 + SIGTERM
-    except (ValueError, TypeError, OSError, ModuleNotFoundError, OtherProcessError) as error:  # the message says it all
+    except SAYING as error:
         print(f"error: {explain(error)}", file=sys.stderr)
         end(1)
     except Exception:

@@ -64,6 +64,13 @@ class TargetsDataModule(LightningDataModule):
                 f"the data sets disagree on their classes: {found}. Give all of them the same num_classes (19 or 16), "
                 "or the same classes"
             )
+        folders = [target.domain for target in self.targets if isinstance(target, FilesDataModule)]
+        repeated = sorted({domain for domain in folders if folders.count(domain) > 1})
+        if repeated:
+            raise ValueError(
+                f"{folders.count(repeated[0])} targets are called {repeated[0]}: expected different names, by which "
+                "their scores are told apart. Set domain of each"
+            )
         self.num_classes = members[0].num_classes
         self.class_names = members[0].class_names
         self.colours = members[0].colours

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from pytorch_lightning import LightningModule
 from pytorch_lightning.trainer.states import TrainerFn
-from pytorch_lightning.utilities.rank_zero import rank_zero_info
+from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
@@ -47,6 +47,9 @@ class Evaluation(TypedDict):
     name: list[str]
 
 
+FREE_ARGUMENTS = {"weights", "num_classes", "dropout"}  # of a network, that may differ from those in training
+
+
 class SegmentationModule(LightningModule):
     """Semantic segmentation with the paper's training recipe.
 
@@ -72,6 +75,7 @@ class SegmentationModule(LightningModule):
         other_classes: Whether a checkpoint may have been trained with other names of classes than the data's.
 
     Attributes:
+        origin: Class path and arguments of the network, as far as they are known; checkpoints hold it.
         predictor: The seam: (network, image) -> (B, K, H, W) probabilities. Methods put themselves here.
 
     Source: paper, Sec. 5 (implementation details) and Appendix A.
@@ -127,6 +131,7 @@ class SegmentationModule(LightningModule):
         self.power = power
         self.temperature = temperature
         self.predictor: Predictor = predict_plainly
+        self.origin: dict[str, Any] = {"network": f"{type(network).__module__}.{type(network).__qualname__}"}
         self.domains: list[str] = []
         self._scores: list[SegmentationScores] = []
         self._latest_loss: Tensor | None = None
@@ -268,6 +273,13 @@ class SegmentationModule(LightningModule):
                 f"the checkpoint is of another network: {difference}. Use the config that the checkpoint was trained "
                 "with: its config.yaml lies in the folder of the training run"
             )
+        was, now = ((origin or {}).get("arguments", {}) for origin in (checkpoint.get("origin"), self.origin))
+        changed = sorted(name for name in was.keys() & now.keys() - FREE_ARGUMENTS if was[name] != now[name])
+        if changed:
+            rank_zero_warn(
+                "the network is not built as the one that was trained: "
+                + ", ".join(f"{name} was {was[name]}, is now {now[name]}" for name in changed)
+            )
         trained = checkpoint.get("class_names", self.class_names)
         if list(trained) != self.class_names and not self.other_classes:
             raise ValueError(
@@ -281,8 +293,9 @@ class SegmentationModule(LightningModule):
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the names of the classes: weights alone do not say what they mean."""
+        """Adds the names of the classes, and the network's own: weights alone do not say what they are."""
         checkpoint["class_names"] = self.class_names
+        checkpoint["origin"] = self.origin
 
     def _evaluate(self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int) -> Evaluation:
         check_batch(batch, "image", "mask")

@@ -44,6 +44,7 @@ TESTED = {
     "benchmark": "test_benchmark.py",
     "comparison": "test_comparison.py",
     "demo": "test_demo.py",
+    "describe": "test_situations.py",
     "gpu_check": "test_gpu_check.py",
     "real_photographs": "test_configs.py",  # its experiment, configs/experiment/camvid.yaml
     "sweep": "test_sweep.py",

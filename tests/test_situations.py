@@ -4,17 +4,25 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from jsonargparse import dict_to_namespace
 from PIL import Image
+from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor
 
-from lightning_modules.networks.checkpoints import read_checkpoint
-from main import main
+from callbacks.choice import loads_weights
+from datamodules import FolderDataModule, TargetsDataModule
+from experiments.describe import main as describe
+from lightning_modules.networks import DeepLabV1
+from lightning_modules.networks.checkpoints import CheckpointReader, read_checkpoint
+from lightning_modules.segmentation import SegmentationModule
+from main import main, reserve_folders
 from tests.fakes import write_image
 from tests.tiny import EXPERIMENT, NO_LOGGER, QUIET, arguments
 
@@ -240,6 +248,82 @@ def test_a_photograph_that_is_too_small_for_a_view_is_named(tmp_path: Path) -> N
 def test_adabn_on_single_images_says_what_it_is(own: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"AdaBN: the batch is a single image.*p-BN.*eval_batch_size"):
         run("test", own[0], tmp_path, f"--ckpt_path={own[1]}", "--method=AdaBN")
+
+
+def test_a_checkpoint_says_what_it_is(
+    own: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert describe([str(own[1])]) == 0
+    found = yaml.safe_load(capsys.readouterr().out)
+    assert found["classes"] == CLASSES and found["network"] == "lightning_modules.networks.DeepLabV1"
+    assert found["arguments"]["width"] == 8 and found["epoch"] == 1 and found["step"] == 2
+    torch.save({"a": torch.ones(2, 3), "b": torch.ones(1)}, tmp_path / "weights.pth")
+    assert describe([str(tmp_path / "weights.pth")]) == 0
+    found = yaml.safe_load(capsys.readouterr().out)
+    assert "not in the file" in found["classes"] and found["weights"] == "7 numbers in 2 tensors"
+    assert describe([str(tmp_path / "none.ckpt")]) == 1
+    assert "error: the checkpoint" in capsys.readouterr().err
+
+
+def test_a_network_that_is_built_otherwise_is_said(own: tuple[Path, Path], tmp_path: Path) -> None:
+    saved = torch.load(own[1], weights_only=True)
+    saved["origin"]["arguments"]["output_stride"] = 16
+    torch.save(saved, tmp_path / "other.ckpt")
+    module = SegmentationModule(DeepLabV1("resnet10", 3, width=8), 3, CLASSES)
+    module.origin = {"network": "DeepLabV1", "arguments": {"width": 8, "output_stride": 8, "dropout": 0.5}}
+    with pytest.warns(UserWarning, match="not built as the one that was trained: output_stride was 16, is now 8"):
+        module.on_load_checkpoint(saved)
+
+
+def test_two_trainings_that_start_at_once_have_a_folder_each(tmp_path: Path) -> None:
+    loggers = [CSVLogger(str(tmp_path), name="csv") for _ in range(2)]
+    assert loggers[0].version == loggers[1].version == 0  # both have looked before either wrote
+    for logger in loggers:
+        reserve_folders(SimpleNamespace(loggers=[logger], is_global_zero=True))
+    assert [Path(logger.log_dir).name for logger in loggers] == ["version_0", "version_1"]
+    named = CSVLogger(str(tmp_path), name="csv", version="mine")
+    for _ in range(2):
+        reserve_folders(SimpleNamespace(loggers=[named], is_global_zero=True))
+    assert Path(named.log_dir).name == "mine"
+
+
+def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, path = CheckpointReader(), tmp_path / "best.ckpt"
+    reader.save_checkpoint({"state_dict": {"weight": torch.ones(2)}}, path)
+
+    def fill(value: Any, place: Path) -> None:
+        place.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", fill)
+    with pytest.raises(OSError, match="No space left"):
+        reader.save_checkpoint({"state_dict": {"weight": torch.zeros(2)}}, path)
+    assert read_checkpoint(path)["state_dict"]["weight"].tolist() == [1, 1]
+    assert [file.name for file in tmp_path.iterdir()] == ["best.ckpt"]
+
+
+@pytest.mark.parametrize(
+    ("network", "expected"),
+    [
+        ({"class_path": "lightning_modules.networks.DeepLabV1", "init_args": {"weights": "imagenet"}}, False),
+        ({"class_path": "torchvision.models.segmentation.FCN", "init_args": {"weights": "DEFAULT"}}, True),
+        ({"class_path": "torchvision.models.segmentation.FCN", "init_args": {"weights": None}}, False),
+        ({"class_path": "mine.Network", "init_args": {"pretrained": True}}, True),
+        ({"class_path": "mine.Network"}, False),
+    ],
+)
+def test_weights_that_a_network_brings_itself(network: dict[str, Any], expected: bool) -> None:
+    chosen = dict_to_namespace(network)
+    assert loads_weights(chosen) is expected
+    wrapper = {"class_path": "lightning_modules.networks.RoundedSizes", "init_args": {"network": network}}
+    assert loads_weights(dict_to_namespace(wrapper)) is expected
+
+
+def test_two_targets_of_one_name_are_refused(tmp_path: Path) -> None:
+    places = [draw(tmp_path / town / "set") for town in ("a", "b")]
+    with pytest.raises(ValueError, match="2 targets are called set: expected different names"):
+        TargetsDataModule([FolderDataModule(str(place)) for place in places])
+    TargetsDataModule([FolderDataModule(str(place), domain=place.parent.name) for place in places])
 
 
 def test_scores_stay_numbers(own: tuple[Path, Path], tmp_path: Path) -> None:

@@ -78,7 +78,18 @@ def strip(name: str) -> str:
 
 
 class CheckpointReader(TorchCheckpointIO):
-    """Reads every checkpoint of a run by `read_checkpoint`; writes as Lightning does."""
+    """Reads every checkpoint of a run by `read_checkpoint`; writes so that a full disk leaves the old one whole."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Writes a checkpoint, which is there as a whole or not at all."""
+        place = Path(path)
+        beside = place.with_name(f".{place.name}.part")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.save(checkpoint, beside)
+            beside.replace(place)
+        finally:
+            beside.unlink(missing_ok=True)
 
     def load_checkpoint(
         self, path: Any, map_location: Callable[..., Any] | None = None, weights_only: bool | None = None
