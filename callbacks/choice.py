@@ -3,12 +3,16 @@
 import os
 import re
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from pytorch_lightning import Trainer
+from pytorch_lightning.loggers import CSVLogger
+
 import callbacks
+from callbacks.records import to_plain
 
 NAMED = ("last", "best")  # what Lightning understands as a checkpoint beside paths
 
@@ -44,6 +48,20 @@ def check_checkpoint(path: str | Path | None) -> None:
         raise ValueError(f"the checkpoint {path} cannot be read, it is {state}: expected one that `fit` wrote")
 
 
+def check_run(run: Any, subcommand: str) -> None:
+    """Raises ValueError or OSError if a run cannot come to a good end, before anything is read.
+
+    Args:
+        run: The config of the sub-command.
+        subcommand: ``fit``, ``validate``, ``test`` or ``predict``.
+    """
+    if run.get("ckpt_path") and run.model.released:
+        raise ValueError("ckpt_path and model.released are both set: expected one of them; set the other to null")
+    check_writable(run.results.folder)
+    if subcommand != "fit":
+        check_trained(run)
+
+
 def check_trained(run: Any) -> None:
     """Raises ValueError if nothing says where the weights come from that a run scores or labels images with.
 
@@ -52,7 +70,7 @@ def check_trained(run: Any) -> None:
     """
     method = run.get("method")
     members = method is not None and (method.get("init_args") or {}).get("checkpoints")
-    given = run.get("ckpt_path") or run.model.released or loads_weights(run.model.network) or members
+    given = run.get("ckpt_path") or run.model.released or loads_weights(run.model.network.as_dict()) or members
     if not given and not run.untrained:
         raise ValueError(
             "there is no trained network: expected --ckpt_path=outputs/runs/csv/version_0/checkpoints/best.ckpt (or "
@@ -60,11 +78,11 @@ def check_trained(run: Any) -> None:
         )
 
 
-def loads_weights(network: Any) -> bool:
+def loads_weights(network: Mapping[str, Any]) -> bool:
     """Returns whether the arguments of a network of another library, maybe within a wrapper, ask for weights."""
-    own = str(network.class_path).startswith("lightning_modules.")  # of these, `weights` is a start for training
+    own = str(network["class_path"]).startswith("lightning_modules.")  # of these, `weights` is a start for training
     for name, value in (network.get("init_args") or {}).items():
-        if hasattr(value, "class_path"):
+        if isinstance(value, Mapping) and "class_path" in value:
             if loads_weights(value):
                 return True
         elif value and not own and any(word in name for word in ("weights", "pretrained", "checkpoint")):
@@ -91,3 +109,33 @@ def expand_home(args: Sequence[str]) -> list[str]:
         re.sub(r"^((?:--[^=]+=)?)(~(?:/.*)?)$", lambda match: match[1] + str(Path(match[2]).expanduser()), argument)
         for argument in args
     ]
+
+
+def find_limits_of_one(args: Sequence[str]) -> list[str]:
+    """Returns the limits on batches that a command line sets to the whole number 1, such as ``limit_test_batches``."""
+    joined = [argument.split("=", 1) for argument in args if "=" in argument]
+    given = dict(joined) | dict(pairwise(args))
+    limits = [f"limit_{kind}_batches" for kind in ("train", "val", "test", "predict")]
+    return [limit for limit in limits if given.get(f"--trainer.{limit}") == "1"]
+
+
+def describe_network(network: Any) -> dict[str, Any]:
+    """Returns class path and arguments of a network in a config, for checkpoints."""
+    arguments = network.get("init_args")
+    plain = {} if arguments is None else to_plain(arguments.as_dict())
+    return {"network": str(network.class_path), "arguments": plain}
+
+
+def reserve_folders(trainer: Trainer) -> None:
+    """Makes the folder of a training at once: another that starts in the same second takes the next number."""
+    for logger in trainer.loggers if trainer.is_global_zero else ():
+        if not isinstance(logger, CSVLogger):
+            continue
+        while True:
+            try:
+                Path(logger.log_dir).mkdir(parents=True)
+                break
+            except FileExistsError:
+                if not isinstance(logger.version, int):
+                    break  # named by the user
+                logger._version = logger.version + 1

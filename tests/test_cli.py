@@ -154,7 +154,7 @@ def test_predict_on_photographs_and_again(
         ("--method.psi=0.5", r"method\.psi was 0\.7, is now 0\.5"),
         (f"--ckpt_path={copy}", r"weights was"),
         ("--results.outputs=[labels]", r"outputs was"),
-        ("--data.evaluation_resize=keep_aspect", r"evaluation_resize was protocol, is now keep_aspect"),
+        ("--data.evaluation_resize=protocol", r"evaluation_resize was keep_aspect, is now protocol"),
         ("--model.temperature=2", r"temperature was 1.0, is now 2.0"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -212,6 +212,7 @@ def test_cuda_agrees_and_never_waits(dtype: torch.dtype, align_corners: bool) ->
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("newer", [False, True])
 def test_precision_of_products_is_put_back_by_either_switch(newer: bool) -> None:
     program = (

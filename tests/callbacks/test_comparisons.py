@@ -286,7 +286,7 @@ class TestEnsemble:
         misplaced = save(DeepLabV1("resnet10", 5, width=4), tmp_path / "misplaced.ckpt")
         for wrong, error, message in (
             (str(tmp_path / "nowhere.ckpt"), FileNotFoundError, r"nowhere\.ckpt does not exist"),
-            (str(tmp_path / "text.ckpt"), ValueError, r"text\.ckpt cannot be read as a checkpoint"),
+            (str(tmp_path / "text.ckpt"), ValueError, r"text\.ckpt cannot be read"),
             (str(tmp_path / "list.ckpt"), ValueError, r"list\.ckpt holds list"),
             (stranger, ValueError, r"another architecture than TinyNetwork .* no config\.yaml"),
             (misplaced, ValueError, r"misplaced\.ckpt does not fit the network in the config"),

@@ -215,7 +215,10 @@ def test_a_run_that_stopped_goes_on_and_ends_as_one_that_did_not(method: Method,
 
 def test_images_that_are_done_are_not_read(photos: Path, tmp_path: Path) -> None:
     predict(tmp_path / "out", FolderDataModule(str(photos), num_workers=0))
-    (photos / "a.jpg").write_bytes(b"no image any more")
+    path = photos / "a.jpg"
+    times = path.stat().st_atime_ns, path.stat().st_mtime_ns
+    path.write_bytes(b"?" * path.stat().st_size)  # as it lies there it would be an error
+    os.utime(path, ns=times)
     Image.fromarray(draw(33, 40, 9)).save(photos / "new.png")
     stop = Stop()
     predict(tmp_path / "out", FolderDataModule(str(photos), num_workers=0), stop)

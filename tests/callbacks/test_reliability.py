@@ -117,9 +117,10 @@ def test_run_without_labels_has_no_diagram(tmp_path: Path) -> None:
             return dataset
 
     trainer = make_trainer(tmp_path, callbacks=[Results(str(tmp_path), panels=0)])
-    trainer.test(make_module(), datamodule=Unlabelled(length=1), verbose=False)
+    with pytest.raises(ValueError, match="no pixel of blocks is labelled, all are ignored"):
+        trainer.test(make_module(), datamodule=Unlabelled(length=1), verbose=False)
     summary = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
-    assert summary["complete"] and summary["domains"]["blocks"]["nll"] is None
+    assert not summary["complete"] and summary["domains"]["blocks"]["nll"] is None
     assert not (tmp_path / "reliability.png").exists()
 
 

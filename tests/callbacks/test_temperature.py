@@ -174,7 +174,7 @@ def test_no_labelled_pixel_is_no_temperature(tmp_path: Path) -> None:
 
     callback = TemperatureSearch()
     trainer = make_trainer(tmp_path, callbacks=[callback])
-    with pytest.warns(UserWarning, match="no pixel of the development set is labelled"):
+    with pytest.raises(ValueError, match="no pixel of blocks is labelled, all are ignored"):
         trainer.validate(make_module(), datamodule=Unlabelled(length=1), verbose=False)
     assert callback.best_temperature is None and "val/best_temperature" not in trainer.callback_metrics
 

@@ -45,6 +45,7 @@ def test_same_arguments_give_same_pixels_in_any_order(domain: str) -> None:
     assert forward == backward
 
 
+@pytest.mark.slow
 def test_same_arguments_give_same_pixels_in_another_process(tmp_path: Path) -> None:
     calls = [(domain, "test", 7, 2, 96, 192) for domain in DOMAINS]
     program = (
