@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import programs
 from tests.processes import is_alive, list_children, wait_for
 from tests.tiny import ROOT, arguments
 
@@ -55,16 +56,24 @@ run_to_end(main)
 """
 
 
-def start(folder: Path, fault: str, processes: int, command: str = "test", threads: int = 1) -> subprocess.Popen:
+Process = subprocess.Popen | programs.Process
+
+
+def start(
+    folder: Path, fault: str, processes: int, command: str = "test", threads: int = 1, forked: bool = False
+) -> Process:
     """Starts a run of several gloo processes; what they say is in log.txt."""
     program = folder / "program.py"
     program.write_text(PROGRAM, encoding="utf-8")
     more = [f"--trainer.devices={processes}", "--trainer.strategy=ddp", "--data.num_test=9"]
     environment = {**os.environ, "FAULT": fault, "OMP_NUM_THREADS": str(threads)}
     environment.pop("LOCAL_RANK", None)
+    words = [str(program), command, *arguments(folder, *more)]
+    if forked:
+        return programs.start(words, folder, folder / "log.txt", environment=environment, new_session=True)
     with (folder / "log.txt").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, str(program), command, *arguments(folder, *more)],
+            [sys.executable, *words],
             cwd=folder,
             env=environment,
             stdout=log,
@@ -77,7 +86,7 @@ def read_log(folder: Path) -> str:
     return (folder / "log.txt").read_text(encoding="utf-8", errors="replace")
 
 
-def wait_for_end(process: subprocess.Popen, others: list[int], since: float) -> None:
+def wait_for_end(process: Process, others: list[int], since: float) -> None:
     """Waits until all processes of a run have ended, and fails if that takes longer than it may."""
     try:
         process.wait(timeout=SECONDS)
@@ -91,9 +100,9 @@ def wait_for_end(process: subprocess.Popen, others: list[int], since: float) -> 
     assert process.returncode != 0
 
 
-def run_with_fault(folder: Path, fault: str, processes: int) -> str:
+def run_with_fault(folder: Path, fault: str, processes: int, forked: bool = False) -> str:
     """Runs to the end that a fault makes; returns what was said on the screen."""
-    process = start(folder, fault, processes)
+    process = start(folder, fault, processes, forked=forked)
     try:
         wait_for(lambda: "FAILED" in read_log(folder) or process.poll() is not None, 200)
         assert "FAILED" in read_log(folder), "the run ended before the fault came"
@@ -106,7 +115,7 @@ def run_with_fault(folder: Path, fault: str, processes: int) -> str:
 
 @pytest.mark.timeout(300)
 def test_data_missing_on_one_process_ends_all_with_its_message(tmp_path: Path) -> None:
-    screen = run_with_fault(tmp_path, "data:1", 2)
+    screen = run_with_fault(tmp_path, "data:1", 2, forked=True)
     assert "error: the disk of this machine is empty\n" in screen
     assert "error: the disk of this machine is empty (on process 1 of 0 to 1)\n" in screen  # and the first says so too
     assert "Traceback" not in screen

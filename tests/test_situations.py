@@ -1,6 +1,5 @@
 """What people do by mistake, tried as they would: the right numbers, or one sentence, and never other numbers."""
 
-import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -79,6 +78,12 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return config, folder / "checkpoints" / "last.ckpt"
 
 
+@pytest.fixture(scope="module")
+def expected(own: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
+    """The scores of the checkpoint."""
+    return dict(run("test", own[0], tmp_path_factory.mktemp("test"), f"--ckpt_path={own[1]}").trainer.callback_metrics)
+
+
 def test_a_network_that_nobody_trained_is_not_scored(own: tuple[Path, Path], tmp_path: Path) -> None:
     for subcommand in ("test", "validate", "predict"):
         with pytest.raises(ValueError, match="there is no trained network: expected --ckpt_path"):
@@ -110,11 +115,12 @@ FORMS: dict[str, Callable[[dict[str, Tensor]], Any]] = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_weights_of_other_programs_are_read(form: str, own: tuple[Path, Path], tmp_path: Path) -> None:
+def test_weights_of_other_programs_are_read(
+    form: str, own: tuple[Path, Path], expected: dict[str, Tensor], tmp_path: Path
+) -> None:
     state = {name.removeprefix("network."): value for name, value in read_checkpoint(own[1])["state_dict"].items()}
     torch.save(FORMS[form](state), tmp_path / "weights.pth")
     found = run("test", own[0], tmp_path, f"--ckpt_path={tmp_path / 'weights.pth'}").trainer.callback_metrics
-    expected = run("test", own[0], tmp_path / "again", f"--ckpt_path={own[1]}").trainer.callback_metrics
     assert found == expected
     with pytest.raises(ValueError, match="weights alone, which `fit` cannot go on from"):
         run("fit", own[0], tmp_path / "fit", f"--ckpt_path={tmp_path / 'weights.pth'}")
@@ -324,8 +330,3 @@ def test_two_targets_of_one_name_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="2 targets are called set: expected different names"):
         TargetsDataModule([FolderDataModule(str(place)) for place in places])
     TargetsDataModule([FolderDataModule(str(place), domain=place.parent.name) for place in places])
-
-
-def test_scores_stay_numbers(own: tuple[Path, Path], tmp_path: Path) -> None:
-    metrics = run("test", own[0], tmp_path, f"--ckpt_path={own[1]}").trainer.callback_metrics
-    assert math.isfinite(metrics["test/miou"].item())
