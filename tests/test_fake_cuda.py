@@ -165,10 +165,7 @@ def list_cases() -> Iterator[Any]:
     for name, family, layout, precision in product(METHODS, FAMILIES, LAYOUTS, PRECISIONS):
         if family == "Segmenter" and name in NEEDS_BATCH_NORM:
             continue
-        usual, plain = (
-            (layout, precision) == ("channels_last", "bf16"),
-            (layout, precision) == ("contiguous", "float32"),
-        )
+        usual, plain = ((layout, precision) == pair for pair in (("channels_last", "bf16"), ("contiguous", "float32")))
         deep = family in DEEP and name not in ("IaBN", "SegTTT")
         quick = family == "DeepLabV1" or (usual and not deep) or (plain and family not in DEEP)
         marks = [] if quick else [pytest.mark.slow]
