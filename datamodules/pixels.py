@@ -160,10 +160,11 @@ def read_palette(path: Path) -> np.ndarray | None:
 def read_orientation(path: Path) -> int:
     """Returns the EXIF orientation of an image, 1 to 8; 1, which is upright, if it says none or cannot be read."""
     try:
-        data = path.read_bytes()
-        if data.startswith(PNG) and b"eXIf" not in data and b"exif" not in data:
+        with path.open("rb") as file:
+            is_png = file.read(len(PNG)) == PNG
+        if is_png and not re.search(b"eXIf|exif", path.read_bytes()):
             return 1  # Pillow would decode all of it to know
-        with Image.open(BytesIO(data)) as picture:
+        with Image.open(path) as picture:
             found = picture.getexif().get(ORIENTATION, 1)
     except UNREADABLE:
         return 1

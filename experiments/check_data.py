@@ -501,7 +501,7 @@ def explain(found: Sequence[DataSetCheck], path: Path) -> list[str]:
                 lines.append(f"{check.name} cannot be used: {check.unusable}.")
             for kind, (_, what) in KINDS.items():
                 lines += explain_kind(check, kind, what, path)
-            lines += explain_count(check)
+            lines += explain_count(check) + explain_classes(check)
             if check.known:
                 lines.append(explain_known(check))
     return lines
@@ -523,6 +523,18 @@ def explain_count(check: SplitCheck) -> list[str]:
         return []
     much = f"{check.lacking:,} fewer" if check.lacking else "more"
     return [f"{check.name}: {format_number(check.images, 'image')}, {much} than the official {check.official:,}."]
+
+
+def explain_classes(check: SplitCheck) -> list[str]:
+    """Returns a sentence about classes that never occur in one's own labels: they may be other ids than was thought."""
+    shares = check.measure_frequencies()
+    absent = [name for name, share in shares.items() if not share and name in check.class_names]
+    if not absent or check.official is not None:
+        return []
+    return [
+        f"{check.name}: {', '.join(absent)} never occurs in {format_number(check.read, 'label file')}. If it should, say "
+        "in ids what the ids are."
+    ]
 
 
 def explain_known(check: SplitCheck) -> str:

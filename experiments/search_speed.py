@@ -84,7 +84,7 @@ def run_search_speed(args: Sequence[str] | None = None) -> list[dict[str, Any]]:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     common = [f"--config={arguments.config}", f"--trainer.limit_val_batches={arguments.images}", "--verbose=false"]
     common += ["--trainer.logger=false", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
-    common += [f"--ckpt_path={arguments.checkpoint}"] if arguments.checkpoint else []
+    common += [f"--ckpt_path={arguments.checkpoint}"] if arguments.checkpoint else ["--untrained=true"]
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for number, grid in enumerate(GRIDS):
