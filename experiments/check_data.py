@@ -532,8 +532,8 @@ def explain_classes(check: SplitCheck) -> list[str]:
     if not absent or check.official is not None:
         return []
     return [
-        f"{check.name}: {', '.join(absent)} never occurs in {format_number(check.read, 'label file')}. If it should, say "
-        "in ids what the ids are."
+        f"{check.name}: {', '.join(absent)} never occurs in {check.read:,} label files. If it should, say in ids "
+        "what the ids are."
     ]
 
 
