@@ -69,6 +69,7 @@ def start(
     environment = {**os.environ, "FAULT": fault, "OMP_NUM_THREADS": str(threads)}
     environment.pop("LOCAL_RANK", None)
     words = [str(program), command, *arguments(folder, *more)]
+    (folder / "log.txt").touch()
     if forked:
         return programs.start(words, folder, folder / "log.txt", environment=environment, new_session=True)
     with (folder / "log.txt").open("ab") as log:
