@@ -8,7 +8,8 @@ Data card:
     Splits: by folder, by list file, by fraction, or by a column of the CSV.
     Sizes: any; each image and its labels have the same.
     Traps: labels saved as JPEG hold wrong ids at every edge and are refused. Images and labels are turned as their own
-        EXIF data say, and a pair that disagrees is refused. A reduced palette holds no ids. Fractions of a video put neighbouring frames into different splits: give lists instead.
+        EXIF data say, and a pair that disagrees is refused. A reduced palette holds no ids. Fractions of a video put
+        neighbouring frames into different splits: give lists instead.
 """
 
 import csv
