@@ -1003,3 +1003,33 @@ def test_large_images_are_resized_and_their_masks_are_not(policy: str, size: fak
     assert (large["image"][0] - colour[:, None, None]).abs().max() < 3 / 255 / STD.min()
     assert small_batch["image"].shape[-2:] == small_batch["mask"].shape[-2:] == (30, 50)
     assert module.describe()["evaluation_resize"] == policy
+
+
+@pytest.mark.parametrize("rearranged", [False, True])
+def test_train_ids_beside_the_labels_of_gta_are_passed_over(rearranged: bool, tmp_path: Path) -> None:
+    fakes.write_gta(tmp_path, rearranged=rearranged)
+    data = GTADataModule(str(tmp_path), num_workers=0)
+    pairs, _ = data.find_pairs("val")
+    for pair in pairs:
+        fakes.write_image(pair.labels.with_name(f"{pair.name}_labelTrainIds.png"), np.zeros((4, 4), dtype=np.uint8))
+    assert data.find_pairs("val") == (pairs, []) and len(pairs) == 2
+
+
+def test_labels_of_wilddash_as_the_vendors_converter_names_them(tmp_path: Path) -> None:
+    fakes.write_wilddash(tmp_path)
+    data = WildDashDataModule(str(tmp_path), num_workers=0)
+    pairs, _ = data.find_pairs("val")
+    for pair in pairs:
+        pair.labels.rename(pair.labels.with_name(f"{pair.name}_labelIds.png"))
+    renamed, problems = data.find_pairs("val")
+    assert [pair.name for pair in renamed] == [pair.name for pair in pairs] and not problems
+
+
+def test_the_video_sequences_of_synthia_are_warned_about(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    root = fakes.write_synthia(tmp_path)
+    SYNTHIADataModule(str(tmp_path), num_workers=0).find_pairs("train")
+    assert not [warning for warning in recwarn if "video sequences" in str(warning.message)]
+    for path in [*root.rglob("*.png")]:
+        path.rename(path.with_name(path.name[1:]))  # six digits
+    with pytest.warns(UserWarning, match="SYNTHIA's video sequences.*class 12 is lane marking"):
+        SYNTHIADataModule(str(tmp_path), num_workers=0).find_pairs("train")
