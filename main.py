@@ -44,7 +44,7 @@ class SegmentationCLI(LightningCLI):
         super().parse_arguments(parser, args)
         self.of_one_batch = choice.find_limits_of_one(args or ())
 
-    def _parse_ckpt_path(self) -> None:
+    def _parse_ckpt_path(self) -> None:  # Lightning reads hyperparameters here, of which there are none
         choice.check_checkpoint(self.config[self.config.subcommand].get("ckpt_path"))
 
     def before_instantiate_classes(self) -> None:
