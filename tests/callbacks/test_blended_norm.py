@@ -191,6 +191,15 @@ def test_statistics_of_large_maps_keep_their_digits(
     torch.testing.assert_close(var.double(), expected, rtol=var_error, atol=0)
 
 
+@pytest.mark.parametrize("size", [(1, 8, 64, 128), (2, 300, 40, 48), (1, 3, 65, 96), (1, 1500, 33, 64)])
+def test_statistics_of_maps_whose_blocks_are_measured_at_once(size: tuple[int, ...]) -> None:
+    x = torch.randn(size, generator=torch.Generator().manual_seed(0)) * 3 + torch.arange(size[3])  # differs along a row
+    mean, var = measure_statistics(x.contiguous(memory_format=torch.channels_last))
+    expected = torch.var_mean(x.double(), dim=(0, 2, 3), correction=0)
+    torch.testing.assert_close(mean.double(), expected[1], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(var.double(), expected[0], rtol=1e-5, atol=1e-6)
+
+
 def test_running_mean_of_1000_deviations_is_subtracted_before_scaling() -> None:
     x = 2000 + torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     mean, var = torch.full((3,), 2000.0), torch.full((3,), 1e-2)
