@@ -104,7 +104,10 @@ class SegmentationDataset(Dataset[dict[str, Any]], ABC):
         Raises:
             DataError: If a pixel has an id that the data set does not define.
         """
-        ids = self.load_ids(index)
+        return self.convert_ids(index, self.load_ids(index))
+
+    def convert_ids(self, index: int, ids: np.ndarray) -> np.ndarray:
+        """Returns (H, W) ids of a pair as labels; raises DataError if the data set does not define one of them."""
         mask = look_up(ids, self.table)
         if (mask == UNKNOWN).any():
             raise DataError(self.explain_ids(index, np.unique(ids[mask == UNKNOWN])), "id")

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
-import cv2
 import numpy as np
 from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from datamodules.base import DataError, Problem, SegmentationDataModule, SegmentationDataset, Split
-from datamodules.pixels import read_image, read_index, read_orientation
+from datamodules.census import PairCheck, count_ids
+from datamodules.pixels import Header, read_header, read_image, read_index, read_orientation
 from datamodules.transforms import Transform
 
 ROOT_VARIABLE = "SEGADAPT_DATA"
@@ -183,34 +183,32 @@ class FilesDataset(SegmentationDataset):
         """Returns the two files."""
         return f"{self.pairs[index].image} and {self.pairs[index].labels}"
 
-    def check(self, index: int) -> tuple[list[Problem], np.ndarray]:
-        """Reads a pair to the last byte.
-
-        Returns:
-            What is wrong with it, and the (256,) int64 number of its pixels by label (all 0 if it could not be read).
-        """
-        problems = []
-        counts = np.zeros(256, dtype=np.int64)
+    def check(self, index: int) -> PairCheck:
+        """Reads a pair to the last byte; says what it holds, and what is wrong with it."""
+        pair, found = self.pairs[index], PairCheck(self.name(index))
         size = None
         try:
             size = self.load_image(index).shape[:2]
+            found.image = read_header(pair.image)
         except DataError as error:
-            problems.append(Problem(self.name(index), error.kind, str(error)))
+            found.add(error)
         if not self.labelled:
-            return problems, counts
+            return found
         try:
-            mask = self.load_mask(index)
+            ids = self.load_ids(index)
+            assert pair.labels is not None
+            polygons = Header(pair.labels.suffix.removeprefix(".").upper(), ids.shape)
+            found.labels, found.ids = read_header(pair.labels) or polygons, count_ids(ids)
+            if size is not None and size != ids.shape:
+                found.add(DataError(self.explain_sizes(index, size, ids.shape), "size"))
+            self.convert_ids(index, ids)
         except DataError as error:
-            problems.append(Problem(self.name(index), error.kind, str(error)))
-        else:
-            counts = cv2.calcHist([mask], [0], None, [256], [0, 256]).ravel().astype(np.int64)
-            try:
-                self.check_orientation(index)
-            except DataError as error:
-                problems.append(Problem(self.name(index), error.kind, str(error)))
-            if size is not None and size != mask.shape:
-                problems.append(Problem(self.name(index), "size", self.explain_sizes(index, size, mask.shape)))
-        return problems, counts
+            found.add(error)
+        try:
+            self.check_orientation(index)
+        except DataError as error:
+            found.add(error)
+        return found
 
 
 def describe_file(path: Path) -> str:
@@ -224,12 +222,11 @@ def describe_file(path: Path) -> str:
 
 def check_dataset(
     dataset: FilesDataset, indices: Sequence[int] | None = None, num_threads: int | None = None
-) -> Iterator[tuple[int, list[Problem], np.ndarray]]:
-    """Reads pairs with all cores; yields (index, problems, pixels by label) in order, see `FilesDataset.check`."""
+) -> Iterator[PairCheck]:
+    """Reads pairs with all cores; yields what is found in each, in order, see `FilesDataset.check`."""
     chosen = range(len(dataset)) if indices is None else indices
     with ThreadPoolExecutor(num_threads or os.cpu_count()) as pool:  # decoders leave Python's lock
-        for index, (problems, counts) in zip(chosen, pool.map(dataset.check, chosen), strict=True):
-            yield index, problems, counts
+        yield from pool.map(dataset.check, chosen)
 
 
 class FilesDataModule(SegmentationDataModule):
@@ -290,7 +287,7 @@ class FilesDataModule(SegmentationDataModule):
             raise DataError(self._explain_unpaired(split, problems), "missing")
         dataset = self.open_pairs(pairs, transform, labelled)
         if self.broken == "skip":
-            problems += [problem for _, found, _ in check_dataset(dataset) for problem in found]
+            problems += [problem for found in check_dataset(dataset) for problem in found.problems]
             self._report_left_out(split, problems)
             wrong = {problem.name for problem in problems}
             dataset = self.open_pairs([pair for pair in pairs if pair.name not in wrong], transform, labelled)

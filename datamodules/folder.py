@@ -24,19 +24,20 @@ from pathlib import Path
 from typing import Any, ClassVar, get_args
 
 import numpy as np
-from pytorch_lightning.utilities.rank_zero import rank_zero_warn
+from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
-from datamodules.base import DataError, Problem, Role, Split, format_ids
+from datamodules.base import DataError, Problem, Role, Split
+from datamodules.census import Census, count_ids
 from datamodules.files import NAMED, Broken, FilesDataModule, FilesDataset, Pair, list_folders, match_files
 from datamodules.labels import CITYSCAPES_COLOURS, IGNORED, TRAIN_IDS, UNKNOWN, Colour
 from datamodules.own_labels import LABEL_SUFFIXES, read_colours, read_labels
-from datamodules.pixels import WHY_NOT_LOSSY, has_one_bit
+from datamodules.pixels import WHY_NOT_LOSSY, read_header
 from datamodules.transforms import Resize, Transform
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 NOT_READ = (".heic", ".heif", ".avif", ".gif", ".jp2", ".dng", ".cr2", ".nef", ".arw")  # photographs of other kinds
 LIST_SUFFIXES = (".txt", ".lst", ".csv")
-LOOKED_AT = 50  # label files of a split, to see whether they hold what they are taken for
+LOOKED_AT = 50  # pairs of a split, to see whether they hold what they are taken for
 
 Files = dict[str, Path]
 
@@ -142,47 +143,41 @@ class FolderDataModule(FilesDataModule):
         return super().describe() | {"files": files}
 
     def make_dataset(self, split: Split, transform: Transform, labelled: bool = True) -> FilesDataset:
-        """Opens one split, and looks at some of its labels: do they hold what they are taken for?"""
-        dataset = super().make_dataset(split, transform, labelled)
-        if labelled and self.colour_table is None and split not in self._looked_at:
-            self._looked_at.add(split)
-            self._look_at_labels(dataset, split)
-        return dataset
-
-    def _look_at_labels(self, dataset: FilesDataset, split: Split) -> None:
-        """Warns of classes that occur in none of some files, with the ids that do.
+        """Opens one split; looks at some of its files, and says the worst that a user should know of them.
 
         Raises:
-            DataError: If masks of one bit lie beside others: 1 would be one thing here and 255 another there.
+            DataError: As for `FilesDataModule`, or if masks of one bit lie beside others.
         """
-        step = max(1, len(dataset) // LOOKED_AT)
-        paths = [path for pair in dataset.pairs[::step] if (path := pair.labels) is not None]
-        found: set[int] = set()
-        binary = []
-        for path in paths:
+        dataset = super().make_dataset(split, transform, labelled)
+        if split not in self._looked_at:
+            self._looked_at.add(split)
+            census, where = self.look_at(dataset), f"{self.domain} {split}"
+            census.check_bits(where)
+            if warnings := self.find_warnings(census, where):
+                rank_zero_warn(warnings[0])
+            elif notes := census.find_notes(where, self.evaluation_transform):
+                rank_zero_info(notes[0])
+        return dataset
+
+    def look_at(self, dataset: FilesDataset) -> Census:
+        """Looks at some pairs of a split: at the headers of the images and at the ids of the labels."""
+        census = Census()
+        for pair in dataset.pairs[:: max(1, len(dataset) // LOOKED_AT)]:
+            if image := read_header(pair.image):
+                census.add_image(pair.name, image, dataset.upright)
+            if pair.labels is None or not (labels := read_header(pair.labels)):
+                continue
             try:
-                found |= set(np.unique(dataset.read_ids(path)).tolist())
+                census.add_labels(pair.labels, labels, count_ids(dataset.read_ids(pair.labels)))
             except DataError:
                 continue  # whoever reads the pair says what is wrong
-            if has_one_bit(path):
-                binary.append(path)
-        others = [path for path in paths if path not in binary]
-        if binary and others:
-            raise DataError(
-                f"{self.domain}: {binary[0]} is a mask of one bit, whose ids are 0 and 1, and {others[0]} is none: "
-                "expected all of one kind. Save them all as 8-bit images of ids",
-                "id",
-            )
-        present = {int(self.table[value]) for value in found}
-        absent = [name for number, name in enumerate(self.class_names) if number not in present]
-        if absent and found and self.own_names:  # of Cityscapes' classes some are rare
-            ids = sorted(found)
-            mapping = ", ".join(f"{value}: {name}" for value, name in zip(ids, self.class_names, strict=False))
-            rank_zero_warn(
-                f"{self.domain}: {', '.join(absent)} never occurs in {len(paths)} label files of {split}, which hold "
-                f"the ids {format_ids(ids)}. If these are not the classes in their order, say what they are, e.g. "
-                f"ids: {{{mapping}}}"
-            )
+        return census
+
+    def find_warnings(self, census: Census, where: str) -> list[str]:
+        """Returns what speaks for ids that mean something else than is thought, see `Census.find_warnings`."""
+        if self.colour_table is not None:
+            return []
+        return census.find_warnings(where, self.table, self.class_names, own=self.own_names)
 
     def open_pairs(self, pairs: Sequence[Pair], transform: Transform, labelled: bool = True) -> FilesDataset:
         """Makes a dataset of pairs."""

@@ -6,6 +6,7 @@ Either the values that the file holds, or an error that says what was found: nev
 import re
 import struct
 import zlib
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from datamodules.base import DataError
 JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 PALETTE, GRAY = 3, 0  # colour types of PNG
 ORIENTATION = 0x0112  # tag of EXIF
+MODES = {"1": "1-bit", "L": "gray", "LA": "gray with alpha", "P": "palette", "I": "16-bit gray", "F": "floating-point"}
 BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262  # tags of TIFF
 LOSSY = {"jpeg", "tiff_jpeg", "old-jpeg", "webp", "jpeg2000"}  # compressions of TIFF, as Pillow calls them
 UNREADABLE = (  # what decoders raise on damaged files
@@ -138,13 +140,40 @@ def has_colours(path: Path) -> bool:
         return False
 
 
-def has_one_bit(path: Path) -> bool:
-    """Returns whether a file is an image of black and white alone."""
+@dataclass(frozen=True)
+class Header:
+    """What a file says of its pixels before they are decoded.
+
+    Attributes:
+        kind: Format and what a pixel is, e.g. ``JPEG RGB``, ``PNG palette``, ``TIFF 16-bit gray``, ``PNG 1-bit``.
+        size: (height, width) as stored.
+        orientation: Of EXIF, 1 to 8; 1 is upright.
+    """
+
+    kind: str
+    size: tuple[int, int]
+    orientation: int = 1
+
+    @property
+    def turned_size(self) -> tuple[int, int]:
+        """(height, width) after the image is turned as its orientation says."""
+        return self.size[::-1] if self.orientation > 4 else self.size
+
+
+def read_header(path: Path) -> Header | None:
+    """Reads what an image file says of its pixels; None of a file that is no image."""
     try:
         with Image.open(path) as picture:
-            return picture.mode == "1"
+            mode, size, name = picture.mode, picture.size[::-1], picture.format or ""
+        with path.open("rb") as file:
+            start = file.read(26)
     except UNREADABLE:
-        return False
+        return None
+    depth = start[24] if start.startswith(PNG) else 8
+    pixel = MODES.get(mode.partition(";")[0], mode)
+    if depth not in (1, 8) and mode != "P":
+        pixel = f"{depth}-bit {pixel.removeprefix('16-bit ')}"
+    return Header(f"{'JPEG' if name == 'MPO' else name} {pixel}", size, read_orientation(path))
 
 
 def read_palette(path: Path) -> np.ndarray | None:

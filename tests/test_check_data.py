@@ -1,6 +1,7 @@
 """The check of data sets: every kind of problem, what is no problem, exit codes, and reports that are always whole."""
 
 import json
+import logging
 import signal
 import time
 from collections.abc import Callable
@@ -9,13 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 from tqdm import tqdm
 
 import datamodules
 from datamodules.files import FilesDataset
-from experiments import check_data
-from experiments.check_data import DATA_SETS, choose, format_table, main
+from experiments.check_data import checks
+from experiments.check_data.__main__ import main
+from experiments.check_data.checks import DATA_SETS, choose
+from experiments.check_data.text import format_table
 from tests.fakes import (
     BDD,
     BDD_UNPAIRED,
@@ -269,7 +273,7 @@ def test_known_broken_pairs_are_listed_apart_and_no_failure(
 ) -> None:
     write_gta(tmp_path / "data" / "gta", broken=True)
     set_official(monkeypatch, "gta", GTA, train=1, val=1, test=2)
-    monkeypatch.setattr(check_data, "QUICK_PAIRS", 1)
+    monkeypatch.setattr(checks, "QUICK_PAIRS", 1)
     code, report, out, _ = check("--root", tmp_path / "data", *(["--quick"] if quick else []))
     found = find_split(report, "gta", "test")
     assert code == 0, out
@@ -454,7 +458,7 @@ def test_an_interrupted_check_keeps_what_it_has_read(
 @pytest.mark.usefixtures("official")
 def test_the_report_is_whole_after_every_split(check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_cityscapes(tmp_path / "data" / "cityscapes")
-    read_split = check_data.read_split
+    read_split = checks.read_split
     read = []
 
     def look_first(*args: Any) -> None:
@@ -464,7 +468,7 @@ def test_the_report_is_whole_after_every_split(check: Check, tmp_path: Path, mon
         read.append([found["read"] for found in report["data_sets"][3]["splits"]])
         read_split(*args)
 
-    monkeypatch.setattr(check_data, "read_split", look_first)
+    monkeypatch.setattr(checks, "read_split", look_first)
     _, report, _, _ = check("--root", tmp_path / "data")
     assert read == [[0, 0, 0], [3, 0, 0], [3, 3, 0]] and report["complete"]
 
@@ -530,3 +534,116 @@ def test_data_sets_are_the_seven_of_the_package() -> None:
 def test_tables_are_flush() -> None:
     table = format_table(["name", "number"], [["a", "1"], ["bcdef", "23"]], left=(0,))
     assert table.splitlines() == ["name   number", "-----  ------", "a           1", "bcdef      23"]
+
+
+LAYOUTS = {  # how people lay out their folders: images, labels, and what is guessed
+    "as ours": ("images/{}.png", "labels/{}.png", "images", "labels"),
+    "splits": ("images/train/{}.jpg", "labels/train/{}.png", "images/{split}", "labels/{split}"),
+    "idd_lite": (
+        "leftImg8bit/train/3/{}_image.jpg", "gtFine/train/3/{}_label.png",
+        "leftImg8bit/{split}/3/*_image", "gtFine/{split}/3/*_label",
+    ),
+    "segnet": ("val/{}.png", "valannot/{}.png", "{split}", "{split}annot"),
+    "voc": ("JPEGImages/{}.jpg", "SegmentationClass/{}.png", "JPEGImages", "SegmentationClass"),
+    "masks": ("data/imgs/{}.jpg", "data/masks/{}_mask.png", "data/imgs", "data/masks/*_mask"),
+    "one folder": ("photos/{}.jpg", "photos/{}_gt.png", "photos", "photos/*_gt"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_folder_of_ones_own_is_understood_and_its_yaml_reads_it(layout: str, check: Check, tmp_path: Path) -> None:
+    image, labels, images, masks = LAYOUTS[layout]
+    for number, name in enumerate("abc"):
+        write_image(tmp_path / "own" / image.format(name), np.full((8, 12, 3), 40 * number, dtype=np.uint8))
+        write_image(tmp_path / "own" / labels.format(name), np.full((8, 12), [3, 7, 9][number], dtype=np.uint8))
+    (tmp_path / "own" / "notes.txt").write_text("mine")
+    yaml_file, picture = tmp_path / "own.yaml", tmp_path / "pairs.png"
+    code, report, out, _ = check("--root", tmp_path / "own", "--write", yaml_file, "--picture", picture)
+    assert code == 0, out
+    (found,) = [found for found in report["data_sets"][0]["splits"] if not found["absent"]]
+    assert found["images"] == found["labels"] == found["read"] == 3
+    assert report["data_sets"][0]["passed_over"] == {".txt": 1} and "of no pair are 1 .txt (e.g. notes.txt)" in out
+    written = yaml.safe_load(yaml_file.read_text())["init_args"]
+    assert written["images"] == images and written["labels"] == masks
+    assert written["ids"] == {3: "class_3", 7: "class_7", 9: "class_9"} and yaml_file.read_text() in out
+    assert "class_0 and so on are stand-ins" in out and "ids count as: 3: class_3, 7: class_7, 9: class_9" in out
+    again, repeated, _, _ = check("--data", yaml_file)
+    assert again == 0 and sum(found["read"] for found in repeated["data_sets"][0]["splits"]) == 3
+    with Image.open(picture) as drawn:
+        assert drawn.size[0] == 1200 and np.ptp(np.asarray(drawn.convert("RGB"))) > 200
+    assert check("--root", tmp_path / "own", "--write", yaml_file)[0] == 2  # it exists, and is the user's by now
+
+
+def test_images_alone_are_understood_too(check: Check, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_image(tmp_path / "photos" / f"{name}.jpg", np.zeros((8, 12, 3), dtype=np.uint8))
+    (tmp_path / "photos" / "c.heic").write_bytes(b"?")
+    code, report, out, _ = check("--root", tmp_path / "photos", "--picture", tmp_path / "pairs.png")
+    assert code == 0 and report["data_sets"][0]["splits"][0]["verdict"] == "ok, no labels"
+    assert "  images: .\n" in out and "c.heic, which cannot be read: convert them to JPEG or PNG" in out
+
+
+def test_colours_and_masks_of_0_and_255_get_a_class_each(check: Check, tmp_path: Path) -> None:
+    colours = np.zeros((8, 12, 3), dtype=np.uint8)
+    colours[:4], colours[4:, 6:] = (255, 0, 0), (0, 0, 255)
+    for folder, labels in (("colours", colours), ("masks", (colours[..., 0] // 255 * 255))):
+        write_image(tmp_path / folder / "images" / "a.png", colours)
+        write_image(tmp_path / folder / "labels" / "a.png", labels)
+    code, _, out, _ = check("--root", tmp_path / "colours")
+    assert code == 0 and "label_colours: {class_0: [0, 0, 255], class_1: [255, 0, 0]}" in out
+    assert "ignored: [[0, 0, 0]]" in out
+    code, _, out, _ = check("--root", tmp_path / "masks")
+    assert code == 0 and "ids: {0: background, 255: foreground}" in out
+
+
+def test_a_yaml_is_written_of_ones_own_folder_alone(check: Check, tmp_path: Path) -> None:
+    write_cityscapes(tmp_path / "data" / "cityscapes")
+    code, _, _, err = check("--root", tmp_path / "data", "--write", tmp_path / "new.yaml")
+    assert code == 2 and "a YAML is only written for images of your own" in err
+    assert not (tmp_path / "new.yaml").exists()
+
+
+def test_what_labels_may_not_mean_is_said(check: Check, tmp_path: Path) -> None:
+    root = tmp_path / "camvid"
+    for number in range(12):  # ids of eleven classes, taken for Cityscapes' train ids
+        write_image(root / "images" / f"{number:02d}.png", np.zeros((4, 12, 3), dtype=np.uint8))
+        write_image(root / "labels" / f"{number:02d}.png", np.tile(np.arange(12, dtype=np.uint8), (4, 1)))
+    config = write_yaml(tmp_path / "camvid.yaml", "FolderDataModule", root=str(root))
+    code, report, out, _ = check("--data", config)
+    (warning,) = report["data_sets"][0]["splits"][0]["warnings"]
+    assert code == 0 and report["data_sets"][0]["splits"][0]["verdict"] == "ok?" and warning in out
+    assert "car never occurs in 12 label files, which hold the ids 0-11. If these are not Cityscapes' 19" in warning
+    ids = {0: "thing", 1: "thing", 5: "sky"}
+    named = {"root": str(root), "classes": ["thing", "sky"], "ids": ids, "ignored": [2, 3, 4, *range(6, 12)]}
+    _, report, _, _ = check("--data", write_yaml(tmp_path / "camvid.yaml", "FolderDataModule", **named))
+    (warning,) = report["data_sets"][0]["splits"][0]["warnings"]
+    assert "75% of the labels' pixels count for nothing, as their ids (2-4, 6-11) are ignored" in warning
+    Image.fromarray(np.eye(4, 12) > 0).save(root / "labels" / "03.png")
+    code, report, out, _ = check("--data", config)
+    assert code == 1 and report["data_sets"][0]["splits"][0]["verdict"] == "PROBLEMS" and "is a mask of one bit" in out
+
+
+def test_what_happens_to_images_is_said(
+    check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("datamodules.transforms.MAX_EVALUATION_SIZE", (16, 32))
+    root = tmp_path / "mine"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (root / "images").mkdir(parents=True)
+    for number in range(3):
+        Image.new("RGB", (64, 48)).save(root / "images" / f"{number}.jpg", **({"exif": exif} if number else {}))
+    config = write_yaml(tmp_path / "mine.yaml", "FolderDataModule", root=str(root))
+    _, report, out, _ = check("--data", config)
+    resized, turned = report["data_sets"][0]["splits"][0]["notes"]
+    assert "3 of 3 images have more than" in resized and "in their own proportions, e.g. 48x64 to 19x26" in resized
+    assert turned == "mine train, val, test: 2 of 3 images are turned as their EXIF orientation says, e.g. 1"
+    assert "images: 3 JPEG RGB; 2 of 48x64, 1 of 64x48 pixels (WxH)" in out and "2 of 3 images are turned" in out
+    squeezed = write_yaml(tmp_path / "mine.yaml", "FolderDataModule", root=str(root), evaluation_resize="protocol")
+    assert "without regard to their proportions, e.g. 48x64 to 32x16" in check("--data", squeezed)[2]
+    data = datamodules.FolderDataModule(str(root), num_workers=0)
+    with caplog.at_level(logging.INFO):
+        data.predict_dataloader()
+        data.predict_dataloader()
+    (said,) = [record.message for record in caplog.records if "images have more than" in record.message]
+    assert said.startswith("mine test: 3 of 3 images")  # the worst, once

@@ -24,7 +24,7 @@ from datamodules.files import (
     match_files,
 )
 from datamodules.labels import TRAIN_IDS, UNKNOWN
-from datamodules.pixels import read_image, read_index, read_red_16_bit
+from datamodules.pixels import Header, read_image, read_index, read_red_16_bit
 from datamodules.transforms import MEAN, STD, EvaluationTransform, TrainingTransform
 
 GENERATOR = np.random.default_rng(0)
@@ -481,18 +481,21 @@ def test_pairs_are_checked_in_order_and_their_pixels_counted(tmp_path: Path, num
     dataset = SmallDataModule(str(tmp_path)).open()
     damage(tmp_path)
     checked = list(check_dataset(dataset, num_threads=num_threads))
-    assert [index for index, _, _ in checked] == list(range(8))
-    assert {dataset.name(index): [problem.kind for problem in found] for index, found, _ in checked if found} == {
+    assert [found.name for found in checked] == list("abcdefgh")
+    assert {found.name: [problem.kind for problem in found.problems] for found in checked if found.problems} == {
         "b": ["missing"],
         "c": ["unreadable"],
         "e": ["size"],
         "g": ["id"],
     }
-    for index, _, counts in checked:
-        expected = np.bincount(IDS[1:].ravel() if index == 4 else IDS.ravel(), minlength=256)
-        assert counts.dtype == np.int64 and counts.shape == (256,)
-        assert np.array_equal(counts, expected * (index not in (1, 6))), index
-    assert [index for index, _, _ in check_dataset(dataset, [5, 0, 2])] == [5, 0, 2]
+    for found in checked:
+        values, counts = np.unique(IDS[1:] if found.name == "e" else IDS, return_counts=True)
+        if found.name not in "bg":
+            assert found.ids == dict(zip(values.tolist(), counts.tolist(), strict=True))
+            assert found.labels == Header("PNG gray", (len(IDS) - (found.name == "e"), IDS.shape[1]))
+        assert (found.image is None) == (found.name in "c"), found
+    assert not checked[1].ids and sum(checked[6].ids.values()) == IDS.size
+    assert [found.name for found in check_dataset(dataset, [5, 0, 2])] == ["f", "a", "c"]
 
 
 def test_samples_are_the_files_to_the_bit(tmp_path: Path) -> None:

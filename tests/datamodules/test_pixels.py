@@ -220,7 +220,7 @@ def test_classes_that_never_occur_are_named_with_the_line_that_fits(tmp_path: Pa
         write_image(tmp_path / "labels" / f"{number}.png", (IDS > 1).astype(np.uint8) * 255)
     data = FolderDataModule(str(tmp_path), classes=["background", "road"], num_workers=0)
     with pytest.warns(
-        UserWarning, match=r"road never occurs in 3 label files of test.* ids 0, 255.*background, 255: r"
+        UserWarning, match=r"test: road never occurs in 3 label files, .* ids 0, 255.*background, 255: r"
     ):
         data.test_dataloader()
     Image.fromarray(IDS > 1).save(tmp_path / "labels" / "1.png")

@@ -1,0 +1,437 @@
+"""What is looked at, and what is found: data sets, their splits, and the pairs in them."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+from jsonargparse import ArgumentError, ArgumentParser
+from pytorch_lightning import LightningDataModule
+from tqdm import tqdm
+
+import datamodules
+from datamodules.base import DataError, Problem, ProblemKind, Split
+from datamodules.census import Census, PairCheck, name_id
+from datamodules.files import FilesDataModule, FilesDataset, check_dataset, list_folders
+from datamodules.folder import list_files
+from experiments.check_data.own_folder import format_yaml, guess_arguments
+
+DATA_SETS: dict[str, type[FilesDataModule]] = {
+    "gta": datamodules.GTADataModule,
+    "synthia": datamodules.SYNTHIADataModule,
+    "wilddash": datamodules.WildDashDataModule,
+    "cityscapes": datamodules.CityscapesDataModule,
+    "bdd": datamodules.BDDDataModule,
+    "idd": datamodules.IDDDataModule,
+    "mapillary": datamodules.MapillaryDataModule,
+}
+QUICK_PAIRS = 50  # that --quick reads of each split
+LINE_OF_LIST = ", line "  # in errors about an entry of a CSV or list file
+
+KINDS: dict[ProblemKind, tuple[str, str]] = {  # heading of the column, what a sentence says
+    "missing": ("missing", "a missing image or labels"),
+    "size": ("sizes", "image and labels of different sizes"),
+    "unreadable": ("unreadable", "an unreadable file"),
+    "id": ("ids", "ids outside the table"),
+}
+
+
+@dataclass
+class SplitCheck:
+    """What is found in one split of a data set.
+
+    Attributes:
+        module: Finds and reads it.
+        split: Name of the split.
+        required: Whether it is wrong if the split is not there.
+        absent: Why the split is not there; empty if it is.
+        unusable: Why none of it can be used, although it is there; empty if it can.
+        labelled: Whether it has labels, as far as it should.
+        images: Number of image files.
+        labels: Number of label files; None where none are expected.
+        same: Other splits that consist of the same pairs.
+        dataset: Reads the pairs; None if there is nothing that could be read.
+        chosen: The pairs to read.
+        read: How many of them have been read.
+        seconds: Spent reading.
+        census: What those hold that could be read.
+        problems: What is wrong.
+        known: Names of the pairs that are broken in the official release.
+        known_problems: What is wrong with these; not counted as wrong.
+    """
+
+    module: FilesDataModule
+    split: Split
+    required: bool = False
+    absent: str = ""
+    unusable: str = ""
+    labelled: bool = True
+    images: int = 0
+    labels: int | None = None
+    same: list[Split] = field(default_factory=list)
+    dataset: FilesDataset | None = None
+    chosen: list[int] = field(default_factory=list)
+    read: int = 0
+    seconds: float = 0.0
+    census: Census = field(default_factory=Census)
+    problems: list[Problem] = field(default_factory=list)
+    known: list[str] = field(default_factory=list)
+    known_problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """Data set and split, e.g. ``cityscapes val``."""
+        return f"{self.module.domain} {', '.join([self.split, *self.same])}"
+
+    @property
+    def official(self) -> int | None:
+        """The official number of images; None if there is none."""
+        return self.module.counts.get(self.split)
+
+    @property
+    def own(self) -> bool:
+        """Whether the data are the user's own, of which nobody has said what is right."""
+        return isinstance(self.module, datamodules.FolderDataModule)
+
+    @property
+    def lacking(self) -> int:
+        """How many images fewer than the official number there are."""
+        return 0 if self.official is None or self.absent else max(0, self.official - self.images)
+
+    @property
+    def mixed(self) -> str:
+        """Why label files of one's own cannot be used beside each other; empty if they can."""
+        try:
+            self.census.check_bits(self.name)
+        except DataError as error:
+            return str(error)
+        return ""
+
+    @property
+    def failed(self) -> bool:
+        """Whether something is wrong."""
+        wrong = self.unusable or self.problems or self.mixed or self.lacking or (self.absent and self.required)
+        return bool(wrong)
+
+    @property
+    def verdict(self) -> str:
+        """The result in a word or two."""
+        if self.absent:
+            return "NOT THERE" if self.required else "not there"
+        if self.unusable:
+            return "UNUSABLE"
+        if self.problems or self.mixed:
+            return "PROBLEMS"
+        if self.find_warnings():
+            return "ok?"
+        if self.lacking:
+            return "INCOMPLETE"
+        if self.read < len(self.chosen):
+            return "not all read"
+        return "ok" if self.labelled else "ok, no labels"
+
+    def add(self, problems: Sequence[Problem]) -> None:
+        """Takes problems, those of pairs that are known to be broken apart from the others."""
+        for problem in problems:
+            (self.known_problems if problem.name in self.known else self.problems).append(problem)
+
+    def count(self, kind: ProblemKind) -> int:
+        """Returns the number of pairs with a problem of a kind."""
+        return len({problem.name for problem in self.problems if problem.kind == kind})
+
+    def add_pair(self, found: PairCheck) -> None:
+        """Takes what is found in a pair."""
+        assert self.dataset is not None
+        self.read += 1
+        self.add(found.problems)
+        pair = self.dataset.pairs[self.chosen[self.read - 1]]
+        if found.image is not None:
+            self.census.add_image(found.name, found.image, self.dataset.upright)
+        if found.labels is not None and pair.labels is not None:
+            self.census.add_labels(pair.labels, found.labels, found.ids)
+
+    def count_pixels(self) -> dict[str, int]:
+        """Returns the number of pixels of each class, and of those that are ignored."""
+        counts = dict.fromkeys([*self.module.class_names, "ignored"], 0)
+        if self.dataset is not None:
+            for value, number in self.census.all_ids.items():
+                name = name_id(value, self.dataset.table, self.module.class_names)
+                if name in counts:
+                    counts[name] += number
+        return counts
+
+    def measure_frequencies(self) -> dict[str, float]:
+        """Returns the share of pixels, in [0, 1], of each class and of what is ignored; empty without any labels."""
+        counts = self.count_pixels()
+        total = sum(counts.values())
+        return {name: count / total for name, count in counts.items()} if total else {}
+
+    def find_warnings(self) -> list[str]:
+        """Returns what speaks for labels of one's own that mean something else than is thought."""
+        if not isinstance(self.module, datamodules.FolderDataModule):
+            return []
+        return [*([self.mixed] if self.mixed else []), *self.module.find_warnings(self.census, self.name)]
+
+    def find_notes(self) -> list[str]:
+        """Returns what happens to the images before they reach the network."""
+        return self.census.find_notes(self.name, self.module.evaluation_transform)
+
+    def describe(self) -> dict[str, Any]:
+        """Returns everything, for JSON."""
+        names = self.module.class_names
+        return {
+            "split": self.split,
+            "same_as_this": self.same,
+            "verdict": self.verdict,
+            "failed": self.failed,
+            "absent": self.absent or None,
+            "unusable": self.unusable or None,
+            "official": self.official,
+            "images": self.images,
+            "labels": self.labels,
+            "chosen": len(self.chosen),
+            "read": self.read,
+            "seconds": round(self.seconds, 3),
+            "counts": {kind: self.count(kind) for kind in KINDS} | {"lacking": self.lacking},
+            "problems": [vars(problem) for problem in self.problems],
+            "known_broken": self.known,
+            "known_problems": [vars(problem) for problem in self.known_problems],
+            "pixels": self.count_pixels(),
+            "frequencies": self.measure_frequencies(),
+            "holds": None if self.dataset is None else self.census.describe(self.dataset.table, names),
+            "warnings": self.find_warnings(),
+            "notes": self.find_notes(),
+        }
+
+
+@dataclass
+class DataSetCheck:
+    """What is found of one data set.
+
+    Attributes:
+        name: Of the data set.
+        module: Finds and reads it; None if it is not there.
+        splits: Those to look at.
+        required: Whether it is wrong if the data set (in a run's data YAML: one of these splits) is not there.
+        error: Why it cannot be used at all, or is not there.
+        checks: Of its splits.
+        passed_over: Files that belong to no pair, by suffix; None if not all splits were listed.
+        yaml: That reads it, where it was written from what was found; empty if it was given.
+    """
+
+    name: str
+    module: FilesDataModule | None
+    splits: Sequence[Split] = get_args(Split)
+    required: bool = False
+    error: str = ""
+    checks: list[SplitCheck] = field(default_factory=list)
+    passed_over: dict[str, list[str]] | None = None
+    yaml: str = ""
+
+    @property
+    def failed(self) -> bool:
+        """Whether something is wrong."""
+        lost = bool(self.error) and (self.required or self.module is not None)
+        return lost or any(check.failed for check in self.checks)
+
+    def describe(self) -> dict[str, Any]:
+        """Returns everything, for JSON."""
+        return {
+            "name": self.name,
+            "class": type(self.module).__name__ if self.module else DATA_SETS[self.name].__name__,
+            "root": str(self.module.find_root()) if self.module and self.checks else None,
+            "release": getattr(self.module, "release", None),
+            "found": bool(self.checks),
+            "failed": self.failed,
+            "error": self.error or None,
+            "passed_over": self.passed_over and {suffix: len(names) for suffix, names in self.passed_over.items()},
+            "splits": [check.describe() for check in self.checks],
+        }
+
+
+def find_below(base: Path, wanted: Sequence[str] | None) -> list[DataSetCheck]:
+    """Finds the seven data sets in a folder, by the names of the folders in it; where none is, images of one's own.
+
+    Args:
+        base: Folder with one folder per data set; or the folder of a data set itself; or one of other images.
+        wanted: Those to look for, which then have to be there; None looks for all.
+
+    Returns:
+        A check per data set that was looked for.
+
+    Raises:
+        ValueError: If there is no such folder, or no data set of a wanted name.
+    """
+    if not base.is_dir():
+        raise ValueError(f"{base} is no folder: expected one that holds a folder per data set ({', '.join(DATA_SETS)})")
+    check_names(wanted, DATA_SETS)
+    here = {base.resolve().name.lower(), *(child.name.lower() for child in list_folders(base))}
+    found = []
+    for name in wanted or DATA_SETS:
+        kind = DATA_SETS[name]
+        module = kind(root=str(base)) if here & set(kind.folders) else None
+        error = "" if module else f"{name} is not in {base}: expected a folder called {' or '.join(kind.folders)}"
+        found.append(DataSetCheck(name, module, required=wanted is not None, error=error))
+    own = None if wanted or any(data_set.module for data_set in found) else guess_arguments(base)
+    if own is not None:
+        module = datamodules.FolderDataModule(**own)
+        return [DataSetCheck(module.domain, module, required=True, yaml=format_yaml(own))]
+    return found
+
+
+def open_config(path: Path, wanted: Sequence[str] | None) -> list[DataSetCheck]:
+    """Finds what the data YAML of a run reads.
+
+    Args:
+        path: YAML file of a datamodule, as `main.py` takes it after ``--data``.
+        wanted: Names of its data sets to check; None checks all.
+
+    Returns:
+        A check per data set: of all its splits if the YAML is of one data set; of the splits that `fit` and `test`
+        read, which then have to be there, if it is of several.
+
+    Raises:
+        ValueError: If there is no such file, it describes no datamodule, or none whose data lie in files.
+    """
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}: expected the YAML of a datamodule, e.g. configs/data/camvid.yaml")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(LightningDataModule, "data", required=True)
+    try:
+        opened = parser.instantiate_classes(parser.parse_args([f"--data={path}"])).data
+    except ArgumentError as error:
+        raise ValueError(f"{path} describes no datamodule that can be made: {error}") from error
+    found: list[DataSetCheck] = []
+    if isinstance(opened, datamodules.TargetsDataModule):
+        members: list[tuple[Any, Split]] = [(opened.source, "train"), (opened.development, "val")]
+        members += [(target, target.test_split) for target in opened.targets]
+        found = [
+            DataSetCheck(module.domain, module, [split], required=True)
+            for module, split in members
+            if isinstance(module, FilesDataModule)
+        ]
+    elif isinstance(opened, FilesDataModule):
+        found = [DataSetCheck(opened.domain, opened, required=True)]
+    if not found:
+        raise ValueError(f"{path} describes a {type(opened).__name__}, which reads no files: there is nothing to check")
+    check_names(wanted, [member.name for member in found])
+    return [member for member in found if wanted is None or member.name in wanted]
+
+
+def check_names(wanted: Sequence[str] | None, known: Sequence[str] | dict[str, Any]) -> None:
+    """Raises ValueError if a wanted data set is not known."""
+    unknown = [name for name in wanted or () if name not in known]
+    if unknown:
+        raise ValueError(f"there is no data set {', '.join(unknown)}: expected some of {', '.join(known)}")
+
+
+def list_splits(found: DataSetCheck, quick: bool) -> None:
+    """Lists the files of a data set; fills in its checks, or its error."""
+    module = found.module
+    if module is None:
+        return
+    try:
+        module.find_root()
+    except DataError as error:
+        found.error = str(error)
+        return
+    held = {split for layout in module.layouts for split in layout.holds} or set(get_args(Split))
+    checks: list[SplitCheck] = []
+    for split in found.splits:
+        if split not in held:
+            continue
+        check = list_split(module, split, quick)
+        check.required = found.required and len(found.splits) == 1
+        twin = next((other for other in checks if have_same_pairs(check, other)), None)
+        if twin is not None:
+            twin.same.append(split)
+        elif not check.absent or check.required or split in module.counts or not module.counts:
+            checks.append(check)
+    if all(check.absent for check in checks):
+        found.error = checks[0].absent if checks else f"{found.name} has no split {' or '.join(found.splits)}"
+    else:
+        found.checks = checks
+    if len(found.splits) == len(get_args(Split)):
+        found.passed_over = find_passed_over(module.find_root(), checks)
+
+
+def find_passed_over(root: Path, checks: Sequence[SplitCheck]) -> dict[str, list[str]]:
+    """Returns the files below a folder that are of no pair, by their suffixes; the most frequent suffix first."""
+    pairs = [pair for check in checks if check.dataset is not None for pair in check.dataset.pairs]
+    used = {path for pair in pairs for path in (pair.image, pair.labels)}
+    passed_over: dict[str, list[str]] = {}
+    for name in list_files(root):
+        if root / name not in used:
+            passed_over.setdefault(Path(name).suffix.lower(), []).append(name)
+    return dict(sorted(passed_over.items(), key=lambda item: -len(item[1])))
+
+
+def have_same_pairs(check: SplitCheck, other: SplitCheck) -> bool:
+    """Returns whether two splits have pairs, and all of them in common."""
+    pairs, others = (list(each.dataset.pairs) if each.dataset is not None else [] for each in (check, other))
+    return bool(pairs) and pairs == others
+
+
+def list_split(module: FilesDataModule, split: Split, quick: bool) -> SplitCheck:
+    """Lists the files of a split and what is missing among them, without reading them."""
+    check = SplitCheck(module, split, labelled=split not in module.unlabelled_splits)
+    try:
+        pairs, unpaired = module.find_pairs(split, labelled=False)
+    except DataError as error:
+        if error.kind == "missing" and LINE_OF_LIST not in str(error):
+            check.absent = str(error)
+        else:
+            check.unusable = str(error)
+        return check
+    names = {pair.name for pair in pairs}
+    check.images = len(names)
+    try:
+        if check.labelled:
+            pairs, unpaired = module.find_pairs(split)
+            check.labels = len(pairs) + sum(problem.name not in names for problem in unpaired)
+    except DataError as error:
+        alone = isinstance(module, datamodules.FolderDataModule) and module.label_files is None
+        if not alone or error.kind != "missing":
+            check.unusable = str(error)
+            return check
+        check.labelled = False  # images that nobody said have labels
+    check.known = sorted(module.known_broken & (names | {problem.name for problem in unpaired}))
+    check.add(unpaired)
+    try:
+        check.dataset = module.open_pairs(pairs, module.evaluation_transform, check.labelled)
+    except DataError as error:
+        check.unusable = str(error)
+        return check
+    check.chosen = choose([pair.name for pair in pairs], check.known, quick)
+    return check
+
+
+def choose(names: Sequence[str], known: Sequence[str], quick: bool) -> list[int]:
+    """Returns the indices of the pairs to read: all, or evenly spread ones and those known to be broken."""
+    if not quick:
+        return list(range(len(names)))
+    spread = np.linspace(0, len(names) - 1, min(len(names), QUICK_PAIRS)).round().astype(int).tolist()
+    return sorted({*spread, *(index for index, name in enumerate(names) if name in known)})
+
+
+def read_split(check: SplitCheck, num_threads: int, bar: tqdm) -> None:
+    """Reads the chosen pairs of a split into its check, as far as it gets."""
+    if check.dataset is None:
+        return
+    bar.set_description(check.name)
+    start = time.perf_counter()
+    try:
+        for found in check_dataset(check.dataset, check.chosen, num_threads):
+            check.add_pair(found)
+            bar.update()
+    finally:
+        check.seconds = time.perf_counter() - start
+
+
+def measure_speed(found: Sequence[DataSetCheck]) -> float | None:
+    """Returns how many images, with their labels, were read per second; None if none were."""
+    checks = [check for data_set in found for check in data_set.checks]
+    read, seconds = sum(check.read for check in checks), sum(check.seconds for check in checks)
+    return round(read / seconds, 2) if read else None

@@ -1,0 +1,134 @@
+"""What a folder of one's own holds, as far as its names and labels tell, and the YAML that reads it."""
+
+import math
+import re
+from collections.abc import Sequence
+from itertools import takewhile
+from pathlib import Path, PurePosixPath
+from textwrap import indent
+from typing import Any
+
+import numpy as np
+import yaml
+
+from datamodules.base import DataError, Split
+from datamodules.census import Ids, count_ids
+from datamodules.folder import IMAGE_SUFFIXES, LOOKED_AT, list_files
+from datamodules.labels import IGNORED, TRAIN_IDS
+from datamodules.own_labels import LABEL_SUFFIXES, LOSSY_COLOURS
+from datamodules.pixels import read_header, read_image, read_index
+
+LABEL_FOLDER = re.compile(
+    r"gt(Fine|Coarse)?|ground_?truth|\w*annot\w*|sem_?seg|seg(mentation\w*|maps?)?|labels?\w*|masks?\w*",
+    re.IGNORECASE,
+)
+ENDING = re.compile(r"(_[A-Za-z]+)+$")  # of names: _leftImg8bit, _gtFine_labelIds, _mask
+LABEL_ENDING = re.compile(r"_(L|gt.*|.*label.*|.*mask.*|.*seg.*|.*annot.*)$", re.IGNORECASE)
+SPLITS: dict[str, Split] = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
+    "testing": "test",
+}  # fmt: skip
+NOTE = "# Written by `python -m experiments.check_data` from the files in {root}.\n"
+STAND_INS = "# class_0 and so on are stand-ins: say what the classes are.{train_ids}\n"
+TRAIN_IDS_TOO = " If the ids are Cityscapes' 19 train ids, leave classes and ids out."
+
+
+def guess_arguments(base: Path) -> dict[str, Any] | None:
+    """Returns the arguments of `FolderDataModule` that read a folder; None if no images lie below it.
+
+    Images and labels are told apart by the names of folders and files, splits by the names of folders, and classes by
+    the ids or colours in some of the labels.
+    """
+    files = [PurePosixPath(name) for name in list_files(base) if name.lower().endswith(IMAGE_SUFFIXES)]
+    labels = [path for path in files if is_label(path)]
+    images = [path for path in files if path not in set(labels)]
+    if not images:
+        return None
+    arguments: dict[str, Any] = {"root": str(base), "images": make_pattern(images)}
+    if labels:
+        arguments["labels"] = make_pattern(labels)
+        arguments |= guess_classes([base / path for path in labels[:: max(1, len(labels) // LOOKED_AT)]])
+    found = {SPLITS[part.lower()]: part for path in images for part in path.parts if part.lower() in SPLITS}
+    if any(split != part for split, part in found.items()):
+        arguments["splits"] = dict(found)
+    if found and "test" not in found:
+        arguments["split"] = "val" if "val" in found else "train"
+    return arguments
+
+
+def is_label(path: PurePosixPath) -> bool:
+    """Returns whether a file's name, or that of a folder above it, says that it holds labels."""
+    folders = any(LABEL_FOLDER.fullmatch(part) for part in path.parts[:-1])
+    return (folders or bool(LABEL_ENDING.search(path.stem))) and path.suffix.lower() in LABEL_SUFFIXES
+
+
+def make_pattern(paths: Sequence[PurePosixPath]) -> str:
+    """Returns the narrowest pattern that `FolderDataModule` understands and that matches all of some files."""
+    folders = [[mark_split(part) for part in path.parts[:-1]] for path in paths]
+    common = [level[0] for level in takewhile(lambda level: len(set(level)) == 1, zip(*folders, strict=False))]
+    endings = {match[0] if (match := ENDING.search(path.stem)) else "" for path in paths}
+    deeper = any(len(parts) > len(common) for parts in folders)
+    stars = "**/*" if deeper else "*"
+    if len(endings) == 1 and endings != {""}:
+        return "/".join([*common, f"{stars}{endings.pop()}"])
+    return "/".join(common) or "."
+
+
+def mark_split(part: str) -> str:
+    """Puts ``{split}`` in place of a split in the name of a folder, such as ``train`` or ``trainannot``."""
+    bare, annot = re.fullmatch(r"(.*?)(annot)?", part, re.IGNORECASE).groups()  # type: ignore[union-attr]
+    return "{split}" + (annot or "") if bare.lower() in SPLITS else part
+
+
+def guess_classes(paths: Sequence[Path]) -> dict[str, Any]:
+    """Returns the arguments that say what is in some label files: stand-ins for the names of classes."""
+    ids: Ids = Ids()
+    colours: set[tuple[int, ...]] = set()
+    for path in paths:
+        header = read_header(path)
+        try:
+            if header is not None and header.kind.split()[1].startswith("RGB"):
+                colours |= set(map(tuple, np.unique(read_image(path).reshape(-1, 3), axis=0).tolist()))
+            else:
+                ids += count_ids(read_index(path, upright=True))
+        except DataError:
+            continue  # the check says what is wrong with it
+    if colours and not ids:
+        return name_colours(sorted(colours))
+    return name_ids(sorted(ids))
+
+
+def name_colours(colours: Sequence[tuple[int, ...]]) -> dict[str, Any]:
+    """Returns a class per colour, none if there are too many to have been drawn; black counts for nothing."""
+    if len(colours) > LOSSY_COLOURS:
+        return {}
+    classes = {f"class_{number}": list(colour) for number, colour in enumerate(c for c in colours if any(c))}
+    void = {"ignored": [[0, 0, 0]]} if (0, 0, 0) in colours else {}
+    return {"classes": list(classes), "label_colours": classes, **void}
+
+
+def name_ids(ids: Sequence[int]) -> dict[str, Any]:
+    """Returns a class per id; of masks of 0 and 255 the background and the foreground."""
+    if list(ids) == [0, IGNORED]:
+        return {"classes": ["background", "foreground"], "ids": {0: "background", IGNORED: "foreground"}}
+    named = {value: f"class_{value}" for value in ids if value != IGNORED}
+    return {"classes": list(named.values()), "ids": named} if len(named) > 1 else {}
+
+
+def format_yaml(arguments: dict[str, Any]) -> str:
+    """Writes the YAML of a `FolderDataModule`, as main.py takes it after ``--data``."""
+    ids = arguments.get("ids", {})
+    stand_ins = STAND_INS.format(train_ids=TRAIN_IDS_TOO if len(ids) > 2 and ids.keys() <= TRAIN_IDS.keys() else "")
+    lines = "\n".join(f"{key}: {format_value(value)}" for key, value in arguments.items())
+    unnamed = any(name.startswith("class_") for name in arguments.get("classes", ()))
+    return (
+        NOTE.format(root=arguments["root"])
+        + (stand_ins if unnamed else "")
+        + f"class_path: datamodules.FolderDataModule\ninit_args:\n{indent(lines, '  ')}\n"
+    )
+
+
+def format_value(value: Any) -> str:
+    """Writes a value in one line of YAML."""
+    text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=math.inf, default_flow_style=True)
+    return text.removesuffix("...\n").strip()

@@ -1,0 +1,73 @@
+"""A picture of some pairs: do image and labels belong together, and do the classes mean what they should?"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from callbacks.panels import draw_overlay, make_palette
+from datamodules.base import DataError
+from datamodules.labels import IGNORED
+from experiments.check_data.checks import DataSetCheck, SplitCheck
+
+PAIRS = 3  # of each split
+WIDTH = 4.0  # inches of an image
+NAME = 46  # characters of a file's name that are shown
+
+
+def draw_pairs(found: Sequence[DataSetCheck], path: Path) -> None:
+    """Writes a PNG with three images of each split, below them the labels laid over, and a legend.
+
+    Args:
+        found: What was checked.
+        path: Of the PNG.
+
+    Raises:
+        ValueError: If no pair can be drawn.
+    """
+    rows = [(check, pairs) for data_set in found for check in data_set.checks if (pairs := load_pairs(check))]
+    if not rows:
+        raise ValueError(f"{path} is not drawn: no pair could be read")
+    ratios = [max(image.shape[0] / image.shape[1] for _, image, _ in pairs) for _, pairs in rows]
+    heights = [
+        WIDTH * ratio * (2 if check.labelled else 1) + 1.2 for (check, _), ratio in zip(rows, ratios, strict=True)
+    ]
+    figure = Figure(figsize=(PAIRS * WIDTH, sum(heights)), layout="constrained", dpi=100)
+    parts = figure.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)[:, 0]
+    for part, (check, pairs) in zip(parts, rows, strict=True):
+        palette = make_palette(check.module.num_classes, check.module.colours)
+        axes = part.subplots(2 if check.labelled else 1, PAIRS, squeeze=False)
+        for each in axes.flat:
+            each.set_axis_off()
+        seen: set[int] = set()
+        for column, (name, image, labels) in enumerate(pairs):
+            axes[0, column].imshow(image)
+            axes[0, column].set_title(name if len(name) <= NAME else f"...{name[-NAME:]}", fontsize=8)
+            if labels is not None:
+                axes[1, column].imshow(draw_overlay(image, labels, palette))
+                seen |= set(np.unique(labels).tolist())
+        part.suptitle(check.name)
+        names = dict(enumerate(check.module.class_names)) | {IGNORED: "ignored"}
+        handles = [
+            Patch(facecolor=palette[label] / 255, edgecolor="gray", label=names[label]) for label in sorted(seen)
+        ]
+        if handles:
+            part.legend(handles=handles, loc="outside lower center", ncols=min(10, len(handles)), fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, format="png")
+
+
+def load_pairs(check: SplitCheck) -> list[tuple[str, np.ndarray, np.ndarray | None]]:
+    """Returns names, images and labels of some pairs of a split, evenly spread; those that can be read."""
+    dataset, pairs = check.dataset, []
+    for index in np.linspace(0, check.read - 1, min(check.read, PAIRS)).round().astype(int):
+        assert dataset is not None
+        number = check.chosen[index]
+        try:
+            image, labels = dataset.load_pair(number) if check.labelled else (dataset.load_image(number), None)
+        except DataError:
+            continue  # the report says what is wrong with it
+        pairs.append((dataset.name(number), image, labels))
+    return pairs
