@@ -252,6 +252,29 @@ def test_a_photograph_that_is_too_small_for_a_view_is_named(tmp_path: Path) -> N
         predict(tmp_path / "data", tmp_path, "--method=SegTTT", "--method.scales=[0.1]")
 
 
+def test_a_photograph_of_the_longest_name_is_predicted_and_found_again(tmp_path: Path) -> None:
+    names = ["x" * 251, "x" * 250 + "y", "ä" * 120, "short"]
+    for name in names:
+        write_image(tmp_path / "data" / f"{name}.png", np.zeros((*SIZE, 3), dtype=np.uint8))
+    assert predict(tmp_path / "data", tmp_path)["images"] == 4
+    (labels,) = (tmp_path / "results" / "labels").iterdir()
+    files = {path.name: path.stat().st_mtime_ns for path in labels.iterdir()}
+    assert len(files) == 4 and "short.png" in files
+    manifest = predict(tmp_path / "data", tmp_path)
+    assert manifest["complete"] and manifest["runs"][-1]["found"] == 4
+    assert files == {path.name: path.stat().st_mtime_ns for path in labels.iterdir()}
+
+
+def test_a_test_on_images_of_the_longest_name_keeps_its_pictures(own: tuple[Path, Path], tmp_path: Path) -> None:
+    draw(tmp_path / "data", 1)
+    for folder in ("images", "labels"):
+        (tmp_path / "data" / folder / "0.png").rename(tmp_path / "data" / folder / f"{'x' * 251}.png")
+    config = write_config(tmp_path, tmp_path / "data", CLASSES)
+    run("test", config, tmp_path, f"--ckpt_path={own[1]}", "--results.report=true")
+    for kind in ("panels", "gallery"):
+        assert list((tmp_path / "results" / kind / "target").iterdir())
+
+
 def test_adabn_on_single_images_says_what_it_is(own: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"AdaBN: the batch is a single image.*p-BN.*eval_batch_size"):
         run("test", own[0], tmp_path, f"--ckpt_path={own[1]}", "--method=AdaBN")
