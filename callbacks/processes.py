@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import NoReturn
 
 import torch.distributed
@@ -45,6 +46,15 @@ def all_or_none(trainer: Trainer) -> Iterator[None]:
             raise OtherProcessError(f"{texts[failed[0]]} (on process {failed[0]} of 0 to {trainer.world_size - 1})")
     if error is not None:
         raise error
+
+
+def gather_sets(sets: dict[str, set[str]]) -> dict[str, set[str]]:
+    """Returns the union of the sets of all processes by key; waits for all of them."""
+    if not are_several():
+        return sets
+    found: list[dict[str, set[str]]] = [{} for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather_object(found, sets)
+    return {key: set().union(*(each.get(key, set()) for each in found)) for key in {*chain(*found)}}
 
 
 def are_several() -> bool:

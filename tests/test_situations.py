@@ -252,6 +252,18 @@ def test_a_photograph_that_is_too_small_for_a_view_is_named(tmp_path: Path) -> N
         predict(tmp_path / "data", tmp_path, "--method=SegTTT", "--method.scales=[0.1]")
 
 
+def test_a_photograph_that_is_too_small_is_left_out_where_asked(tmp_path: Path) -> None:
+    write_image(tmp_path / "data" / "fine.png", np.zeros((64, 96, 3), dtype=np.uint8))
+    write_image(tmp_path / "data" / "tiny.png", np.zeros((5, 9, 3), dtype=np.uint8))
+    method = ["--method=SegTTT", "--method.scales=[0.5]", "--method.num_steps=1"]
+    for _ in range(2):
+        with pytest.warns(UserWarning, match=r"left out tiny: .*give a larger image"):
+            manifest = predict(tmp_path / "data", tmp_path, *method, "--data.broken=skip")
+        assert (manifest["images"], manifest["complete"], manifest["left_out"]) == (1, True, ["tiny"])
+    with pytest.raises(ValueError, match=r"tiny: .*give a larger image"):
+        predict(tmp_path / "data", tmp_path, *method)
+
+
 def test_a_photograph_of_the_longest_name_is_predicted_and_found_again(tmp_path: Path) -> None:
     names = ["x" * 251, "x" * 250 + "y", "ä" * 120, "short"]
     for name in names:
