@@ -252,6 +252,26 @@ def test_a_photograph_that_is_too_small_for_a_view_is_named(tmp_path: Path) -> N
         predict(tmp_path / "data", tmp_path, "--method=SegTTT", "--method.scales=[0.1]")
 
 
+def test_photographs_that_cannot_be_read_and_folders_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photographs = draw(tmp_path / "data", 1) / "images"
+    for name in ("1.heic", "2.AVIF", "3.gif"):
+        (photographs / name).touch()
+    (photographs / "again").symlink_to(photographs)
+    with pytest.warns(UserWarning, match=r"passed over 3 files that cannot be read \(1\.heic, 2\.AVIF, 3\.gif\)"):
+        assert predict(photographs, tmp_path)["images"] == 1
+    (photographs / "locked").mkdir()
+    scan = os.scandir
+
+    def refuse(path: Any = ".") -> Any:  # as of a folder of another user: those who run tests may read any
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(ValueError, match=r"images/locked cannot be listed: Permission denied\. Expected a folder that"):
+        predict(photographs, tmp_path)
+
+
 def test_a_photograph_that_is_too_small_is_left_out_where_asked(tmp_path: Path) -> None:
     write_image(tmp_path / "data" / "fine.png", np.zeros((64, 96, 3), dtype=np.uint8))
     write_image(tmp_path / "data" / "tiny.png", np.zeros((5, 9, 3), dtype=np.uint8))
