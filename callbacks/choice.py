@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import torch
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import CSVLogger
 
@@ -58,6 +59,7 @@ def check_run(run: Any, subcommand: str) -> None:
     if run.get("ckpt_path") and run.model.released:
         raise ValueError("ckpt_path and model.released are both set: expected one of them; set the other to null")
     check_writable(run.results.folder)
+    check_devices(run.trainer)
     if subcommand != "fit":
         check_trained(run)
 
@@ -88,6 +90,28 @@ def loads_weights(network: Mapping[str, Any]) -> bool:
         elif value and not own and any(word in name for word in ("weights", "pretrained", "checkpoint")):
             return True
     return False
+
+
+def check_devices(trainer: Any) -> None:
+    """Raises ValueError if devices are asked for that are not there, or processes that cannot start.
+
+    Args:
+        trainer: The config of the Trainer.
+    """
+    accelerator, devices, strategy = trainer.accelerator, trainer.devices, trainer.strategy
+    there = torch.cuda.is_available() or (accelerator == "gpu" and torch.backends.mps.is_available())
+    if accelerator in ("gpu", "cuda") and not there:
+        raise ValueError(
+            f"trainer.accelerator is {accelerator}, but torch {torch.__version__} finds no GPU: expected one that "
+            "nvidia-smi lists, and a torch that is built for it. Without a GPU, say --trainer.accelerator=cpu"
+        )
+    if str(devices) in ("0", "[]"):
+        raise ValueError(f"trainer.devices is {devices}: expected 1 or more; for the CPU, --trainer.accelerator=cpu")
+    if isinstance(strategy, str) and strategy.endswith(("_spawn", "_fork", "_notebook")):
+        raise ValueError(
+            f"trainer.strategy is {strategy}: expected ddp, which starts its processes from the same command line; "
+            "other ways cannot hand over loggers and threads of this process"
+        )
 
 
 def check_writable(folder: str | Path | None) -> None:

@@ -169,7 +169,15 @@ class SegmentationModule(LightningModule):
         image = batch["image"]
         if self.channels_last:
             image = image.contiguous(memory_format=torch.channels_last)
-        logits = predict_logits(self.network, image)
+        try:
+            logits = predict_logits(self.network, image)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise ValueError(
+                f"the batch has {len(image)} image, and {type(self.network).__name__} normalises features that were "
+                "pooled to one value per image, over the batch: expected 2 images or more. Set data.batch_size to 2"
+            ) from error
         self._check_classes(logits)
         labelled = (batch["mask"] != IGNORED).sum().clamp_min(1)  # a batch without labels teaches nothing: loss 0
         loss = F.cross_entropy(logits.float(), batch["mask"], ignore_index=IGNORED, reduction="sum") / labelled

@@ -15,6 +15,7 @@ from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor
 
 from callbacks.choice import loads_weights, reserve_folders
+from callbacks.processes import run_to_end
 from datamodules import FolderDataModule, TargetsDataModule
 from experiments.describe import main as describe
 from lightning_modules.checkpoints import CheckpointReader
@@ -385,3 +386,50 @@ def test_two_targets_of_one_name_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="2 targets are called set: expected different names"):
         TargetsDataModule([FolderDataModule(str(place)) for place in places])
     TargetsDataModule([FolderDataModule(str(place), domain=place.parent.name) for place in places])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--trainer.accelerator=gpu"], r"trainer\.accelerator is gpu, but torch .* finds no GPU: expected .*=cpu"),
+        (["--trainer.accelerator=cuda"], r"trainer\.accelerator is cuda, but torch .* finds no GPU"),
+        (["--trainer.devices=0"], r"trainer\.devices is 0: expected 1 or more"),
+        (["--trainer.strategy=ddp_spawn", "--trainer.devices=2"], r"trainer\.strategy is ddp_spawn: expected ddp"),
+    ],
+)
+def test_devices_that_are_not_there_are_one_sentence(
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=message) as caught:
+        main(["test", *arguments(tmp_path, *words)])
+    assert len(str(caught.value)) < 300
+
+
+def test_a_batch_of_one_that_cannot_be_normalised_says_what_to_set(tmp_path: Path) -> None:
+    network = ["--model.network=lightning_modules.networks.DeepLabV3Plus", "--model.network.backbone=resnet10"]
+    with pytest.raises(ValueError, match=r"the batch has 1 image, and DeepLabV3Plus .*Set data\.batch_size to 2"):
+        main(["fit", *arguments(tmp_path, *network, "--data.batch_size=1", "--trainer.max_epochs=1")])
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's workers are out of "
+        "shared memory. Please try to raise your shared memory limit.",
+        "Caught RuntimeError in DataLoader worker process 0.\nunable to write to file </torch_7_1>: No space left (28)",
+        "unable to allocate shared memory(shm) for file </torch_7_1>: Resource temporarily unavailable (11)",
+    ],
+)
+def test_too_little_shared_memory_is_one_sentence(
+    message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("callbacks.processes.watch_parent", lambda: None)
+
+    def fail() -> None:
+        raise RuntimeError(message)
+
+    with pytest.raises(SystemExit):
+        run_to_end(fail)
+    assert capsys.readouterr().err.startswith("error: the workers that read images ran out of shared memory (/dev/shm)")
