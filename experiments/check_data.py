@@ -34,6 +34,7 @@ from datamodules.files import (
     list_folders,
 )
 from datamodules.labels import IGNORED
+from experiments.command_line import to_path
 
 DATA_SETS: dict[str, type[FilesDataModule]] = {
     "gta": datamodules.GTADataModule,
@@ -608,13 +609,13 @@ exit code:
     place = parser.add_mutually_exclusive_group()
     place.add_argument(
         "--root",
-        type=Path,
+        type=to_path,
         metavar="FOLDER",
         help=f"holds one folder per data set (gta, cityscapes, ...), or is one of these; default: ${ROOT_VARIABLE}",
     )
     place.add_argument(
         "--data",
-        type=Path,
+        type=to_path,
         metavar="YAML",
         help="check what the data YAML of a run reads, as main.py takes it after --data",
     )
@@ -631,7 +632,7 @@ exit code:
     )
     parser.add_argument(
         "--json",
-        type=Path,
+        type=to_path,
         default=Path("outputs/check_data.json"),
         metavar="FILE",
         help="where the report goes, written anew after every split (%(default)s)",
