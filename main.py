@@ -18,6 +18,7 @@ import callbacks  # noqa: F401 (so that the command line knows methods by their 
 import datamodules  # noqa: F401 (so that the command line knows its classes by their short names)
 from callbacks import choice
 from callbacks.method import Method
+from callbacks.parser import Parser
 from callbacks.processes import run_to_end
 from callbacks.results import Results
 from callbacks.run_config import RunConfig
@@ -81,6 +82,7 @@ def main(args: Sequence[str] | None = None) -> SegmentationCLI:
             SegmentationModule,
             LightningDataModule,
             subclass_mode_data=True,
+            parser_class=Parser,
             args=args,
             trainer_defaults={"use_distributed_sampler": False},  # the datamodules deal out samples without padding
             save_config_callback=RunConfig,

@@ -1,0 +1,82 @@
+"""The parser of the command line: says what is wrong in one sentence."""
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pytorch_lightning.cli import LightningArgumentParser
+
+NOISE = "Does not validate against|Subtypes: |Errors:$|Given value type: |Expected a path but"  # says nothing to a user
+NO_CLASS = "(?:Expected a dot import path string|Unexpected import path format): (.*)"
+
+
+class Parser(LightningArgumentParser):
+    """Names the option, what was found and what was expected, without the usage of all options before it."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Ends the program with a message; of the parser of a class within another, raises it."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        parser = getattr(ex, "subcommand_parser", None) or self
+        text = shorten(message, getattr(parser, "files", []))
+        print(f"error: {text}\nAll options: python {parser.prog.replace(' [options]', '')} --help", file=sys.stderr)
+        sys.exit(2)
+
+    def parse_path(self, cfg_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Parses a YAML file, and remembers it for messages."""
+        self.files = [*getattr(self, "files", []), Path(cfg_path)]
+        return super().parse_path(cfg_path, *args, **kwargs)
+
+    def instantiate_classes(self, *args: Any, **kwargs: Any) -> Any:
+        """Makes the objects of a config; what a constructor says of its arguments is passed on as it is."""
+        try:
+            return super().instantiate_classes(*args, **kwargs)
+        except ValueError as error:
+            if re.search(NOISE, str(error)):
+                raise ValueError(shorten(str(error))) from error
+            raise
+
+
+def shorten(message: str, files: Sequence[Path] = ()) -> str:
+    """Makes a sentence of a message of jsonargparse: option, found, expected, and the file if it stands in one.
+
+    Args:
+        message: Nested lines, among them one for each type that an option might have had.
+        files: The YAML files that were read.
+    """
+    keys: list[str] = []
+    values: list[str] = []
+    types: list[str] = []
+    said: list[str] = []
+    owner = ""
+    for line in message.splitlines():
+        line = line.strip().removeprefix("- ")
+        if match := re.match(r'Parser key "(.*?)":\s*', line):
+            keys.append(match[1])
+            line = line[match.end() :]
+        if match := re.match(r"Problem with given class_path '(.*)':", line):
+            owner = f" ({match[1]})"
+            continue
+        type_ = re.match(r"Expected an? (?:<class '|typing.|<enum ')(.*?)(?:'>|\. Got|$)", line)
+        value = re.search(r"(?:Got|Given) value: (.*)", line)
+        if type_:
+            types.append(type_[1])
+        if value:
+            values.append(value[1])
+        if line and not (type_ or value or re.match(NOISE, line)):
+            said.append(re.sub(NO_CLASS, r"there is no \1, expected a class (package.module.Class) or a file", line))
+    option, kinds = ".".join(keys), [kind for kind in dict.fromkeys(types) if kind != "NoneType"]
+    if kinds and values:
+        said.insert(0, f"{option}{owner} is {values[0]}, expected {' or '.join(kinds)}")
+    elif option:
+        said.insert(0, option + owner)
+    line = "^$"  # how the option stands in a file
+    if match := re.search(r"[Oo]ption '(.*?)'", message):
+        line = rf"{re.escape(match[1])}\W*:"
+    elif values:
+        line = rf"{re.escape(option.split('.')[-1])}\W*:\W*{re.escape(values[0])}"
+    places = [str(file) for file in files if re.search(rf"\b{line}", file.read_text(encoding="utf-8"))]
+    text = ": ".join(dict.fromkeys(said)).replace('"<unicode string>"', str(files[-1]) if files else "the argument")
+    return text + (f" (in {places[-1]})" if places else "")

@@ -1,0 +1,57 @@
+"""Mistakes on the command line and in YAML files: one sentence first; and what the parser reads as it is meant."""
+
+from pathlib import Path
+
+import pytest
+
+from main import main
+from tests.tiny import arguments
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["--method=IaBN", "--method.alpha=much"], "method.alpha (callbacks.IaBN) is much, expected float"),
+        (["--method=SegTTT", "--method.steps=3"], "method (callbacks.SegTTT): Option 'steps' is not accepted"),
+        (["--trainer.max_epochs=many"], "trainer.max_epochs is many, expected int"),
+        (["--trainer.epochs=3"], "unrecognized arguments: --trainer.epochs=3"),
+        (["--results.outputs=[masks]"], "results.outputs is masks, expected Literal"),
+        (["--data=Foo"], "data: there is no Foo, expected a class (package.module.Class) or a file"),
+        (["--model.network=lightning_modules.networks.Lab"], "model.network (lightning_modules.networks.Lab): module"),
+    ],
+)
+def test_a_mistake_is_one_sentence(
+    wrong: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["test", *arguments(tmp_path, *wrong)])
+    first, second = capsys.readouterr().err.strip().splitlines()[-2:]
+    assert caught.value.code == 2
+    assert first.startswith(f"error: {message}") and len(first) < 300
+    assert second.startswith("All options: python") and second.endswith("--help")
+
+
+def test_what_a_constructor_says_is_passed_on_as_it_is(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^alpha is 1\.5: expected the weight of [^\n]*$"):
+        main(["test", *arguments(tmp_path, "--method=IaBN", "--method.alpha=1.5")])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("trainer: {max_epochs: many}", "trainer.max_epochs is many, expected int (in FILE)"),
+        (
+            "method: {class_path: IaBN, init_args: {alpha: much}}",
+            "method.alpha (callbacks.IaBN) is much, expected float (in FILE)",
+        ),
+        ("modle: 3", "does not accept option 'modle' (in FILE)"),
+        ("trainer: [1\nx: }", "in FILE"),
+    ],
+)
+def test_a_mistake_in_a_file_names_the_file(
+    text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(SystemExit):
+        main(["test", *arguments(tmp_path), f"--config={tmp_path / 'own.yaml'}"])
+    assert message.replace("FILE", str(tmp_path / "own.yaml")) in capsys.readouterr().err
