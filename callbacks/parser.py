@@ -1,8 +1,8 @@
-"""The parser of the command line: says what is wrong in one sentence."""
+"""The parser of the command line: says what is wrong in one sentence, and takes functions for networks."""
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -37,6 +37,12 @@ class Parser(LightningArgumentParser):
             if re.search(NOISE, str(error)):
                 raise ValueError(shorten(str(error))) from error
             raise
+
+    def add_function_arguments(
+        self, function: Callable[..., Any], *args: Any, linked_targets: set[str] | None = None, **kwargs: Any
+    ) -> list[str]:
+        """Adds the arguments of a function; those that others are linked to are set later, as for classes."""
+        return super().add_function_arguments(function, *args, **kwargs)
 
 
 def shorten(message: str, files: Sequence[Path] = ()) -> str:

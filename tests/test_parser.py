@@ -7,6 +7,8 @@ import pytest
 from main import main
 from tests.tiny import arguments
 
+FUNCTION = "torchvision.models.segmentation.lraspp_mobilenet_v3_large"
+
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
@@ -55,3 +57,9 @@ def test_a_mistake_in_a_file_names_the_file(
     with pytest.raises(SystemExit):
         main(["test", *arguments(tmp_path), f"--config={tmp_path / 'own.yaml'}"])
     assert message.replace("FILE", str(tmp_path / "own.yaml")) in capsys.readouterr().err
+
+
+def test_a_function_makes_a_network_of_the_datas_classes(tmp_path: Path) -> None:
+    network = [f"--model.network={FUNCTION}", "--model.network.weights_backbone=null", "--data.num_classes=16"]
+    cli = main(["test", *arguments(tmp_path, *network, "--trainer.limit_test_batches=1")])
+    assert cli.model.network.classifier.low_classifier.out_channels == 16
