@@ -135,14 +135,6 @@ def expand_home(args: Sequence[str]) -> list[str]:
     ]
 
 
-def find_limits_of_one(args: Sequence[str]) -> list[str]:
-    """Returns the limits on batches that a command line sets to the whole number 1, such as ``limit_test_batches``."""
-    joined = [argument.split("=", 1) for argument in args if "=" in argument]
-    given = dict(joined) | dict(pairwise(args))
-    limits = [f"limit_{kind}_batches" for kind in ("train", "val", "test", "predict")]
-    return [limit for limit in limits if given.get(f"--trainer.{limit}") == "1"]
-
-
 def describe_network(network: Any) -> dict[str, Any]:
     """Returns class path and arguments of a network in a config, for checkpoints."""
     arguments = network.get("init_args")

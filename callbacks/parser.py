@@ -3,9 +3,12 @@
 import re
 import sys
 from collections.abc import Callable, Sequence
+from functools import reduce
+from operator import or_
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
+from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningArgumentParser
 
 NOISE = "Does not validate against|Subtypes: |Errors:$|Given value type: |Expected a path but"  # says nothing to a user
@@ -86,3 +89,15 @@ def shorten(message: str, files: Sequence[Path] = ()) -> str:
     places = [str(file) for file in files if re.search(rf"\b{line}", file.read_text(encoding="utf-8"))]
     text = ": ".join(dict.fromkeys(said)).replace('"<unicode string>"', str(files[-1]) if files else "the argument")
     return text + (f" (in {places[-1]})" if places else "")
+
+
+def read_whole_numbers() -> None:
+    """Has the parser read the 1 of ``limit_test_batches: 1`` as a whole number, one batch, and not as 1.0, all of them.
+
+    Trainer says ``int | float``, and which of the two is tried first depends on what else was imported: Python keeps
+    one ``Union`` for both orders.
+    """
+    hints = Trainer.__init__.__annotations__
+    for name, hint in hints.items():
+        if {int, float} <= {*get_args(hint)}:
+            hints[name] = reduce(or_, get_args(hint), int)

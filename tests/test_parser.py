@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from main import main
 from tests.tiny import arguments
@@ -57,6 +58,15 @@ def test_a_mistake_in_a_file_names_the_file(
     with pytest.raises(SystemExit):
         main(["test", *arguments(tmp_path), f"--config={tmp_path / 'own.yaml'}"])
     assert message.replace("FILE", str(tmp_path / "own.yaml")) in capsys.readouterr().err
+
+
+def test_one_batch_in_a_file_is_one_batch(tmp_path: Path) -> None:
+    for value, expected in (("1", [1, 1, 1]), ("1.0", [2, 2, 2])):
+        (tmp_path / "own.yaml").write_text(f"trainer: {{limit_test_batches: {value}}}", encoding="utf-8")
+        more = ["--data.num_test=2", f"--config={tmp_path / 'own.yaml'}"]
+        cli = main(["test", *arguments(tmp_path / value, *more)])
+        assert cli.trainer.num_test_batches == expected
+        assert type(cli.trainer.limit_test_batches) is type(yaml.safe_load(value))
 
 
 def test_a_function_makes_a_network_of_the_datas_classes(tmp_path: Path) -> None:
