@@ -1,7 +1,6 @@
 """What a command line asks for: which method, and whether its checkpoint is one."""
 
 import os
-import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -125,14 +124,6 @@ def check_writable(folder: str | Path | None) -> None:
         raise PermissionError(
             f"results.folder is {folder}, and {place} may not be written to by this user: expected a folder of your own"
         )
-
-
-def expand_home(args: Sequence[str]) -> list[str]:
-    """Puts the home folder in place of a ``~`` at the beginning of a value, which a shell leaves behind ``=``."""
-    return [
-        re.sub(r"^((?:--[^=]+=)?)(~(?:/.*)?)$", lambda match: match[1] + str(Path(match[2]).expanduser()), argument)
-        for argument in args
-    ]
 
 
 def describe_network(network: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from operator import or_
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
+from jsonargparse import Namespace
 from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningArgumentParser
 
@@ -26,6 +27,10 @@ class Parser(LightningArgumentParser):
         text = shorten(message, getattr(parser, "files", []))
         print(f"error: {text}\nAll options: python {parser.prog.replace(' [options]', '')} --help", file=sys.stderr)
         sys.exit(2)
+
+    def parse_args(self, *args: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
+        """Parses a command line."""
+        return expand_home(super().parse_args(*args, **kwargs))
 
     def parse_path(self, cfg_path: Any, *args: Any, **kwargs: Any) -> Any:
         """Parses a YAML file, and remembers it for messages."""
@@ -89,6 +94,19 @@ def shorten(message: str, files: Sequence[Path] = ()) -> str:
     places = [str(file) for file in files if re.search(rf"\b{line}", file.read_text(encoding="utf-8"))]
     text = ": ".join(dict.fromkeys(said)).replace('"<unicode string>"', str(files[-1]) if files else "the argument")
     return text + (f" (in {places[-1]})" if places else "")
+
+
+def expand_home(value: Any) -> Any:
+    """Puts the home folder in place of a ``~/`` at the beginning of every text in a config, whichever path it is."""
+    if isinstance(value, str):
+        return str(Path(value).expanduser()) if value.startswith("~/") else value
+    if isinstance(value, list):
+        return [expand_home(item) for item in value]
+    if isinstance(value, dict):
+        return {key: expand_home(item) for key, item in value.items()}
+    if isinstance(value, Namespace):
+        vars(value).update({key: expand_home(item) for key, item in vars(value).items()})
+    return value
 
 
 def read_whole_numbers() -> None:

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from main import main
-from tests.tiny import arguments
+from tests.tiny import ROOT, arguments
 
 FUNCTION = "torchvision.models.segmentation.lraspp_mobilenet_v3_large"
 
@@ -73,3 +73,20 @@ def test_a_function_makes_a_network_of_the_datas_classes(tmp_path: Path) -> None
     network = [f"--model.network={FUNCTION}", "--model.network.weights_backbone=null", "--data.num_classes=16"]
     cli = main(["test", *arguments(tmp_path, *network, "--trainer.limit_test_batches=1")])
     assert cli.model.network.classifier.low_classifier.out_channels == 16
+
+
+def test_home_is_found_in_files_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.yaml").write_text("results: {folder: ~/out}\nckpt_path: ~/none.ckpt", encoding="utf-8")
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path}/none.ckpt"):
+        main(["test", *arguments(tmp_path), f"--config={tmp_path / 'own.yaml'}"])
+    (tmp_path / "own.yaml").write_text("results: {folder: ~/out}\nckpt_path: null", encoding="utf-8")
+    cli = main(["test", *arguments(tmp_path), "--config=~/own.yaml"])
+    assert cli.config.test.results.folder == str(tmp_path / "out")
+    assert (tmp_path / "out" / "results.json").exists() and not (tmp_path / "~").exists()
+
+
+def test_home_is_found_by_all_programs() -> None:
+    files = sorted((ROOT / "experiments").rglob("*.py"))
+    assert [str(file) for file in files if "type=Path" in file.read_text(encoding="utf-8")] == []
