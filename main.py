@@ -18,6 +18,7 @@ import callbacks  # noqa: F401 (so that the command line knows methods by their 
 import datamodules  # noqa: F401 (so that the command line knows its classes by their short names)
 from callbacks import choice
 from callbacks.method import Method
+from callbacks.parser import Parser, read_whole_numbers
 from callbacks.processes import run_to_end
 from callbacks.results import Results
 from callbacks.run_config import RunConfig
@@ -39,11 +40,6 @@ class SegmentationCLI(LightningCLI):
         parser.link_arguments("data.class_names", "model.class_names", apply_on="instantiate")
         parser.link_arguments("data.num_classes", "model.network.init_args.num_classes", apply_on="instantiate")
 
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parses the command line; notes limits of one batch, which the parser takes for 1.0, all batches."""
-        super().parse_arguments(parser, args)
-        self.of_one_batch = choice.find_limits_of_one(args or ())
-
     def _parse_ckpt_path(self) -> None:  # Lightning reads hyperparameters here, of which there are none
         choice.check_checkpoint(self.config[self.config.subcommand].get("ckpt_path"))
 
@@ -59,7 +55,7 @@ class SegmentationCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Adds the method, before the callbacks that write: it refuses a network first."""
-        trainer = super().instantiate_trainer(**dict.fromkeys(self.of_one_batch, 1), **kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
         trainer.strategy.checkpoint_io = CheckpointReader()
         self.model.origin = choice.describe_network(self.config[self.subcommand].model.network)
         if self.subcommand == "fit":
@@ -72,8 +68,9 @@ class SegmentationCLI(LightningCLI):
 
 def main(args: Sequence[str] | None = None) -> SegmentationCLI:
     """Runs a command line; returns what it made (trainer, model, datamodule)."""
-    args = choice.expand_home(sys.argv[1:] if args is None else args)
+    args = list(sys.argv[1:] if args is None else args)
     choice.check_method(args)
+    read_whole_numbers()
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
     outer_run = wandb.run
     try:
@@ -81,6 +78,7 @@ def main(args: Sequence[str] | None = None) -> SegmentationCLI:
             SegmentationModule,
             LightningDataModule,
             subclass_mode_data=True,
+            parser_class=Parser,
             args=args,
             trainer_defaults={"use_distributed_sampler": False},  # the datamodules deal out samples without padding
             save_config_callback=RunConfig,

@@ -1,13 +1,13 @@
 """What a command line asks for: which method, and whether its checkpoint is one."""
 
 import os
-import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import torch
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import CSVLogger
 
@@ -58,6 +58,7 @@ def check_run(run: Any, subcommand: str) -> None:
     if run.get("ckpt_path") and run.model.released:
         raise ValueError("ckpt_path and model.released are both set: expected one of them; set the other to null")
     check_writable(run.results.folder)
+    check_devices(run.trainer)
     if subcommand != "fit":
         check_trained(run)
 
@@ -90,6 +91,28 @@ def loads_weights(network: Mapping[str, Any]) -> bool:
     return False
 
 
+def check_devices(trainer: Any) -> None:
+    """Raises ValueError if devices are asked for that are not there, or processes that cannot start.
+
+    Args:
+        trainer: The config of the Trainer.
+    """
+    accelerator, devices, strategy = trainer.accelerator, trainer.devices, trainer.strategy
+    there = torch.cuda.is_available() or (accelerator == "gpu" and torch.backends.mps.is_available())
+    if accelerator in ("gpu", "cuda") and not there:
+        raise ValueError(
+            f"trainer.accelerator is {accelerator}, but torch {torch.__version__} finds no GPU: expected one that "
+            "nvidia-smi lists, and a torch that is built for it. Without a GPU, say --trainer.accelerator=cpu"
+        )
+    if str(devices) in ("0", "[]"):
+        raise ValueError(f"trainer.devices is {devices}: expected 1 or more; for the CPU, --trainer.accelerator=cpu")
+    if isinstance(strategy, str) and strategy.endswith(("_spawn", "_fork", "_notebook")):
+        raise ValueError(
+            f"trainer.strategy is {strategy}: expected ddp, which starts its processes from the same command line; "
+            "other ways cannot hand over loggers and threads of this process"
+        )
+
+
 def check_writable(folder: str | Path | None) -> None:
     """Raises PermissionError if nothing can be written into a folder, or into the one that it will be made in."""
     if folder is None:
@@ -101,22 +124,6 @@ def check_writable(folder: str | Path | None) -> None:
         raise PermissionError(
             f"results.folder is {folder}, and {place} may not be written to by this user: expected a folder of your own"
         )
-
-
-def expand_home(args: Sequence[str]) -> list[str]:
-    """Puts the home folder in place of a ``~`` at the beginning of a value, which a shell leaves behind ``=``."""
-    return [
-        re.sub(r"^((?:--[^=]+=)?)(~(?:/.*)?)$", lambda match: match[1] + str(Path(match[2]).expanduser()), argument)
-        for argument in args
-    ]
-
-
-def find_limits_of_one(args: Sequence[str]) -> list[str]:
-    """Returns the limits on batches that a command line sets to the whole number 1, such as ``limit_test_batches``."""
-    joined = [argument.split("=", 1) for argument in args if "=" in argument]
-    given = dict(joined) | dict(pairwise(args))
-    limits = [f"limit_{kind}_batches" for kind in ("train", "val", "test", "predict")]
-    return [limit for limit in limits if given.get(f"--trainer.{limit}") == "1"]
 
 
 def describe_network(network: Any) -> dict[str, Any]:

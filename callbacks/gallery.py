@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from callbacks.panels import encode_jpeg, encode_png, restore_photograph
-from callbacks.records import write_file
+from callbacks.records import shorten_name, write_file
 from callbacks.views import IMAGENET, Normalization
 from lightning_modules.metrics import resize_probabilities
 
@@ -163,7 +163,7 @@ class Gallery:
 
 def locate_pictures(root: Path, domain: str, name: str) -> dict[str, Path]:
     """Returns where the pictures of an image are, or would be: ``truth``, ``baseline``, ``prediction``, ``image``."""
-    return {layer: root / GALLERY / domain / f"{name}{ending}" for layer, ending in ENDINGS.items()}
+    return {layer: root / GALLERY / domain / f"{shorten_name(name)}{ending}" for layer, ending in ENDINGS.items()}
 
 
 def has_pictures(root: Path, domain: str, name: str) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from callbacks.folder_lock import FolderLock
-from callbacks.records import read_manifest, read_records, write_file, write_manifest
+from callbacks.records import read_manifest, read_records, shorten_name, write_file, write_manifest
 from callbacks.run_settings import WAYS_OUT
 
 Output = Literal["labels", "train_ids", "overlays", "confidence"]
@@ -60,7 +60,8 @@ class PredictionFolder:
                 f"image {name!r} of {domain!r} cannot be a file in {self.root}: expected a domain without / and a name "
                 "that is a relative path"
             )
-        return {output: self.root / output / domain / f"{name}{SUFFIXES[output]}" for output in self.outputs}
+        file = shorten_name(name)
+        return {output: self.root / output / domain / f"{file}{SUFFIXES[output]}" for output in self.outputs}
 
     def check_apart(self, source: Path | None) -> None:
         """Raises ValueError if the folder lies in one that images are read from: a later run would read its outputs."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from callbacks.method import require_segmentation
 from callbacks.panels import draw_overlay, encode_jpeg, encode_png, find_palette, restore_photograph
 from callbacks.prediction_folder import SUFFIXES, Output, PredictionFolder, Writers, describe_image
-from callbacks.processes import all_or_none
+from callbacks.processes import all_or_none, gather_sets
 from callbacks.records import describe_run, find_folder, find_method, to_plain, write_file
 from callbacks.run_settings import (
     WAYS_OUT,
@@ -72,6 +72,7 @@ class Predictions(Callback):
         self._stream: IO[str] | None = None
         self._writers = Writers()
         self._may_be_empty = False
+        self._left_out: dict[str, set[str]] = {}
         self._files: dict[int, dict[str, Path]] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -107,6 +108,8 @@ class Predictions(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Hands a batch to the threads that write."""
+        if outputs is None:
+            return  # too small for the network: the data have noted it
         assert self._place is not None and self._stream is not None and self._done is not None
         domain = outputs["domain"]
         method = find_method(trainer)
@@ -139,7 +142,7 @@ class Predictions(Callback):
             return
         self._writers.finish()
         self._close(trainer, pl_module)
-        trainer.strategy.barrier("predictions written")
+        self._left_out = gather_sets(list_left_out(trainer))
         with all_or_none(trainer):
             if trainer.is_global_zero:
                 place.merge_records()
@@ -154,6 +157,7 @@ class Predictions(Callback):
             return
         self._writers.abandon()
         self._close(trainer, pl_module)
+        self._left_out = list_left_out(trainer)
         if trainer.is_global_zero:
             self._summarize(place, trainer, ended=False)
             place.lock.release()
@@ -265,10 +269,12 @@ class Predictions(Callback):
             }
             for domain in sorted({*done, *expected})
         }
-        missing = sum(len(names - done.get(domain, set())) for domain, names in expected.items())
+        left_out = sorted({name for names in self._left_out.values() for name in names})
+        missing = sum(
+            len(names - done.get(domain, set()) - self._left_out.get(domain, set()))
+            for domain, names in expected.items()
+        )
         count = sum(map(len, done.values()))
-        skipped = [found for member in list_members(trainer) for found in getattr(member, "left_out", {}).values()]
-        left_out = sorted({problem.name for problems in skipped for problem in problems})
         self._manifest |= {"complete": ended and not missing, "images": count, "domains": domains, "left_out": left_out}
         place.write_manifest(self._manifest)
         found = self._manifest["runs"][-1]["found"]
@@ -301,6 +307,16 @@ def list_members(trainer: Trainer) -> list[Any]:
     """Lists the datamodules of the data sets that are predicted: several targets, or one."""
     datamodule = getattr(trainer, "datamodule", None)
     return [] if datamodule is None else list(getattr(datamodule, "targets", [datamodule]))
+
+
+def list_left_out(trainer: Trainer) -> dict[str, set[str]]:
+    """Returns the names of the images that this process left out, as they are broken or too small, by domain."""
+    left_out: dict[str, set[str]] = {}
+    for member in list_members(trainer):
+        problems = [problem for found in getattr(member, "left_out", {}).values() for problem in found]
+        if problems:
+            left_out.setdefault(member.domain, set()).update(problem.name for problem in problems)
+    return left_out
 
 
 def has_names(loader: Any) -> bool:

@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import NoReturn
 
 import torch.distributed
@@ -47,6 +48,15 @@ def all_or_none(trainer: Trainer) -> Iterator[None]:
         raise error
 
 
+def gather_sets(sets: dict[str, set[str]]) -> dict[str, set[str]]:
+    """Returns the union of the sets of all processes by key; waits for all of them."""
+    if not are_several():
+        return sets
+    found: list[dict[str, set[str]]] = [{} for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather_object(found, sets)
+    return {key: set().union(*(each.get(key, set()) for each in found)) for key in {*chain(*found)}}
+
+
 def are_several() -> bool:
     """Returns whether this process belongs to a group of several."""
     group = torch.distributed
@@ -79,6 +89,13 @@ SAYING = (  # errors whose message says it all
 )  # fmt: skip
 
 
+NO_SHARED_MEMORY = r"out of shared memory|allocate shared memory|unable to write to file </torch_"  # torch says one of
+WAYS_TO_SHARE = (
+    "the workers that read images ran out of shared memory (/dev/shm): expected room for a few batches of each. Start "
+    "Docker with --shm-size=8g or --ipc=host, or read without workers by --data.num_workers=0"
+)
+
+
 def run_to_end(program: Callable[[], object]) -> None:
     """Runs the program of this process, and ends it with a message and a status if something goes wrong."""
     watch_parent()
@@ -89,7 +106,10 @@ def run_to_end(program: Callable[[], object]) -> None:
     except SAYING as error:
         print(f"error: {explain(error)}", file=sys.stderr)
         end(1)
-    except Exception:
+    except Exception as error:
+        if re.search(NO_SHARED_MEMORY, str(error)):
+            print(f"error: {WAYS_TO_SHARE}", file=sys.stderr)
+            end(1)
         traceback.print_exc()
         end(1)
 

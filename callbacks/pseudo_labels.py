@@ -46,7 +46,7 @@ def fuse_views(
             with stage("views"):
                 logits = predict_logits(view.apply(image, normalization, resampling))
         except ValueError as error:
-            raise ValueError(f"the network cannot predict the image's {view}: {error}") from error
+            raise type(error)(f"the network cannot predict the image's {view}: {error}") from error
         with stage("fusion"):
             undone = view.invert(logits.float().softmax(dim=1), image.shape[-2:])
             total = undone if total is None else total.add_(undone)

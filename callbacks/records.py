@@ -1,5 +1,6 @@
 """What the records of every run are made of: who made them, plain values, and files that are whole or not there."""
 
+import hashlib
 import json
 import math
 import subprocess
@@ -72,7 +73,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: If it cannot be written; says which file and why.
     """
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{shorten_name(path.name)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part
@@ -84,6 +85,18 @@ def replacing(path: Path) -> Iterator[Path]:
             f"{path} cannot be written ({error.strerror}): expected a folder with room that this user may write to. "
             "What was written before is kept: make room, then run the same command again, or choose another folder"
         ) from error
+
+
+def shorten_name(name: str) -> str:
+    """Returns the name of an image as files can have it: file systems end at 255 bytes, of which an ending takes some.
+
+    Args:
+        name: Of 200 bytes or more behind its last slash, it is cut there and ends in a hash of the whole.
+    """
+    folder, slash, last = name.rpartition("/")
+    if len(last.encode()) < 200:
+        return name
+    return f"{folder}{slash}{last.encode()[:160].decode(errors='ignore')}-{hashlib.sha1(last.encode()).hexdigest()}"
 
 
 def number_files(paths: Sequence[Path]) -> int | None:

@@ -32,6 +32,7 @@ from callbacks.records import (
     find_method,
     name_device,
     read_records,
+    shorten_name,
     to_plain,
     write_file,
 )
@@ -464,7 +465,7 @@ class Results(Callback):
         shown = [prediction] if baseline is None else [baseline, prediction]
         file = io.BytesIO()
         draw_panel(image, truth, shown, find_palette(trainer, module)).save(file, "PNG")
-        write_file(self._run.root / PANELS / domain / f"{name}.png", file.getvalue())
+        write_file(self._run.root / PANELS / domain / f"{shorten_name(name)}.png", file.getvalue())
 
     def _finish(self, trainer: Trainer, module: LightningModule) -> None:
         assert self._run is not None and self._stream is not None

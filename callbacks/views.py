@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from lightning_modules.networks.base import TooSmallError
+
 LUMA = (19595 / 65536, 38470 / 65536, 7471 / 65536)  # ITU-R 601 (0.299, 0.587, 0.114) in Pillow's fixed-point form
 
 Resampling = Literal["device", "pillow"]
@@ -107,7 +109,7 @@ class View:
     def _size(self, size: Sequence[int]) -> tuple[int, int]:
         height, width = int(self.scale * size[0]), int(self.scale * size[1])
         if height < 1 or width < 1:
-            raise ValueError(
+            raise TooSmallError(
                 f"a view at scale {self.scale} of an image of {size[0]}x{size[1]} pixels (HxW) has no pixels: "
                 "leave out this scale or give a larger image"
             )

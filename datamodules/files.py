@@ -431,6 +431,14 @@ class FilesDataModule(SegmentationDataModule):
             f"({self.archives}), or leave such files out with broken=skip"
         )
 
+    def may_skip(self, names: Sequence[str], why: str) -> bool:
+        """Returns whether images that cannot be predicted are left out, as broken ones are; if so, notes them."""
+        if self.broken != "skip":
+            return False
+        self.left_out.setdefault(self.test_split, []).extend(Problem(name, "size", why) for name in names)
+        rank_zero_warn(f"{self.domain}: left out {why}")
+        return True
+
     def _report_left_out(self, split: Split, problems: list[Problem]) -> None:
         self.left_out[split] = problems
         names = sorted({problem.name for problem in problems})

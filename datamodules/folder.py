@@ -382,6 +382,13 @@ class FolderDataModule(FilesDataModule):
         coloured = [
             (colour, self._find_class(name)) for name, value in colours.items() for colour in list_colours(value)
         ]
+        missing = set(range(self.num_classes)) - {label for _, label in coloured}
+        if missing and self.own_names:
+            names = ", ".join(self.class_names[label] for label in sorted(missing))
+            raise ValueError(
+                f"label_colours has no colour of {names}: expected one of every class. Add it (any that is "
+                "free, if the class does not occur), or take the class out of classes"
+            )
         for (red, green, blue), label in [*coloured, *((check_colour(colour), IGNORED) for colour in ignored)]:
             key = red << 16 | green << 8 | blue
             if table[key] not in (UNKNOWN, label):

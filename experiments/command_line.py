@@ -2,6 +2,12 @@
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+
+
+def to_path(text: str) -> Path:
+    """Returns a path; ``~`` is the home folder, which a shell leaves as it is behind ``=``."""
+    return Path(text).expanduser()
 
 
 def split_arguments(args: Sequence[str] | None) -> tuple[list[str], list[str]]:

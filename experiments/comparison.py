@@ -25,6 +25,7 @@ import torch
 
 from callbacks.records import to_plain, write_file
 from callbacks.temperature import TemperatureSearch
+from experiments.command_line import to_path
 from experiments.demo import PUBLISHED_SEED, QUICK
 from experiments.pages import insert_report
 from experiments.study import Study, describe_method
@@ -286,9 +287,12 @@ def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
     name, summary = "python -m experiments.comparison", __doc__.split("\n\n")[0]
     parser = argparse.ArgumentParser(prog=name, description=summary)
     parser.add_argument(
-        "--folder", type=Path, default=Path("outputs/comparison"), help="where to write, and to go on (%(default)s)"
+        "--folder",
+        type=to_path,
+        default=Path("outputs/comparison"),
+        help="where to write, and to go on (%(default)s)",
     )
-    parser.add_argument("--page", type=Path, help="also write the page here, e.g. docs/results.md")
+    parser.add_argument("--page", type=to_path, help="also write the page here, e.g. docs/results.md")
     parser.add_argument("--only", nargs="+", metavar="NETWORK", help="names of networks, e.g. DeepLabv1")
     parser.add_argument("--quick", action="store_true", help="a tiny budget: shows that all works, not how well")
     return parser.parse_args(args)

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from datamodules.scenery import DOMAINS, SPLITS, draw_scene
+from experiments.command_line import to_path
 
 MAX_BYTES = 300_000
 LEGEND_ROW = 22
@@ -28,7 +29,7 @@ PALETTE = np.array([colour for _, colour in CLASSES], np.uint8)
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m experiments.contact_sheets", description=__doc__)
-    parser.add_argument("--folder", type=Path, default=Path("docs/scenes"), help="where the JPEG files go")
+    parser.add_argument("--folder", type=to_path, default=Path("docs/scenes"), help="where the JPEG files go")
     parser.add_argument("--domains", nargs="+", default=list(DOMAINS), choices=list(DOMAINS), help="which domains")
     parser.add_argument("--split", default="train", choices=SPLITS, help="which split the scenes are from")
     parser.add_argument("--seed", type=int, default=0, help="seed of the world")

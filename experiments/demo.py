@@ -26,6 +26,7 @@ import torch
 from callbacks.alpha_search import AlphaSearch
 from callbacks.panels import draw_panel, make_palette
 from callbacks.results import SUMMARY, find_method, set_aside, to_plain
+from experiments.command_line import to_path
 from lightning_modules.predictor import predict_plainly
 from main import SegmentationCLI, main
 
@@ -181,7 +182,7 @@ def draw_chart(rows: Sequence[dict[str, Any]], path: Path) -> None:
 def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
     """Parses the command line."""
     parser = argparse.ArgumentParser(prog="python -m experiments.demo", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--folder", type=Path, default=Path("outputs/demo"), help="where to write (%(default)s)")
+    parser.add_argument("--folder", type=to_path, default=Path("outputs/demo"), help="where to write (%(default)s)")
     parser.add_argument(
         "--seeds", type=int, nargs="+", default=[0], help="training seeds; several give mean and spread"
     )

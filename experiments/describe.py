@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 
+from experiments.command_line import to_path
 from lightning_modules.networks.checkpoints import read_checkpoint
 
 UNKNOWN = "not in the file: it was written before 2026-11-29, or by another program"
@@ -36,7 +37,7 @@ def describe_checkpoint(path: Path) -> str:
 def main(args: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m experiments.describe", description=__doc__)
-    parser.add_argument("checkpoints", nargs="+", type=Path, metavar="FILE", help="best.ckpt, or a file of weights")
+    parser.add_argument("checkpoints", nargs="+", type=to_path, metavar="FILE", help="best.ckpt, or a file of weights")
     for path in parser.parse_args(args).checkpoints:
         try:
             print(describe_checkpoint(path.expanduser()))

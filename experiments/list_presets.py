@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from callbacks.records import write_file
+from experiments.command_line import to_path
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 KINDS = {  # in the order of docs/configs.md; a folder that is not named here comes after
@@ -61,7 +62,7 @@ def replace_list(page: str, presets: str) -> str:
 def main(args: Sequence[str] | None = None) -> None:
     """Prints the list, or writes it into a page."""
     parser = argparse.ArgumentParser(description="List every file in configs/ with its first sentence.")
-    parser.add_argument("--write", type=Path, help="a Markdown file to write to, between its marks")
+    parser.add_argument("--write", type=to_path, help="a Markdown file to write to, between its marks")
     options = parser.parse_args(args)
     if options.write is None:
         print(list_presets())

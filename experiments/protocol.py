@@ -32,7 +32,7 @@ from callbacks.records import find_commit, read_manifest, to_plain, write_file
 from callbacks.run_folder import MANIFEST, SEARCH
 from callbacks.run_settings import check_settings
 from callbacks.selection import Selection
-from experiments.command_line import drop_options, split_arguments
+from experiments.command_line import drop_options, split_arguments, to_path
 from experiments.parent_death import end_with_parent
 from experiments.study import Study, describe_method
 
@@ -322,8 +322,8 @@ def tabulate(summaries: Mapping[str, Mapping[str, Any]]) -> str:
 def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
     """Parses the command line."""
     parser = argparse.ArgumentParser(prog="python -m experiments.protocol", description=__doc__.split("\n\n")[0])
-    parser.add_argument("config", type=Path, help="the experiment, e.g. configs/experiment/street_scenes.yaml")
-    parser.add_argument("--folder", type=Path, help="where to write (outputs/protocol/NAME)")
+    parser.add_argument("config", type=to_path, help="the experiment, e.g. configs/experiment/street_scenes.yaml")
+    parser.add_argument("--folder", type=to_path, help="where to write (outputs/protocol/NAME)")
     grids = Grids()
     parser.add_argument("--psi", type=float, nargs="+", default=grids.psi, help="thresholds to try (%(default)s)")
     parser.add_argument("--lr", type=float, nargs="+", default=grids.lr, help="learning rates to try (%(default)s)")

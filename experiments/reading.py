@@ -42,6 +42,7 @@ from datamodules.labels import CITYSCAPES_COLOURS, IGNORED
 from datamodules.prefetch import Loader
 from datamodules.scenery import draw_scene
 from datamodules.transforms import MEAN, STD
+from experiments.command_line import to_path
 from experiments.pages import insert_report, make_marks
 
 SIZE = (1024, 2048)
@@ -464,7 +465,9 @@ def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=10, help="how often each is read each way (%(default)s)")
     parser.add_argument("--loaded", type=int, default=48, help="images per run of a loader (%(default)s)")
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2], help="of these loaders (1 2)")
-    parser.add_argument("--write", type=Path, help=f"a Markdown file to write to, between {' and '.join(make_marks())}")
+    parser.add_argument(
+        "--write", type=to_path, help=f"a Markdown file to write to, between {' and '.join(make_marks())}"
+    )
     return parser.parse_args(args)
 
 

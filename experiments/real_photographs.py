@@ -24,6 +24,7 @@ from callbacks.method import evaluating
 from callbacks.pseudo_labels import IGNORED, fuse_views, pseudo_labels
 from callbacks.results import to_plain
 from callbacks.views import make_views
+from experiments.command_line import to_path
 from experiments.study import Study, describe_method
 from lightning_modules.predictor import predict_logits
 from main import SegmentationCLI, main
@@ -113,10 +114,12 @@ def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
     """Parses the command line."""
     name, summary = "python -m experiments.real_photographs", __doc__.split("\n\n")[0]
     parser = argparse.ArgumentParser(prog=name, description=summary)
-    parser.add_argument("root", type=Path, help="CamVid: images/{train,val}/*, labels/{train,val}/*.png, see the docs")
+    parser.add_argument(
+        "root", type=to_path, help="CamVid: images/{train,val}/*, labels/{train,val}/*.png, see the docs"
+    )
     place = Path("outputs/real_photographs")
-    parser.add_argument("--folder", type=Path, default=place, help="where to write (%(default)s)")
-    parser.add_argument("--checkpoint", type=Path, help="a trained network, in place of training one")
+    parser.add_argument("--folder", type=to_path, default=place, help="where to write (%(default)s)")
+    parser.add_argument("--checkpoint", type=to_path, help="a trained network, in place of training one")
     parser.add_argument("--every", type=int, default=15, help="choose on every so many train photographs (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the training (%(default)s)")
     return parser.parse_args(args)

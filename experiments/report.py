@@ -7,12 +7,13 @@ from pathlib import Path
 
 from callbacks.report import write_report, write_training_report
 from callbacks.run_data import has_results
+from experiments.command_line import to_path
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(prog="python -m experiments.report", description=__doc__)
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="of a run; the report goes in there")
+    parser.add_argument("folders", nargs="+", type=to_path, metavar="FOLDER", help="of a run; the report goes in there")
     return parser.parse_args(arguments)
 
 

@@ -26,6 +26,7 @@ from callbacks.views import IMAGENET
 from datamodules.labels import LabelSpace
 from datamodules.scenery import draw_scene
 from experiments.browser import open_browser, open_page, wait_for_pictures
+from experiments.command_line import to_path
 from experiments.comparison import name_machine
 from lightning_modules.metrics import IGNORED, score_image
 
@@ -55,7 +56,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = argparse.ArgumentParser(prog="python -m experiments.report_speed", description=__doc__)
     parser.add_argument("--sizes", nargs="+", default=list(SIZES), metavar="HxW", help="of the images, in pixels")
     parser.add_argument("--images", type=int, default=100, help="in the gallery, over both domains")
-    parser.add_argument("--folder", type=Path, help="where the reports stay; a temporary folder if not given")
+    parser.add_argument("--folder", type=to_path, help="where the reports stay; a temporary folder if not given")
     return parser.parse_args(arguments)
 
 

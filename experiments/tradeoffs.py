@@ -25,6 +25,7 @@ import torch
 
 from callbacks import SegTTT
 from callbacks.records import to_plain, write_file
+from experiments.command_line import to_path
 from experiments.comparison import BASE, QUICK, SCALES, TARGETS, choose_shared, name_machine, train
 from experiments.study import Study, describe_method
 from lightning_modules.networks import DeepLabV1
@@ -190,8 +191,10 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
 def run_tradeoffs(args: Sequence[str] | None = None) -> dict[str, Any]:
     """Runs the study; returns its report, which is also written as JSON, page and figure."""
     parser = argparse.ArgumentParser(prog="python -m experiments.tradeoffs", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--folder", type=Path, default=Path("outputs/tradeoffs"), help="where to write (%(default)s)")
-    parser.add_argument("--page", type=Path, help="also write the page and its figure here, e.g. docs/tradeoffs.md")
+    parser.add_argument(
+        "--folder", type=to_path, default=Path("outputs/tradeoffs"), help="where to write (%(default)s)"
+    )
+    parser.add_argument("--page", type=to_path, help="also write the page and its figure here, e.g. docs/tradeoffs.md")
     parser.add_argument("--quick", action="store_true", help="a tiny budget: shows that all works, not how well")
     arguments = parser.parse_args(args)
     warnings.filterwarnings("ignore", module="pytorch_lightning")

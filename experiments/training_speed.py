@@ -30,6 +30,7 @@ from callbacks.records import find_commit, write_file
 from datamodules import GTADataModule
 from experiments.benchmark.cases import CONFIGS, make_network
 from experiments.benchmark.cost import PRECISIONS, synchronize
+from experiments.command_line import to_path
 from experiments.reading import ENCODINGS, draw_photographs, name_processor, write_tree
 from lightning_modules.segmentation import SegmentationModule
 from main import main
@@ -214,9 +215,9 @@ def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
     name, summary = "python -m experiments.training_speed", __doc__.split("\n\n")[0]
     parser = argparse.ArgumentParser(prog=name, description=summary)
     add = parser.add_argument
-    add("--folder", type=Path, default=Path("outputs/training_speed"), help="where to write (%(default)s)")
+    add("--folder", type=to_path, default=Path("outputs/training_speed"), help="where to write (%(default)s)")
     add("--network", default="deeplabv1_resnet50", help="a file of configs/model, with random weights (%(default)s)")
-    add("--config", type=Path, metavar="EXPERIMENT", help="take the training data of this experiment")
+    add("--config", type=to_path, metavar="EXPERIMENT", help="take the training data of this experiment")
     add("--device", choices=["auto", "cpu", "cuda"], default="auto")
     add("--precision", choices=list(PRECISIONS), default="32-true", help="(%(default)s)")
     add("--seconds", type=float, default=30.0, help="that each of the three is measured (%(default)s)")

@@ -24,6 +24,7 @@ from lightning_modules.metrics import (
     scale_temperature,
     score_image,
 )
+from lightning_modules.networks.base import TooSmallError
 from lightning_modules.networks.checkpoints import find_difference, rename_weights
 from lightning_modules.precision import warn_of_slow_bf16
 from lightning_modules.predictor import Predictor, Stopwatch, predict_logits, predict_plainly
@@ -168,7 +169,15 @@ class SegmentationModule(LightningModule):
         image = batch["image"]
         if self.channels_last:
             image = image.contiguous(memory_format=torch.channels_last)
-        logits = predict_logits(self.network, image)
+        try:
+            logits = predict_logits(self.network, image)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise ValueError(
+                f"the batch has {len(image)} image, and {type(self.network).__name__} normalises features that were "
+                "pooled to one value per image, over the batch: expected 2 images or more. Set data.batch_size to 2"
+            ) from error
         self._check_classes(logits)
         labelled = (batch["mask"] != IGNORED).sum().clamp_min(1)  # a batch without labels teaches nothing: loss 0
         loss = F.cross_entropy(logits.float(), batch["mask"], ignore_index=IGNORED, reduction="sum") / labelled
@@ -235,12 +244,13 @@ class SegmentationModule(LightningModule):
         """Names the data sets."""
         self.domains = name_domains(self.trainer.predict_dataloaders)
 
-    def predict_step(self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
+    def predict_step(self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any] | None:
         """Labels a batch at the size that its images have on disk.
 
         Returns:
             ``name`` and ``domain``; B ``labels`` (H', W') uint8; and B ``confidence`` (H', W') float32 in [0, 1], the
-            probability of the label. The size is the batch's ``size`` (B, 2), else its mask's, else the image's.
+            probability of the label. The size is the batch's ``size`` (B, 2), else its mask's, else the image's. None
+            if the images are too small, and the data leave out what is broken.
         """
         check_batch(batch, "image")
         image = batch["image"]
@@ -248,7 +258,12 @@ class SegmentationModule(LightningModule):
         if "size" in batch:
             sizes = batch["size"].tolist()  # before the network has work, or it would be waited for
         confidence, labels = [], []
-        predicted = self._predict(batch, batch_idx)
+        try:
+            predicted = self._predict(batch, batch_idx)
+        except TooSmallError as error:
+            if not self._may_skip(dataloader_idx, name_images(batch, batch_idx), str(error)):
+                raise
+            return None
         for probabilities, size in zip(predicted, sizes, strict=True):
             best = resize_probabilities(probabilities[None], size)[0].max(dim=0)
             confidence.append(best.values.float())
@@ -260,6 +275,13 @@ class SegmentationModule(LightningModule):
             "confidence": fetched[: len(image)],
             "domain": self.domains[dataloader_idx] if self.domains else "data0",
         }
+
+    def _may_skip(self, dataloader_idx: int, names: Sequence[str], why: str) -> bool:
+        """Asks the data whether they leave out images that cannot be predicted, which they note."""
+        datamodule = getattr(self.trainer, "datamodule", None)
+        members = getattr(datamodule, "targets", [datamodule])
+        may_skip = getattr(members[dataloader_idx], "may_skip", None) if dataloader_idx < len(members) else None
+        return may_skip is not None and may_skip(names, why)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes weights as others name them.

@@ -15,6 +15,7 @@ from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor
 
 from callbacks.choice import loads_weights, reserve_folders
+from callbacks.processes import run_to_end
 from datamodules import FolderDataModule, TargetsDataModule
 from experiments.describe import main as describe
 from lightning_modules.checkpoints import CheckpointReader
@@ -252,6 +253,61 @@ def test_a_photograph_that_is_too_small_for_a_view_is_named(tmp_path: Path) -> N
         predict(tmp_path / "data", tmp_path, "--method=SegTTT", "--method.scales=[0.1]")
 
 
+def test_photographs_that_cannot_be_read_and_folders_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photographs = draw(tmp_path / "data", 1) / "images"
+    for name in ("1.heic", "2.AVIF", "3.gif"):
+        (photographs / name).touch()
+    (photographs / "again").symlink_to(photographs)
+    with pytest.warns(UserWarning, match=r"passed over 3 files that cannot be read \(1\.heic, 2\.AVIF, 3\.gif\)"):
+        assert predict(photographs, tmp_path)["images"] == 1
+    (photographs / "locked").mkdir()
+    scan = os.scandir
+
+    def refuse(path: Any = ".") -> Any:  # as of a folder of another user: those who run tests may read any
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(ValueError, match=r"images/locked cannot be listed: Permission denied\. Expected a folder that"):
+        predict(photographs, tmp_path)
+
+
+def test_a_photograph_that_is_too_small_is_left_out_where_asked(tmp_path: Path) -> None:
+    write_image(tmp_path / "data" / "fine.png", np.zeros((64, 96, 3), dtype=np.uint8))
+    write_image(tmp_path / "data" / "tiny.png", np.zeros((5, 9, 3), dtype=np.uint8))
+    method = ["--method=SegTTT", "--method.scales=[0.5]", "--method.num_steps=1"]
+    for _ in range(2):
+        with pytest.warns(UserWarning, match=r"left out tiny: .*give a larger image"):
+            manifest = predict(tmp_path / "data", tmp_path, *method, "--data.broken=skip")
+        assert (manifest["images"], manifest["complete"], manifest["left_out"]) == (1, True, ["tiny"])
+    with pytest.raises(ValueError, match=r"tiny: .*give a larger image"):
+        predict(tmp_path / "data", tmp_path, *method)
+
+
+def test_a_photograph_of_the_longest_name_is_predicted_and_found_again(tmp_path: Path) -> None:
+    names = ["x" * 251, "x" * 250 + "y", "ä" * 120, "short"]
+    for name in names:
+        write_image(tmp_path / "data" / f"{name}.png", np.zeros((*SIZE, 3), dtype=np.uint8))
+    assert predict(tmp_path / "data", tmp_path)["images"] == 4
+    (labels,) = (tmp_path / "results" / "labels").iterdir()
+    files = {path.name: path.stat().st_mtime_ns for path in labels.iterdir()}
+    assert len(files) == 4 and "short.png" in files
+    manifest = predict(tmp_path / "data", tmp_path)
+    assert manifest["complete"] and manifest["runs"][-1]["found"] == 4
+    assert files == {path.name: path.stat().st_mtime_ns for path in labels.iterdir()}
+
+
+def test_a_test_on_images_of_the_longest_name_keeps_its_pictures(own: tuple[Path, Path], tmp_path: Path) -> None:
+    draw(tmp_path / "data", 1)
+    for folder in ("images", "labels"):
+        (tmp_path / "data" / folder / "0.png").rename(tmp_path / "data" / folder / f"{'x' * 251}.png")
+    config = write_config(tmp_path, tmp_path / "data", CLASSES)
+    run("test", config, tmp_path, f"--ckpt_path={own[1]}", "--results.report=true")
+    for kind in ("panels", "gallery"):
+        assert list((tmp_path / "results" / kind / "target").iterdir())
+
+
 def test_adabn_on_single_images_says_what_it_is(own: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"AdaBN: the batch is a single image.*p-BN.*eval_batch_size"):
         run("test", own[0], tmp_path, f"--ckpt_path={own[1]}", "--method=AdaBN")
@@ -330,3 +386,50 @@ def test_two_targets_of_one_name_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="2 targets are called set: expected different names"):
         TargetsDataModule([FolderDataModule(str(place)) for place in places])
     TargetsDataModule([FolderDataModule(str(place), domain=place.parent.name) for place in places])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--trainer.accelerator=gpu"], r"trainer\.accelerator is gpu, but torch .* finds no GPU: expected .*=cpu"),
+        (["--trainer.accelerator=cuda"], r"trainer\.accelerator is cuda, but torch .* finds no GPU"),
+        (["--trainer.devices=0"], r"trainer\.devices is 0: expected 1 or more"),
+        (["--trainer.strategy=ddp_spawn", "--trainer.devices=2"], r"trainer\.strategy is ddp_spawn: expected ddp"),
+    ],
+)
+def test_devices_that_are_not_there_are_one_sentence(
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=message) as caught:
+        main(["test", *arguments(tmp_path, *words)])
+    assert len(str(caught.value)) < 300
+
+
+def test_a_batch_of_one_that_cannot_be_normalised_says_what_to_set(tmp_path: Path) -> None:
+    network = ["--model.network=lightning_modules.networks.DeepLabV3Plus", "--model.network.backbone=resnet10"]
+    with pytest.raises(ValueError, match=r"the batch has 1 image, and DeepLabV3Plus .*Set data\.batch_size to 2"):
+        main(["fit", *arguments(tmp_path, *network, "--data.batch_size=1", "--trainer.max_epochs=1")])
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's workers are out of "
+        "shared memory. Please try to raise your shared memory limit.",
+        "Caught RuntimeError in DataLoader worker process 0.\nunable to write to file </torch_7_1>: No space left (28)",
+        "unable to allocate shared memory(shm) for file </torch_7_1>: Resource temporarily unavailable (11)",
+    ],
+)
+def test_too_little_shared_memory_is_one_sentence(
+    message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("callbacks.processes.watch_parent", lambda: None)
+
+    def fail() -> None:
+        raise RuntimeError(message)
+
+    with pytest.raises(SystemExit):
+        run_to_end(fail)
+    assert capsys.readouterr().err.startswith("error: the workers that read images ran out of shared memory (/dev/shm)")

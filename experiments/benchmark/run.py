@@ -37,6 +37,7 @@ from experiments.benchmark.cases import (
 )
 from experiments.benchmark.rows import COLUMNS, HEADING, add_note, format_page, format_row, write_rows
 from experiments.benchmark.runtime_accuracy import measure_accuracy
+from experiments.command_line import to_path
 from experiments.pages import insert_report
 from experiments.reading import name_processor
 from lightning_modules.compilation import RECOMPILE_LIMIT
@@ -251,7 +252,7 @@ def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
     name, summary = "python -m experiments.benchmark", __doc__.split("\n\n")[0]
     parser = argparse.ArgumentParser(prog=name, description=summary)
     add = parser.add_argument
-    add("--folder", type=Path, default=Path("outputs/benchmark"), help="where to write (%(default)s)")
+    add("--folder", type=to_path, default=Path("outputs/benchmark"), help="where to write (%(default)s)")
     add("--networks", nargs="+", metavar="NAME", help="files of configs/model (deeplabv1_resnet50)")
     add("--sizes", nargs="+", type=parse_size, metavar="HxW", help="1024x2048 1080x1920 720x1280, on a CPU 256x512")
     add("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="all")
@@ -270,12 +271,15 @@ def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
     add("--lr", type=float, help="of Seg-TTT (one at which random weights stay stable; with --accuracy 0.05)")
     add("--scales", nargs="+", type=float, default=[0.25, 0.5, 0.75], help="of the views")
     add("--resampling", choices=["device", "pillow"], default="device", help="of our views, while timed")
-    add("--write", type=Path, metavar="PAGE", help="a Markdown page that the table is also written into")
+    add("--write", type=to_path, metavar="PAGE", help="a Markdown page that the table is also written into")
     add("--quick", action="store_true", help="a tiny network and image: shows that all works")
     add("--profile", action="store_true", help="profile one image of Seg-TTT instead")
     add("--accuracy", metavar="CHECKPOINT", help="draw mean IoU against time per image instead, with --config")
     add(
-        "--config", type=Path, metavar="EXPERIMENT", help="of the checkpoint, e.g. configs/experiment/gta_resnet50.yaml"
+        "--config",
+        type=to_path,
+        metavar="EXPERIMENT",
+        help="of the checkpoint, e.g. configs/experiment/gta_resnet50.yaml",
     )
     add("options", nargs="*", help="with --accuracy: more arguments for main.py, after --")
     options = parser.parse_args(args)

@@ -28,6 +28,7 @@ from experiments.check_data.text import (
     format_frequencies,
     format_overview,
 )
+from experiments.command_line import to_path
 
 OK, PROBLEMS, NOTHING, INTERRUPTED = 0, 1, 2, 130  # exit codes
 
@@ -64,13 +65,13 @@ exit code:
     place = parser.add_mutually_exclusive_group()
     place.add_argument(
         "--root",
-        type=Path,
+        type=to_path,
         metavar="FOLDER",
         help=f"holds one folder per data set (gta, cityscapes, ...), or is one of these; default: ${ROOT_VARIABLE}",
     )
     place.add_argument(
         "--data",
-        type=Path,
+        type=to_path,
         metavar="YAML",
         help="check what the data YAML of a run reads, as main.py takes it after --data",
     )
@@ -87,19 +88,19 @@ exit code:
     )
     parser.add_argument(
         "--picture",
-        type=Path,
+        type=to_path,
         metavar="PNG",
         help="draw three pairs of each split, their labels laid over, to see whether they belong together",
     )
     parser.add_argument(
         "--write",
-        type=Path,
+        type=to_path,
         metavar="YAML",
         help="write the YAML that reads a folder of your own (with --root), which is printed in any case",
     )
     parser.add_argument(
         "--json",
-        type=Path,
+        type=to_path,
         default=Path("outputs/check_data.json"),
         metavar="FILE",
         help="where the report goes, written anew after every split (%(default)s)",
@@ -127,7 +128,7 @@ def find_data_sets(options: argparse.Namespace) -> list[DataSetCheck]:
                 f"it is not said where the data sets lie: set the environment variable {ROOT_VARIABLE}, or give --root "
                 "or --data"
             )
-        found = find_below(Path(base).expanduser(), options.datasets)
+        found = find_below(to_path(str(base)), options.datasets)
     if not any(data_set.module or data_set.required for data_set in found):
         names = ", ".join(kind.folders[0] for kind in DATA_SETS.values())
         raise ValueError(f"there is no data set in {base}: expected folders called {names}, or images of your own")

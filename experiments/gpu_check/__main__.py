@@ -21,6 +21,7 @@ import torchmetrics
 import torchvision
 
 from callbacks.records import find_commit
+from experiments.command_line import to_path
 from experiments.gpu_check import STARTED, correctness, training
 from experiments.gpu_check.runner import Row, Runner, Step
 from experiments.gpu_check.speed import Timing
@@ -88,7 +89,7 @@ def check_gpu(args: Sequence[str] | None = None) -> int:
     add("--tiny", action="store_true", help="tiny networks and images: shows that all runs, says nothing about speed")
     add("--only", nargs="+", metavar="NAME", help="run these steps alone; a wrong name lists all")
     add("--minutes", type=float, default=5.0, help="for everything; steps that are left then are not run (default 5)")
-    add("--folder", type=Path, default=Path("outputs/gpu_check"), help="for gpu_check.json and gpu_check.md")
+    add("--folder", type=to_path, default=Path("outputs/gpu_check"), help="for gpu_check.json and gpu_check.md")
     options = parser.parse_args(args)
     if options.device == "auto":
         options.device = "cuda" if torch.cuda.is_available() else "cpu"

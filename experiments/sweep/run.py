@@ -19,7 +19,7 @@ from typing import Any
 import optuna
 
 from callbacks.records import to_plain
-from experiments.command_line import drop_options, split_arguments
+from experiments.command_line import drop_options, split_arguments, to_path
 from experiments.sweep.child import ChildError
 from experiments.sweep.command import CHECKPOINT, EXPERIMENT, build_command, check_command, check_config, resolve
 from experiments.sweep.definition import Definition, read_definition
@@ -64,11 +64,13 @@ def make_parser() -> argparse.ArgumentParser:
         description=(__doc__ or "").split("\n\n")[1],
         epilog="arguments behind -- are handed on to main.py, behind those of the sweep's command",
     )
-    parser.add_argument("sweep", type=Path, help="a sweep in Weights & Biases' format, e.g. configs/sweep/alpha.yaml")
+    parser.add_argument(
+        "sweep", type=to_path, help="a sweep in Weights & Biases' format, e.g. configs/sweep/alpha.yaml"
+    )
     parser.add_argument("--experiment", help=f"config of the experiment, in place of ${EXPERIMENT}")
     parser.add_argument("--checkpoint", help=f"trained network to adapt, in place of ${CHECKPOINT}")
     parser.add_argument("--name", help="of the study (that of the sweep, or of its file)")
-    parser.add_argument("--folder", type=Path, help="where to write (outputs/sweeps/NAME)")
+    parser.add_argument("--folder", type=to_path, help="where to write (outputs/sweeps/NAME)")
     parser.add_argument("--storage", help="database of the study, for several machines (a SQLite file in the folder)")
     parser.add_argument("--trials", type=count, help="how many trials at most (run_cap of the sweep; a whole grid)")
     parser.add_argument("--sampler", choices=("grid", "random", "tpe"), help="what chooses (the sweep's method)")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from callbacks.records import write_file
-from experiments.command_line import split_arguments
+from experiments.command_line import split_arguments, to_path
 from experiments.pages import insert_report
 from experiments.tables.build import BuiltTable, build_table
 from experiments.tables.execution import QUICK, list_tasks, run_tasks
@@ -31,7 +31,9 @@ def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
         default="licensed",
         help="the paper's data sets, or generated scenes (%(default)s)",
     )
-    parser.add_argument("--folder", type=Path, help="holds EXPERIMENT/test/METHOD/results.json (outputs/tables/WORLD)")
+    parser.add_argument(
+        "--folder", type=to_path, help="holds EXPERIMENT/test/METHOD/results.json (outputs/tables/WORLD)"
+    )
     parser.add_argument("--experiments", nargs="+", metavar="NAME", help="run these experiments alone")
     parser.add_argument(
         "--settings",
@@ -39,7 +41,7 @@ def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
         help="the published ones, or chosen on the development set (licensed: paper; street_scenes: selected)",
     )
     parser.add_argument("--jobs", type=int, default=1, help="how many trainings and tests at a time (%(default)s)")
-    parser.add_argument("--page", type=Path, help="also write all of it between the marks of this page")
+    parser.add_argument("--page", type=to_path, help="also write all of it between the marks of this page")
     parser.add_argument("--quick", action="store_true", help="a tiny budget: shows that all works, not how well")
     own, more = split_arguments(args)
     parsed = parser.parse_args(own)

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from callbacks.records import shorten_name
 from callbacks.results import RECORDS, SUMMARY, read_records
 from experiments.tables.runs import Plan, Run, read_defaults
 from lightning_modules.metrics import Scores
@@ -169,5 +170,5 @@ def measure_gains(plan: Plan, run: Run, domain: str) -> list[tuple[str, float]]:
 
 def find_picture(plan: Plan, run: Run, domain: str, name: str) -> Path | None:
     """Returns the path of an image's pictures without their endings; None if they were not kept."""
-    stem = plan.find_results(run) / "gallery" / domain / name
+    stem = plan.find_results(run) / "gallery" / domain / shorten_name(name)
     return stem if stem.with_name(f"{stem.name}.image.jpg").exists() else None

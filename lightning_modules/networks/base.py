@@ -10,6 +10,10 @@ from lightning_modules.networks.dropout import add_dropout
 from lightning_modules.networks.norms import Norm, replace_norms
 
 
+class TooSmallError(ValueError):
+    """An image, or a view of it, has too few pixels for a network."""
+
+
 class Stage(NamedTuple):
     """A part of a network, in order: a function of what the stage before it returned.
 
@@ -94,11 +98,11 @@ class SegmentationNetwork(nn.Module):
             (B, K, H, W) logits, upsampled bilinearly.
 
         Raises:
-            ValueError: If the image is too small.
+            TooSmallError: If the image is too small.
         """
         height, width = image.shape[-2:]
         if min(height, width) < self.min_size:
-            raise ValueError(
+            raise TooSmallError(
                 f"the image is {height}x{width} pixels (HxW): {type(self).__name__} with an output stride of "
                 f"{self.output_stride} expects {self.min_size} or more; give a larger image, or leave out the smallest "
                 "scale"

@@ -50,6 +50,8 @@ def make_segnet(root: Path) -> None:
 
 
 def make_module(root: Path, **kwargs: Any) -> FolderDataModule:
+    if "label_colours" in kwargs and "classes" not in kwargs:  # every class has one
+        kwargs["label_colours"] = {name: [99, 99, place] for place, name in enumerate(CAMVID)} | kwargs["label_colours"]
     return FolderDataModule(str(root), **{"num_workers": 0, "classes": CAMVID, **kwargs})
 
 
@@ -422,6 +424,10 @@ def test_labels_as_jpeg_are_refused_whatever_they_are_called(tmp_path: Path) -> 
         ({"label_colours": {"sky": [0, 0]}}, r"\[0, 0\] is no colour"),
         ({"label_colours": {"sky": []}}, r"no colour"),
         ({"label_colours": {"lawn": [0, 0, 0]}}, "no class 'lawn'"),
+        (
+            {"label_colours": {"a": [0, 0, 0]}, "classes": ["a", "b", "c"]},
+            "no colour of b, c: expected one of every class",
+        ),
         ({"role": "judge"}, "role is 'judge'"),
         ({"split": "night"}, "split is 'night'"),
         ({"classes": ["sky"]}, "expected 2 to 253 names"),
@@ -462,7 +468,12 @@ def run(command: str, tmp_path: Path, data: Path, *more: str) -> Any:
         ({"ids": {0: "sky", 1: "building", 2: "road", 300: "car"}, "ignored": [*range(3, 12)]}, {0, 1, 2, 255}),
         (
             {
-                "label_colours": {"sky": [0, 0, 0], "car": [[1, 1, 1], [2, 2, 2]]},
+                "label_colours": {
+                    "sky": [0, 0, 0],
+                    "building": [9, 9, 1],
+                    "road": [9, 9, 2],
+                    "car": [[1, 1, 1], [2, 2, 2]],
+                },
                 "ignored": [[number] * 3 for number in range(3, 12)],
             },
             {0, 3, 255},

@@ -1,0 +1,121 @@
+"""The parser of the command line: says what is wrong in one sentence, and takes functions for networks."""
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+from functools import reduce
+from operator import or_
+from pathlib import Path
+from typing import Any, NoReturn, get_args
+
+from jsonargparse import Namespace
+from pytorch_lightning import Trainer
+from pytorch_lightning.cli import LightningArgumentParser
+
+NOISE = "Does not validate against|Subtypes: |Errors:$|Given value type: |Expected a path but"  # says nothing to a user
+NO_CLASS = "(?:Expected a dot import path string|Unexpected import path format): (.*)"
+
+
+class Parser(LightningArgumentParser):
+    """Names the option, what was found and what was expected, without the usage of all options before it."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Ends the program with a message; of the parser of a class within another, raises it."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        parser = getattr(ex, "subcommand_parser", None) or self
+        text = shorten(message, getattr(parser, "files", []))
+        print(f"error: {text}\nAll options: python {parser.prog.replace(' [options]', '')} --help", file=sys.stderr)
+        sys.exit(2)
+
+    def parse_args(self, *args: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
+        """Parses a command line."""
+        return expand_home(super().parse_args(*args, **kwargs))
+
+    def parse_path(self, cfg_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Parses a YAML file, and remembers it for messages."""
+        self.files = [*getattr(self, "files", []), Path(cfg_path)]
+        return super().parse_path(cfg_path, *args, **kwargs)
+
+    def instantiate_classes(self, *args: Any, **kwargs: Any) -> Any:
+        """Makes the objects of a config; what a constructor says of its arguments is passed on as it is."""
+        try:
+            return super().instantiate_classes(*args, **kwargs)
+        except ValueError as error:
+            if re.search(NOISE, str(error)):
+                raise ValueError(shorten(str(error))) from error
+            raise
+
+    def add_function_arguments(
+        self, function: Callable[..., Any], *args: Any, linked_targets: set[str] | None = None, **kwargs: Any
+    ) -> list[str]:
+        """Adds the arguments of a function; those that others are linked to are set later, as for classes."""
+        return super().add_function_arguments(function, *args, **kwargs)
+
+
+def shorten(message: str, files: Sequence[Path] = ()) -> str:
+    """Makes a sentence of a message of jsonargparse: option, found, expected, and the file if it stands in one.
+
+    Args:
+        message: Nested lines, among them one for each type that an option might have had.
+        files: The YAML files that were read.
+    """
+    keys: list[str] = []
+    values: list[str] = []
+    types: list[str] = []
+    said: list[str] = []
+    owner = ""
+    for line in message.splitlines():
+        line = line.strip().removeprefix("- ")
+        if match := re.match(r'Parser key "(.*?)":\s*', line):
+            keys.append(match[1])
+            line = line[match.end() :]
+        if match := re.match(r"Problem with given class_path '(.*)':", line):
+            owner = f" ({match[1]})"
+            continue
+        type_ = re.match(r"Expected an? (?:<class '|typing.|<enum ')(.*?)(?:'>|\. Got|$)", line)
+        value = re.search(r"(?:Got|Given) value: (.*)", line)
+        if type_:
+            types.append(type_[1])
+        if value:
+            values.append(value[1])
+        if line and not (type_ or value or re.match(NOISE, line)):
+            said.append(re.sub(NO_CLASS, r"there is no \1, expected a class (package.module.Class) or a file", line))
+    option, kinds = ".".join(keys), [kind for kind in dict.fromkeys(types) if kind != "NoneType"]
+    if kinds and values:
+        said.insert(0, f"{option}{owner} is {values[0]}, expected {' or '.join(kinds)}")
+    elif option:
+        said.insert(0, option + owner)
+    line = "^$"  # how the option stands in a file
+    if match := re.search(r"[Oo]ption '(.*?)'", message):
+        line = rf"{re.escape(match[1])}\W*:"
+    elif values:
+        line = rf"{re.escape(option.split('.')[-1])}\W*:\W*{re.escape(values[0])}"
+    places = [str(file) for file in files if re.search(rf"\b{line}", file.read_text(encoding="utf-8"))]
+    text = ": ".join(dict.fromkeys(said)).replace('"<unicode string>"', str(files[-1]) if files else "the argument")
+    return text + (f" (in {places[-1]})" if places else "")
+
+
+def expand_home(value: Any) -> Any:
+    """Puts the home folder in place of a ``~/`` at the beginning of every text in a config, whichever path it is."""
+    if isinstance(value, str):
+        return str(Path(value).expanduser()) if value.startswith("~/") else value
+    if isinstance(value, list):
+        return [expand_home(item) for item in value]
+    if isinstance(value, dict):
+        return {key: expand_home(item) for key, item in value.items()}
+    if isinstance(value, Namespace):
+        vars(value).update({key: expand_home(item) for key, item in vars(value).items()})
+    return value
+
+
+def read_whole_numbers() -> None:
+    """Has the parser read the 1 of ``limit_test_batches: 1`` as a whole number, one batch, and not as 1.0, all of them.
+
+    Trainer says ``int | float``, and which of the two is tried first depends on what else was imported: Python keeps
+    one ``Union`` for both orders.
+    """
+    hints = Trainer.__init__.__annotations__
+    for name, hint in hints.items():
+        if {int, float} <= {*get_args(hint)}:
+            hints[name] = reduce(or_, get_args(hint), int)
