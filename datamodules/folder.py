@@ -55,6 +55,8 @@ class FolderDataModule(FilesDataModule):
             what the stars stand for, is an image's name. None tries ``images/{split}``, ``images`` and the root itself.
         labels: The same of the labels, which have the names of their images. None is `images` with its folder
             ``images`` replaced by ``labels``.
+        exclude: Patterns of files that `images` or `labels` would match too but are none, such as ``*_inst_label.png``
+            beside ``*_label.png``; one without a folder holds in every folder.
         pairs: A CSV file with the columns ``image``, ``label`` (may be empty) and, if it says them, ``split``, in place
             of `images` and `labels`. Separated by commas, semicolons or tabs.
         splits: For ``train``, ``val`` and ``test``: what ``{split}`` or the column of the CSV says; or a list file
@@ -89,6 +91,7 @@ class FolderDataModule(FilesDataModule):
         role: Role = "target",
         images: str | None = None,
         labels: str | None = None,
+        exclude: list[str] | None = None,
         pairs: str | None = None,
         splits: dict[Split, str | float] | None = None,
         split: Split | None = None,
@@ -112,6 +115,10 @@ class FolderDataModule(FilesDataModule):
         )
         if role not in get_args(Role):
             raise ValueError(f"role is {role!r}: expected one of {', '.join(get_args(Role))}")
+        if exclude and pairs is not None:
+            raise ValueError("exclude is given beside pairs: expected one of them, the CSV alone says where files are")
+        if "" in (exclude or ()):
+            raise ValueError("exclude holds an empty pattern: expected patterns such as *_inst_label.png")
         if pairs is not None and (images is not None or labels is not None):
             raise ValueError("pairs is given beside images or labels: expected the CSV alone, it says where files are")
         if ids is not None and label_colours is not None:
@@ -121,6 +128,7 @@ class FolderDataModule(FilesDataModule):
         self.domain = domain or (Path(root).expanduser().resolve().name if root else "") or "folder"
         self.images = images
         self.label_files = labels
+        self.exclude = tuple(exclude or ())
         self.pairs = pairs
         self.splits = check_splits(splits or {})
         self.own_names = isinstance(classes, list)
@@ -139,7 +147,10 @@ class FolderDataModule(FilesDataModule):
 
     def describe(self) -> dict[str, Any]:
         """Returns what a report on results should say about the data, for JSON."""
-        files = {"images": self.images, "labels": self.label_files, "pairs": self.pairs, "splits": dict(self.splits)}
+        files: dict[str, Any] = {"images": self.images, "labels": self.label_files, "pairs": self.pairs}
+        files["splits"] = dict(self.splits)
+        if self.exclude:
+            files["exclude"] = list(self.exclude)
         return super().describe() | {"files": files}
 
     def make_dataset(self, split: Split, transform: Transform, labelled: bool = True) -> FilesDataset:
@@ -205,6 +216,8 @@ class FolderDataModule(FilesDataModule):
         pairs = [Pair(name, path, None) for name, path in sorted(chosen.items())]
         if labelled:
             pairs, problems = match_files(chosen, labels)
+            if not pairs and labels:
+                raise DataError(self._explain_no_common_names(root, split, chosen, labels), "missing")
         if self.broken == "error":  # to skip broken pairs is to read them all, which finds these too
             lost = find_lost(pairs)
             names = {problem.name for problem in lost}
@@ -244,7 +257,7 @@ class FolderDataModule(FilesDataModule):
         """Returns the images and labels of a split by name, and whether they lie in a folder of the split."""
         images, labels = self._locate(root)
         folder = self._name_folder(split)
-        found = find_named(root, images.replace("{split}", folder), IMAGE_SUFFIXES)
+        found = find_named(root, images.replace("{split}", folder), IMAGE_SUFFIXES, self.exclude)
         if not found:
             entries = ", ".join(sorted(path.name for path in root.iterdir())[:10]) or "nothing"
             raise DataError(
@@ -257,8 +270,8 @@ class FolderDataModule(FilesDataModule):
         if not labelled or labels is None:
             return found, {}, divided
         pattern = labels.replace("{split}", folder)
-        named = find_named(root, pattern, LABEL_SUFFIXES)
-        if not named and (lossy := find_named(root, pattern, IMAGE_SUFFIXES)):
+        named = find_named(root, pattern, LABEL_SUFFIXES, self.exclude)
+        if not named and (lossy := find_named(root, pattern, IMAGE_SUFFIXES, self.exclude)):
             path = next(iter(lossy.values()))
             raise DataError(f"{path}: expected labels as {', '.join(LABEL_SUFFIXES)}. {WHY_NOT_LOSSY}")
         return found, named, divided
@@ -355,6 +368,14 @@ class FolderDataModule(FilesDataModule):
             "Without labels there is only `predict`"
         )
 
+    def _explain_no_common_names(self, root: Path, split: Split, images: Files, labels: Files) -> str:
+        image, label = min(images), min(labels)
+        return (
+            f"{self.domain}: none of the {len(images)} images of {split} in {root} has labels of its name: images are "
+            f"called {image}, ..., labels {label}, ...: expected the same names. Set images and labels to patterns "
+            "whose stars stand for the same, e.g. images/*_image, labels/*_label"
+        )
+
     def _tabulate_ids(self, ids: Mapping[int, str] | None, ignored: Sequence[Any]) -> np.ndarray:
         """Makes the (65536,) lookup from ids, or what colours are read as, to labels."""
         table = np.full(2**16, UNKNOWN, dtype=np.uint8)
@@ -429,7 +450,7 @@ def split_pattern(root: Path, pattern: str) -> tuple[Path, str]:
     return root.joinpath(*fixed), "/".join(parts[len(fixed) :])
 
 
-def find_named(root: Path, pattern: str, suffixes: Sequence[str]) -> Files:
+def find_named(root: Path, pattern: str, suffixes: Sequence[str], exclude: Sequence[str] = ()) -> Files:
     """Returns the files that match a pattern, or lie anywhere below a folder, by what its stars stand for.
 
     Args:
@@ -437,6 +458,7 @@ def find_named(root: Path, pattern: str, suffixes: Sequence[str]) -> Files:
         pattern: A folder, or a path with stars: ``*`` is any name, ``**/`` any number of folders. A suffix at its end
             may be left out.
         suffixes: Of the files; upper case counts too.
+        exclude: Patterns of files that do not count, compared from the end of the path.
 
     Raises:
         DataError: If two files have the same name.
@@ -452,6 +474,8 @@ def find_named(root: Path, pattern: str, suffixes: Sequence[str]) -> Files:
     found: Files = {}
     passed_over = []
     for relative in list_files(folder):
+        if any((folder / relative).match(excluded) for excluded in exclude):
+            continue
         stem, _, ending = relative.rpartition(".")
         match = expression.fullmatch(unicodedata.normalize("NFC", stem))  # macOS writes an umlaut as two characters
         if match is not None and f".{ending.lower()}" in NOT_READ:

@@ -586,3 +586,18 @@ def write_vendors(root: Path) -> Path:
     write_idd(root / "idd")
     write_mapillary(root / "mapillary")
     return root
+
+
+def write_streets(root: Path) -> Path:
+    """Writes IDD-Lite as its vendor packs it, BDD100K and Cityscapes, and images and labels as of KITTI-STEP."""
+    write_cityscapes(root / "cityscapes")
+    write_bdd(root)
+    for split, key in (("train", "0/024541"), ("train", "1/frame0599"), ("val", "0/024541"), ("val", "10/117363")):
+        labels = root / "idd_lite" / "gtFine" / split / f"{key}_label.png"
+        write_image(root / "idd_lite" / "leftImg8bit" / split / f"{key}_image.jpg", draw_image(key, (23, 32)))
+        write_image(labels, draw_ids(key, (*range(7), 255), (23, 32)))
+        write_image(labels.with_name(labels.name.replace("_label", "_inst_label")), draw_ids(key, range(9), (23, 32)))
+    for key in ("0001_000000", "0001_000001"):
+        write_image(root / "kitti_step" / "images" / f"{key}.png", draw_image(key, (24, 78)))
+        write_image(root / "kitti_step" / "labels" / f"{key}.png", draw_ids(key, (*range(19), 255), (24, 78)))
+    return root

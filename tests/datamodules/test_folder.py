@@ -87,6 +87,46 @@ def test_images_alone_can_be_predicted_and_nothing_else(tmp_path: Path) -> None:
         data.test_dataloader()
 
 
+def test_files_that_a_pattern_matches_too_can_be_excluded(tmp_path: Path) -> None:
+    """IDD-Lite has `1_inst_label.png` beside `1_label.png`, which `*_label.png` matches as well."""
+    for name in ("1", "frame0599"):
+        save(tmp_path / "leftImg8bit" / "val" / "10" / f"{name}_image.jpg", draw())
+        save(tmp_path / "gtFine" / "val" / "10" / f"{name}_label.png", 3)
+        save(tmp_path / "gtFine" / "val" / "10" / f"{name}_inst_label.png", 9)
+    where: dict[str, Any] = {"images": "leftImg8bit/{split}/*/*_image.jpg", "labels": "gtFine/{split}/*/*_label.png"}
+    with pytest.raises(DataError, match=r"2 files of val have no partner: .*1_inst_label.png has no image"):
+        list_names(make_module(tmp_path, **where), "val")
+    for exclude in ("*_inst_label.png", "10/*_inst_label.png", "gtFine/val/*/*_inst_label.png"):
+        data = make_module(tmp_path, exclude=[exclude], **where)
+        assert list_names(data, "val") == ["10/1", "10/frame0599"]
+        assert data.make_dataset("val", data.evaluation_transform).load_ids(0).max() == 3
+    assert (
+        data.describe()["files"]["exclude"] == [exclude] and "exclude" not in make_module(tmp_path).describe()["files"]
+    )
+    with pytest.raises(DataError, match=r"2 files of val have no partner"):
+        list_names(make_module(tmp_path, exclude=["11/*_inst_label.png"], **where), "val")
+    assert list_names(make_module(tmp_path, exclude=["*_inst*", "1_*"], **where), "val") == ["10/frame0599"]
+    with pytest.raises(ValueError, match="exclude is given beside pairs"):
+        make_module(tmp_path, exclude=["*_inst*"], pairs="pairs.csv")
+    with pytest.raises(ValueError, match="exclude holds an empty pattern"):
+        make_module(tmp_path, exclude=[""])
+
+
+@pytest.mark.parametrize("broken", ["error", "skip"])
+def test_names_that_have_nothing_in_common_are_shown(tmp_path: Path, broken: Any) -> None:
+    """Not that each of all files lacks its partner, with the advice to complete the data set."""
+    for name in ("1", "2"):
+        save(tmp_path / "leftImg8bit" / "10" / f"{name}_image.jpg", draw())
+        save(tmp_path / "gtFine" / "10" / f"{name}_label.png", 3)
+    where: dict[str, Any] = {"images": "leftImg8bit", "labels": "gtFine", "broken": broken}
+    with pytest.raises(
+        DataError, match=r"none of the 2 images of test .*called 10/1_image, .*labels 10/1_label, .*whose stars stand"
+    ):
+        list_names(make_module(tmp_path, **where))
+    where |= {"images": "leftImg8bit/**/*_image", "labels": "gtFine/**/*_label"}
+    assert list_names(make_module(tmp_path, **where)) == ["10/1", "10/2"]
+
+
 @pytest.mark.parametrize("labels", [None, "labels/{split}", "labels/{split}/*.png", "labels/{split}/*"])
 def test_folders_of_splits(tmp_path: Path, labels: str | None) -> None:
     for split in ("train", "val"):

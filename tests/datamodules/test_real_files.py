@@ -1,0 +1,281 @@
+"""Real photographs and labels, where they are at hand: generated files cannot show what vendors really write.
+
+They lie outside the repository, in ``$SEGADAPT_PHOTOGRAPHS`` or in ``../shared/data``, and are only read.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from jsonargparse import ArgumentParser
+from PIL import Image
+from pytorch_lightning import LightningDataModule
+
+from datamodules import BDDDataModule, CityscapesDataModule, FolderDataModule, TargetsDataModule
+from datamodules.base import DataError, Split
+from datamodules.cityscapes import LABEL_IDS
+from datamodules.files import FilesDataModule, FilesDataset
+from datamodules.labels import CITYSCAPES_COLOURS, IGNORED
+from tests.tiny import ROOT
+
+PHOTOGRAPHS = Path(os.environ.get("SEGADAPT_PHOTOGRAPHS") or ROOT.parent / "shared" / "data")
+STREETS = PHOTOGRAPHS / "streets"
+SAMPLED = 40  # pairs of a data set whose pixels are looked at, evenly spread
+HEIGHT = 128  # rows to which these are made smaller, with nearest neighbours
+
+pytestmark = [
+    pytest.mark.skipif(
+        not all((PHOTOGRAPHS / name).is_dir() for name in ("streets", "camvid")),
+        reason=f"real photographs are not at hand: there are no folders streets and camvid in {PHOTOGRAPHS}",
+    ),
+    pytest.mark.filterwarnings("ignore:.*the official number is:UserWarning"),  # a few of the vendors' pairs
+]
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What is known of a data set.
+
+    Attributes:
+        module: Which data module opens it.
+        split: Of which split.
+        count: Number of pairs.
+        size: Height and width of each.
+        names: The first and the last name.
+        sky: Class of the sky.
+        road: Class of the road.
+        vehicles: Class of vehicles.
+    """
+
+    module: str
+    split: Split
+    count: int
+    size: tuple[int, int]
+    names: tuple[str, str]
+    sky: str = "sky"
+    road: str = "road"
+    vehicles: str = "car"
+
+
+IDD_LITE = Expected(
+    "idd_lite", "train", 468, (227, 320), ("0/024541", "98/752192"), road="drivable", vehicles="vehicles"
+)
+BDD_NAMES = ("00a360bd-27ccb1dd", "00e9be89-00000100")
+AACHEN = ("aachen/aachen_000000_000019", "aachen/aachen_000003_000019")
+SETS = [
+    Expected("bdd", "train", 16, (720, 1280), BDD_NAMES),
+    Expected("bdd as a folder", "test", 16, (720, 1280), BDD_NAMES),
+    Expected("cityscapes", "train", 4, (1024, 2048), AACHEN),
+    Expected("cityscapes as a folder", "test", 4, (1024, 2048), AACHEN),
+    IDD_LITE,
+    Expected("kitti_step", "test", 10, (375, 1242), ("0001_000000", "0001_000009")),
+    Expected("camvid train", "val", 367, (360, 480), ("0001TP_006690", "0016E5_08640")),
+    Expected("camvid val", "test", 101, (360, 480), ("0016E5_07959", "0016E5_08159")),
+]
+every_set = pytest.mark.parametrize("expected", SETS, ids=[expected.module for expected in SETS])
+
+
+def open_config(name: str) -> Any:
+    """Makes the datamodule of a YAML in configs/data."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(LightningDataModule, "data", required=True)
+    return parser.instantiate_classes(parser.parse_args([f"--data={ROOT / 'configs' / 'data' / name}"])).data
+
+
+def open_module(name: str) -> FilesDataModule:
+    """Makes the datamodule of a data set."""
+    if name == "bdd":
+        return BDDDataModule(str(STREETS))
+    if name == "bdd as a folder":
+        folders = {"images": "images/10k/train", "labels": "labels/sem_seg/masks/train"}
+        return FolderDataModule(str(STREETS / "bdd100k"), **folders)
+    if name == "cityscapes":
+        return CityscapesDataModule(str(STREETS))
+    if name == "cityscapes as a folder":
+        names = list(CITYSCAPES_COLOURS)
+        patterns = {
+            "images": "leftImg8bit/train/**/*_leftImg8bit.png",
+            "labels": "gtFine/train/**/*_gtFine_labelIds.png",
+        }
+        ids = {label_id: names[train_id] for label_id, train_id in LABEL_IDS.items() if train_id != IGNORED}
+        ignored: list[Any] = [label_id for label_id in LABEL_IDS if label_id not in ids]
+        return FolderDataModule(str(STREETS / "cityscapes"), ids=ids, ignored=ignored, **patterns)
+    if name == "kitti_step":
+        return FolderDataModule(str(STREETS / "kitti_step"))
+    base, member = (STREETS, None) if name == "idd_lite" else (PHOTOGRAPHS, name.split()[1])
+    opened = open_config("idd_lite.yaml" if member is None else "camvid.yaml")
+    if member is not None:
+        opened = opened.development if member == "train" else opened.targets[0]
+    assert isinstance(opened, FolderDataModule)
+    opened.root = str(base)
+    return opened
+
+
+@cache
+def open_dataset(name: str, split: Split) -> FilesDataset:
+    """Opens a split; the names pair up, or this is an error."""
+    module = open_module(name)
+    return module.make_dataset(split, module.evaluation_transform)
+
+
+def sample(dataset: FilesDataset, count: int = SAMPLED) -> list[int]:
+    """Returns indices, evenly spread."""
+    return np.unique(np.linspace(0, len(dataset) - 1, count).round().astype(int)).tolist()
+
+
+@dataclass(frozen=True)
+class Look:
+    """Where the classes lie in a data set's pictures and how bright they are.
+
+    Attributes:
+        pixels: (K,) number of pixels per class.
+        rows: (K,) mean row per class, 0 is the upper edge and 1 the lower.
+        brightness: (K,) mean gray value per class, 0 to 255.
+    """
+
+    pixels: np.ndarray
+    rows: np.ndarray
+    brightness: np.ndarray
+
+
+def look_at(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Look:
+    """Measures images and their labels."""
+    sums = np.zeros((3, 256))
+    for image, mask in pairs:
+        size = (round(HEIGHT * mask.shape[1] / mask.shape[0]), HEIGHT)
+        labels = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
+        gray = cv2.resize(image, size, interpolation=cv2.INTER_NEAREST).mean(axis=2)
+        row = np.broadcast_to((np.arange(HEIGHT)[:, None] + 0.5) / HEIGHT, labels.shape)
+        sums += [np.bincount(labels.ravel(), weights, minlength=256) for weights in (None, row.ravel(), gray.ravel())]
+    return Look(sums[0], *(sums[1:] / np.maximum(sums[0], 1)))
+
+
+def check_look(look: Look, names: Sequence[str], expected: Expected) -> None:
+    """Asserts that sky is above and bright, the road below and darker, and that vehicles stand on it."""
+    sky, road, vehicles = (names.index(name) for name in (expected.sky, expected.road, expected.vehicles))
+    assert min(look.pixels[[sky, road, vehicles]]) > 0
+    assert look.rows[sky] < 1 / 3 and look.rows[road] > 2 / 3
+    assert look.rows[sky] + 0.25 < look.rows[vehicles] < look.rows[road] - 0.05
+    assert look.brightness[sky] > look.brightness[road] + 40
+
+
+def load(dataset: FilesDataset) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Reads some images and their labels."""
+    return [dataset.load_pair(index) for index in sample(dataset)]
+
+
+@every_set
+def test_files_pair_up_and_decode(expected: Expected) -> None:
+    dataset = open_dataset(expected.module, expected.split)
+    assert len(dataset) == expected.count
+    names = [dataset.name(index) for index in range(len(dataset))]
+    assert (names[0], names[-1]) == expected.names and len(set(names)) == len(names)
+    for pair in dataset.pairs:
+        assert pair.labels is not None
+        for path in (pair.image, pair.labels):
+            with Image.open(path) as header:
+                assert header.size == expected.size[::-1]
+    for index in range(len(dataset)):
+        mask = dataset.load_mask(index)  # an unknown id is an error
+        assert mask.shape == expected.size and mask.dtype == np.uint8
+    for index in sample(dataset, 4):
+        assert dataset.load_image(index).shape == (*expected.size, 3)
+
+
+@every_set
+def test_labels_lie_where_they_should(expected: Expected) -> None:
+    dataset = open_dataset(expected.module, expected.split)
+    check_look(look_at(load(dataset)), open_module(expected.module).class_names, expected)
+
+
+def explain(image: np.ndarray, mask: np.ndarray) -> float:
+    """Returns the share, in [0, 1], of the variance of the gray values that the labels explain."""
+    gray, labels = image.mean(axis=2).ravel(), mask.ravel()
+    count = np.maximum(np.bincount(labels, minlength=256), 1)
+    means = np.bincount(labels, gray, 256) / count
+    return float(means[labels].var() / gray.var())
+
+
+@every_set
+def test_labels_are_of_their_own_image_and_not_mirrored(expected: Expected) -> None:
+    """They explain its gray values better than another image's labels, or their mirror image, would."""
+    dataset = open_dataset(expected.module, expected.split)
+    pairs = [(image[::4, ::4], mask[::4, ::4]) for image, mask in map(dataset.load_pair, sample(dataset, 20))]
+    others = [mask for _, mask in (*pairs[1:], pairs[0])]
+    own, mirrored, other = np.mean(
+        [
+            (explain(image, mask), explain(image, mask[:, ::-1]), explain(image, changed))
+            for (image, mask), changed in zip(pairs, others, strict=True)
+        ],
+        axis=0,
+    )
+    assert own > max(mirrored, other) + 0.02
+
+
+@every_set
+def test_a_wrong_reading_of_labels_would_be_seen(expected: Expected) -> None:
+    """Upside down, moved by one id, or negatives of the images."""
+    pairs = load(open_dataset(expected.module, expected.split))
+    names = open_module(expected.module).class_names
+    shifted = np.append(np.roll(np.arange(len(names), dtype=np.uint8), 1), np.full(256 - len(names), IGNORED, np.uint8))
+    wrong = {
+        "labels upside down": [(image, mask[::-1].copy()) for image, mask in pairs],
+        "images upside down": [(image[::-1].copy(), mask) for image, mask in pairs],
+        "both upside down": [(image[::-1].copy(), mask[::-1].copy()) for image, mask in pairs],
+        "ids moved by one": [(image, shifted[mask]) for image, mask in pairs],
+        "negative": [(255 - image, mask) for image, mask in pairs],
+    }
+    for changed in wrong.values():
+        with pytest.raises(AssertionError):
+            check_look(look_at(changed), names, expected)
+
+
+@pytest.mark.parametrize("name", ["bdd", "cityscapes"])
+def test_a_vendors_data_set_is_the_same_as_a_folder(name: str) -> None:
+    vendors, own = open_dataset(name, "train"), open_dataset(f"{name} as a folder", "test")
+    assert [pair.name for pair in vendors.pairs] == [pair.name for pair in own.pairs]
+    for index in range(len(vendors)):
+        assert np.array_equal(vendors.load_mask(index), own.load_mask(index))
+    assert np.array_equal(vendors.load_image(0), own.load_image(0))
+
+
+def test_instances_of_cityscapes_are_16_bits_that_agree_with_the_labels() -> None:
+    """Of a thing id 26 they hold 26000 and more; read as labels they are refused with the ids that they hold."""
+    root = STREETS / "cityscapes"
+    patterns = {"images": "leftImg8bit/train/*/*_leftImg8bit", "labels": "gtFine/train/*/*_gtFine_instanceIds"}
+    own = FolderDataModule(str(root), **patterns)
+    dataset, vendors = own.make_dataset("test", own.evaluation_transform), open_dataset("cityscapes", "train")
+    assert len(dataset) == len(vendors) == 4
+    for index, pair in enumerate(dataset.pairs):
+        assert pair.labels is not None
+        with Image.open(pair.labels) as header:
+            assert header.mode.startswith("I")  # ;16, with older Pillow without
+        instances, labels = dataset.load_ids(index), vendors.load_ids(index)
+        assert instances.dtype == np.uint16 and instances.max() >= 24000
+        assert np.array_equal(np.where(instances >= 1000, instances // 1000, instances), labels)
+        with pytest.raises(DataError, match=r"the labels hold the ids .*26\d\d\d"):
+            dataset.load_mask(index)
+
+
+def test_the_protocol_of_the_photographs_opens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One network of 7 classes can be scored on all of them; each class is somewhere."""
+    monkeypatch.setenv("SEGADAPT_DATA", str(STREETS))
+    opened = open_config("streets.yaml")
+    assert isinstance(opened, TargetsDataModule) and opened.num_classes == 7
+    found = {}
+    splits: tuple[Split, ...] = ("val", "test", "train", "test")  # that a run reads of each
+    for module, split in zip((opened.development, *opened.targets), splits, strict=True):
+        assert isinstance(module, FilesDataModule)
+        dataset = module.make_dataset(split, module.evaluation_transform)
+        found[module.domain] = len(dataset)
+        pixels = look_at(load(dataset)).pixels
+        assert np.count_nonzero(pixels[:7]) == 7 and pixels[7:255].sum() == 0, module.domain
+        road = Expected("", split, 0, (0, 0), ("", ""), road="drivable", vehicles="vehicles")
+        check_look(look_at(load(dataset)), opened.class_names, road)
+    assert found == {"bdd100k": 16, "idd_lite": 468, "cityscapes": 4, "kitti_step": 10}
