@@ -258,6 +258,12 @@ class FolderDataModule(FilesDataModule):
         images, labels = self._locate(root)
         folder = self._name_folder(split)
         found = find_named(root, images.replace("{split}", folder), IMAGE_SUFFIXES, self.exclude)
+        named: Files = {}
+        if labels is not None:
+            pattern = labels.replace("{split}", folder)
+            named = find_named(root, pattern, LABEL_SUFFIXES, self.exclude)
+            of_labels = set(named.values())
+            found = {name: path for name, path in found.items() if path not in of_labels}
         if not found:
             entries = ", ".join(sorted(path.name for path in root.iterdir())[:10]) or "nothing"
             raise DataError(
@@ -269,8 +275,6 @@ class FolderDataModule(FilesDataModule):
         divided = "{split}" in images
         if not labelled or labels is None:
             return found, {}, divided
-        pattern = labels.replace("{split}", folder)
-        named = find_named(root, pattern, LABEL_SUFFIXES, self.exclude)
         if not named and (lossy := find_named(root, pattern, IMAGE_SUFFIXES, self.exclude)):
             path = next(iter(lossy.values()))
             raise DataError(f"{path}: expected labels as {', '.join(LABEL_SUFFIXES)}. {WHY_NOT_LOSSY}")

@@ -1,7 +1,6 @@
 """The check of data sets: every kind of problem, what is no problem, exit codes, and reports that are always whole."""
 
 import json
-import logging
 import signal
 import time
 from collections.abc import Callable
@@ -623,9 +622,7 @@ def test_what_labels_may_not_mean_is_said(check: Check, tmp_path: Path) -> None:
     assert code == 1 and report["data_sets"][0]["splits"][0]["verdict"] == "PROBLEMS" and "is a mask of one bit" in out
 
 
-def test_what_happens_to_images_is_said(
-    check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_happens_to_images_is_said(check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datamodules.transforms.MAX_EVALUATION_SIZE", (16, 32))
     root = tmp_path / "mine"
     exif = Image.Exif()
@@ -642,8 +639,8 @@ def test_what_happens_to_images_is_said(
     squeezed = write_yaml(tmp_path / "mine.yaml", "FolderDataModule", root=str(root), evaluation_resize="protocol")
     assert "without regard to their proportions, e.g. 48x64 to 32x16" in check("--data", squeezed)[2]
     data = datamodules.FolderDataModule(str(root), num_workers=0)
-    with caplog.at_level(logging.INFO):
-        data.predict_dataloader()
-        data.predict_dataloader()
-    (said,) = [record.message for record in caplog.records if "images have more than" in record.message]
-    assert said.startswith("mine test: 3 of 3 images")  # the worst, once
+    said: list[str] = []
+    monkeypatch.setattr("datamodules.folder.rank_zero_info", said.append)
+    data.predict_dataloader()
+    data.predict_dataloader()
+    assert said == [resized.replace("train, val, test", "test")]  # the worst, once
