@@ -18,6 +18,7 @@ from callbacks.method import Method
 from callbacks.pseudo_labels import fuse_views
 from callbacks.views import Normalization, make_views
 from lightning_modules.networks.checkpoints import find_difference, read_checkpoint, rename_weights
+from lightning_modules.origin import check_classes
 from lightning_modules.predictor import predict_logits
 from lightning_modules.segmentation import SegmentationModule
 
@@ -93,6 +94,11 @@ class Ensemble(Method):
             total = probabilities if total is None else total.add_(probabilities)
         assert total is not None
         return total.div_(len(self.members))
+
+    def _install(self, module: SegmentationModule) -> None:
+        for path in self.checkpoints:
+            check_classes(module, read_checkpoint(path), path)
+        super()._install(module)
 
     def _remove(self, module: SegmentationModule) -> None:
         self.members = []

@@ -5,7 +5,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from datamodules.labels import UNKNOWN, LabelSpace
 from datamodules.prefetch import DevicePrefetcher, Loader
-from datamodules.transforms import EvaluationTransform, Resize, TrainingTransform, Transform
+from datamodules.transforms import MEAN, STD, EvaluationTransform, Resize, TrainingTransform, Transform
 
 Role = Literal["source", "development", "target"]
 Split = Literal["train", "val", "test"]
@@ -334,6 +334,7 @@ class SegmentationDataModule(LightningDataModule, ABC):
     Attributes:
         role: ``source``, ``development`` or ``target``.
         test_split: The split that `test` and `predict` read.
+        normalization: Mean and deviation of the red, green and blue of images, which samples are normalised by.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -343,6 +344,7 @@ class SegmentationDataModule(LightningDataModule, ABC):
 
     role: Role = "source"
     test_split: Split = "test"
+    normalization: ClassVar[dict[str, list[float]]] = {"mean": list(MEAN), "std": list(STD)}
 
     def __init__(
         self,

@@ -71,6 +71,7 @@ class TargetsDataModule(LightningDataModule):
                 f"{folders.count(repeated[0])} targets are called {repeated[0]}: expected different names, by which "
                 "their scores are told apart. Set domain of each"
             )
+        self.normalization = members[0].normalization
         self.num_classes = members[0].num_classes
         self.class_names = members[0].class_names
         self.colours = members[0].colours

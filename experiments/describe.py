@@ -1,4 +1,4 @@
-"""Say what a checkpoint is: its classes, its network, how far it was trained."""
+"""Say what a checkpoint is: its classes, its network, what it was trained on and how far."""
 
 import argparse
 import sys
@@ -25,7 +25,8 @@ def describe_checkpoint(path: Path) -> str:
     described = {
         "file": str(path),
         "classes": list(saved["class_names"]) if "class_names" in saved else UNKNOWN,
-        **(saved.get("origin") or {"network": UNKNOWN}),
+        **dict.fromkeys(("network", "normalization", "trained_on", "version"), UNKNOWN),
+        **(saved.get("origin") or {}),
         "epoch": saved.get("epoch", UNKNOWN),
         "step": saved.get("global_step", UNKNOWN),
         "weights": f"{sum(value.numel() for value in weights.values()):,} numbers in {len(weights)} tensors",

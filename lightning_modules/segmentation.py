@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from pytorch_lightning import LightningModule
 from pytorch_lightning.trainer.states import TrainerFn
-from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
@@ -26,6 +26,7 @@ from lightning_modules.metrics import (
 )
 from lightning_modules.networks.base import TooSmallError
 from lightning_modules.networks.checkpoints import find_difference, rename_weights
+from lightning_modules.origin import check_origin, describe_origin
 from lightning_modules.precision import warn_of_slow_bf16
 from lightning_modules.predictor import Predictor, Stopwatch, predict_logits, predict_plainly
 
@@ -46,9 +47,6 @@ class Evaluation(TypedDict):
     milliseconds: float
     domain: str
     name: list[str]
-
-
-FREE_ARGUMENTS = {"weights", "num_classes", "dropout"}  # of a network, that may differ from those in training
 
 
 class SegmentationModule(LightningModule):
@@ -295,29 +293,16 @@ class SegmentationModule(LightningModule):
                 f"the checkpoint is of another network: {difference}. Use the config that the checkpoint was trained "
                 "with: its config.yaml lies in the folder of the training run"
             )
-        was, now = ((origin or {}).get("arguments", {}) for origin in (checkpoint.get("origin"), self.origin))
-        changed = sorted(name for name in was.keys() & now.keys() - FREE_ARGUMENTS if was[name] != now[name])
-        if changed:
-            rank_zero_warn(
-                "the network is not built as the one that was trained: "
-                + ", ".join(f"{name} was {was[name]}, is now {now[name]}" for name in changed)
-            )
-        trained = checkpoint.get("class_names", self.class_names)
-        if list(trained) != self.class_names and not self.other_classes:
-            raise ValueError(
-                f"the checkpoint was trained with the classes {', '.join(trained)}, the data has "
-                f"{', '.join(self.class_names)}: expected the same in the same order, or scores are of other classes. "
-                "Give the data those classes, or say with --model.other_classes=true that the names alone differ"
-            )
+        check_origin(self, checkpoint)
         if "optimizer_states" not in checkpoint and self._trainer and self._trainer.state.fn == TrainerFn.FITTING:
             raise ValueError(
                 "the checkpoint holds weights alone, which `fit` cannot go on from: expected one that `fit` wrote"
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the names of the classes, and the network's own: weights alone do not say what they are."""
+        """Adds the names of the classes, and what else weights do not say of themselves."""
         checkpoint["class_names"] = self.class_names
-        checkpoint["origin"] = self.origin
+        checkpoint["origin"] = describe_origin(self)
 
     def _evaluate(self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int) -> Evaluation:
         check_batch(batch, "image", "mask")

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -98,12 +99,38 @@ def test_a_checkpoint_by_the_name_of_its_role_is_asked_for_by_path(own: tuple[Pa
             run(subcommand, own[0], tmp_path, "--ckpt_path=last")
 
 
-@pytest.mark.parametrize("classes", [["box", "road", "sky"], ["cat", "dog", "mouse"]])
-def test_a_checkpoint_of_other_classes_is_refused(classes: list[str], own: tuple[Path, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("classes", "said"),
+    [
+        (["cat", "dog", "mouse"], "was trained with the classes sky, road, box, the data has cat, dog, mouse"),
+        (["box", "sky", "road"], r"in the first order; where it has no ids, also ids: \{1: sky, 2: road, 0: box\}"),
+    ],
+)
+def test_a_checkpoint_of_other_classes_is_refused(
+    classes: list[str], said: str, own: tuple[Path, Path], tmp_path: Path
+) -> None:
     other = write_config(tmp_path, own[0].parent / "data", classes)
-    with pytest.raises(ValueError, match="was trained with the classes sky, road, box, the data has"):
+    with pytest.raises(ValueError, match=said):
         run("test", other, tmp_path, f"--ckpt_path={own[1]}")
+    with pytest.raises(ValueError, match=f"best.ckpt .*{said}|{said}"):
+        run("test", other, tmp_path, "--method=Ensemble", f"--method.checkpoints=[{own[1]}]")
     run("test", other, tmp_path, f"--ckpt_path={own[1]}", "--model.other_classes=true")
+
+
+def test_a_checkpoint_that_does_not_say_its_classes_is_taken_with_a_word(own: tuple[Path, Path]) -> None:
+    saved = torch.load(own[1], weights_only=True)
+    del saved["class_names"], saved["origin"]
+    module = SegmentationModule(DeepLabV1("resnet10", 3, width=8), 3, CLASSES)
+    with pytest.warns(UserWarning, match="does not say its classes.*taken for sky, road, box, in this order"):
+        module.on_load_checkpoint(saved)
+
+
+def test_a_checkpoint_of_another_normalisation_is_refused(
+    own: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FolderDataModule, "normalization", {"mean": [0.5] * 3, "std": [0.5] * 3})
+    with pytest.raises(ValueError, match=r"was trained on images normalised by .*0.485.*the data are .*0.5"):
+        run("test", own[0], tmp_path, f"--ckpt_path={own[1]}")
 
 
 FORMS: dict[str, Callable[[dict[str, Tensor]], Any]] = {
@@ -320,10 +347,13 @@ def test_a_checkpoint_says_what_it_is(
     found = yaml.safe_load(capsys.readouterr().out)
     assert found["classes"] == CLASSES and found["network"] == "lightning_modules.networks.DeepLabV1"
     assert found["arguments"]["width"] == 8 and found["epoch"] == 1 and found["step"] == 2
+    assert found["normalization"]["mean"] == [0.485, 0.456, 0.406] and found["version"] == version("segadapt")
+    assert found["trained_on"]["images"] == 2 and len(found["trained_on"]["fingerprint"]) == 64
     torch.save({"a": torch.ones(2, 3), "b": torch.ones(1)}, tmp_path / "weights.pth")
     assert describe([str(tmp_path / "weights.pth")]) == 0
     found = yaml.safe_load(capsys.readouterr().out)
-    assert "not in the file" in found["classes"] and found["weights"] == "7 numbers in 2 tensors"
+    assert "not in the file" in found["classes"] and "not in the file" in found["trained_on"]
+    assert found["weights"] == "7 numbers in 2 tensors"
     assert describe([str(tmp_path / "none.ckpt")]) == 1
     assert "error: the checkpoint" in capsys.readouterr().err
 

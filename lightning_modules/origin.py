@@ -1,0 +1,78 @@
+"""What a checkpoint says of itself, and whether that fits the run that loads it."""
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from pytorch_lightning.utilities.rank_zero import rank_zero_warn
+
+if TYPE_CHECKING:
+    from lightning_modules.segmentation import SegmentationModule
+
+FREE_ARGUMENTS = {"weights", "num_classes", "dropout"}  # of a network, that may differ from those in training
+
+
+def describe_origin(module: "SegmentationModule") -> dict[str, Any]:
+    """Returns the network of a run in training, its data and their normalisation, and the version of this project.
+
+    Args:
+        module: In training; what its trainer's data do not say is left out.
+    """
+    origin = module.origin | {"version": version("segadapt")}
+    trainer = module._trainer
+    normalization = getattr(getattr(trainer, "datamodule", None), "normalization", None)
+    if normalization is not None:
+        origin["normalization"] = normalization
+    dataset = getattr(getattr(trainer, "train_dataloader", None), "dataset", None)
+    if dataset is not None and hasattr(dataset, "fingerprint"):
+        domain = getattr(dataset, "domain", type(dataset).__name__)
+        origin["trained_on"] = {"domain": domain, "images": len(dataset), "fingerprint": dataset.fingerprint()}
+    return origin
+
+
+def check_origin(module: "SegmentationModule", checkpoint: Mapping[str, Any]) -> None:
+    """Compares what a checkpoint says of itself with the run; warns of a network that is built otherwise.
+
+    Raises:
+        ValueError: If the classes differ, or the normalisation of the images.
+    """
+    origin = checkpoint.get("origin") or {}
+    was, now = origin.get("arguments", {}), module.origin.get("arguments", {})
+    changed = sorted(name for name in was.keys() & now.keys() - FREE_ARGUMENTS if was[name] != now[name])
+    if changed:
+        rank_zero_warn(
+            "the network is not built as the one that was trained: "
+            + ", ".join(f"{name} was {was[name]}, is now {now[name]}" for name in changed)
+        )
+    check_classes(module, checkpoint)
+    normalized = getattr(getattr(module._trainer, "datamodule", None), "normalization", None)
+    if None not in (normalized, trained := origin.get("normalization")) and normalized != trained:
+        raise ValueError(
+            f"the checkpoint was trained on images normalised by {trained}, the data are normalised by {normalized}: "
+            "expected the same, or all scores are too low. Normalise the data as in training"
+        )
+
+
+def check_classes(module: "SegmentationModule", checkpoint: Mapping[str, Any], name: str = "the checkpoint") -> None:
+    """Raises ValueError if a checkpoint has other classes than the data; warns if it does not say which it has."""
+    trained, present = checkpoint.get("class_names"), module.class_names
+    if module.other_classes or trained == present:
+        return
+    if trained is None:
+        rank_zero_warn(
+            f"{name} does not say its classes, as it was written before 2026-11-29 or by another program: they are "
+            f"taken for {', '.join(present)}, in this order"
+        )
+    elif sorted(trained) == sorted(present):
+        ids = ", ".join(f"{present.index(one)}: {one}" for one in trained)
+        raise ValueError(
+            f"{name} was trained with the classes in the order [{', '.join(trained)}], the data has them in the order "
+            f"[{', '.join(present)}]: expected the same order, or scores are of other classes. Give the data classes "
+            f"in the first order; where it has no ids, also ids: {{{ids}}}"
+        )
+    else:
+        raise ValueError(
+            f"{name} was trained with the classes {', '.join(trained)}, the data has {', '.join(present)}: expected "
+            "the same in the same order, or scores are of other classes. Give the data those classes, or say with "
+            "--model.other_classes=true that the names alone differ"
+        )
