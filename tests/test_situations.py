@@ -14,8 +14,9 @@ from PIL import Image
 from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor
 
-from callbacks.choice import loads_weights, reserve_folders
 from callbacks.processes import run_to_end
+from callbacks.run_checks import loads_weights
+from callbacks.training_folder import reserve_folders
 from datamodules import FolderDataModule, TargetsDataModule
 from experiments.describe import main as describe
 from lightning_modules.checkpoints import CheckpointReader
