@@ -1,12 +1,13 @@
 """Whether a run can come to a good end, asked before anything is read."""
 
 import os
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from lightning_modules.networks.checkpoints import check_file
 
 NAMED = ("last", "best")  # what Lightning understands as a checkpoint beside paths
 
@@ -27,19 +28,34 @@ def check_run(run: Any, subcommand: str) -> None:
 
 
 def check_checkpoint(path: str | Path | None) -> None:
-    """Raises ValueError if a file is no checkpoint, but empty, cut off or of another kind; no file at all passes."""
+    """Raises an error if a file is no checkpoint, but empty, cut off or of another kind; no file at all passes."""
     if path in NAMED:
         raise ValueError(
             f"ckpt_path is {path!r}: expected the path of a file, as every run has a folder of its own, in which none "
             "is yet; e.g. outputs/runs/csv/version_0/checkpoints/last.ckpt"
         )
-    if path is None or not Path(path).is_file() or zipfile.is_zipfile(path):
-        return
-    with Path(path).open("rb") as file:
-        begin = file.read(2)
-    if begin[:1] != b"\x80":  # torch before 1.6 wrote bare pickles
-        state = "empty" if not begin else "cut off" if begin == b"PK" else "no file of torch.save"
-        raise ValueError(f"the checkpoint {path} cannot be read, it is {state}: expected one that `fit` wrote")
+    if path is not None and Path(path).exists():
+        check_file(path)
+
+
+def check_work(trainer: Any, subcommand: str) -> None:
+    """Raises ValueError if a run would do nothing.
+
+    Args:
+        trainer: The config of the Trainer.
+        subcommand: ``fit``, ``validate``, ``test`` or ``predict``.
+    """
+    if trainer.fast_dev_run:
+        return  # has limits of its own
+    names = {"fit": "train", "validate": "val"}
+    limits = [f"limit_{names.get(subcommand, subcommand)}_batches"]
+    if subcommand == "fit":
+        limits = ["max_epochs", "max_steps", *([] if trainer.overfit_batches else limits)]
+    for name in limits:
+        if trainer[name] == 0:
+            raise ValueError(
+                f"trainer.{name} is 0, so that {subcommand} would do nothing: expected 1 or more, or leave it out"
+            )
 
 
 def check_trained(run: Any) -> None:

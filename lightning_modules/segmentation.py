@@ -25,7 +25,7 @@ from lightning_modules.metrics import (
     score_image,
 )
 from lightning_modules.networks.base import TooSmallError
-from lightning_modules.networks.checkpoints import find_difference, rename_weights
+from lightning_modules.networks.checkpoints import check_weights, find_difference, rename_weights
 from lightning_modules.precision import warn_of_slow_bf16
 from lightning_modules.predictor import Predictor, Stopwatch, predict_logits, predict_plainly
 
@@ -289,6 +289,7 @@ class SegmentationModule(LightningModule):
         Raises ValueError if the checkpoint belongs to another network or other classes; names what differs.
         """
         checkpoint["state_dict"] = rename_weights(self.state_dict(), checkpoint["state_dict"])
+        check_weights(self.state_dict(), checkpoint["state_dict"])
         difference = find_difference(self.state_dict(), checkpoint["state_dict"])
         if difference is not None:
             raise ValueError(

@@ -437,4 +437,4 @@ def test_a_file_that_is_no_checkpoint_is_named(data: bytes, state: str, tmp_path
         torch.save({"state_dict": {}}, path, _use_new_zipfile_serialization=not legacy)
         check_checkpoint(path)
     check_checkpoint(None)
-    check_checkpoint(tmp_path / "nothing.ckpt")  # Lightning says that it is not there
+    check_checkpoint(tmp_path / "nothing.ckpt")  # the reader says that it is not there

@@ -15,13 +15,13 @@ from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor
 
 from callbacks.processes import run_to_end
-from callbacks.run_checks import loads_weights
+from callbacks.run_checks import check_checkpoint, loads_weights
 from callbacks.training_folder import reserve_folders
 from datamodules import FolderDataModule, TargetsDataModule
 from experiments.describe import main as describe
 from lightning_modules.checkpoints import CheckpointReader
 from lightning_modules.networks import DeepLabV1
-from lightning_modules.networks.checkpoints import read_checkpoint
+from lightning_modules.networks.checkpoints import check_weights, read_checkpoint
 from lightning_modules.segmentation import SegmentationModule
 from main import main
 from tests.fakes import write_image
@@ -434,3 +434,53 @@ def test_too_little_shared_memory_is_one_sentence(
     with pytest.raises(SystemExit):
         run_to_end(fail)
     assert capsys.readouterr().err.startswith("error: the workers that read images ran out of shared memory (/dev/shm)")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused(value: float, own: tuple[Path, Path], tmp_path: Path) -> None:
+    saved = torch.load(own[1], weights_only=True)
+    for name in ("network.head.bias", "network.head.weight"):
+        assert name in saved["state_dict"], sorted(saved["state_dict"])[:5]
+        saved["state_dict"][name].view(-1)[0] = value
+    torch.save(saved, tmp_path / "bad.ckpt")
+    for words in ([], ["--method=Ensemble", f"--method.checkpoints=[{tmp_path / 'bad.ckpt'}]"]):
+        restore = own[1] if words else tmp_path / "bad.ckpt"
+        with pytest.raises(ValueError, match=r"2 of \d+ tensors of the checkpoint are NaN or infinite \(e\.g\. .*head"):
+            run("test", own[0], tmp_path, f"--ckpt_path={restore}", *words)
+
+
+def test_other_weights_in_a_file_are_named(tmp_path: Path) -> None:
+    state = {"weight": torch.ones(2)}
+    torch.save({"model": state, "model_ema": state, "optimizer": {}, "epoch": 3}, tmp_path / "two.pth")
+    with pytest.warns(UserWarning, match="took the weights under model; the file also holds model_ema"):
+        assert list(read_checkpoint(tmp_path / "two.pth")["state_dict"]) == ["weight"]
+    torch.save({"n_averaged": torch.tensor(3), "module.weight": torch.ones(2)}, tmp_path / "averaged.pth")
+    assert list(read_checkpoint(tmp_path / "averaged.pth")["state_dict"]) == ["module.weight"]
+    own = {"network.weight": torch.ones(2)}
+    with pytest.raises(ValueError, match=r"second copy of the network's weights, whose names begin with ema\."):
+        check_weights(own, own | {"ema.weight": torch.ones(2)})
+    check_weights(own, own | {"other.bias": torch.ones(2)})  # of another network, which is said elsewhere
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "a pointer of Git LFS"),
+        (b"\n<!DOCTYPE html><html>Sign in</html>", "a web page"),
+        (b'\x40\x00\x00\x00\x00\x00\x00\x00{"weight":{"dtype":"F32"}}', "of safetensors"),
+    ],
+)
+def test_files_that_are_no_checkpoints_are_told_apart(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "best.ckpt").write_bytes(content)
+    for read in (check_checkpoint, read_checkpoint):
+        with pytest.raises(ValueError, match=rf"cannot be read, it is {message}.*: expected one that `fit` wrote"):
+            read(tmp_path / "best.ckpt")
+
+
+def test_folders_and_addresses_are_no_checkpoints(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").touch()
+    with pytest.raises(FileNotFoundError, match=r"is a folder: expected a file, e\.g\. .*checkpoints/last\.ckpt"):
+        check_checkpoint(tmp_path)
+    with pytest.raises(FileNotFoundError, match="is an address: expected a file"):
+        read_checkpoint("https://example.org/best.ckpt")
