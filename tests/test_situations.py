@@ -449,6 +449,24 @@ def test_weights_that_are_not_finite_are_refused(value: float, own: tuple[Path, 
             run("test", own[0], tmp_path, f"--ckpt_path={restore}", *words)
 
 
+def test_a_learning_rate_that_changes_counts_when_a_training_goes_on(
+    own: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def go_on(name: str, *words: str) -> Any:
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            return run("fit", own[0], tmp_path / name, f"--ckpt_path={own[1]}", "--trainer.max_epochs=4", *words)
+
+    same = go_on("same").trainer.callback_metrics
+    assert "other settings" not in caplog.text
+    words = ["--model.lr=0.01", "--model.momentum=0.5", "--model.weight_decay=0"]
+    changed = go_on("changed", *words)
+    assert "lr was 0.005, is now 0.01, momentum was 0.9, is now 0.5, weight_decay was 0.0001, is now 0" in caplog.text
+    assert changed.trainer.callback_metrics["train/lr"] == pytest.approx(2 * same["train/lr"].item())
+    (group,) = changed.trainer.optimizers[0].param_groups
+    assert (group["momentum"], group["weight_decay"], group["initial_lr"]) == (0.5, 0, 0.01)
+
+
 def test_other_weights_in_a_file_are_named(tmp_path: Path) -> None:
     state = {"weight": torch.ones(2)}
     torch.save({"model": state, "model_ema": state, "optimizer": {}, "epoch": 3}, tmp_path / "two.pth")
