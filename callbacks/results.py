@@ -67,10 +67,12 @@ class Plan:
     Attributes:
         batches: The images (domain and name) of each batch, over all processes, in order.
         resumable: Whether what is done can be left out.
+        available: How many images the data sets have, of which a limit may leave out some.
     """
 
     batches: list[list[Key]]
     resumable: bool
+    available: int = 0
 
     @classmethod
     def of(cls, evaluated: Sequence[Any]) -> "Plan":
@@ -82,7 +84,8 @@ class Plan:
         ]
         images = [image for batch in batches for image in batch]
         domains = [dataset.domain for _, dataset, _ in evaluated]
-        return cls(batches, bool(images) and len(set(images)) == len(images) and len(set(domains)) == len(domains))
+        resumable = bool(images) and len(set(images)) == len(images) and len(set(domains)) == len(domains)
+        return cls(batches, resumable, sum(len(dataset) for _, dataset, _ in evaluated))
 
     @property
     def images(self) -> list[Key]:
@@ -501,6 +504,7 @@ class Results(Callback):
         datamodule: Any = getattr(trainer, "datamodule", None)
         summary = {
             "complete": complete,
+            "limited": self._describe_limit(),
             "stage": find_stage(trainer),
             "method": method.settings() if method else None,
             "checkpoint": str(trainer.ckpt_path or scored.released or "") or None,
@@ -515,6 +519,11 @@ class Results(Callback):
             "plain_formula": list_faults(),
             **summarize_records(read_located(lines), scored.class_names, scored.domains),
         }
+        if summary["limited"] and complete:
+            rank_zero_warn(
+                "{images} of {of} images are scored, as a limit asks for (limit_test_batches, limit_val_batches or "
+                "fast_dev_run)".format(**summary["limited"])
+            )
         self._draw_reliability(run, summary["domains"])
         for search in list_searches(trainer) if complete else ():
             for name, content in search.report().items():
@@ -528,6 +537,11 @@ class Results(Callback):
                 f"{run.root}: report or dashboard could not be made ({type(error).__name__}: {error}). The results are "
                 f"whole; mend what the error names, then: python -m experiments.report {run.root}"
             )
+
+    def _describe_limit(self) -> dict[str, int] | None:
+        """Returns how many images of how many a limit leaves; None if there is none."""
+        images, available = len(self._plan.images), self._plan.available
+        return {"images": images, "of": available} if images < available else None
 
     def _show(self, trainer: Trainer, module: LightningModule, run: RunFolder, lines: Sequence[Line]) -> None:
         """Writes the report, and logs the dashboard."""

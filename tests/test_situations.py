@@ -1,6 +1,8 @@
 """What people do by mistake, tried as they would: the right numbers, or one sentence, and never other numbers."""
 
+import json
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -502,3 +504,14 @@ def test_folders_and_addresses_are_no_checkpoints(tmp_path: Path) -> None:
         check_checkpoint(tmp_path)
     with pytest.raises(FileNotFoundError, match="is an address: expected a file"):
         read_checkpoint("https://example.org/best.ckpt")
+
+
+def test_a_limit_is_said_beside_the_scores(own: tuple[Path, Path], tmp_path: Path) -> None:
+    for words, limited in ((["--trainer.limit_test_batches=1"], {"images": 1, "of": 2}), ([], None)):
+        folder = tmp_path / str(len(words))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            run("test", own[0], folder, f"--ckpt_path={own[1]}", *words)
+        assert any("1 of 2 images are scored, as a limit asks for" in str(one.message) for one in caught) is bool(words)
+        results = json.loads((folder / "results" / "results.json").read_text(encoding="utf-8"))
+        assert (results["limited"], results["complete"]) == (limited, True)
