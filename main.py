@@ -47,6 +47,7 @@ class SegmentationCLI(LightningCLI):
         """Leaves out ImageNet weights that others replace: they may not be on this machine."""
         run = self.config[self.subcommand]
         run_checks.check_run(run, str(self.subcommand))
+        training_folder.drop_checkpoints(run.trainer)
         arguments = run.model.network.get("init_args")
         if (run.get("ckpt_path") or run.model.released) and arguments is not None and arguments.get("weights"):
             arguments.weights = None
@@ -59,6 +60,7 @@ class SegmentationCLI(LightningCLI):
         trainer.strategy.checkpoint_io = CheckpointReader()
         self.model.origin = choice.describe_network(self.config[self.subcommand].model.network)
         if self.subcommand == "fit":
+            training_folder.check_checkpoints(trainer, self._get(self.config, "ckpt_path"))
             training_folder.reserve_folders(trainer)
         method = self._get(self.config_init, "method")
         if method is not None:

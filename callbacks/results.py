@@ -54,6 +54,7 @@ from callbacks.run_folder import (
 from callbacks.run_settings import describe_evaluation, find_stage, fingerprint_weights, keeps_knowledge
 from callbacks.selection import Selection
 from callbacks.summary import gain_of_image, summarize_records
+from callbacks.training_folder import check_trained
 from lightning_modules.metrics import Scores, fetch_scores, scale_temperature, score_image
 from lightning_modules.predictor import predict_plainly
 
@@ -183,6 +184,7 @@ class Results(Callback):
         self._run: RunFolder | None = None
         self._plan = Plan([], False)
         self._done: Mapping[str, set[str]] | None = {}
+        self._trained = False
         self._panels_left: dict[str, int] = {}
         self._gallery: Gallery | None = None
         self._stream: IO[str] | None = None
@@ -191,6 +193,7 @@ class Results(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Has the data leave out what is done; when they ask what that is, the checkpoint is restored."""
         self.predictions.setup(trainer, pl_module, stage)
+        self._trained = False
         if stage in ("validate", "test"):
             self._run = None
             self._done = None
@@ -255,8 +258,13 @@ class Results(Callback):
         if self._stream is not None:
             self._finish(trainer, pl_module)
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Notes that there is something to train."""
+        self._trained = True
+
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes the report of the training, if a logger keeps its curves."""
+        """Writes the report of the training, if a logger keeps its curves; says what was left out."""
+        check_trained(trainer, self._trained)
         folder = find_log_folder(trainer)
         if not self.report or not trainer.is_global_zero or folder is None:
             return

@@ -10,6 +10,7 @@ import torch
 from lightning_modules.networks.checkpoints import check_file
 
 NAMED = ("last", "best")  # what Lightning understands as a checkpoint beside paths
+CLUSTERS = ("MASTER_ADDR", "SLURM_NTASKS", "LSB_JOBID", "OMPI_COMM_WORLD_SIZE")  # set by launchers over machines
 
 
 def check_run(run: Any, subcommand: str) -> None:
@@ -23,6 +24,7 @@ def check_run(run: Any, subcommand: str) -> None:
         raise ValueError("ckpt_path and model.released are both set: expected one of them; set the other to null")
     check_writable(run.results.folder)
     check_devices(run.trainer)
+    check_work(run.trainer, subcommand)
     if subcommand != "fit":
         check_trained(run)
 
@@ -101,6 +103,11 @@ def check_devices(trainer: Any) -> None:
         )
     if str(devices) in ("0", "[]"):
         raise ValueError(f"trainer.devices is {devices}: expected 1 or more; for the CPU, --trainer.accelerator=cpu")
+    if trainer.num_nodes > 1 and not trainer.plugins and not any(name in os.environ for name in CLUSTERS):
+        raise ValueError(
+            f"trainer.num_nodes is {trainer.num_nodes}, but no launcher says where the other machines are: expected "
+            "torchrun, SLURM or MASTER_ADDR on each of them. On one machine, leave trainer.num_nodes out"
+        )
     if isinstance(strategy, str) and strategy.endswith(("_spawn", "_fork", "_notebook")):
         raise ValueError(
             f"trainer.strategy is {strategy}: expected ddp, which starts its processes from the same command line; "

@@ -17,7 +17,7 @@ from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor
 
 from callbacks.processes import run_to_end
-from callbacks.run_checks import check_checkpoint, loads_weights
+from callbacks.run_checks import CLUSTERS, check_checkpoint, loads_weights
 from callbacks.training_folder import reserve_folders
 from datamodules import FolderDataModule, TargetsDataModule
 from experiments.describe import main as describe
@@ -438,6 +438,42 @@ def test_too_little_shared_memory_is_one_sentence(
     assert capsys.readouterr().err.startswith("error: the workers that read images ran out of shared memory (/dev/shm)")
 
 
+NOTHING = [
+    ("fit", ["--trainer.max_epochs=0"], "max_epochs"),
+    ("fit", ["--trainer.max_steps=0"], "max_steps"),
+    ("fit", ["--trainer.limit_train_batches=0"], "limit_train_batches"),
+    ("test", ["--trainer.limit_test_batches=0.0"], "limit_test_batches"),
+    ("validate", ["--trainer.limit_val_batches=0"], "limit_val_batches"),
+    ("predict", ["--trainer.limit_predict_batches=0"], "limit_predict_batches"),
+]
+
+
+@pytest.mark.parametrize(("subcommand", "words", "name"), NOTHING)
+def test_a_run_that_would_do_nothing_says_what_to_set(
+    subcommand: str, words: list[str], name: str, own: tuple[Path, Path], tmp_path: Path
+) -> None:
+    restore = [] if subcommand == "fit" else [f"--ckpt_path={own[1]}"]
+    with pytest.raises(ValueError, match=rf"trainer\.{name} is 0.*{subcommand} would do nothing: expected 1 or more"):
+        run(subcommand, own[0], tmp_path, *restore, *words)
+
+
+def test_a_training_that_has_no_epoch_left_says_so(own: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"nothing was trained: .*last\.ckpt is at epoch 2, step 2.*max_epochs is 2"):
+        run("fit", own[0], tmp_path, f"--ckpt_path={own[1]}", "--trainer.max_epochs=2")
+    before = own[1].read_bytes()
+    run("fit", own[0], own[1].parent.parent, f"--ckpt_path={own[1]}", "--trainer.max_epochs=2")  # its own: done before
+    assert own[1].read_bytes() == before
+
+
+@pytest.mark.parametrize("words", [["--trainer.check_val_every_n_epoch=5"], ["--trainer.limit_val_batches=0"]])
+def test_a_training_without_validation_says_that_it_has_no_best(
+    words: list[str], own: tuple[Path, Path], tmp_path: Path
+) -> None:
+    with pytest.warns(UserWarning, match=r"no validation gave val/miou, so that there is no best\.ckpt, only last"):
+        run("fit", own[0], tmp_path, "--trainer.max_epochs=1", *words)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["last.ckpt"]
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_weights_that_are_not_finite_are_refused(value: float, own: tuple[Path, Path], tmp_path: Path) -> None:
     saved = torch.load(own[1], weights_only=True)
@@ -449,6 +485,18 @@ def test_weights_that_are_not_finite_are_refused(value: float, own: tuple[Path, 
         restore = own[1] if words else tmp_path / "bad.ckpt"
         with pytest.raises(ValueError, match=r"2 of \d+ tensors of the checkpoint are NaN or infinite \(e\.g\. .*head"):
             run("test", own[0], tmp_path, f"--ckpt_path={restore}", *words)
+
+
+def test_a_training_replaces_no_other_one(own: tuple[Path, Path], tmp_path: Path) -> None:
+    place = own[1].parent.parent
+    before = {path.name: path.read_bytes() for path in own[1].parent.iterdir()}
+    with pytest.raises(FileExistsError, match=r"holds best\.ckpt and last\.ckpt of another training") as caught:
+        run("fit", own[0], place, "--trainer.max_epochs=1")
+    assert "--ckpt_path" in str(caught.value) and "--trainer.default_root_dir" in str(caught.value)
+    run("fit", own[0], place, "--trainer.fast_dev_run=true")
+    assert {path.name: path.read_bytes() for path in own[1].parent.iterdir()} == before
+    run("fit", own[0], tmp_path, "--trainer.max_epochs=1", "--trainer.enable_checkpointing=false")
+    assert not list(tmp_path.rglob("*.ckpt"))
 
 
 def test_a_learning_rate_that_changes_counts_when_a_training_goes_on(
@@ -515,3 +563,10 @@ def test_a_limit_is_said_beside_the_scores(own: tuple[Path, Path], tmp_path: Pat
         assert any("1 of 2 images are scored, as a limit asks for" in str(one.message) for one in caught) is bool(words)
         results = json.loads((folder / "results" / "results.json").read_text(encoding="utf-8"))
         assert (results["limited"], results["complete"]) == (limited, True)
+
+
+def test_machines_that_no_launcher_knows_are_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in CLUSTERS:
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ValueError, match=r"trainer\.num_nodes is 2, but no launcher .*leave trainer\.num_nodes out"):
+        main(["test", *arguments(tmp_path, "--trainer.num_nodes=2")])
