@@ -16,7 +16,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 import callbacks  # noqa: F401 (so that the command line knows methods by their short names)
 import datamodules  # noqa: F401 (so that the command line knows its classes by their short names)
-from callbacks import choice
+from callbacks import choice, run_checks, training_folder
 from callbacks.method import Method
 from callbacks.parser import Parser, read_whole_numbers
 from callbacks.processes import run_to_end
@@ -41,12 +41,13 @@ class SegmentationCLI(LightningCLI):
         parser.link_arguments("data.num_classes", "model.network.init_args.num_classes", apply_on="instantiate")
 
     def _parse_ckpt_path(self) -> None:  # Lightning reads hyperparameters here, of which there are none
-        choice.check_checkpoint(self.config[self.config.subcommand].get("ckpt_path"))
+        run_checks.check_checkpoint(self.config[self.config.subcommand].get("ckpt_path"))
 
     def before_instantiate_classes(self) -> None:
         """Leaves out ImageNet weights that others replace: they may not be on this machine."""
         run = self.config[self.subcommand]
-        choice.check_run(run, str(self.subcommand))
+        run_checks.check_run(run, str(self.subcommand))
+        training_folder.drop_checkpoints(run.trainer)
         arguments = run.model.network.get("init_args")
         if (run.get("ckpt_path") or run.model.released) and arguments is not None and arguments.get("weights"):
             arguments.weights = None
@@ -59,7 +60,8 @@ class SegmentationCLI(LightningCLI):
         trainer.strategy.checkpoint_io = CheckpointReader()
         self.model.origin = choice.describe_network(self.config[self.subcommand].model.network)
         if self.subcommand == "fit":
-            choice.reserve_folders(trainer)
+            training_folder.check_checkpoints(trainer, self._get(self.config, "ckpt_path"))
+            training_folder.reserve_folders(trainer)
         method = self._get(self.config_init, "method")
         if method is not None:
             trainer.callbacks.insert(0, method)  # type: ignore[attr-defined]

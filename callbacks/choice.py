@@ -1,20 +1,11 @@
-"""What a command line asks for: which method, and whether its checkpoint is one."""
+"""What a command line asks for: which method, on which network."""
 
-import os
-import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
-
-import torch
-from pytorch_lightning import Trainer
-from pytorch_lightning.loggers import CSVLogger
 
 import callbacks
 from callbacks.records import to_plain
-
-NAMED = ("last", "best")  # what Lightning understands as a checkpoint beside paths
 
 
 def check_method(args: Sequence[str]) -> None:
@@ -32,117 +23,8 @@ def check_method(args: Sequence[str]) -> None:
             )
 
 
-def check_checkpoint(path: str | Path | None) -> None:
-    """Raises ValueError if a file is no checkpoint, but empty, cut off or of another kind; no file at all passes."""
-    if path in NAMED:
-        raise ValueError(
-            f"ckpt_path is {path!r}: expected the path of a file, as every run has a folder of its own, in which none "
-            "is yet; e.g. outputs/runs/csv/version_0/checkpoints/last.ckpt"
-        )
-    if path is None or not Path(path).is_file() or zipfile.is_zipfile(path):
-        return
-    with Path(path).open("rb") as file:
-        begin = file.read(2)
-    if begin[:1] != b"\x80":  # torch before 1.6 wrote bare pickles
-        state = "empty" if not begin else "cut off" if begin == b"PK" else "no file of torch.save"
-        raise ValueError(f"the checkpoint {path} cannot be read, it is {state}: expected one that `fit` wrote")
-
-
-def check_run(run: Any, subcommand: str) -> None:
-    """Raises ValueError or OSError if a run cannot come to a good end, before anything is read.
-
-    Args:
-        run: The config of the sub-command.
-        subcommand: ``fit``, ``validate``, ``test`` or ``predict``.
-    """
-    if run.get("ckpt_path") and run.model.released:
-        raise ValueError("ckpt_path and model.released are both set: expected one of them; set the other to null")
-    check_writable(run.results.folder)
-    check_devices(run.trainer)
-    if subcommand != "fit":
-        check_trained(run)
-
-
-def check_trained(run: Any) -> None:
-    """Raises ValueError if nothing says where the weights come from that a run scores or labels images with.
-
-    Args:
-        run: The config of the sub-command.
-    """
-    method = run.get("method")
-    members = method is not None and (method.get("init_args") or {}).get("checkpoints")
-    given = run.get("ckpt_path") or run.model.released or loads_weights(run.model.network.as_dict()) or members
-    if not given and not run.untrained:
-        raise ValueError(
-            "there is no trained network: expected --ckpt_path=outputs/runs/csv/version_0/checkpoints/best.ckpt (or "
-            "model.released). To run one with random weights on purpose, say --untrained=true"
-        )
-
-
-def loads_weights(network: Mapping[str, Any]) -> bool:
-    """Returns whether the arguments of a network of another library, maybe within a wrapper, ask for weights."""
-    own = str(network["class_path"]).startswith("lightning_modules.")  # of these, `weights` is a start for training
-    for name, value in (network.get("init_args") or {}).items():
-        if isinstance(value, Mapping) and "class_path" in value:
-            if loads_weights(value):
-                return True
-        elif value and not own and any(word in name for word in ("weights", "pretrained", "checkpoint")):
-            return True
-    return False
-
-
-def check_devices(trainer: Any) -> None:
-    """Raises ValueError if devices are asked for that are not there, or processes that cannot start.
-
-    Args:
-        trainer: The config of the Trainer.
-    """
-    accelerator, devices, strategy = trainer.accelerator, trainer.devices, trainer.strategy
-    there = torch.cuda.is_available() or (accelerator == "gpu" and torch.backends.mps.is_available())
-    if accelerator in ("gpu", "cuda") and not there:
-        raise ValueError(
-            f"trainer.accelerator is {accelerator}, but torch {torch.__version__} finds no GPU: expected one that "
-            "nvidia-smi lists, and a torch that is built for it. Without a GPU, say --trainer.accelerator=cpu"
-        )
-    if str(devices) in ("0", "[]"):
-        raise ValueError(f"trainer.devices is {devices}: expected 1 or more; for the CPU, --trainer.accelerator=cpu")
-    if isinstance(strategy, str) and strategy.endswith(("_spawn", "_fork", "_notebook")):
-        raise ValueError(
-            f"trainer.strategy is {strategy}: expected ddp, which starts its processes from the same command line; "
-            "other ways cannot hand over loggers and threads of this process"
-        )
-
-
-def check_writable(folder: str | Path | None) -> None:
-    """Raises PermissionError if nothing can be written into a folder, or into the one that it will be made in."""
-    if folder is None:
-        return
-    place = next(place for place in (Path(folder).absolute(), *Path(folder).absolute().parents) if place.exists())
-    if not place.is_dir():
-        raise NotADirectoryError(f"results.folder is {folder}, but {place} is a file: expected a folder")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise PermissionError(
-            f"results.folder is {folder}, and {place} may not be written to by this user: expected a folder of your own"
-        )
-
-
 def describe_network(network: Any) -> dict[str, Any]:
     """Returns class path and arguments of a network in a config, for checkpoints."""
     arguments = network.get("init_args")
     plain = {} if arguments is None else to_plain(arguments.as_dict())
     return {"network": str(network.class_path), "arguments": plain}
-
-
-def reserve_folders(trainer: Trainer) -> None:
-    """Makes the folder of a training at once: another that starts in the same second takes the next number."""
-    for logger in trainer.loggers if trainer.is_global_zero else ():
-        if not isinstance(logger, CSVLogger):
-            continue
-        while True:
-            try:
-                Path(logger.log_dir).mkdir(parents=True)
-                break
-            except FileExistsError:
-                if not isinstance(logger.version, int):
-                    break  # named by the user
-                logger._version = logger.version + 1

@@ -17,7 +17,7 @@ from callbacks.iabn import adaptive_batch_norm, check_alpha
 from callbacks.method import Method
 from callbacks.pseudo_labels import fuse_views
 from callbacks.views import Normalization, make_views
-from lightning_modules.networks.checkpoints import find_difference, read_checkpoint, rename_weights
+from lightning_modules.networks.checkpoints import check_weights, find_difference, read_checkpoint, rename_weights
 from lightning_modules.origin import check_classes
 from lightning_modules.predictor import predict_logits
 from lightning_modules.segmentation import SegmentationModule
@@ -132,6 +132,7 @@ def load_member(path: Path, like: nn.Module) -> nn.Module:
     difference = find_difference(member.state_dict(), state)
     if difference is not None:
         raise ValueError(f"{path} does not fit the network in the config.yaml of its run: {difference}")
+    check_weights(member.state_dict(), state)
     member.load_state_dict(state)
     return member.eval().requires_grad_(False)
 

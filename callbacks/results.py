@@ -54,6 +54,7 @@ from callbacks.run_folder import (
 from callbacks.run_settings import describe_evaluation, find_stage, fingerprint_weights, keeps_knowledge
 from callbacks.selection import Selection
 from callbacks.summary import gain_of_image, summarize_records
+from callbacks.training_folder import check_trained
 from lightning_modules.metrics import Scores, fetch_scores, scale_temperature, score_image
 from lightning_modules.predictor import predict_plainly
 
@@ -67,10 +68,12 @@ class Plan:
     Attributes:
         batches: The images (domain and name) of each batch, over all processes, in order.
         resumable: Whether what is done can be left out.
+        available: How many images the data sets have, of which a limit may leave out some.
     """
 
     batches: list[list[Key]]
     resumable: bool
+    available: int = 0
 
     @classmethod
     def of(cls, evaluated: Sequence[Any]) -> "Plan":
@@ -82,7 +85,8 @@ class Plan:
         ]
         images = [image for batch in batches for image in batch]
         domains = [dataset.domain for _, dataset, _ in evaluated]
-        return cls(batches, bool(images) and len(set(images)) == len(images) and len(set(domains)) == len(domains))
+        resumable = bool(images) and len(set(images)) == len(images) and len(set(domains)) == len(domains)
+        return cls(batches, resumable, sum(len(dataset) for _, dataset, _ in evaluated))
 
     @property
     def images(self) -> list[Key]:
@@ -180,6 +184,7 @@ class Results(Callback):
         self._run: RunFolder | None = None
         self._plan = Plan([], False)
         self._done: Mapping[str, set[str]] | None = {}
+        self._trained = False
         self._panels_left: dict[str, int] = {}
         self._gallery: Gallery | None = None
         self._stream: IO[str] | None = None
@@ -188,6 +193,7 @@ class Results(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Has the data leave out what is done; when they ask what that is, the checkpoint is restored."""
         self.predictions.setup(trainer, pl_module, stage)
+        self._trained = False
         if stage in ("validate", "test"):
             self._run = None
             self._done = None
@@ -252,8 +258,13 @@ class Results(Callback):
         if self._stream is not None:
             self._finish(trainer, pl_module)
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Notes that there is something to train."""
+        self._trained = True
+
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes the report of the training, if a logger keeps its curves."""
+        """Writes the report of the training, if a logger keeps its curves; says what was left out."""
+        check_trained(trainer, self._trained)
         folder = find_log_folder(trainer)
         if not self.report or not trainer.is_global_zero or folder is None:
             return
@@ -501,6 +512,7 @@ class Results(Callback):
         datamodule: Any = getattr(trainer, "datamodule", None)
         summary = {
             "complete": complete,
+            "limited": self._describe_limit(),
             "stage": find_stage(trainer),
             "method": method.settings() if method else None,
             "checkpoint": str(trainer.ckpt_path or scored.released or "") or None,
@@ -515,6 +527,11 @@ class Results(Callback):
             "plain_formula": list_faults(),
             **summarize_records(read_located(lines), scored.class_names, scored.domains),
         }
+        if summary["limited"] and complete:
+            rank_zero_warn(
+                "{images} of {of} images are scored, as a limit asks for (limit_test_batches, limit_val_batches or "
+                "fast_dev_run)".format(**summary["limited"])
+            )
         self._draw_reliability(run, summary["domains"])
         for search in list_searches(trainer) if complete else ():
             for name, content in search.report().items():
@@ -528,6 +545,11 @@ class Results(Callback):
                 f"{run.root}: report or dashboard could not be made ({type(error).__name__}: {error}). The results are "
                 f"whole; mend what the error names, then: python -m experiments.report {run.root}"
             )
+
+    def _describe_limit(self) -> dict[str, int] | None:
+        """Returns how many images of how many a limit leaves; None if there is none."""
+        images, available = len(self._plan.images), self._plan.available
+        return {"images": images, "of": available} if images < available else None
 
     def _show(self, trainer: Trainer, module: LightningModule, run: RunFolder, lines: Sequence[Line]) -> None:
         """Writes the report, and logs the dashboard."""

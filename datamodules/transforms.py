@@ -55,7 +55,7 @@ class TrainingTransform:
                     scale=tuple(scale),
                     ratio=(3 / 4, 4 / 3),
                     interpolation=cv2.INTER_LINEAR,
-                    mask_interpolation=cv2.INTER_NEAREST,
+                    mask_interpolation=cv2.INTER_NEAREST_EXACT,  # INTER_NEAREST shifts labels by half a pixel
                 ),
                 A.HorizontalFlip(p=0.5),
                 A.ColorJitter(

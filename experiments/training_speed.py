@@ -155,9 +155,10 @@ def write_pairs(root: Path, options: argparse.Namespace) -> float:
 def open_data(root: Path, options: argparse.Namespace) -> tuple[SegmentationModule, LightningDataModule]:
     """Makes the model and the data: those of the experiment named, or the pairs in a folder."""
     if options.config is not None:
-        arguments = [f"--config={options.config}", f"--model={CONFIGS / options.network}.yaml", "--trainer.max_steps=0"]
+        arguments = [f"--config={options.config}", f"--model={CONFIGS / options.network}.yaml", "--trainer.max_steps=1"]
         arguments += [
-            "--trainer.num_sanity_val_steps=0",
+            "--trainer.limit_val_batches=0",
+            "--trainer.enable_checkpointing=false",
             "--trainer.logger=false",
             f"--trainer.default_root_dir={root}",
         ]

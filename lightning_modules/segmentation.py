@@ -25,7 +25,7 @@ from lightning_modules.metrics import (
     score_image,
 )
 from lightning_modules.networks.base import TooSmallError
-from lightning_modules.networks.checkpoints import find_difference, rename_weights
+from lightning_modules.networks.checkpoints import check_weights, find_difference, rename_weights
 from lightning_modules.origin import check_origin, describe_origin
 from lightning_modules.precision import warn_of_slow_bf16
 from lightning_modules.predictor import Predictor, Stopwatch, predict_logits, predict_plainly
@@ -153,14 +153,25 @@ class SegmentationModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """Fits the schedule of a checkpoint to the length of this run: the rate would stay at 0 after the old one."""
+        """Has length and settings of this run count, where those of a checkpoint are others."""
         schedule: Any = self.lr_schedulers()
+        groups = schedule.optimizer.param_groups
         steps = int(self.trainer.estimated_stepping_batches)
-        if schedule.total_iters != steps:
+        changed = []
+        for name, key in (("lr", "initial_lr"), ("momentum", "momentum"), ("weight_decay", "weight_decay")):
+            was, now = groups[0][key], getattr(self, name)
+            if was != now:
+                changed.append(f"{name} was {was:g}, is now {now:g}")
+                for group in groups:
+                    group[key] = now
+        if changed:
+            rank_zero_info(f"Going on with other settings than the checkpoint's: {', '.join(changed)}")
+        if schedule.total_iters != steps or schedule.base_lrs != [self.lr] * len(groups):
             schedule.total_iters = steps
+            schedule.base_lrs = [self.lr] * len(groups)
             share = max(0.0, 1 - schedule.last_epoch / steps) ** self.power
-            for group, base in zip(schedule.optimizer.param_groups, schedule.base_lrs, strict=True):
-                group["lr"] = base * share
+            for group in groups:
+                group["lr"] = self.lr * share
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """Returns the cross-entropy over the labelled pixels of a batch."""
@@ -287,6 +298,7 @@ class SegmentationModule(LightningModule):
         Raises ValueError if the checkpoint belongs to another network or other classes; names what differs.
         """
         checkpoint["state_dict"] = rename_weights(self.state_dict(), checkpoint["state_dict"])
+        check_weights(self.state_dict(), checkpoint["state_dict"])
         difference = find_difference(self.state_dict(), checkpoint["state_dict"])
         if difference is not None:
             raise ValueError(

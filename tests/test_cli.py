@@ -14,9 +14,9 @@ from PIL import Image
 from pytorch_lightning import Callback
 from torch import nn
 
-from callbacks.choice import check_checkpoint
 from callbacks.processes import explain
 from callbacks.results import read_records
+from callbacks.run_checks import check_checkpoint
 from lightning_modules.predictor import predict_plainly
 from main import main
 from tests import programs
@@ -437,4 +437,4 @@ def test_a_file_that_is_no_checkpoint_is_named(data: bytes, state: str, tmp_path
         torch.save({"state_dict": {}}, path, _use_new_zipfile_serialization=not legacy)
         check_checkpoint(path)
     check_checkpoint(None)
-    check_checkpoint(tmp_path / "nothing.ckpt")  # Lightning says that it is not there
+    check_checkpoint(tmp_path / "nothing.ckpt")  # the reader says that it is not there

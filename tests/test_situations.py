@@ -1,6 +1,8 @@
 """What people do by mistake, tried as they would: the right numbers, or one sentence, and never other numbers."""
 
+import json
 import os
+import warnings
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -15,13 +17,14 @@ from PIL import Image
 from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor
 
-from callbacks.choice import loads_weights, reserve_folders
 from callbacks.processes import run_to_end
+from callbacks.run_checks import CLUSTERS, check_checkpoint, loads_weights
+from callbacks.training_folder import reserve_folders
 from datamodules import FolderDataModule, TargetsDataModule
 from experiments.describe import main as describe
 from lightning_modules.checkpoints import CheckpointReader
 from lightning_modules.networks import DeepLabV1
-from lightning_modules.networks.checkpoints import read_checkpoint
+from lightning_modules.networks.checkpoints import check_weights, read_checkpoint
 from lightning_modules.segmentation import SegmentationModule
 from main import main
 from tests.fakes import write_image
@@ -463,3 +466,137 @@ def test_too_little_shared_memory_is_one_sentence(
     with pytest.raises(SystemExit):
         run_to_end(fail)
     assert capsys.readouterr().err.startswith("error: the workers that read images ran out of shared memory (/dev/shm)")
+
+
+NOTHING = [
+    ("fit", ["--trainer.max_epochs=0"], "max_epochs"),
+    ("fit", ["--trainer.max_steps=0"], "max_steps"),
+    ("fit", ["--trainer.limit_train_batches=0"], "limit_train_batches"),
+    ("test", ["--trainer.limit_test_batches=0.0"], "limit_test_batches"),
+    ("validate", ["--trainer.limit_val_batches=0"], "limit_val_batches"),
+    ("predict", ["--trainer.limit_predict_batches=0"], "limit_predict_batches"),
+]
+
+
+@pytest.mark.parametrize(("subcommand", "words", "name"), NOTHING)
+def test_a_run_that_would_do_nothing_says_what_to_set(
+    subcommand: str, words: list[str], name: str, own: tuple[Path, Path], tmp_path: Path
+) -> None:
+    restore = [] if subcommand == "fit" else [f"--ckpt_path={own[1]}"]
+    with pytest.raises(ValueError, match=rf"trainer\.{name} is 0.*{subcommand} would do nothing: expected 1 or more"):
+        run(subcommand, own[0], tmp_path, *restore, *words)
+
+
+def test_a_training_that_has_no_epoch_left_says_so(own: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"nothing was trained: .*last\.ckpt is at epoch 2, step 2.*max_epochs is 2"):
+        run("fit", own[0], tmp_path, f"--ckpt_path={own[1]}", "--trainer.max_epochs=2")
+    before = own[1].read_bytes()
+    run("fit", own[0], own[1].parent.parent, f"--ckpt_path={own[1]}", "--trainer.max_epochs=2")  # its own: done before
+    assert own[1].read_bytes() == before
+
+
+@pytest.mark.parametrize("words", [["--trainer.check_val_every_n_epoch=5"], ["--trainer.limit_val_batches=0"]])
+def test_a_training_without_validation_says_that_it_has_no_best(
+    words: list[str], own: tuple[Path, Path], tmp_path: Path
+) -> None:
+    with pytest.warns(UserWarning, match=r"no validation gave val/miou, so that there is no best\.ckpt, only last"):
+        run("fit", own[0], tmp_path, "--trainer.max_epochs=1", *words)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["last.ckpt"]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused(value: float, own: tuple[Path, Path], tmp_path: Path) -> None:
+    saved = torch.load(own[1], weights_only=True)
+    for name in ("network.head.bias", "network.head.weight"):
+        assert name in saved["state_dict"], sorted(saved["state_dict"])[:5]
+        saved["state_dict"][name].view(-1)[0] = value
+    torch.save(saved, tmp_path / "bad.ckpt")
+    for words in ([], ["--method=Ensemble", f"--method.checkpoints=[{tmp_path / 'bad.ckpt'}]"]):
+        restore = own[1] if words else tmp_path / "bad.ckpt"
+        with pytest.raises(ValueError, match=r"2 of \d+ tensors of the checkpoint are NaN or infinite \(e\.g\. .*head"):
+            run("test", own[0], tmp_path, f"--ckpt_path={restore}", *words)
+
+
+def test_a_training_replaces_no_other_one(own: tuple[Path, Path], tmp_path: Path) -> None:
+    place = own[1].parent.parent
+    before = {path.name: path.read_bytes() for path in own[1].parent.iterdir()}
+    with pytest.raises(FileExistsError, match=r"holds best\.ckpt and last\.ckpt of another training") as caught:
+        run("fit", own[0], place, "--trainer.max_epochs=1")
+    assert "--ckpt_path" in str(caught.value) and "--trainer.default_root_dir" in str(caught.value)
+    run("fit", own[0], place, "--trainer.fast_dev_run=true")
+    assert {path.name: path.read_bytes() for path in own[1].parent.iterdir()} == before
+    run("fit", own[0], tmp_path, "--trainer.max_epochs=1", "--trainer.enable_checkpointing=false")
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_a_learning_rate_that_changes_counts_when_a_training_goes_on(
+    own: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def go_on(name: str, *words: str) -> Any:
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            return run("fit", own[0], tmp_path / name, f"--ckpt_path={own[1]}", "--trainer.max_epochs=4", *words)
+
+    same = go_on("same").trainer.callback_metrics
+    assert "other settings" not in caplog.text
+    words = ["--model.lr=0.01", "--model.momentum=0.5", "--model.weight_decay=0"]
+    changed = go_on("changed", *words)
+    assert "lr was 0.005, is now 0.01, momentum was 0.9, is now 0.5, weight_decay was 0.0001, is now 0" in caplog.text
+    assert changed.trainer.callback_metrics["train/lr"] == pytest.approx(2 * same["train/lr"].item())
+    (group,) = changed.trainer.optimizers[0].param_groups
+    assert (group["momentum"], group["weight_decay"], group["initial_lr"]) == (0.5, 0, 0.01)
+
+
+def test_other_weights_in_a_file_are_named(tmp_path: Path) -> None:
+    state = {"weight": torch.ones(2)}
+    torch.save({"model": state, "model_ema": state, "optimizer": {}, "epoch": 3}, tmp_path / "two.pth")
+    with pytest.warns(UserWarning, match="took the weights under model; the file also holds model_ema"):
+        assert list(read_checkpoint(tmp_path / "two.pth")["state_dict"]) == ["weight"]
+    torch.save({"n_averaged": torch.tensor(3), "module.weight": torch.ones(2)}, tmp_path / "averaged.pth")
+    assert list(read_checkpoint(tmp_path / "averaged.pth")["state_dict"]) == ["module.weight"]
+    own = {"network.weight": torch.ones(2)}
+    with pytest.raises(ValueError, match=r"second copy of the network's weights, whose names begin with ema\."):
+        check_weights(own, own | {"ema.weight": torch.ones(2)})
+    check_weights(own, own | {"other.bias": torch.ones(2)})  # of another network, which is said elsewhere
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "a pointer of Git LFS"),
+        (b"\n<!DOCTYPE html><html>Sign in</html>", "a web page"),
+        (b'\x40\x00\x00\x00\x00\x00\x00\x00{"weight":{"dtype":"F32"}}', "of safetensors"),
+    ],
+)
+def test_files_that_are_no_checkpoints_are_told_apart(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "best.ckpt").write_bytes(content)
+    for read in (check_checkpoint, read_checkpoint):
+        with pytest.raises(ValueError, match=rf"cannot be read, it is {message}.*: expected one that `fit` wrote"):
+            read(tmp_path / "best.ckpt")
+
+
+def test_folders_and_addresses_are_no_checkpoints(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").touch()
+    with pytest.raises(FileNotFoundError, match=r"is a folder: expected a file, e\.g\. .*checkpoints/last\.ckpt"):
+        check_checkpoint(tmp_path)
+    with pytest.raises(FileNotFoundError, match="is an address: expected a file"):
+        read_checkpoint("https://example.org/best.ckpt")
+
+
+def test_a_limit_is_said_beside_the_scores(own: tuple[Path, Path], tmp_path: Path) -> None:
+    for words, limited in ((["--trainer.limit_test_batches=1"], {"images": 1, "of": 2}), ([], None)):
+        folder = tmp_path / str(len(words))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            run("test", own[0], folder, f"--ckpt_path={own[1]}", *words)
+        assert any("1 of 2 images are scored, as a limit asks for" in str(one.message) for one in caught) is bool(words)
+        results = json.loads((folder / "results" / "results.json").read_text(encoding="utf-8"))
+        assert (results["limited"], results["complete"]) == (limited, True)
+
+
+def test_machines_that_no_launcher_knows_are_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in CLUSTERS:
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ValueError, match=r"trainer\.num_nodes is 2, but no launcher .*leave trainer\.num_nodes out"):
+        main(["test", *arguments(tmp_path, "--trainer.num_nodes=2")])

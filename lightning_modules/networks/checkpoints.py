@@ -1,5 +1,7 @@
 """Weights in files: reading them whatever wrapped them, and saying how they differ from a network's own."""
 
+import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,10 +24,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it cannot be read, or holds no weights; says what was found.
+        ValueError: If it is of another kind, cannot be read, or holds no weights; says what was found.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"the checkpoint {path} does not exist: expected a file that `fit` wrote")
+    check_file(path)
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch and pickle raise whatever they come across
@@ -40,14 +41,58 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"the checkpoint {path} holds {type(saved).__name__}: expected a state dict, or one under a key"
         )
     if is_state(saved):
-        return {"state_dict": dict(saved)}
+        return {"state_dict": drop_count(saved)}
     for key in WRAPPERS:
         if is_state(saved.get(key)):
-            return {**saved, "state_dict": dict(saved[key])}
+            others = [str(name) for name, value in saved.items() if name != key and is_state(value)]
+            if others:
+                warnings.warn(
+                    f"{path}: took the weights under {key}; the file also holds {', '.join(others)}. To use these (an "
+                    "average scores otherwise), save them alone in a file",
+                    stacklevel=2,
+                )
+            return {**saved, "state_dict": drop_count(saved[key])}
     found = ", ".join(map(str, list(saved)[:8])) or "nothing"
     raise ValueError(
         f"the checkpoint {path} holds {found}: expected weights, or weights under one of {', '.join(WRAPPERS)}"
     )
+
+
+def check_file(path: str | Path) -> None:
+    """Looks at how a file begins, before torch reads it.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is none of `torch.save`; says what it is.
+    """
+    file = Path(path)
+    if "://" in str(path):
+        raise FileNotFoundError(f"the checkpoint {path} is an address: expected a file. Download it first")
+    if file.is_dir():
+        inside = [*file.glob("*.ckpt"), *file.glob("checkpoints/*.ckpt")]
+        hint = f", e.g. {max(inside)}" if inside else " that `fit` wrote"
+        raise FileNotFoundError(f"the checkpoint {path} is a folder: expected a file{hint}")
+    if not file.is_file():
+        raise FileNotFoundError(f"the checkpoint {path} does not exist: expected a file that `fit` wrote")
+    with file.open("rb") as stream:
+        begin = stream.read(64)
+    if zipfile.is_zipfile(file) or begin[:1] == b"\x80":  # torch before 1.6 wrote bare pickles
+        return
+    if begin.startswith(b"version https://git-lfs"):
+        kind = "a pointer of Git LFS (run git lfs pull)"
+    elif begin.lstrip().startswith(b"<"):
+        kind = "a web page (download the file itself)"
+    elif begin[8:9] == b"{":
+        kind = "of safetensors (read it by safetensors.torch.load_file, and write that by torch.save)"
+    else:
+        kind = "empty" if not begin else "cut off" if begin[:2] == b"PK" else "no file of torch.save"
+    raise ValueError(f"the checkpoint {path} cannot be read, it is {kind}: expected one that `fit` wrote")
+
+
+def drop_count(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns a state dict without the number of averaged networks that torch's AveragedModel puts beside it."""
+    averaged = all(name == "n_averaged" or name.startswith("module.") for name in state)
+    return {name: value for name, value in state.items() if not (averaged and name == "n_averaged")}
 
 
 def is_state(value: Any) -> bool:
@@ -74,6 +119,33 @@ def strip(name: str) -> str:
     while prefix := next((prefix for prefix in PREFIXES if name.startswith(prefix)), ""):
         name = name.removeprefix(prefix)
     return name
+
+
+def check_weights(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
+    """Raises ValueError if saved weights are NaN or infinite, or there are two of each.
+
+    Args:
+        own: The state dict of the network.
+        saved: The state dict to be loaded, under the network's names.
+    """
+    broken = [
+        name
+        for name, value in saved.items()
+        if name in own and not value.isfinite().all() and own[name].isfinite().all()
+    ]
+    if broken:
+        raise ValueError(
+            f"{len(broken)} of {len(saved)} tensors of the checkpoint are NaN or infinite (e.g. {broken[0]}): its "
+            "training diverged. Take a checkpoint from before, or train again with a lower learning rate"
+        )
+    unknown = saved.keys() - own.keys()
+    copies = {name.partition(".")[0] for name in unknown}
+    bare = {strip(name.partition(".")[2]) for name in unknown}
+    if len(copies) == 1 and own.keys() <= saved.keys() and bare <= {strip(name) for name in own}:
+        raise ValueError(
+            f"the checkpoint holds a second copy of the network's weights, whose names begin with {copies.pop()}.: "
+            "expected one. Save that which you mean alone in a file"
+        )
 
 
 def find_difference(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> str | None:

@@ -1,0 +1,128 @@
+"""Whether a run can come to a good end, asked before anything is read."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lightning_modules.networks.checkpoints import check_file
+
+NAMED = ("last", "best")  # what Lightning understands as a checkpoint beside paths
+CLUSTERS = ("MASTER_ADDR", "SLURM_NTASKS", "LSB_JOBID", "OMPI_COMM_WORLD_SIZE")  # set by launchers over machines
+
+
+def check_run(run: Any, subcommand: str) -> None:
+    """Raises ValueError or OSError if a run cannot come to a good end, before anything is read.
+
+    Args:
+        run: The config of the sub-command.
+        subcommand: ``fit``, ``validate``, ``test`` or ``predict``.
+    """
+    if run.get("ckpt_path") and run.model.released:
+        raise ValueError("ckpt_path and model.released are both set: expected one of them; set the other to null")
+    check_writable(run.results.folder)
+    check_devices(run.trainer)
+    check_work(run.trainer, subcommand)
+    if subcommand != "fit":
+        check_trained(run)
+
+
+def check_checkpoint(path: str | Path | None) -> None:
+    """Raises an error if a file is no checkpoint, but empty, cut off or of another kind; no file at all passes."""
+    if path in NAMED:
+        raise ValueError(
+            f"ckpt_path is {path!r}: expected the path of a file, as every run has a folder of its own, in which none "
+            "is yet; e.g. outputs/runs/csv/version_0/checkpoints/last.ckpt"
+        )
+    if path is not None and Path(path).exists():
+        check_file(path)
+
+
+def check_work(trainer: Any, subcommand: str) -> None:
+    """Raises ValueError if a run would do nothing.
+
+    Args:
+        trainer: The config of the Trainer.
+        subcommand: ``fit``, ``validate``, ``test`` or ``predict``.
+    """
+    if trainer.fast_dev_run:
+        return  # has limits of its own
+    names = {"fit": "train", "validate": "val"}
+    limits = [f"limit_{names.get(subcommand, subcommand)}_batches"]
+    if subcommand == "fit":
+        limits = ["max_epochs", "max_steps", *([] if trainer.overfit_batches else limits)]
+    for name in limits:
+        if trainer[name] == 0:
+            raise ValueError(
+                f"trainer.{name} is 0, so that {subcommand} would do nothing: expected 1 or more, or leave it out"
+            )
+
+
+def check_trained(run: Any) -> None:
+    """Raises ValueError if nothing says where the weights come from that a run scores or labels images with.
+
+    Args:
+        run: The config of the sub-command.
+    """
+    method = run.get("method")
+    members = method is not None and (method.get("init_args") or {}).get("checkpoints")
+    given = run.get("ckpt_path") or run.model.released or loads_weights(run.model.network.as_dict()) or members
+    if not given and not run.untrained:
+        raise ValueError(
+            "there is no trained network: expected --ckpt_path=outputs/runs/csv/version_0/checkpoints/best.ckpt (or "
+            "model.released). To run one with random weights on purpose, say --untrained=true"
+        )
+
+
+def loads_weights(network: Mapping[str, Any]) -> bool:
+    """Returns whether the arguments of a network of another library, maybe within a wrapper, ask for weights."""
+    own = str(network["class_path"]).startswith("lightning_modules.")  # of these, `weights` is a start for training
+    for name, value in (network.get("init_args") or {}).items():
+        if isinstance(value, Mapping) and "class_path" in value:
+            if loads_weights(value):
+                return True
+        elif value and not own and any(word in name for word in ("weights", "pretrained", "checkpoint")):
+            return True
+    return False
+
+
+def check_devices(trainer: Any) -> None:
+    """Raises ValueError if devices are asked for that are not there, or processes that cannot start.
+
+    Args:
+        trainer: The config of the Trainer.
+    """
+    accelerator, devices, strategy = trainer.accelerator, trainer.devices, trainer.strategy
+    there = torch.cuda.is_available() or (accelerator == "gpu" and torch.backends.mps.is_available())
+    if accelerator in ("gpu", "cuda") and not there:
+        raise ValueError(
+            f"trainer.accelerator is {accelerator}, but torch {torch.__version__} finds no GPU: expected one that "
+            "nvidia-smi lists, and a torch that is built for it. Without a GPU, say --trainer.accelerator=cpu"
+        )
+    if str(devices) in ("0", "[]"):
+        raise ValueError(f"trainer.devices is {devices}: expected 1 or more; for the CPU, --trainer.accelerator=cpu")
+    if trainer.num_nodes > 1 and not trainer.plugins and not any(name in os.environ for name in CLUSTERS):
+        raise ValueError(
+            f"trainer.num_nodes is {trainer.num_nodes}, but no launcher says where the other machines are: expected "
+            "torchrun, SLURM or MASTER_ADDR on each of them. On one machine, leave trainer.num_nodes out"
+        )
+    if isinstance(strategy, str) and strategy.endswith(("_spawn", "_fork", "_notebook")):
+        raise ValueError(
+            f"trainer.strategy is {strategy}: expected ddp, which starts its processes from the same command line; "
+            "other ways cannot hand over loggers and threads of this process"
+        )
+
+
+def check_writable(folder: str | Path | None) -> None:
+    """Raises PermissionError if nothing can be written into a folder, or into the one that it will be made in."""
+    if folder is None:
+        return
+    place = next(place for place in (Path(folder).absolute(), *Path(folder).absolute().parents) if place.exists())
+    if not place.is_dir():
+        raise NotADirectoryError(f"results.folder is {folder}, but {place} is a file: expected a folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise PermissionError(
+            f"results.folder is {folder}, and {place} may not be written to by this user: expected a folder of your own"
+        )

@@ -1,0 +1,96 @@
+"""The folder of a training: its own, and no other's."""
+
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.utilities.rank_zero import rank_zero_warn
+
+
+def drop_checkpoints(trainer: Any) -> None:
+    """Leaves out the callbacks that write checkpoints, where a run is to write none.
+
+    Args:
+        trainer: The config of the Trainer.
+    """
+    if trainer.fast_dev_run or trainer.enable_checkpointing is False:
+        trainer.enable_checkpointing = False
+        found = trainer.callbacks if isinstance(trainer.callbacks, list) else [trainer.callbacks]
+        trainer.callbacks = [one for one in found if one and not one.class_path.endswith("ModelCheckpoint")]
+
+
+def find_checkpoints(trainer: Trainer, callback: ModelCheckpoint) -> Path:
+    """Returns the folder into which a callback writes, as Lightning chooses it."""
+    if callback.dirpath is not None:
+        return Path(callback.dirpath)
+    if not trainer.loggers:
+        return Path(trainer.default_root_dir) / "checkpoints"
+    logger = trainer.loggers[0]
+    version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
+    return Path(logger.save_dir or trainer.default_root_dir, str(logger.name), version, "checkpoints")
+
+
+def check_checkpoints(trainer: Trainer, resumed: str | None) -> None:
+    """Raises FileExistsError if a training would replace the checkpoints of another.
+
+    Args:
+        trainer: Of the training.
+        resumed: The checkpoint that it goes on from; those beside it are its own.
+    """
+    for callback in trainer.checkpoint_callbacks:
+        if not isinstance(callback, ModelCheckpoint):
+            continue
+        folder = find_checkpoints(trainer, callback)
+        names = (f"{callback.filename}.ckpt", f"{callback.CHECKPOINT_NAME_LAST}.ckpt")
+        found = [name for name in names if (folder / name).exists()]
+        if found and (resumed is None or Path(resumed).resolve().parent != folder.resolve()):
+            raise FileExistsError(
+                f"{folder} holds {' and '.join(found)} of another training: expected none. Go on from there with "
+                "--ckpt_path, give another --trainer.default_root_dir, or keep a logger (a folder for each run)"
+            )
+
+
+def reserve_folders(trainer: Trainer) -> None:
+    """Makes the folder of a training at once: another that starts in the same second takes the next number."""
+    for logger in trainer.loggers if trainer.is_global_zero else ():
+        if not isinstance(logger, CSVLogger):
+            continue
+        while True:
+            try:
+                Path(logger.log_dir).mkdir(parents=True)
+                break
+            except FileExistsError:
+                if not isinstance(logger.version, int):
+                    break  # named by the user
+                logger._version = logger.version + 1
+
+
+def check_trained(trainer: Trainer, trained: bool) -> None:
+    """Says at its end what a training has left out.
+
+    Args:
+        trainer: Of the training.
+        trained: Whether there was anything to train.
+
+    Raises:
+        ValueError: If nothing was trained, unless the checkpoint that it went on from is its own.
+    """
+    callback, resumed = trainer.checkpoint_callback, trainer.ckpt_path
+    folder = Path(getattr(callback, "dirpath", None) or "").resolve()
+    if not trained:
+        if not resumed or Path(resumed).resolve().parent != folder:
+            raise ValueError(
+                f"nothing was trained: {resumed or 'the training'} is at epoch {trainer.current_epoch}, step "
+                f"{trainer.global_step}, trainer.max_epochs is {trainer.max_epochs}, max_steps {trainer.max_steps}. "
+                "Set them higher"
+            )
+        return
+    if not isinstance(callback, ModelCheckpoint) or not callback.monitor:
+        return
+    if Path(callback.best_model_path).resolve().parent != folder:
+        rank_zero_warn(
+            f"no validation gave {callback.monitor}, so that there is no {callback.filename}.ckpt, only last.ckpt: "
+            "expected trainer.check_val_every_n_epoch of at most max_epochs, and limit_val_batches above 0"
+        )

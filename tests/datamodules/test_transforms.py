@@ -1,0 +1,22 @@
+"""Labels lie where the image has what they name."""
+
+import numpy as np
+import pytest
+
+from datamodules.transforms import TrainingTransform
+
+
+@pytest.mark.parametrize(("source", "crop"), [(512, 64), (64, 224)])
+def test_labels_of_a_crop_lie_where_its_edges_are(source: int, crop: int) -> None:
+    transform = TrainingTransform((crop, crop), blur_sigma=(0.1, 0.11))
+    shifts = []
+    for edge in range(source // 4, 3 * source // 4, source // 16):
+        mask = np.zeros((source, source), dtype=np.uint8)
+        mask[edge:] = 1
+        for seed in range(20):
+            image, labels = transform(np.stack([mask * 255] * 3, axis=-1), mask, seed)
+            bright, column = image[0, :, crop // 2], labels[:, crop // 2]
+            if 0 < column.sum() < crop and bright.max() > bright.min():
+                bright = (bright - bright.min()) / (bright.max() - bright.min())
+                shifts.append(float((column == 0).sum() - (1 - bright).sum()))
+    assert len(shifts) > 50 and abs(np.mean(shifts)) < 0.1  # pixels of the crop
