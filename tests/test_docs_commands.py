@@ -297,7 +297,7 @@ def test_program_runs(command: Command, workshop: Path, vendors: Path, monkeypat
     name = (command.module or "").removeprefix("experiments.")
     if name == "report_speed" and not any(shutil.which(browser) for browser in BROWSERS):
         pytest.skip("there is no Chromium")
-    # The trees here are smaller than the official data sets, which the check has to find; one's own have no official size.
+    # The trees here are smaller than the official data sets, which the check has to find; one's own have no such size.
     own = any(folder in command.text for folder in ("camvid", "photos"))
     run_program(command, TINY[name], code=1 if name == "check_data" and not own else 0)
     assert name != "check_data" or (workshop / "outputs" / "check_data.json").exists()
