@@ -15,7 +15,7 @@ import datamodules
 from datamodules.base import DataError, Problem, ProblemKind, Split
 from datamodules.census import Census, PairCheck, name_id
 from datamodules.files import FilesDataModule, FilesDataset, check_dataset, list_folders
-from datamodules.folder import list_files
+from datamodules.folder_files import list_files
 from experiments.check_data.own_folder import format_yaml, guess_arguments
 
 DATA_SETS: dict[str, type[FilesDataModule]] = {

@@ -13,7 +13,8 @@ import yaml
 
 from datamodules.base import DataError, Split
 from datamodules.census import Ids, count_ids
-from datamodules.folder import IMAGE_SUFFIXES, LOOKED_AT, list_files
+from datamodules.folder import LOOKED_AT
+from datamodules.folder_files import IMAGE_SUFFIXES, list_files
 from datamodules.labels import IGNORED, TRAIN_IDS
 from datamodules.own_labels import LABEL_SUFFIXES, LOSSY_COLOURS
 from datamodules.pixels import read_header, read_image, read_index

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from datamodules.base import ProblemKind, format_ids
 from datamodules.census import format_size, name_id
-from datamodules.folder import NOT_READ
+from datamodules.folder_files import NOT_READ
 from experiments.check_data.checks import KINDS, DataSetCheck, SplitCheck
 
 SHOWN = 3  # problems of a kind that are written out on the screen; the JSON file has all
