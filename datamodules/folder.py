@@ -28,6 +28,8 @@ from datamodules.folder_files import (
     IMAGE_SUFFIXES,
     Files,
     find_named,
+    find_odd_pairs,
+    guess_splits,
     is_list,
     read_list,
     read_table,
@@ -125,8 +127,8 @@ class FolderDataModule(FilesDataModule):
         self._looked_at: set[Split] = set()
         self.role = role
         self.domain = domain or (Path(root).expanduser().resolve().name if root else "") or "folder"
-        self.images = images
-        self.label_files = labels
+        self.images = images and images.replace("\\", "/")
+        self.label_files = labels and labels.replace("\\", "/")
         self.exclude = tuple(exclude or ())
         self.pairs = pairs
         self.splits = check_splits(splits or {})
@@ -163,7 +165,7 @@ class FolderDataModule(FilesDataModule):
             self._looked_at.add(split)
             census, where = self.look_at(dataset), f"{self.domain} {split}"
             census.check_bits(where)
-            if warnings := self.find_warnings(census, where):
+            if warnings := [*find_odd_pairs(dataset.pairs, where), *self.find_warnings(census, where)]:
                 rank_zero_warn(warnings[0])
             elif notes := census.find_notes(where, self.evaluation_transform):
                 rank_zero_info(notes[0])
@@ -208,7 +210,7 @@ class FolderDataModule(FilesDataModule):
             )
         else:
             images, labels, divided = self._find_in_folders(root, split, labelled)
-        chosen = self._choose(root, images, split, divided)
+        chosen = self._choose(root, images, labels, split, divided)
         if self._is_listed(split):
             labels = {name: labels[name] for name in chosen if name in labels}
         if labelled and chosen and not labels:
@@ -265,12 +267,13 @@ class FolderDataModule(FilesDataModule):
             named = find_named(root, pattern, LABEL_SUFFIXES, self.exclude)
             of_labels = set(named.values())
             found = {name: path for name, path in found.items() if path not in of_labels}
+        line = self._suggest_splits(root, images)
         if not found:
             entries = ", ".join(sorted(path.name for path in root.iterdir())[:10]) or "nothing"
             raise DataError(
                 f"{self.domain}: there are no images of {split} in {root}: expected {', '.join(IMAGE_SUFFIXES)} in "
                 f"{images.replace('{split}', folder)}, found {entries}. Set root and images; and split, or splits, if "
-                "the folders are called differently",
+                f"the folders are called differently{line and f', e.g. {line}'}",
                 "missing",
             )
         divided = "{split}" in images
@@ -298,7 +301,25 @@ class FolderDataModule(FilesDataModule):
             labels = Path(*("labels" if part == "images" else part for part in Path(images).parts)).as_posix()
         return images, labels
 
-    def _choose(self, root: Path, images: Files, split: Split, divided: bool) -> Files:
+    def _suggest_splits(self, root: Path, images: str) -> str:
+        """Returns the line of the YAML that says what the folders of the splits are called; empty if none is needed.
+
+        Raises:
+            DataError: If folders that are called as splits lie below `images`, and nothing says what they are.
+        """
+        folder = split_pattern(root, images.partition("{split}")[0])[0]
+        names = guess_splits(folder)
+        line = f"splits: {{{', '.join(f'{split}: {name}' for split, name in names.items())}}}"
+        if len(names) > 1 and not self.splits and "{split}" not in images and "*" not in images:
+            place = "" if images == "." else f"{images}/"
+            raise DataError(
+                f"{self.domain}: {folder} holds the folders {', '.join(names.values())}, but nothing says that they "
+                f'are splits: set images to "{place}{{split}}" (labels, if given, likewise) and {line}. If every split '
+                f'is to have all images: images to "{place}**/*"'
+            )
+        return line if any(split != name for split, name in names.items()) else ""
+
+    def _choose(self, root: Path, images: Files, labels: Files, split: Split, divided: bool) -> Files:
         """Leaves the images of a split, where a list file or a fraction says which these are."""
         value = self.splits.get(split)
         if isinstance(value, float):
@@ -311,9 +332,14 @@ class FolderDataModule(FilesDataModule):
             shares = [float(self.splits.get(other, 0)) for other in get_args(Split)]
             position = get_args(Split).index(split)
             first, last = (round(sum(shares[:end]) * len(order)) for end in (position, position + 1))
+            if first == last:
+                raise DataError(
+                    f"{self.domain}: {split} is {value} of {len(order)} images, which is none: expected one or more. "
+                    "Set splits to larger fractions, or to lists"
+                )
             return {name: images[name] for name in sorted(order[first:last])}
         if value is not None and is_list(value):
-            return read_list(root / value, images)
+            return read_list(root / value, images, labels)
         if value is not None and not divided:
             where = f"{self.pairs} has no column split" if self.pairs else "images has no {split}"
             raise DataError(f"{self.domain}: splits calls {split} {value!r}, but {where}: expected one that has")

@@ -4,18 +4,28 @@ import csv
 import os
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from itertools import takewhile
 from pathlib import Path
 
 from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 
-from datamodules.base import DataError
-from datamodules.files import NAMED
+from datamodules.base import DataError, Split
+from datamodules.files import NAMED, Pair, list_folders
+from datamodules.own_labels import LABEL_SUFFIXES
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 NOT_READ = (".heic", ".heif", ".avif", ".gif", ".jp2", ".dng", ".cr2", ".nef", ".arw")  # photographs of other kinds
 LIST_SUFFIXES = (".txt", ".lst", ".csv")
+PASSED_OVER = {  # folders, in lower case, that systems and servers keep among one's own files
+    "@eadir", "__macosx", "#recycle", "$recycle.bin", "system volume information", "lost+found",
+}  # fmt: skip
+SPLITS: dict[str, Split] = {  # what their folders are usually called, in lower case
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
+    "testing": "test",
+}  # fmt: skip
+LABEL_NAME = re.compile(r"(.+)_(L|gt|masks?|labels?|seg|annot)", re.IGNORECASE)  # of labels beside photographs
 
 Files = dict[str, Path]  # by name
 
@@ -91,7 +101,10 @@ def refuse_folder(error: OSError) -> None:
 
 
 def list_files(folder: Path) -> list[str]:
-    """Lists the files below a folder to any depth, sorted; hidden ones do not count, linked folders do (each once)."""
+    """Lists the files below a folder to any depth, sorted; linked folders count, each once.
+
+    Hidden files and folders do not, nor do the folders that systems and servers keep, see `PASSED_OVER`.
+    """
     found: list[str] = []
     seen = set()
     for place, folders, files in os.walk(folder, followlinks=True, onerror=refuse_folder):
@@ -100,50 +113,119 @@ def list_files(folder: Path) -> list[str]:
             folders.clear()
             continue
         seen.add(identity)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name.lower() not in PASSED_OVER)
         above = "" if place == str(folder) else f"{Path(place).relative_to(folder).as_posix()}/"
         found += [above + name for name in files if not name.startswith(".")]
     return sorted(found)
 
 
-def read_list(path: Path, images: Files) -> Files:
-    """Returns the images that a list file names.
+def read_lines(path: Path, expected: str) -> list[str]:
+    """Returns the lines of a text file in UTF-8, or in UTF-16 as Excel and PowerShell write it.
 
-    The first field of each line is an image: its name or its path, with or without suffix; a path from another machine
-    will do if its end is the name. Lines that begin with ``#`` do not count.
+    A first line ``sep=;``, which is Excel's, is emptied.
+
+    Args:
+        path: The file.
+        expected: What it should hold, for the error.
 
     Raises:
-        DataError: If the file cannot be read, or names an image that is not there or could be several.
+        DataError: If it cannot be read.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        data = path.read_bytes()
+        lines = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}. Expected a text file with an image in each line") from error
+        raise DataError(f"{path} cannot be read: {error}. Expected {expected}, in UTF-8") from error
+    if lines and lines[0].lower().startswith("sep="):
+        lines[0] = ""
+    return lines
+
+
+def to_posix(root: Path, path: str) -> str:
+    """Returns a path with slashes in place of Windows' backslashes, unless there is a file of the name as it stands."""
+    return path if "\\" not in path or (root / path).exists() else path.replace("\\", "/")
+
+
+def make_finder(files: Files) -> Callable[[str], list[str]]:
+    """Returns a function that names the files that an entry of a list could be: by name, else by the end of a path."""
     by_last_part: dict[str, set[str]] = {}
-    for name, image in images.items():
-        for last in (name.rpartition("/")[2], image.stem):
+    for name, path in files.items():
+        for last in (name.rpartition("/")[2], path.stem):
             by_last_part.setdefault(last, set()).add(name)
 
     def find(entry: str) -> list[str]:
-        bare = entry[: -len(Path(entry).suffix)] if entry.lower().endswith(IMAGE_SUFFIXES) else entry
-        if bare in images:
+        bare = remove_suffix(entry)
+        if bare in files:
             return [bare]
         return [
             name
             for name in sorted(by_last_part.get(bare.rpartition("/")[2], ()))
-            if f"/{bare}".endswith(f"/{name}") or f"/{images[name].with_suffix('').as_posix()}".endswith(f"/{bare}")
+            if f"/{bare}".endswith(f"/{name}") or ends_with(files[name], bare)
         ]
 
+    return find
+
+
+def remove_suffix(entry: str) -> str:
+    """Returns an entry of a list without the suffix of an image or of labels, if it has one."""
+    return entry[: -len(Path(entry).suffix)] if entry.lower().endswith((*IMAGE_SUFFIXES, *LABEL_SUFFIXES)) else entry
+
+
+def ends_with(path: Path, bare: str) -> bool:
+    """Returns whether a path without its suffix ends with some of its parts."""
+    return f"/{path.with_suffix('').as_posix()}".endswith(f"/{bare}")
+
+
+def split_line(line: str, images: Files) -> list[list[str]]:
+    """Returns the ways to read a line of a list as fields, the likeliest first: names and folders may have blanks."""
+    if remove_suffix(line) in images:
+        return [[line]]
+    fields = [field.strip("'\" ") for field in re.split(r"[,;\t]|(?<=\.\w{3})\s+|(?<=\.\w{4})\s+", line)]
+    ways = [fields, line.split()]
+    return ways[::-1] if " " in fields[0].rpartition("/")[0] else ways
+
+
+def read_list(path: Path, images: Files, labels: Files) -> Files:
+    """Returns the images that a list file names.
+
+    The first field of each line is an image: its name or its path, with or without suffix; a path from another machine
+    will do if its end is the name. A second field that is a label file has to be that of the image. Lines that begin
+    with ``#`` do not count.
+
+    Args:
+        path: The list.
+        images: All images, by name.
+        labels: Their labels, by the same names; empty if they are not needed.
+
+    Raises:
+        DataError: If the file cannot be read, names no image, one that is not there or could be several, or other
+            labels than those of the image's name.
+    """
+    lines = read_lines(path, "a text file with an image in each line")
+    if not any("\\" in name for name in images):
+        lines = [line.replace("\\", "/") for line in lines]
+    find_image, find_labels = make_finder(images), make_finder(labels)
     chosen = set()
     for number, line in enumerate(map(str.strip, lines), start=1):
         if not line or line.startswith("#"):
             continue
-        entries = (line, re.split("[,;\t]", line)[0].strip(), line.split()[0])  # names may have blanks
-        matches = next(filter(None, map(find, entries)), [])
+        ways = [(find_image(fields[0]), fields) for fields in split_line(line, images)]
+        matches, fields = next((way for way in ways if way[0]), ([], []))
         if len(matches) != 1:
             found = f"could be {', '.join(matches[:NAMED])}" if matches else f"is none of the {len(images)} images"
             raise DataError(f"{path}, line {number}: {line} {found}: expected one image", "missing")
-        chosen.add(matches[0])
+        (name,) = matches
+        second = remove_suffix("".join(fields[1:2]))
+        another_image = any(ends_with(images[other], second) for other in find_image(second))
+        if name in labels and "".join(fields[1:2]) != second and not another_image and name not in find_labels(second):
+            raise DataError(
+                f"{path}, line {number}: {fields[1]} is not the label of the image {name}, which is {labels[name]} by "
+                "its name: expected that one, or the image alone. To pair files of other names, give pairs, a CSV",
+                "missing",
+            )
+        chosen.add(name)
+    if not chosen:
+        raise DataError(f"{path} names no image: expected one in each line")
     return {name: images[name] for name in sorted(chosen)}
 
 
@@ -159,14 +241,16 @@ def read_table(path: Path, root: Path, split: str, listed: bool) -> tuple[Files,
     Raises:
         DataError: If it cannot be read, has other columns, an image twice, or none of the split.
     """
+    expected = "a CSV: image,label[,split]"
+    lines = read_lines(path, expected)
+    header = next(filter(str.strip, lines), "")
+    delimiter = max(",;\t", key=header.count)
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-        header = lines[0] if lines else ""
-        delimiter = max(",;\t", key=header.count)
-        table = list(csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read: {error}. Expected a CSV: image,label[,split]") from error
-    columns = [column.strip().lower() for column in table[0]] if table else []
+        rows = list(enumerate(csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True), start=1))
+    except csv.Error as error:
+        raise DataError(f"{path} cannot be read: {error}. Expected {expected}") from error
+    table = [(number, [cell.strip() for cell in cells]) for number, cells in rows if any(map(str.strip, cells))]
+    columns = [column.lower() for column in table[0][1]] if table else []
     if not {"image", "label"} <= set(columns):
         raise DataError(
             f"{path} begins with the columns {', '.join(columns) or 'of no name'}: expected a first line "
@@ -175,26 +259,52 @@ def read_table(path: Path, root: Path, split: str, listed: bool) -> tuple[Files,
     images: Files = {}
     labels: Files = {}
     values = set()
-    for number, cells in enumerate(table[1:], start=2):
-        row = {column: cell.strip() for column, cell in zip(columns, cells, strict=False)}
-        if not any(row.values()):
-            continue
+    for number, cells in table[1:]:
+        row = dict(zip(columns, cells, strict=False))
         values.add(row.get("split", ""))
-        if "split" in columns and not listed and row.get("split") != split:
+        if "split" in columns and not listed and row.get("split", "").lower() != split.lower():
             continue
-        if not row["image"]:
+        if not row.get("image"):
             raise DataError(f"{path}, line {number}: there is no image: expected its path")
-        parts = Path(os.path.relpath(root / row["image"], root)).with_suffix("").parts
+        image, label = (to_posix(root, row.get(column, "")) for column in ("image", "label"))
+        parts = Path(os.path.relpath(root / image, root)).with_suffix("").parts
         name = "/".join(part for part in parts if part != "..")
         if name in images:
             raise DataError(f"{path}, line {number}: a second image is called {name}: expected each once")
-        images[name] = root / row["image"]
-        if row.get("label"):
-            labels[name] = root / row["label"]
+        images[name] = root / image
+        if label:
+            labels[name] = root / label
     if not images:
-        found = f", only {', '.join(sorted(values))}" if "split" in columns else ""
+        found = f", only {', '.join(sorted(values)).strip(', ') or 'empty cells'}" if "split" in columns else ""
         raise DataError(f"{path} has no image of split {split!r}{found}", "missing")
     return images, labels, "split" in columns
+
+
+def guess_splits(folder: Path) -> dict[Split, str]:
+    """Returns what the folders of the splits are called that lie in a folder, as far as usual names tell."""
+    names = [child.name for child in list_folders(folder)] if folder.is_dir() else []
+    return {SPLITS[name.lower()]: name for name in names if name.lower() in SPLITS}
+
+
+def find_odd_pairs(pairs: Sequence[Pair], where: str) -> list[str]:
+    """Returns what the names of the files speak for: labels taken for images, or for those of several images."""
+    names = {pair.name for pair in pairs}
+    masks = sorted(name for name in names if (match := LABEL_NAME.fullmatch(name)) and match[1] in names)
+    users = Counter(pair.labels for pair in pairs if pair.labels is not None)
+    shared = [path for path, number in users.items() if number > 1]
+    warnings = []
+    if masks and 2 * len(masks) >= len(names):
+        ending = masks[0].removeprefix(str(LABEL_NAME.fullmatch(masks[0])[1]))  # type: ignore[index]
+        warnings.append(
+            f"{where}: {len(masks)} of {len(names)} images look like the labels of others, e.g. {masks[0]}: leave them "
+            f'out with exclude: ["*{ending}.*"], or set labels'
+        )
+    if shared:
+        warnings.append(
+            f"{where}: {sum(users[path] for path in shared)} images share {len(shared)} label files, e.g. {shared[0]}: "
+            "expected one for each image. Correct the CSV, unless the images show the same scene"
+        )
+    return warnings
 
 
 def is_list(value: str) -> bool:

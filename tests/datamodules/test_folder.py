@@ -314,6 +314,109 @@ def test_a_list_names_files_that_patterns_call_otherwise(tmp_path: Path) -> None
     assert list_names(make_module(tmp_path, images="*_left.png", splits={"test": "test.txt"}), labelled=False) == ["x"]
 
 
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("images/a.png labels/a.png", "a"),
+        ("images/a.png,labels/a.png", "a"),
+        ("a b", "a"),
+        ("images/a images/b", "a"),  # two frames, as optical flow has them
+        ("images/a.png images/b.png", "a"),
+        ("a.png 0", "a"),  # a class of the whole image
+        ("images/my photo.png labels/my photo.png", "my photo"),
+        ("/home/my pictures/images/b.png", "b"),
+        ("images\\a.png", "a"),
+        ("C:\\my data\\images\\b.png C:\\my data\\labels\\b.png", "b"),
+        ('"images/my photo.png"', "my photo"),
+        ("'a.png';'labels/a.png'", "a"),
+    ],
+)
+def test_the_first_field_of_a_line_is_the_image(tmp_path: Path, line: str, expected: str) -> None:
+    make_pairs(tmp_path, ["a", "b", "my photo"])
+    (tmp_path / "test.txt").write_text(line + "\n")
+    assert list_names(make_module(tmp_path, splits={"test": "test.txt"})) == [expected]
+
+
+@pytest.mark.parametrize("second", ["labels/b.png", "labels/nowhere.png", "/home/me/labels/b.png"])
+def test_a_list_that_pairs_other_files_than_their_names_do_is_refused(tmp_path: Path, second: str) -> None:
+    make_pairs(tmp_path, ["a", "b"])
+    (tmp_path / "test.txt").write_text(f"images/a.png {second}\n")
+    data = make_module(tmp_path, splits={"test": "test.txt"})
+    with pytest.raises(DataError, match=rf"line 1: {second} is not the label of the image a, which is .*labels/a\.png"):
+        list_names(data)
+    assert list_names(data, labelled=False) == ["a"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_lists_and_csvs_of_windows_are_read(tmp_path: Path, encoding: str) -> None:
+    make_pairs(tmp_path, ["ä", "b"])
+    (tmp_path / "test.txt").write_text("sep=;\r\nä.png\r\n", encoding=encoding)
+    assert list_names(make_module(tmp_path, splits={"test": "test.txt"})) == ["ä"]
+    (tmp_path / "pairs.csv").write_text(
+        "sep=;\nimage;label;split\nimages\\ä.png;labels\\ä.png;Test\n", encoding=encoding
+    )
+    assert list_names(make_module(tmp_path, pairs="pairs.csv")) == ["images/ä"]
+    assert list_names(make_module(tmp_path, images="images\\*.png", labels="labels\\*.png")) == ["b", "ä"]
+
+
+def test_a_split_without_an_image_is_refused(tmp_path: Path) -> None:
+    make_pairs(tmp_path, ["a", "b"])
+    (tmp_path / "test.txt").write_text("# none\n")
+    with pytest.raises(DataError, match=r"test\.txt names no image: expected one in each line"):
+        list_names(make_module(tmp_path, splits={"test": "test.txt"}))
+    with pytest.raises(DataError, match=r"test is 0\.1 of 2 images, which is none"):
+        list_names(make_module(tmp_path, splits={"train": 0.8, "val": 0.1, "test": 0.1}))
+
+
+@pytest.mark.parametrize(
+    ("names", "line"),
+    [
+        (("Train", "Val", "Test"), r"splits: \{test: Test, train: Train, val: Val\}"),
+        (("training", "validation", "other"), r"splits: \{train: training, val: validation\}"),
+    ],
+)
+def test_folders_that_are_called_as_splits_are_no_one_split(tmp_path: Path, names: tuple[str, ...], line: str) -> None:
+    for name in names:
+        make_pairs(tmp_path, [f"{name} 1"], f"images/{name}", f"labels/{name}")
+    for given in ({}, {"images": "images", "labels": "labels"}):
+        with pytest.raises(DataError, match=rf'set images to "images/{{split}}" .*{line}.*"images/\*\*/\*"'):
+            list_names(make_module(tmp_path, **given))
+    said = yaml.safe_load(line.replace("\\", ""))
+    assert list_names(make_module(tmp_path, **said), "val") == [f"{names[1]} 1"]
+    assert len(list_names(make_module(tmp_path, images="images/**/*"))) == 3
+
+
+def test_folders_of_other_names_beside_one_of_the_usual_name_are_suggested(tmp_path: Path) -> None:
+    for name in ("train", "Validation"):
+        make_pairs(tmp_path, [f"{name} 1"], f"images/{name}", f"labels/{name}")
+    with pytest.raises(DataError, match=r"no images of val .*e\.g\. splits: \{val: Validation, train: train\}"):
+        list_names(make_module(tmp_path), "val")
+
+
+@pytest.mark.parametrize("folder", ["@eaDir", "__MACOSX", "#recycle", "$RECYCLE.BIN", "lost+found"])
+def test_folders_that_systems_keep_are_passed_over(tmp_path: Path, folder: str) -> None:
+    for place in (tmp_path / "a.png", tmp_path / folder / "a.jpg" / "thumb.png"):
+        save(place, draw())
+    assert list_names(make_module(tmp_path), labelled=False) == ["a"]
+
+
+def test_masks_among_photographs_are_pointed_out(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        save(tmp_path / f"{name}.jpg", draw())
+        save(tmp_path / f"{name}_mask.png", 1)
+    with pytest.warns(UserWarning, match=r'2 of 4 images look like the labels .* a_mask: .*exclude: \["\*_mask\.\*"\]'):
+        list_names(make_module(tmp_path), labelled=False)
+    assert list_names(make_module(tmp_path, exclude=["*_mask.*"]), labelled=False) == ["a", "b"]
+
+
+def test_images_that_share_labels_are_pointed_out(tmp_path: Path) -> None:
+    make_pairs(tmp_path, ["a", "b", "c"])
+    rows = ("image,label", "images/a.png,labels/a.png", "images/b.png,labels/a.png", "images/c.png,labels/c.png")
+    (tmp_path / "pairs.csv").write_text("\n".join(rows))
+    with pytest.warns(UserWarning, match=r"2 images share 1 label files, e\.g\. .*labels/a\.png"):
+        list_names(make_module(tmp_path, pairs="pairs.csv"))
+
+
 @pytest.mark.parametrize("separator", [",", ";", "\t", ", "])
 def test_csv_of_pairs(tmp_path: Path, separator: str) -> None:
     make_pairs(tmp_path / "data", ["a", "b"])
