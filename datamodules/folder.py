@@ -15,6 +15,7 @@ Data card:
 import hashlib
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar, get_args
 
@@ -22,7 +23,7 @@ import numpy as np
 from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from datamodules.base import DataError, Problem, Role, Split
-from datamodules.census import Census, count_ids
+from datamodules.census import MOSTLY, Census, Ids, count_ids
 from datamodules.files import Broken, FilesDataModule, FilesDataset, Pair, list_folders, match_files
 from datamodules.folder_files import (
     IMAGE_SUFFIXES,
@@ -31,6 +32,7 @@ from datamodules.folder_files import (
     find_odd_pairs,
     guess_splits,
     is_list,
+    list_files,
     read_list,
     read_table,
     split_pattern,
@@ -133,11 +135,8 @@ class FolderDataModule(FilesDataModule):
         self.pairs = pairs
         self.splits = check_splits(splits or {})
         self.own_names = isinstance(classes, list)
-        if ids is None and label_colours is None and isinstance(classes, list) and 0 in (ignored or []):
-            mapping = ", ".join(f"{number}: {name}" for number, name in enumerate(classes, start=1))
-            raise ValueError(
-                f"ignored holds 0, and ids does not say which id the first class has: expected ids, e.g. {{{mapping}}}"
-            )
+        if ids is None and label_colours is None and isinstance(classes, list):
+            check_ignored(ignored or [], classes)
         self.colour_table = None if label_colours is None else self._tabulate_colours(label_colours, ignored or [])
         self.table = self._tabulate_ids(ids, ignored or [])
 
@@ -186,10 +185,23 @@ class FolderDataModule(FilesDataModule):
         return census
 
     def find_warnings(self, census: Census, where: str) -> list[str]:
-        """Returns what speaks for ids that mean something else than is thought, see `Census.find_warnings`."""
+        """Returns what speaks for labels that mean something else than is thought, see `Census.find_warnings`."""
         if self.colour_table is not None:
-            return []
+            return self._find_warnings_of_colours(census.all_ids, f"{where}: of {census.labels.total():,} label files")
         return census.find_warnings(where, self.table, self.class_names, own=self.own_names)
+
+    def _find_warnings_of_colours(self, pixels: Ids, where: str) -> list[str]:
+        """Returns the same for label colours, which are read as labels: the number of pixels of each."""
+        if not pixels:
+            return []
+        absent = [name for label, name in enumerate(self.class_names) if label not in pixels] if self.own_names else []
+        share = pixels[IGNORED] / pixels.total()
+        warnings = []
+        if absent:
+            warnings.append(f"{where} none has a colour of {', '.join(absent)}. If it should, correct label_colours")
+        if share > MOSTLY:
+            warnings.append(f"{where} {share:.0%} of the pixels count for nothing, as their colours are in ignored")
+        return warnings
 
     def open_pairs(self, pairs: Sequence[Pair], transform: Transform, labelled: bool = True) -> FilesDataset:
         """Makes a dataset of pairs."""
@@ -281,7 +293,9 @@ class FolderDataModule(FilesDataModule):
             return found, {}, divided
         if not named and (lossy := find_named(root, pattern, IMAGE_SUFFIXES, self.exclude)):
             path = next(iter(lossy.values()))
-            raise DataError(f"{path}: expected labels as {', '.join(LABEL_SUFFIXES)}. {WHY_NOT_LOSSY}")
+            why = "WebP is not read as labels, even without loss: save them as PNG"
+            why = why if path.suffix.lower() == ".webp" else WHY_NOT_LOSSY
+            raise DataError(f"{path}: expected labels as {', '.join(LABEL_SUFFIXES)}. {why}")
         return found, named, divided
 
     def _locate(self, root: Path) -> tuple[str, str | None]:
@@ -353,7 +367,14 @@ class FolderDataModule(FilesDataModule):
         return images
 
     def _explain_no_labels(self, root: Path, split: Split, count: int) -> str:
-        expected = self.pairs or self._locate(root)[1] or "labels to be set"
+        pattern = None if self.pairs else self._locate(root)[1]
+        folder = split_pattern(root, (pattern or "").replace("{split}", self._name_folder(split)))[0]
+        others = [name for name in list_files(folder) if not name.lower().endswith(IMAGE_SUFFIXES)] if pattern else []
+        expected = self.pairs or pattern or "labels to be set"
+        if others:
+            what = "the polygons" if others[0].lower().endswith((".json", ".xml")) else "them"
+            expected += f" as {', '.join(LABEL_SUFFIXES)}, found {len(others)} files of other kinds in {folder}, e.g. "
+            expected += f"{others[0]}. Export {what} as PNG masks"
         return (
             f"{self.domain}: there are no labels for the {count} images of {split} in {root}: expected {expected}. "
             "Without labels there is only `predict`"
@@ -422,6 +443,18 @@ class FolderDataModule(FilesDataModule):
             return IGNORED
         more = "" if self.own_names else ", or a class of Cityscapes"
         raise ValueError(f"there is no class {name!r}: expected one of {', '.join(self.labels.names)}{more}")
+
+
+def check_ignored(ignored: Sequence[Any], classes: Sequence[str]) -> None:
+    """Raises ValueError if ids that are ignored are those of classes, as nothing says that these have others."""
+    taken = [value for value in ignored if value in range(len(classes))]
+    if taken:
+        free = (number for number in count() if number not in ignored)
+        mapping = ", ".join(f"{number}: {name}" for number, name in zip(free, classes, strict=False))
+        raise ValueError(
+            f"ignored holds {taken[0]}, and ids does not say which id {classes[taken[0]]} has: expected ids, e.g. "
+            f"{{{mapping}}}, or only ids in ignored that no class has"
+        )
 
 
 def find_lost(pairs: Sequence[Pair]) -> list[Problem]:

@@ -571,6 +571,12 @@ def test_labels_as_jpeg_are_refused_whatever_they_are_called(tmp_path: Path) -> 
             {"label_colours": {"a": [0, 0, 0]}, "classes": ["a", "b", "c"]},
             "no colour of b, c: expected one of every class",
         ),
+        (
+            {"classes": ["sky", "road", "box"], "ignored": [2]},
+            r"which id box has: .* \{0: sky, 1: road, 3: box\}",
+        ),
+        ({"classes": ["sky", "road", "Sky"]}, "no two alike .but for case or blanks"),
+        ({"classes": ["sky ", "sky"]}, "no two alike"),
         ({"role": "judge"}, "role is 'judge'"),
         ({"split": "night"}, "split is 'night'"),
         ({"classes": ["sky"]}, "expected 2 to 253 names"),
@@ -594,6 +600,56 @@ def test_worker_processes_read_colours(tmp_path: Path) -> None:
     make_pairs(tmp_path, ["a", "b"])
     data = make_module(tmp_path, label_colours={"car": [0, 0, 0], "sky": [1, 1, 1]}, num_workers=1)
     assert [batch["mask"].unique().tolist() for batch in data.test_dataloader()] == [[8], [0]]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            "a.json",
+            r"labels as \.png.* found 1 files of other kinds in .*, e\.g\. a\.json. Export the polygons",
+        ),
+        ("a.npy", r"found 1 files of other kinds in .*labels, e\.g\. a\.npy\. Export them as PNG masks"),
+        ("a.webp", r"WebP is not read as labels, even without loss"),
+    ],
+)
+def test_labels_of_other_kinds_are_named(tmp_path: Path, name: str, said: str) -> None:
+    save(tmp_path / "images" / "a.png", draw())
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / name).write_bytes(b"?")
+    with pytest.raises(DataError, match=said):
+        list_names(make_module(tmp_path))
+
+
+def test_what_label_colours_may_not_mean_is_said(tmp_path: Path) -> None:
+    save(tmp_path / "images" / "a.png", draw())
+    save(tmp_path / "labels" / "a.png", np.zeros((*SIZE, 3), np.uint8))
+    colours = {"sky": [255, 0, 0], "road": [0, 255, 0]}
+    data = make_module(tmp_path, classes=["sky", "road"], label_colours=colours, ignored=[[0, 0, 0]])
+    dataset = data.make_dataset("test", data.evaluation_transform)
+    absent, share = data.find_warnings(data.look_at(dataset), "mine")
+    assert absent == "mine: of 1 label files none has a colour of sky, road. If it should, correct label_colours"
+    assert share == "mine: of 1 label files 100% of the pixels count for nothing, as their colours are in ignored"
+
+
+def test_colours_with_red_and_blue_exchanged_are_told(tmp_path: Path) -> None:
+    label = np.full((*SIZE, 3), (10, 20, 30), np.uint8)
+    colours = {"sky": [30, 20, 10], "road": [0, 255, 0]}
+    with pytest.raises(DataError, match="defined with red and blue exchanged"):
+        read_mask(tmp_path, label, classes=["sky", "road"], label_colours=colours)
+    with pytest.raises(DataError, match="Add them there"):
+        read_mask(tmp_path, label + 1, classes=["sky", "road"], label_colours=colours)
+
+
+@pytest.mark.parametrize("classes", [None, ["sky", "road", "box"]])
+def test_label_ids_of_cityscapes_are_told(tmp_path: Path, classes: list[str] | None) -> None:
+    ending = "_gtFine_labelIds" if classes else ""
+    save(tmp_path / "images" / "a.png", draw())
+    save(tmp_path / "labels" / f"a{ending}.png", np.full(SIZE, 26, np.uint8))
+    data = make_module(tmp_path, classes=classes, labels=f"labels/*{ending}.png")
+    dataset = data.make_dataset("test", data.evaluation_transform)
+    with pytest.raises(DataError, match="They look like Cityscapes' label ids: use CityscapesDataModule, or give ids"):
+        dataset.load_mask(0)
 
 
 # The command line and the documentation
