@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 
-from datamodules.base import DataError, Split
+from datamodules.base import DataError, Problem, Split
 from datamodules.files import NAMED, Pair, list_folders
 from datamodules.own_labels import LABEL_SUFFIXES
 
@@ -305,6 +305,16 @@ def find_odd_pairs(pairs: Sequence[Pair], where: str) -> list[str]:
             "expected one for each image. Correct the CSV, unless the images show the same scene"
         )
     return warnings
+
+
+def find_lost(pairs: Sequence[Pair]) -> list[Problem]:
+    """Returns the files of pairs that are not there, such as links that lead nowhere."""
+    return [
+        Problem(pair.name, "missing", f"there is no file {path}")
+        for pair in pairs
+        for path in (pair.image, pair.labels)
+        if path is not None and not path.is_file()
+    ]
 
 
 def is_list(value: str) -> bool:

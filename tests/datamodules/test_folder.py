@@ -14,7 +14,8 @@ from PIL import Image
 from pytorch_lightning import LightningDataModule
 
 from datamodules.base import DataError, ProtocolError
-from datamodules.folder import FolderDataModule, list_colours
+from datamodules.folder import FolderDataModule
+from datamodules.folder_arguments import list_colours
 from datamodules.labels import CITYSCAPES_COLOURS
 from main import main
 from tests.tiny import NO_LOGGER, QUIET, ROOT
