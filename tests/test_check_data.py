@@ -355,6 +355,7 @@ def test_own_data_are_checked_with_their_own_classes(check: Check, tmp_path: Pat
     shifted = settings | {"ids": {0: "thing", 1: "ground", 10: "ground"}, "ignored": [18]}
     code, _, out, _ = check("--data", write_yaml(tmp_path / "mine.yaml", "FolderDataModule", **shifted))
     assert code == 0 and "sky never occurs in 6 label files" in out
+    assert "a guess, in the order of the ids found" in out
     del settings["ids"][18]
     code, report, out, _ = check("--data", write_yaml(tmp_path / "mine.yaml", "FolderDataModule", **settings))
     assert code == 1 and report["data_sets"][0]["splits"][0]["counts"]["id"] == 6 and "and 3 more, see" in out
