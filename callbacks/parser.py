@@ -8,6 +8,7 @@ from operator import or_
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
+import yaml
 from jsonargparse import Namespace
 from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningArgumentParser
@@ -30,6 +31,10 @@ class Parser(LightningArgumentParser):
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
         """Parses a command line."""
+        for argument in (args and args[0]) or ():
+            path = Path(str(argument).partition("=")[2] or str(argument))
+            if path.suffix in (".yaml", ".yml") and path.is_file():
+                refuse_repeated_keys(path)
         return expand_home(super().parse_args(*args, **kwargs))
 
     def parse_path(self, cfg_path: Any, *args: Any, **kwargs: Any) -> Any:
@@ -84,6 +89,8 @@ def shorten(message: str, files: Sequence[Path] = ()) -> str:
     option, kinds = ".".join(keys), [kind for kind in dict.fromkeys(types) if kind != "NoneType"]
     if kinds and values:
         said.insert(0, f"{option}{owner} is {values[0]}, expected {' or '.join(kinds)}")
+        if values[0] in ("True", "False", "None") and "str" in kinds:
+            said.append("quote words that YAML reads as others, such as no, yes, on and null")
     elif option:
         said.insert(0, option + owner)
     line = "^$"  # how the option stands in a file
@@ -94,6 +101,37 @@ def shorten(message: str, files: Sequence[Path] = ()) -> str:
     places = [str(file) for file in files if re.search(rf"\b{line}", file.read_text(encoding="utf-8"))]
     text = ": ".join(dict.fromkeys(said)).replace('"<unicode string>"', str(files[-1]) if files else "the argument")
     return text + (f" (in {places[-1]})" if places else "")
+
+
+def refuse_repeated_keys(path: Path) -> None:
+    """Raises ValueError if a YAML file has a key twice in one map: the last would win. 010 is 8, as YAML reads it."""
+    try:
+        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
+        nodes = [loader.get_single_node()]
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return  # whoever reads it says why
+    looked_at = set()
+    for node in nodes:  # grows
+        if id(node) in looked_at:
+            continue
+        looked_at.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            nodes += node.value
+        if not isinstance(node, yaml.MappingNode):
+            continue
+        nodes += [value for _, value in node.value]
+        seen: set[Any] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.value == "<<":
+                continue
+            name = loader.construct_object(key)
+            if name in seen:
+                read = "" if str(name) == key.value else f" (YAML reads it as {name})"
+                raise ValueError(
+                    f"{path}, line {key.start_mark.line + 1}: the key {key.value} stands there twice{read}: expected "
+                    "each once, as the last alone would count"
+                )
+            seen.add(name)
 
 
 def expand_home(value: Any) -> Any:

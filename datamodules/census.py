@@ -31,6 +31,7 @@ class PairCheck:
         labels: The same of the label file; None if there is none, or it could not be read.
         ids: Number of pixels by id.
         problems: What is wrong.
+        digest: Size and CRC-32 of the image file, which copies have too; None if there is none.
     """
 
     name: str
@@ -38,6 +39,7 @@ class PairCheck:
     labels: Header | None = None
     ids: Ids = field(default_factory=Counter)
     problems: list[Problem] = field(default_factory=list)
+    digest: tuple[int, int] | None = None
 
     def add(self, error: DataError) -> None:
         """Adds a problem."""
@@ -118,7 +120,8 @@ class Census:
         if absent:
             mapping = ", ".join(f"{value}: {name}" for value, name in zip(sorted(ids), names, strict=False))
             taken = (
-                f"these are not the classes in their order, say what they are, e.g. ids: {{{mapping}}}"
+                f"these are not the classes in their order, say what they are, e.g. (a guess, in the order "
+                f"of the ids found) ids: {{{mapping}}}"
                 if own
                 else "these are not Cityscapes' 19 train ids, say in classes and ids what they are"
             )

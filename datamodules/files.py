@@ -2,17 +2,19 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
+from zlib import crc32
 
 import numpy as np
 from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from datamodules.base import DataError, Problem, SegmentationDataModule, SegmentationDataset, Split
 from datamodules.census import PairCheck, count_ids
+from datamodules.labels import TRAIN_IDS, UNKNOWN
 from datamodules.pixels import Header, read_header, read_image, read_index, read_orientation
 from datamodules.transforms import Transform
 
@@ -179,6 +181,15 @@ class FilesDataset(SegmentationDataset):
                 "size",
             )
 
+    def explain_ids(self, index: int, found: Iterable[int]) -> str:
+        """Returns the message about unknown ids; says so if they look like Cityscapes' own, not its train ids."""
+        found, path = list(found), self.pairs[index].labels
+        named = path is not None and "labelIds" in path.name
+        train_ids = set(np.flatnonzero(self.table != UNKNOWN)) == {*TRAIN_IDS}
+        alike = set(found) <= {*range(34)} and (named or train_ids)
+        hint = ". They look like Cityscapes' label ids: use CityscapesDataModule, or give ids" if alike else ""
+        return super().explain_ids(index, found) + hint
+
     def where(self, index: int) -> str:
         """Returns the two files."""
         return f"{self.pairs[index].image} and {self.pairs[index].labels}"
@@ -190,6 +201,8 @@ class FilesDataset(SegmentationDataset):
         try:
             size = self.load_image(index).shape[:2]
             found.image = read_header(pair.image, brightest=True)
+            data = pair.image.read_bytes()
+            found.digest = len(data), crc32(data)
         except DataError as error:
             found.add(error)
         if not self.labelled:

@@ -12,14 +12,9 @@ Data card:
         neighbouring frames into different splits: give lists instead.
 """
 
-import csv
 import hashlib
-import os
-import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, ClassVar, get_args
 
@@ -27,20 +22,29 @@ import numpy as np
 from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from datamodules.base import DataError, Problem, Role, Split
-from datamodules.census import Census, count_ids
-from datamodules.files import NAMED, Broken, FilesDataModule, FilesDataset, Pair, list_folders, match_files
-from datamodules.labels import CITYSCAPES_COLOURS, IGNORED, TRAIN_IDS, UNKNOWN, Colour
+from datamodules.census import MOSTLY, Census, Ids, count_ids
+from datamodules.files import Broken, FilesDataModule, FilesDataset, Pair, list_folders, match_files
+from datamodules.folder_arguments import check_colour, check_id, check_ignored, check_splits, list_colours
+from datamodules.folder_files import (
+    IMAGE_SUFFIXES,
+    Files,
+    find_lost,
+    find_named,
+    find_odd_pairs,
+    guess_splits,
+    is_list,
+    list_files,
+    read_list,
+    read_table,
+    split_pattern,
+)
+from datamodules.labels import CITYSCAPES_COLOURS, IGNORED, TRAIN_IDS, UNKNOWN
 from datamodules.own_labels import LABEL_SUFFIXES, read_colours, read_labels
 from datamodules.pixels import WHY_NOT_LOSSY, read_header
 from datamodules.transforms import Resize, Transform
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
-NOT_READ = (".heic", ".heif", ".avif", ".gif", ".jp2", ".dng", ".cr2", ".nef", ".arw")  # photographs of other kinds
-LIST_SUFFIXES = (".txt", ".lst", ".csv")
 LOOKED_AT = 50  # pairs of a split, to see whether they hold what they are taken for
 DEEP_LOOKED_AT = 5  # of their 16-bit images, of which the pixels have to be decoded
-
-Files = dict[str, Path]
 
 
 class FolderDataModule(FilesDataModule):
@@ -127,17 +131,14 @@ class FolderDataModule(FilesDataModule):
         self._looked_at: set[Split] = set()
         self.role = role
         self.domain = domain or (Path(root).expanduser().resolve().name if root else "") or "folder"
-        self.images = images
-        self.label_files = labels
+        self.images = images and images.replace("\\", "/")
+        self.label_files = labels and labels.replace("\\", "/")
         self.exclude = tuple(exclude or ())
         self.pairs = pairs
         self.splits = check_splits(splits or {})
         self.own_names = isinstance(classes, list)
-        if ids is None and label_colours is None and isinstance(classes, list) and 0 in (ignored or []):
-            mapping = ", ".join(f"{number}: {name}" for number, name in enumerate(classes, start=1))
-            raise ValueError(
-                f"ignored holds 0, and ids does not say which id the first class has: expected ids, e.g. {{{mapping}}}"
-            )
+        if ids is None and label_colours is None and isinstance(classes, list):
+            check_ignored(ignored or [], classes)
         self.colour_table = None if label_colours is None else self._tabulate_colours(label_colours, ignored or [])
         self.table = self._tabulate_ids(ids, ignored or [])
 
@@ -165,7 +166,7 @@ class FolderDataModule(FilesDataModule):
             self._looked_at.add(split)
             census, where = self.look_at(dataset), f"{self.domain} {split}"
             census.check_bits(where)
-            if warnings := self.find_warnings(census, where):
+            if warnings := [*find_odd_pairs(dataset.pairs, where), *self.find_warnings(census, where)]:
                 rank_zero_warn(warnings[0])
             elif notes := census.find_notes(where, self.evaluation_transform):
                 rank_zero_info(notes[0])
@@ -186,10 +187,24 @@ class FolderDataModule(FilesDataModule):
         return census
 
     def find_warnings(self, census: Census, where: str) -> list[str]:
-        """Returns what speaks for pixels or ids that mean something else than is thought: `Census.find_warnings`."""
+        """Returns what speaks for pixels or labels that mean something else than is thought: `Census.find_warnings`."""
         if self.colour_table is not None:
-            return census.find_dark_images(where)
+            files = f"{where}: of {census.labels.total():,} label files"
+            return [*census.find_dark_images(where), *self._find_warnings_of_colours(census.all_ids, files)]
         return census.find_warnings(where, self.table, self.class_names, own=self.own_names)
+
+    def _find_warnings_of_colours(self, pixels: Ids, where: str) -> list[str]:
+        """Returns the same for label colours, which are read as labels: the number of pixels of each."""
+        if not pixels:
+            return []
+        absent = [name for label, name in enumerate(self.class_names) if label not in pixels] if self.own_names else []
+        share = pixels[IGNORED] / pixels.total()
+        warnings = []
+        if absent:
+            warnings.append(f"{where} none has a colour of {', '.join(absent)}. If it should, correct label_colours")
+        if share > MOSTLY:
+            warnings.append(f"{where} {share:.0%} of the pixels count for nothing, as their colours are in ignored")
+        return warnings
 
     def open_pairs(self, pairs: Sequence[Pair], transform: Transform, labelled: bool = True) -> FilesDataset:
         """Makes a dataset of pairs."""
@@ -205,10 +220,12 @@ class FolderDataModule(FilesDataModule):
         """Lists the pairs of a split, sorted by name, and the files without a partner."""
         root = self.find_root()
         if self.pairs is not None:
-            images, labels, divided = self._read_table(root, split)
+            images, labels, divided = read_table(
+                root / self.pairs, root, self._name_folder(split), self._is_listed(split)
+            )
         else:
             images, labels, divided = self._find_in_folders(root, split, labelled)
-        chosen = self._choose(root, images, split, divided)
+        chosen = self._choose(root, images, labels, split, divided)
         if self._is_listed(split):
             labels = {name: labels[name] for name in chosen if name in labels}
         if labelled and chosen and not labels:
@@ -265,12 +282,13 @@ class FolderDataModule(FilesDataModule):
             named = find_named(root, pattern, LABEL_SUFFIXES, self.exclude)
             of_labels = set(named.values())
             found = {name: path for name, path in found.items() if path not in of_labels}
+        line = self._suggest_splits(root, images)
         if not found:
             entries = ", ".join(sorted(path.name for path in root.iterdir())[:10]) or "nothing"
             raise DataError(
                 f"{self.domain}: there are no images of {split} in {root}: expected {', '.join(IMAGE_SUFFIXES)} in "
                 f"{images.replace('{split}', folder)}, found {entries}. Set root and images; and split, or splits, if "
-                "the folders are called differently",
+                f"the folders are called differently{line and f', e.g. {line}'}",
                 "missing",
             )
         divided = "{split}" in images
@@ -278,7 +296,9 @@ class FolderDataModule(FilesDataModule):
             return found, {}, divided
         if not named and (lossy := find_named(root, pattern, IMAGE_SUFFIXES, self.exclude)):
             path = next(iter(lossy.values()))
-            raise DataError(f"{path}: expected labels as {', '.join(LABEL_SUFFIXES)}. {WHY_NOT_LOSSY}")
+            why = "WebP is not read as labels, even without loss: save them as PNG"
+            why = why if path.suffix.lower() == ".webp" else WHY_NOT_LOSSY
+            raise DataError(f"{path}: expected labels as {', '.join(LABEL_SUFFIXES)}. {why}")
         return found, named, divided
 
     def _locate(self, root: Path) -> tuple[str, str | None]:
@@ -298,7 +318,25 @@ class FolderDataModule(FilesDataModule):
             labels = Path(*("labels" if part == "images" else part for part in Path(images).parts)).as_posix()
         return images, labels
 
-    def _choose(self, root: Path, images: Files, split: Split, divided: bool) -> Files:
+    def _suggest_splits(self, root: Path, images: str) -> str:
+        """Returns the line of the YAML that says what the folders of the splits are called; empty if none is needed.
+
+        Raises:
+            DataError: If folders that are called as splits lie below `images`, and nothing says what they are.
+        """
+        folder = split_pattern(root, images.partition("{split}")[0])[0]
+        names = guess_splits(folder)
+        line = f"splits: {{{', '.join(f'{split}: {name}' for split, name in names.items())}}}"
+        if len(names) > 1 and not self.splits and "{split}" not in images and "*" not in images:
+            place = "" if images == "." else f"{images}/"
+            raise DataError(
+                f"{self.domain}: {folder} holds the folders {', '.join(names.values())}, but nothing says that they "
+                f'are splits: set images to "{place}{{split}}" (labels, if given, likewise) and {line}. If every split '
+                f'is to have all images: images to "{place}**/*"'
+            )
+        return line if any(split != name for split, name in names.items()) else ""
+
+    def _choose(self, root: Path, images: Files, labels: Files, split: Split, divided: bool) -> Files:
         """Leaves the images of a split, where a list file or a fraction says which these are."""
         value = self.splits.get(split)
         if isinstance(value, float):
@@ -311,9 +349,14 @@ class FolderDataModule(FilesDataModule):
             shares = [float(self.splits.get(other, 0)) for other in get_args(Split)]
             position = get_args(Split).index(split)
             first, last = (round(sum(shares[:end]) * len(order)) for end in (position, position + 1))
+            if first == last:
+                raise DataError(
+                    f"{self.domain}: {split} is {value} of {len(order)} images, which is none: expected one or more. "
+                    "Set splits to larger fractions, or to lists"
+                )
             return {name: images[name] for name in sorted(order[first:last])}
         if value is not None and is_list(value):
-            return read_list(root / value, images)
+            return read_list(root / value, images, labels)
         if value is not None and not divided:
             where = f"{self.pairs} has no column split" if self.pairs else "images has no {split}"
             raise DataError(f"{self.domain}: splits calls {split} {value!r}, but {where}: expected one that has")
@@ -326,48 +369,15 @@ class FolderDataModule(FilesDataModule):
             )
         return images
 
-    def _read_table(self, root: Path, split: Split) -> tuple[Files, Files, bool]:
-        """Reads the CSV: images and labels of a split by name, and whether it has a column of splits."""
-        path = root / str(self.pairs)
-        try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-            header = lines[0] if lines else ""
-            delimiter = max(",;\t", key=header.count)
-            table = list(csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True))
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise DataError(f"{path} cannot be read: {error}. Expected a CSV: image,label[,split]") from error
-        columns = [column.strip().lower() for column in table[0]] if table else []
-        if not {"image", "label"} <= set(columns):
-            raise DataError(
-                f"{path} begins with the columns {', '.join(columns) or 'of no name'}: expected a first line "
-                "image,label or image,label,split"
-            )
-        images: Files = {}
-        labels: Files = {}
-        values = set()
-        for number, cells in enumerate(table[1:], start=2):
-            row = {column: cell.strip() for column, cell in zip(columns, cells, strict=False)}
-            if not any(row.values()):
-                continue
-            values.add(row.get("split", ""))
-            if "split" in columns and not self._is_listed(split) and row.get("split") != self._name_folder(split):
-                continue
-            if not row["image"]:
-                raise DataError(f"{path}, line {number}: there is no image: expected its path")
-            parts = Path(os.path.relpath(root / row["image"], root)).with_suffix("").parts
-            name = "/".join(part for part in parts if part != "..")
-            if name in images:
-                raise DataError(f"{path}, line {number}: a second image is called {name}: expected each once")
-            images[name] = root / row["image"]
-            if row.get("label"):
-                labels[name] = root / row["label"]
-        if not images:
-            found = f", only {', '.join(sorted(values))}" if "split" in columns else ""
-            raise DataError(f"{path} has no image of split {self._name_folder(split)!r}{found}", "missing")
-        return images, labels, "split" in columns
-
     def _explain_no_labels(self, root: Path, split: Split, count: int) -> str:
-        expected = self.pairs or self._locate(root)[1] or "labels to be set"
+        pattern = None if self.pairs else self._locate(root)[1]
+        folder = split_pattern(root, (pattern or "").replace("{split}", self._name_folder(split)))[0]
+        others = [name for name in list_files(folder) if not name.lower().endswith(IMAGE_SUFFIXES)] if pattern else []
+        expected = self.pairs or pattern or "labels to be set"
+        if others:
+            what = "the polygons" if others[0].lower().endswith((".json", ".xml")) else "them"
+            expected += f" as {', '.join(LABEL_SUFFIXES)}, found {len(others)} files of other kinds in {folder}, e.g. "
+            expected += f"{others[0]}. Export {what} as PNG masks"
         return (
             f"{self.domain}: there are no labels for the {count} images of {split} in {root}: expected {expected}. "
             "Without labels there is only `predict`"
@@ -436,176 +446,3 @@ class FolderDataModule(FilesDataModule):
             return IGNORED
         more = "" if self.own_names else ", or a class of Cityscapes"
         raise ValueError(f"there is no class {name!r}: expected one of {', '.join(self.labels.names)}{more}")
-
-
-def find_lost(pairs: Sequence[Pair]) -> list[Problem]:
-    """Returns the files of pairs that are not there, such as links that lead nowhere."""
-    return [
-        Problem(pair.name, "missing", f"there is no file {path}")
-        for pair in pairs
-        for path in (pair.image, pair.labels)
-        if path is not None and not path.is_file()
-    ]
-
-
-def split_pattern(root: Path, pattern: str) -> tuple[Path, str]:
-    """Splits a pattern into the folder before its first star and the rest."""
-    parts = Path(pattern).parts
-    fixed = list(takewhile(lambda part: "*" not in part, parts))
-    return root.joinpath(*fixed), "/".join(parts[len(fixed) :])
-
-
-def find_named(root: Path, pattern: str, suffixes: Sequence[str], exclude: Sequence[str] = ()) -> Files:
-    """Returns the files that match a pattern, or lie anywhere below a folder, by what its stars stand for.
-
-    Args:
-        root: What the pattern is relative to.
-        pattern: A folder, or a path with stars: ``*`` is any name, ``**/`` any number of folders. A suffix at its end
-            may be left out.
-        suffixes: Of the files; upper case counts too.
-        exclude: Patterns of files that do not count, compared from the end of the path.
-
-    Raises:
-        DataError: If two files have the same name.
-    """
-    folder, stars = split_pattern(root, pattern)
-    stars = stars or "**/*"
-    suffix = Path(stars).suffix
-    if suffix == ".*" or suffix.lower() in suffixes:
-        stars = stars.removesuffix(suffix)
-    accepted = (suffix.lower(),) if suffix.lower() in suffixes else suffixes
-    wild = {"**/": "(?:(.+)/)?", "*": "([^/]+)"}
-    expression = re.compile("".join(wild.get(part, re.escape(part)) for part in re.split(r"(\*\*/|\*)", stars)))
-    found: Files = {}
-    passed_over = []
-    for relative in list_files(folder):
-        if any((folder / relative).match(excluded) for excluded in exclude):
-            continue
-        stem, _, ending = relative.rpartition(".")
-        match = expression.fullmatch(unicodedata.normalize("NFC", stem))  # macOS writes an umlaut as two characters
-        if match is not None and f".{ending.lower()}" in NOT_READ:
-            passed_over.append(relative)
-        if match is None or f".{ending.lower()}" not in accepted:
-            continue
-        check_name(folder / relative)
-        path = folder / relative
-        name = "/".join(filter(None, match.groups()))
-        if name in found:
-            raise DataError(
-                f"{found[name]} and {path} are both called {name}: expected names that differ before the suffix. "
-                f"Rename one, or read one kind alone with a pattern such as *{path.suffix}"
-            )
-        found[name] = path
-    if passed_over:
-        rank_zero_warn(
-            f"{folder}: passed over {len(passed_over)} files that cannot be read ({', '.join(passed_over[:NAMED])}): "
-            f"expected {', '.join(suffixes)}. Convert them to JPEG or PNG to use them"
-        )
-    return found
-
-
-def check_name(path: Path) -> None:
-    """Raises DataError if a file's name is no Unicode text, which no list or result could hold."""
-    try:
-        str(path).encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise DataError(f"{str(path)!a} is no name in UTF-8: expected one. Rename the file (convmv -t utf8)") from error
-
-
-def refuse_folder(error: OSError) -> None:
-    """Raises DataError about a folder that may not be listed; of one that is not there the caller says more."""
-    if isinstance(error, PermissionError):
-        raise DataError(f"{error.filename} cannot be listed: {error.strerror}. Expected a folder that may be read")
-
-
-def list_files(folder: Path) -> list[str]:
-    """Lists the files below a folder to any depth, sorted; hidden ones do not count, linked folders do (each once)."""
-    found: list[str] = []
-    seen = set()
-    for place, folders, files in os.walk(folder, followlinks=True, onerror=refuse_folder):
-        identity = Path(place).resolve()
-        if identity in seen:
-            folders.clear()
-            continue
-        seen.add(identity)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        above = "" if place == str(folder) else f"{Path(place).relative_to(folder).as_posix()}/"
-        found += [above + name for name in files if not name.startswith(".")]
-    return sorted(found)
-
-
-def read_list(path: Path, images: Files) -> Files:
-    """Returns the images that a list file names.
-
-    The first field of each line is an image: its name or its path, with or without suffix; a path from another machine
-    will do if its end is the name. Lines that begin with ``#`` do not count.
-
-    Raises:
-        DataError: If the file cannot be read, or names an image that is not there or could be several.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}. Expected a text file with an image in each line") from error
-    by_last_part: dict[str, set[str]] = {}
-    for name, image in images.items():
-        for last in (name.rpartition("/")[2], image.stem):
-            by_last_part.setdefault(last, set()).add(name)
-
-    def find(entry: str) -> list[str]:
-        bare = entry[: -len(Path(entry).suffix)] if entry.lower().endswith(IMAGE_SUFFIXES) else entry
-        if bare in images:
-            return [bare]
-        return [
-            name
-            for name in sorted(by_last_part.get(bare.rpartition("/")[2], ()))
-            if f"/{bare}".endswith(f"/{name}") or f"/{images[name].with_suffix('').as_posix()}".endswith(f"/{bare}")
-        ]
-
-    chosen = set()
-    for number, line in enumerate(map(str.strip, lines), start=1):
-        if not line or line.startswith("#"):
-            continue
-        entries = (line, re.split("[,;\t]", line)[0].strip(), line.split()[0])  # names may have blanks
-        matches = next(filter(None, map(find, entries)), [])
-        if len(matches) != 1:
-            found = f"could be {', '.join(matches[:NAMED])}" if matches else f"is none of the {len(images)} images"
-            raise DataError(f"{path}, line {number}: {line} {found}: expected one image", "missing")
-        chosen.add(matches[0])
-    return {name: images[name] for name in sorted(chosen)}
-
-
-def check_splits(splits: Mapping[Split, str | float]) -> dict[Split, str | float]:
-    """Returns the splits; raises ValueError if one is unknown, or fractions are mixed with names or exceed 1."""
-    if set(splits) - set(get_args(Split)):
-        raise ValueError(f"splits says {', '.join(splits)}: expected train, val and test")
-    fractions = [value for value in splits.values() if not isinstance(value, str)]
-    if fractions and (len(fractions) < len(splits) or min(fractions) <= 0 or not sum(fractions) <= 1 + 1e-9):
-        raise ValueError(f"splits is {dict(splits)}: expected names, or fractions above 0 that add up to at most 1")
-    return {split: value if isinstance(value, str) else float(value) for split, value in splits.items()}
-
-
-def is_list(value: str) -> bool:
-    """Returns whether a value of `splits` is a list file."""
-    return value.lower().endswith(LIST_SUFFIXES)
-
-
-def check_id(value: int) -> int:
-    """Returns an id of a label file; raises ValueError if it is not in [0, 65535]."""
-    if not 0 <= value < 2**16:
-        raise ValueError(f"ids or ignored has {value}: expected 0 to 65535, as an 8- or 16-bit label image holds them")
-    return value
-
-
-def check_colour(value: Any) -> Colour:
-    """Returns a colour; raises ValueError if it is not three numbers in [0, 255]."""
-    numbers = list(value) if isinstance(value, Sequence) else []
-    if len(numbers) != 3 or not all(isinstance(part, int) and 0 <= part <= 255 for part in numbers):
-        raise ValueError(f"{value!r} is no colour: expected three numbers in [0, 255], e.g. [128, 64, 128]")
-    return numbers[0], numbers[1], numbers[2]
-
-
-def list_colours(value: Sequence[Any]) -> list[Colour]:
-    """Returns several colours as they are, one as a list of one; raises ValueError if one is no colour."""
-    several = isinstance(value, Sequence) and len(value) > 0 and all(isinstance(part, Sequence) for part in value)
-    return [check_colour(colour) for colour in (value if several else [value])]

@@ -81,9 +81,11 @@ class LabelSpace:
             ValueError: If there are not 2 to 254 different names, or a gathered class is unknown or gathered twice.
         """
         names = tuple(str(name) for name in classes)
-        if len(set(names)) != len(names) or not 2 <= len(names) < UNKNOWN or not all(map(str.strip, names)):
+        alike = len({name.strip().casefold() for name in names}) != len(names)
+        if alike or not 2 <= len(names) < UNKNOWN or not all(map(str.strip, names)):
             raise ValueError(
-                f"classes are {list(names)}: expected 2 to {UNKNOWN - 1} names, no two alike and none empty"
+                f"classes are {list(names)}: expected 2 to {UNKNOWN - 1} names, none empty, no two alike (but for case "
+                "or blanks)"
             )
         members: tuple[tuple[str, ...], ...]
         if isinstance(classes, Mapping):

@@ -112,6 +112,8 @@ def read_colours(path: Path, table: np.ndarray) -> np.ndarray:
     if unknown.any():
         found = [[int(key) >> 16, int(key) >> 8 & 255, int(key) & 255] for key in np.unique(keys[unknown])]
         remedy = WHY_NOT_LOSSY if len(found) > LOSSY_COLOURS else "Add them there"
+        if all(table[blue << 16 | green << 8 | red] != UNKNOWN for red, green, blue in found):
+            remedy = "All are defined with red and blue exchanged: write them as [red, green, blue], not as OpenCV does"
         raise DataError(
             f"{path} holds {len(found)} colours that are not defined, e.g. {', '.join(map(str, found[:NAMED]))}: "
             f"expected those of label_colours and ignored alone. {remedy}",

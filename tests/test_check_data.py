@@ -355,6 +355,7 @@ def test_own_data_are_checked_with_their_own_classes(check: Check, tmp_path: Pat
     shifted = settings | {"ids": {0: "thing", 1: "ground", 10: "ground"}, "ignored": [18]}
     code, _, out, _ = check("--data", write_yaml(tmp_path / "mine.yaml", "FolderDataModule", **shifted))
     assert code == 0 and "sky never occurs in 6 label files" in out
+    assert "a guess, in the order of the ids found" in out
     del settings["ids"][18]
     code, report, out, _ = check("--data", write_yaml(tmp_path / "mine.yaml", "FolderDataModule", **settings))
     assert code == 1 and report["data_sets"][0]["splits"][0]["counts"]["id"] == 6 and "and 3 more, see" in out
@@ -644,3 +645,81 @@ def test_what_happens_to_images_is_said(check: Check, tmp_path: Path, monkeypatc
     data.predict_dataloader()
     data.predict_dataloader()
     assert said == [resized.replace("train, val, test", "test")]  # the worst, once
+
+
+def check_splits(check: Check, root: Path, **arguments: Any) -> tuple[int, dict[str, dict[str, Any]], str]:
+    """Checks a folder by a YAML; returns the exit code, what is reported of each split, and what is printed."""
+    config = write_yaml(root / "own.yaml", "FolderDataModule", root=str(root), **arguments)
+    code, report, out, _ = check("--data", config)
+    return code, {found["split"]: found for found in report["data_sets"][0]["splits"]}, out
+
+
+def test_images_in_two_splits_are_named(check: Check, tmp_path: Path) -> None:
+    write_folder(tmp_path, 3)
+    for split, names in {"train": "000 001", "val": "002", "test": "000 001"}.items():
+        (tmp_path / f"{split}.txt").write_text(names.replace(" ", "\n"))
+    code, splits, out = check_splits(
+        check, tmp_path, splits={split: f"{split}.txt" for split in ("train", "val", "test")}
+    )
+    shared = f"{tmp_path.name} test: 2 of its images are also in {tmp_path.name} train: 000, 001"
+    assert code == 0 and splits["test"]["verdict"] == "ok?" and shared in splits["test"]["warnings"] and shared in out
+    assert "also in" not in str(splits["val"]["warnings"])
+
+
+def test_copies_of_images_in_two_splits_are_named(check: Check, tmp_path: Path) -> None:
+    write_folder(tmp_path, 2)
+    for split, name in (("train", "000"), ("val", "001"), ("test", "000")):
+        for what in ("images", "labels"):
+            path = tmp_path / "own" / what / split / f"{split}.png"
+            path.parent.mkdir(parents=True)
+            path.write_bytes((tmp_path / what / f"{name}.png").read_bytes())
+    code, splits, out = check_splits(check, tmp_path / "own")
+    assert code == 0 and "own test: 1 of its images are also in own train: test (a copy of train)" in out
+    assert splits["test"]["verdict"] == "ok?" and "also in" not in str(splits["val"]["warnings"])
+
+
+def test_empty_lists_and_labels_that_count_for_nothing_fail(check: Check, tmp_path: Path) -> None:
+    write_folder(tmp_path, 2)
+    (tmp_path / "test.txt").write_text("# none")
+    code, splits, out = check_splits(check, tmp_path, splits={"test": "test.txt"})
+    assert code == 1 and splits["test"]["verdict"] == "UNUSABLE" and "test.txt names no image" in out
+    for path in (tmp_path / "labels").iterdir():
+        write_image(path, np.full((4, 6), 255, dtype=np.uint8))
+    code, splits, out = check_splits(check, tmp_path)
+    assert code == 1 and splits["train"]["verdict"] == "NO LABELS"
+    assert "no pixel of its 2 label files belongs to a class, they hold 255." in out
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("classes: [no, yes, on]", "is False, expected str or dict: quote words that YAML reads as others"),
+        ("classes: sky, road", "classes"),
+        ("classes: {0: sky, 1: road}", "classes"),
+        ("ids: {sky: 0}", "ids"),
+        ("ids: [0, 1]", "ids"),
+        ("ignored: 2", "ignored"),
+        ("label_colours: {sky: '#ff0000'}", "label_colours"),
+        ("crop_size: 32", "crop_size"),
+        ("ids: {0: sky, 0: road}", "own.yaml, line 2: the key 0 stands there twice"),
+    ],
+)
+def test_a_mistake_in_the_yaml_is_one_short_sentence(text: str, said: str, check: Check, tmp_path: Path) -> None:
+    config = tmp_path / "own.yaml"
+    config.write_text(f"class_path: datamodules.FolderDataModule\ninit_args: {{root: {tmp_path}, {text}}}\n")
+    code, _, _, err = check("--data", config)
+    assert code == 2 and said in err and "Union" not in err and len(err.replace(str(tmp_path), "")) < 300
+
+
+def test_folders_beside_data_sets_and_what_may_have_been_deleted_are_said(
+    check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_gta(tmp_path / "data" / "gta")
+    write_folder(tmp_path / "data" / "my_town", 1)
+    set_official(monkeypatch, "gta", GTA, train=1)
+    out = check("--root", tmp_path / "data")[2]
+    assert "Not checked, as no data set is called so (give its --root): my_town" in out
+    assert "gta is not complete (or were known broken pairs deleted?)" in out
+    set_official(monkeypatch, "gta", GTA, train=1000)
+    out = check("--root", tmp_path / "data")[2]
+    assert "gta is not complete: unpack" in out and "deleted?" not in out

@@ -90,3 +90,19 @@ def test_home_is_found_in_files_too(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_home_is_found_by_all_programs() -> None:
     files = sorted((ROOT / "experiments").rglob("*.py"))
     assert [str(file) for file in files if "type=Path" in file.read_text(encoding="utf-8")] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("trainer:\n  max_epochs: 1\n  max_epochs: 2\n", r"own\.yaml, line 3: the key max_epochs stands there twice"),
+        (
+            "a: [{8: sky, 010: road}]",
+            r"line 1: the key 010 stands there twice \(YAML reads it as 8\)",
+        ),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=said):
+        main(["test", *arguments(tmp_path), f"--config={tmp_path / 'own.yaml'}"])

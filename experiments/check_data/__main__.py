@@ -18,7 +18,16 @@ from typing import NoReturn
 
 from datamodules.files import ROOT_VARIABLE
 from experiments.check_data import checks
-from experiments.check_data.checks import DATA_SETS, DataSetCheck, find_below, list_splits, measure_speed, open_config
+from experiments.check_data.checks import (
+    DATA_SETS,
+    DataSetCheck,
+    find_below,
+    find_strangers,
+    keep_apart,
+    list_splits,
+    measure_speed,
+    open_config,
+)
 from experiments.check_data.picture import draw_pairs
 from experiments.check_data.report import Report, read_all
 from experiments.check_data.text import (
@@ -108,6 +117,7 @@ exit code:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser.add_argument("--threads", type=int, default=cores, metavar="N", help="default: all cores (here %(default)s)")
     options = parser.parse_args(args)
+    options.strangers = []
     if options.threads < 1:
         parser.error(f"--threads is {options.threads}: expected 1 or more")
     return options
@@ -129,6 +139,8 @@ def find_data_sets(options: argparse.Namespace) -> list[DataSetCheck]:
                 "or --data"
             )
         found = find_below(to_path(str(base)), options.datasets)
+        if options.datasets is None and not any(data_set.yaml for data_set in found):
+            options.strangers = find_strangers(to_path(str(base)))
     if not any(data_set.module or data_set.required for data_set in found):
         names = ", ".join(kind.folders[0] for kind in DATA_SETS.values())
         raise ValueError(f"there is no data set in {base}: expected folders called {names}, or images of your own")
@@ -137,6 +149,7 @@ def find_data_sets(options: argparse.Namespace) -> list[DataSetCheck]:
     print("Listing files ...", file=sys.stderr, flush=True)
     for data_set in found:
         list_splits(data_set, options.quick)
+    keep_apart([check for data_set in found for check in data_set.checks])
     return found
 
 
@@ -160,6 +173,8 @@ def print_report(found: Sequence[DataSetCheck], options: argparse.Namespace, sec
     contents = describe_contents(found)
     if contents:
         print(f"\n{contents}")
+    if options.strangers:
+        print(f"\nNot checked, as no data set is called so (give its --root): {', '.join(options.strangers)}")
     sentences = explain(found, options.json)
     if sentences:
         print("\n" + "\n".join(sentences))

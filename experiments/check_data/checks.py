@@ -12,10 +12,11 @@ from pytorch_lightning import LightningDataModule
 from tqdm import tqdm
 
 import datamodules
+from callbacks.parser import refuse_repeated_keys, shorten
 from datamodules.base import DataError, Problem, ProblemKind, Split
 from datamodules.census import Census, PairCheck, name_id
-from datamodules.files import FilesDataModule, FilesDataset, check_dataset, list_folders
-from datamodules.folder import list_files
+from datamodules.files import NAMED, FilesDataModule, FilesDataset, check_dataset, list_folders
+from datamodules.folder_files import find_odd_pairs, list_files
 from experiments.check_data.own_folder import format_yaml, guess_arguments
 
 DATA_SETS: dict[str, type[FilesDataModule]] = {
@@ -60,6 +61,8 @@ class SplitCheck:
         problems: What is wrong.
         known: Names of the pairs that are broken in the official release.
         known_problems: What is wrong with these; not counted as wrong.
+        digests: Name of an image by size and CRC-32 of its file.
+        others: Splits, looked at before, that should have no image of this one.
     """
 
     module: FilesDataModule
@@ -79,6 +82,8 @@ class SplitCheck:
     problems: list[Problem] = field(default_factory=list)
     known: list[str] = field(default_factory=list)
     known_problems: list[Problem] = field(default_factory=list)
+    digests: dict[tuple[int, int], str] = field(default_factory=dict)
+    others: "list[SplitCheck]" = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -110,9 +115,16 @@ class SplitCheck:
         return ""
 
     @property
+    def void(self) -> bool:
+        """Whether there are labels, but no pixel of them belongs to a class."""
+        counts = self.count_pixels()
+        return bool(self.census.labels) and not any(counts[name] for name in self.module.class_names)
+
+    @property
     def failed(self) -> bool:
         """Whether something is wrong."""
-        wrong = self.unusable or self.problems or self.mixed or self.lacking or (self.absent and self.required)
+        wrong = self.unusable or self.problems or self.mixed or self.void or self.lacking
+        wrong = wrong or (self.absent and self.required)
         return bool(wrong)
 
     @property
@@ -124,6 +136,8 @@ class SplitCheck:
             return "UNUSABLE"
         if self.problems or self.mixed:
             return "PROBLEMS"
+        if self.void:
+            return "NO LABELS"
         if self.find_warnings():
             return "ok?"
         if self.lacking:
@@ -147,6 +161,8 @@ class SplitCheck:
         self.read += 1
         self.add(found.problems)
         pair = self.dataset.pairs[self.chosen[self.read - 1]]
+        if found.digest is not None:
+            self.digests[found.digest] = found.name
         if found.image is not None:
             self.census.add_image(found.name, found.image, self.dataset.upright)
         if found.labels is not None and pair.labels is not None:
@@ -172,7 +188,22 @@ class SplitCheck:
         """Returns what speaks for labels of one's own that mean something else than is thought."""
         if not isinstance(self.module, datamodules.FolderDataModule):
             return []
-        return [*([self.mixed] if self.mixed else []), *self.module.find_warnings(self.census, self.name)]
+        warnings = [self.mixed] if self.mixed else []
+        warnings += [shared for other in self.others if (shared := self.compare(other))]
+        if self.dataset is not None:
+            warnings += find_odd_pairs(self.dataset.pairs, self.name)
+        return warnings + self.module.find_warnings(self.census, self.name)
+
+    def compare(self, other: "SplitCheck") -> str:
+        """Returns which images another split has too, the same files or copies of them; empty if none."""
+        mine, theirs = ({pair.image: pair.name for pair in c.dataset.pairs} if c.dataset else {} for c in (self, other))
+        shared = [name for path, name in mine.items() if path in theirs]
+        copies = {name: other.digests[key] for key, name in self.digests.items() if key in other.digests}
+        shared += [f"{name} (a copy of {copy})" for name, copy in copies.items() if name not in shared]
+        if not shared:
+            return ""
+        named = ", ".join(shared[:NAMED]) + (", ..." if len(shared) > NAMED else "")
+        return f"{self.name}: {len(shared):,} of its images are also in {other.name}: {named}"
 
     def find_notes(self) -> list[str]:
         """Returns what happens to the images before they reach the network."""
@@ -297,12 +328,13 @@ def open_config(path: Path, wanted: Sequence[str] | None) -> list[DataSetCheck]:
     """
     if not path.is_file():
         raise ValueError(f"there is no file {path}: expected the YAML of a datamodule, e.g. configs/data/camvid.yaml")
+    refuse_repeated_keys(path)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(LightningDataModule, "data", required=True)
     try:
         opened = parser.instantiate_classes(parser.parse_args([f"--data={path}"])).data
     except ArgumentError as error:
-        raise ValueError(f"{path} describes no datamodule that can be made: {error}") from error
+        raise ValueError(f"{path} describes no datamodule that can be made: {shorten(str(error))}") from error
     found: list[DataSetCheck] = []
     if isinstance(opened, datamodules.TargetsDataModule):
         members: list[tuple[Any, Split]] = [(opened.source, "train"), (opened.development, "val")]
@@ -368,8 +400,26 @@ def find_passed_over(root: Path, checks: Sequence[SplitCheck]) -> dict[str, list
     return dict(sorted(passed_over.items(), key=lambda item: -len(item[1])))
 
 
+def find_strangers(base: Path) -> list[str]:
+    """Returns the folders beside data sets that are none themselves, by their names; none in a data set's own."""
+    known = {name for kind in DATA_SETS.values() for name in kind.folders}
+    if base.resolve().name.lower() in known:
+        return []
+    return [child.name for child in list_folders(base) if child.name.lower() not in known]
+
+
+def keep_apart(checks: Sequence[SplitCheck]) -> None:
+    """Tells each split of one's own which of those before it should have none of its images."""
+    for place, check in enumerate(checks):
+        use = (check.module.role, check.split)
+        check.others = [other for other in checks[:place] if other.own and (other.module.role, other.split) != use]
+
+
 def have_same_pairs(check: SplitCheck, other: SplitCheck) -> bool:
-    """Returns whether two splits have pairs, and all of them in common."""
+    """Returns whether two splits have pairs, and all of them in common, and nothing says that they should differ."""
+    splits: dict[Split, str | float] = getattr(check.module, "splits", {})
+    if splits and splits.get(check.split, check.split) != splits.get(other.split, other.split):
+        return False
     pairs, others = (list(each.dataset.pairs) if each.dataset is not None else [] for each in (check, other))
     return bool(pairs) and pairs == others
 

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import yaml
 
-from datamodules.base import DataError, Split
+from datamodules.base import DataError
 from datamodules.census import Ids, count_ids
-from datamodules.folder import IMAGE_SUFFIXES, LOOKED_AT, list_files
+from datamodules.folder import LOOKED_AT
+from datamodules.folder_files import IMAGE_SUFFIXES, SPLITS, list_files
 from datamodules.labels import IGNORED, TRAIN_IDS
 from datamodules.own_labels import LABEL_SUFFIXES, LOSSY_COLOURS
 from datamodules.pixels import read_header, read_image, read_index
@@ -24,10 +25,6 @@ LABEL_FOLDER = re.compile(
 )
 ENDING = re.compile(r"(_[A-Za-z]+)+$")  # of names: _leftImg8bit, _gtFine_labelIds, _mask
 LABEL_ENDING = re.compile(r"_(L|gt.*|.*label.*|.*mask.*|.*seg.*|.*annot.*)$", re.IGNORECASE)
-SPLITS: dict[str, Split] = {
-    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
-    "testing": "test",
-}  # fmt: skip
 NOTE = "# Written by `python -m experiments.check_data` from the files in {root}.\n"
 STAND_INS = "# class_0 and so on are stand-ins: say what the classes are.{train_ids}\n"
 TRAIN_IDS_TOO = " If the ids are Cityscapes' 19 train ids, leave classes and ids out."

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from datamodules.base import ProblemKind, format_ids
 from datamodules.census import format_size, name_id
-from datamodules.folder import NOT_READ
+from datamodules.folder_files import NOT_READ
 from experiments.check_data.checks import KINDS, DataSetCheck, SplitCheck
 
 SHOWN = 3  # problems of a kind that are written out on the screen; the JSON file has all
@@ -122,6 +122,10 @@ def explain(found: Sequence[DataSetCheck], path: Path) -> list[str]:
         for check in data_set.checks:
             if check.absent and check.required:
                 lines.append(f"{check.name} is not there: {check.absent}.")
+            if check.void and not check.problems:
+                files = format_number(check.census.labels.total(), "label file")
+                held = f"they hold {format_ids(sorted(check.census.all_ids))}"
+                lines.append(f"{check.name} cannot be used: no pixel of its {files} belongs to a class, {held}.")
             if check.unusable:
                 lines.append(f"{check.name} cannot be used: {check.unusable}.")
             for kind, (_, what) in KINDS.items():
@@ -177,7 +181,9 @@ def advise(found: Sequence[DataSetCheck]) -> list[str]:
             for check in data_set.checks
         )
         if incomplete and data_set.module is not None and data_set.module.counts:
-            deleted = " (or were known broken pairs deleted?)" if data_set.module.known_broken else ""
+            lacking = sum(check.lacking for check in data_set.checks)
+            known = 0 < lacking <= len(data_set.module.known_broken)
+            deleted = " (or were known broken pairs deleted?)" if known else ""
             advice.append(f"{data_set.name} is not complete{deleted}: unpack {data_set.module.archives} again.")
     if any(check.count("id") for check in checks):
         advice.append("Ids outside the table mean another release or encoding, or labels that a tool has converted.")

@@ -14,7 +14,8 @@ from PIL import Image
 from pytorch_lightning import LightningDataModule
 
 from datamodules.base import DataError, ProtocolError
-from datamodules.folder import FolderDataModule, list_colours
+from datamodules.folder import FolderDataModule
+from datamodules.folder_arguments import list_colours
 from datamodules.labels import CITYSCAPES_COLOURS
 from main import main
 from tests.tiny import NO_LOGGER, QUIET, ROOT
@@ -314,6 +315,109 @@ def test_a_list_names_files_that_patterns_call_otherwise(tmp_path: Path) -> None
     assert list_names(make_module(tmp_path, images="*_left.png", splits={"test": "test.txt"}), labelled=False) == ["x"]
 
 
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("images/a.png labels/a.png", "a"),
+        ("images/a.png,labels/a.png", "a"),
+        ("a b", "a"),
+        ("images/a images/b", "a"),  # two frames, as optical flow has them
+        ("images/a.png images/b.png", "a"),
+        ("a.png 0", "a"),  # a class of the whole image
+        ("images/my photo.png labels/my photo.png", "my photo"),
+        ("/home/my pictures/images/b.png", "b"),
+        ("images\\a.png", "a"),
+        ("C:\\my data\\images\\b.png C:\\my data\\labels\\b.png", "b"),
+        ('"images/my photo.png"', "my photo"),
+        ("'a.png';'labels/a.png'", "a"),
+    ],
+)
+def test_the_first_field_of_a_line_is_the_image(tmp_path: Path, line: str, expected: str) -> None:
+    make_pairs(tmp_path, ["a", "b", "my photo"])
+    (tmp_path / "test.txt").write_text(line + "\n")
+    assert list_names(make_module(tmp_path, splits={"test": "test.txt"})) == [expected]
+
+
+@pytest.mark.parametrize("second", ["labels/b.png", "labels/nowhere.png", "/home/me/labels/b.png"])
+def test_a_list_that_pairs_other_files_than_their_names_do_is_refused(tmp_path: Path, second: str) -> None:
+    make_pairs(tmp_path, ["a", "b"])
+    (tmp_path / "test.txt").write_text(f"images/a.png {second}\n")
+    data = make_module(tmp_path, splits={"test": "test.txt"})
+    with pytest.raises(DataError, match=rf"line 1: {second} is not the label of the image a, which is .*labels/a\.png"):
+        list_names(data)
+    assert list_names(data, labelled=False) == ["a"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_lists_and_csvs_of_windows_are_read(tmp_path: Path, encoding: str) -> None:
+    make_pairs(tmp_path, ["ä", "b"])
+    (tmp_path / "test.txt").write_text("sep=;\r\nä.png\r\n", encoding=encoding)
+    assert list_names(make_module(tmp_path, splits={"test": "test.txt"})) == ["ä"]
+    (tmp_path / "pairs.csv").write_text(
+        "sep=;\nimage;label;split\nimages\\ä.png;labels\\ä.png;Test\n", encoding=encoding
+    )
+    assert list_names(make_module(tmp_path, pairs="pairs.csv")) == ["images/ä"]
+    assert list_names(make_module(tmp_path, images="images\\*.png", labels="labels\\*.png")) == ["b", "ä"]
+
+
+def test_a_split_without_an_image_is_refused(tmp_path: Path) -> None:
+    make_pairs(tmp_path, ["a", "b"])
+    (tmp_path / "test.txt").write_text("# none\n")
+    with pytest.raises(DataError, match=r"test\.txt names no image: expected one in each line"):
+        list_names(make_module(tmp_path, splits={"test": "test.txt"}))
+    with pytest.raises(DataError, match=r"test is 0\.1 of 2 images, which is none"):
+        list_names(make_module(tmp_path, splits={"train": 0.8, "val": 0.1, "test": 0.1}))
+
+
+@pytest.mark.parametrize(
+    ("names", "line"),
+    [
+        (("Train", "Val", "Test"), r"splits: \{test: Test, train: Train, val: Val\}"),
+        (("training", "validation", "other"), r"splits: \{train: training, val: validation\}"),
+    ],
+)
+def test_folders_that_are_called_as_splits_are_no_one_split(tmp_path: Path, names: tuple[str, ...], line: str) -> None:
+    for name in names:
+        make_pairs(tmp_path, [f"{name} 1"], f"images/{name}", f"labels/{name}")
+    for given in ({}, {"images": "images", "labels": "labels"}):
+        with pytest.raises(DataError, match=rf'set images to "images/{{split}}" .*{line}.*"images/\*\*/\*"'):
+            list_names(make_module(tmp_path, **given))
+    said = yaml.safe_load(line.replace("\\", ""))
+    assert list_names(make_module(tmp_path, **said), "val") == [f"{names[1]} 1"]
+    assert len(list_names(make_module(tmp_path, images="images/**/*"))) == 3
+
+
+def test_folders_of_other_names_beside_one_of_the_usual_name_are_suggested(tmp_path: Path) -> None:
+    for name in ("train", "Validation"):
+        make_pairs(tmp_path, [f"{name} 1"], f"images/{name}", f"labels/{name}")
+    with pytest.raises(DataError, match=r"no images of val .*e\.g\. splits: \{val: Validation, train: train\}"):
+        list_names(make_module(tmp_path), "val")
+
+
+@pytest.mark.parametrize("folder", ["@eaDir", "__MACOSX", "#recycle", "$RECYCLE.BIN", "lost+found"])
+def test_folders_that_systems_keep_are_passed_over(tmp_path: Path, folder: str) -> None:
+    for place in (tmp_path / "a.png", tmp_path / folder / "a.jpg" / "thumb.png"):
+        save(place, draw())
+    assert list_names(make_module(tmp_path), labelled=False) == ["a"]
+
+
+def test_masks_among_photographs_are_pointed_out(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        save(tmp_path / f"{name}.jpg", draw())
+        save(tmp_path / f"{name}_mask.png", 1)
+    with pytest.warns(UserWarning, match=r'2 of 4 images look like the labels .* a_mask: .*exclude: \["\*_mask\.\*"\]'):
+        list_names(make_module(tmp_path), labelled=False)
+    assert list_names(make_module(tmp_path, exclude=["*_mask.*"]), labelled=False) == ["a", "b"]
+
+
+def test_images_that_share_labels_are_pointed_out(tmp_path: Path) -> None:
+    make_pairs(tmp_path, ["a", "b", "c"])
+    rows = ("image,label", "images/a.png,labels/a.png", "images/b.png,labels/a.png", "images/c.png,labels/c.png")
+    (tmp_path / "pairs.csv").write_text("\n".join(rows))
+    with pytest.warns(UserWarning, match=r"2 images share 1 label files, e\.g\. .*labels/a\.png"):
+        list_names(make_module(tmp_path, pairs="pairs.csv"))
+
+
 @pytest.mark.parametrize("separator", [",", ";", "\t", ", "])
 def test_csv_of_pairs(tmp_path: Path, separator: str) -> None:
     make_pairs(tmp_path / "data", ["a", "b"])
@@ -468,6 +572,12 @@ def test_labels_as_jpeg_are_refused_whatever_they_are_called(tmp_path: Path) -> 
             {"label_colours": {"a": [0, 0, 0]}, "classes": ["a", "b", "c"]},
             "no colour of b, c: expected one of every class",
         ),
+        (
+            {"classes": ["sky", "road", "box"], "ignored": [2]},
+            r"which id box has: .* \{0: sky, 1: road, 3: box\}",
+        ),
+        ({"classes": ["sky", "road", "Sky"]}, "no two alike .but for case or blanks"),
+        ({"classes": ["sky ", "sky"]}, "no two alike"),
         ({"role": "judge"}, "role is 'judge'"),
         ({"split": "night"}, "split is 'night'"),
         ({"classes": ["sky"]}, "expected 2 to 253 names"),
@@ -491,6 +601,56 @@ def test_worker_processes_read_colours(tmp_path: Path) -> None:
     make_pairs(tmp_path, ["a", "b"])
     data = make_module(tmp_path, label_colours={"car": [0, 0, 0], "sky": [1, 1, 1]}, num_workers=1)
     assert [batch["mask"].unique().tolist() for batch in data.test_dataloader()] == [[8], [0]]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            "a.json",
+            r"labels as \.png.* found 1 files of other kinds in .*, e\.g\. a\.json. Export the polygons",
+        ),
+        ("a.npy", r"found 1 files of other kinds in .*labels, e\.g\. a\.npy\. Export them as PNG masks"),
+        ("a.webp", r"WebP is not read as labels, even without loss"),
+    ],
+)
+def test_labels_of_other_kinds_are_named(tmp_path: Path, name: str, said: str) -> None:
+    save(tmp_path / "images" / "a.png", draw())
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / name).write_bytes(b"?")
+    with pytest.raises(DataError, match=said):
+        list_names(make_module(tmp_path))
+
+
+def test_what_label_colours_may_not_mean_is_said(tmp_path: Path) -> None:
+    save(tmp_path / "images" / "a.png", draw())
+    save(tmp_path / "labels" / "a.png", np.zeros((*SIZE, 3), np.uint8))
+    colours = {"sky": [255, 0, 0], "road": [0, 255, 0]}
+    data = make_module(tmp_path, classes=["sky", "road"], label_colours=colours, ignored=[[0, 0, 0]])
+    dataset = data.make_dataset("test", data.evaluation_transform)
+    absent, share = data.find_warnings(data.look_at(dataset), "mine")
+    assert absent == "mine: of 1 label files none has a colour of sky, road. If it should, correct label_colours"
+    assert share == "mine: of 1 label files 100% of the pixels count for nothing, as their colours are in ignored"
+
+
+def test_colours_with_red_and_blue_exchanged_are_told(tmp_path: Path) -> None:
+    label = np.full((*SIZE, 3), (10, 20, 30), np.uint8)
+    colours = {"sky": [30, 20, 10], "road": [0, 255, 0]}
+    with pytest.raises(DataError, match="defined with red and blue exchanged"):
+        read_mask(tmp_path, label, classes=["sky", "road"], label_colours=colours)
+    with pytest.raises(DataError, match="Add them there"):
+        read_mask(tmp_path, label + 1, classes=["sky", "road"], label_colours=colours)
+
+
+@pytest.mark.parametrize("classes", [None, ["sky", "road", "box"]])
+def test_label_ids_of_cityscapes_are_told(tmp_path: Path, classes: list[str] | None) -> None:
+    ending = "_gtFine_labelIds" if classes else ""
+    save(tmp_path / "images" / "a.png", draw())
+    save(tmp_path / "labels" / f"a{ending}.png", np.full(SIZE, 26, np.uint8))
+    data = make_module(tmp_path, classes=classes, labels=f"labels/*{ending}.png")
+    dataset = data.make_dataset("test", data.evaluation_transform)
+    with pytest.raises(DataError, match="They look like Cityscapes' label ids: use CityscapesDataModule, or give ids"):
+        dataset.load_mask(0)
 
 
 # The command line and the documentation
