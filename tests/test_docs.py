@@ -323,3 +323,9 @@ def test_message_of_the_page_comes_up(provoke: Callable[[], Any], monkeypatch: p
     with pytest.raises((ValueError, TypeError, OSError)) as raised:
         provoke()
     assert matches_page(str(raised.value)), f"docs/faq.md does not have: {raised.value}"
+
+
+def test_every_test_that_the_log_of_situations_names_exists() -> None:
+    named = set(re.findall(r"\| (test_\w+) \|", (DOCS / "situations.md").read_text(encoding="utf-8")))
+    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    assert len(named) > 50 and named <= set(re.findall(r"^def (test_\w+)", sources, re.MULTILINE))
