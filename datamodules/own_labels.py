@@ -1,7 +1,7 @@
 """Label files of one's own: ids, or colours that stand for classes.
 
-Beside what `datamodules.pixels` refuses of any label file, these refuse what vendors do not have: JPEG under another
-name, and palettes that a program has made.
+Beside what `datamodules.pixels` refuses of any label file, these refuse what vendors do not have: colours that are
+stored with loss or transparent, and palettes that a program has made.
 """
 
 from pathlib import Path
@@ -11,7 +11,15 @@ import numpy as np
 from datamodules.base import DataError
 from datamodules.files import NAMED
 from datamodules.labels import CITYSCAPES_COLOURS, IGNORED, UNKNOWN, Colour
-from datamodules.pixels import JPEG, WHY_NOT_LOSSY, has_colours, read_image, read_index, read_palette
+from datamodules.pixels import (
+    WHY_NOT_LOSSY,
+    count_transparent,
+    has_colours,
+    read_image,
+    read_index,
+    read_palette,
+    refuse_loss,
+)  # fmt: skip
 
 LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".ppm", ".pgm")  # lossless
 LOSSY_COLOURS = 64  # more undefined colours than this in one file were not drawn by hand
@@ -25,9 +33,10 @@ def read_labels(path: Path, palette: np.ndarray | None = None) -> np.ndarray:
         palette: (256, 3) uint8 colours of the classes, in which predictions are written; see `check_palette`.
 
     Raises:
-        DataError: If it is missing, truncated, a JPEG, has more than one channel or a palette that tells no ids.
+        DataError: If it is missing, truncated, stored with loss, has more than one channel or a palette that tells no
+            ids.
     """
-    refuse_jpeg(path)
+    refuse_loss(path)
     try:
         ids = read_index(path, upright=True)
     except DataError as error:
@@ -76,17 +85,24 @@ def list_usual_colours(index: int) -> list[Colour]:
 
 
 def read_colours(path: Path, table: np.ndarray) -> np.ndarray:
-    """Reads a label file of RGB colours as (H, W) uint8 labels; an alpha channel does not count.
+    """Reads a label file of RGB colours as (H, W) uint8 labels.
 
     Args:
         path: The file.
         table: (2**24,) uint8 lookup from red * 65536 + green * 256 + blue to labels, 254 where unknown.
 
     Raises:
-        DataError: If it is missing, truncated, a JPEG, or has a colour that is not in the table.
+        DataError: If it is missing, truncated, stored with loss, has pixels that are transparent, or a colour that is
+            not in the table.
     """
-    refuse_jpeg(path)
+    refuse_loss(path)
     pixels = read_image(path, upright=True)
+    if transparent := count_transparent(path):
+        raise DataError(
+            f"{path} has {transparent} transparent pixels: expected opaque ones, as the colour below is whatever a "
+            "program left there. Flatten the image, or paint them in a colour of ignored",
+            "id",
+        )
     keys = pixels[..., 0].astype(np.uint32)
     for channel in (1, 2):
         keys <<= 8
@@ -102,14 +118,3 @@ def read_colours(path: Path, table: np.ndarray) -> np.ndarray:
             "id",
         )
     return labels
-
-
-def refuse_jpeg(path: Path) -> None:
-    """Raises DataError if labels are stored as JPEG, whatever the name says."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(len(JPEG))
-    except OSError:
-        return  # whoever decodes it says why
-    if start == JPEG:
-        raise DataError(f"{path} is a JPEG: expected labels as {', '.join(LABEL_SUFFIXES)}. {WHY_NOT_LOSSY}")

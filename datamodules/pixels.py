@@ -13,17 +13,33 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from datamodules.base import DataError
+from datamodules.file_kinds import (
+    BITS_PER_SAMPLE,
+    DEFAULTS,
+    JPEG,
+    PHOTOMETRIC,
+    PNG,
+    SAMPLE_FORMAT,
+    count_pictures,
+    explain_kind,
+    find_loss,
+    is_odd_bitmap,
+    name_numbers,
+    read_tags,
+)  # fmt: skip
 
-JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+# Files are the user's own, so large ones are no attack: neither many pixels nor long texts beside them.
+Image.MAX_IMAGE_PIXELS = None
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 2**30
+
 PALETTE, GRAY = 3, 0  # colour types of PNG
 ORIENTATION = 0x0112  # tag of EXIF
 MODES = {"1": "1-bit", "L": "gray", "LA": "gray with alpha", "P": "palette", "I": "16-bit gray", "F": "floating-point"}
-BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262  # tags of TIFF
-LOSSY = {"jpeg", "tiff_jpeg", "old-jpeg", "webp", "jpeg2000"}  # compressions of TIFF, as Pillow calls them
+MOST_OF_OPENCV = 10**6, 2**30  # pixels in a row or column, and of all
 UNREADABLE = (  # what decoders raise on damaged files
     OSError, RuntimeError, SyntaxError, TypeError, ValueError, cv2.error, struct.error, Image.DecompressionBombError,
 )  # fmt: skip
@@ -34,7 +50,7 @@ WHY_NOT_LOSSY = (
 
 
 def read_image(path: Path, upright: bool = False) -> np.ndarray:
-    """Reads an image of any kind as (H, W, 3) uint8 RGB; of 16 bits per channel, the upper 8.
+    """Reads an image of any kind as (H, W, 3) uint8 RGB; of more bits per channel, up to 16, the upper 8.
 
     Each kind has the decoder that notices damage, and both are faster than Pillow for the same values: JPEG is decoded
     by torchvision (OpenCV fills up what is cut off), PNG by OpenCV (torchvision crashes on wrong bytes).
@@ -44,31 +60,36 @@ def read_image(path: Path, upright: bool = False) -> np.ndarray:
         upright: Whether to turn it as its EXIF orientation says; a TIFF is turned in any case.
 
     Raises:
-        DataError: If the file is missing, truncated, no image, or holds numbers that are no 8 or 16 bits per channel.
+        DataError: If the file is missing, truncated, no image, holds several pages or frames, or numbers that are
+            signed, of more than 16 bits or floating-point.
     """
     data = _read_bytes(path)
+    file = data.tobytes()
+    _refuse_several(path, file, "an image")
     try:
         if _starts_with(data, JPEG):
             pixels = decode_jpeg(torch.from_numpy(data), ImageReadMode.RGB, apply_exif_orientation=upright)
             return np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())
-        if _starts_with(data, PNG):
+        if _starts_with(data, PNG) and not _is_huge(file):
             orientation = 0 if upright else cv2.IMREAD_IGNORE_ORIENTATION
             return cv2.cvtColor(_decode_png(data, cv2.IMREAD_COLOR | orientation), cv2.COLOR_BGR2RGB)
-        with Image.open(BytesIO(data.tobytes())) as picture:
+        with Image.open(BytesIO(file)) as picture:
+            _check(file)
             picture.load()
             turned = ImageOps.exif_transpose(picture) if upright else picture
-            if not _is_deep(turned):
+            numbers = name_numbers(file, picture.mode)
+            if not numbers and not _is_deep(turned):
                 return np.asarray(turned.convert("RGB"))
-            levels, bright = np.asarray(turned), _tag(picture, PHOTOMETRIC, 1) != 0
+            levels, tags = np.asarray(turned), next(iter(read_tags(file)), DEFAULTS | {BITS_PER_SAMPLE: 16})
     except UNREADABLE as error:
-        raise DataError(_explain_unreadable(path, data, "an image")) from error
-    if levels.dtype.kind == "f" or levels.min(initial=0) < 0 or levels.max(initial=0) >= 2**16:
-        kind = "floating-point" if levels.dtype.kind == "f" else "whole"
+        raise DataError(_explain_unreadable(path, file, "an image")) from error
+    if numbers:
         raise DataError(
-            f"{path} holds {kind} numbers from {levels.min():g} to {levels.max():g}: expected 8 or 16 bits per "
-            "channel, as it cannot be known what is black and what is white. Save it as an 8- or 16-bit image"
+            f"{path} holds {numbers}: expected 8 or 16 bits per channel, as it cannot be known what is black and what "
+            "is white. Save it as an 8- or 16-bit image"
         )
-    gray = (levels if bright else 2**16 - 1 - levels).astype(np.uint16) >> 8
+    depth = tags[BITS_PER_SAMPLE]
+    gray = (levels if tags[PHOTOMETRIC] else 2**depth - 1 - levels).astype(np.uint16) >> (depth - 8)
     return np.repeat(gray.astype(np.uint8)[..., None], 3, axis=2)
 
 
@@ -82,33 +103,60 @@ def read_index(path: Path, upright: bool = False) -> np.ndarray:
         upright: Whether to turn them as their EXIF orientation says.
 
     Raises:
-        DataError: If the file is missing, damaged, no image, stored with loss, or has more than one channel or ids
-            above 65535.
+        DataError: If the file is missing, damaged, no image, stored with loss, holds several pages or frames, or has
+            more than one channel, ids below 0 or above 65535.
     """
-    data = _read_bytes(path)
+    file = _read_bytes(path).tobytes()
+    _refuse_several(path, file, "a label image")
     try:
-        if _starts_with(data, PNG):
-            _check_sums(data.tobytes())
-        with Image.open(BytesIO(data.tobytes())) as picture:
-            mode, lossy = picture.mode, picture.info.get("compression") in LOSSY or picture.format in ("JPEG", "MPO")
+        _check(file)
+        with Image.open(BytesIO(file)) as picture:
+            mode = picture.mode
             single = mode in ("P", "L", "1") or mode.startswith("I")
             picture.load()
             turned = ImageOps.exif_transpose(picture) if upright else picture
-            ids = _undo_stretching(np.array(turned), picture, data.tobytes()) if single and not lossy else None
+            ids = _undo_stretching(np.array(turned), picture, file) if single else None
     except UNREADABLE as error:
-        raise DataError(_explain_unreadable(path, data, "a label image")) from error
-    if lossy:
-        raise DataError(f"{path} is stored with loss ({picture.format}): expected labels without. {WHY_NOT_LOSSY}")
+        raise DataError(_explain_unreadable(path, file, "a label image")) from error
+    refuse_loss(path, file)
     if ids is None:
         raise DataError(
             f"{path} is an image of mode {mode}: expected labels with one channel (palette or gray), as the vendor "
             "wrote them; a colour image of the labels, or one that was converted, holds no ids"
         )
-    if not mode.startswith("I"):
-        return ids.astype(np.uint8, copy=False)
     if ids.min(initial=0) < 0 or ids.max(initial=0) >= 2**16:
-        raise DataError(f"{path} holds numbers from {ids.min()} to {ids.max()}: expected ids in [0, 65535]", "id")
-    return ids.astype(np.uint16, copy=False)
+        raise DataError(
+            f"{path} holds numbers from {ids.min()} to {ids.max()}: expected ids in [0, 65535]. Save what counts for "
+            "nothing as 255",
+            "id",
+        )
+    return ids.astype(np.uint16 if mode.startswith("I") else np.uint8, copy=False)
+
+
+def refuse_loss(path: Path, file: bytes | None = None) -> None:
+    """Raises DataError if labels are stored with loss, whatever the name says; `file` is what `path` holds."""
+    try:
+        loss = find_loss(_read_bytes(path).tobytes() if file is None else file)
+    except UNREADABLE:
+        return  # whoever decodes it says why
+    if loss:
+        raise DataError(f"{path} is {loss}: expected labels as .png or another kind without loss. {WHY_NOT_LOSSY}")
+
+
+def count_transparent(path: Path) -> int:
+    """Returns how many pixels of an image are not fully opaque, so that their colours are not what is seen.
+
+    Raises:
+        DataError: If the file is missing, damaged or no image.
+    """
+    file = _read_bytes(path).tobytes()
+    try:
+        with Image.open(BytesIO(file)) as picture:
+            if _is_deep(picture) or not picture.has_transparency_data:
+                return 0
+            return int(np.count_nonzero(np.asarray(picture.convert("RGBA"))[..., 3] < 255))
+    except UNREADABLE as error:
+        raise DataError(_explain_unreadable(path, file, "an image")) from error
 
 
 def read_red_16_bit(path: Path) -> np.ndarray:
@@ -118,10 +166,11 @@ def read_red_16_bit(path: Path) -> np.ndarray:
         DataError: If the file is missing, damaged, or no 16-bit RGB PNG.
     """
     data = _read_bytes(path)
+    _refuse_several(path, data.tobytes(), "a 16-bit RGB PNG")
     try:
         pixels = _decode_png(data, cv2.IMREAD_UNCHANGED)
     except UNREADABLE as error:
-        raise DataError(_explain_unreadable(path, data, "a 16-bit RGB PNG")) from error
+        raise DataError(_explain_unreadable(path, data.tobytes(), "a 16-bit RGB PNG")) from error
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
     if pixels.dtype != np.uint16 or channels < 3:
         raise DataError(
@@ -148,11 +197,13 @@ class Header:
         kind: Format and what a pixel is, e.g. ``JPEG RGB``, ``PNG palette``, ``TIFF 16-bit gray``, ``PNG 1-bit``.
         size: (height, width) as stored.
         orientation: Of EXIF, 1 to 8; 1 is upright.
+        brightest: The highest value of an image of 16 bits, if it has been looked for.
     """
 
     kind: str
     size: tuple[int, int]
     orientation: int = 1
+    brightest: int | None = None
 
     @property
     def turned_size(self) -> tuple[int, int]:
@@ -160,20 +211,36 @@ class Header:
         return self.size[::-1] if self.orientation > 4 else self.size
 
 
-def read_header(path: Path) -> Header | None:
-    """Reads what an image file says of its pixels; None of a file that is no image."""
+def read_header(path: Path, brightest: bool = False) -> Header | None:
+    """Reads what an image file says of its pixels; None of a file that is no image.
+
+    Args:
+        path: The file.
+        brightest: Whether to decode the pixels too if they have 16 bits, for the highest value.
+    """
     try:
         with Image.open(path) as picture:
             mode, size, name = picture.mode, picture.size[::-1], picture.format or ""
+            bits = getattr(picture, "tag_v2", {}).get(BITS_PER_SAMPLE, (8,))
         with path.open("rb") as file:
             start = file.read(26)
     except UNREADABLE:
         return None
-    depth = start[24] if start.startswith(PNG) else 8
+    depth = start[24] if start.startswith(PNG) else int(bits[0])
     pixel = MODES.get(mode.partition(";")[0], mode)
-    if depth not in (1, 8) and mode != "P":
+    if depth not in (1, 8) and mode not in ("P", "F"):
         pixel = f"{depth}-bit {pixel.removeprefix('16-bit ')}"
-    return Header(f"{'JPEG' if name == 'MPO' else name} {pixel}", size, read_orientation(path))
+    most = _find_brightest(path) if brightest and depth == 16 else None
+    return Header(f"{'JPEG' if name == 'MPO' else name} {pixel}", size, read_orientation(path), most)
+
+
+def _find_brightest(path: Path) -> int | None:
+    """Returns the highest value of a 16-bit image, without its alpha channel; None if it cannot be decoded."""
+    try:
+        pixels = cv2.imdecode(_read_bytes(path), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    except UNREADABLE:
+        return None
+    return None if pixels is None or pixels.dtype != np.uint16 else int(pixels.max())
 
 
 def read_palette(path: Path) -> np.ndarray | None:
@@ -217,16 +284,13 @@ def _undo_stretching(levels: np.ndarray, picture: Image.Image, data: bytes) -> n
         highest = int(re.sub(rb"#[^\n]*\n", b" ", data[:4096]).split(maxsplit=4)[3])
         return np.round(levels * (highest / most)).astype(levels.dtype)
     if picture.format == "TIFF" and picture.mode in ("L", "1"):
-        inverted, depth = _tag(picture, PHOTOMETRIC, 1) == 0, _tag(picture, BITS_PER_SAMPLE, 1)
-        shown = ~levels if inverted else levels
+        tags = read_tags(data)[0]
+        depth = tags[BITS_PER_SAMPLE]
+        shown = levels if tags[PHOTOMETRIC] else ~levels
+        if tags[SAMPLE_FORMAT] == 2:
+            return shown.view(np.int8)
         return shown // (255 // (2**depth - 1)) if depth in (2, 4) else shown
     return levels
-
-
-def _tag(picture: Image.Image, number: int, default: int) -> int:
-    """Returns a tag of a TIFF, the first of several values."""
-    value = getattr(picture, "tag_v2", {}).get(number, default)
-    return int(value[0] if isinstance(value, tuple) else value)
 
 
 def _starts_with(data: np.ndarray, signature: bytes) -> bool:
@@ -239,6 +303,33 @@ def _decode_png(data: np.ndarray, flags: int) -> np.ndarray:
     if pixels is None:
         raise ValueError("no PNG, or a damaged one")
     return pixels
+
+
+def _is_huge(file: bytes) -> bool:
+    """Returns whether a PNG has more pixels than OpenCV decodes."""
+    size = [int.from_bytes(file[start : start + 4]) for start in (16, 20)]
+    return max(size) > MOST_OF_OPENCV[0] or size[0] * size[1] > MOST_OF_OPENCV[1]
+
+
+def _refuse_several(path: Path, file: bytes, expected: str) -> None:
+    """Raises DataError if a file holds several pictures, or does not say how many."""
+    try:
+        number = count_pictures(file)
+    except UNREADABLE as error:
+        raise DataError(_explain_unreadable(path, file, expected)) from error
+    if number > 1:
+        raise DataError(
+            f"{path} holds {number} pages or frames: expected one, as nothing says which of them is meant. Save that "
+            "one alone, as PNG"
+        )
+
+
+def _check(file: bytes) -> None:
+    """Raises ValueError if a file is damaged, or of a kind, of which Pillow would make up the pixels."""
+    if file.startswith(PNG):
+        _check_sums(file)
+    if is_odd_bitmap(file):
+        raise ValueError("two colours, but more than one bit a pixel")
 
 
 def _check_sums(data: bytes) -> None:
@@ -259,10 +350,13 @@ def _read_bytes(path: Path) -> np.ndarray:
         raise DataError(f"{path} cannot be read: {error.strerror or error}", "missing") from error
 
 
-def _explain_unreadable(path: Path, data: np.ndarray, expected: str) -> str:
-    if len(data) == 0:
+def _explain_unreadable(path: Path, file: bytes, expected: str) -> str:
+    if len(file) == 0:
         return f"{path} is empty (0 bytes): expected {expected}. Unpack it again"
-    return (
-        f"{path} ({len(data)} bytes) cannot be decoded: expected {expected}. It is truncated, damaged or of another "
-        "kind: unpack it again, or leave such pairs out with broken=skip"
-    )
+    try:
+        why = explain_kind(file)
+    except UNREADABLE:
+        why = ""
+    why = why or "It is truncated, damaged or of another kind: unpack it again"
+    remedy = f"{why}, or leave such pairs out with broken=skip"
+    return f"{path} ({len(file)} bytes) cannot be decoded: expected {expected}. {remedy}"

@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
 from datamodules.base import DataError
 from datamodules.folder import FolderDataModule
@@ -27,6 +27,12 @@ def pack(values: np.ndarray, depth: int) -> bytes:
     """Packs (H, W) numbers of a few bits into rows of bytes."""
     bits = np.unpackbits(values.astype(np.uint8)[..., None], axis=2)[..., 8 - depth :]
     return b"".join(np.packbits(row.ravel()).tobytes() for row in bits)
+
+
+def pack_12(values: np.ndarray) -> bytes:
+    """Packs (H, W) numbers of 12 bits into rows of bytes, the width even."""
+    bits = np.unpackbits(values.astype(">u2")[..., None].view(np.uint8), axis=2)[..., 4:]
+    return np.packbits(bits).tobytes()
 
 
 def write_png(path: Path, values: np.ndarray, depth: int) -> None:
@@ -60,6 +66,7 @@ IMAGES: dict[str, tuple[str, Write, np.ndarray]] = {
     "tiff 8": ("a.tif", lambda path: write_tiff(path, LEVELS.tobytes(), LEVELS.shape, 8), LEVELS),
     "tiff 8, white is 0": ("a.tif", lambda path: write_tiff(path, LEVELS.tobytes(), LEVELS.shape, 8, 0), 255 - LEVELS),
     "tiff 4": ("a.tif", lambda path: write_tiff(path, pack(IDS, 4), IDS.shape, 4), IDS * 17),
+    "tiff 12": ("a.tif", lambda path: write_tiff(path, pack_12(DEEP >> 4), DEEP.shape, 12), LEVELS),
     "png 2": ("a.png", lambda path: write_png(path, IDS, 2), IDS * 85),
     "pgm 3": ("a.pgm", lambda path: path.write_bytes(b"P5\n22 11\n3\n" + IDS.tobytes()), IDS * 85),
     "pgm 16": ("a.pgm", lambda path: path.write_bytes(b"P5 22 11 65535\n" + DEEP.astype(">u2").tobytes()), LEVELS),
@@ -78,13 +85,15 @@ def test_an_image_has_the_upper_8_bits_of_what_its_file_holds(kind: str, tmp_pat
 @pytest.mark.parametrize(
     ("values", "found"),
     [
-        (LEVELS.astype(np.float32) / 255, "floating-point numbers from 0 to 1"),
-        (LEVELS.astype(np.int32) * 1000, "whole numbers from 0 to 255000"),
-        (LEVELS.astype(np.int32) - 300, "whole numbers from -300 to -45"),
+        (LEVELS.astype(np.float32) / 255, "floating-point numbers"),
+        (LEVELS.astype(np.int32) * 1000, "signed whole numbers of 32 bits"),
+        (LEVELS.astype(np.int32), "signed whole numbers of 32 bits"),  # which may be 8-bit values all the same
+        (LEVELS.astype(np.int16), "signed whole numbers of 16 bits"),
+        (LEVELS.astype(np.int8), "signed whole numbers of 8 bits"),
     ],
 )
 def test_an_image_without_a_known_white_is_an_error(values: np.ndarray, found: str, tmp_path: Path) -> None:
-    Image.fromarray(values).save(tmp_path / "a.tif")
+    cv2.imwrite(str(tmp_path / "a.tif"), values)
     with pytest.raises(DataError, match=rf"a\.tif holds {found}: expected 8 or 16 bits per channel"):
         read_image(tmp_path / "a.tif")
 
@@ -126,7 +135,7 @@ def test_labels_are_the_numbers_that_their_file_holds(kind: str, tmp_path: Path)
 
 def test_labels_that_are_stored_with_loss_are_errors(tmp_path: Path) -> None:
     Image.fromarray(IDS).convert("L").save(tmp_path / "a.tif", compression="jpeg")
-    with pytest.raises(DataError, match=r"a\.tif is stored with loss \(TIFF\).*export the labels again, as PNG"):
+    with pytest.raises(DataError, match=r"a\.tif is a TIFF with lossy compression.*export the labels again, as PNG"):
         read_index(tmp_path / "a.tif")
 
 
@@ -265,3 +274,138 @@ def test_photographs_of_other_kinds_are_named(tmp_path: Path) -> None:
     (tmp_path / "c.HEIC").write_bytes(b"?")
     with pytest.warns(UserWarning, match=r"passed over 1 files that cannot be read \(c\.HEIC\)"):
         assert len(FolderDataModule(str(tmp_path), num_workers=0).predict_dataloader()) == 2
+
+
+PICTURE, OTHER = Image.fromarray(IDS), Image.fromarray(IDS[::-1])
+SEVERAL: dict[str, tuple[str, dict[str, object]]] = {
+    "tiff": ("a.tif", {"format": "TIFF"}),
+    "apng": ("a.png", {"format": "PNG"}),
+    "webp": ("a.png", {"format": "WEBP", "lossless": True}),
+    "gif": ("a.png", {"format": "GIF"}),
+}
+
+
+@pytest.mark.parametrize("read", [read_image, read_index])
+@pytest.mark.parametrize("kind", SEVERAL)
+def test_files_of_several_pictures_are_errors(kind: str, read: Callable[[Path], np.ndarray], tmp_path: Path) -> None:
+    name, options = SEVERAL[kind]
+    PICTURE.save(tmp_path / name, save_all=True, append_images=[OTHER], **options)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=rf"{name} holds 2 pages or frames: expected one.*Save that one"):
+        read(tmp_path / name)
+
+
+def test_photographs_of_phones_and_smaller_copies_are_read(tmp_path: Path) -> None:
+    PICTURE.convert("RGB").save(tmp_path / "a.jpg")
+    PICTURE.convert("RGB").save(tmp_path / "b.jpg", "MPO", save_all=True, append_images=[OTHER.convert("RGB")])
+    assert np.array_equal(read_image(tmp_path / "a.jpg"), read_image(tmp_path / "b.jpg"))
+    small = PICTURE.resize((11, 5))
+    small.encoderinfo = {"tiffinfo": {254: 1}}  # type: ignore[attr-defined]
+    PICTURE.save(tmp_path / "a.tif", save_all=True, append_images=[small])
+    with Image.open(tmp_path / "a.tif") as stored:
+        assert stored.n_frames == 2  # type: ignore[attr-defined]
+    assert np.array_equal(read_index(tmp_path / "a.tif"), IDS)
+
+
+def test_colours_below_transparent_pixels_are_errors(tmp_path: Path) -> None:
+    table = np.zeros(2**24, dtype=np.uint8)
+    alpha = np.full(IDS.shape, 255, dtype=np.uint8)
+    for transparent in (0, 22):
+        alpha.ravel()[:transparent] = 0
+        Image.fromarray(np.dstack([IDS] * 3 + [alpha])).save(tmp_path / "a.png")
+        if not transparent:
+            assert not read_colours(tmp_path / "a.png", table).any()
+    with pytest.raises(DataError, match=r"a\.png has 22 transparent pixels.*Flatten the image"):
+        read_colours(tmp_path / "a.png", table)
+
+
+@pytest.mark.parametrize("options", ["text", "profile"])
+def test_much_text_beside_the_pixels_is_no_damage(options: str, tmp_path: Path) -> None:
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Comment", "x" * 3_000_000, zip=True)
+    extra = {"text": {"pnginfo": text}, "profile": {"icc_profile": bytes(3_000_000)}}[options]
+    PICTURE.save(tmp_path / "a.png", **extra)  # type: ignore[arg-type]
+    assert np.array_equal(read_index(tmp_path / "a.png"), IDS)
+    assert np.array_equal(read_image(tmp_path / "a.png")[..., 0], IDS)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+@pytest.mark.parametrize("size", [(12_000, 8_000), (1_100_000, 1)])
+def test_large_images_are_read_without_a_word(name: str, size: tuple[int, int], tmp_path: Path) -> None:
+    compression = {"compression": "tiff_deflate"} if name == "a.tif" else {"compress_level": 1}
+    Image.new("L", size, 3).save(tmp_path / name, **compression)  # type: ignore[arg-type]
+    assert read_index(tmp_path / name).shape == size[::-1]
+    if min(size) == 1:  # which OpenCV does not read
+        assert read_image(tmp_path / name).shape == (*size[::-1], 3)
+
+
+def test_images_have_no_limit() -> None:
+    assert Image.MAX_IMAGE_PIXELS is None
+
+
+def write_bmp(path: Path, bits: int, colours: int, values: np.ndarray) -> None:
+    """Writes a BMP of 4 or 8 bits with a gray palette, or one of black and white."""
+    height, width = values.shape
+    rows = np.zeros((height, -(-width * bits // 32) * 32 // bits), dtype=np.uint8)
+    rows[:, :width] = values[::-1]
+    packed = pack(rows, bits)
+    palette = b"".join(bytes([level, level, level, 0]) for level in ([0, 255] if colours == 2 else range(colours)))
+    start = 54 + len(palette)
+    head = b"BM" + struct.pack("<IHHI", start + len(packed), 0, 0, start)
+    info = struct.pack("<IiiHHIIiiII", 40, width, height, 1, bits, 0, len(packed), 0, 0, colours, 0)
+    path.write_bytes(head + info + palette + packed)
+
+
+WHAT: dict[str, tuple[str, Write, str]] = {
+    "lfs": (
+        "a.png",
+        lambda path: path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"),
+        "a pointer of Git LFS.*git lfs pull",
+    ),
+    "html": ("a.jpg", lambda path: path.write_bytes(b"\n<!DOCTYPE html><html>"), "a web page .*download it again"),
+    "heic": ("a.jpg", lambda path: path.write_bytes(b"\0\0\0\x18ftypheic" + bytes(99)), "a HEIC.*convert it to PNG"),
+    "avif": ("a.jpg", lambda path: path.write_bytes(b"\0\0\0\x18ftypavif" + bytes(99)), "an AVIF.*convert it to PNG"),
+    "pdf": ("a.png", lambda path: path.write_bytes(b"%PDF-1.4" + bytes(99)), "It is a PDF: save it as PNG"),
+    "float colours": (
+        "a.tif",
+        lambda path: cv2.imwrite(str(path), np.dstack([LEVELS] * 3).astype(np.float32)),
+        "floating-point numbers: save it with 8 or 16 bits",
+    ),
+    "float64": ("a.tif", lambda path: cv2.imwrite(str(path), IDS.astype(np.float64)), "floating-point numbers"),
+    "bmp 4": ("a.bmp", lambda path: write_bmp(path, 4, 16, IDS), "a BMP of 4 bits per pixel.*save it as PNG"),
+    "bmp 8 of 2 colours": ("a.bmp", lambda path: write_bmp(path, 8, 2, IDS % 2), "a BMP of 8 bits.*save it as PNG"),
+}
+
+
+@pytest.mark.parametrize("kind", WHAT)
+def test_files_of_another_kind_are_named(kind: str, tmp_path: Path) -> None:
+    name, write, found = WHAT[kind]
+    write(tmp_path / name)
+    with pytest.raises(DataError, match=rf"(?s){name} .*cannot be decoded: expected an image.*{found}"):
+        read_image(tmp_path / name)
+    with pytest.raises(DataError, match=f"(?s){name} .*cannot be decoded: expected a label image.*{found}"):
+        read_index(tmp_path / name)
+
+
+@pytest.mark.parametrize("extra", [{}, {"icc_profile": bytes(101)}])
+def test_a_webp_holds_labels_if_it_is_lossless(extra: dict[str, bytes], tmp_path: Path) -> None:
+    colours = np.dstack([IDS * 60] * 3)
+    table = np.arange(2**24) % 256
+    for lossless in (True, False):
+        Image.fromarray(colours).save(tmp_path / "a.png", "WEBP", lossless=lossless, **extra)
+        if lossless:
+            assert np.array_equal(read_colours(tmp_path / "a.png", table), IDS * 60)
+    for read in (read_index, lambda path: read_colours(path, table)):
+        with pytest.raises(DataError, match=r"a\.png is a lossy WebP.*export the labels again"):
+            read(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.int16, np.int32])
+def test_ids_of_signed_numbers_are_from_0_on(kind: type, tmp_path: Path) -> None:
+    ids = IDS.astype(kind)
+    cv2.imwrite(str(tmp_path / "a.tif"), ids)
+    assert np.array_equal(read_index(tmp_path / "a.tif"), IDS)
+    ids[0, 0] = -1
+    cv2.imwrite(str(tmp_path / "a.tif"), ids)
+    with pytest.raises(DataError, match=r"a\.tif holds numbers from -1 to 3: expected ids in .*Save .* as 255"):
+        read_index(tmp_path / "a.tif")

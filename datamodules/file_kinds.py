@@ -1,0 +1,140 @@
+"""What the bytes of an image file say before its pixels are decoded: its kind, its loss, how many pictures it holds."""
+
+import re
+from io import BytesIO
+
+from PIL import Image, TiffImagePlugin
+
+JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+SUBFILE, BITS_PER_SAMPLE, COMPRESSION, PHOTOMETRIC, SAMPLE_FORMAT = 254, 258, 259, 262, 339  # tags of TIFF
+DEFAULTS = {SUBFILE: 0, BITS_PER_SAMPLE: 1, COMPRESSION: 1, PHOTOMETRIC: 1, SAMPLE_FORMAT: 1}
+LOSSY_TIFF = {6, 7, 33003, 33005, 34712, 34892, 50001, 50002, 52546}  # JPEG, JPEG 2000, WebP, JPEG XL
+SIGNATURES = {  # files that come under the name of an image
+    b"%PDF": "a PDF", b"PK\3\4": "a ZIP archive", b"\x1f\x8b": "a gzip archive", b"\x93NUMPY": "an array of NumPy",
+    b"v/1\x01": "an OpenEXR image", b"\xff\x0a": "a JPEG XL", b"\0\0\0\x0cJXL ": "a JPEG XL",
+}  # fmt: skip
+
+Tags = dict[int, int]
+
+
+def read_tags(data: bytes) -> list[Tags]:
+    """Returns the tags in `DEFAULTS` of each picture in a TIFF, of several values the first; none of another file."""
+    if not data.startswith(tuple(TiffImagePlugin.PREFIXES)):
+        return []
+    found: list[Tags] = []
+    file, seen = BytesIO(data), {0}
+    head = data[: 16 if 43 in data[2:4] else 8]  # 43 marks a BigTIFF
+    place = TiffImagePlugin.ImageFileDirectory_v2(head).next
+    while place not in seen:
+        seen.add(place)
+        file.seek(place)
+        directory = TiffImagePlugin.ImageFileDirectory_v2(head)
+        directory.load(file)
+        values = {tag: directory.get(tag, default) for tag, default in DEFAULTS.items()}
+        found.append({tag: int(value[0] if isinstance(value, tuple) else value) for tag, value in values.items()})
+        place = directory.next or 0
+    return found
+
+
+def count_pictures(data: bytes) -> int:
+    """Returns how many pictures a file holds: pages or frames.
+
+    Smaller copies of the first page, as in a cloud-optimised GeoTIFF, do not count; nor do the other pictures in a JPEG
+    of a phone (MPO), whose first is the photograph.
+    """
+    if data.startswith(JPEG) or (data.startswith(PNG) and b"acTL" not in data[: data.find(b"IDAT")]):
+        return 1
+    if pages := read_tags(data):
+        return 1 + sum(not page[SUBFILE] & 1 for page in pages[1:])
+    with Image.open(BytesIO(data)) as picture:
+        return getattr(picture, "n_frames", 1)
+
+
+def find_loss(data: bytes) -> str:
+    """Returns what a file is that changes the values stored in it, e.g. ``a JPEG``; empty if it keeps them."""
+    if data.startswith(JPEG):
+        return "a JPEG"
+    if data.startswith((b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")):
+        return "a JPEG 2000"
+    if data[4:8] == b"ftyp":
+        return name_photograph(data)
+    if is_lossy_webp(data):
+        return "a lossy WebP"
+    return "a TIFF with lossy compression" if any(page[COMPRESSION] in LOSSY_TIFF for page in read_tags(data)) else ""
+
+
+def is_lossy_webp(data: bytes) -> bool:
+    """Returns whether a file is a WebP with pixels of the lossy kind (VP8), of which there may be several pictures."""
+    if data[:4] != b"RIFF" or data[8:12] != b"WEBP":
+        return False
+    start = 12
+    while start + 8 <= len(data):
+        kind, size = data[start : start + 4], int.from_bytes(data[start + 4 : start + 8], "little")
+        if kind == b"VP8 ":
+            return True
+        # A frame of an animation (ANMF) has 16 bytes of its own, then parts as the file has.
+        start += 24 if kind == b"ANMF" else 8 + size + size % 2
+    return False
+
+
+def name_photograph(data: bytes) -> str:
+    """Returns what a file of phones and cameras is: ``an AVIF``, ``a HEIC``, or one of its brand."""
+    brand = data[8:12].decode("latin-1").strip()
+    if brand in ("avif", "avis"):
+        return "an AVIF"
+    return (
+        "a HEIC"
+        if brand in ("heic", "heix", "hevc", "hevx", "heim", "heis", "mif1", "msf1")
+        else f"a photograph of the kind {brand}"
+    )
+
+
+def name_numbers(data: bytes, mode: str = "") -> str:
+    """Returns what a file holds if it is no whole numbers of up to 16 bits from 0 on; empty otherwise.
+
+    Args:
+        data: The file.
+        mode: What Pillow has made of it.
+    """
+    tags = next(iter(read_tags(data)), DEFAULTS)
+    bits, form = tags[BITS_PER_SAMPLE], tags[SAMPLE_FORMAT]
+    if form in (3, 6) or mode == "F":
+        return "floating-point numbers"
+    if form in (2, 5):
+        return f"signed whole numbers of {bits} bits"
+    return f"whole numbers of {bits} bits" if bits > 16 else ""
+
+
+def is_odd_bitmap(data: bytes) -> bool:
+    """Returns whether a file is a BMP that Pillow takes for one of fewer colours than it has bits for."""
+    bits, colours = (int.from_bytes(data[start : start + 2], "little") for start in (28, 46))
+    return data[:2] == b"BM" and bits in (4, 8) and colours in (1, 2)
+
+
+def explain_kind(data: bytes) -> str:
+    """Returns why a file that no decoder reads is none of theirs, and what to do; empty if it is merely damaged."""
+    if data.startswith(b"version https://git-lfs"):
+        return "It is a pointer of Git LFS, in place of the file itself: run git lfs pull"
+    if re.match(rb"\s*<", data.removeprefix(b"\xef\xbb\xbf")):
+        start = data[:40].decode("utf-8", "replace").strip()
+        return f"It is a text such as a web page ({start!r}): the download failed, so download it again"
+    if data[4:8] == b"ftyp":
+        return f"It is {name_photograph(data)}, whatever its name says: convert it to PNG"
+    for signature, name in SIGNATURES.items():
+        if data.startswith(signature):
+            return f"It is {name}: save it as PNG"
+    bits = int.from_bytes(data[28:30], "little")
+    if data[:2] == b"BM" and (bits < 8 or is_odd_bitmap(data)):
+        return f"It is a BMP of {bits} bits per pixel, of a kind that is not read (or truncated): save it as PNG"
+    if (numbers := name_numbers(data)) and not is_opened(data):
+        return f"It holds {numbers}: save it with 8 or 16 bits per channel"
+    return ""
+
+
+def is_opened(data: bytes) -> bool:
+    """Returns whether Pillow knows what a file is, apart from its pixels."""
+    try:
+        with Image.open(BytesIO(data)):
+            return True
+    except Image.UnidentifiedImageError:
+        return False
