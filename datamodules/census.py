@@ -15,6 +15,7 @@ from datamodules.transforms import MAX_EVALUATION_SIZE, EvaluationTransform
 COMMON = ("road", "building", "vegetation", "sky", "car")  # classes that hardly any ten street scenes are without
 ENOUGH = 10  # label files
 MOSTLY = 0.5  # share of ignored pixels from which on they are worth a warning
+DARK = 2**14  # a brightest value of 16-bit images from which on they are none of 14 bits or fewer
 ONE_BIT = "1-bit"  # how `Header.kind` ends for masks of black and white alone
 
 Ids = Counter[int]  # number of pixels by id
@@ -54,6 +55,7 @@ class Census:
         labels: Number of label files by kind.
         ids: Number of pixels by id, by kind of label file.
         example: A label file of each kind.
+        brightest: The highest values of images of 16 bits, as far as they have been looked for.
     """
 
     images: Counter[str] = field(default_factory=Counter)
@@ -62,6 +64,7 @@ class Census:
     labels: Counter[str] = field(default_factory=Counter)
     ids: dict[str, Ids] = field(default_factory=dict)
     example: dict[str, Path] = field(default_factory=dict)
+    brightest: list[int] = field(default_factory=list)
 
     @property
     def all_ids(self) -> Ids:
@@ -74,6 +77,8 @@ class Census:
         self.sizes[image.turned_size if upright else image.size] += 1
         if upright and image.orientation != 1:
             self.turned.append(name)
+        if image.brightest is not None:
+            self.brightest.append(image.brightest)
 
     def add_labels(self, path: Path, labels: Header, ids: Ids) -> None:
         """Counts a label file."""
@@ -93,7 +98,7 @@ class Census:
             )
 
     def find_warnings(self, where: str, table: np.ndarray, names: Sequence[str], own: bool) -> list[str]:
-        """Returns what speaks for ids that mean something else than is thought, the worst first.
+        """Returns what speaks for pixels or ids that mean something else than is thought, the worst first.
 
         Args:
             where: Data set and split.
@@ -101,16 +106,15 @@ class Census:
             names: Classes of the labels.
             own: Whether the user has named them; of Cityscapes' only the common ones are expected to occur.
         """
-        ids = self.all_ids
+        ids, warnings = self.all_ids, self.find_dark_images(where)
         if not ids:
-            return []
+            return warnings
         seen = {int(table[value]) for value in ids}
         common = COMMON if self.labels.total() >= ENOUGH else ()
         absent = [name for number, name in enumerate(names) if number not in seen and (own or name in common)]
         ignored = sum(number for value, number in ids.items() if table[value] == IGNORED)
         share = ignored / ids.total()
         found = format_ids(sorted(ids))
-        warnings = []
         if absent:
             mapping = ", ".join(f"{value}: {name}" for value, name in zip(sorted(ids), names, strict=False))
             taken = (
@@ -128,6 +132,20 @@ class Census:
                 f"({format_ids(value for value in sorted(ids) if table[value] == IGNORED)}) are ignored"
             )
         return warnings
+
+    def find_dark_images(self, where: str) -> list[str]:
+        """Returns a warning if images of 16 bits use so few of them that they are read as black, or almost."""
+        most = max(self.brightest, default=0)
+        if not 0 < most < DARK:
+            return []
+        found = f"{where}: {len(self.brightest):,} images of 16 bits hold values up to {most:,} of 65,535"
+        if most < 2**8:
+            return [f"{found}, so these are 8-bit values and are read as black: save them as 8-bit images"]
+        bits = most.bit_length()
+        return [
+            f"{found}, so these are rather {bits}-bit values and are read as almost black: multiply them by "
+            f"{2 ** (16 - bits)} and save them again"
+        ]
 
     def find_notes(self, where: str, transform: EvaluationTransform) -> list[str]:
         """Returns what happens to the images before they reach the network."""

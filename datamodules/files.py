@@ -189,7 +189,7 @@ class FilesDataset(SegmentationDataset):
         size = None
         try:
             size = self.load_image(index).shape[:2]
-            found.image = read_header(pair.image)
+            found.image = read_header(pair.image, brightest=True)
         except DataError as error:
             found.add(error)
         if not self.labelled:

@@ -38,6 +38,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".t
 NOT_READ = (".heic", ".heif", ".avif", ".gif", ".jp2", ".dng", ".cr2", ".nef", ".arw")  # photographs of other kinds
 LIST_SUFFIXES = (".txt", ".lst", ".csv")
 LOOKED_AT = 50  # pairs of a split, to see whether they hold what they are taken for
+DEEP_LOOKED_AT = 5  # of their 16-bit images, of which the pixels have to be decoded
 
 Files = dict[str, Path]
 
@@ -171,10 +172,10 @@ class FolderDataModule(FilesDataModule):
         return dataset
 
     def look_at(self, dataset: FilesDataset) -> Census:
-        """Looks at some pairs of a split: at the headers of the images and at the ids of the labels."""
+        """Looks at some pairs of a split: at the headers of the images, a few deep ones, and the ids of the labels."""
         census = Census()
         for pair in dataset.pairs[:: max(1, len(dataset) // LOOKED_AT)]:
-            if image := read_header(pair.image):
+            if image := read_header(pair.image, brightest=len(census.brightest) < DEEP_LOOKED_AT):
                 census.add_image(pair.name, image, dataset.upright)
             if pair.labels is None or not (labels := read_header(pair.labels)):
                 continue
@@ -185,9 +186,9 @@ class FolderDataModule(FilesDataModule):
         return census
 
     def find_warnings(self, census: Census, where: str) -> list[str]:
-        """Returns what speaks for ids that mean something else than is thought, see `Census.find_warnings`."""
+        """Returns what speaks for pixels or ids that mean something else than is thought: `Census.find_warnings`."""
         if self.colour_table is not None:
-            return []
+            return census.find_dark_images(where)
         return census.find_warnings(where, self.table, self.class_names, own=self.own_names)
 
     def open_pairs(self, pairs: Sequence[Pair], transform: Transform, labelled: bool = True) -> FilesDataset:

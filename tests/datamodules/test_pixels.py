@@ -1,6 +1,8 @@
 """What a file's pixels are: for each way to store them these values, or an error; never other values."""
 
+import re
 import struct
+import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -409,3 +411,26 @@ def test_ids_of_signed_numbers_are_from_0_on(kind: type, tmp_path: Path) -> None
     cv2.imwrite(str(tmp_path / "a.tif"), ids)
     with pytest.raises(DataError, match=r"a\.tif holds numbers from -1 to 3: expected ids in .*Save .* as 255"):
         read_index(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        (LEVELS.astype(np.uint16) << 4, r"4,080 of 65,535.*12-bit values.*almost black: multiply them by 16"),
+        (LEVELS.astype(np.uint16), "255 of 65,535.*8-bit values.*black: save them as 8-bit images"),
+        (DEEP, ""),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_16_bit_images_that_are_almost_black_are_named(
+    values: np.ndarray, found: str, name: str, channels: int, tmp_path: Path
+) -> None:
+    cv2.imwrite(str(tmp_path / name), values if channels == 1 else np.dstack([values] * 3))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        data = FolderDataModule(str(tmp_path), num_workers=0)
+        loader = data.predict_dataloader()
+    said = [str(warning.message) for warning in caught if "16 bits hold" in str(warning.message)]
+    assert len(said) == bool(found) and all(re.search(found, text) for text in said)
+    assert loader.dataset.check(0).image.brightest == values.max()  # of check_data
