@@ -108,7 +108,6 @@ def read_index(path: Path, upright: bool = False) -> np.ndarray:
     """
     file = _read_bytes(path).tobytes()
     _refuse_several(path, file, "a label image")
-    refuse_loss(path, file)
     try:
         _check(file)
         with Image.open(BytesIO(file)) as picture:
@@ -119,6 +118,7 @@ def read_index(path: Path, upright: bool = False) -> np.ndarray:
             ids = _undo_stretching(np.array(turned), picture, file) if single else None
     except UNREADABLE as error:
         raise DataError(_explain_unreadable(path, file, "a label image")) from error
+    refuse_loss(path, file)
     if ids is None:
         raise DataError(
             f"{path} is an image of mode {mode}: expected labels with one channel (palette or gray), as the vendor "

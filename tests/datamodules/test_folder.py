@@ -528,7 +528,7 @@ def test_classes_may_gather_those_of_cityscapes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("channels", [3, 4])
 def test_colours_become_classes(tmp_path: Path, channels: int) -> None:
     colours = {"sky": [128, 128, 128], "car": [[64, 0, 128], [64, 128, 192]], "tree": [[128, 128, 0]]}
-    pixels = [[128, 128, 128, 9], [64, 0, 128, 255], [64, 128, 192, 0], [128, 128, 0, 255], [0, 0, 0, 255]]
+    pixels = [[128, 128, 128, 255], [64, 0, 128, 255], [64, 128, 192, 255], [128, 128, 0, 255], [0, 0, 0, 255]]
     label = np.array([pixels], np.uint8)[..., :channels]
     assert read_mask(tmp_path, label, label_colours=colours, ignored=[[0, 0, 0]]).tolist() == [[0, 8, 8, 5, 255]]
     with pytest.raises(
