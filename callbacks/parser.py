@@ -128,8 +128,8 @@ def refuse_repeated_keys(path: Path) -> None:
             if name in seen:
                 read = "" if str(name) == key.value else f" (YAML reads it as {name})"
                 raise ValueError(
-                    f"{path}, line {key.start_mark.line + 1}: the key {key.value} stands there twice{read}: expected "
-                    "each once, as the last alone would count"
+                    f"{path}, line {key.start_mark.line + 1}: the key {key.value} occurs twice{read}: expected each "
+                    "once, as YAML would keep only the last"
                 )
             seen.add(name)
 

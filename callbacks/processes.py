@@ -91,8 +91,8 @@ SAYING = (  # errors whose message says it all
 
 NO_SHARED_MEMORY = r"out of shared memory|allocate shared memory|unable to write to file </torch_"  # torch says one of
 WAYS_TO_SHARE = (
-    "the workers that read images ran out of shared memory (/dev/shm): expected room for a few batches of each. Start "
-    "Docker with --shm-size=8g or --ipc=host, or read without workers by --data.num_workers=0"
+    "the workers that read images ran out of shared memory (/dev/shm): expected room for a few batches per worker. "
+    "Start Docker with --shm-size=8g or --ipc=host, or use no workers: --data.num_workers=0"
 )
 
 

@@ -33,8 +33,9 @@ def check_checkpoint(path: str | Path | None) -> None:
     """Raises an error if a file is no checkpoint, but empty, cut off or of another kind; no file at all passes."""
     if path in NAMED:
         raise ValueError(
-            f"ckpt_path is {path!r}: expected the path of a file, as every run has a folder of its own, in which none "
-            "is yet; e.g. outputs/runs/csv/version_0/checkpoints/last.ckpt"
+            f"ckpt_path is {path!r}: expected the path of a file, e.g. "
+            "outputs/runs/csv/version_0/checkpoints/last.ckpt. The folder of a new run is empty, so there is no "
+            f"{path!r} yet"
         )
     if path is not None and Path(path).exists():
         check_file(path)
@@ -56,7 +57,7 @@ def check_work(trainer: Any, subcommand: str) -> None:
     for name in limits:
         if trainer[name] == 0:
             raise ValueError(
-                f"trainer.{name} is 0, so that {subcommand} would do nothing: expected 1 or more, or leave it out"
+                f"trainer.{name} is 0, so {subcommand} would do nothing: expected 1 or more, or leave it out"
             )
 
 
@@ -110,8 +111,8 @@ def check_devices(trainer: Any) -> None:
         )
     if isinstance(strategy, str) and strategy.endswith(("_spawn", "_fork", "_notebook")):
         raise ValueError(
-            f"trainer.strategy is {strategy}: expected ddp, which starts its processes from the same command line; "
-            "other ways cannot hand over loggers and threads of this process"
+            f"trainer.strategy is {strategy}: expected ddp. Strategies that spawn or fork lose the loggers and threads "
+            "of the run"
         )
 
 
@@ -124,5 +125,5 @@ def check_writable(folder: str | Path | None) -> None:
         raise NotADirectoryError(f"results.folder is {folder}, but {place} is a file: expected a folder")
     if not os.access(place, os.W_OK | os.X_OK):
         raise PermissionError(
-            f"results.folder is {folder}, and {place} may not be written to by this user: expected a folder of your own"
+            f"results.folder is {folder}, but you may not write to {place}: expected a folder of your own"
         )

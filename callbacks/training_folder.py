@@ -47,8 +47,9 @@ def check_checkpoints(trainer: Trainer, resumed: str | None) -> None:
         found = [name for name in names if (folder / name).exists()]
         if found and (resumed is None or Path(resumed).resolve().parent != folder.resolve()):
             raise FileExistsError(
-                f"{folder} holds {' and '.join(found)} of another training: expected none. Go on from there with "
-                "--ckpt_path, give another --trainer.default_root_dir, or keep a logger (a folder for each run)"
+                f"{folder} holds {' and '.join(found)} of another training: expected no checkpoints. Continue that one "
+                "with --ckpt_path, set another --trainer.default_root_dir, or keep a logger, which gives each run a "
+                "folder"
             )
 
 
@@ -82,15 +83,15 @@ def check_trained(trainer: Trainer, trained: bool) -> None:
     if not trained:
         if not resumed or Path(resumed).resolve().parent != folder:
             raise ValueError(
-                f"nothing was trained: {resumed or 'the training'} is at epoch {trainer.current_epoch}, step "
-                f"{trainer.global_step}, trainer.max_epochs is {trainer.max_epochs}, max_steps {trainer.max_steps}. "
-                "Set them higher"
+                f"nothing was trained: {resumed or 'the training'} is already at epoch {trainer.current_epoch}, step "
+                f"{trainer.global_step}, and trainer.max_epochs is {trainer.max_epochs}, max_steps "
+                f"{trainer.max_steps}. Raise these limits"
             )
         return
     if not isinstance(callback, ModelCheckpoint) or not callback.monitor:
         return
     if Path(callback.best_model_path).resolve().parent != folder:
         rank_zero_warn(
-            f"no validation gave {callback.monitor}, so that there is no {callback.filename}.ckpt, only last.ckpt: "
-            "expected trainer.check_val_every_n_epoch of at most max_epochs, and limit_val_batches above 0"
+            f"no validation gave {callback.monitor}, so there is no {callback.filename}.ckpt, only last.ckpt. Set "
+            "trainer.check_val_every_n_epoch to at most max_epochs, and limit_val_batches above 0"
         )

@@ -41,15 +41,15 @@ def check_origin(module: "SegmentationModule", checkpoint: Mapping[str, Any]) ->
     changed = sorted(name for name in was.keys() & now.keys() - FREE_ARGUMENTS if was[name] != now[name])
     if changed:
         rank_zero_warn(
-            "the network is not built as the one that was trained: "
-            + ", ".join(f"{name} was {was[name]}, is now {now[name]}" for name in changed)
+            "the network differs from the one that was trained; unless on purpose, use the config.yaml of that "
+            "training: " + ", ".join(f"{name} was {was[name]}, is now {now[name]}" for name in changed)
         )
     check_classes(module, checkpoint)
     normalized = getattr(getattr(module._trainer, "datamodule", None), "normalization", None)
     if None not in (normalized, trained := origin.get("normalization")) and normalized != trained:
         raise ValueError(
             f"the checkpoint was trained on images normalised by {trained}, the data are normalised by {normalized}: "
-            "expected the same, or all scores are too low. Normalise the data as in training"
+            "expected the same, as scores are too low otherwise. Normalise the data as in training"
         )
 
 
@@ -60,19 +60,19 @@ def check_classes(module: "SegmentationModule", checkpoint: Mapping[str, Any], n
         return
     if trained is None:
         rank_zero_warn(
-            f"{name} does not say its classes, as it was written before 2026-11-29 or by another program: they are "
-            f"taken for {', '.join(present)}, in this order"
+            f"{name} does not name its classes (written before 2026-11-29, or by another program): they are assumed to "
+            f"be {', '.join(present)}, in this order"
         )
     elif sorted(trained) == sorted(present):
         ids = ", ".join(f"{present.index(one)}: {one}" for one in trained)
         raise ValueError(
-            f"{name} was trained with the classes in the order [{', '.join(trained)}], the data has them in the order "
-            f"[{', '.join(present)}]: expected the same order, or scores are of other classes. Give the data classes "
-            f"in the first order; where it has no ids, also ids: {{{ids}}}"
+            f"{name} was trained with the classes in another order than in the data: expected the same, or classes are "
+            f"mixed up. Set classes of the data to [{', '.join(trained)}], and, unless ids is set, ids to {{{ids}}}; "
+            f"classes is now [{', '.join(present)}]"
         )
     else:
         raise ValueError(
-            f"{name} was trained with the classes {', '.join(trained)}, the data has {', '.join(present)}: expected "
-            "the same in the same order, or scores are of other classes. Give the data those classes, or say with "
-            "--model.other_classes=true that the names alone differ"
+            f"{name} was trained with other classes than the data has: expected the same in the same order. Set the "
+            "data's classes to the checkpoint's, or, if only the names differ, --model.other_classes=true. Trained "
+            f"with {', '.join(trained)}; the data has {', '.join(present)}"
         )

@@ -113,7 +113,7 @@ class SegmentationModule(LightningModule):
                     "ResNet-50 or ResNet-101"
                 )
             alpha = load_released(released)
-            rank_zero_info(f"Released weights: {released}, chosen with alpha {alpha} of IaBN (--method.alpha)")
+            rank_zero_info(f"Released weights: {released}, chosen for IaBN with --method.alpha={alpha}")
         if channels_last is not None:
             network.channels_last = channels_last  # type: ignore[assignment]
         if compile != "none":
@@ -165,7 +165,7 @@ class SegmentationModule(LightningModule):
                 for group in groups:
                     group[key] = now
         if changed:
-            rank_zero_info(f"Going on with other settings than the checkpoint's: {', '.join(changed)}")
+            rank_zero_info(f"Continuing with other settings than the checkpoint's: {', '.join(changed)}")
         if schedule.total_iters != steps or schedule.base_lrs != [self.lr] * len(groups):
             schedule.total_iters = steps
             schedule.base_lrs = [self.lr] * len(groups)
@@ -184,8 +184,8 @@ class SegmentationModule(LightningModule):
             if "more than 1 value per channel" not in str(error):
                 raise
             raise ValueError(
-                f"the batch has {len(image)} image, and {type(self.network).__name__} normalises features that were "
-                "pooled to one value per image, over the batch: expected 2 images or more. Set data.batch_size to 2"
+                f"the batch has {len(image)} image, but {type(self.network).__name__} has a BatchNorm over one value "
+                "per image, which needs several: expected 2 images or more. Set data.batch_size to 2"
             ) from error
         self._check_classes(logits)
         labelled = (batch["mask"] != IGNORED).sum().clamp_min(1)  # a batch without labels teaches nothing: loss 0
@@ -308,7 +308,7 @@ class SegmentationModule(LightningModule):
         check_origin(self, checkpoint)
         if "optimizer_states" not in checkpoint and self._trainer and self._trainer.state.fn == TrainerFn.FITTING:
             raise ValueError(
-                "the checkpoint holds weights alone, which `fit` cannot go on from: expected one that `fit` wrote"
+                "the checkpoint holds only weights, so `fit` cannot continue from it: expected one that `fit` wrote"
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -363,8 +363,8 @@ class SegmentationModule(LightningModule):
         for domain, summary in zip(self.domains, summaries, strict=True):
             if not sum(summary["reliability"]["pixels"]) and self.trainer.state.fn != TrainerFn.FITTING:
                 raise ValueError(
-                    f"no pixel of {domain} is labelled, all are ignored: expected labels to score with. Compare the "
-                    "ids in its files with those of its data module: python -m experiments.check_data --data DATA.yaml"
+                    f"no pixel of {domain} is labelled, all are ignored: nothing can be scored. Check the ids in its "
+                    "files and what they stand for: python -m experiments.check_data --data DATA.yaml"
                 )
         factors = {**dict.fromkeys(("miou", "accuracy", "ece", "classwise_ece"), 100), "brier": 1, "nll": 1}
         values = {f"{stage}/{key}": f * sum(s[key] for s in summaries) / len(summaries) for key, f in factors.items()}

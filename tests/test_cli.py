@@ -426,7 +426,7 @@ def test_command_line_error_is_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "data, state",
-    [(b"", "it is empty"), (b"PK\x03\x04 torn", "it is cut off"), (b"notes", "it is no file of torch.save")],
+    [(b"", "it is empty"), (b"PK\x03\x04 torn", "it is cut off"), (b"notes", "it is not a file of torch.save")],
 )
 def test_a_file_that_is_no_checkpoint_is_named(data: bytes, state: str, tmp_path: Path) -> None:
     path = tmp_path / "best.ckpt"

@@ -95,10 +95,10 @@ def test_home_is_found_by_all_programs() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("trainer:\n  max_epochs: 1\n  max_epochs: 2\n", r"own\.yaml, line 3: the key max_epochs stands there twice"),
+        ("trainer:\n  max_epochs: 1\n  max_epochs: 2\n", r"own\.yaml, line 3: the key max_epochs occurs twice"),
         (
             "a: [{8: sky, 010: road}]",
-            r"line 1: the key 010 stands there twice \(YAML reads it as 8\)",
+            r"line 1: the key 010 occurs twice \(YAML reads it as 8\)",
         ),
     ],
 )

@@ -32,13 +32,15 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except Exception as error:  # torch and pickle raise whatever they come across
         if "GLOBAL" in str(error):  # a class, or a function
             raise ValueError(
-                f"the checkpoint {path} holds a whole pickled module, or other objects that could run code: expected "
-                "tensors alone. Save its weights: torch.save(network.state_dict(), PATH)"
+                f"the checkpoint {path} holds a pickled module, or other objects that could run code: expected only "
+                "tensors. Save its weights: torch.save(network.state_dict(), PATH)"
             ) from error
-        raise ValueError(f"the checkpoint {path} cannot be read ({type(error).__name__}: {error})") from error
+        raise ValueError(
+            f"the checkpoint {path} cannot be read ({type(error).__name__}: {error}): expected one that `fit` wrote"
+        ) from error
     if not isinstance(saved, Mapping):
         raise ValueError(
-            f"the checkpoint {path} holds {type(saved).__name__}: expected a state dict, or one under a key"
+            f"the checkpoint {path} holds {type(saved).__name__}: expected a state dict, or a dict that holds one"
         )
     if is_state(saved):
         return {"state_dict": drop_count(saved)}
@@ -47,8 +49,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             others = [str(name) for name, value in saved.items() if name != key and is_state(value)]
             if others:
                 warnings.warn(
-                    f"{path}: took the weights under {key}; the file also holds {', '.join(others)}. To use these (an "
-                    "average scores otherwise), save them alone in a file",
+                    f"{path}: using the weights under {key}; the file also holds {', '.join(others)}. To use those "
+                    "(averaged weights score differently), save them alone in a file",
                     stacklevel=2,
                 )
             return {**saved, "state_dict": drop_count(saved[key])}
@@ -67,7 +69,7 @@ def check_file(path: str | Path) -> None:
     """
     file = Path(path)
     if "://" in str(path):
-        raise FileNotFoundError(f"the checkpoint {path} is an address: expected a file. Download it first")
+        raise FileNotFoundError(f"the checkpoint {path} is a URL: expected a file. Download it first")
     if file.is_dir():
         inside = [*file.glob("*.ckpt"), *file.glob("checkpoints/*.ckpt")]
         hint = f", e.g. {max(inside)}" if inside else " that `fit` wrote"
@@ -79,13 +81,13 @@ def check_file(path: str | Path) -> None:
     if zipfile.is_zipfile(file) or begin[:1] == b"\x80":  # torch before 1.6 wrote bare pickles
         return
     if begin.startswith(b"version https://git-lfs"):
-        kind = "a pointer of Git LFS (run git lfs pull)"
+        kind = "a Git LFS pointer (run git lfs pull)"
     elif begin.lstrip().startswith(b"<"):
         kind = "a web page (download the file itself)"
     elif begin[8:9] == b"{":
-        kind = "of safetensors (read it by safetensors.torch.load_file, and write that by torch.save)"
+        kind = "a safetensors file (convert it: torch.save(safetensors.torch.load_file(OLD), NEW))"
     else:
-        kind = "empty" if not begin else "cut off" if begin[:2] == b"PK" else "no file of torch.save"
+        kind = "empty" if not begin else "cut off" if begin[:2] == b"PK" else "not a file of torch.save"
     raise ValueError(f"the checkpoint {path} cannot be read, it is {kind}: expected one that `fit` wrote")
 
 
@@ -136,15 +138,15 @@ def check_weights(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> Non
     if broken:
         raise ValueError(
             f"{len(broken)} of {len(saved)} tensors of the checkpoint are NaN or infinite (e.g. {broken[0]}): its "
-            "training diverged. Take a checkpoint from before, or train again with a lower learning rate"
+            "training diverged. Use an earlier checkpoint, or train again with a lower learning rate"
         )
     unknown = saved.keys() - own.keys()
     copies = {name.partition(".")[0] for name in unknown}
     bare = {strip(name.partition(".")[2]) for name in unknown}
     if len(copies) == 1 and own.keys() <= saved.keys() and bare <= {strip(name) for name in own}:
         raise ValueError(
-            f"the checkpoint holds a second copy of the network's weights, whose names begin with {copies.pop()}.: "
-            "expected one. Save that which you mean alone in a file"
+            f"the checkpoint holds a second copy of the network's weights, with names that begin with {copies.pop()}.: "
+            "expected one. Save the copy you want alone in a file"
         )
 
 
