@@ -438,13 +438,13 @@ class SegmentationDataModule(LightningDataModule, ABC):
 
     def val_dataloader(self) -> Loader:
         """Returns the validation split, whole images in order."""
-        self._keep_protocol("choose on it (checkpoint, alpha, psi, steps, learning rate, early stopping)")
+        self._keep_protocol("tune on it (checkpoint, settings, early stopping)")
         return self._load_for_evaluation("val")
 
     def test_dataloader(self) -> Loader:
         """Returns the test split, whole images in order."""
         if os.environ.get("WANDB_SWEEP_ID"):
-            self._keep_protocol("let a sweep choose on it")
+            self._keep_protocol("let a sweep tune on it")
         return self._load_for_evaluation(self.test_split)
 
     def predict_dataloader(self) -> Loader:
@@ -455,11 +455,11 @@ class SegmentationDataModule(LightningDataModule, ABC):
         in_sweep = bool(os.environ.get("WANDB_SWEEP_ID"))
         if self.role == "target" and (in_sweep or not self.choose_on_target):
             name = getattr(self, "domain", type(self).__name__)
-            way_out = "or, to break the protocol on purpose, set choose_on_target=true; results.json will say so"
+            way_out = "or, to break the protocol on purpose, set choose_on_target=true"
             raise ProtocolError(
-                f"{name} is a target of the protocol, and this run would {what}: a model is trained on a source, "
-                "everything about it is chosen on the development set (WildDash), and the targets are only tested, "
-                f"once. Use a development set{' (in a sweep there is no other way)' if in_sweep else ', ' + way_out}"
+                f"{name} is a target of the protocol, and this run would {what}: models are trained on a source, tuned "
+                "on a development set, and only tested on targets. Use another data set (own images: set "
+                f"role){'; in a sweep there is no other way' if in_sweep else ', ' + way_out}"
             )
 
     def _load_for_evaluation(self, split: Split, labelled: bool = True) -> Loader:

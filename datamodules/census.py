@@ -94,8 +94,8 @@ class Census:
         others = [kind for kind in self.labels if kind not in binary]
         if binary and others:
             raise DataError(
-                f"{where}: {self.example[binary[0]]} is a mask of one bit, whose ids are 0 and 1, and "
-                f"{self.example[others[0]]} is none: expected all of one kind. Save them all as 8-bit images of ids",
+                f"{where}: {self.example[binary[0]]} is a 1-bit mask (ids 0 and 1), {self.example[others[0]]} is not: "
+                "expected all of one kind. Save all labels as 8-bit images of ids",
                 "id",
             )
 
@@ -120,10 +120,10 @@ class Census:
         if absent:
             mapping = ", ".join(f"{value}: {name}" for value, name in zip(sorted(ids), names, strict=False))
             taken = (
-                f"these are not the classes in their order, say what they are, e.g. (a guess, in the order "
-                f"of the ids found) ids: {{{mapping}}}"
+                "the ids do not number your classes in order, say what they are, e.g. (a guess, in the order of the "
+                f"ids found) ids: {{{mapping}}}"
                 if own
-                else "these are not Cityscapes' 19 train ids, say in classes and ids what they are"
+                else "they are not Cityscapes' 19 train ids, set classes and ids"
             )
             warnings.append(
                 f"{where}: {', '.join(absent)} never occurs in {self.labels.total():,} label files, which hold the ids "
@@ -131,8 +131,9 @@ class Census:
             )
         if share > MOSTLY:
             warnings.append(
-                f"{where}: {share:.0%} of the labels' pixels count for nothing, as their ids "
-                f"({format_ids(value for value in sorted(ids) if table[value] == IGNORED)}) are ignored"
+                f"{where}: {share:.0%} of the label pixels are ignored, in training and scores, as their ids "
+                f"({format_ids(value for value in sorted(ids) if table[value] == IGNORED)}) stand for no class. If "
+                "they should, correct ids or ignored"
             )
         return warnings
 
@@ -141,12 +142,12 @@ class Census:
         most = max(self.brightest, default=0)
         if not 0 < most < DARK:
             return []
-        found = f"{where}: {len(self.brightest):,} images of 16 bits hold values up to {most:,} of 65,535"
+        found = f"{where}: {len(self.brightest):,} 16-bit images hold values up to {most:,} of 65,535"
         if most < 2**8:
             return [f"{found}, so these are 8-bit values and are read as black: save them as 8-bit images"]
         bits = most.bit_length()
         return [
-            f"{found}, so these are rather {bits}-bit values and are read as almost black: multiply them by "
+            f"{found}, so these look like {bits}-bit values and are read as almost black: multiply them by "
             f"{2 ** (16 - bits)} and save them again"
         ]
 
@@ -159,11 +160,11 @@ class Census:
         if changed:
             (size, _), count = changed.most_common(1)[0], changed.total()
             squeezed = transform.resize == "protocol" and fitted[size][0] * size[1] != fitted[size][1] * size[0]
-            how = "without regard to their proportions" if squeezed else "in their own proportions"
+            how = "changing the aspect ratio" if squeezed else "keeping the aspect ratio"
             notes.append(
-                f"{where}: {count:,} of {number:,} images have more than {MAX_EVALUATION_SIZE[0]}x"
-                f"{MAX_EVALUATION_SIZE[1]} pixels and are resized for evaluation, {how}, e.g. {format_size(size)} to "
-                f"{format_size(fitted[size])} (WxH; evaluation_resize)"
+                f"{where}: {count:,} of {number:,} images have more than "
+                f"{MAX_EVALUATION_SIZE[0]}x{MAX_EVALUATION_SIZE[1]} pixels and are resized for evaluation, {how}, e.g. "
+                f"{format_size(size)} to {format_size(fitted[size])} (WxH; see evaluation_resize)"
             )
         if self.turned:
             notes.append(

@@ -114,10 +114,10 @@ def is_odd_bitmap(data: bytes) -> bool:
 def explain_kind(data: bytes) -> str:
     """Returns why a file that no decoder reads is none of theirs, and what to do; empty if it is merely damaged."""
     if data.startswith(b"version https://git-lfs"):
-        return "It is a pointer of Git LFS, in place of the file itself: run git lfs pull"
+        return "It is a Git LFS pointer in place of the file itself: run git lfs pull"
     if re.match(rb"\s*<", data.removeprefix(b"\xef\xbb\xbf")):
         start = data[:40].decode("utf-8", "replace").strip()
-        return f"It is a text such as a web page ({start!r}): the download failed, so download it again"
+        return f"It is text such as a web page ({start!r}): the download failed, so download it again"
     if data[4:8] == b"ftyp":
         return f"It is {name_photograph(data)}, whatever its name says: convert it to PNG"
     for signature, name in SIGNATURES.items():
@@ -125,7 +125,7 @@ def explain_kind(data: bytes) -> str:
             return f"It is {name}: save it as PNG"
     bits = int.from_bytes(data[28:30], "little")
     if data[:2] == b"BM" and (bits < 8 or is_odd_bitmap(data)):
-        return f"It is a BMP of {bits} bits per pixel, of a kind that is not read (or truncated): save it as PNG"
+        return f"It is a BMP with {bits} bits per pixel, of a kind that cannot be read (or truncated): save it as PNG"
     if (numbers := name_numbers(data)) and not is_opened(data):
         return f"It holds {numbers}: save it with 8 or 16 bits per channel"
     return ""

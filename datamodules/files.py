@@ -176,8 +176,8 @@ class FilesDataset(SegmentationDataset):
         if image != labels:
             raise DataError(
                 f"{self.where(index)}: the image has the EXIF orientation {image}, its labels {labels} (1 is upright): "
-                "expected the same of both, or nothing tells whether the labels were drawn on the stored pixels or on "
-                "the turned ones. Turn the pixels for good (mogrify -auto-orient), or remove the orientation",
+                "expected the same for both, as the labels may be rotated. Rotate the pixels themselves (mogrify "
+                "-auto-orient), or remove the orientation",
                 "size",
             )
 
@@ -338,7 +338,7 @@ class FilesDataModule(SegmentationDataModule):
         if labelled and split in self.unlabelled_splits:
             raise DataError(
                 f"the labels of {self.domain}'s {split} split are not public, so it cannot be scored: expected another "
-                "split (the protocol tests on val); only `predict` can use it",
+                "split (the protocol tests on val). Only `predict` can use it",
                 "missing",
             )
         root = self.find_root()
@@ -352,8 +352,8 @@ class FilesDataModule(SegmentationDataModule):
         official = self.counts.get(split, 0)
         if len(images) < official:
             rank_zero_warn(
-                f"{self.domain}: {root} holds {len(images)} images of {split}, the official number is {official}: "
-                "`python -m experiments.check_data` says more"
+                f"{self.domain}: {root} holds {len(images)} images of {split}, the official number is {official}. "
+                "To see what is missing: `python -m experiments.check_data`"
             )
         return match_files(images, labels)
 
@@ -382,7 +382,8 @@ class FilesDataModule(SegmentationDataModule):
             found = [folder for folder in level if self.lies_in(folder)]
             if len(found) > 1:
                 raise DataError(
-                    f"{self.domain} lies more than once in {base}: {', '.join(map(str, found))}. Set root to one"
+                    f"{self.domain} was found more than once in {base}: {', '.join(map(str, found))}. Set root to one "
+                    "of them"
                 )
             if found:
                 return found[0]
@@ -408,11 +409,11 @@ class FilesDataModule(SegmentationDataModule):
             base, source = Path(os.environ[ROOT_VARIABLE]).expanduser(), f"${ROOT_VARIABLE}"
         else:
             raise DataError(
-                f"it is not said where {self.domain} lies: set root to its folder, or the environment variable "
-                f"{ROOT_VARIABLE} to a folder that holds one folder per data set ({self.folders[0]}, ...)"
+                f"the folder of {self.domain} is not set: set root to it, or the environment variable {ROOT_VARIABLE} "
+                f"to a folder that holds one folder per data set ({self.folders[0]}, ...)"
             )
         if not base.is_dir():
-            raise DataError(f"{source} is {base}, which is no folder: expected the folder where {self.domain} lies")
+            raise DataError(f"{source} is {base}, which is not a folder: expected the folder that holds {self.domain}")
         return base, source == "root"
 
     def _explain_no_root(self, base: Path, given: bool, named: Sequence[Path]) -> str:
@@ -421,7 +422,7 @@ class FilesDataModule(SegmentationDataModule):
         entries = sorted(path.name for path in place.iterdir())[:10]
         wanted = "" if given or named else f" a folder {self.folders[0]} with"
         return (
-            f"{self.domain} does not lie in {place}, which holds {', '.join(entries) or 'nothing'}: expected{wanted} "
+            f"{self.domain} is not in {place}, which holds {', '.join(entries) or 'nothing'}: expected{wanted} "
             f"{images} and {labels}. Unpack {self.archives} there"
         )
 
@@ -441,7 +442,7 @@ class FilesDataModule(SegmentationDataModule):
         more = f"; and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
         return (
             f"{self.domain}: {len(problems)} files of {split} have no partner: {named}{more}. Complete the data set "
-            f"({self.archives}), or leave such files out with broken=skip"
+            f"({self.archives}), or leave these files out with broken=skip"
         )
 
     def may_skip(self, names: Sequence[str], why: str) -> bool:

@@ -121,13 +121,22 @@ class FolderDataModule(FilesDataModule):
         if role not in get_args(Role):
             raise ValueError(f"role is {role!r}: expected one of {', '.join(get_args(Role))}")
         if exclude and pairs is not None:
-            raise ValueError("exclude is given beside pairs: expected one of them, the CSV alone says where files are")
+            raise ValueError(
+                "exclude and pairs are both set: expected one of them. With pairs, leave exclude out, as the CSV "
+                "alone says where files are"
+            )
         if "" in (exclude or ()):
             raise ValueError("exclude holds an empty pattern: expected patterns such as *_inst_label.png")
         if pairs is not None and (images is not None or labels is not None):
-            raise ValueError("pairs is given beside images or labels: expected the CSV alone, it says where files are")
+            raise ValueError(
+                "pairs is set together with images or labels: expected pairs alone, as the CSV says where files are. "
+                "Leave the others out"
+            )
         if ids is not None and label_colours is not None:
-            raise ValueError("ids and label_colours are both given: expected one of them, as labels are stored one way")
+            raise ValueError(
+                "ids and label_colours are both given: expected one of them. Use ids for labels that hold ids, "
+                "label_colours for labels in colour"
+            )
         self._looked_at: set[Split] = set()
         self.role = role
         self.domain = domain or (Path(root).expanduser().resolve().name if root else "") or "folder"
@@ -189,7 +198,7 @@ class FolderDataModule(FilesDataModule):
     def find_warnings(self, census: Census, where: str) -> list[str]:
         """Returns what speaks for pixels or labels that mean something else than is thought: `Census.find_warnings`."""
         if self.colour_table is not None:
-            files = f"{where}: of {census.labels.total():,} label files"
+            files = f"{where}: in {census.labels.total():,} label files"
             return [*census.find_dark_images(where), *self._find_warnings_of_colours(census.all_ids, files)]
         return census.find_warnings(where, self.table, self.class_names, own=self.own_names)
 
@@ -201,9 +210,14 @@ class FolderDataModule(FilesDataModule):
         share = pixels[IGNORED] / pixels.total()
         warnings = []
         if absent:
-            warnings.append(f"{where} none has a colour of {', '.join(absent)}. If it should, correct label_colours")
+            warnings.append(
+                f"{where} no pixel has a colour of {', '.join(absent)}. If some should, correct label_colours"
+            )
         if share > MOSTLY:
-            warnings.append(f"{where} {share:.0%} of the pixels count for nothing, as their colours are in ignored")
+            warnings.append(
+                f"{where} {share:.0%} of the pixels are ignored, in training and scores, as their colours are in "
+                "ignored"
+            )
         return warnings
 
     def open_pairs(self, pairs: Sequence[Pair], transform: Transform, labelled: bool = True) -> FilesDataset:
@@ -286,9 +300,9 @@ class FolderDataModule(FilesDataModule):
         if not found:
             entries = ", ".join(sorted(path.name for path in root.iterdir())[:10]) or "nothing"
             raise DataError(
-                f"{self.domain}: there are no images of {split} in {root}: expected {', '.join(IMAGE_SUFFIXES)} in "
-                f"{images.replace('{split}', folder)}, found {entries}. Set root and images; and split, or splits, if "
-                f"the folders are called differently{line and f', e.g. {line}'}",
+                f"{self.domain}: there are no images of {split} in {root}, which holds {entries}: expected "
+                f"{', '.join(IMAGE_SUFFIXES)} in {images.replace('{split}', folder)}. Set root and images, or, if the "
+                f"folders of the splits have other names, splits{line and f', e.g. {line}'}",
                 "missing",
             )
         divided = "{split}" in images
@@ -296,7 +310,7 @@ class FolderDataModule(FilesDataModule):
             return found, {}, divided
         if not named and (lossy := find_named(root, pattern, IMAGE_SUFFIXES, self.exclude)):
             path = next(iter(lossy.values()))
-            why = "WebP is not read as labels, even without loss: save them as PNG"
+            why = "WebP is not read as labels, not even lossless: save them as PNG"
             why = why if path.suffix.lower() == ".webp" else WHY_NOT_LOSSY
             raise DataError(f"{path}: expected labels as {', '.join(LABEL_SUFFIXES)}. {why}")
         return found, named, divided
@@ -311,7 +325,7 @@ class FolderDataModule(FilesDataModule):
             if beside and images != ".":
                 raise DataError(
                     f"{self.domain}: {root} has a folder images and {len(beside)} images beside it, e.g. {beside[0]}: "
-                    "expected them in one place. Set images to images, or to . for all of them"
+                    "expected all in one place. Set images to images to read that folder, or to . to read both"
                 )
         labels = self.label_files
         if labels is None and "images" in Path(images).parts:
@@ -330,9 +344,9 @@ class FolderDataModule(FilesDataModule):
         if len(names) > 1 and not self.splits and "{split}" not in images and "*" not in images:
             place = "" if images == "." else f"{images}/"
             raise DataError(
-                f"{self.domain}: {folder} holds the folders {', '.join(names.values())}, but nothing says that they "
-                f'are splits: set images to "{place}{{split}}" (labels, if given, likewise) and {line}. If every split '
-                f'is to have all images: images to "{place}**/*"'
+                f"{self.domain}: {folder} holds the folders {', '.join(names.values())}: are they the splits? If so, "
+                f'set images to "{place}{{split}}" (labels, if given, likewise) and {line}. If not, set images to '
+                f'"{place}**/*" to read all of them as one'
             )
         return line if any(split != name for split, name in names.items()) else ""
 
@@ -342,8 +356,8 @@ class FolderDataModule(FilesDataModule):
         if isinstance(value, float):
             if divided:
                 raise DataError(
-                    f"{self.domain}: splits has fractions, but {self.pairs or 'the folders'} in {root} tell the splits "
-                    "apart: expected one of them. Set images to a path without {split}, or leave splits out"
+                    f"{self.domain}: splits has fractions, but {self.pairs or 'the folders'} in {root} already divide "
+                    "the images: expected one of them. Set images to a path without {split}, or leave splits out"
                 )
             order = sorted(images, key=lambda name: hashlib.sha1(name.encode()).hexdigest())
             shares = [float(self.splits.get(other, 0)) for other in get_args(Split)]
@@ -351,21 +365,28 @@ class FolderDataModule(FilesDataModule):
             first, last = (round(sum(shares[:end]) * len(order)) for end in (position, position + 1))
             if first == last:
                 raise DataError(
-                    f"{self.domain}: {split} is {value} of {len(order)} images, which is none: expected one or more. "
-                    "Set splits to larger fractions, or to lists"
+                    f"{self.domain}: {split} is {value} of {len(order)} images, which rounds to none: expected one or "
+                    "more. Set splits to larger fractions, or to lists"
                 )
             return {name: images[name] for name in sorted(order[first:last])}
         if value is not None and is_list(value):
             return read_list(root / value, images, labels)
         if value is not None and not divided:
-            where = f"{self.pairs} has no column split" if self.pairs else "images has no {split}"
-            raise DataError(f"{self.domain}: splits calls {split} {value!r}, but {where}: expected one that has")
+            where = (
+                f"{self.pairs} has no column split: add one"
+                if self.pairs
+                else "images has no {split}: put it where the folder is, e.g. images/{split}"
+            )
+            raise DataError(f"{self.domain}: splits calls {split} {value!r}, but {where}, or leave splits out")
         if value is None and self.splits and not divided:
             known = ", ".join(self.splits)
-            raise DataError(f"{self.domain}: splits says what {known} is, but not {split}: set split, or add it there")
+            raise DataError(
+                f"{self.domain}: splits has {known}, but not {split}: add it there, or set split to another"
+            )
         if split == "train" and not divided:
             rank_zero_warn(
-                f"{self.domain}: train, val and test are the same {len(images)} images, as splits is not set"
+                f"{self.domain}: train, val and test are the same {len(images)} images, as splits is not set. Set it "
+                "to score on other images than those trained on"
             )
         return images
 
@@ -380,15 +401,15 @@ class FolderDataModule(FilesDataModule):
             expected += f"{others[0]}. Export {what} as PNG masks"
         return (
             f"{self.domain}: there are no labels for the {count} images of {split} in {root}: expected {expected}. "
-            "Without labels there is only `predict`"
+            "Without labels, only `predict` can run"
         )
 
     def _explain_no_common_names(self, root: Path, split: Split, images: Files, labels: Files) -> str:
         image, label = min(images), min(labels)
         return (
-            f"{self.domain}: none of the {len(images)} images of {split} in {root} has labels of its name: images are "
-            f"called {image}, ..., labels {label}, ...: expected the same names. Set images and labels to patterns "
-            "whose stars stand for the same, e.g. images/*_image, labels/*_label"
+            f"{self.domain}: none of the {len(images)} images of {split} in {root} has labels of the same name: images "
+            f"are called {image}, labels {label}. Set images and labels to patterns whose * stands for the same part, "
+            "e.g. images/*_image and labels/*_label"
         )
 
     def _tabulate_ids(self, ids: Mapping[int, str] | None, ignored: Sequence[Any]) -> np.ndarray:
@@ -406,9 +427,11 @@ class FolderDataModule(FilesDataModule):
             return table
         for value in ignored:
             if not isinstance(value, int):
-                raise ValueError(f"ignored holds {value}: expected ids, as label_colours is not given")
+                raise ValueError(
+                    f"ignored holds {value}: expected ids (whole numbers). For colours, set label_colours too"
+                )
             if ids is not None and value in ids:
-                raise ValueError(f"id {value} is {ids[value]} in ids and stands in ignored: expected one of them")
+                raise ValueError(f"id {value} is {ids[value]} in ids, but also in ignored: expected it in one of them")
             table[check_id(value)] = IGNORED
         return table
 
@@ -422,15 +445,15 @@ class FolderDataModule(FilesDataModule):
         if missing and self.own_names:
             names = ", ".join(self.class_names[label] for label in sorted(missing))
             raise ValueError(
-                f"label_colours has no colour of {names}: expected one of every class. Add it (any that is "
-                "free, if the class does not occur), or take the class out of classes"
+                f"label_colours has no colour of {names}: expected one for every class. Add it (any unused colour, if "
+                "the class does not occur), or remove the class from classes"
             )
         for (red, green, blue), label in [*coloured, *((check_colour(colour), IGNORED) for colour in ignored)]:
             key = red << 16 | green << 8 | blue
             if table[key] not in (UNKNOWN, label):
                 raise ValueError(
-                    f"the colour [{red}, {green}, {blue}] stands for two classes, or for one and in ignored: expected "
-                    "each colour once"
+                    f"the colour [{red}, {green}, {blue}] is given twice, for two classes or for a class and in "
+                    "ignored: expected each colour once"
                 )
             table[key] = label
         return table

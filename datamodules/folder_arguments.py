@@ -11,7 +11,7 @@ from datamodules.labels import Colour
 def check_splits(splits: Mapping[Split, str | float]) -> dict[Split, str | float]:
     """Returns the splits; raises ValueError if one is unknown, or fractions are mixed with names or exceed 1."""
     if set(splits) - set(get_args(Split)):
-        raise ValueError(f"splits says {', '.join(splits)}: expected train, val and test")
+        raise ValueError(f"splits has {', '.join(splits)}: expected only train, val and test")
     fractions = [value for value in splits.values() if not isinstance(value, str)]
     if fractions and (len(fractions) < len(splits) or min(fractions) <= 0 or not sum(fractions) <= 1 + 1e-9):
         raise ValueError(f"splits is {dict(splits)}: expected names, or fractions above 0 that add up to at most 1")
@@ -25,8 +25,8 @@ def check_ignored(ignored: Sequence[Any], classes: Sequence[str]) -> None:
         free = (number for number in count() if number not in ignored)
         mapping = ", ".join(f"{number}: {name}" for number, name in zip(free, classes, strict=False))
         raise ValueError(
-            f"ignored holds {taken[0]}, and ids does not say which id {classes[taken[0]]} has: expected ids, e.g. "
-            f"{{{mapping}}}, or only ids in ignored that no class has"
+            f"ignored holds {taken[0]}, which is the id of {classes[taken[0]]} as long as ids is not set: set ids, "
+            f"e.g. {{{mapping}}}, or take {taken[0]} out of ignored"
         )
 
 
@@ -41,7 +41,7 @@ def check_colour(value: Any) -> Colour:
     """Returns a colour; raises ValueError if it is not three numbers in [0, 255]."""
     numbers = list(value) if isinstance(value, Sequence) else []
     if len(numbers) != 3 or not all(isinstance(part, int) and 0 <= part <= 255 for part in numbers):
-        raise ValueError(f"{value!r} is no colour: expected three numbers in [0, 255], e.g. [128, 64, 128]")
+        raise ValueError(f"{value!r} is not a colour: expected three numbers in [0, 255], e.g. [128, 64, 128]")
     return numbers[0], numbers[1], numbers[2]
 
 

@@ -75,12 +75,12 @@ def find_named(root: Path, pattern: str, suffixes: Sequence[str], exclude: Seque
         if name in found:
             raise DataError(
                 f"{found[name]} and {path} are both called {name}: expected names that differ before the suffix. "
-                f"Rename one, or read one kind alone with a pattern such as *{path.suffix}"
+                f"Rename one, or read only one kind with a pattern such as *{path.suffix}"
             )
         found[name] = path
     if passed_over:
         rank_zero_warn(
-            f"{folder}: passed over {len(passed_over)} files that cannot be read ({', '.join(passed_over[:NAMED])}): "
+            f"{folder}: skipped {len(passed_over)} files that cannot be read ({', '.join(passed_over[:NAMED])}): "
             f"expected {', '.join(suffixes)}. Convert them to JPEG or PNG to use them"
         )
     return found
@@ -91,13 +91,16 @@ def check_name(path: Path) -> None:
     try:
         str(path).encode("utf-8")
     except UnicodeEncodeError as error:
-        raise DataError(f"{str(path)!a} is no name in UTF-8: expected one. Rename the file (convmv -t utf8)") from error
+        raise DataError(f"{str(path)!a} is not a UTF-8 name: rename the file (convmv -t utf8)") from error
 
 
 def refuse_folder(error: OSError) -> None:
     """Raises DataError about a folder that may not be listed; of one that is not there the caller says more."""
     if isinstance(error, PermissionError):
-        raise DataError(f"{error.filename} cannot be listed: {error.strerror}. Expected a folder that may be read")
+        raise DataError(
+            f"{error.filename} cannot be listed: {error.strerror}. Expected a folder that you may read: change its "
+            "permissions"
+        )
 
 
 def list_files(folder: Path) -> list[str]:
@@ -201,7 +204,7 @@ def read_list(path: Path, images: Files, labels: Files) -> Files:
         DataError: If the file cannot be read, names no image, one that is not there or could be several, or other
             labels than those of the image's name.
     """
-    lines = read_lines(path, "a text file with an image in each line")
+    lines = read_lines(path, "a text file with one image per line")
     if not any("\\" in name for name in images):
         lines = [line.replace("\\", "/") for line in lines]
     find_image, find_labels = make_finder(images), make_finder(labels)
@@ -212,20 +215,24 @@ def read_list(path: Path, images: Files, labels: Files) -> Files:
         ways = [(find_image(fields[0]), fields) for fields in split_line(line, images)]
         matches, fields = next((way for way in ways if way[0]), ([], []))
         if len(matches) != 1:
-            found = f"could be {', '.join(matches[:NAMED])}" if matches else f"is none of the {len(images)} images"
-            raise DataError(f"{path}, line {number}: {line} {found}: expected one image", "missing")
+            found = (
+                f"could be {', '.join(matches[:NAMED])}: expected one image. Write more of its path"
+                if matches
+                else f"is none of the {len(images)} images: expected the name or path of one"
+            )
+            raise DataError(f"{path}, line {number}: {line} {found}", "missing")
         (name,) = matches
         second = remove_suffix("".join(fields[1:2]))
         another_image = any(ends_with(images[other], second) for other in find_image(second))
         if name in labels and "".join(fields[1:2]) != second and not another_image and name not in find_labels(second):
             raise DataError(
-                f"{path}, line {number}: {fields[1]} is not the label of the image {name}, which is {labels[name]} by "
-                "its name: expected that one, or the image alone. To pair files of other names, give pairs, a CSV",
+                f"{path}, line {number}: {fields[1]} is not the label of the image {name}, which by its name is "
+                f"{labels[name]}: expected that file, or no label. To pair files of other names, set pairs to a CSV",
                 "missing",
             )
         chosen.add(name)
     if not chosen:
-        raise DataError(f"{path} names no image: expected one in each line")
+        raise DataError(f"{path} lists no images: expected one per line")
     return {name: images[name] for name in sorted(chosen)}
 
 
@@ -253,8 +260,8 @@ def read_table(path: Path, root: Path, split: str, listed: bool) -> tuple[Files,
     columns = [column.lower() for column in table[0][1]] if table else []
     if not {"image", "label"} <= set(columns):
         raise DataError(
-            f"{path} begins with the columns {', '.join(columns) or 'of no name'}: expected a first line "
-            "image,label or image,label,split"
+            f"{path} has the columns {', '.join(columns) or '(none)'}: expected a first line image,label or "
+            "image,label,split"
         )
     images: Files = {}
     labels: Files = {}
@@ -265,18 +272,24 @@ def read_table(path: Path, root: Path, split: str, listed: bool) -> tuple[Files,
         if "split" in columns and not listed and row.get("split", "").lower() != split.lower():
             continue
         if not row.get("image"):
-            raise DataError(f"{path}, line {number}: there is no image: expected its path")
+            raise DataError(f"{path}, line {number}: the column image is empty: expected a path")
         image, label = (to_posix(root, row.get(column, "")) for column in ("image", "label"))
         parts = Path(os.path.relpath(root / image, root)).with_suffix("").parts
         name = "/".join(part for part in parts if part != "..")
         if name in images:
-            raise DataError(f"{path}, line {number}: a second image is called {name}: expected each once")
+            raise DataError(
+                f"{path}, line {number}: a second image is called {name}: expected different names before the suffix. "
+                "Remove or rename one"
+            )
         images[name] = root / image
         if label:
             labels[name] = root / label
     if not images:
         found = f", only {', '.join(sorted(values)).strip(', ') or 'empty cells'}" if "split" in columns else ""
-        raise DataError(f"{path} has no image of split {split!r}{found}", "missing")
+        raise DataError(
+            f"{path} has no image of split {split!r}{found}. Correct the CSV, or set splits to the names in it",
+            "missing",
+        )
     return images, labels, "split" in columns
 
 
@@ -302,7 +315,7 @@ def find_odd_pairs(pairs: Sequence[Pair], where: str) -> list[str]:
     if shared:
         warnings.append(
             f"{where}: {sum(users[path] for path in shared)} images share {len(shared)} label files, e.g. {shared[0]}: "
-            "expected one for each image. Correct the CSV, unless the images show the same scene"
+            "expected one per image. Correct the CSV, unless these images show the same scene"
         )
     return warnings
 

@@ -79,8 +79,8 @@ def read_split(root: Path, split: Split) -> list[str]:
     path = next((root / name for name in SPLIT_FILES if (root / name).is_file()), None)
     if path is None:
         raise DataError(
-            f"{root} has no {' or '.join(SPLIT_FILES)}, which says what the splits of GTA5 are: expected it from "
-            "read_mapping.zip; or sort the images into images/train, images/val, images/test (labels alike)",
+            f"{root} has no {' or '.join(SPLIT_FILES)}, which defines the splits of GTA5: unpack read_mapping.zip "
+            "there, or sort the images into images/train, images/val, images/test (labels likewise)",
             "missing",
         )
     try:

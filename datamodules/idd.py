@@ -63,7 +63,7 @@ class IDDDataModule(FilesDataModule):
 @cache
 def warn_of_class(name: str) -> None:
     """Warns of a class that is none of IDD's, once."""
-    rank_zero_warn(f"idd: objects of class {name!r} are skipped: expected classes of IDD")
+    rank_zero_warn(f"idd: objects of class {name!r} are skipped, as IDD has no such class")
 
 
 def draw_polygons(path: Path) -> np.ndarray:

@@ -64,7 +64,7 @@ class LabelSpace:
         if num_classes not in (19, 16):
             raise ValueError(
                 f"num_classes is {num_classes}: expected 19 (Cityscapes) or 16 (shared with SYNTHIA); for other "
-                "classes give `classes`"
+                "classes set `classes`"
             )
         kept = [name for name in CITYSCAPES_COLOURS if num_classes == 19 or name not in NOT_IN_SYNTHIA]
         return cls.of_classes({name: [name] for name in kept})
@@ -84,8 +84,8 @@ class LabelSpace:
         alike = len({name.strip().casefold() for name in names}) != len(names)
         if alike or not 2 <= len(names) < UNKNOWN or not all(map(str.strip, names)):
             raise ValueError(
-                f"classes are {list(names)}: expected 2 to {UNKNOWN - 1} names, none empty, no two alike (but for case "
-                "or blanks)"
+                f"classes are {list(names)}: expected 2 to {UNKNOWN - 1} names, none empty, all different (not only in "
+                "case or spaces)"
             )
         members: tuple[tuple[str, ...], ...]
         if isinstance(classes, Mapping):
@@ -96,8 +96,8 @@ class LabelSpace:
         wrong = sorted({member for member in flat if member not in CITYSCAPES_COLOURS or flat.count(member) > 1})
         if wrong:
             raise ValueError(
-                f"classes gather {', '.join(wrong)}: expected classes of Cityscapes ({', '.join(CITYSCAPES_COLOURS)}), "
-                "each at most once"
+                f"classes combines {', '.join(wrong)}: expected classes of Cityscapes, each at most once "
+                f"({', '.join(CITYSCAPES_COLOURS)})"
             )
         colours = [CITYSCAPES_COLOURS[gathered[0]] if gathered else None for gathered in members]
         hues = (colorsys.hsv_to_rgb(number * 0.618 % 1, 0.7, 0.95) for number in range(len(names)))

@@ -31,8 +31,8 @@ NUM_IDS = 66
 COLOUR_2_OF_V2 = (250, 170, 31)  # of id 2, the first in which the palettes of the two versions differ
 FOLDERS: dict[Split, str] = {"train": "training", "val": "validation", "test": "testing"}
 REFUSAL = (
-    "Vistas v2.0 has 124 classes with other ids than the 66 of v1.2, so decoding it here would give wrong labels: "
-    "expected {training,validation}/v1.2/labels, which the zip of v2.0 holds as well"
+    "Vistas v2.0 has 124 classes with other ids than v1.2 and would be read wrongly: expected "
+    "{training,validation}/v1.2/labels, which the zip of v2.0 contains as well"
 )
 
 
@@ -54,7 +54,7 @@ class MapillaryDataModule(FilesDataModule):
     counts: ClassVar = {"train": 18000, "val": 2000, "test": 5000}
     unlabelled_splits = frozenset(["test"])
     archives = "mapillary-vistas-dataset_public_v1.2.zip (or that of v2.0, which holds v1.2 too)"
-    hint = f"Ids above 65 are of v2.0: {REFUSAL}"
+    hint = f"Ids above 65 come from v2.0: {REFUSAL}"
 
     def find_pairs(self, split: Split, labelled: bool = True) -> tuple[list[Pair], list[Problem]]:
         """Lists the pairs of a split, sorted by name, and the files without a partner.
@@ -74,7 +74,7 @@ def refuse_v2(root: Path, folder: str) -> None:
     else:
         labels = root / folder / "labels"
         if not labels.is_dir() and (root / folder / "v2.0").is_dir():
-            raise DataError(f"{root / folder} holds v2.0 alone. {REFUSAL}", "id")
+            raise DataError(f"{root / folder} holds only v2.0. {REFUSAL}", "id")
         for config in (root / "config.json", root / "config_v2.0.json"):
             number = count_classes(config)
             if number not in (None, NUM_IDS) and not (root / "config_v1.2.json").is_file():

@@ -42,7 +42,7 @@ def read_labels(path: Path, palette: np.ndarray | None = None) -> np.ndarray:
     except DataError as error:
         if not has_colours(path):
             raise
-        raise DataError(f"{error}. If the colours are classes, say which in label_colours", error.kind) from error
+        raise DataError(f"{error}. If its colours stand for classes, list them in label_colours", error.kind) from error
     check_palette(path, ids, palette)
     return ids
 
@@ -69,9 +69,9 @@ def check_palette(path: Path, ids: np.ndarray, own: np.ndarray | None = None) ->
         usual = list_usual_colours(int(index)) + ([] if own is None else [tuple(own[index].tolist())])
         if index != IGNORED and colour not in usual:
             raise DataError(
-                f"{path} is a palette image in which index {index} has the colour {list(colour)}: expected a gray "
-                "palette, or that of PASCAL VOC or Cityscapes, as indices of another may be no ids but an order that a "
-                "program chose. Say which colour is which class in label_colours, or save the ids as a gray PNG",
+                f"{path} is a palette image in which index {index} has the colour {list(colour)}: expected a palette "
+                "made for ids (gray, PASCAL VOC or Cityscapes). Say in label_colours which colour is which class, or "
+                "save the ids as a gray PNG",
                 "id",
             )
 
@@ -99,8 +99,8 @@ def read_colours(path: Path, table: np.ndarray) -> np.ndarray:
     pixels = read_image(path, upright=True)
     if transparent := count_transparent(path):
         raise DataError(
-            f"{path} has {transparent} transparent pixels: expected opaque ones, as the colour below is whatever a "
-            "program left there. Flatten the image, or paint them in a colour of ignored",
+            f"{path} has {transparent} transparent pixels: expected opaque ones, as their hidden colours mean nothing. "
+            "Flatten the image, or paint them in a colour of ignored",
             "id",
         )
     keys = pixels[..., 0].astype(np.uint32)
@@ -113,10 +113,10 @@ def read_colours(path: Path, table: np.ndarray) -> np.ndarray:
         found = [[int(key) >> 16, int(key) >> 8 & 255, int(key) & 255] for key in np.unique(keys[unknown])]
         remedy = WHY_NOT_LOSSY if len(found) > LOSSY_COLOURS else "Add them there"
         if all(table[blue << 16 | green << 8 | red] != UNKNOWN for red, green, blue in found):
-            remedy = "All are defined with red and blue exchanged: write them as [red, green, blue], not as OpenCV does"
+            remedy = "With red and blue swapped, all are defined: write them as [red, green, blue], not as OpenCV does"
         raise DataError(
             f"{path} holds {len(found)} colours that are not defined, e.g. {', '.join(map(str, found[:NAMED]))}: "
-            f"expected those of label_colours and ignored alone. {remedy}",
+            f"expected only those of label_colours and ignored. {remedy}",
             "id",
         )
     return labels

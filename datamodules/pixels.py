@@ -44,8 +44,8 @@ UNREADABLE = (  # what decoders raise on damaged files
     OSError, RuntimeError, SyntaxError, TypeError, ValueError, cv2.error, struct.error, Image.DecompressionBombError,
 )  # fmt: skip
 WHY_NOT_LOSSY = (
-    "Lossy compression, as that of JPEG, changes values near edges, so ids and colours are lost: export the labels "
-    "again, as PNG"
+    "Lossy compression, such as JPEG, changes values near edges, which ruins ids and colours: export the labels again "
+    "as PNG"
 )
 
 
@@ -84,10 +84,7 @@ def read_image(path: Path, upright: bool = False) -> np.ndarray:
     except UNREADABLE as error:
         raise DataError(_explain_unreadable(path, file, "an image")) from error
     if numbers:
-        raise DataError(
-            f"{path} holds {numbers}: expected 8 or 16 bits per channel, as it cannot be known what is black and what "
-            "is white. Save it as an 8- or 16-bit image"
-        )
+        raise DataError(f"{path} holds {numbers}: expected 8 or 16 bits per channel. Save it as an 8- or 16-bit image")
     depth = tags[BITS_PER_SAMPLE]
     gray = (levels if tags[PHOTOMETRIC] else 2**depth - 1 - levels).astype(np.uint16) >> (depth - 8)
     return np.repeat(gray.astype(np.uint8)[..., None], 3, axis=2)
@@ -121,13 +118,13 @@ def read_index(path: Path, upright: bool = False) -> np.ndarray:
         raise DataError(_explain_unreadable(path, file, "a label image")) from error
     if ids is None:
         raise DataError(
-            f"{path} is an image of mode {mode}: expected labels with one channel (palette or gray), as the vendor "
-            "wrote them; a colour image of the labels, or one that was converted, holds no ids"
+            f"{path} is an image of mode {mode}: expected labels with one channel (gray or palette). A coloured "
+            "picture of the labels holds no ids: use the original label files"
         )
     if ids.min(initial=0) < 0 or ids.max(initial=0) >= 2**16:
         raise DataError(
-            f"{path} holds numbers from {ids.min()} to {ids.max()}: expected ids in [0, 65535]. Save what counts for "
-            "nothing as 255",
+            f"{path} holds numbers from {ids.min()} to {ids.max()}: expected ids in [0, 65535]. Save unlabelled pixels "
+            "as 255",
             "id",
         )
     return ids.astype(np.uint16 if mode.startswith("I") else np.uint8, copy=False)
@@ -140,7 +137,7 @@ def refuse_loss(path: Path, file: bytes | None = None) -> None:
     except UNREADABLE:
         return  # whoever decodes it says why
     if loss:
-        raise DataError(f"{path} is {loss}: expected labels as .png or another kind without loss. {WHY_NOT_LOSSY}")
+        raise DataError(f"{path} is {loss}: expected labels as .png or in another lossless format. {WHY_NOT_LOSSY}")
 
 
 def count_transparent(path: Path) -> int:
@@ -175,7 +172,7 @@ def read_red_16_bit(path: Path) -> np.ndarray:
     if pixels.dtype != np.uint16 or channels < 3:
         raise DataError(
             f"{path} has {channels} channels of {pixels.dtype}: expected a 16-bit RGB PNG as the vendor wrote it "
-            "(class in red, instance in green); tools that know only 8 bits spoil it"
+            "(class in red, instance in green). A tool may have made it 8-bit: unpack it again"
         )
     return np.ascontiguousarray(pixels[..., 2])  # OpenCV has blue first
 
@@ -280,7 +277,7 @@ def _undo_stretching(levels: np.ndarray, picture: Image.Image, data: bytes) -> n
         return levels // (255 // (2**depth - 1)) if colour == GRAY and depth in (2, 4) else levels
     if picture.format == "PPM":
         if picture.mode == "1":
-            raise ValueError("a PBM counts 1 as black: it holds no ids")
+            raise ValueError("a PBM stores 1 as black, so it holds no ids")
         highest = int(re.sub(rb"#[^\n]*\n", b" ", data[:4096]).split(maxsplit=4)[3])
         return np.round(levels * (highest / most)).astype(levels.dtype)
     if picture.format == "TIFF" and picture.mode in ("L", "1"):
@@ -301,7 +298,7 @@ def _decode_png(data: np.ndarray, flags: int) -> np.ndarray:
     """Decodes a PNG with OpenCV; raises ValueError if it is none, or damaged."""
     pixels = cv2.imdecode(data, flags) if _starts_with(data, PNG) else None
     if pixels is None:
-        raise ValueError("no PNG, or a damaged one")
+        raise ValueError("not a PNG, or a damaged one")
     return pixels
 
 
@@ -318,10 +315,7 @@ def _refuse_several(path: Path, file: bytes, expected: str) -> None:
     except UNREADABLE as error:
         raise DataError(_explain_unreadable(path, file, expected)) from error
     if number > 1:
-        raise DataError(
-            f"{path} holds {number} pages or frames: expected one, as nothing says which of them is meant. Save that "
-            "one alone, as PNG"
-        )
+        raise DataError(f"{path} holds {number} pages or frames: expected one. Save the one you want alone, as PNG")
 
 
 def _check(file: bytes) -> None:

@@ -51,8 +51,8 @@ class SYNTHIADataModule(FilesDataModule):
         if pairs and all(len(pair.image.stem) == DIGITS_OF_SEQUENCES and pair.image.stem.isdigit() for pair in pairs):
             rank_zero_warn(
                 f"synthia: images in {pairs[0].image.parent} have names of {DIGITS_OF_SEQUENCES} digits, as in "
-                "SYNTHIA's video sequences: expected RAND_CITYSCAPES (0000000.png). There class 12 is lane marking "
-                "and would be taken for motorcycle"
+                "SYNTHIA's video sequences, whose lane markings would be read as motorcycle (class 12): expected "
+                "RAND_CITYSCAPES (0000000.png)"
             )
         return pairs, problems
 

@@ -52,9 +52,9 @@ class TargetsDataModule(LightningDataModule):
         for place, member in (("source", source), ("development set", development)):
             if member is not None and member.role == "target" and not member.choose_on_target:
                 raise ProtocolError(
-                    f"{type(member).__name__} is a target of the protocol, it cannot be the {place}: a model is "
-                    "trained on a source and chosen on the development set, and targets are only tested. To break the "
-                    "protocol on purpose, set choose_on_target=true there; results.json will say so"
+                    f"{type(member).__name__} is a target of the protocol, so it cannot be the {place}: models are "
+                    "trained on a source, chosen on a development set, and only tested on targets. Use another data "
+                    "set, or, to break the protocol on purpose, set its choose_on_target=true"
                 )
         members = self._members()
         spaces = {member.labels.names for member in members}
@@ -68,8 +68,8 @@ class TargetsDataModule(LightningDataModule):
         repeated = sorted({domain for domain in folders if folders.count(domain) > 1})
         if repeated:
             raise ValueError(
-                f"{folders.count(repeated[0])} targets are called {repeated[0]}: expected different names, by which "
-                "their scores are told apart. Set domain of each"
+                f"{folders.count(repeated[0])} targets are called {repeated[0]}: expected different names, to tell "
+                "their scores apart. Set domain of each"
             )
         self.normalization = members[0].normalization
         self.num_classes = members[0].num_classes

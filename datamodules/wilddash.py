@@ -148,13 +148,18 @@ def read_panoptic(path: Path, segments: Mapping[str, Mapping[int, int]]) -> np.n
     """
     if path.name not in segments:
         raise DataError(
-            f"{path}: panoptic.json says nothing about it: expected an annotation with this file_name", "id"
+            f"{path} is not listed in panoptic.json: expected an annotation with this file_name. Unpack both from the "
+            "same archive",
+            "id",
         )
     pixels = read_image(path).astype(np.uint32)
     found, places = np.unique(pixels[..., 0] | pixels[..., 1] << 8 | pixels[..., 2] << 16, return_inverse=True)
     classes = {0: 0} | dict(segments[path.name])
     unknown = [int(segment) for segment in found if int(segment) not in classes]
     if unknown:
-        raise DataError(f"{path} has segments that panoptic.json does not list: {unknown[:5]}", "id")
+        raise DataError(
+            f"{path} has segments that panoptic.json does not list: {unknown[:5]}. Unpack both from the same archive",
+            "id",
+        )
     table = np.array([classes[int(segment)] for segment in found], dtype=np.uint8)
     return table[places].reshape(pixels.shape[:2])

@@ -486,12 +486,12 @@ def test_a_report_that_cannot_be_written_is_said_before_anything_is_read(
     ("args", "said"),
     [
         ([], "SEGADAPT_DATA"),
-        (["--root", "nowhere"], "nowhere is no folder"),
+        (["--root", "nowhere"], "nowhere is not a folder"),
         (["--root", "."], "there is no data set in"),
         (["--root", ".", "--datasets", "kitti"], "there is no data set kitti: expected some of gta, synthia"),
         (["--data", "nowhere.yaml"], "there is no file nowhere.yaml"),
-        (["--data", "text.yaml"], "text.yaml describes no datamodule"),
-        (["--data", "wrong.yaml"], "wrong.yaml describes no datamodule that can be made"),
+        (["--data", "text.yaml"], "text.yaml is not the YAML of a datamodule"),
+        (["--data", "wrong.yaml"], "wrong.yaml is not the YAML of a datamodule"),
         (["--data", "generated.yaml"], "StreetScenesDataModule, which reads no files"),
         (["--data", "folder.yaml", "--datasets", "other"], "there is no data set other: expected some of mine"),
     ],
@@ -562,11 +562,13 @@ def test_a_folder_of_ones_own_is_understood_and_its_yaml_reads_it(layout: str, c
     assert code == 0, out
     (found,) = [found for found in report["data_sets"][0]["splits"] if not found["absent"]]
     assert found["images"] == found["labels"] == found["read"] == 3
-    assert report["data_sets"][0]["passed_over"] == {".txt": 1} and "of no pair are 1 .txt (e.g. notes.txt)" in out
+    assert (
+        report["data_sets"][0]["passed_over"] == {".txt": 1} and "not part of any pair: 1 .txt (e.g. notes.txt)" in out
+    )
     written = yaml.safe_load(yaml_file.read_text())["init_args"]
     assert written["images"] == images and written["labels"] == masks
     assert written["ids"] == {3: "class_3", 7: "class_7", 9: "class_9"} and yaml_file.read_text() in out
-    assert "class_0 and so on are stand-ins" in out and "ids count as: 3: class_3, 7: class_7, 9: class_9" in out
+    assert "class_0 and so on are placeholders" in out and "ids count as: 3: class_3, 7: class_7, 9: class_9" in out
     again, repeated, _, _ = check("--data", yaml_file)
     assert again == 0 and sum(found["read"] for found in repeated["data_sets"][0]["splits"]) == 3
     with Image.open(picture) as drawn:
@@ -612,15 +614,15 @@ def test_what_labels_may_not_mean_is_said(check: Check, tmp_path: Path) -> None:
     code, report, out, _ = check("--data", config)
     (warning,) = report["data_sets"][0]["splits"][0]["warnings"]
     assert code == 0 and report["data_sets"][0]["splits"][0]["verdict"] == "ok?" and warning in out
-    assert "car never occurs in 12 label files, which hold the ids 0-11. If these are not Cityscapes' 19" in warning
+    assert "car never occurs in 12 label files, which hold the ids 0-11. If they are not Cityscapes' 19" in warning
     ids = {0: "thing", 1: "thing", 5: "sky"}
     named = {"root": str(root), "classes": ["thing", "sky"], "ids": ids, "ignored": [2, 3, 4, *range(6, 12)]}
     _, report, _, _ = check("--data", write_yaml(tmp_path / "camvid.yaml", "FolderDataModule", **named))
     (warning,) = report["data_sets"][0]["splits"][0]["warnings"]
-    assert "75% of the labels' pixels count for nothing, as their ids (2-4, 6-11) are ignored" in warning
+    assert "75% of the label pixels are ignored, in training and scores, as their ids (2-4, 6-11) stand" in warning
     Image.fromarray(np.eye(4, 12) > 0).save(root / "labels" / "03.png")
     code, report, out, _ = check("--data", config)
-    assert code == 1 and report["data_sets"][0]["splits"][0]["verdict"] == "PROBLEMS" and "is a mask of one bit" in out
+    assert code == 1 and report["data_sets"][0]["splits"][0]["verdict"] == "PROBLEMS" and "is a 1-bit mask" in out
 
 
 def test_what_happens_to_images_is_said(check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -634,11 +636,11 @@ def test_what_happens_to_images_is_said(check: Check, tmp_path: Path, monkeypatc
     config = write_yaml(tmp_path / "mine.yaml", "FolderDataModule", root=str(root))
     _, report, out, _ = check("--data", config)
     resized, turned = report["data_sets"][0]["splits"][0]["notes"]
-    assert "3 of 3 images have more than" in resized and "in their own proportions, e.g. 48x64 to 19x26" in resized
+    assert "3 of 3 images have more than" in resized and "keeping the aspect ratio, e.g. 48x64 to 19x26" in resized
     assert turned == "mine train, val, test: 2 of 3 images are turned as their EXIF orientation says, e.g. 1"
     assert "images: 3 JPEG RGB; 2 of 48x64, 1 of 64x48 pixels (WxH)" in out and "2 of 3 images are turned" in out
     squeezed = write_yaml(tmp_path / "mine.yaml", "FolderDataModule", root=str(root), evaluation_resize="protocol")
-    assert "without regard to their proportions, e.g. 48x64 to 32x16" in check("--data", squeezed)[2]
+    assert "changing the aspect ratio, e.g. 48x64 to 32x16" in check("--data", squeezed)[2]
     data = datamodules.FolderDataModule(str(root), num_workers=0)
     said: list[str] = []
     monkeypatch.setattr("datamodules.folder.rank_zero_info", said.append)
@@ -682,12 +684,12 @@ def test_empty_lists_and_labels_that_count_for_nothing_fail(check: Check, tmp_pa
     write_folder(tmp_path, 2)
     (tmp_path / "test.txt").write_text("# none")
     code, splits, out = check_splits(check, tmp_path, splits={"test": "test.txt"})
-    assert code == 1 and splits["test"]["verdict"] == "UNUSABLE" and "test.txt names no image" in out
+    assert code == 1 and splits["test"]["verdict"] == "UNUSABLE" and "test.txt lists no images" in out
     for path in (tmp_path / "labels").iterdir():
         write_image(path, np.full((4, 6), 255, dtype=np.uint8))
     code, splits, out = check_splits(check, tmp_path)
     assert code == 1 and splits["train"]["verdict"] == "NO LABELS"
-    assert "no pixel of its 2 label files belongs to a class, they hold 255." in out
+    assert "no pixel of its 2 label files belongs to a class, they hold the ids 255." in out
 
 
 @pytest.mark.parametrize(
@@ -701,7 +703,7 @@ def test_empty_lists_and_labels_that_count_for_nothing_fail(check: Check, tmp_pa
         ("ignored: 2", "ignored"),
         ("label_colours: {sky: '#ff0000'}", "label_colours"),
         ("crop_size: 32", "crop_size"),
-        ("ids: {0: sky, 0: road}", "own.yaml, line 2: the key 0 stands there twice"),
+        ("ids: {0: sky, 0: road}", "own.yaml, line 2: the key 0 occurs twice"),
     ],
 )
 def test_a_mistake_in_the_yaml_is_one_short_sentence(text: str, said: str, check: Check, tmp_path: Path) -> None:
@@ -718,7 +720,7 @@ def test_folders_beside_data_sets_and_what_may_have_been_deleted_are_said(
     write_folder(tmp_path / "data" / "my_town", 1)
     set_official(monkeypatch, "gta", GTA, train=1)
     out = check("--root", tmp_path / "data")[2]
-    assert "Not checked, as no data set is called so (give its --root): my_town" in out
+    assert "Not checked, as no data set has these names (to check one: --root FOLDER): my_town" in out
     assert "gta is not complete (or were known broken pairs deleted?)" in out
     set_official(monkeypatch, "gta", GTA, train=1000)
     out = check("--root", tmp_path / "data")[2]

@@ -233,7 +233,7 @@ def test_in_a_sweep_a_target_is_refused(checkpoint: Path, tmp_path: Path, monkey
     more = [*QUIET, f"--trainer.logger.init_args.save_dir={tmp_path}"]
     with pytest.raises(ValueError, match="target of the protocol"):
         main([*command[3:], *target, *more])
-    with pytest.raises(ValueError, match="let a sweep choose on it"):
+    with pytest.raises(ValueError, match="let a sweep tune on it"):
         main(["test", *command[4:], *DATA, *more])
 
 

@@ -61,15 +61,15 @@ def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
 examples:
   python -m experiments.check_data                            all data sets below $SEGADAPT_DATA
   python -m experiments.check_data --quick                    the same in a minute: every file listed, few of them read
-  python -m experiments.check_data --datasets gta cityscapes  two of them, which have to be there
+  python -m experiments.check_data --datasets gta cityscapes  two of them, an error if one is missing
   python -m experiments.check_data --root photos              your own images: what they hold, and a YAML for them
   python -m experiments.check_data --data my_photographs.yaml the same, read as a YAML says
 
 exit code:
   0  nothing is wrong
-  1  something is: a problem, fewer images than the official number, or a data set that was named is not there
+  1  something is: a problem, fewer images than in the official release, or a named data set is missing
   2  there is nothing to check, or the arguments are wrong
-  130  interrupted with Ctrl-C; the report holds what had been read""",
+  130  interrupted with Ctrl-C; the report holds what was read so far""",
     )
     place = parser.add_mutually_exclusive_group()
     place.add_argument(
@@ -88,7 +88,7 @@ exit code:
         "--datasets",
         nargs="+",
         metavar="NAME",
-        help=f"only these, which then have to be there; of {', '.join(DATA_SETS)}, or of the YAML's",
+        help=f"check only these, and fail if one is missing: {', '.join(DATA_SETS)}, or names from the YAML",
     )
     parser.add_argument(
         "--quick",
@@ -99,20 +99,20 @@ exit code:
         "--picture",
         type=to_path,
         metavar="PNG",
-        help="draw three pairs of each split, their labels laid over, to see whether they belong together",
+        help="draw three images of each split with their labels on top, to see whether they match",
     )
     parser.add_argument(
         "--write",
         type=to_path,
         metavar="YAML",
-        help="write the YAML that reads a folder of your own (with --root), which is printed in any case",
+        help="with --root on your own images: save the YAML, which is printed in any case, in this file",
     )
     parser.add_argument(
         "--json",
         type=to_path,
         default=Path("outputs/check_data.json"),
         metavar="FILE",
-        help="where the report goes, written anew after every split (%(default)s)",
+        help="file of the report, rewritten after every split (%(default)s)",
     )
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser.add_argument("--threads", type=int, default=cores, metavar="N", help="default: all cores (here %(default)s)")
@@ -135,8 +135,7 @@ def find_data_sets(options: argparse.Namespace) -> list[DataSetCheck]:
         base = options.root or os.environ.get(ROOT_VARIABLE)
         if not base:
             raise ValueError(
-                f"it is not said where the data sets lie: set the environment variable {ROOT_VARIABLE}, or give --root "
-                "or --data"
+                f"no folder of data sets is set: set the environment variable {ROOT_VARIABLE}, or give --root or --data"
             )
         found = find_below(to_path(str(base)), options.datasets)
         if options.datasets is None and not any(data_set.yaml for data_set in found):
@@ -159,7 +158,7 @@ def write_yaml(found: Sequence[DataSetCheck], path: Path) -> None:
     if not text:
         raise ValueError("--write is given, but a YAML is only written for images of your own: expected --root FOLDER")
     if path.exists():
-        raise ValueError(f"{path} exists: expected the name of a new file for --write")
+        raise ValueError(f"{path} already exists: expected the name of a new file for --write")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
 
@@ -174,13 +173,16 @@ def print_report(found: Sequence[DataSetCheck], options: argparse.Namespace, sec
     if contents:
         print(f"\n{contents}")
     if options.strangers:
-        print(f"\nNot checked, as no data set is called so (give its --root): {', '.join(options.strangers)}")
+        print(
+            "\nNot checked, as no data set has these names (to check one: --root FOLDER): "
+            f"{', '.join(options.strangers)}"
+        )
     sentences = explain(found, options.json)
     if sentences:
         print("\n" + "\n".join(sentences))
     for text in (data_set.yaml for data_set in found if data_set.yaml):
-        written = f"is in {options.write}" if options.write else "(--write FILE writes it)"
-        print(f"\nThe YAML that reads it {written}:\n\n{text}")
+        written = f"is in {options.write}" if options.write else "(to save it: --write FILE)"
+        print(f"\nThe YAML that reads these files {written}:\n\n{text}")
     advice = advise(found)
     if advice:
         print("\nWhat to do:\n" + "\n".join(f"- {line}" for line in advice))
@@ -212,7 +214,7 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return NOTHING
     except KeyboardInterrupt:
-        print("\nInterrupted: what follows is what had been read.", file=sys.stderr)
+        print("\nInterrupted: here is what was read so far.", file=sys.stderr)
         print_report(found, options, time.perf_counter() - start)
         return INTERRUPTED
     print_report(found, options, time.perf_counter() - start)

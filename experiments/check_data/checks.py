@@ -296,7 +296,9 @@ def find_below(base: Path, wanted: Sequence[str] | None) -> list[DataSetCheck]:
         ValueError: If there is no such folder, or no data set of a wanted name.
     """
     if not base.is_dir():
-        raise ValueError(f"{base} is no folder: expected one that holds a folder per data set ({', '.join(DATA_SETS)})")
+        raise ValueError(
+            f"{base} is not a folder: expected one that holds a folder per data set ({', '.join(DATA_SETS)})"
+        )
     check_names(wanted, DATA_SETS)
     here = {base.resolve().name.lower(), *(child.name.lower() for child in list_folders(base))}
     found = []
@@ -334,7 +336,7 @@ def open_config(path: Path, wanted: Sequence[str] | None) -> list[DataSetCheck]:
     try:
         opened = parser.instantiate_classes(parser.parse_args([f"--data={path}"])).data
     except ArgumentError as error:
-        raise ValueError(f"{path} describes no datamodule that can be made: {shorten(str(error))}") from error
+        raise ValueError(f"{path} is not the YAML of a datamodule: {shorten(str(error))}") from error
     found: list[DataSetCheck] = []
     if isinstance(opened, datamodules.TargetsDataModule):
         members: list[tuple[Any, Split]] = [(opened.source, "train"), (opened.development, "val")]
@@ -347,7 +349,9 @@ def open_config(path: Path, wanted: Sequence[str] | None) -> list[DataSetCheck]:
     elif isinstance(opened, FilesDataModule):
         found = [DataSetCheck(opened.domain, opened, required=True)]
     if not found:
-        raise ValueError(f"{path} describes a {type(opened).__name__}, which reads no files: there is nothing to check")
+        raise ValueError(
+            f"{path} describes a {type(opened).__name__}, which reads no files, so there is nothing to check"
+        )
     check_names(wanted, [member.name for member in found])
     return [member for member in found if wanted is None or member.name in wanted]
 

@@ -26,7 +26,7 @@ LABEL_FOLDER = re.compile(
 ENDING = re.compile(r"(_[A-Za-z]+)+$")  # of names: _leftImg8bit, _gtFine_labelIds, _mask
 LABEL_ENDING = re.compile(r"_(L|gt.*|.*label.*|.*mask.*|.*seg.*|.*annot.*)$", re.IGNORECASE)
 NOTE = "# Written by `python -m experiments.check_data` from the files in {root}.\n"
-STAND_INS = "# class_0 and so on are stand-ins: say what the classes are.{train_ids}\n"
+STAND_INS = "# class_0 and so on are placeholders: replace them with the names of your classes.{train_ids}\n"
 TRAIN_IDS_TOO = " If the ids are Cityscapes' 19 train ids, leave classes and ids out."
 
 

@@ -80,7 +80,7 @@ def describe_contents(found: Sequence[DataSetCheck]) -> str:
                 f"{len(names):,} {suffix or 'without suffix'} (e.g. {names[0]}{explain_suffix(suffix)})"
                 for suffix, names in data_set.passed_over.items()
             )
-            blocks.append(f"{data_set.name}: of no pair are {files}.")
+            blocks.append(f"{data_set.name}: not part of any pair: {files}.")
     return "\n\n".join(blocks)
 
 
@@ -121,10 +121,10 @@ def explain(found: Sequence[DataSetCheck], path: Path) -> list[str]:
             lines.append(data_set.error + ".")
         for check in data_set.checks:
             if check.absent and check.required:
-                lines.append(f"{check.name} is not there: {check.absent}.")
+                lines.append(f"{check.name} is missing: {check.absent}.")
             if check.void and not check.problems:
                 files = format_number(check.census.labels.total(), "label file")
-                held = f"they hold {format_ids(sorted(check.census.all_ids))}"
+                held = f"they hold the ids {format_ids(sorted(check.census.all_ids))}"
                 lines.append(f"{check.name} cannot be used: no pixel of its {files} belongs to a class, {held}.")
             if check.unusable:
                 lines.append(f"{check.name} cannot be used: {check.unusable}.")
@@ -162,7 +162,7 @@ def explain_known(check: SplitCheck) -> str:
     seen = seen or "can be read, may be blank"
     named = ", ".join(check.known[:SHOWN]) + (", ..." if len(check.known) > SHOWN else "")
     number = format_number(len(check.known), "pair")
-    return f"{check.name}: {number} broken in the official release, not by your copy ({named}): {seen}."
+    return f"{check.name}: {number} broken in the official release itself ({named}): {seen}."
 
 
 def format_number(number: int, noun: str) -> str:
@@ -186,12 +186,17 @@ def advise(found: Sequence[DataSetCheck]) -> list[str]:
             deleted = " (or were known broken pairs deleted?)" if known else ""
             advice.append(f"{data_set.name} is not complete{deleted}: unpack {data_set.module.archives} again.")
     if any(check.count("id") for check in checks):
-        advice.append("Ids outside the table mean another release or encoding, or labels that a tool has converted.")
+        advice.append(
+            "Unknown ids come from another release or encoding, or from a tool that converted the labels: use the "
+            "vendor's files, or set ids for your own."
+        )
     if any(data_set.error and data_set.failed for data_set in found):
-        advice.append("What is not found may lie elsewhere: give its folder an expected name, or set root in its YAML.")
+        advice.append(
+            "A data set that was not found may be elsewhere: rename its folder as expected, or set root in its YAML."
+        )
     if problems:
         advice.append(
-            "To use a split as it is: --data.broken=skip reads it once, leaves broken pairs out, and names them in "
-            "results.json."
+            "To use a split as it is: --data.broken=skip reads it once, leaves out the broken pairs, and lists them "
+            "in results.json."
         )
     return advice

@@ -373,15 +373,15 @@ def test_root_is_found_in_a_folder_of_folders(tmp_path: Path, monkeypatch: pytes
 
 def test_roots_that_are_wrong_are_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SEGADAPT_DATA", raising=False)
-    with pytest.raises(DataError, match=r"it is not said where small lies: set root .* or .* SEGADAPT_DATA"):
+    with pytest.raises(DataError, match=r"the folder of small is not set: set root .* or .* SEGADAPT_DATA"):
         SmallDataModule().find_root()
-    with pytest.raises(DataError, match=r"root is .*none, which is no folder"):
+    with pytest.raises(DataError, match=r"root is .*none, which is not a folder"):
         SmallDataModule(str(tmp_path / "none")).find_root()
     write_files(tmp_path, "file", "half/readme.txt", "small/readme.txt")
-    with pytest.raises(DataError, match=r"root is .*file, which is no folder"):
+    with pytest.raises(DataError, match=r"root is .*file, which is not a folder"):
         SmallDataModule(str(tmp_path / "file")).find_root()
     monkeypatch.setenv("SEGADAPT_DATA", str(tmp_path / "file"))
-    with pytest.raises(DataError, match=r"\$SEGADAPT_DATA is .*file, which is no folder"):
+    with pytest.raises(DataError, match=r"\$SEGADAPT_DATA is .*file, which is not a folder"):
         SmallDataModule().find_root()
     with pytest.raises(DataError, match=r"half, which holds readme\.txt: expected images/test/.* Unpack small\.zip"):
         SmallDataModule(str(tmp_path / "half")).find_root()
@@ -395,7 +395,7 @@ def test_two_roots_are_an_error(tmp_path: Path, places: tuple[str, str]) -> None
     for place in places:
         write_small(tmp_path / place, "a")
     named = ", ".join(str(tmp_path / place) for place in places)
-    with pytest.raises(DataError, match=f"small lies more than once in .*: {named}. Set root to one"):
+    with pytest.raises(DataError, match=f"small was found more than once in .*: {named}. Set root to one"):
         SmallDataModule(str(tmp_path)).find_root()
     assert SmallDataModule(str(tmp_path / places[1])).find_root() == tmp_path / places[1]
 

@@ -137,7 +137,7 @@ def test_labels_are_the_numbers_that_their_file_holds(kind: str, tmp_path: Path)
 
 def test_labels_that_are_stored_with_loss_are_errors(tmp_path: Path) -> None:
     Image.fromarray(IDS).convert("L").save(tmp_path / "a.tif", compression="jpeg")
-    with pytest.raises(DataError, match=r"a\.tif is a TIFF with lossy compression.*export the labels again, as PNG"):
+    with pytest.raises(DataError, match=r"a\.tif is a TIFF with lossy compression.*export the labels again as PNG"):
         read_index(tmp_path / "a.tif")
 
 
@@ -215,7 +215,7 @@ def test_a_pair_says_one_orientation(image: int, labels: int, tmp_path: Path) ->
     data = FolderDataModule(str(tmp_path), classes=["a", "b", "c", "d"], num_workers=0)
     if image != labels:
         with pytest.raises(
-            DataError, match=f"EXIF orientation {image}, its labels {labels}.*expected the same of both"
+            DataError, match=f"EXIF orientation {image}, its labels {labels}.*expected the same for both"
         ):
             next(iter(data.test_dataloader()))
         return
@@ -235,12 +235,12 @@ def test_classes_that_never_occur_are_named_with_the_line_that_fits(tmp_path: Pa
     ):
         data.test_dataloader()
     Image.fromarray(IDS > 1).save(tmp_path / "labels" / "1.png")
-    with pytest.raises(DataError, match=r"1\.png is a mask of one bit, whose ids are 0 and 1, and .*all of one"):
+    with pytest.raises(DataError, match=r"1\.png is a 1-bit mask \(ids 0 and 1\), .*all of one"):
         FolderDataModule(str(tmp_path), classes=["background", "road"], num_workers=0).test_dataloader()
 
 
 def test_ids_are_asked_for_where_0_is_ignored() -> None:
-    with pytest.raises(ValueError, match=r"ignored holds 0.*expected ids, e\.g\. \{1: sky, 2: road\}"):
+    with pytest.raises(ValueError, match=r"ignored holds 0.*set ids, e\.g\. \{1: sky, 2: road\}"):
         FolderDataModule(classes=["sky", "road"], ignored=[0])
     FolderDataModule(classes=["sky", "road"], ignored=[0], ids={1: "sky", 2: "road"})
     for names in (["", "road"], [" ", "road"]):
@@ -274,7 +274,7 @@ def test_photographs_of_other_kinds_are_named(tmp_path: Path) -> None:
     for name in ("a.jfif", "b.jpe"):
         Image.fromarray(np.dstack([IDS * 60] * 3)).save(tmp_path / name, "JPEG")
     (tmp_path / "c.HEIC").write_bytes(b"?")
-    with pytest.warns(UserWarning, match=r"passed over 1 files that cannot be read \(c\.HEIC\)"):
+    with pytest.warns(UserWarning, match=r"skipped 1 files that cannot be read \(c\.HEIC\)"):
         assert len(FolderDataModule(str(tmp_path), num_workers=0).predict_dataloader()) == 2
 
 
@@ -292,7 +292,7 @@ SEVERAL: dict[str, tuple[str, dict[str, object]]] = {
 def test_files_of_several_pictures_are_errors(kind: str, read: Callable[[Path], np.ndarray], tmp_path: Path) -> None:
     name, options = SEVERAL[kind]
     PICTURE.save(tmp_path / name, save_all=True, append_images=[OTHER], **options)  # type: ignore[arg-type]
-    with pytest.raises(DataError, match=rf"{name} holds 2 pages or frames: expected one.*Save that one"):
+    with pytest.raises(DataError, match=rf"{name} holds 2 pages or frames: expected one.*Save the one"):
         read(tmp_path / name)
 
 
@@ -362,7 +362,7 @@ WHAT: dict[str, tuple[str, Write, str]] = {
     "lfs": (
         "a.png",
         lambda path: path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"),
-        "a pointer of Git LFS.*git lfs pull",
+        "a Git LFS pointer.*git lfs pull",
     ),
     "html": ("a.jpg", lambda path: path.write_bytes(b"\n<!DOCTYPE html><html>"), "a web page .*download it again"),
     "heic": ("a.jpg", lambda path: path.write_bytes(b"\0\0\0\x18ftypheic" + bytes(99)), "a HEIC.*convert it to PNG"),
@@ -374,8 +374,8 @@ WHAT: dict[str, tuple[str, Write, str]] = {
         "floating-point numbers: save it with 8 or 16 bits",
     ),
     "float64": ("a.tif", lambda path: cv2.imwrite(str(path), IDS.astype(np.float64)), "floating-point numbers"),
-    "bmp 4": ("a.bmp", lambda path: write_bmp(path, 4, 16, IDS), "a BMP of 4 bits per pixel.*save it as PNG"),
-    "bmp 8 of 2 colours": ("a.bmp", lambda path: write_bmp(path, 8, 2, IDS % 2), "a BMP of 8 bits.*save it as PNG"),
+    "bmp 4": ("a.bmp", lambda path: write_bmp(path, 4, 16, IDS), "a BMP with 4 bits per pixel.*save it as PNG"),
+    "bmp 8 of 2 colours": ("a.bmp", lambda path: write_bmp(path, 8, 2, IDS % 2), "a BMP with 8 bits.*save it as PNG"),
 }
 
 
@@ -431,6 +431,6 @@ def test_16_bit_images_that_are_almost_black_are_named(
         warnings.simplefilter("always")
         data = FolderDataModule(str(tmp_path), num_workers=0)
         loader = data.predict_dataloader()
-    said = [str(warning.message) for warning in caught if "16 bits hold" in str(warning.message)]
+    said = [str(warning.message) for warning in caught if "16-bit images hold" in str(warning.message)]
     assert len(said) == bool(found) and all(re.search(found, text) for text in said)
     assert loader.dataset.check(0).image.brightest == values.max()  # of check_data
