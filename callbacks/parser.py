@@ -85,7 +85,7 @@ def shorten(message: str, files: Sequence[Path] = ()) -> str:
         if value:
             values.append(value[1])
         if line and not (type_ or value or re.match(NOISE, line)):
-            said.append(re.sub(NO_CLASS, r"there is no \1, expected a class (package.module.Class) or a file", line))
+            said.append(re.sub(NO_CLASS, r"\1 is neither a class (package.module.Class) nor a file", line))
     option, kinds = ".".join(keys), [kind for kind in dict.fromkeys(types) if kind != "NoneType"]
     if kinds and values:
         said.insert(0, f"{option}{owner} is {values[0]}, expected {' or '.join(kinds)}")

@@ -490,7 +490,7 @@ def test_a_report_that_cannot_be_written_is_said_before_anything_is_read(
         (["--root", "."], "there is no data set in"),
         (["--root", ".", "--datasets", "kitti"], "there is no data set kitti: expected some of gta, synthia"),
         (["--data", "nowhere.yaml"], "there is no file nowhere.yaml"),
-        (["--data", "text.yaml"], "text.yaml describes no datamodule"),
+        (["--data", "text.yaml"], "text.yaml is not the YAML of a datamodule"),
         (["--data", "wrong.yaml"], "wrong.yaml is not the YAML of a datamodule"),
         (["--data", "generated.yaml"], "StreetScenesDataModule, which reads no files"),
         (["--data", "folder.yaml", "--datasets", "other"], "there is no data set other: expected some of mine"),

@@ -536,7 +536,7 @@ def test_a_learning_rate_that_changes_counts_when_a_training_goes_on(
 ) -> None:
     def go_on(name: str, *words: str) -> Any:
         caplog.clear()
-        with caplog.at_level("INFO"):
+        with caplog.at_level("INFO", logger="pytorch_lightning"):
             return run("fit", own[0], tmp_path / name, f"--ckpt_path={own[1]}", "--trainer.max_epochs=4", *words)
 
     same = go_on("same").trainer.callback_metrics

@@ -374,8 +374,8 @@ WHAT: dict[str, tuple[str, Write, str]] = {
         "floating-point numbers: save it with 8 or 16 bits",
     ),
     "float64": ("a.tif", lambda path: cv2.imwrite(str(path), IDS.astype(np.float64)), "floating-point numbers"),
-    "bmp 4": ("a.bmp", lambda path: write_bmp(path, 4, 16, IDS), "a BMP of 4 bits per pixel.*save it as PNG"),
-    "bmp 8 of 2 colours": ("a.bmp", lambda path: write_bmp(path, 8, 2, IDS % 2), "a BMP of 8 bits.*save it as PNG"),
+    "bmp 4": ("a.bmp", lambda path: write_bmp(path, 4, 16, IDS), "a BMP with 4 bits per pixel.*save it as PNG"),
+    "bmp 8 of 2 colours": ("a.bmp", lambda path: write_bmp(path, 8, 2, IDS % 2), "a BMP with 8 bits.*save it as PNG"),
 }
 
 
