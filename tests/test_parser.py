@@ -19,7 +19,7 @@ FUNCTION = "torchvision.models.segmentation.lraspp_mobilenet_v3_large"
         (["--trainer.max_epochs=many"], "trainer.max_epochs is many, expected int"),
         (["--trainer.epochs=3"], "unrecognized arguments: --trainer.epochs=3"),
         (["--results.outputs=[masks]"], "results.outputs is masks, expected Literal"),
-        (["--data=Foo"], "data: there is no Foo, expected a class (package.module.Class) or a file"),
+        (["--data=Foo"], "data: Foo is neither a class (package.module.Class) nor a file"),
         (["--model.network=lightning_modules.networks.Lab"], "model.network (lightning_modules.networks.Lab): module"),
     ],
 )
