@@ -40,8 +40,8 @@ def read_tags(data: bytes) -> list[Tags]:
 def count_pictures(data: bytes) -> int:
     """Returns how many pictures a file holds: pages or frames.
 
-    Smaller copies of the first page and masks of what is valid in it, as in a cloud-optimised GeoTIFF, do not count; nor
-    do the other pictures in a JPEG of a phone (MPO), whose first is the photograph.
+    Smaller copies of the first page, and masks of what is valid in it, as in a cloud-optimised GeoTIFF, do not count;
+    nor do the other pictures in a JPEG of a phone (MPO), whose first is the photograph.
     """
     if data.startswith(JPEG) or (data.startswith(PNG) and b"acTL" not in data[: data.find(b"IDAT")]):
         return 1
