@@ -16,6 +16,7 @@ COMMON = ("road", "building", "vegetation", "sky", "car")  # classes that hardly
 ENOUGH = 10  # label files
 MOSTLY = 0.5  # share of ignored pixels from which on they are worth a warning
 DARK = 2**14  # a brightest value of 16-bit images from which on they are none of 14 bits or fewer
+COUNTED = 2**20  # pixels at a time
 ONE_BIT = "1-bit"  # how `Header.kind` ends for masks of black and white alone
 
 Ids = Counter[int]  # number of pixels by id
@@ -198,5 +199,8 @@ def format_size(size: tuple[int, int]) -> str:
 
 def count_ids(ids: np.ndarray) -> Ids:
     """Counts the pixels of each id in (H, W) uint8 or uint16 ids."""
-    counts = np.bincount(ids.ravel())
+    counts = np.zeros(2**16, dtype=np.int64)
+    rows = max(1, COUNTED // max(1, ids.shape[1]))
+    for first in range(0, len(ids), rows):  # bincount takes 8 bytes for each pixel
+        counts += np.bincount(ids[first : first + rows].ravel(), minlength=2**16)
     return Counter({int(value): int(counts[value]) for value in np.flatnonzero(counts)})

@@ -6,6 +6,7 @@ from io import BytesIO
 from PIL import Image, TiffImagePlugin
 
 JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+REDUCED, MASK = 1, 4  # bits of SUBFILE
 SUBFILE, BITS_PER_SAMPLE, COMPRESSION, PHOTOMETRIC, SAMPLE_FORMAT = 254, 258, 259, 262, 339  # tags of TIFF
 DEFAULTS = {SUBFILE: 0, BITS_PER_SAMPLE: 1, COMPRESSION: 1, PHOTOMETRIC: 1, SAMPLE_FORMAT: 1}
 LOSSY_TIFF = {6, 7, 33003, 33005, 34712, 34892, 50001, 50002, 52546}  # JPEG, JPEG 2000, WebP, JPEG XL
@@ -39,13 +40,13 @@ def read_tags(data: bytes) -> list[Tags]:
 def count_pictures(data: bytes) -> int:
     """Returns how many pictures a file holds: pages or frames.
 
-    Smaller copies of the first page, as in a cloud-optimised GeoTIFF, do not count; nor do the other pictures in a JPEG
-    of a phone (MPO), whose first is the photograph.
+    Smaller copies of the first page, and masks of what is valid in it, as in a cloud-optimised GeoTIFF, do not count;
+    nor do the other pictures in a JPEG of a phone (MPO), whose first is the photograph.
     """
     if data.startswith(JPEG) or (data.startswith(PNG) and b"acTL" not in data[: data.find(b"IDAT")]):
         return 1
     if pages := read_tags(data):
-        return 1 + sum(not page[SUBFILE] & 1 for page in pages[1:])
+        return 1 + sum(not page[SUBFILE] & (REDUCED | MASK) for page in pages[1:])
     with Image.open(BytesIO(data)) as picture:
         return getattr(picture, "n_frames", 1)
 

@@ -151,20 +151,20 @@ def to_posix(root: Path, path: str) -> str:
 
 def make_finder(files: Files) -> Callable[[str], list[str]]:
     """Returns a function that names the files that an entry of a list could be: by name, else by the end of a path."""
-    by_last_part: dict[str, set[str]] = {}
+    by_end: dict[str, list[tuple[str, str]]] = {}  # of one part and of two: frames of many videos may be called 0001
     for name, path in files.items():
-        for last in (name.rpartition("/")[2], path.stem):
-            by_last_part.setdefault(last, set()).add(name)
+        bare_path = f"/{path.with_suffix('').as_posix()}"
+        for parts in (1, 2):
+            by_end.setdefault("/".join(bare_path.split("/")[-parts:]), []).append((bare_path, name))
 
     def find(entry: str) -> list[str]:
         bare = remove_suffix(entry)
         if bare in files:
             return [bare]
-        return [
-            name
-            for name in sorted(by_last_part.get(bare.rpartition("/")[2], ()))
-            if f"/{bare}".endswith(f"/{name}") or ends_with(files[name], bare)
-        ]
+        parts = bare.split("/")
+        names = {name for start in range(1, len(parts)) if (name := "/".join(parts[start:])) in files}
+        alike = by_end.get("/".join(parts[-2:]), ())
+        return sorted(names | {name for bare_path, name in alike if bare_path.endswith(f"/{bare}")})
 
     return find
 

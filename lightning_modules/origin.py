@@ -1,8 +1,9 @@
 """What a checkpoint says of itself, and whether that fits the run that loads it."""
 
 from collections.abc import Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     from lightning_modules.segmentation import SegmentationModule
 
 FREE_ARGUMENTS = {"weights", "num_classes", "dropout"}  # of a network, that may differ from those in training
+FINGERPRINTS: WeakKeyDictionary[Any, str] = WeakKeyDictionary()  # of data in training: to make one looks at every file
 
 
 def describe_origin(module: "SegmentationModule") -> dict[str, Any]:
@@ -18,7 +20,7 @@ def describe_origin(module: "SegmentationModule") -> dict[str, Any]:
     Args:
         module: In training; what its trainer's data do not say is left out.
     """
-    origin = module.origin | {"version": version("segadapt")}
+    origin = module.origin | find_version()
     trainer = module._trainer
     normalization = getattr(getattr(trainer, "datamodule", None), "normalization", None)
     if normalization is not None:
@@ -26,8 +28,18 @@ def describe_origin(module: "SegmentationModule") -> dict[str, Any]:
     dataset = getattr(getattr(trainer, "train_dataloader", None), "dataset", None)
     if dataset is not None and hasattr(dataset, "fingerprint"):
         domain = getattr(dataset, "domain", type(dataset).__name__)
-        origin["trained_on"] = {"domain": domain, "images": len(dataset), "fingerprint": dataset.fingerprint()}
+        if dataset not in FINGERPRINTS:
+            FINGERPRINTS[dataset] = dataset.fingerprint()
+        origin["trained_on"] = {"domain": domain, "images": len(dataset), "fingerprint": FINGERPRINTS[dataset]}
     return origin
+
+
+def find_version() -> dict[str, str]:
+    """Returns the version of this project; nothing if it is not installed, but run from its folder."""
+    try:
+        return {"version": version("segadapt")}
+    except PackageNotFoundError:
+        return {}
 
 
 def check_origin(module: "SegmentationModule", checkpoint: Mapping[str, Any]) -> None:

@@ -725,3 +725,41 @@ def test_folders_beside_data_sets_and_what_may_have_been_deleted_are_said(
     set_official(monkeypatch, "gta", GTA, train=1000)
     out = check("--root", tmp_path / "data")[2]
     assert "gta is not complete: unpack" in out and "deleted?" not in out
+
+
+def test_a_picture_that_cannot_be_drawn_leaves_the_report_on_the_screen(check: Check, tmp_path: Path) -> None:
+    write_folder(tmp_path / "mine", 2)
+    for path in (tmp_path / "mine" / "images").iterdir():
+        path.write_bytes(b"x")
+    code, _, out, err = check("--root", tmp_path / "mine", "--picture", tmp_path / "picture.png")
+    assert code == 1 and "2 pairs with an unreadable file" in out and "is not drawn" in err
+
+
+def test_names_of_files_in_a_picture_are_no_formulas(check: Check, tmp_path: Path) -> None:
+    write_folder(tmp_path / "mine", 1, (900, 4))
+    for folder in ("images", "labels"):
+        (tmp_path / "mine" / folder / "000.png").rename(tmp_path / "mine" / folder / r"$\frac$.png")
+    code, _, _, err = check("--root", tmp_path / "mine", "--picture", tmp_path / "picture.png")
+    assert code == 0, err
+    with Image.open(tmp_path / "picture.png") as picture:
+        assert picture.height < 2500
+
+
+def test_splits_below_folders_of_different_names_are_no_splits(check: Check, tmp_path: Path) -> None:
+    for camera in "ab":
+        for split in ("train", "valid"):
+            write_folder(tmp_path / "mine" / camera / split, 1)
+    code, report, out, _ = check("--root", tmp_path / "mine")
+    assert code == 0, out
+    assert report["data_sets"][0]["splits"][0]["read"] == 4
+
+
+def test_a_path_below_home_is_found_as_main_finds_it(
+    check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_folder(tmp_path / "mine", 2)
+    (tmp_path / "pairs.csv").write_text("image,label\nimages/000.png,labels/000.png\n")
+    config = write_yaml(tmp_path / "mine.yaml", "FolderDataModule", root="~/mine", pairs="~/pairs.csv")
+    code, report, out, _ = check("--data", config)
+    assert code == 0 and report["data_sets"][0]["splits"][0]["read"] == 1, out

@@ -21,6 +21,7 @@ from callbacks.processes import run_to_end
 from callbacks.run_checks import CLUSTERS, check_checkpoint, loads_weights
 from callbacks.training_folder import reserve_folders
 from datamodules import FolderDataModule, TargetsDataModule
+from datamodules.files import FilesDataset
 from experiments.describe import main as describe
 from lightning_modules.checkpoints import CheckpointReader
 from lightning_modules.networks import DeepLabV1
@@ -602,3 +603,13 @@ def test_machines_that_no_launcher_knows_are_not_waited_for(tmp_path: Path, monk
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(ValueError, match=r"trainer\.num_nodes is 2, but no launcher .*leave trainer\.num_nodes out"):
         main(["test", *arguments(tmp_path, "--trainer.num_nodes=2")])
+
+
+def test_the_files_of_a_training_are_looked_at_once_for_its_checkpoints(
+    own: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = []
+    fingerprint = FilesDataset.fingerprint
+    monkeypatch.setattr(FilesDataset, "fingerprint", lambda data: looked.append(data.domain) or fingerprint(data))
+    run("fit", own[0], tmp_path, "--trainer.max_epochs=3")
+    assert looked == ["own"]

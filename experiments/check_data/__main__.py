@@ -208,8 +208,6 @@ def main(args: Sequence[str] | None = None) -> int:
         report.write(complete=False)
         read_all(found, options.threads, report)
         report.write(complete=True)
-        if options.picture is not None:
-            draw_pairs(found, options.picture)
     except (ValueError, TypeError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return NOTHING
@@ -218,7 +216,12 @@ def main(args: Sequence[str] | None = None) -> int:
         print_report(found, options, time.perf_counter() - start)
         return INTERRUPTED
     print_report(found, options, time.perf_counter() - start)
-    if options.picture is not None:
+    if options.picture is not None:  # last: what was found in hours is printed, whatever becomes of it
+        try:
+            draw_pairs(found, options.picture)
+        except (ValueError, OSError) as error:
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            return PROBLEMS
         print(f"Picture: {options.picture}")
     return PROBLEMS if any(data_set.failed for data_set in found) else OK
 

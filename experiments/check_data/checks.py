@@ -12,7 +12,7 @@ from pytorch_lightning import LightningDataModule
 from tqdm import tqdm
 
 import datamodules
-from callbacks.parser import refuse_repeated_keys, shorten
+from callbacks.parser import expand_home, refuse_repeated_keys, shorten
 from datamodules.base import DataError, Problem, ProblemKind, Split
 from datamodules.census import Census, PairCheck, name_id
 from datamodules.files import NAMED, FilesDataModule, FilesDataset, check_dataset, list_folders
@@ -197,12 +197,12 @@ class SplitCheck:
     def compare(self, other: "SplitCheck") -> str:
         """Returns which images another split has too, the same files or copies of them; empty if none."""
         mine, theirs = ({pair.image: pair.name for pair in c.dataset.pairs} if c.dataset else {} for c in (self, other))
-        shared = [name for path, name in mine.items() if path in theirs]
+        shared = {name: name for path, name in mine.items() if path in theirs}
         copies = {name: other.digests[key] for key, name in self.digests.items() if key in other.digests}
-        shared += [f"{name} (a copy of {copy})" for name, copy in copies.items() if name not in shared]
+        shared = {name: f"{name} (a copy of {copy})" for name, copy in copies.items()} | shared
         if not shared:
             return ""
-        named = ", ".join(shared[:NAMED]) + (", ..." if len(shared) > NAMED else "")
+        named = ", ".join(list(shared.values())[:NAMED]) + (", ..." if len(shared) > NAMED else "")
         return f"{self.name}: {len(shared):,} of its images are also in {other.name}: {named}"
 
     def find_notes(self) -> list[str]:
@@ -334,7 +334,7 @@ def open_config(path: Path, wanted: Sequence[str] | None) -> list[DataSetCheck]:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(LightningDataModule, "data", required=True)
     try:
-        opened = parser.instantiate_classes(parser.parse_args([f"--data={path}"])).data
+        opened = parser.instantiate_classes(expand_home(parser.parse_args([f"--data={path}"]))).data
     except ArgumentError as error:
         raise ValueError(f"{path} is not the YAML of a datamodule: {shorten(str(error))}") from error
     found: list[DataSetCheck] = []

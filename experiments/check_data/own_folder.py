@@ -46,6 +46,8 @@ def guess_arguments(base: Path) -> dict[str, Any] | None:
         arguments["labels"] = make_pattern(labels)
         arguments |= guess_classes([base / path for path in labels[:: max(1, len(labels) // LOOKED_AT)]])
     found = {SPLITS[part.lower()]: part for path in images for part in path.parts if part.lower() in SPLITS}
+    if "{split}" not in arguments["images"]:
+        found = {}  # they lie below folders of other names: nothing that a pattern could say
     if any(split != part for split, part in found.items()):
         arguments["splits"] = dict(found)
     if found and "test" not in found:
@@ -68,6 +70,9 @@ def make_pattern(paths: Sequence[PurePosixPath]) -> str:
     stars = "**/*" if deeper else "*"
     if len(endings) == 1 and endings != {""}:
         return "/".join([*common, f"{stars}{endings.pop()}"])
+    last = {parts[-1] for parts in folders if parts}
+    if not common and len(last) == 1 and all(folders):  # a/images, b/images
+        return f"**/{last.pop()}/*"
     return "/".join(common) or "."
 
 

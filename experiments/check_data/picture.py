@@ -14,6 +14,8 @@ from experiments.check_data.checks import DataSetCheck, SplitCheck
 
 PAIRS = 3  # of each split
 WIDTH = 4.0  # inches of an image
+PIXELS = 800  # most in a row or column of an image: more are not seen, and large photographs would fill the memory
+MOST = 2.0  # height of an image in the picture, by its width
 NAME = 46  # characters of a file's name that are shown
 
 
@@ -30,7 +32,7 @@ def draw_pairs(found: Sequence[DataSetCheck], path: Path) -> None:
     rows = [(check, pairs) for data_set in found for check in data_set.checks if (pairs := load_pairs(check))]
     if not rows:
         raise ValueError(f"{path} is not drawn: no pair could be read")
-    ratios = [max(image.shape[0] / image.shape[1] for _, image, _ in pairs) for _, pairs in rows]
+    ratios = [min(MOST, max(image.shape[0] / image.shape[1] for _, image, _ in pairs)) for _, pairs in rows]
     heights = [
         WIDTH * ratio * (2 if check.labelled else 1) + 1.2 for (check, _), ratio in zip(rows, ratios, strict=True)
     ]
@@ -44,11 +46,12 @@ def draw_pairs(found: Sequence[DataSetCheck], path: Path) -> None:
         seen: set[int] = set()
         for column, (name, image, labels) in enumerate(pairs):
             axes[0, column].imshow(image)
-            axes[0, column].set_title(name if len(name) <= NAME else f"...{name[-NAME:]}", fontsize=8)
+            title = name if len(name) <= NAME else f"...{name[-NAME:]}"
+            axes[0, column].set_title(title, fontsize=8, parse_math=False)  # a $ is no formula
             if labels is not None:
                 axes[1, column].imshow(draw_overlay(image, labels, palette))
                 seen |= set(np.unique(labels).tolist())
-        part.suptitle(check.name)
+        part.suptitle(check.name, parse_math=False)
         names = dict(enumerate(check.module.class_names)) | {IGNORED: "ignored"}
         handles = [
             Patch(facecolor=palette[label] / 255, edgecolor="gray", label=names[label]) for label in sorted(seen)
@@ -69,5 +72,11 @@ def load_pairs(check: SplitCheck) -> list[tuple[str, np.ndarray, np.ndarray | No
             image, labels = dataset.load_pair(number) if check.labelled else (dataset.load_image(number), None)
         except DataError:
             continue  # the report says what is wrong with it
-        pairs.append((dataset.name(number), image, labels))
+        pairs.append((dataset.name(number), shrink(image), None if labels is None else shrink(labels)))
     return pairs
+
+
+def shrink(pixels: np.ndarray) -> np.ndarray:
+    """Returns an image, or labels, of which rows and columns are left out if it is larger than is seen."""
+    height, width = pixels.shape[:2]
+    return pixels[:: -(-height // PIXELS), :: -(-width // PIXELS)].copy()

@@ -16,6 +16,7 @@ from pytorch_lightning import LightningDataModule
 from datamodules.base import DataError, ProtocolError
 from datamodules.folder import FolderDataModule
 from datamodules.folder_arguments import list_colours
+from datamodules.folder_files import make_finder
 from datamodules.labels import CITYSCAPES_COLOURS
 from main import main
 from tests.tiny import NO_LOGGER, QUIET, ROOT
@@ -746,3 +747,10 @@ def test_the_colours_of_the_documentation_are_camvids_32() -> None:
 def test_own_names_get_colours_of_their_own() -> None:
     data = FolderDataModule("/", classes=["road", "lawn", "pond"])
     assert data.colours[0] == CITYSCAPES_COLOURS["road"] and len(set(data.colours)) == 3 and data.domain == "folder"
+
+
+def test_an_entry_of_a_list_is_found_by_the_end_of_its_path_or_of_the_file() -> None:
+    files = {f"{video}/0001": Path(f"/data/own/images/{video}/0001.png") for video in "ab"}
+    find = make_finder(files | {"c": Path("/data/own/images/c.png")})
+    assert find("elsewhere/a/0001.png") == find("own/images/a/0001") == find("a/0001") == ["a/0001"]
+    assert find("0001") == ["a/0001", "b/0001"] and find("x/c.png") == ["c"] and find("c/0001") == []

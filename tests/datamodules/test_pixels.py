@@ -434,3 +434,10 @@ def test_16_bit_images_that_are_almost_black_are_named(
     said = [str(warning.message) for warning in caught if "16-bit images hold" in str(warning.message)]
     assert len(said) == bool(found) and all(re.search(found, text) for text in said)
     assert loader.dataset.check(0).image.brightest == values.max()  # of check_data
+
+
+def test_a_mask_of_what_is_valid_is_no_second_page(tmp_path: Path) -> None:
+    first, mask = (Image.fromarray(np.full((4, 6), value, dtype=np.uint8)) for value in (3, 255))
+    mask.encoderinfo = {"tiffinfo": {254: 4}}  # type: ignore[attr-defined]
+    first.save(tmp_path / "a.tif", save_all=True, append_images=[mask])
+    assert (read_index(tmp_path / "a.tif") == 3).all()
