@@ -52,15 +52,12 @@ TESTED = {
     "protocol": "test_protocol.py",
     "report": "callbacks/test_report.py",
     "tradeoffs": "test_tradeoffs.py",
-    "training_speed": "test_training_speed.py",
 }
 # The others, with what makes them tiny.
 TINY = {
     "check_data": ["--quick", "--threads", "1"],
     "contact_sheets": ["--rows", "1", "--count", "1", "--height", "64", "--width", "128", "--folder", "sheets"],
     "list_presets": [],
-    "report_speed": ["--images", "2", "--sizes", "64x128"],
-    "reading": ["--scenes", "1", "--repeats", "1", "--loaded", "2", "--workers"],
 }
 WIDE = {"DeepLabV1", "DeepLabV3Plus", "FCN", "FCN8s"}  # networks that an argument `width` makes small
 

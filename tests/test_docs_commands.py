@@ -20,7 +20,6 @@ import yaml
 import callbacks
 import datamodules
 import main as program
-from experiments.browser import BROWSERS
 from lightning_modules import networks
 from main import main
 from tests.docs_commands import (
@@ -295,8 +294,6 @@ def test_program_runs(command: Command, workshop: Path, vendors: Path, monkeypat
         return
     shutil.copytree(ROOT / "docs", workshop / "docs", dirs_exist_ok=True)  # so that pages are written there
     name = (command.module or "").removeprefix("experiments.")
-    if name == "report_speed" and not any(shutil.which(browser) for browser in BROWSERS):
-        pytest.skip("there is no Chromium")
     # The trees here are smaller than the official data sets, which the check has to find; one's own have no such size.
     own = any(folder in command.text for folder in ("camvid", "photos"))
     run_program(command, TINY[name], code=1 if name == "check_data" and not own else 0)

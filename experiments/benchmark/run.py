@@ -39,13 +39,22 @@ from experiments.benchmark.rows import COLUMNS, HEADING, add_note, format_page, 
 from experiments.benchmark.runtime_accuracy import measure_accuracy
 from experiments.command_line import to_path
 from experiments.pages import insert_report
-from experiments.reading import name_processor
 from lightning_modules.compilation import RECOMPILE_LIMIT
 from lightning_modules.predictor import predict_plainly
 
 SIZES = {"cuda": ["1024x2048", "1080x1920", "720x1280"], "cpu": ["256x512"]}
 REPEATS = {"cuda": 20, "cpu": 5}
 LEAST_AGREEMENT = 0.999  # of the labels of a row in float32 with the plain loop's
+
+
+def name_processor() -> str:
+    """Returns what the processor calls itself."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
 
 
 class Benchmark:
