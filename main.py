@@ -16,12 +16,13 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 import callbacks  # noqa: F401 (so that the command line knows methods by their short names)
 import datamodules  # noqa: F401 (so that the command line knows its classes by their short names)
-from callbacks import choice, run_checks, training_folder
 from callbacks.method import Method
-from callbacks.parser import Parser, read_whole_numbers
-from callbacks.processes import run_to_end
 from callbacks.results import Results
-from callbacks.run_config import RunConfig
+from callbacks.run import checks as run_checks
+from callbacks.run import choice, training_folder
+from callbacks.run.config import RunConfig
+from callbacks.run.parser import Parser, read_whole_numbers
+from callbacks.run.processes import run_to_end
 from lightning_modules.checkpoints import CheckpointReader
 from lightning_modules.segmentation import SegmentationModule
 

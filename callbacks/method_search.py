@@ -18,8 +18,8 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from callbacks.method import Method, require_segmentation
-from callbacks.records import to_plain
-from callbacks.run_folder import SEARCH
+from callbacks.run.folder import SEARCH
+from callbacks.run.records import to_plain
 from lightning_modules.metrics import count_overlap
 from lightning_modules.predictor import Stopwatch
 

@@ -14,11 +14,11 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
 from callbacks.method import require_segmentation
-from callbacks.panels import draw_overlay, encode_jpeg, encode_png, find_palette, restore_photograph
-from callbacks.prediction_folder import SUFFIXES, Output, PredictionFolder, Writers, describe_image
-from callbacks.processes import all_or_none, gather_sets
-from callbacks.records import describe_run, find_folder, find_method, to_plain, write_file
-from callbacks.run_settings import (
+from callbacks.report.panels import draw_overlay, encode_jpeg, encode_png, find_palette, restore_photograph
+from callbacks.run.prediction_folder import SUFFIXES, Output, PredictionFolder, Writers, describe_image
+from callbacks.run.processes import all_or_none, gather_sets
+from callbacks.run.records import describe_run, find_folder, find_method, to_plain, write_file
+from callbacks.run.settings import (
     WAYS_OUT,
     check_settings,
     describe_data,

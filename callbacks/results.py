@@ -17,28 +17,16 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from callbacks.blended_norm import list_faults
-from callbacks.dashboard import log_dashboard
-from callbacks.gallery import Gallery
 from callbacks.method import require_segmentation
 from callbacks.method_search import list_searches
-from callbacks.panels import draw_panel, find_palette
 from callbacks.predictions import OUTPUTS, Done, Output, Predictions
-from callbacks.processes import all_or_none
-from callbacks.records import (
-    describe_run,
-    find_commit,
-    find_folder,
-    find_log_folder,
-    find_method,
-    name_device,
-    read_records,
-    shorten_name,
-    to_plain,
-    write_file,
-)
-from callbacks.reliability import draw_reliability, encode_figure
-from callbacks.report import write_report, write_training_report
-from callbacks.run_folder import (
+from callbacks.report.dashboard import log_dashboard
+from callbacks.report.gallery import Gallery
+from callbacks.report.panels import draw_panel, find_palette
+from callbacks.report.reliability import draw_reliability, encode_figure
+from callbacks.report.summary import gain_of_image, summarize_records
+from callbacks.report.write import write_report, write_training_report
+from callbacks.run.folder import (
     PANELS,
     RECORDS,
     RELIABILITY,
@@ -51,10 +39,22 @@ from callbacks.run_folder import (
     read_located,
     set_aside,
 )
-from callbacks.run_settings import describe_evaluation, find_stage, fingerprint_weights, keeps_knowledge
-from callbacks.selection import Selection
-from callbacks.summary import gain_of_image, summarize_records
-from callbacks.training_folder import check_trained
+from callbacks.run.processes import all_or_none
+from callbacks.run.records import (
+    describe_run,
+    find_commit,
+    find_folder,
+    find_log_folder,
+    find_method,
+    name_device,
+    read_records,
+    shorten_name,
+    to_plain,
+    write_file,
+)
+from callbacks.run.selection import Selection
+from callbacks.run.settings import describe_evaluation, find_stage, fingerprint_weights, keeps_knowledge
+from callbacks.run.training_folder import check_trained
 from lightning_modules.metrics import Scores, fetch_scores, scale_temperature, score_image
 from lightning_modules.predictor import predict_plainly
 

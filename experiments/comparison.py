@@ -23,7 +23,7 @@ os.environ.setdefault("WANDB_SILENT", "true")
 
 import torch
 
-from callbacks.records import to_plain, write_file
+from callbacks.run.records import to_plain, write_file
 from callbacks.temperature import TemperatureSearch
 from experiments.command_line import to_path
 from experiments.demo import PUBLISHED_SEED, QUICK

@@ -24,7 +24,7 @@ import matplotlib.pyplot as plt
 import torch
 
 from callbacks.alpha_search import AlphaSearch
-from callbacks.panels import draw_panel, make_palette
+from callbacks.report.panels import draw_panel, make_palette
 from callbacks.results import SUMMARY, find_method, set_aside, to_plain
 from experiments.command_line import to_path
 from lightning_modules.predictor import predict_plainly

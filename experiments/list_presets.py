@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from callbacks.records import write_file
+from callbacks.run.records import write_file
 from experiments.command_line import to_path
 
 CONFIGS = Path(__file__).parent.parent / "configs"

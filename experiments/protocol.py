@@ -28,10 +28,10 @@ os.environ.setdefault("WANDB_SILENT", "true")
 import yaml
 
 from callbacks import SegTTT
-from callbacks.records import find_commit, read_manifest, to_plain, write_file
-from callbacks.run_folder import MANIFEST, SEARCH
-from callbacks.run_settings import check_settings
-from callbacks.selection import Selection
+from callbacks.run.folder import MANIFEST, SEARCH
+from callbacks.run.records import find_commit, read_manifest, to_plain, write_file
+from callbacks.run.selection import Selection
+from callbacks.run.settings import check_settings
 from experiments.command_line import drop_options, split_arguments, to_path
 from experiments.parent_death import end_with_parent
 from experiments.study import Study, describe_method

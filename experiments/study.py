@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from callbacks.results import RECORDS, SUMMARY, read_records
-from callbacks.run_folder import SEARCH
+from callbacks.run.folder import SEARCH
 from lightning_modules.metrics import Scores
 from main import main
 

@@ -24,7 +24,7 @@ import matplotlib.pyplot as plt
 import torch
 
 from callbacks import SegTTT
-from callbacks.records import to_plain, write_file
+from callbacks.run.records import to_plain, write_file
 from experiments.command_line import to_path
 from experiments.comparison import BASE, QUICK, SCALES, TARGETS, choose_shared, name_machine, train
 from experiments.study import Study, describe_method

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from callbacks.gallery import Gallery
-from callbacks.panels import make_palette
-from callbacks.records import to_plain
-from callbacks.summary import summarize_records
+from callbacks.report.gallery import Gallery
+from callbacks.report.panels import make_palette
+from callbacks.report.summary import summarize_records
+from callbacks.run.records import to_plain
 from lightning_modules.metrics import score_image
 from tests.fakes import make_images
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from callbacks.report import write_report
+from callbacks.report.write import write_report
 from experiments.browser import explain_missing, list_requests, open_browser, open_page, resize, wait_for_pictures
 from tests.fake_results import make_search, write_results
 

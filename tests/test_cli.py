@@ -14,9 +14,9 @@ from PIL import Image
 from pytorch_lightning import Callback
 from torch import nn
 
-from callbacks.processes import explain
 from callbacks.results import read_records
-from callbacks.run_checks import check_checkpoint
+from callbacks.run.checks import check_checkpoint
+from callbacks.run.processes import explain
 from lightning_modules.predictor import predict_plainly
 from main import main
 from tests import programs

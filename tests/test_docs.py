@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 import callbacks
-from callbacks.choice import check_method
+from callbacks.run.choice import check_method
 from experiments.docs_hooks import replace_equations, replace_outward_links
 from experiments.list_presets import BEGIN, END, list_presets, replace_list
 from tests.docs_commands import PAGES, read_blocks

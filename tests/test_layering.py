@@ -2,6 +2,9 @@
 
     main, experiments -> callbacks -> lightning_modules -> torch        datamodules -> torch
 
+Within callbacks: methods -> adaptation; results, predictions, searches -> report -> run. How a method predicts knows
+nothing of the files and pages that a run leaves.
+
 The checks are functions from `{path: source}` to sentences about violations, so that the tests at the end can show
 each of them failing on a bad source.
 """
@@ -34,6 +37,7 @@ ALBUMENTATIONS_HOME = "datamodules/transforms.py"
 LIGHTNING = {"lightning", "pytorch_lightning", "lightning_fabric"}
 NAMELESS = {"util", "utils", "helper", "helpers", "misc"}
 MAIN_LINES = 100
+FLOOR = 20  # files of callbacks that lie in no folder below it
 
 Sources = dict[str, str]
 
@@ -136,6 +140,27 @@ def check_methods(sources: Sources) -> list[str]:
     return found
 
 
+def check_rooms(sources: Sources) -> list[str]:
+    """Methods and what they share know nothing of a run on disk, and that nothing of its report."""
+    methods = {*method_classes(sources), "callbacks.method"}
+    found = []
+    for path, source in sources.items():
+        module = module_name(path)
+        if module in methods or module.startswith("callbacks.adaptation"):
+            closed = ("callbacks.run", "callbacks.report")
+        elif module.startswith("callbacks.run"):
+            closed = ("callbacks.report",)
+        else:
+            continue
+        found += [
+            f"{path}:{item.line} imports {item.dotted}, which lies in another room"
+            for item in imports(path, source)
+            if f"{item.dotted}.".startswith(tuple(f"{room}." for room in closed))
+        ]
+    floor = [path for path in sources if PurePosixPath(path).parent.as_posix() == "callbacks"]
+    return found + [f"callbacks has {len(floor)} files on its own floor, expected {FLOOR}"] * (len(floor) > FLOOR)
+
+
 def check_albumentations(sources: Sources) -> list[str]:
     return [
         f"{path}:{item.line} imports {item.dotted}; only {ALBUMENTATIONS_HOME} may"
@@ -194,7 +219,7 @@ def test_methods_are_found(project: Sources) -> None:
 
 
 @pytest.mark.parametrize(
-    "check", [check_layers, check_methods, check_albumentations, check_networks, check_names, check_main]
+    "check", [check_layers, check_methods, check_rooms, check_albumentations, check_networks, check_names, check_main]
 )
 def test_project(project: Sources, check) -> None:
     assert check(project) == []
@@ -295,6 +320,27 @@ def test_check_methods_finds(line: str) -> None:
 def test_check_methods_allows(line: str) -> None:
     sources = METHODS | {"callbacks/tent.py": f"from callbacks.method import Method\n{line}\nclass Tent(Method): ..."}
     assert check_methods(sources) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        ("callbacks/tta.py", "from callbacks.run.records import write_file"),
+        ("callbacks/method.py", "from callbacks import report"),
+        ("callbacks/adaptation/steps.py", "import callbacks.report.page"),
+        ("callbacks/run/folder.py", "from callbacks.report.gallery import GALLERY"),
+    ],
+)
+def test_check_rooms_finds(path: str, line: str) -> None:
+    assert len(check_rooms(METHODS | {path: f"{line}\n{METHODS.get(path, '')}"})) == 1
+    assert (
+        check_rooms(METHODS | {"callbacks/results.py": line, "callbacks/report/page.py": line.replace("report", "run")})
+        == []
+    )
+
+
+def test_check_rooms_counts_the_floor() -> None:
+    assert len(check_rooms({f"callbacks/file_{number}.py": "" for number in range(FLOOR + 1)})) == 1
 
 
 def test_check_methods_lets_others_import_methods() -> None:

@@ -19,7 +19,7 @@ SECONDS = 25  # from what went wrong to the end of the last process
 PROGRAM = f"""
 import os, sys, time
 sys.path.insert(0, {str(ROOT)!r})
-from callbacks.processes import run_to_end
+from callbacks.run.processes import run_to_end
 from callbacks.results import Results
 from datamodules.base import DataError
 from datamodules.street_scenes import StreetScenesDataModule

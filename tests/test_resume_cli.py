@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from callbacks.records import read_records
+from callbacks.run.records import read_records
 from main import main
 from tests import programs
 from tests.tiny import arguments

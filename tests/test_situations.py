@@ -17,9 +17,9 @@ from PIL import Image
 from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor
 
-from callbacks.processes import run_to_end
-from callbacks.run_checks import CLUSTERS, check_checkpoint, loads_weights
-from callbacks.training_folder import reserve_folders
+from callbacks.run.checks import CLUSTERS, check_checkpoint, loads_weights
+from callbacks.run.processes import run_to_end
+from callbacks.run.training_folder import reserve_folders
 from datamodules import FolderDataModule, TargetsDataModule
 from datamodules.files import FilesDataset
 from experiments.describe import main as describe
@@ -459,7 +459,7 @@ def test_a_batch_of_one_that_cannot_be_normalised_says_what_to_set(tmp_path: Pat
 def test_too_little_shared_memory_is_one_sentence(
     message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("callbacks.processes.watch_parent", lambda: None)
+    monkeypatch.setattr("callbacks.run.processes.watch_parent", lambda: None)
 
     def fail() -> None:
         raise RuntimeError(message)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from callbacks.records import to_plain, write_file
+from callbacks.run.records import to_plain, write_file
 
 COLUMNS = (
     "network", "height", "width", "device", "precision", "method", "steps", "trainable", "ms", "ms_spread",

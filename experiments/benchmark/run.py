@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from callbacks.method import Method
-from callbacks.records import find_commit, number_files, to_plain, write_file
+from callbacks.run.records import find_commit, number_files, to_plain, write_file
 from callbacks.views import Resampling
 from experiments.benchmark import cost
 from experiments.benchmark.cases import (

@@ -19,7 +19,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from callbacks.records import to_plain, write_file
+from callbacks.run.records import to_plain, write_file
 from experiments.study import Study, describe_method
 
 MARKERS = {"t-BN": "o", "IaBN": "s", "TTA": "D"}

@@ -12,7 +12,7 @@ from pytorch_lightning import LightningDataModule
 from tqdm import tqdm
 
 import datamodules
-from callbacks.parser import expand_home, refuse_repeated_keys, shorten
+from callbacks.run.parser import expand_home, refuse_repeated_keys, shorten
 from datamodules.base import DataError, Problem, ProblemKind, Split
 from datamodules.census import Census, PairCheck, name_id
 from datamodules.files import NAMED, FilesDataModule, FilesDataset, check_dataset, list_folders

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from callbacks.panels import draw_overlay, make_palette
+from callbacks.report.panels import draw_overlay, make_palette
 from datamodules.base import DataError
 from datamodules.labels import IGNORED
 from experiments.check_data.checks import DataSetCheck, SplitCheck

@@ -20,7 +20,7 @@ import torch
 import torchmetrics
 import torchvision
 
-from callbacks.records import find_commit
+from callbacks.run.records import find_commit
 from experiments.command_line import to_path
 from experiments.gpu_check import STARTED, correctness, training
 from experiments.gpu_check.runner import Row, Runner, Step

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from callbacks.records import to_plain, write_file
+from callbacks.run.records import to_plain, write_file
 
 Row = dict[str, Any]
 LEAST_SECONDS = 3.0  # that are left for a step to start

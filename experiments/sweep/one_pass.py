@@ -10,7 +10,7 @@ import optuna
 from optuna.trial import TrialState, create_trial
 from tqdm import tqdm
 
-from callbacks.run_folder import RECORDS, SEARCH
+from callbacks.run.folder import RECORDS, SEARCH
 from experiments.command_line import drop_options
 from experiments.sweep.child import POLL, run_child
 from experiments.sweep.command import QUIET, build_command

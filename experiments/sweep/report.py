@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from optuna.trial import FrozenTrial, TrialState
 
-from callbacks.records import find_commit, to_plain, write_file
+from callbacks.run.records import find_commit, to_plain, write_file
 from experiments.command_line import drop_options
 from experiments.sweep.definition import Definition
 from experiments.sweep.parameters import Parameter

@@ -18,7 +18,7 @@ from typing import Any
 
 import optuna
 
-from callbacks.records import to_plain
+from callbacks.run.records import to_plain
 from experiments.command_line import drop_options, split_arguments, to_path
 from experiments.sweep.child import ChildError
 from experiments.sweep.command import CHECKPOINT, EXPERIMENT, build_command, check_command, check_config, resolve

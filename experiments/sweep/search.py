@@ -13,7 +13,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from tqdm import tqdm
 
-from callbacks.run_settings import find_differences
+from callbacks.run.settings import find_differences
 from experiments.sweep.definition import Definition
 from experiments.sweep.samplers import EVERY, FINISHED, VALUES, GridInOrder, list_claims
 from experiments.sweep.trial import Report, name_point

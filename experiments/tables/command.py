@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from callbacks.records import write_file
+from callbacks.run.records import write_file
 from experiments.command_line import split_arguments, to_path
 from experiments.pages import insert_report
 from experiments.tables.build import BuiltTable, build_table

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from callbacks.figures import draw_differences
-from callbacks.records import write_file
+from callbacks.report.figures import draw_differences
+from callbacks.run.records import write_file
 from experiments.tables.build import BuiltPart, BuiltTable, Line, name_column
 from experiments.tables.paper import DEVELOPMENT, MEAN
 from experiments.tables.results import find_picture, measure_gains

@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from callbacks.records import shorten_name
 from callbacks.results import RECORDS, SUMMARY, read_records
+from callbacks.run.records import shorten_name
 from experiments.tables.runs import Plan, Run, read_defaults
 from lightning_modules.metrics import Scores
 

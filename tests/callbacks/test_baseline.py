@@ -8,8 +8,8 @@ import pytest
 from pytorch_lightning.loggers import CSVLogger
 
 from callbacks import IaBN
+from callbacks.report.summary import gain_of_image, summarize_records
 from callbacks.results import Results, read_records
-from callbacks.summary import gain_of_image, summarize_records
 from lightning_modules.metrics import Scores
 from tests.callbacks.test_runs import FakeDataModule, Snapshot, make_module, make_targets, make_trainer
 

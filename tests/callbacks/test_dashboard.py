@@ -11,9 +11,9 @@ import wandb
 from PIL import Image
 from wandb.proto import wandb_internal_pb2
 
-from callbacks.dashboard import log_dashboard
-from callbacks.gallery import locate_pictures
-from callbacks.run_data import read_run
+from callbacks.report.dashboard import log_dashboard
+from callbacks.report.gallery import locate_pictures
+from callbacks.report.run_data import read_run
 from tests.fake_results import CLASSES, make_search, write_results
 from tests.processes import wait_for
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-import callbacks.gallery
-from callbacks.gallery import Gallery, has_pictures, locate_pictures, rank_extremes
-from callbacks.panels import make_palette
+import callbacks.report.gallery
+from callbacks.report.gallery import Gallery, has_pictures, locate_pictures, rank_extremes
+from callbacks.report.panels import make_palette
 from tests.fakes import make_images
 
 CLASSES = 5
@@ -129,7 +129,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_pictures(
     tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generator, scores = random.Random(seed), draw_scores(20, seed)
-    real, budget = callbacks.gallery.write_file, [0]
+    real, budget = callbacks.report.gallery.write_file, [0]
 
     def write(path: Path, data: bytes) -> None:
         budget[0] -= 1
@@ -139,7 +139,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_pictures(
             raise KilledError
         real(path, data)
 
-    monkeypatch.setattr(callbacks.gallery, "write_file", write)
+    monkeypatch.setattr(callbacks.report.gallery, "write_file", write)
     recorded: dict[tuple[str, str], float] = {}
     kills = 0
     while len(recorded) < len(scores):

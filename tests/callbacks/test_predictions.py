@@ -15,11 +15,11 @@ from PIL import Image
 from pytorch_lightning import Callback
 
 from callbacks import AdaBN, IaBN, Method, SegTTT
-from callbacks.panels import draw_overlay, encode_png, make_palette, restore_photograph
-from callbacks.prediction_folder import THREADS, WAITING, PredictionFolder, Writers
 from callbacks.predictions import Predictions
-from callbacks.records import write_file
-from callbacks.run_settings import fingerprint_layers, fingerprint_weights, flatten
+from callbacks.report.panels import draw_overlay, encode_png, make_palette, restore_photograph
+from callbacks.run.prediction_folder import THREADS, WAITING, PredictionFolder, Writers
+from callbacks.run.records import write_file
+from callbacks.run.settings import fingerprint_layers, fingerprint_weights, flatten
 from callbacks.views import IMAGENET
 from datamodules import FolderDataModule, TargetsDataModule
 from datamodules.labels import LabelSpace

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 from pytorch_lightning.loggers import WandbLogger
 
-from callbacks.records import to_plain
-from callbacks.reliability import draw_reliability, encode_figure
+from callbacks.report.reliability import draw_reliability, encode_figure
+from callbacks.report.summary import summarize_records
 from callbacks.results import Results, set_aside
-from callbacks.summary import summarize_records
+from callbacks.run.records import to_plain
 from datamodules import TargetsDataModule
 from lightning_modules.metrics import Scores, score_image
 from lightning_modules.segmentation import SegmentationModule

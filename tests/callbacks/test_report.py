@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgba
 
-from callbacks.figures import (
+from callbacks.report.figures import (
     METHOD,
     choose_width,
     draw_classes,
@@ -21,10 +21,10 @@ from callbacks.figures import (
     draw_times,
     draw_training,
 )
-from callbacks.records import read_records, to_plain
-from callbacks.report import write_report, write_training_report
-from callbacks.report_page import encode_svg
-from callbacks.run_data import read_run
+from callbacks.report.page import encode_svg
+from callbacks.report.run_data import read_run
+from callbacks.report.write import write_report, write_training_report
+from callbacks.run.records import read_records, to_plain
 from experiments import report
 from lightning_modules.metrics import Scores
 from main import main

@@ -19,14 +19,14 @@ from pytorch_lightning.loggers import CSVLogger
 
 from callbacks import AdaBN, IaBN, Method, SegTTT, Tent
 from callbacks.alpha_search import AlphaSearch
-from callbacks.folder_lock import FolderInUseError, FolderLock
 from callbacks.method_search import MethodSearch
 from callbacks.predictions import Predictions
-from callbacks.records import read_records, write_manifest
+from callbacks.report.summary import summarize_records
 from callbacks.results import Results
-from callbacks.run_folder import RunFolder, list_siblings
-from callbacks.run_settings import describe_execution, fingerprint_files
-from callbacks.summary import summarize_records
+from callbacks.run.folder import RunFolder, list_siblings
+from callbacks.run.lock import FolderInUseError, FolderLock
+from callbacks.run.records import read_records, write_manifest
+from callbacks.run.settings import describe_execution, fingerprint_files
 from callbacks.temperature import TemperatureSearch
 from datamodules import FolderDataModule, TargetsDataModule
 from datamodules.labels import LabelSpace
@@ -570,7 +570,7 @@ def test_a_folder_that_nobody_chose_is_set_aside_for_other_settings(tmp_path: Pa
 @pytest.mark.parametrize("stage", ["test", "validate", "predict"])
 def test_a_folder_that_another_run_writes_into_is_refused(stage: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    hold = "import sys, time; from pathlib import Path; from callbacks.folder_lock import FolderLock\n"
+    hold = "import sys, time; from pathlib import Path; from callbacks.run.lock import FolderLock\n"
     hold += "lock = FolderLock(Path(sys.argv[1])); lock.acquire(); Path('held').touch(); time.sleep(60)"
     holder = programs.start(["-c", hold, str(out)], tmp_path)
     try:

@@ -19,7 +19,7 @@ from torch import nn
 from callbacks import TTA, IaBN, Method, SegTTT
 from callbacks.alpha_search import AlphaSearch
 from callbacks.method import Adaptation
-from callbacks.panels import draw_panel, encode_png, make_palette
+from callbacks.report.panels import draw_panel, encode_png, make_palette
 from callbacks.results import Results, read_records, set_aside, summarize_records, to_plain
 from callbacks.views import IMAGENET
 from datamodules import StreetScenesProtocol, TargetsDataModule

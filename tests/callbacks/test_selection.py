@@ -10,8 +10,8 @@ import yaml
 
 from callbacks import IaBN, SegTTT
 from callbacks.results import Results
-from callbacks.run_settings import fingerprint_weights
-from callbacks.selection import Selection
+from callbacks.run.selection import Selection
+from callbacks.run.settings import fingerprint_weights
 from tests.callbacks.test_runs import make_module, make_targets, make_trainer
 
 

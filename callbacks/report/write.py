@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from callbacks.figures import (
+from callbacks.report.figures import (
     draw_classes,
     draw_differences,
     draw_domains,
@@ -14,13 +14,13 @@ from callbacks.figures import (
     format_milliseconds,
     format_value,
 )
-from callbacks.picture_cards import add_pictures
-from callbacks.reliability import draw_reliability
-from callbacks.report_page import Page, embed, format_number, format_signed, list_files
-from callbacks.run_data import BASELINE, SCORES, DomainData, RunData, name_method, read_run
-from callbacks.run_folder import REPORT
-from callbacks.run_settings import flatten
-from callbacks.training_report import TRAINING_REPORT, write_training_report
+from callbacks.report.page import Page, embed, format_number, format_signed, list_files
+from callbacks.report.picture_cards import add_pictures
+from callbacks.report.reliability import draw_reliability
+from callbacks.report.run_data import BASELINE, SCORES, DomainData, RunData, name_method, read_run
+from callbacks.report.training import TRAINING_REPORT, write_training_report
+from callbacks.run.folder import REPORT
+from callbacks.run.settings import flatten
 
 __all__ = ["REPORT", "TRAINING_REPORT", "write_report", "write_training_report"]
 

@@ -5,7 +5,7 @@ import json
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.cli import SaveConfigCallback
 
-from callbacks.records import find_log_folder
+from callbacks.run.records import find_log_folder
 
 
 class RunConfig(SaveConfigCallback):

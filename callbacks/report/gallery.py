@@ -17,12 +17,12 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from callbacks.panels import encode_jpeg, encode_png, restore_photograph
-from callbacks.records import shorten_name, write_file
+from callbacks.report.panels import encode_jpeg, encode_png, restore_photograph
+from callbacks.run.folder import GALLERY
+from callbacks.run.records import shorten_name, write_file
 from callbacks.views import IMAGENET, Normalization
 from lightning_modules.metrics import resize_probabilities
 
-GALLERY = "gallery"
 EXTREMES = 3
 MAX_WIDTH = 1024  # pixels; wider pictures would make reports of a hundred images large
 ENDINGS = {"truth": ".truth.png", "baseline": ".baseline.png", "prediction": ".prediction.png", "image": ".image.jpg"}

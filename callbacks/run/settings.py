@@ -12,7 +12,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import nn
 
 from callbacks.method import Method, require_segmentation
-from callbacks.records import find_method, to_plain
+from callbacks.run.records import find_method, to_plain
 
 NAMED = 5  # how many settings an error names
 WAYS_OUT = "another results.folder, or --results.overwrite=true"

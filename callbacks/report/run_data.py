@@ -10,11 +10,21 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from callbacks.gallery import EXTREMES, GALLERY, has_pictures, locate_pictures, rank_extremes
-from callbacks.panels import make_palette
-from callbacks.records import read_manifest
-from callbacks.run_folder import MANIFEST, RECORDS, SEARCH, SUMMARY, Line, RunFolder, list_rank_files, read_located
-from callbacks.summary import summarize_records
+from callbacks.report.gallery import EXTREMES, has_pictures, locate_pictures, rank_extremes
+from callbacks.report.panels import make_palette
+from callbacks.report.summary import summarize_records
+from callbacks.run.folder import (
+    GALLERY,
+    MANIFEST,
+    RECORDS,
+    SEARCH,
+    SUMMARY,
+    Line,
+    RunFolder,
+    list_rank_files,
+    read_located,
+)
+from callbacks.run.records import read_manifest
 from lightning_modules.metrics import Scores
 
 BASELINE = "t-BN"  # how the unadapted network is called, as in the paper

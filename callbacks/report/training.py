@@ -4,8 +4,8 @@ import csv
 import math
 from pathlib import Path
 
-from callbacks.figures import LOSS_NAME, MIOU_NAME, RATE_NAME, draw_training
-from callbacks.report_page import Page, embed, list_files
+from callbacks.report.figures import LOSS_NAME, MIOU_NAME, RATE_NAME, draw_training
+from callbacks.report.page import Page, embed, list_files
 
 TRAINING_REPORT = "training.html"
 

@@ -8,16 +8,16 @@ from typing import Any, NamedTuple
 
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
-from callbacks.folder_lock import FolderInUseError, FolderLock
-from callbacks.gallery import GALLERY
-from callbacks.records import number_files, read_manifest, replacing, to_plain, write_file, write_manifest
-from callbacks.run_settings import check_settings, find_differences
+from callbacks.run.lock import FolderInUseError, FolderLock
+from callbacks.run.records import number_files, read_manifest, replacing, to_plain, write_file, write_manifest
+from callbacks.run.settings import check_settings, find_differences
 
 RECORDS = "records.jsonl"
 SUMMARY = "results.json"
 RELIABILITY = "reliability.png"
 MANIFEST = "run.json"
 PANELS = "panels"
+GALLERY = "gallery"
 REPORT = "report.html"
 SEARCH = "search.json"
 

@@ -5,7 +5,7 @@ from itertools import pairwise
 from typing import Any
 
 import callbacks
-from callbacks.records import to_plain
+from callbacks.run.records import to_plain
 
 
 def check_method(args: Sequence[str]) -> None:

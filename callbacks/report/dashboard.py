@@ -10,7 +10,7 @@ import wandb
 from matplotlib.figure import Figure
 from PIL import Image
 
-from callbacks.figures import (
+from callbacks.report.figures import (
     draw_classes,
     draw_differences,
     draw_domains,
@@ -20,8 +20,8 @@ from callbacks.figures import (
     format_value,
     summarize_losses,
 )
-from callbacks.reliability import draw_reliability, encode_figure
-from callbacks.run_data import BASELINE, SCORES, ImageRow, RunData, read_run
+from callbacks.report.reliability import draw_reliability, encode_figure
+from callbacks.report.run_data import BASELINE, SCORES, ImageRow, RunData, read_run
 from lightning_modules.metrics import IGNORED
 
 ROOT = "results"  # all keys begin with it

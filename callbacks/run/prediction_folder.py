@@ -7,9 +7,9 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from callbacks.folder_lock import FolderLock
-from callbacks.records import read_manifest, read_records, shorten_name, write_file, write_manifest
-from callbacks.run_settings import WAYS_OUT
+from callbacks.run.lock import FolderLock
+from callbacks.run.records import read_manifest, read_records, shorten_name, write_file, write_manifest
+from callbacks.run.settings import WAYS_OUT
 
 Output = Literal["labels", "train_ids", "overlays", "confidence"]
 SUFFIXES: dict[Output, str] = {"labels": ".png", "train_ids": ".png", "overlays": ".jpg", "confidence": ".png"}

@@ -4,8 +4,8 @@ from typing import Any
 
 from PIL import Image
 
-from callbacks.report_page import Page, encode_file, format_number, format_signed
-from callbacks.run_data import ImageRow, RunData
+from callbacks.report.page import Page, encode_file, format_number, format_signed
+from callbacks.report.run_data import ImageRow, RunData
 
 LAYERS = ("image", "truth", "baseline", "prediction")
 

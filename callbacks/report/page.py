@@ -14,7 +14,7 @@ import jinja2
 import matplotlib
 from matplotlib.figure import Figure
 
-from callbacks.records import write_file
+from callbacks.run.records import write_file
 
 TEMPLATE = "report.html.j2"
 MIME = {".jpg": "image/jpeg", ".png": "image/png"}
