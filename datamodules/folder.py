@@ -44,6 +44,7 @@ from datamodules.pixels import WHY_NOT_LOSSY, read_header
 from datamodules.transforms import Resize, Transform
 
 LOOKED_AT = 50  # pairs of a split, to see whether they hold what they are taken for
+MOST_LOOKED_AT = 300  # where something seems to be wrong with these
 DEEP_LOOKED_AT = 5  # of their 16-bit images, of which the pixels have to be decoded
 
 
@@ -173,7 +174,9 @@ class FolderDataModule(FilesDataModule):
         dataset = super().make_dataset(split, transform, labelled)
         if split not in self._looked_at:
             self._looked_at.add(split)
-            census, where = self.look_at(dataset), f"{self.domain} {split}"
+            where, census = f"{self.domain} {split}", self.look_at(dataset, LOOKED_AT)
+            if len(dataset) > LOOKED_AT and self.find_warnings(census, where):
+                census = self.look_at(dataset, MOST_LOOKED_AT)  # a class may be rare
             census.check_bits(where)
             if warnings := [*find_odd_pairs(dataset.pairs, where), *self.find_warnings(census, where)]:
                 rank_zero_warn(warnings[0])
@@ -181,10 +184,15 @@ class FolderDataModule(FilesDataModule):
                 rank_zero_info(notes[0])
         return dataset
 
-    def look_at(self, dataset: FilesDataset) -> Census:
-        """Looks at some pairs of a split: at the headers of the images, a few deep ones, and the ids of the labels."""
+    def look_at(self, dataset: FilesDataset, number: int) -> Census:
+        """Looks at some pairs of a split: at the headers of the images, a few deep ones, and the ids of the labels.
+
+        Args:
+            dataset: The split.
+            number: Of pairs, about, evenly spread.
+        """
         census = Census()
-        for pair in dataset.pairs[:: max(1, len(dataset) // LOOKED_AT)]:
+        for pair in dataset.pairs[:: max(1, len(dataset) // number)]:
             if image := read_header(pair.image, brightest=len(census.brightest) < DEEP_LOOKED_AT):
                 census.add_image(pair.name, image, dataset.upright)
             if pair.labels is None or not (labels := read_header(pair.labels)):

@@ -41,7 +41,8 @@ ORIENTATION = 0x0112  # tag of EXIF
 MODES = {"1": "1-bit", "L": "gray", "LA": "gray with alpha", "P": "palette", "I": "16-bit gray", "F": "floating-point"}
 MOST_OF_OPENCV = 10**6, 2**30  # pixels in a row or column, and of all
 UNREADABLE = (  # what decoders raise on damaged files
-    OSError, RuntimeError, SyntaxError, TypeError, ValueError, cv2.error, struct.error, Image.DecompressionBombError,
+    IndexError, MemoryError, OSError, OverflowError, RuntimeError, SyntaxError, TypeError, ValueError, cv2.error,
+    struct.error, Image.DecompressionBombError,
 )  # fmt: skip
 WHY_NOT_LOSSY = (
     "Lossy compression, such as JPEG, changes values near edges, which ruins ids and colours: export the labels again "

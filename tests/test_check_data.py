@@ -763,3 +763,18 @@ def test_a_path_below_home_is_found_as_main_finds_it(
     config = write_yaml(tmp_path / "mine.yaml", "FolderDataModule", root="~/mine", pairs="~/pairs.csv")
     code, report, out, _ = check("--data", config)
     assert code == 0 and report["data_sets"][0]["splits"][0]["read"] == 1, out
+
+
+def test_a_class_that_a_first_look_misses_is_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    monkeypatch.setattr("datamodules.folder.LOOKED_AT", 3)
+    write_folder(tmp_path, 12)
+    for path in sorted((tmp_path / "labels").iterdir()):
+        write_image(path, np.full((4, 6), path.name == "010.png", dtype=np.uint8))
+    data = datamodules.FolderDataModule(str(tmp_path), classes=["ground", "thing"], num_workers=0)
+    data.test_dataloader()
+    assert not [warning for warning in recwarn if "never occurs" in str(warning.message)]
+    monkeypatch.setattr("datamodules.folder.MOST_LOOKED_AT", 4)
+    with pytest.warns(UserWarning, match="thing never occurs in 4 label files"):
+        datamodules.FolderDataModule(str(tmp_path), classes=["ground", "thing"], num_workers=0).test_dataloader()

@@ -387,6 +387,15 @@ def test_everything_is_planned_once_and_in_an_order_that_works(tmp_path: Path) -
     }
 
 
+def test_members_of_an_ensemble_share_a_config_and_have_a_seed_each() -> None:
+    world = WORLDS["licensed"]
+    members = world.list_members("gta_resnet50")
+    assert len(members) == len(set(members)) == 10
+    assert {world.find_config(member).name for member in members} == {"gta_resnet50.yaml"}
+    seeds = [f"--seed_everything={number}" for number in range(1, 10)]
+    assert [world.list_arguments(member) for member in members] == [[], *([seed] for seed in seeds)]
+
+
 def test_a_failure_stops_only_what_needs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = plan_of("--folder", str(tmp_path))
     done = []

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -390,7 +391,8 @@ def list_splits(found: DataSetCheck, quick: bool) -> None:
     else:
         found.checks = checks
     if len(found.splits) == len(get_args(Split)):
-        found.passed_over = find_passed_over(module.find_root(), checks)
+        with suppress(DataError):  # of a folder that may not be listed: the data may lie in others
+            found.passed_over = find_passed_over(module.find_root(), checks)
 
 
 def find_passed_over(root: Path, checks: Sequence[SplitCheck]) -> dict[str, list[str]]:

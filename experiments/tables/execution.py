@@ -231,7 +231,8 @@ def make_protocol(plan: Plan, experiment: str) -> Any:
     from experiments.protocol import Grids, Protocol
 
     config, folder = plan.world.find_config(experiment), plan.folder / experiment
-    return Protocol(config, folder, [*QUIET, *plan.options], Grids(**plan.world.grids))
+    options = [*QUIET, *plan.options, *plan.world.list_arguments(experiment)]
+    return Protocol(config, folder, options, Grids(**plan.world.grids))
 
 
 def list_departures(plan: Plan, run: Run, values: Sequence[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """Which runs the tables are made of: in which world, with which settings, in which folder."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -22,6 +23,7 @@ SELECTED = {
     "Ensemble": ("alpha", "scales"),
     "SegTTT": ("alpha", "scales", "psi", "num_steps", "lr"),
 }
+SEED = re.compile(r"_seed(\d+)$")  # at the end of an experiment's name
 PAPER_SCALES = [0.25, 0.5, 0.75]
 PICTURED = 1  # images per target whose pictures are kept, besides those that gain and lose most
 
@@ -62,8 +64,12 @@ class World:
         return self.development if column == DEVELOPMENT else column
 
     def find_config(self, experiment: str) -> Path:
-        """Returns the config that trains a network."""
-        return self.experiments / f"{experiment}.yaml"
+        """Returns the config that trains a network; the members of an ensemble share one."""
+        return self.experiments / f"{SEED.sub('', experiment)}.yaml"
+
+    def list_arguments(self, experiment: str) -> list[str]:
+        """Returns what a network is trained with beside its config: a member of an ensemble has a seed of its own."""
+        return [f"--seed_everything={match[1]}"] if (match := SEED.search(experiment)) else []
 
     def list_members(self, experiment: str) -> list[str]:
         """Returns the experiments whose networks make an ensemble."""

@@ -441,3 +441,14 @@ def test_a_mask_of_what_is_valid_is_no_second_page(tmp_path: Path) -> None:
     mask.encoderinfo = {"tiffinfo": {254: 4}}  # type: ignore[attr-defined]
     first.save(tmp_path / "a.tif", save_all=True, append_images=[mask])
     assert (read_index(tmp_path / "a.tif") == 3).all()
+
+
+@pytest.mark.parametrize("read", [read_image, read_index])
+@pytest.mark.parametrize("place", [18, 22])  # of width and height
+def test_a_size_that_no_image_has_is_damage(place: int, read: Callable[[Path], np.ndarray], tmp_path: Path) -> None:
+    Image.fromarray(IDS).save(tmp_path / "a.bmp")
+    data = bytearray((tmp_path / "a.bmp").read_bytes())
+    data[place : place + 4] = (2**31 - 2).to_bytes(4, "little")
+    (tmp_path / "a.bmp").write_bytes(data)
+    with pytest.raises(DataError, match=r"a\.bmp \(\d+ bytes\) cannot be decoded"):
+        read(tmp_path / "a.bmp")
