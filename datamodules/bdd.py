@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from datamodules.base import Split
-from datamodules.files import FilesDataModule, Layout
+from datamodules.files import FilesDataModule
 from datamodules.labels import TRAIN_IDS
+from datamodules.reading.pairs import Layout
 
 OLD_SUFFIX = "_train_id"
 

@@ -13,8 +13,9 @@ Data card:
 
 from typing import ClassVar
 
-from datamodules.files import FilesDataModule, Layout
+from datamodules.files import FilesDataModule
 from datamodules.labels import IGNORED
+from datamodules.reading.pairs import Layout
 
 # Label ids in the order of the train ids 0 to 18; the others of 0 to 33 belong to no class.
 IN_ORDER = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)

@@ -1,245 +1,23 @@
 """Data sets that lie in files: finding and pairing them, reading them exactly, and saying what is wrong with them."""
 
 import os
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
-from zlib import crc32
 
 import numpy as np
 from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
-from datamodules.base import DataError, Problem, SegmentationDataModule, SegmentationDataset, Split
-from datamodules.census import PairCheck, count_ids
-from datamodules.labels import TRAIN_IDS, UNKNOWN
-from datamodules.pixels import Header, read_header, read_image, read_index, read_orientation
+from datamodules.base import DataError, Problem, SegmentationDataModule, Split
+from datamodules.reading.dataset import FilesDataset, check_dataset
+from datamodules.reading.pairs import NAMED, Layout, Pair, list_folders, match_files
+from datamodules.reading.pixels import read_index
 from datamodules.transforms import Transform
 
 ROOT_VARIABLE = "SEGADAPT_DATA"
-NAMED = 5  # how many files an error names
 DERIVED = "_labelTrainIds"  # of the copies that other projects write beside labels
 
 Broken = Literal["error", "skip"]
-
-
-@dataclass(frozen=True)
-class Pair:
-    """An image and its labels.
-
-    Attributes:
-        name: Unique in the data set; a relative path without an extension.
-        image: File of the image.
-        labels: File of the labels; None where they are not needed.
-    """
-
-    name: str
-    image: Path
-    labels: Path | None
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where the files of a data set lie.
-
-    Patterns are relative to the root; ``{split}`` stands for the split's folder, and what the stars match, joined by
-    slashes, is the name that pairs an image with its labels.
-
-    Attributes:
-        images: Patterns of image files.
-        labels: Patterns of label files.
-        splits: Names of the splits' folders, where they are not ``train``, ``val`` and ``test``.
-        holds: The splits there are.
-    """
-
-    images: tuple[str, ...]
-    labels: tuple[str, ...]
-    splits: Mapping[Split, str] = field(default_factory=dict)
-    holds: tuple[Split, ...] = get_args(Split)
-
-    def find_images(self, root: Path, split: Split) -> dict[str, Path]:
-        """Returns the image files of a split by name."""
-        return self._find(root, self.images, split)
-
-    def find_labels(self, root: Path, split: Split) -> dict[str, Path]:
-        """Returns the label files of a split by name."""
-        return self._find(root, self.labels, split)
-
-    def describe(self, split: Split) -> tuple[str, str]:
-        """Returns the patterns of images and of labels for an error message."""
-        folder = self.splits.get(split, split)
-        images, labels = (
-            " or ".join(pattern.format(split=folder) for pattern in patterns) for patterns in (self.images, self.labels)
-        )
-        return images, labels
-
-    def lies_in(self, root: Path) -> bool:
-        """Returns whether a folder holds one of the folders of this layout."""
-        return any(
-            (root / pattern.format(split=self.splits.get(split, split)).split("*")[0]).is_dir()
-            for pattern in (*self.images, *self.labels)
-            for split in self.holds
-        )
-
-    def _find(self, root: Path, patterns: Sequence[str], split: Split) -> dict[str, Path]:
-        found: dict[str, Path] = {}
-        for pattern in patterns if split in self.holds else ():
-            found |= find_files(root, pattern.format(split=self.splits.get(split, split)))
-        return found
-
-
-def find_files(root: Path, pattern: str) -> dict[str, Path]:
-    """Returns the files that match a pattern, by what its stars match, joined by slashes; hidden files do not count."""
-    expression = re.compile("([^/]+)".join(re.escape(part) for part in pattern.split("*")))
-    found = {}
-    for path in sorted(root.glob(pattern)):
-        match = expression.fullmatch(path.relative_to(root).as_posix())
-        if match and not path.name.startswith("."):
-            found["/".join(match.groups())] = path
-    return found
-
-
-class FilesDataset(SegmentationDataset):
-    """Pairs of files.
-
-    Args:
-        domain: Name of the data set.
-        pairs: In the order of the samples.
-        table: Lookup from stored ids to labels, see `LabelSpace.table`.
-        transform: What happens to each pair.
-        read_ids: Reads a label file as (H, W) uint8 or uint16 ids.
-        seed: Of the augmentation.
-        labelled: Whether samples have a mask.
-        upright: Whether images are turned as their EXIF orientation says.
-        hint: What to add to errors about ids that the data set does not define.
-    """
-
-    def __init__(
-        self,
-        domain: str,
-        pairs: Sequence[Pair],
-        table: np.ndarray,
-        transform: Transform,
-        read_ids: Callable[[Path], np.ndarray],
-        seed: int = 0,
-        labelled: bool = True,
-        upright: bool = False,
-        hint: str = "",
-    ) -> None:
-        super().__init__(domain, table, transform, seed, labelled)
-        self.pairs = pairs
-        self.read_ids = read_ids
-        self.upright = upright
-        self.hint = hint
-
-    def __len__(self) -> int:
-        """Returns the number of pairs."""
-        return len(self.pairs)
-
-    def name(self, index: int) -> str:
-        """Returns what tells the file from others, e.g. ``frankfurt/frankfurt_000000_000294``."""
-        return self.pairs[index].name
-
-    def describe_pair(self, index: int) -> str:
-        """Returns the name of a pair, and size and time of change of its files."""
-        pair = self.pairs[index]
-        used = [path for path in (pair.image, pair.labels) if path is not None]
-        return " ".join([pair.name, *(describe_file(path) for path in used)])
-
-    def load_image(self, index: int) -> np.ndarray:
-        """Reads an image."""
-        return read_image(self.pairs[index].image, self.upright)
-
-    def load_ids(self, index: int) -> np.ndarray:
-        """Reads the ids of the pixels of an image."""
-        path = self.pairs[index].labels
-        if path is None:
-            raise DataError(f"{self.pairs[index].image} has no labels: only `predict` can use it", "missing")
-        return self.read_ids(path)
-
-    def load_pair(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns an image and its labels."""
-        self.check_orientation(index)
-        return super().load_pair(index)
-
-    def check_orientation(self, index: int) -> None:
-        """Raises DataError if images are turned upright, and one file of a pair says another turn than the other.
-
-        Labels may have been drawn on the stored pixels or on the upright ones: nothing tells.
-        """
-        pair = self.pairs[index]
-        if not self.upright or pair.labels is None:
-            return
-        image, labels = read_orientation(pair.image), read_orientation(pair.labels)
-        if image != labels:
-            raise DataError(
-                f"{self.where(index)}: the image has the EXIF orientation {image}, its labels {labels} (1 is upright): "
-                "expected the same for both, as the labels may be rotated. Rotate the pixels themselves (mogrify "
-                "-auto-orient), or remove the orientation",
-                "size",
-            )
-
-    def explain_ids(self, index: int, found: Iterable[int]) -> str:
-        """Returns the message about unknown ids; says so if they look like Cityscapes' own, not its train ids."""
-        found, path = list(found), self.pairs[index].labels
-        named = path is not None and "labelIds" in path.name
-        train_ids = set(np.flatnonzero(self.table != UNKNOWN)) == {*TRAIN_IDS}
-        alike = set(found) <= {*range(34)} and (named or train_ids)
-        hint = ". They look like Cityscapes' label ids: use CityscapesDataModule, or give ids" if alike else ""
-        return super().explain_ids(index, found) + hint
-
-    def where(self, index: int) -> str:
-        """Returns the two files."""
-        return f"{self.pairs[index].image} and {self.pairs[index].labels}"
-
-    def check(self, index: int) -> PairCheck:
-        """Reads a pair to the last byte; says what it holds, and what is wrong with it."""
-        pair, found = self.pairs[index], PairCheck(self.name(index))
-        size = None
-        try:
-            size = self.load_image(index).shape[:2]
-            found.image = read_header(pair.image, brightest=True)
-            data = pair.image.read_bytes()
-            found.digest = len(data), crc32(data)
-        except DataError as error:
-            found.add(error)
-        if not self.labelled:
-            return found
-        try:
-            ids = self.load_ids(index)
-            assert pair.labels is not None
-            polygons = Header(pair.labels.suffix.removeprefix(".").upper(), ids.shape)
-            found.labels, found.ids = read_header(pair.labels) or polygons, count_ids(ids)
-            if size is not None and size != ids.shape:
-                found.add(DataError(self.explain_sizes(index, size, ids.shape), "size"))
-            self.convert_ids(index, ids)
-        except DataError as error:
-            found.add(error)
-        try:
-            self.check_orientation(index)
-        except DataError as error:
-            found.add(error)
-        return found
-
-
-def describe_file(path: Path) -> str:
-    """Returns a file's size in bytes and time of change in nanoseconds; ``missing`` if it is not there."""
-    try:
-        found = path.stat()
-    except OSError:
-        return "missing"
-    return f"{found.st_size} {found.st_mtime_ns}"
-
-
-def check_dataset(
-    dataset: FilesDataset, indices: Sequence[int] | None = None, num_threads: int | None = None
-) -> Iterator[PairCheck]:
-    """Reads pairs with all cores; yields what is found in each, in order, see `FilesDataset.check`."""
-    chosen = range(len(dataset)) if indices is None else indices
-    with ThreadPoolExecutor(num_threads or os.cpu_count()) as pool:  # decoders leave Python's lock
-        yield from pool.map(dataset.check, chosen)
 
 
 class FilesDataModule(SegmentationDataModule):
@@ -462,19 +240,3 @@ class FilesDataModule(SegmentationDataModule):
         rank_zero_warn(f"{self.domain}: left out {len(names)} broken pairs of {split}: {', '.join(names)}")
         for problem in problems:
             rank_zero_info(f"  {problem.message}")
-
-
-def match_files(images: Mapping[str, Path], labels: Mapping[str, Path]) -> tuple[list[Pair], list[Problem]]:
-    """Pairs files by name; returns the pairs sorted by name, and the files without a partner."""
-    pairs = [Pair(name, images[name], labels[name]) for name in sorted(images.keys() & labels.keys())]
-    problems = [
-        Problem(name, "missing", f"{images[name]} has no labels" if name in images else f"{labels[name]} has no image")
-        for name in sorted(images.keys() ^ labels.keys())
-    ]
-    return pairs, problems
-
-
-def list_folders(folder: Path) -> list[Path]:
-    """Lists the folders in a folder, sorted; hidden ones do not count."""
-    with os.scandir(folder) as entries:
-        return sorted(Path(entry.path) for entry in entries if entry.is_dir() and not entry.name.startswith("."))

@@ -22,10 +22,12 @@ import numpy as np
 from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from datamodules.base import DataError, Problem, Role, Split
-from datamodules.census import MOSTLY, Census, Ids, count_ids
-from datamodules.files import Broken, FilesDataModule, FilesDataset, Pair, list_folders, match_files
+from datamodules.files import Broken, FilesDataModule
 from datamodules.folder_arguments import check_colour, check_id, check_ignored, check_splits, list_colours
-from datamodules.folder_files import (
+from datamodules.labels import CITYSCAPES_COLOURS, IGNORED, TRAIN_IDS, UNKNOWN
+from datamodules.reading.census import MOSTLY, Census, Ids, count_ids
+from datamodules.reading.dataset import FilesDataset
+from datamodules.reading.folders import (
     IMAGE_SUFFIXES,
     Files,
     find_lost,
@@ -38,9 +40,9 @@ from datamodules.folder_files import (
     read_table,
     split_pattern,
 )
-from datamodules.labels import CITYSCAPES_COLOURS, IGNORED, TRAIN_IDS, UNKNOWN
-from datamodules.own_labels import LABEL_SUFFIXES, read_colours, read_labels
-from datamodules.pixels import WHY_NOT_LOSSY, read_header
+from datamodules.reading.own_labels import LABEL_SUFFIXES, read_colours, read_labels
+from datamodules.reading.pairs import Pair, list_folders, match_files
+from datamodules.reading.pixels import WHY_NOT_LOSSY, read_header
 from datamodules.transforms import Resize, Transform
 
 LOOKED_AT = 50  # pairs of a split, to see whether they hold what they are taken for

@@ -22,8 +22,9 @@ from scipy.io.matlab import MatReadError
 
 from datamodules.base import DataError, Problem, Split
 from datamodules.cityscapes import LABEL_IDS
-from datamodules.files import FilesDataModule, Layout, Pair
+from datamodules.files import FilesDataModule
 from datamodules.labels import IGNORED
+from datamodules.reading.pairs import Layout, Pair
 
 SPLIT_FILES = ("split.mat", "read_mapping/split.mat")
 

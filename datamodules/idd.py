@@ -22,9 +22,10 @@ from PIL import Image, ImageDraw
 from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 
 from datamodules.base import DataError
-from datamodules.files import FilesDataModule, Layout
+from datamodules.files import FilesDataModule
 from datamodules.labels import CITYSCAPES_COLOURS, IGNORED, TRAIN_IDS
-from datamodules.pixels import read_index
+from datamodules.reading.pairs import Layout
+from datamodules.reading.pixels import read_index
 
 # Classes with Cityscapes' names have their train ids; "non-drivable fallback" counts as terrain.
 TRAIN_ID_OF_CLASS = {name: train_id for train_id, name in enumerate(CITYSCAPES_COLOURS) if name != "terrain"}

@@ -20,8 +20,9 @@ from typing import ClassVar
 from PIL import Image
 
 from datamodules.base import DataError, Problem, Split
-from datamodules.files import FilesDataModule, Layout, Pair
+from datamodules.files import FilesDataModule
 from datamodules.labels import IGNORED
+from datamodules.reading.pairs import Layout, Pair
 
 TRAIN_IDS_OF_VISTAS = {
     13: 0, 24: 0, 41: 0, 2: 1, 15: 1, 17: 2, 6: 3, 3: 4, 45: 5, 47: 5, 48: 6, 50: 7, 30: 8, 29: 9, 27: 10, 19: 11,

@@ -18,9 +18,10 @@ import numpy as np
 from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 
 from datamodules.base import Problem, Split
-from datamodules.files import FilesDataModule, Layout, Pair
+from datamodules.files import FilesDataModule
 from datamodules.labels import IGNORED
-from datamodules.pixels import read_index, read_red_16_bit
+from datamodules.reading.pairs import Layout, Pair
+from datamodules.reading.pixels import read_index, read_red_16_bit
 
 DIGITS_OF_SEQUENCES = 6  # in the file names of the video sequences; here there are 7
 # Their ids in the order of Cityscapes' train ids 0 to 18; the others of 0 to 22 belong to no class.

@@ -26,9 +26,11 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
 from datamodules.base import DataError, Problem, Split
 from datamodules.cityscapes import LABEL_IDS
-from datamodules.files import FilesDataModule, FilesDataset, Layout, Pair
+from datamodules.files import FilesDataModule
 from datamodules.labels import IGNORED
-from datamodules.pixels import read_image, read_index
+from datamodules.reading.dataset import FilesDataset
+from datamodules.reading.pairs import Layout, Pair
+from datamodules.reading.pixels import read_image, read_index
 from datamodules.transforms import Transform
 
 LAST_BETA_ID, LAST_ID = 38, 80

@@ -14,7 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 import datamodules
-from datamodules.files import FilesDataset
+from datamodules.reading.dataset import FilesDataset
 from experiments.check_data import checks
 from experiments.check_data.__main__ import main
 from experiments.check_data.checks import DATA_SETS, choose

@@ -21,7 +21,7 @@ from callbacks.run.checks import CLUSTERS, check_checkpoint, loads_weights
 from callbacks.run.processes import run_to_end
 from callbacks.run.training_folder import reserve_folders
 from datamodules import FolderDataModule, TargetsDataModule
-from datamodules.files import FilesDataset
+from datamodules.reading.dataset import FilesDataset
 from experiments.describe import main as describe
 from lightning_modules.checkpoints import CheckpointReader
 from lightning_modules.networks import DeepLabV1

@@ -15,9 +15,11 @@ from tqdm import tqdm
 import datamodules
 from callbacks.run.parser import expand_home, refuse_repeated_keys, shorten
 from datamodules.base import DataError, Problem, ProblemKind, Split
-from datamodules.census import Census, PairCheck, name_id
-from datamodules.files import NAMED, FilesDataModule, FilesDataset, check_dataset, list_folders
-from datamodules.folder_files import find_odd_pairs, list_files
+from datamodules.files import FilesDataModule
+from datamodules.reading.census import Census, PairCheck, name_id
+from datamodules.reading.dataset import FilesDataset, check_dataset
+from datamodules.reading.folders import find_odd_pairs, list_files
+from datamodules.reading.pairs import NAMED, list_folders
 from experiments.check_data.own_folder import format_yaml, guess_arguments
 
 DATA_SETS: dict[str, type[FilesDataModule]] = {

@@ -12,12 +12,12 @@ import numpy as np
 import yaml
 
 from datamodules.base import DataError
-from datamodules.census import Ids, count_ids
 from datamodules.folder import LOOKED_AT
-from datamodules.folder_files import IMAGE_SUFFIXES, SPLITS, list_files
 from datamodules.labels import IGNORED, TRAIN_IDS
-from datamodules.own_labels import LABEL_SUFFIXES, LOSSY_COLOURS
-from datamodules.pixels import read_header, read_image, read_index
+from datamodules.reading.census import Ids, count_ids
+from datamodules.reading.folders import IMAGE_SUFFIXES, SPLITS, list_files
+from datamodules.reading.own_labels import LABEL_SUFFIXES, LOSSY_COLOURS
+from datamodules.reading.pixels import read_header, read_image, read_index
 
 LABEL_FOLDER = re.compile(
     r"gt(Fine|Coarse)?|ground_?truth|\w*annot\w*|sem_?seg|seg(mentation\w*|maps?)?|labels?\w*|masks?\w*",

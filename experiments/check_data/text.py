@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datamodules.base import ProblemKind, format_ids
-from datamodules.census import format_size, name_id
-from datamodules.folder_files import NOT_READ
+from datamodules.reading.census import format_size, name_id
+from datamodules.reading.folders import NOT_READ
 from experiments.check_data.checks import KINDS, DataSetCheck, SplitCheck
 
 SHOWN = 3  # problems of a kind that are written out on the screen; the JSON file has all

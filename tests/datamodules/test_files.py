@@ -13,18 +13,11 @@ import torch
 from PIL import Image, ImageOps
 
 from datamodules.base import DataError, Split, collate, look_up
-from datamodules.files import (
-    FilesDataModule,
-    FilesDataset,
-    Layout,
-    Pair,
-    check_dataset,
-    find_files,
-    list_folders,
-    match_files,
-)
+from datamodules.files import FilesDataModule
 from datamodules.labels import TRAIN_IDS, UNKNOWN
-from datamodules.pixels import Header, read_image, read_index, read_red_16_bit
+from datamodules.reading.dataset import FilesDataset, check_dataset
+from datamodules.reading.pairs import Layout, Pair, find_files, list_folders, match_files
+from datamodules.reading.pixels import Header, read_image, read_index, read_red_16_bit
 from datamodules.transforms import MEAN, STD, EvaluationTransform, TrainingTransform
 
 GENERATOR = np.random.default_rng(0)

@@ -14,8 +14,8 @@ from PIL import Image, ImageOps, PngImagePlugin
 
 from datamodules.base import DataError
 from datamodules.folder import FolderDataModule
-from datamodules.own_labels import read_colours, read_labels
-from datamodules.pixels import ORIENTATION, read_image, read_index, read_orientation
+from datamodules.reading.own_labels import read_colours, read_labels
+from datamodules.reading.pixels import ORIENTATION, read_image, read_index, read_orientation
 from tests.fakes import write_image
 
 LEVELS = np.random.default_rng(0).integers(0, 256, (11, 22), dtype=np.uint8)

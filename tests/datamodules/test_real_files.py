@@ -20,8 +20,9 @@ from pytorch_lightning import LightningDataModule
 from datamodules import BDDDataModule, CityscapesDataModule, FolderDataModule, TargetsDataModule
 from datamodules.base import DataError, Split
 from datamodules.cityscapes import LABEL_IDS
-from datamodules.files import FilesDataModule, FilesDataset
+from datamodules.files import FilesDataModule
 from datamodules.labels import CITYSCAPES_COLOURS, IGNORED
+from datamodules.reading.dataset import FilesDataset
 from tests.tiny import ROOT
 
 PHOTOGRAPHS = Path(os.environ.get("SEGADAPT_PHOTOGRAPHS") or ROOT.parent / "shared" / "data")

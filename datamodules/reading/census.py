@@ -9,7 +9,7 @@ import numpy as np
 
 from datamodules.base import DataError, Problem, format_ids
 from datamodules.labels import IGNORED, UNKNOWN
-from datamodules.pixels import Header
+from datamodules.reading.pixels import Header
 from datamodules.transforms import MAX_EVALUATION_SIZE, EvaluationTransform
 
 COMMON = ("road", "building", "vegetation", "sky", "car")  # classes that hardly any ten street scenes are without

@@ -12,8 +12,8 @@ from pathlib import Path
 from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 
 from datamodules.base import DataError, Problem, Split
-from datamodules.files import NAMED, Pair, list_folders
-from datamodules.own_labels import LABEL_SUFFIXES
+from datamodules.reading.own_labels import LABEL_SUFFIXES
+from datamodules.reading.pairs import NAMED, Pair, list_folders
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 NOT_READ = (".heic", ".heif", ".avif", ".gif", ".jp2", ".dng", ".cr2", ".nef", ".arw")  # photographs of other kinds

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps, PngImagePlugin
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from datamodules.base import DataError
-from datamodules.file_kinds import (
+from datamodules.reading.kinds import (
     BITS_PER_SAMPLE,
     DEFAULTS,
     JPEG,

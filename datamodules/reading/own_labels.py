@@ -1,7 +1,7 @@
 """Label files of one's own: ids, or colours that stand for classes.
 
-Beside what `datamodules.pixels` refuses of any label file, these refuse what vendors do not have: colours that are
-stored with loss or transparent, and palettes that a program has made.
+Beside what `reading.pixels` refuses of any label file, these refuse what vendors do not have: colours that are stored
+with loss or transparent, and palettes that a program has made.
 """
 
 from pathlib import Path
@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.base import DataError
-from datamodules.files import NAMED
 from datamodules.labels import CITYSCAPES_COLOURS, IGNORED, UNKNOWN, Colour
-from datamodules.pixels import (
+from datamodules.reading.pairs import NAMED
+from datamodules.reading.pixels import (
     WHY_NOT_LOSSY,
     count_transparent,
     has_colours,
