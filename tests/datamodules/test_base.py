@@ -14,8 +14,8 @@ from datamodules import (
     TargetsDataModule,
     WildDashDataModule,
 )
-from datamodules.base import EpochSampler, ShareSampler, limit_batches, split_batches
 from datamodules.labels import CITYSCAPES_COLOURS, LabelSpace
+from datamodules.samplers import EpochSampler, ShareSampler, limit_batches, split_batches
 from datamodules.transforms import MEAN, STD, EvaluationTransform, TrainingTransform, restore_colours
 from tests.fakes import FakeDataModule, TinyNetwork, make_trainer
 
