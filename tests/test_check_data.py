@@ -18,6 +18,7 @@ from datamodules.reading.dataset import FilesDataset
 from experiments.check_data import checks
 from experiments.check_data.__main__ import main
 from experiments.check_data.checks import DATA_SETS, choose
+from experiments.check_data.picture import shrink
 from experiments.check_data.text import format_table
 from tests.fakes import (
     BDD,
@@ -778,3 +779,8 @@ def test_a_class_that_a_first_look_misses_is_looked_for(
     monkeypatch.setattr("datamodules.folder.MOST_LOOKED_AT", 4)
     with pytest.warns(UserWarning, match="thing never occurs in 4 label files"):
         datamodules.FolderDataModule(str(tmp_path), classes=["ground", "thing"], num_workers=0).test_dataloader()
+
+
+@pytest.mark.parametrize(("size", "shown"), [((720, 1280), (360, 640)), ((800, 600), (800, 600)), ((9, 1601), (3, 534))])
+def test_images_in_the_picture_keep_their_proportions(size: tuple[int, int], shown: tuple[int, int]) -> None:
+    assert shrink(np.zeros((*size, 3), dtype=np.uint8)).shape == (*shown, 3)

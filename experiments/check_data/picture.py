@@ -78,5 +78,5 @@ def load_pairs(check: SplitCheck) -> list[tuple[str, np.ndarray, np.ndarray | No
 
 def shrink(pixels: np.ndarray) -> np.ndarray:
     """Returns an image, or labels, of which rows and columns are left out if it is larger than is seen."""
-    height, width = pixels.shape[:2]
-    return pixels[:: -(-height // PIXELS), :: -(-width // PIXELS)].copy()
+    step = -(-max(pixels.shape[:2]) // PIXELS)  # the same for both, or proportions would change
+    return pixels[::step, ::step].copy()
