@@ -781,6 +781,8 @@ def test_a_class_that_a_first_look_misses_is_looked_for(
         datamodules.FolderDataModule(str(tmp_path), classes=["ground", "thing"], num_workers=0).test_dataloader()
 
 
-@pytest.mark.parametrize(("size", "shown"), [((720, 1280), (360, 640)), ((800, 600), (800, 600)), ((9, 1601), (3, 534))])
+@pytest.mark.parametrize(
+    ("size", "shown"), [((720, 1280), (360, 640)), ((800, 600), (800, 600)), ((9, 1601), (3, 534))]
+)
 def test_images_in_the_picture_keep_their_proportions(size: tuple[int, int], shown: tuple[int, int]) -> None:
     assert shrink(np.zeros((*size, 3), dtype=np.uint8)).shape == (*shown, 3)
