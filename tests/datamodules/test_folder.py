@@ -627,7 +627,7 @@ def test_what_label_colours_may_not_mean_is_said(tmp_path: Path) -> None:
     colours = {"sky": [255, 0, 0], "road": [0, 255, 0]}
     data = make_module(tmp_path, classes=["sky", "road"], label_colours=colours, ignored=[[0, 0, 0]])
     dataset = data.make_dataset("test", data.evaluation_transform)
-    absent, share = data.find_warnings(data.look_at(dataset), "mine")
+    absent, share = data.find_warnings(data.look_at(dataset, number=1), "mine")
     assert absent == "mine: in 1 label files no pixel has a colour of sky, road. If some should, correct label_colours"
     assert share == (
         "mine: in 1 label files 100% of the pixels are ignored, in training and scores, as their colours are in ignored"
