@@ -15,9 +15,10 @@ from tqdm import tqdm
 
 import datamodules
 from datamodules.reading.dataset import FilesDataset
-from experiments.check_data import checks
+from experiments.check_data import checks, listing
 from experiments.check_data.__main__ import main
-from experiments.check_data.checks import DATA_SETS, choose
+from experiments.check_data.checks import DATA_SETS
+from experiments.check_data.listing import choose
 from experiments.check_data.picture import shrink
 from experiments.check_data.text import format_table
 from tests.fakes import (
@@ -273,7 +274,7 @@ def test_known_broken_pairs_are_listed_apart_and_no_failure(
 ) -> None:
     write_gta(tmp_path / "data" / "gta", broken=True)
     set_official(monkeypatch, "gta", GTA, train=1, val=1, test=2)
-    monkeypatch.setattr(checks, "QUICK_PAIRS", 1)
+    monkeypatch.setattr(listing, "QUICK_PAIRS", 1)
     code, report, out, _ = check("--root", tmp_path / "data", *(["--quick"] if quick else []))
     found = find_split(report, "gta", "test")
     assert code == 0, out

@@ -17,17 +17,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from datamodules.files import ROOT_VARIABLE
-from experiments.check_data import checks
-from experiments.check_data.checks import (
-    DATA_SETS,
-    DataSetCheck,
-    find_below,
-    find_strangers,
-    keep_apart,
-    list_splits,
-    measure_speed,
-    open_config,
-)
+from experiments.check_data import listing
+from experiments.check_data.checks import DATA_SETS, DataSetCheck, measure_speed
+from experiments.check_data.listing import find_below, find_strangers, keep_apart, list_splits, open_config
 from experiments.check_data.picture import draw_pairs
 from experiments.check_data.report import Report, read_all
 from experiments.check_data.text import (
@@ -93,7 +85,7 @@ exit code:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help=f"list all files, but read only {checks.QUICK_PAIRS} of each split and all known broken pairs",
+        help=f"list all files, but read only {listing.QUICK_PAIRS} of each split and all known broken pairs",
     )
     parser.add_argument(
         "--picture",
@@ -188,7 +180,7 @@ def print_report(found: Sequence[DataSetCheck], options: argparse.Namespace, sec
         print("\nWhat to do:\n" + "\n".join(f"- {line}" for line in advice))
     read = sum(check.read for data_set in found for check in data_set.checks)
     if options.quick:
-        print(f"\n--quick: up to {checks.QUICK_PAIRS} pairs of each split were read, and all known broken ones.")
+        print(f"\n--quick: up to {listing.QUICK_PAIRS} pairs of each split were read, and all known broken ones.")
     speed = measure_speed(found)
     rate = f", {speed:.1f} images per second with {options.threads} threads" if speed else ""
     print(f"\nRead {read:,} images in {seconds:.0f} s{rate}. Report: {options.json}")

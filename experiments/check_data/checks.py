@@ -2,25 +2,18 @@
 
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, get_args
 
-import numpy as np
-from jsonargparse import ArgumentError, ArgumentParser
-from pytorch_lightning import LightningDataModule
 from tqdm import tqdm
 
 import datamodules
-from callbacks.run.parser import expand_home, refuse_repeated_keys, shorten
 from datamodules.base import DataError, Problem, ProblemKind, Split
 from datamodules.files import FilesDataModule
 from datamodules.reading.census import Census, PairCheck, name_id
 from datamodules.reading.dataset import FilesDataset, check_dataset
-from datamodules.reading.folders import find_odd_pairs, list_files
-from datamodules.reading.pairs import NAMED, list_folders
-from experiments.check_data.own_folder import format_yaml, guess_arguments
+from datamodules.reading.folders import find_odd_pairs
+from datamodules.reading.pairs import NAMED
 
 DATA_SETS: dict[str, type[FilesDataModule]] = {
     "gta": datamodules.GTADataModule,
@@ -31,8 +24,6 @@ DATA_SETS: dict[str, type[FilesDataModule]] = {
     "idd": datamodules.IDDDataModule,
     "mapillary": datamodules.MapillaryDataModule,
 }
-QUICK_PAIRS = 50  # that --quick reads of each split
-LINE_OF_LIST = ", line "  # in errors about an entry of a CSV or list file
 
 KINDS: dict[ProblemKind, tuple[str, str]] = {  # heading of the column, what a sentence says
     "missing": ("missing", "a missing image or labels"),
@@ -283,195 +274,6 @@ class DataSetCheck:
             "passed_over": self.passed_over and {suffix: len(names) for suffix, names in self.passed_over.items()},
             "splits": [check.describe() for check in self.checks],
         }
-
-
-def find_below(base: Path, wanted: Sequence[str] | None) -> list[DataSetCheck]:
-    """Finds the seven data sets in a folder, by the names of the folders in it; where none is, images of one's own.
-
-    Args:
-        base: Folder with one folder per data set; or the folder of a data set itself; or one of other images.
-        wanted: Those to look for, which then have to be there; None looks for all.
-
-    Returns:
-        A check per data set that was looked for.
-
-    Raises:
-        ValueError: If there is no such folder, or no data set of a wanted name.
-    """
-    if not base.is_dir():
-        raise ValueError(
-            f"{base} is not a folder: expected one that holds a folder per data set ({', '.join(DATA_SETS)})"
-        )
-    check_names(wanted, DATA_SETS)
-    here = {base.resolve().name.lower(), *(child.name.lower() for child in list_folders(base))}
-    found = []
-    for name in wanted or DATA_SETS:
-        kind = DATA_SETS[name]
-        module = kind(root=str(base)) if here & set(kind.folders) else None
-        error = "" if module else f"{name} is not in {base}: expected a folder called {' or '.join(kind.folders)}"
-        found.append(DataSetCheck(name, module, required=wanted is not None, error=error))
-    own = None if wanted or any(data_set.module for data_set in found) else guess_arguments(base)
-    if own is not None:
-        module = datamodules.FolderDataModule(**own)
-        return [DataSetCheck(module.domain, module, required=True, yaml=format_yaml(own))]
-    return found
-
-
-def open_config(path: Path, wanted: Sequence[str] | None) -> list[DataSetCheck]:
-    """Finds what the data YAML of a run reads.
-
-    Args:
-        path: YAML file of a datamodule, as `main.py` takes it after ``--data``.
-        wanted: Names of its data sets to check; None checks all.
-
-    Returns:
-        A check per data set: of all its splits if the YAML is of one data set; of the splits that `fit` and `test`
-        read, which then have to be there, if it is of several.
-
-    Raises:
-        ValueError: If there is no such file, it describes no datamodule, or none whose data lie in files.
-    """
-    if not path.is_file():
-        raise ValueError(f"there is no file {path}: expected the YAML of a datamodule, e.g. configs/data/camvid.yaml")
-    refuse_repeated_keys(path)
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(LightningDataModule, "data", required=True)
-    try:
-        opened = parser.instantiate_classes(expand_home(parser.parse_args([f"--data={path}"]))).data
-    except ArgumentError as error:
-        raise ValueError(f"{path} is not the YAML of a datamodule: {shorten(str(error))}") from error
-    found: list[DataSetCheck] = []
-    if isinstance(opened, datamodules.TargetsDataModule):
-        members: list[tuple[Any, Split]] = [(opened.source, "train"), (opened.development, "val")]
-        members += [(target, target.test_split) for target in opened.targets]
-        found = [
-            DataSetCheck(module.domain, module, [split], required=True)
-            for module, split in members
-            if isinstance(module, FilesDataModule)
-        ]
-    elif isinstance(opened, FilesDataModule):
-        found = [DataSetCheck(opened.domain, opened, required=True)]
-    if not found:
-        raise ValueError(
-            f"{path} describes a {type(opened).__name__}, which reads no files, so there is nothing to check"
-        )
-    check_names(wanted, [member.name for member in found])
-    return [member for member in found if wanted is None or member.name in wanted]
-
-
-def check_names(wanted: Sequence[str] | None, known: Sequence[str] | dict[str, Any]) -> None:
-    """Raises ValueError if a wanted data set is not known."""
-    unknown = [name for name in wanted or () if name not in known]
-    if unknown:
-        raise ValueError(f"there is no data set {', '.join(unknown)}: expected some of {', '.join(known)}")
-
-
-def list_splits(found: DataSetCheck, quick: bool) -> None:
-    """Lists the files of a data set; fills in its checks, or its error."""
-    module = found.module
-    if module is None:
-        return
-    try:
-        module.find_root()
-    except DataError as error:
-        found.error = str(error)
-        return
-    held = {split for layout in module.layouts for split in layout.holds} or set(get_args(Split))
-    checks: list[SplitCheck] = []
-    for split in found.splits:
-        if split not in held:
-            continue
-        check = list_split(module, split, quick)
-        check.required = found.required and len(found.splits) == 1
-        twin = next((other for other in checks if have_same_pairs(check, other)), None)
-        if twin is not None:
-            twin.same.append(split)
-        elif not check.absent or check.required or split in module.counts or not module.counts:
-            checks.append(check)
-    if all(check.absent for check in checks):
-        found.error = checks[0].absent if checks else f"{found.name} has no split {' or '.join(found.splits)}"
-    else:
-        found.checks = checks
-    if len(found.splits) == len(get_args(Split)):
-        with suppress(DataError):  # of a folder that may not be listed: the data may lie in others
-            found.passed_over = find_passed_over(module.find_root(), checks)
-
-
-def find_passed_over(root: Path, checks: Sequence[SplitCheck]) -> dict[str, list[str]]:
-    """Returns the files below a folder that are of no pair, by their suffixes; the most frequent suffix first."""
-    pairs = [pair for check in checks if check.dataset is not None for pair in check.dataset.pairs]
-    used = {path for pair in pairs for path in (pair.image, pair.labels)}
-    passed_over: dict[str, list[str]] = {}
-    for name in list_files(root):
-        if root / name not in used:
-            passed_over.setdefault(Path(name).suffix.lower(), []).append(name)
-    return dict(sorted(passed_over.items(), key=lambda item: -len(item[1])))
-
-
-def find_strangers(base: Path) -> list[str]:
-    """Returns the folders beside data sets that are none themselves, by their names; none in a data set's own."""
-    known = {name for kind in DATA_SETS.values() for name in kind.folders}
-    if base.resolve().name.lower() in known:
-        return []
-    return [child.name for child in list_folders(base) if child.name.lower() not in known]
-
-
-def keep_apart(checks: Sequence[SplitCheck]) -> None:
-    """Tells each split of one's own which of those before it should have none of its images."""
-    for place, check in enumerate(checks):
-        use = (check.module.role, check.split)
-        check.others = [other for other in checks[:place] if other.own and (other.module.role, other.split) != use]
-
-
-def have_same_pairs(check: SplitCheck, other: SplitCheck) -> bool:
-    """Returns whether two splits have pairs, and all of them in common, and nothing says that they should differ."""
-    splits: dict[Split, str | float] = getattr(check.module, "splits", {})
-    if splits and splits.get(check.split, check.split) != splits.get(other.split, other.split):
-        return False
-    pairs, others = (list(each.dataset.pairs) if each.dataset is not None else [] for each in (check, other))
-    return bool(pairs) and pairs == others
-
-
-def list_split(module: FilesDataModule, split: Split, quick: bool) -> SplitCheck:
-    """Lists the files of a split and what is missing among them, without reading them."""
-    check = SplitCheck(module, split, labelled=split not in module.unlabelled_splits)
-    try:
-        pairs, unpaired = module.find_pairs(split, labelled=False)
-    except DataError as error:
-        if error.kind == "missing" and LINE_OF_LIST not in str(error):
-            check.absent = str(error)
-        else:
-            check.unusable = str(error)
-        return check
-    names = {pair.name for pair in pairs}
-    check.images = len(names)
-    try:
-        if check.labelled:
-            pairs, unpaired = module.find_pairs(split)
-            check.labels = len(pairs) + sum(problem.name not in names for problem in unpaired)
-    except DataError as error:
-        alone = isinstance(module, datamodules.FolderDataModule) and module.label_files is None
-        if not alone or error.kind != "missing":
-            check.unusable = str(error)
-            return check
-        check.labelled = False  # images that nobody said have labels
-    check.known = sorted(module.known_broken & (names | {problem.name for problem in unpaired}))
-    check.add(unpaired)
-    try:
-        check.dataset = module.open_pairs(pairs, module.evaluation_transform, check.labelled)
-    except DataError as error:
-        check.unusable = str(error)
-        return check
-    check.chosen = choose([pair.name for pair in pairs], check.known, quick)
-    return check
-
-
-def choose(names: Sequence[str], known: Sequence[str], quick: bool) -> list[int]:
-    """Returns the indices of the pairs to read: all, or evenly spread ones and those known to be broken."""
-    if not quick:
-        return list(range(len(names)))
-    spread = np.linspace(0, len(names) - 1, min(len(names), QUICK_PAIRS)).round().astype(int).tolist()
-    return sorted({*spread, *(index for index, name in enumerate(names) if name in known)})
 
 
 def read_split(check: SplitCheck, num_threads: int, bar: tqdm) -> None:

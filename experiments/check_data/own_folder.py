@@ -38,7 +38,7 @@ def guess_arguments(base: Path) -> dict[str, Any] | None:
     """
     files = [PurePosixPath(name) for name in list_files(base) if name.lower().endswith(IMAGE_SUFFIXES)]
     labels = [path for path in files if is_label(path)]
-    images = [path for path in files if path not in set(labels)]
+    images = [path for path in files if not is_label(path)]
     if not images:
         return None
     arguments: dict[str, Any] = {"root": str(base), "images": make_pattern(images)}
