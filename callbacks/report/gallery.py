@@ -161,6 +161,11 @@ class Gallery:
         return [fallen_name for _, fallen_name in fallen]
 
 
+def list_predictions(root: Path) -> list[Path]:
+    """Lists the label maps of a run's gallery."""
+    return sorted((root / GALLERY).rglob(f"*{ENDINGS['prediction']}"))
+
+
 def locate_pictures(root: Path, domain: str, name: str) -> dict[str, Path]:
     """Returns where the pictures of an image are, or would be: ``truth``, ``baseline``, ``prediction``, ``image``."""
     return {layer: root / GALLERY / domain / f"{shorten_name(name)}{ending}" for layer, ending in ENDINGS.items()}

@@ -10,20 +10,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from callbacks.report.gallery import EXTREMES, has_pictures, locate_pictures, rank_extremes
+from callbacks.report.gallery import EXTREMES, has_pictures, list_predictions, locate_pictures, rank_extremes
 from callbacks.report.panels import make_palette
 from callbacks.report.summary import summarize_records
-from callbacks.run.folder import (
-    GALLERY,
-    MANIFEST,
-    RECORDS,
-    SEARCH,
-    SUMMARY,
-    Line,
-    RunFolder,
-    list_rank_files,
-    read_located,
-)
+from callbacks.run.folder import MANIFEST, RECORDS, SEARCH, SUMMARY, Line, RunFolder, list_rank_files, read_located
 from callbacks.run.records import read_manifest
 from lightning_modules.metrics import Scores
 
@@ -374,7 +364,7 @@ def restore_nan(scores: Mapping[str, Any]) -> dict[str, Any]:
 
 def find_palette(data: RunData) -> np.ndarray:
     """Returns the palette of the pictures in the gallery; hues if there are none."""
-    for path in sorted((data.folder / GALLERY).rglob("*.prediction.png")):
+    for path in list_predictions(data.folder):
         with Image.open(path) as picture:
             colours = picture.getpalette()
         if colours:
