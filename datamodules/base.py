@@ -7,13 +7,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from datamodules.labels import UNKNOWN, LabelSpace
+from datamodules.labels import UNKNOWN, LabelSpace, format_ids, look_up
 from datamodules.prefetch import DevicePrefetcher, Loader
 from datamodules.samplers import EpochSampler, ShareSampler, UncountedSampler, limit_batches, split_batches
 from datamodules.transforms import MEAN, STD, EvaluationTransform, Resize, TrainingTransform, Transform
@@ -170,27 +169,6 @@ class SegmentationDataset(Dataset[dict[str, Any]], ABC):
         seed = int(np.random.SeedSequence([self.seed, epoch, index]).generate_state(1)[0])
         image, labels = self.transform(pixels, mask, seed)
         return {"image": image, "mask": labels, "name": self.name(index)}
-
-
-def look_up(ids: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """Looks (H, W) uint8 or uint16 ids up in a (256,) or (65536,) uint8 table; ids beyond the table are unknown."""
-    most = int(ids.max(initial=0))
-    if most < 256:
-        return cv2.LUT(ids.astype(np.uint8, copy=False), table[:256])
-    if len(table) <= most:
-        table = np.concatenate([table, np.full(2**16 - len(table), UNKNOWN, dtype=np.uint8)])
-    return table[ids]
-
-
-def format_ids(ids: Iterable[int]) -> str:
-    """Writes sorted numbers with their runs joined: ``0-33, 255``."""
-    runs: list[list[int]] = []
-    for number in ids:
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = int(number)
-        else:
-            runs.append([int(number), int(number)])
-    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
 
 
 class EvaluationSet(NamedTuple):

@@ -4,10 +4,11 @@ Source: Cordts et al. (2016) for the train ids and colours; paper, Appendix F fo
 """
 
 import colorsys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import cv2
 import numpy as np
 
 IGNORED = 255
@@ -135,3 +136,24 @@ class LabelSpace:
         palette = np.zeros((256, 3), dtype=np.uint8)
         palette[: len(self.colours)] = self.colours
         return palette
+
+
+def look_up(ids: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Looks (H, W) uint8 or uint16 ids up in a (256,) or (65536,) uint8 table; ids beyond the table are unknown."""
+    most = int(ids.max(initial=0))
+    if most < 256:
+        return cv2.LUT(ids.astype(np.uint8, copy=False), table[:256])
+    if len(table) <= most:
+        table = np.concatenate([table, np.full(2**16 - len(table), UNKNOWN, dtype=np.uint8)])
+    return table[ids]
+
+
+def format_ids(ids: Iterable[int]) -> str:
+    """Writes sorted numbers with their runs joined: ``0-33, 255``."""
+    runs: list[list[int]] = []
+    for number in ids:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = int(number)
+        else:
+            runs.append([int(number), int(number)])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from datamodules.base import DataError, Problem, format_ids
-from datamodules.labels import IGNORED, UNKNOWN
+from datamodules.base import DataError, Problem
+from datamodules.labels import IGNORED, UNKNOWN, format_ids
 from datamodules.reading.pixels import Header
 from datamodules.transforms import MAX_EVALUATION_SIZE, EvaluationTransform
 

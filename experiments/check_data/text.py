@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from datamodules.base import ProblemKind, format_ids
+from datamodules.base import ProblemKind
+from datamodules.labels import format_ids
 from datamodules.reading.census import format_size, name_id
 from datamodules.reading.folders import NOT_READ
 from experiments.check_data.checks import KINDS, DataSetCheck, SplitCheck

@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from datamodules.base import DataError, Split, collate, look_up
+from datamodules.base import DataError, Split, collate
 from datamodules.files import FilesDataModule
-from datamodules.labels import TRAIN_IDS, UNKNOWN
+from datamodules.labels import TRAIN_IDS, UNKNOWN, look_up
 from datamodules.reading.dataset import FilesDataset, check_dataset
 from datamodules.reading.pairs import Layout, Pair, find_files, list_folders, match_files
 from datamodules.reading.pixels import Header, read_image, read_index, read_red_16_bit
