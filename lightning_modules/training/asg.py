@@ -1,0 +1,50 @@
+"""ASG (Chen et al., 2020): a training on synthetic images that stays classifiable by a frozen ImageNet network."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_modules.training.method import Step, TrainingMethod
+from lightning_modules.training.teacher import ImageNetClassifier, Teacher, load_classifier, name_deep_stages
+
+
+class ASG(TrainingMethod):
+    """Adds the divergence between what a frozen ImageNet classifier says of the frozen and of the trained features.
+
+    The schedule of learning rates per layer that the authors learn is left out.
+
+    Args:
+        weight: Of the divergence.
+
+    Raises:
+        ValueError: If the weight is negative.
+
+    Source: Chen et al. (2020), Sec. 3.1, Eq. 1: weight 75.
+    """
+
+    def __init__(self, weight: float = 75.0) -> None:
+        super().__init__()
+        if weight < 0:
+            raise ValueError(f"weight is {weight}: expected 0 or more")
+        self.weight = weight
+        self._held: tuple[Teacher, ImageNetClassifier] | None = None  # in a tuple: no part of the module
+
+    def prepare(self, network: nn.Module, num_classes: int) -> None:
+        """Copies the network as the teacher, and loads the classifier."""
+        self.features = name_deep_stages(network)[1:]
+        self._held = Teacher(network, self.features), load_classifier(network)
+
+    def compute_losses(self, step: Step) -> dict[str, Tensor]:
+        """Returns the Kullback-Leibler divergence of the trained features' classes from the frozen ones'."""
+        assert self._held is not None
+        teacher, classifier = self._held
+        classifier.to(step.images.device)
+        name = self.features[0]
+        frozen = classifier(teacher.describe(step.images)[name].float())
+        return {"divergence": self.weight * measure_divergence(frozen, classifier(step.features[name].float()))}
+
+
+def measure_divergence(frozen: Tensor, trained: Tensor) -> Tensor:
+    """Returns the () mean over images of KL(softmax frozen || softmax trained) for (B, K) logits, in nats."""
+    with torch.autocast(frozen.device.type, enabled=False):
+        return F.kl_div(trained.log_softmax(dim=1), frozen.log_softmax(dim=1), reduction="batchmean", log_target=True)

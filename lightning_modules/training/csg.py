@@ -1,0 +1,162 @@
+"""CSG (Chen et al., 2021): contrasts patches of the trained network with those of a frozen ImageNet network."""
+
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_modules.training.method import Step, TrainingMethod, find_module
+from lightning_modules.training.photometric import PhotometricChange
+from lightning_modules.training.processes import gather_from_processes
+from lightning_modules.training.teacher import Teacher, name_deep_stages
+
+DIMENSIONS = 128
+
+
+class CSG(TrainingMethod):
+    """Adds a contrastive loss on the last two stages: a patch is to be told from all others by its frozen features.
+
+    Keys are the frozen features of a photometric copy of the images, queries the trained ones of the images. Both are
+    pooled over chunks of the map by the attention of the queries, projected, and normalised.
+
+    Args:
+        weight: Of the loss of each stage.
+        chunks: Into how many rows, and columns, a map is cut.
+        temperature: Divides the similarities.
+        queue: How many keys of earlier batches a query is told from.
+        semantics: ``paper`` trains the projections of the queries, ``released`` leaves them at random values, as the
+            authors' code does.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+
+    Source: Chen et al. (2021), Sec. 3.2-3.4: weight 75, 8 chunks, temperature 0.07, queue 65,536.
+    """
+
+    def __init__(
+        self,
+        weight: float = 75.0,
+        chunks: int = 8,
+        temperature: float = 0.07,
+        queue: int = 65536,
+        semantics: Literal["paper", "released"] = "paper",
+    ) -> None:
+        super().__init__()
+        if weight < 0:
+            raise ValueError(f"weight is {weight}: expected 0 or more")
+        if temperature <= 0:
+            raise ValueError(f"temperature is {temperature}: expected a number above 0")
+        if chunks < 1 or queue < 1:
+            raise ValueError(f"chunks is {chunks}, queue is {queue}: expected 1 or more")
+        if semantics not in get_args(Literal["paper", "released"]):
+            raise ValueError(f"semantics is {semantics!r}: expected paper or released")
+        self.weight = weight
+        self.chunks = chunks
+        self.temperature = temperature
+        self.queue = queue
+        self.semantics = semantics
+        self._change = PhotometricChange(0.4, 0.4, 0.4, 0.4)
+        self._held: tuple[Teacher] | None = None  # in a tuple: no part of the module
+
+    def prepare(self, network: nn.Module, num_classes: int) -> None:
+        """Copies the network as the teacher; makes projections and queues."""
+        self.features = name_deep_stages(network)
+        self._held = (Teacher(network, self.features),)
+        generator = torch.Generator().manual_seed(0)
+        for number, name in enumerate(self.features):
+            channels = count_channels(find_module(network, name))
+            query = make_projection(channels)
+            query.requires_grad_(self.semantics == "paper")
+            key = make_projection(channels).requires_grad_(False)
+            key.load_state_dict(query.state_dict())
+            self.add_module(f"query{number}", query)
+            self.add_module(f"key{number}", key)
+            keys = torch.randn(self.queue, DIMENSIONS, generator=generator)
+            self.register_buffer(f"queue{number}", F.normalize(keys, dim=1))
+        self.register_buffer("position", torch.zeros((), dtype=torch.int64))
+
+    def compute_losses(self, step: Step) -> dict[str, Tensor]:
+        """Returns the contrastive loss of each stage; puts the keys of all processes into the queues."""
+        assert self._held is not None
+        changed = step.normalization.apply(self._change(step.normalization.undo(step.images)))
+        frozen = self._held[0].describe(changed)
+        losses = {}
+        with torch.autocast(step.images.device.type, enabled=False):
+            for number, name in enumerate(self.features):
+                features, queue = step.features[name].float(), self.get_buffer(f"queue{number}")
+                attention = compute_attention(features)
+                queries = self._project(f"query{number}", pool_chunks(features, attention, self.chunks))
+                keys = self._project(f"key{number}", pool_chunks(frozen[name].float(), attention, self.chunks)).detach()
+                losses[f"contrast{number + 3}"] = self.weight * contrast(queries, keys, queue.clone(), self.temperature)
+                moved = self._enqueue(queue, keys)
+            self.get_buffer("position").copy_(moved)
+        return losses
+
+    def _project(self, name: str, pooled: Tensor) -> Tensor:
+        return F.normalize(self.get_submodule(name)(pooled), dim=1)
+
+    @torch.no_grad()
+    def _enqueue(self, queue: Tensor, keys: Tensor) -> Tensor:
+        """Replaces the oldest keys; returns where the next ones go."""
+        found = gather_from_processes(keys)[-len(queue) :]
+        start = self.get_buffer("position")
+        places = (start + torch.arange(len(found), device=queue.device)) % len(queue)
+        queue[places] = found
+        return (start + len(found)) % len(queue)
+
+
+def make_projection(channels: int) -> nn.Sequential:
+    """Makes the projection of (N, C) pooled features to (N, 128)."""
+    return nn.Sequential(nn.Linear(channels, channels), nn.ReLU(inplace=True), nn.Linear(channels, DIMENSIONS))
+
+
+def count_channels(module: nn.Module) -> int:
+    """Returns the number of channels that leave a stage: those of its last convolution."""
+    return [layer for layer in module.modules() if isinstance(layer, nn.Conv2d)][-1].out_channels
+
+
+def compute_attention(features: Tensor) -> Tensor:
+    """Returns (B, 1, H, W) weights of 0 or more: how similar the features of a place are to the image's mean.
+
+    Args:
+        features: (B, C, H, W); no gradient goes through the weights.
+
+    Source: Chen et al. (2021), Eq. 4.
+    """
+    features = features.detach()
+    return (features * features.mean(dim=(2, 3), keepdim=True)).sum(dim=1, keepdim=True).clamp_min(0)
+
+
+def pool_chunks(features: Tensor, attention: Tensor, chunks: int) -> Tensor:
+    """Averages features over chunks of the map by the weights of an attention.
+
+    Args:
+        features: (B, C, H, W).
+        attention: (B, 1, H, W) weights of 0 or more.
+        chunks: Rows, and columns; no more than the map has.
+
+    Returns:
+        (B * rows * columns, C): chunk by chunk, row by row, image by image.
+    """
+    rows, columns = min(chunks, features.shape[2]), min(chunks, features.shape[3])
+    weights = attention + 1e-6  # a chunk without attention is averaged evenly
+    total = F.adaptive_avg_pool2d(features * weights, (rows, columns))
+    pooled = total / F.adaptive_avg_pool2d(weights, (rows, columns))
+    return pooled.flatten(2).transpose(1, 2).reshape(-1, features.shape[1])
+
+
+def contrast(queries: Tensor, keys: Tensor, queue: Tensor, temperature: float) -> Tensor:
+    """Returns the () mean InfoNCE: the cross-entropy of telling a query's own key from those of the queue.
+
+    Args:
+        queries: (N, D), normalised.
+        keys: (N, D), normalised: the key of each query.
+        queue: (Q, D), normalised.
+        temperature: Divides the similarities.
+
+    Source: Chen et al. (2021), Eq. 1.
+    """
+    own = (queries * keys).sum(dim=1, keepdim=True)
+    logits = torch.cat([own, queries @ queue.T], dim=1) / temperature
+    return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64, device=logits.device))

@@ -1,0 +1,78 @@
+"""DRPC (Yue et al., 2019): domain randomisation, and features that are the same in all styles of an image."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_modules.training.method import Normalization, Step, TrainingMethod
+from lightning_modules.training.styles import Styles, transfer_colours
+from lightning_modules.training.teacher import name_deep_stages
+
+LEVELS = (1, 2, 4, 8)  # of the pyramid: cells per side
+
+
+class DRPC(TrainingMethod):
+    """Trains on each image in its own and in several other styles, and pulls their pooled features together.
+
+    Yue et al. make their copies offline by an image-to-image translation network for each of 15 ImageNet classes. Here
+    a copy takes the colour statistics of a style image, while it is trained on, so that nothing has to be stored and
+    each crop comes in all styles.
+
+    Args:
+        copies: In how many styles each image is seen, besides its own.
+        weight: Of the consistency between the copies of an image.
+        styles: Folder of style images; None takes photographs of installed packages and random textures.
+        layer: Name of the module whose outputs are pooled; None is the last stage.
+
+    Raises:
+        ValueError: If an argument is outside its range, or the folder holds too few images.
+        FileNotFoundError: If there is no such folder.
+
+    Source: Yue et al. (2019), Sec. 3.2 and 3.3, Eq. 2-4 (from memory of the paper; no code was published).
+    """
+
+    def __init__(
+        self, copies: int = 2, weight: float = 1.0, styles: str | None = None, layer: str | None = None
+    ) -> None:
+        super().__init__()
+        if copies < 1:
+            raise ValueError(f"copies is {copies}: expected 1 or more")
+        if weight < 0:
+            raise ValueError(f"weight is {weight}: expected 0 or more")
+        self.copies = copies
+        self.weight = weight
+        self.layer = layer
+        self.styles = Styles(styles, least=copies)
+
+    def prepare(self, network: nn.Module, num_classes: int) -> None:
+        """Names the features that are pooled."""
+        self.features = [self.layer or name_deep_stages(network)[1]]
+
+    def change_batch(self, images: Tensor, masks: Tensor, normalization: Normalization) -> tuple[Tensor, Tensor]:
+        """Returns the images in their own and in other styles: first all images, then all first copies, ..."""
+        plain = normalization.undo(images).repeat(self.copies, 1, 1, 1)
+        styles = self.styles.draw(len(plain)).to(plain)
+        changed = normalization.apply(transfer_colours(plain, styles))
+        return torch.cat([images, changed]), masks.repeat(self.copies + 1, 1, 1)
+
+    def compute_losses(self, step: Step) -> dict[str, Tensor]:
+        """Returns how far the pooled features of the copies of an image lie from their mean."""
+        return {"consistency": self.weight * measure_consistency(step.features[self.features[0]], self.copies + 1)}
+
+
+def measure_consistency(features: Tensor, versions: int) -> Tensor:
+    """Returns the () mean distance (L1) of pyramid-pooled features from their mean over the versions of an image.
+
+    Args:
+        features: (V * B, C, H, W): all images in the first version, then all in the second, ...
+        versions: V.
+    """
+    values = features if features.dtype == torch.float64 else features.float()
+    side = min(values.shape[-2:])
+    distances = []
+    for level in LEVELS:
+        if level > side:
+            break
+        pooled = F.adaptive_avg_pool2d(values, level).unflatten(0, (versions, -1))
+        distances.append((pooled - pooled.mean(dim=0, keepdim=True)).abs().mean())
+    return torch.stack(distances).mean()

@@ -1,0 +1,192 @@
+"""ISW, the loss of RobustNet (Choi et al., 2021): whitens the covariances of features that photometric changes move."""
+
+from collections.abc import Iterable
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from pytorch_lightning.utilities.rank_zero import rank_zero_info
+from scipy.cluster.vq import kmeans2
+from torch import Tensor, nn
+
+from lightning_modules.networks.norms import WhitenedNorm2d
+from lightning_modules.training.method import Normalization, Step, TrainingMethod, record_outputs, seeded
+from lightning_modules.training.photometric import PhotometricChange
+from lightning_modules.training.processes import average_over_processes
+
+EPS = 1e-5  # on the diagonal of covariances
+
+
+class ISW(TrainingMethod):
+    """Instance selective whitening: drives covariances between channels that photometric changes move to 0.
+
+    The maps are the outputs of the instance norms without weights of ``norm=isw``. Which covariances count is found
+    once, at the start of epoch `from_epoch`, from source images.
+
+    Args:
+        weight: Of the loss.
+        from_epoch: Epochs before it train with the cross-entropy alone.
+        clusters: Into how many groups the variances of covariances are divided; all but the lowest are whitened. The
+            authors take 20 for MobileNet.
+        images: How many source images are looked at, at most, by each process.
+        trials: How many photometric copies of these are looked at; what is whitened has to come out of all.
+        semantics: ``paper`` divides the covariances above the diagonal into groups, ``released`` all entries of the
+            matrix, with the zeros on and below it, as the authors' code does.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+
+    Source: Choi et al. (2021), Sec. 3.3, Eq. 9-14.
+    """
+
+    def __init__(
+        self,
+        weight: float = 0.6,
+        from_epoch: int = 5,
+        clusters: int = 3,
+        images: int = 500,
+        trials: int = 10,
+        semantics: Literal["paper", "released"] = "paper",
+    ) -> None:
+        super().__init__()
+        for name, value, least in (("weight", weight, 0), ("from_epoch", from_epoch, 0), ("clusters", clusters, 2)):
+            if value < least:
+                raise ValueError(f"{name} is {value}: expected {least} or more")
+        for name, count in (("images", images), ("trials", trials)):
+            if count < 1:
+                raise ValueError(f"{name} is {count}: expected 1 or more")
+        if semantics not in get_args(Literal["paper", "released"]):
+            raise ValueError(f"semantics is {semantics!r}: expected paper or released")
+        self.weight = weight
+        self.from_epoch = from_epoch
+        self.clusters = clusters
+        self.images = images
+        self.trials = trials
+        self.semantics = semantics
+        self._change = PhotometricChange(0.8, 0.8, 0.8, 0.3, blur=0.5)
+
+    def prepare(self, network: nn.Module, num_classes: int) -> None:
+        """Finds the maps, and makes an empty mask for each."""
+        layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, WhitenedNorm2d)}
+        if not layers:
+            raise ValueError(
+                f"ISW whitens the maps of instance norms, of which {type(network).__name__} has none: expected a "
+                "network with norm=isw, e.g. --model.network.init_args.norm=isw"
+            )
+        self.features = list(layers)
+        for number, layer in enumerate(layers.values()):
+            self.register_buffer(f"mask{number}", torch.zeros(layer.num_features, layer.num_features, dtype=torch.bool))
+
+    @property
+    def masks(self) -> list[Tensor]:
+        """The (C, C) bool mask of each map: which covariances are whitened; all False before they are chosen."""
+        return [self.get_buffer(f"mask{number}") for number in range(len(self.features))]
+
+    def start_epoch(
+        self, epoch: int, network: nn.Module, images: Iterable[Tensor], normalization: Normalization
+    ) -> None:
+        """Chooses the covariances, in the epoch when whitening starts."""
+        if epoch < self.from_epoch or any(mask.any() for mask in self.masks):
+            return
+        was_training = network.training
+        network.eval()
+        try:
+            for trial in range(self.trials):
+                with seeded(epoch, trial), torch.no_grad():
+                    variances = self._measure_variances(network, images, normalization)
+                for mask, variance in zip(self.masks, variances, strict=True):
+                    chosen = choose_covariances(variance, self.clusters, self.semantics)
+                    mask.copy_(chosen if trial == 0 else mask & chosen)
+        finally:
+            network.train(was_training)
+        shares = [f"{name} {mask.sum().item()} of {mask.triu(1).new_ones(mask.shape).triu(1).sum().item()}"
+                  for name, mask in zip(self.features, self.masks, strict=True)]  # fmt: skip
+        rank_zero_info(f"ISW whitens from epoch {epoch} on: {', '.join(shares)} covariances")
+
+    def compute_losses(self, step: Step) -> dict[str, Tensor]:
+        """Returns the mean absolute covariance over what is whitened, as a mean over maps and images."""
+        losses = [
+            measure_whitening(step.features[name], mask)
+            for name, mask in zip(self.features, self.masks, strict=True)
+            if mask.any()
+        ]
+        return {"whitening": self.weight * torch.stack(losses).mean()} if losses else {}
+
+    def _measure_variances(
+        self, network: nn.Module, images: Iterable[Tensor], normalization: Normalization
+    ) -> list[Tensor]:
+        """Returns the (C, C) variance of each map's covariances between images and their copies, over all images."""
+        sums: list[Tensor] = []
+        count = 0
+        for batch in images:
+            kept = batch[: self.images - count]
+            copies = normalization.apply(self._change(normalization.undo(kept)))
+            pairs = []
+            for version in (kept, copies):
+                with record_outputs(network, self.features) as outputs:
+                    network(version)
+                pairs.append([compute_covariances(outputs[name]) for name in self.features])
+            found = [((first - second) / 2).square().sum(dim=0) for first, second in zip(*pairs, strict=True)]
+            sums = [total + one for total, one in zip(sums, found, strict=True)] if sums else found
+            count += len(kept)
+            if count >= self.images:
+                break
+        if not count:
+            raise ValueError("there are no source images to choose what ISW whitens: expected one batch or more")
+        return [average_over_processes(total / count) for total in sums]
+
+
+def compute_covariances(features: Tensor) -> Tensor:
+    """Returns the (B, C, C) covariances between the channels of (B, C, H, W) features whose means are 0, in float32.
+
+    Source: Choi et al. (2021), Eq. 2.
+    """
+    values = features.flatten(2)
+    values = values if values.dtype == torch.float64 else values.float()
+    identity = torch.eye(values.shape[1], dtype=values.dtype, device=values.device)
+    return values @ values.mT / max(values.shape[2] - 1, 1) + EPS * identity
+
+
+def measure_whitening(features: Tensor, mask: Tensor) -> Tensor:
+    """Returns the () mean over images of the mean absolute covariance over a (C, C) bool mask.
+
+    Source: Choi et al. (2021), Eq. 14.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        covariances = compute_covariances(features)
+        return (covariances.abs() * mask).sum(dim=(1, 2)).mean() / mask.sum().clamp_min(1)
+
+
+def choose_covariances(variances: Tensor, clusters: int, semantics: str = "paper") -> Tensor:
+    """Chooses the covariances above the diagonal whose variances are not in the lowest of so many groups.
+
+    Args:
+        variances: (C, C) float.
+        clusters: Number of groups, by one-dimensional k-means.
+        semantics: ``paper`` groups what is above the diagonal; ``released`` the whole matrix, with 0 elsewhere.
+
+    Returns:
+        (C, C) bool.
+
+    Source: Choi et al. (2021), Eq. 12 and 13.
+    """
+    above = torch.ones_like(variances, dtype=torch.bool).triu(diagonal=1)
+    values = variances[above] if semantics == "paper" else variances.triu(diagonal=1).flatten()
+    groups = divide_into_groups(values.double().cpu().numpy(), clusters)
+    high = torch.from_numpy(groups > 0).to(variances.device)
+    if semantics == "released":
+        return high.reshape(variances.shape) & above
+    mask = torch.zeros_like(above)
+    mask[above] = high
+    return mask
+
+
+def divide_into_groups(values: np.ndarray, count: int) -> np.ndarray:
+    """Divides (N,) float64 numbers into groups by k-means from quantiles on; returns the (N,) groups, the lowest 0."""
+    if len(np.unique(values)) <= count:
+        return np.unique(values, return_inverse=True)[1]
+    start = np.quantile(values, (np.arange(count) + 0.5) / count)
+    scale = values.max() - values.min()
+    centres, groups = kmeans2((values / scale)[:, None], np.unique(start / scale)[:, None], iter=100, minit="matrix")
+    rank = np.argsort(np.argsort(centres[:, 0]))
+    return rank[groups]

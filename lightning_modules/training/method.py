@@ -1,0 +1,157 @@
+"""The seam of training: a method may change the images of a batch, look at features of the network, and add losses."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """How images are normalised.
+
+    Attributes:
+        mean: Of red, green and blue, in [0, 1].
+        std: Their deviation.
+    """
+
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+
+    def undo(self, images: Tensor) -> Tensor:
+        """Returns (B, 3, H, W) normalised images as values in [0, 1]."""
+        return (images * self._shape(self.std, images) + self._shape(self.mean, images)).clamp(0, 1)
+
+    def apply(self, images: Tensor) -> Tensor:
+        """Returns (B, 3, H, W) images in [0, 1] normalised."""
+        return (images - self._shape(self.mean, images)) / self._shape(self.std, images)
+
+    @staticmethod
+    def _shape(values: Sequence[float], images: Tensor) -> Tensor:
+        return torch.tensor(values, dtype=images.dtype, device=images.device)[:, None, None]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What the losses of a training step are made of.
+
+    Attributes:
+        network: In training mode.
+        images: (B, 3, H, W) float, normalised, as the network saw them.
+        masks: (B, H, W) int64 train ids, 255 where ignored.
+        logits: (B, K, H, W) float.
+        features: Outputs of the modules that the method asks for, by name.
+        normalization: Of the images.
+    """
+
+    network: nn.Module
+    images: Tensor
+    masks: Tensor
+    logits: Tensor
+    features: Mapping[str, Tensor] = field(default_factory=dict)
+    normalization: Normalization = field(default_factory=Normalization)
+
+
+class TrainingMethod(nn.Module):
+    """A way to train for generalisation. Subclasses override what they need; this one adds nothing.
+
+    It is part of the module while it trains: its parameters are trained with the network's, its buffers are in the
+    checkpoint, so that a training that resumes goes on with them. Checkpoints load without it, and at test time nothing
+    of it is left.
+
+    Attributes:
+        features: Names of modules of the network whose outputs the losses need, e.g. ``backbone.layer1``.
+    """
+
+    features: Sequence[str] = ()
+
+    def prepare(self, network: nn.Module, num_classes: int) -> None:
+        """Called once before a training, with the weights that it starts from, also before one that resumes.
+
+        Raises:
+            ValueError: If the method cannot train this network.
+        """
+
+    def start_epoch(
+        self, epoch: int, network: nn.Module, images: Iterable[Tensor], normalization: Normalization
+    ) -> None:
+        """Called at the start of each epoch.
+
+        Args:
+            epoch: From 0 on.
+            network: In training mode; to be left as it was.
+            images: (B, 3, H, W) batches of the source on the network's device, read when they are asked for.
+            normalization: Of the images.
+        """
+
+    def change_batch(self, images: Tensor, masks: Tensor, normalization: Normalization) -> tuple[Tensor, Tensor]:
+        """Returns the images and labels that the network is trained on, of the same shapes or with more images.
+
+        Args:
+            images: (B, 3, H, W) float, normalised.
+            masks: (B, H, W) int64 train ids, 255 where ignored.
+            normalization: Of the images.
+        """
+        return images, masks
+
+    def compute_losses(self, step: Step) -> dict[str, Tensor]:
+        """Returns the losses to add to the cross-entropy, weighted, by name: () each."""
+        return {}
+
+
+def find_module(network: nn.Module, name: str) -> nn.Module:
+    """Returns a module of a network by its dotted name.
+
+    Raises:
+        ValueError: If there is none of that name; says which there are.
+    """
+    try:
+        return network.get_submodule(name)
+    except AttributeError as error:
+        parent = name.rpartition(".")[0]
+        try:
+            known = [f"{parent}.{child}".lstrip(".") for child, _ in network.get_submodule(parent).named_children()]
+        except AttributeError:
+            known = [child for child, _ in network.named_children()]
+        raise ValueError(
+            f"{type(network).__name__} has no module {name!r}: expected one such as {', '.join(known)}"
+        ) from error
+
+
+@contextmanager
+def record_outputs(network: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """Gives a dict that holds the outputs of modules by name, once the network has run within the ``with`` block.
+
+    Raises:
+        ValueError: If the network has no module of a name.
+    """
+    outputs: dict[str, Tensor] = {}
+
+    def keep(name: str) -> None:
+        def hook(_: nn.Module, __: object, output: Tensor) -> None:
+            outputs[name] = output
+
+        handles.append(find_module(network, name).register_forward_hook(hook))
+
+    handles: list[torch.utils.hooks.RemovableHandle] = []
+    try:
+        for name in names:
+            keep(name)
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def seeded(*numbers: int) -> Iterator[None]:
+    """Seeds torch's generators from numbers within a ``with`` block, and puts them back at its end."""
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices):
+        seed = 0
+        for number in numbers:
+            seed = (seed * 1_000_003 + number + 1) % (2**63 - 1)
+        torch.manual_seed(seed)
+        yield

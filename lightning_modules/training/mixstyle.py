@@ -1,0 +1,81 @@
+"""MixStyle (Zhou et al., 2021): mixes the feature statistics of the images of a batch."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.training.method import TrainingMethod, find_module
+
+
+class MixStyle(TrainingMethod):
+    """Gives features of each image the mean and deviation of a mixture of its own and another image's.
+
+    Args:
+        layers: Names of the modules whose outputs are mixed; None is the first two residual stages.
+        alpha: Of the Beta distribution that the shares of the mixture are drawn from.
+        probability: Of mixing a batch at all.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+
+    Source: Zhou et al. (2021), Eq. 4-6: alpha 0.1, probability 0.5.
+    """
+
+    def __init__(self, layers: Sequence[str] | None = None, alpha: float = 0.1, probability: float = 0.5) -> None:
+        super().__init__()
+        if alpha <= 0:
+            raise ValueError(f"alpha is {alpha}: expected a number above 0")
+        if not 0 <= probability <= 1:
+            raise ValueError(f"probability is {probability}: expected 0 to 1")
+        self.layers = None if layers is None else list(layers)
+        self.probability = probability
+        self._beta = torch.distributions.Beta(alpha, alpha)
+
+    def prepare(self, network: nn.Module, num_classes: int) -> None:
+        """Has the outputs of the layers mixed while the network trains."""
+        for name in self.layers or find_early_stages(network):
+            find_module(network, name).register_forward_hook(self._mix)
+
+    def _mix(self, layer: nn.Module, _: Any, output: Tensor) -> Tensor:
+        if not layer.training or len(output) < 2 or torch.rand(()).item() >= self.probability:
+            return output
+        return mix_statistics(output, torch.randperm(len(output)), self._beta.sample((len(output),)))
+
+
+def find_early_stages(network: nn.Module) -> list[str]:
+    """Names the first two residual stages of a network.
+
+    Raises:
+        ValueError: If the network does not name its stages as residual networks do.
+    """
+    names = {name for name, _ in network.named_modules()}
+    found = [f"{prefix}{stage}" for prefix in ("", "backbone.") for stage in ("layer1", "layer2")]
+    present = [name for name in found if name in names]
+    if len(present) != 2:
+        raise ValueError(
+            f"{type(network).__name__} does not have the modules layer1 and layer2: set layers to the names of those "
+            "whose outputs are to be mixed"
+        )
+    return present
+
+
+def mix_statistics(features: Tensor, partners: Tensor, shares: Tensor, eps: float = 1e-6) -> Tensor:
+    """Mixes mean and deviation per channel with those of other images.
+
+    Args:
+        features: (B, C, H, W).
+        partners: (B,) int64: the other image of each.
+        shares: (B,) float in [0, 1]: of an image's own statistics.
+        eps: Added to the variance.
+
+    Returns:
+        (B, C, H, W): the normalised features with the mixed statistics, through which no gradient goes.
+    """
+    variance, mean = torch.var_mean(features.detach(), dim=(2, 3), keepdim=True)
+    deviation = (variance + eps).sqrt()
+    share = shares.to(features)[:, None, None, None]
+    mixed_mean = share * mean + (1 - share) * mean[partners]
+    mixed_deviation = share * deviation + (1 - share) * deviation[partners]
+    return (features - mean) / deviation * mixed_deviation + mixed_mean

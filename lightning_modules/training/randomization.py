@@ -1,0 +1,38 @@
+"""Strong photometric randomisation alone: the honest baseline of all systems that change how images look."""
+
+from torch import Tensor
+
+from lightning_modules.training.method import Normalization, TrainingMethod
+from lightning_modules.training.photometric import PhotometricChange
+
+
+class PhotometricRandomization(TrainingMethod):
+    """Changes brightness, contrast, saturation and hue of every training image, blurs some and makes some gray.
+
+    Args:
+        strength: 1 draws factors from [0.2, 1.8] and turns the hue by up to 0.3; 0 changes nothing.
+        blur: Probability of a Gaussian blur.
+        gray: Probability of a gray image.
+        probability: Of changing the colours at all.
+
+    Raises:
+        ValueError: If an argument is outside [0, 1].
+
+    Source: Choi et al. (2021), Sec. 4 (the range of their photometric transformation).
+    """
+
+    def __init__(self, strength: float = 1.0, blur: float = 0.5, gray: float = 0.1, probability: float = 0.8) -> None:
+        super().__init__()
+        for name, value in (("strength", strength), ("blur", blur), ("gray", gray), ("probability", probability)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} is {value}: expected 0 to 1")
+        most = 0.8 * strength
+        self._change = PhotometricChange(most, most, most, 0.3 * strength, blur, probability)
+        self._gray = gray
+
+    def change_batch(self, images: Tensor, masks: Tensor, normalization: Normalization) -> tuple[Tensor, Tensor]:
+        """Changes each image on its own."""
+        changed = self._change(normalization.undo(images))
+        gray = images.new_empty(len(images), 1, 1, 1).uniform_() < self._gray
+        luma = (changed * changed.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(dim=1, keepdim=True)
+        return normalization.apply(changed.where(~gray, luma)), masks

