@@ -13,7 +13,7 @@ from PIL import Image
 from callbacks.report.gallery import EXTREMES, has_pictures, list_predictions, locate_pictures, rank_extremes
 from callbacks.report.panels import make_palette
 from callbacks.report.summary import summarize_records
-from callbacks.run.folder import MANIFEST, RECORDS, SEARCH, SUMMARY, Line, RunFolder, list_rank_files, read_located
+from callbacks.run.folder import MANIFEST, RECORDS, SEARCH, SUMMARY, Line, RunFolder, read_located
 from callbacks.run.records import read_manifest
 from lightning_modules.metrics import Scores
 
@@ -244,7 +244,7 @@ def read_run(folder: Path) -> RunData:
 
 def has_results(folder: Path) -> bool:
     """Returns whether a folder holds scores of a run, whole or not."""
-    return any((folder / name).is_file() for name in (SUMMARY, RECORDS)) or bool(list_rank_files(folder))
+    return any((folder / name).is_file() for name in (SUMMARY, RECORDS)) or bool(RunFolder(folder).list_rank_files())
 
 
 def explain_wrong_folder(folder: Path) -> str:
