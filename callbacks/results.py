@@ -39,7 +39,7 @@ from callbacks.run.records import (
 from callbacks.run.scoring import ScoringRun
 from callbacks.run.selection import Selection
 from callbacks.run.settings import describe_evaluation, find_stage, fingerprint_weights
-from callbacks.run.training_folder import check_trained
+from callbacks.run.training_folder import check_progress
 from lightning_modules.metrics import Scores, fetch_scores, scale_temperature, score_image
 from lightning_modules.predictor import predict_plainly
 
@@ -196,7 +196,7 @@ class Results(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the report of the training, if a logger keeps its curves; says what was left out."""
-        check_trained(trainer, self._trained)
+        check_progress(trainer, self._trained)
         folder = find_log_folder(trainer)
         if not self.report or not trainer.is_global_zero or folder is None:
             return
