@@ -26,7 +26,7 @@ from callbacks.run.settings import (
     find_root,
     keeps_knowledge,
 )
-from lightning_modules.segmentation import list_loaders
+from lightning_modules.loaders import list_loaders
 
 Done = Mapping[str, set[str]] | Callable[[], Mapping[str, set[str]]]  # as `SegmentationDataModule.leave_out` takes it
 OUTPUTS: tuple[Output, ...] = ("labels", "train_ids", "overlays")

@@ -55,8 +55,9 @@ from callbacks.run.records import (
 from callbacks.run.selection import Selection
 from callbacks.run.settings import describe_evaluation, find_stage, fingerprint_weights, keeps_knowledge
 from callbacks.run.training_folder import check_trained
-from lightning_modules.metrics import Scores, fetch_scores, scale_temperature, score_image
+from lightning_modules.metrics import Scores, fetch_scores, score_image
 from lightning_modules.predictor import predict_plainly
+from lightning_modules.probabilities import scale_temperature
 
 __all__ = ["RECORDS", "SUMMARY", "Results", "find_method", "read_records", "set_aside", "summarize_records", "to_plain"]
 
