@@ -213,13 +213,13 @@ def test_missing_extra_is_a_clear_error(name: str, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(
-    ("build", "file"),
+    ("build", "file", "error"),
     [
-        (lambda: DeepLabV1("resnet50", 19, "imagenet"), "resnet50-0676ba61.pth"),
-        (lambda: FCN8s("vgg16_bn", 19, "imagenet"), "vgg16_bn-6c64b313.pth"),
+        (lambda: DeepLabV1("resnet50", 19, "imagenet"), "resnet50-0676ba61.pth", URLError("no network")),
+        (lambda: DeepLabV1("resnet50", 19, "imagenet"), "resnet50-0676ba61.pth", OSError("refused")),
+        (lambda: FCN8s("vgg16_bn", 19, "imagenet"), "vgg16_bn-6c64b313.pth", TimeoutError("too late")),
     ],
 )
-@pytest.mark.parametrize("error", [URLError("no network"), OSError("refused"), TimeoutError("too late")])
 def test_imagenet_weights_without_a_network_name_the_file_and_its_place(
     build: Callable[[], nn.Module], file: str, error: Exception, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

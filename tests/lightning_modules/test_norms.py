@@ -194,14 +194,14 @@ def test_networks_train_with_them(norm: str) -> None:
     labels = (images[:, 0] > images[:, 1]).long()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
     losses = []
-    for _ in range(8):
+    for _ in range(12):
         optimizer.zero_grad()
         loss = F.cross_entropy(network(images), labels)
         loss.backward()
         assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < 0.8 * losses[0]
+    assert losses[-1] < 0.7 * losses[0]
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         half = network.eval()(images).float().softmax(dim=1)
     torch.testing.assert_close(half, network(images).softmax(dim=1).detach(), atol=0.1, rtol=0)
