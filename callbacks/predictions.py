@@ -26,7 +26,7 @@ from callbacks.run.prediction_folder import SUFFIXES, Output, PredictionFolder, 
 from callbacks.run.processes import all_or_none, gather_sets
 from callbacks.run.records import describe_run, find_folder, find_method, leave_out, to_plain, write_file
 from callbacks.run.settings import find_root, keeps_knowledge
-from lightning_modules.segmentation import list_loaders
+from lightning_modules.loaders import list_loaders
 
 OUTPUTS: tuple[Output, ...] = ("labels", "train_ids", "overlays")
 

@@ -40,8 +40,9 @@ from callbacks.run.scoring import ScoringRun
 from callbacks.run.selection import Selection
 from callbacks.run.settings import describe_evaluation, find_stage, fingerprint_weights
 from callbacks.run.training_folder import check_progress
-from lightning_modules.metrics import Scores, fetch_scores, scale_temperature, score_image
+from lightning_modules.metrics import Scores, fetch_scores, score_image
 from lightning_modules.predictor import predict_plainly
+from lightning_modules.probabilities import scale_temperature
 
 __all__ = ["RECORDS", "SUMMARY", "Results", "find_method", "read_records", "set_aside", "summarize_records", "to_plain"]
 

@@ -21,7 +21,7 @@ from callbacks.report.panels import encode_jpeg, encode_png, restore_photograph
 from callbacks.run.folder import GALLERY
 from callbacks.run.records import shorten_name, write_file
 from callbacks.views import IMAGENET, Normalization
-from lightning_modules.metrics import resize_probabilities
+from lightning_modules.probabilities import resize_probabilities
 
 EXTREMES = 3
 MAX_WIDTH = 1024  # pixels; wider pictures would make reports of a hundred images large

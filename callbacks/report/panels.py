@@ -12,7 +12,7 @@ from torch import Tensor
 
 from callbacks.method import require_segmentation
 from callbacks.views import IMAGENET, Normalization
-from lightning_modules.metrics import resize_probabilities
+from lightning_modules.probabilities import resize_probabilities
 
 OVERLAY = 0.65
 GAP = 4

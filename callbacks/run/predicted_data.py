@@ -9,7 +9,7 @@ from callbacks.method import require_segmentation
 from callbacks.report.panels import find_palette
 from callbacks.run.records import to_plain
 from callbacks.run.settings import describe_data, describe_predictor
-from lightning_modules.segmentation import list_loaders
+from lightning_modules.loaders import list_loaders
 
 # What data sets say about themselves that does not show in predictions.
 NOT_IN_PREDICTIONS = ("role", "choose_on_target", "broken", "left_out", "release")

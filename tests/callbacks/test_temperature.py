@@ -12,7 +12,7 @@ from torch import Tensor
 from callbacks import TTA, IaBN, Method, SegTTT
 from callbacks.results import Results
 from callbacks.temperature import TEMPERATURES, TemperatureScores, TemperatureSearch, refine_minimum, sample_pixels
-from lightning_modules.metrics import SMALLEST, scale_temperature
+from lightning_modules.probabilities import SMALLEST, scale_temperature
 from lightning_modules.segmentation import SegmentationModule
 from main import main
 from tests.fakes import FakeDataModule, TinyNetwork, make_images, make_trainer
