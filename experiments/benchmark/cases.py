@@ -1,13 +1,18 @@
 """What is measured: methods and their settings, for the benchmark, for its figure and for the check of a GPU."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import torch
+from torch import Tensor, nn
 
 from callbacks.iabn import IaBN
 from callbacks.method import Method
 from callbacks.seg_ttt import SegTTT
 from callbacks.tta import TTA
+from experiments.benchmark.cost import autocast
+from lightning_modules.predictor import predict_plainly
 
 METHODS: dict[str, type[Method] | None] = {"t-BN": None, "IaBN": IaBN, "TTA": TTA, "Seg-TTT": SegTTT}
 
@@ -58,3 +63,14 @@ def list_cases(methods: Iterable[str], steps: Sequence[int], trainable: Sequence
         else:
             cases.append(Case(method))
     return cases
+
+
+def make_call(method: Method | None, network: nn.Module, image: Tensor, precision: str) -> Callable[[], Tensor]:
+    """Returns a call that predicts an image by a method as `trainer.test` does; None is the plain forward."""
+    predict = predict_plainly if method is None else method.predict
+
+    def call() -> Tensor:
+        with torch.inference_mode(), autocast(image.device, precision):
+            return predict(network, image)
+
+    return call

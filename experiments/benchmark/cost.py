@@ -120,12 +120,13 @@ def free_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def measure_rate(device: torch.device, precision: str, size: int | None = None) -> float:
+def measure_rate(device: torch.device, precision: str, tf32: bool = True, size: int | None = None) -> float:
     """Measures how fast a large square matrix product runs, in the best of some turns.
 
     Args:
         device: Where.
-        precision: One of `PRECISIONS`; float32 products use TF32 if convolutions do.
+        precision: One of `PRECISIONS`.
+        tf32: Whether float32 products on a GPU use TF32, as convolutions do unless they are told otherwise.
         size: Rows and columns; None is enough for the device.
 
     Returns:
@@ -133,7 +134,7 @@ def measure_rate(device: torch.device, precision: str, size: int | None = None) 
     """
     size = size or MATRIX_SIZES[device.type]
     matrix = torch.randn(size, size, device=device, dtype=PRECISIONS[precision])
-    with float32_products(tf32=torch.backends.cudnn.allow_tf32):
+    with float32_products(tf32):
         best = min(time_call(lambda: matrix @ matrix) for _ in range(RATE_TURNS))
     return 2 * size**3 / best / 1e12
 
@@ -141,15 +142,13 @@ def measure_rate(device: torch.device, precision: str, size: int | None = None) 
 @contextmanager
 def float32_products(tf32: bool) -> Iterator[None]:
     """Says whether convolutions and matrix products on a GPU round float32 to TF32 within a ``with`` block."""
-    places = (torch.backends.cudnn, torch.backends.cuda.matmul)
-    before = [place.allow_tf32 for place in places]
+    convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = convolutions.allow_tf32, products.allow_tf32
+    convolutions.allow_tf32 = products.allow_tf32 = tf32
     try:
-        for place in places:
-            place.allow_tf32 = tf32
         yield
     finally:
-        for place, allowed in zip(places, before, strict=True):
-            place.allow_tf32 = allowed
+        convolutions.allow_tf32, products.allow_tf32 = before
 
 
 def profile_call(call: Call, device: torch.device, place: Path) -> str:

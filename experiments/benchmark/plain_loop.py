@@ -130,16 +130,18 @@ def adapt_batch_norm(network: nn.Module, alpha: float) -> None:
     for layer in layers:
         if not isinstance(layer, nn.BatchNorm2d) or type(layer).forward is not _BatchNorm.forward:
             raise ValueError(f"the plain loop knows no IaBN for {type(layer).__name__}: expected nn.BatchNorm2d")
-        layer.forward = partial(normalise_features, layer, alpha)  # type: ignore[method-assign]
+        tensors = (layer.running_mean, layer.running_var, layer.weight, layer.bias)
+        layer.forward = partial(normalise_features, *tensors, alpha, layer.eps)  # type: ignore[method-assign]
 
 
-def normalise_features(layer: nn.BatchNorm2d, alpha: float, x: Tensor) -> Tensor:
-    """Normalises (B, C, H, W) features by the formula of instance-adaptive batch normalisation (Eq. 4)."""
-    assert layer.running_mean is not None and layer.running_var is not None
+def normalise_features(
+    running_mean: Tensor, running_var: Tensor, weight: Tensor, bias: Tensor, alpha: float, eps: float, x: Tensor
+) -> Tensor:
+    """Normalises (B, C, H, W) features by the formula of instance-adaptive batch normalisation (Eq. 3-4)."""
     mean, var = x.mean(dim=(2, 3), keepdim=True), x.var(dim=(2, 3), unbiased=False, keepdim=True)
-    mean = alpha * mean + (1 - alpha) * layer.running_mean[:, None, None]
-    var = alpha * var + (1 - alpha) * layer.running_var[:, None, None]
-    return (x - mean) / torch.sqrt(var + layer.eps) * layer.weight[:, None, None] + layer.bias[:, None, None]
+    mean = alpha * mean + (1 - alpha) * running_mean[:, None, None]
+    var = alpha * var + (1 - alpha) * running_var[:, None, None]
+    return (x - mean) / torch.sqrt(var + eps) * weight[:, None, None] + bias[:, None, None]
 
 
 def label_confident(probabilities: Tensor, psi: float) -> Tensor:

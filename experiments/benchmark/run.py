@@ -20,18 +20,17 @@ from typing import Any
 
 import torch
 
-from callbacks.method import Method, TooLargeError, is_out_of_memory
+from callbacks.method import TooLargeError, is_out_of_memory
 from callbacks.run.records import find_commit, number_files, to_plain, write_file
 from experiments.benchmark import cost
 from experiments.benchmark.accuracy import measure_accuracy
-from experiments.benchmark.cases import Case, list_cases
+from experiments.benchmark.cases import Case, list_cases, make_call
 from experiments.benchmark.command import parse_arguments
 from experiments.benchmark.plain_loop import PlainLoop
 from experiments.benchmark.subject import Subject, make_subject, resolve_trainable
 from experiments.benchmark.table import COLUMNS, Row, format_heading, format_page, format_row, write_rows
 from experiments.pages import insert_report
 from lightning_modules.compilation import compile_network
-from lightning_modules.predictor import predict_plainly
 
 LEAST_AGREEMENT = 0.999  # of the labels of a row in float32 with the plain loop's
 
@@ -89,9 +88,11 @@ def measure(case: Case, precision: str, subject: Subject, options: argparse.Name
     settings = case.list_settings(subject.alpha or 0.0, options.scales, options.psi, subject.lr)
     with noting(row), TemporaryDirectory(prefix="plain_loop_") as folder:
         method = case.make_method(settings, options.resampling)
-        flops, stages = cost.count_flops(make_call(method, subject, "32-true"))
+        if method is not None:
+            method.check_network(network)
+        flops, stages = cost.count_flops(make_call(method, network, subject.image, "32-true"))
         row |= {"tflop": flops / 1e12, "stages_tflop": {name: part / 1e12 for name, part in stages.items()}}
-        call = make_call(method, subject, precision)
+        call = make_call(method, network, subject.image, precision)
         if options.compile != "none":
             compile_network(network, options.compile)
             call(), call()  # graphs are recorded in the second call
@@ -103,7 +104,7 @@ def measure(case: Case, precision: str, subject: Subject, options: argparse.Name
             add_note(row, method.adaptations[0].note)
         calls = [call]
         if options.plain:
-            exact = make_call(case.make_method(settings, "pillow"), subject, precision)
+            exact = make_call(case.make_method(settings, "pillow"), network, subject.image, precision)
             with noting(row, "plain loop: "):
                 calls.append(compare(row, settings, subject, exact, Path(folder) / "checkpoint.pt"))
             call()  # warm again
@@ -127,26 +128,7 @@ def start_row(case: Case, precision: str, subject: Subject, options: argparse.Na
     }  # fmt: skip
 
 
-def make_call(method: Method | None, subject: Subject, precision: str) -> cost.Call:
-    """Returns our call as `trainer.test` makes it.
-
-    Raises:
-        ValueError: If the method cannot work on the network.
-    """
-    if method is not None:
-        method.check_network(subject.network)
-    predict = predict_plainly if method is None else method.predict
-
-    def call() -> torch.Tensor:
-        with torch.inference_mode(), cost.autocast(subject.image.device, precision):
-            return predict(subject.network, subject.image)
-
-    return call
-
-
-def compare(
-    row: Row, settings: Mapping[str, Any], subject: Subject, ours: cost.Call, checkpoint: Path
-) -> cost.Call:
+def compare(row: Row, settings: Mapping[str, Any], subject: Subject, ours: cost.Call, checkpoint: Path) -> cost.Call:
     """Adds how far the plain loop agrees with ours, both as exact as can be, and its memory; returns its call."""
     if settings:
         settings = {**settings, "alpha": subject.alpha}
@@ -229,6 +211,7 @@ def profile(options: argparse.Namespace) -> None:
         case = Case("Seg-TTT", options.steps[-1], resolve_trainable(subject.network, options.trainable)[0])
         settings = case.list_settings(subject.alpha or 0.0, options.scales, options.psi, subject.lr)
         for precision in options.precision:
-            call = make_call(case.make_method(settings, options.resampling), subject, precision)
+            method = case.make_method(settings, options.resampling)
+            call = make_call(method, subject.network, subject.image, precision)
             place = options.folder / f"profile_{name}_{size[0]}x{size[1]}_{options.device}_{precision}"
             print(f"{place.name}\n{cost.profile_call(call, subject.image.device, place)}", flush=True)

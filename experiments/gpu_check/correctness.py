@@ -21,6 +21,7 @@ from callbacks.seg_ttt import SegTTT, Semantics
 from callbacks.tent import Tent
 from callbacks.tta import TTA
 from experiments.benchmark.cost import autocast, float32_products, measure_peak
+from experiments.benchmark.plain_loop import normalise_features
 from experiments.benchmark.random_weights import choose_rate
 from experiments.gpu_check.runner import Row
 from experiments.gpu_check.subjects import Setup, copy_state, is_unchanged, share_equal
@@ -68,30 +69,27 @@ def measure_norm_errors(
 
     def differentiate(normalize: Callable[..., Tensor], place: Callable[[Tensor], Tensor]) -> list[Tensor]:
         inputs = [place(tensor).requires_grad_() for tensor in (x, weight, shift)]
-        output = normalize(inputs[0], place(mean), place(var), *inputs[1:], ALPHA, EPS)
+        output = normalize(inputs[0], place(mean), place(var), *inputs[1:])
         return [output.detach(), *torch.autograd.grad(output, inputs, place(gradient))]
+
+    def by_formula(x: Tensor, *tensors: Tensor) -> Tensor:
+        return normalise_features(*tensors, ALPHA, EPS, x)
+
+    def by_ours(*tensors: Tensor) -> Tensor:
+        return blended_norm.normalize_blended(*tensors, ALPHA, EPS)
 
     def place(tensor: Tensor) -> Tensor:
         channels_last = layout == "channels_last" and tensor.ndim == 4
         form = torch.channels_last if channels_last else torch.contiguous_format
         return tensor.to(device).clone(memory_format=form)
 
-    expected = differentiate(normalize_by_formula, lambda tensor: tensor.double())
-    found = differentiate(blended_norm.normalize_blended, place)
+    expected = differentiate(by_formula, lambda tensor: tensor.double())
+    found = differentiate(by_ours, place)
     errors = {}
     for name, one, other in zip(("output", "gradient", "of weight", "of bias"), found, expected, strict=True):
         error = (one.double().cpu() - other).abs().amax() / other.abs().amax()
         errors[name] = error.nan_to_num(float("inf")).item()
     return errors
-
-
-def normalize_by_formula(
-    x: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor, bias: Tensor, alpha: float, eps: float
-) -> Tensor:
-    """Normalises (B, C, H, W) features as the paper writes it (Eq. 3-4)."""
-    mean = alpha * x.mean(dim=(2, 3), keepdim=True) + (1 - alpha) * running_mean[:, None, None]
-    var = alpha * x.var(dim=(2, 3), correction=0, keepdim=True) + (1 - alpha) * running_var[:, None, None]
-    return (x - mean) / torch.sqrt(var + eps) * weight[:, None, None] + bias[:, None, None]
 
 
 def check_methods(setup: Setup) -> Iterator[Row]:

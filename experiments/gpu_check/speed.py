@@ -2,8 +2,8 @@
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cache, lru_cache
+from contextlib import contextmanager
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experiments.benchmark import cost
+from experiments.benchmark import cases, cost
 from experiments.benchmark.cases import Case
 from experiments.benchmark.plain_loop import PlainLoop, normalise
 from experiments.benchmark.random_weights import CLASSES, choose_rate, imitate_training
@@ -19,7 +19,6 @@ from experiments.gpu_check.runner import Row
 from experiments.gpu_check.subjects import Setup
 from lightning_modules.compilation import compile_network
 from lightning_modules.networks.deeplab_v1 import DeepLabV1
-from lightning_modules.predictor import predict_plainly
 
 CASES = {  # the most wanted first
     "plain": Case("t-BN"),
@@ -28,23 +27,21 @@ CASES = {  # the most wanted first
     "Seg-TTT 3": Case("Seg-TTT", 3, "default"),
     "TTA": Case("TTA"),
 }
-PRECISIONS = {"float32 (TF32)": "32-true", "bf16": "bf16-mixed"}
+RATES = {"bf16": ("bf16-mixed", True), "float32 (TF32)": ("32-true", True), "float32": ("32-true", False)}
 REPEATS = 5
 
 
 @cache
-def measure_rates(setup: Setup) -> dict[str, float]:
-    """Measures how fast the device multiplies matrices in each precision, in TFLOP/s."""
-    modes: dict[str, tuple[str, AbstractContextManager]] = {
-        "bf16": ("bf16-mixed", nullcontext()),
-        "float32 (TF32)": ("32-true", cost.float32_products(tf32=True)),
-        "float32": ("32-true", cost.float32_products(tf32=False)),
-    }
-    rates = {}
-    for name, (precision, context) in modes.items():
-        with context:
-            rates[name] = cost.measure_rate(setup.device, precision, 128 if setup.tiny else None)
-    return rates
+def measure_rate(setup: Setup, name: str) -> float:
+    """Measures how fast the device multiplies matrices in one of `RATES`, in TFLOP/s."""
+    precision, tf32 = RATES[name]
+    return cost.measure_rate(setup.device, precision, tf32, 128 if setup.tiny else None)
+
+
+def list_rates(setup: Setup) -> Iterator[Row]:
+    """Yields the rates."""
+    for name in RATES:
+        yield {"precision": name, "TFLOP/s": measure_rate(setup, name)}
 
 
 @lru_cache(maxsize=1)
@@ -65,13 +62,7 @@ def make_call(setup: Setup, backbone: str, name: str, precision: str) -> cost.Ca
     """Returns a call that predicts the image by one of `CASES`."""
     network, image, lr = make_subject(setup, backbone)
     method = CASES[name].make_method(list_settings(CASES[name], lr))
-    predict = predict_plainly if method is None else method.predict
-
-    def call() -> Tensor:
-        with cost.autocast(setup.device, PRECISIONS[precision]):
-            return predict(network, image)
-
-    return call
+    return cases.make_call(method, network, image, RATES[precision][0])
 
 
 @cache
@@ -80,29 +71,26 @@ def count_tflop(setup: Setup, backbone: str, name: str) -> float:
     return cost.count_flops(make_call(setup, backbone, name, "bf16"))[0] / 1e12
 
 
-def list_rates(setup: Setup) -> Iterator[Row]:
-    """Yields the rates."""
-    for name, rate in measure_rates(setup).items():
-        yield {"precision": name, "TFLOP/s": rate}
-
-
 def time_methods(setup: Setup, backbone: str, precision: str, compiled: bool = False) -> Iterator[Row]:
-    """Times the methods in one of `PRECISIONS`."""
+    """Times the methods in one of the precisions of `RATES`."""
     network, *_ = make_subject(setup, backbone)
-    for name in ["plain"] if compiled and setup.tiny else CASES:  # compiling takes long, however tiny
-        row: Row = {"network": backbone, "precision": precision, "method": name}
-        tflop, rate = count_tflop(setup, backbone, name), measure_rates(setup)[precision]
-        call = make_call(setup, backbone, name, precision)
-        try:
+    names = ["plain"] if compiled and setup.tiny else list(CASES)  # compiling takes long, however tiny
+    tflops = [count_tflop(setup, backbone, name) for name in names]
+    rate = measure_rate(setup, precision)
+    if compiled:
+        compile_network(network)
+    try:
+        for name, tflop in zip(names, tflops, strict=True):
+            row: Row = {"network": backbone, "precision": precision, "method": name}
+            call = make_call(setup, backbone, name, precision)
             if compiled:
-                compile_network(network)
                 with fast_float32():
                     row["compiling s"] = cost.time_call(call)
                 row["compiled"] = network._compiled_call_impl is not None  # else it runs as written, with a warning
             row |= time_call(setup, call)
-        finally:
-            compile_network(network, "none")
-        yield {**row, "TFLOP": tflop, "of matrix rate": tflop / row["ms"] * 1000 / rate}
+            yield {**row, "TFLOP": tflop, "of matrix rate": tflop / row["ms"] * 1000 / rate}
+    finally:
+        compile_network(network, "none")
 
 
 def time_plain_loop(setup: Setup, backbone: str) -> Iterator[Row]:
@@ -115,7 +103,7 @@ def time_plain_loop(setup: Setup, backbone: str) -> Iterator[Row]:
             settings["trainable"] = network.adapted_layers
         with tempfile.TemporaryDirectory() as folder:
             loop = PlainLoop(network, Path(folder) / "checkpoint.pth", **settings)
-            times = time_call(setup, lambda loop=loop: loop.predict(pixels, image))
+            times = time_call(setup, partial(loop.predict, pixels, image))
         yield {"network": backbone, "precision": "float32 (TF32)", "method": f"plain loop: {name}", **times}
 
 

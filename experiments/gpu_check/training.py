@@ -92,7 +92,7 @@ def train_and_test(rank: int, device: str, backend: str, port: int, folder: Path
     )
     pairs = draw_pairs(2 * PROCESSES * STEPS, (64, 64))
     trainer.fit(module, DataLoader(pairs, batch_size=2, shuffle=True))  # type: ignore[arg-type]
-    outcome = {"loss": trainer.callback_metrics["train/loss"].item(), "steps": trainer.global_step}
+    outcome: dict[str, Any] = {"loss": trainer.callback_metrics["train/loss"].item(), "steps": trainer.global_step}
     sync = any(isinstance(layer, torch.nn.SyncBatchNorm) for layer in module.network.modules())
     # The running statistics of BatchNorm are each process's own unless they are synchronised.
     tensors = module.network.state_dict().values() if sync else module.network.parameters()
