@@ -130,8 +130,11 @@ def adapt_batch_norm(network: nn.Module, alpha: float) -> None:
     for layer in layers:
         if not isinstance(layer, nn.BatchNorm2d) or type(layer).forward is not _BatchNorm.forward:
             raise ValueError(f"the plain loop knows no IaBN for {type(layer).__name__}: expected nn.BatchNorm2d")
-        tensors = (layer.running_mean, layer.running_var, layer.weight, layer.bias)
-        layer.forward = partial(normalise_features, *tensors, alpha, layer.eps)  # type: ignore[method-assign]
+        mean, var = layer.running_mean, layer.running_var
+        assert mean is not None and var is not None
+        layer.forward = partial(  # type: ignore[method-assign]
+            normalise_features, mean, var, layer.weight, layer.bias, alpha, layer.eps
+        )
 
 
 def normalise_features(

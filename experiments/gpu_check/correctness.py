@@ -72,11 +72,11 @@ def measure_norm_errors(
         output = normalize(inputs[0], place(mean), place(var), *inputs[1:])
         return [output.detach(), *torch.autograd.grad(output, inputs, place(gradient))]
 
-    def by_formula(x: Tensor, *tensors: Tensor) -> Tensor:
-        return normalise_features(*tensors, ALPHA, EPS, x)
+    def by_formula(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return normalise_features(mean, var, weight, bias, ALPHA, EPS, x)
 
-    def by_ours(*tensors: Tensor) -> Tensor:
-        return blended_norm.normalize_blended(*tensors, ALPHA, EPS)
+    def by_ours(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return blended_norm.normalize_blended(x, mean, var, weight, bias, ALPHA, EPS)
 
     def place(tensor: Tensor) -> Tensor:
         channels_last = layout == "channels_last" and tensor.ndim == 4
