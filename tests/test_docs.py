@@ -1,12 +1,11 @@
 """The documentation: it builds, loads nothing from a network, and says what the code says."""
 
-import ast
 import inspect
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,7 +22,7 @@ from experiments.docs_hooks import replace_equations, replace_outward_links
 from experiments.list_presets import BEGIN, END, list_presets, replace_list
 from lightning_modules.metrics import confusion_matrix
 from lightning_modules.networks import DeepLabV1
-from tests.docs_commands import PAGES, read_blocks
+from tests.docs_commands import PAGES
 from tests.fakes import TinyNetwork
 from tests.tiny import ROOT
 
@@ -139,39 +138,6 @@ def test_pages_on_extending_are_short(name: str) -> None:
 # Error messages.
 
 
-def read_messages() -> list[str]:
-    return [block.text.strip() for block in read_blocks(DOCS / "faq.md") if block.language == "text"]
-
-
-def list_source_messages() -> Iterator[str]:
-    """Yields what the code can say, as regular expressions: the text of its strings, anything for their values."""
-    folders = ("callbacks", "datamodules", "lightning_modules", "experiments")
-    paths = [ROOT / "main.py", *(path for folder in folders for path in (ROOT / folder).rglob("*.py"))]
-    for path in paths:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.JoinedStr):
-                yield "".join(
-                    re.escape(str(part.value)) if isinstance(part, ast.Constant) else ".*?" for part in node.values
-                )
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and len(node.value) > 30:
-                yield re.escape(node.value)
-
-
-@pytest.fixture(scope="module")
-def sayable() -> list[re.Pattern[str]]:
-    found = {text for text in list_source_messages() if len(text.replace(".*?", "")) >= 30}
-    return [re.compile(text, re.DOTALL) for text in found]
-
-
-@pytest.mark.parametrize("message", read_messages(), ids=lambda message: message[:40])
-def test_message_is_one_of_the_code(message: str, sayable: list[re.Pattern[str]]) -> None:
-    # A message may be put together from several strings: the longest of them has to make up most of it.
-    longest = max(
-        (match[0] for pattern in sayable if (match := pattern.search(message)) is not None), key=len, default=""
-    )
-    assert len(longest) >= 0.6 * len(message), f"no error says {message!r}; the nearest has {longest!r}"
-
-
 FLAT = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten())
 PROVOKED: dict[str, Callable[[], Any]] = {
     "unknown method": lambda: check_method(["--method", "SegTT"]),
@@ -191,13 +157,13 @@ PROVOKED: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("provoke", PROVOKED.values(), ids=PROVOKED)
-def test_message_of_the_page_comes_up(provoke: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_says_what_to_do(provoke: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SEGADAPT_DATA", raising=False)
     with pytest.raises((ValueError, TypeError, OSError)) as raised:
         provoke()
-    patterns = [".*?".join(re.escape(part) for part in message.split("...")) for message in read_messages()]
-    found = any(re.match(pattern, str(raised.value), re.DOTALL) for pattern in patterns)
-    assert found, f"docs/faq.md does not have: {raised.value}"
+    assert re.search(r"expected|\b[Ss]et\b|\buse\b|\btrain a network\b|\bgive a\b", str(raised.value)), str(
+        raised.value
+    )
 
 
 def test_every_test_that_the_log_of_situations_names_exists() -> None:
