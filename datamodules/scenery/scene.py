@@ -9,8 +9,8 @@ from .camera import Camera, Light
 from .canvas import Canvas
 from .dice import Dice
 from .domains import DOMAINS, SPLITS, Look
+from .ground import lay_ground
 from .optics import Photographer
-from .paving import lay_ground
 from .roadside import plan_buildings, plan_end, plan_posts, plan_railing, plan_signals, plan_skylines, plan_trees
 from .solids import Item, draw_shadows, order_back_to_front
 from .streets import Street

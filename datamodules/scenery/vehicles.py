@@ -140,39 +140,28 @@ class Vehicle:
         return None
 
     def _draw_hull(self, canvas: Canvas, hull: Hull, surface: Surface, is_large: bool) -> None:
+        """Paint the faces between the sides that can be seen, with their details, then a side."""
+        sine, cosine = np.sin(self.pose.heading), np.cos(self.pose.heading)
         along, up = hull.points.T
         edges = np.stack([self._place(along, up, side * hull.half_width(up)) for side in SIDES])
         has_details = is_large and edges[..., 2].min() > NEAR
         for face, (_, _, paint) in enumerate(hull.profile[:-1]):
-            quad = self._draw_face(
-                canvas,
-                hull.points[face + 1] - hull.points[face],
-                edges[[0, 0, 1, 1], [face, face + 1, face + 1, face]],
-                paint,
-                surface,
-            )
-            if has_details and quad is not None:
-                for across, rise, colour in hull.details_of_faces[face]:
-                    bottom, top = quad[0] + across * (quad[3] - quad[0]), quad[1] + across * (quad[2] - quad[1])
-                    canvas.fill(bottom + rise * (top - bottom), self.paints[colour])
+            step = hull.points[face + 1] - hull.points[face]
+            corners = edges[[0, 0, 1, 1], [face, face + 1, face + 1, face]]
+            normal = np.array([-step[1] * sine, step[0], -step[1] * cosine]) / max(float(np.hypot(*step)), 1e-6)
+            if normal @ (corners[0] - (0.0, canvas.camera.eye, 0.0)) >= 0:
+                continue
+            colour = self.paints[paint]
+            if paint == "glass":
+                colour = mix(colour, SKY_IN_GLASS, 0.25 * float(normal[1]) + 0.08)
+            quad = canvas.camera.project_polygon(corners)
+            canvas.fill(quad, shade(colour, canvas.light.on(*normal.tolist())), surface)
+            for across, rise, detail_paint in hull.details_of_faces[face] if has_details else ():
+                bottom, top = quad[0] + across * (quad[3] - quad[0]), quad[1] + across * (quad[2] - quad[1])
+                canvas.fill(bottom + rise * (top - bottom), self.paints[detail_paint])
         shown = self._find_shown_side(0.5 * hull.width)
         if shown is not None:
             self._draw_flank(canvas, hull, SIDES[shown], edges[shown], surface, is_large)
-
-    def _draw_face(
-        self, canvas: Canvas, step: np.ndarray, corners: np.ndarray, paint: str, surface: Surface
-    ) -> np.ndarray | None:
-        """Paint a face that rises by `step` (along, up); return its corners in pixels, or None if it is averted."""
-        sine, cosine = np.sin(self.pose.heading), np.cos(self.pose.heading)
-        normal = np.array([-step[1] * sine, step[0], -step[1] * cosine]) / max(float(np.hypot(*step)), 1e-6)
-        if float(normal @ (corners[0] - (0.0, canvas.camera.eye, 0.0))) >= 0:
-            return None
-        colour = self.paints[paint]
-        if paint == "glass":
-            colour = mix(colour, SKY_IN_GLASS, 0.25 * float(normal[1]) + 0.08)
-        quad = canvas.camera.project_polygon(corners)
-        canvas.fill(quad, shade(colour, canvas.light.on(*normal.tolist())), surface)
-        return quad
 
     def _draw_flank(
         self, canvas: Canvas, hull: Hull, side: float, edge: np.ndarray, surface: Surface, is_large: bool
