@@ -140,7 +140,8 @@ def rectangle(left: float, right: float, low: float, high: float) -> np.ndarray:
 
 def shade(colour: Colour, factor: float) -> Colour:
     """Scale a colour, up to white."""
-    return tuple(min(255.0, channel * factor) for channel in colour)
+    red, green, blue = colour
+    return min(255.0, red * factor), min(255.0, green * factor), min(255.0, blue * factor)
 
 
 def mix(first: Colour, second: Colour, share: float) -> Colour:

@@ -106,11 +106,12 @@ def stand_panel(
         view or narrower than `least` pixels.
     """
     ends = np.array([(start[0], 0.0, start[1]), (end[0], 0.0, end[1])])
-    feet, heads = camera.project(ends), camera.project(ends + np.array([0.0, height, 0.0]))
+    feet = camera.project(ends)
     columns = feet[:, 0]
     if abs(columns[1] - columns[0]) < least or max(columns) < 0 or min(columns) > camera.width:
         return None
     per_column = (1 / end[1] - 1 / start[1]) / (columns[1] - columns[0])
+    heads = camera.project(ends + np.array([0.0, height, 0.0]))
     return feet, heads, Surface(label, 1 / start[1] - per_column * columns[0], per_column)
 
 

@@ -15,7 +15,7 @@ METAL: Colour = (120, 122, 126)
 SPOKE: Colour = (150, 150, 154)
 CAP_ANGLES = np.linspace(-0.5 * np.pi, 0.5 * np.pi, 5)
 RING = np.linspace(0, 2 * np.pi, 17)
-SIGNS = (-1.0, 1.0)  # left and right
+SIDES = (-1.0, 1.0)  # left and right
 
 Joint = tuple[float, float, float]  # metres along, up, and to the right
 
@@ -142,7 +142,7 @@ def make_walker(outfit: Outfit, stride: float) -> list[Limb]:
     hip, shoulder = 0.92, 1.42
     leg, sleeve = outfit.skin if outfit.is_skirt else outfit.bottom, shade(outfit.top, 0.86)
     limbs: list[Limb] = []
-    for sign in SIGNS:
+    for sign in SIDES:
         foot = (sign * step, 0.07, 0.11 * sign)
         knee = (0.5 * sign * step + 0.06 * abs(stride), 0.5, 0.1 * sign)
         hand = (-0.8 * sign * step + 0.05, 0.86, 0.27 * sign)
@@ -169,7 +169,7 @@ def make_rider(outfit: Outfit, machine: TwoWheeler, lean: float) -> list[Limb]:
     neck = (seat[0] + lean, seat[1] + 0.55)
     sleeve = shade(outfit.top, 0.86)
     limbs: list[Limb] = []
-    for sign in SIGNS:
+    for sign in SIDES:
         drop = 0.13 * sign
         foot = (pedal[0], pedal[1] + drop, 0.14 * sign)
         knee = (0.5 * (seat[0] + pedal[0]) + 0.26, 0.55 * (seat[1] + pedal[1]) + 0.1 + 0.5 * drop, 0.15 * sign)

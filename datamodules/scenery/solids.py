@@ -40,7 +40,7 @@ def draw_shadows(canvas: Canvas, items: list[Item]) -> None:
     camera, light = canvas.camera, canvas.light
     # Metres (x, z) that the shadow of a point moves per metre of its height.
     shift = np.array([-light.direction[0] / light.direction[1], -light.direction[2] / light.direction[1]])
-    near = [item.solid for item in items if item.solid.footprint[0, 1] < SHADOW_FAR]
+    near = [solid for solid in (item.solid for item in items) if solid.footprint[0, 1] < SHADOW_FAR]
     casts = [np.concatenate([solid.footprint + shift * end for end in (solid.bottom, solid.top)]) for solid in near]
     contacts = [solid.footprint for solid in near if solid.bottom < 0.5 and solid.top < 5.0]
     cast = draw_footprints(camera, casts if light.sun > 0.05 else [])

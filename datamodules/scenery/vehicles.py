@@ -141,20 +141,21 @@ class Vehicle:
 
     def _draw_hull(self, canvas: Canvas, hull: Hull, surface: Surface, is_large: bool) -> None:
         """Paint the faces between the sides that can be seen, with their details, then a side."""
-        sine, cosine = np.sin(self.pose.heading), np.cos(self.pose.heading)
         along, up = hull.points.T
         edges = np.stack([self._place(along, up, side * hull.half_width(up)) for side in SIDES])
         has_details = is_large and edges[..., 2].min() > NEAR
-        for face, (_, _, paint) in enumerate(hull.profile[:-1]):
-            step = hull.points[face + 1] - hull.points[face]
-            corners = edges[[0, 0, 1, 1], [face, face + 1, face + 1, face]]
-            normal = np.array([-step[1] * sine, step[0], -step[1] * cosine]) / max(float(np.hypot(*step)), 1e-6)
-            if normal @ (corners[0] - (0.0, canvas.camera.eye, 0.0)) >= 0:
+        faces = np.stack([edges[0, :-1], edges[0, 1:], edges[1, 1:], edges[1, :-1]], axis=1)
+        quads = canvas.camera.project_polygons(faces)
+        steps, rises = np.diff(along), np.diff(up)
+        normals = np.stack([-rises * np.sin(self.pose.heading), steps, -rises * np.cos(self.pose.heading)], axis=1)
+        normals /= np.maximum(np.hypot(steps, rises), 1e-6)[:, None]
+        for face, normal in enumerate(normals):
+            if normal @ (edges[0, face] - (0.0, canvas.camera.eye, 0.0)) >= 0:
                 continue
+            paint, quad = hull.profile[face][2], quads[face]
             colour = self.paints[paint]
             if paint == "glass":
                 colour = mix(colour, SKY_IN_GLASS, 0.25 * float(normal[1]) + 0.08)
-            quad = canvas.camera.project_polygon(corners)
             canvas.fill(quad, shade(colour, canvas.light.on(*normal.tolist())), surface)
             for across, rise, detail_paint in hull.details_of_faces[face] if has_details else ():
                 bottom, top = quad[0] + across * (quad[3] - quad[0]), quad[1] + across * (quad[2] - quad[1])
@@ -174,8 +175,8 @@ class Vehicle:
             return
         along, up = np.moveaxis(hull.corners_of_patches, -1, 0)
         world = self._place(along, up, side * hull.half_width(up))
-        for corners, (paint, _) in zip(world, hull.patches, strict=True):
-            canvas.fill(camera.project_polygon(corners), shade(self.paints[paint], brightness))
+        for outline, (paint, _) in zip(camera.project_polygons(world), hull.patches, strict=True):
+            canvas.fill(outline, shade(self.paints[paint], brightness))
 
     def _project_wheels(self, canvas: Canvas) -> np.ndarray | None:
         """Return the rims in pixels (wheel, side, outer or inner, point, 2), or None if one is behind the camera."""
