@@ -29,15 +29,15 @@ class FacadeStyle:
     floor: float  # height of a storey
     window: tuple[float, float]  # width and height
     shop: Colour | None  # of the shop front's band, or None for a plain ground floor
-    lit: float  # share of windows that are lit
     seed: int  # of what differs from window to window
 
 
-def draw_facade(style: FacadeStyle, size: Point, visible: Point, density: Point) -> np.ndarray:
+def draw_facade(style: FacadeStyle, lit: float, size: Point, visible: Point, density: Point) -> np.ndarray:
     """Draw a facade seen straight on.
 
     Args:
         style: What it looks like.
+        lit: Share of windows that are lit.
         size: Its length and height in metres.
         visible: The length (from the left) and height (from the ground) that are drawn.
         density: Pixels per metre, across and up.
@@ -72,7 +72,7 @@ def draw_facade(style: FacadeStyle, size: Point, visible: Point, density: Point)
             if left > visible[0]:
                 break
             fortune = luck[level, bay]
-            is_lit = fortune < style.lit
+            is_lit = fortune < lit
             glass = shade(LIT_GLASS, 0.8 + 0.4 * fortune) if is_lit else shade(style.glass, 0.75 + 0.6 * fortune)
             if is_fine:  # frame, upper sash, and bar
                 paint(left - 0.12, left + width + 0.12, sill - 0.16, sill + height + 0.1, style.trim)
@@ -82,7 +82,7 @@ def draw_facade(style: FacadeStyle, size: Point, visible: Point, density: Point)
                 paint(left + 0.46 * width, left + 0.54 * width, sill, sill + height, style.trim)
     if style.shop:
         paint(0.0, size[0], 0.0, ground_floor - 0.9, shade(style.colour, 0.62))
-        pane = LIT_GLASS if luck[0, 0] < style.lit else shade(style.glass, 1.15)
+        pane = LIT_GLASS if luck[0, 0] < lit else shade(style.glass, 1.15)
         for bay in range(bays):
             left = margin + bay * style.bay
             paint(left + 0.25, left + style.bay - 0.25, 0.45 * (bay % 3 != 1), ground_floor - 1.0, pane)
@@ -186,7 +186,7 @@ class Building:
             return
         length = float(np.hypot(end[0] - start[0], end[1] - start[1]))
         density = quantise(1.3 * width / length), quantise(0.9 * camera.scale(nearest))
-        picture = draw_facade(self.style, (length / share, self.height), (length, top), density)
+        picture = draw_facade(self.style, canvas.light.lamps, (length / share, self.height), (length, top), density)
         canvas.paste(cv2.convertScaleAbs(picture, alpha=brightness), corners, surface)
 
 

@@ -10,7 +10,6 @@ from .domains import Colour, TrainId
 from .solids import Solid
 from .textures import get_foliage, pick_level
 
-STEEL: Colour = (118, 122, 126)
 BARK: Colour = (92, 72, 54)
 RED, AMBER, GREEN = (236, 46, 36), (250, 186, 40), (46, 220, 110)
 WHITE: Colour = (240, 240, 236)
@@ -116,13 +115,12 @@ class Post:
     x: float  # metres to the right of the camera
     z: float  # metres ahead of the camera
     height: float
-    radius: float = 0.07
-    colour: Colour = STEEL
+    radius: float
+    colour: Colour
     arm: float = 0.0  # signed length of a horizontal arm at the top; 0 for none
     lamp: bool = False  # whether a street lamp ends the arm, or the pole without one
     signals: tuple[tuple[float, float], ...] = ()  # middles (across, up) of traffic lights
-    state: int = 0  # which lamp of the traffic lights is lit: 0 red, 1 amber, 2 green
-    is_averted: bool = False  # whether the traffic lights show their backs
+    state: int | None = None  # which lamp of them is lit: 0 red, 1 amber, 2 green; None where they show their backs
     signs: tuple[tuple[str, float, float, float], ...] = ()  # (name, across, up, radius)
 
     @property
@@ -173,7 +171,7 @@ class Post:
 
     def _draw_signal(self, canvas: Canvas, middle: np.ndarray) -> None:
         self._fill(canvas, middle + SIGNAL_CASE, (30, 34, 34), TrainId.TRAFFIC_LIGHT)
-        if self.is_averted:
+        if self.state is None:
             self._fill(canvas, middle + 0.7 * SIGNAL_CASE, (52, 58, 58))
             return
         centres = self._project(canvas, middle + SIGNAL_LAMPS)

@@ -30,8 +30,7 @@ def draw_style(street: Street, height: float, has_shop: bool) -> FacadeStyle:
         bay=width + dice.between(0.9, 2.0),
         floor=tall + dice.between(1.3, 1.7),
         window=(width, tall),
-        shop=shade(dice.pick(domain.paints), 1.0) if has_shop and height > 7 else None,
-        lit=street.lamps,
+        shop=dice.pick(domain.paints) if has_shop and height > 7 else None,
         seed=int(dice.integers(2**31)),
     )
 
@@ -224,4 +223,4 @@ def plan_signals(street: Street) -> Iterator[Post]:
                 yield Post(x, z, 5.6, 0.1, pole, arm=-4.2, signals=((0.0, 3.0), (-3.9, 5.2)), state=state)
             else:
                 is_averted = side.sign < 0 and dice.chance(0.35)
-                yield Post(x, z, 3.5, 0.08, pole, signals=((0.0, 3.0),), state=state, is_averted=is_averted)
+                yield Post(x, z, 3.5, 0.08, pole, signals=((0.0, 3.0),), state=None if is_averted else state)
