@@ -76,8 +76,9 @@ class Figure:
     @property
     def solid(self) -> Solid:
         """What casts its shadow."""
-        height = 1.75 * self.stature if not self.machine else 1.7 if self.person else 1.05
-        return Solid(self.pose.footprint(1.7 if self.machine else 0.4, 0.32), 0.0, height)
+        if self.machine:
+            return Solid(self.pose.footprint(1.7, 0.32), 0.0, 1.7 if self.person else 1.05)
+        return Solid(self.pose.footprint(0.4, 0.32), 0.0, 1.75 * self.stature)
 
     def draw(self, canvas: Canvas) -> None:
         """Paint wheels, then limbs, far ones first."""
