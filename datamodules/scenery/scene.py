@@ -16,7 +16,7 @@ from .solids import Item, draw_shadows, order_back_to_front
 from .streets import Street
 from .traffic import plan_crossing_people, plan_parking, plan_people, plan_traffic
 
-MIN_HEIGHT, MIN_WIDTH = 32, 64
+SMALLEST = (32, 64)  # height and width that can still be drawn
 
 
 def draw_scene(
@@ -76,9 +76,9 @@ def check_arguments(domain: str, split: str, index: int, seed: int, height: int,
     for name, value in (("index", index), ("seed", seed)):
         if value < 0:
             raise ValueError(f"{name} is {value}, expected 0 or more; count scenes and seeds from 0")
-    if height < MIN_HEIGHT or width < MIN_WIDTH:
+    if height < SMALLEST[0] or width < SMALLEST[1]:
         raise ValueError(
-            f"size is {height}x{width} (height x width), expected at least {MIN_HEIGHT}x{MIN_WIDTH}; "
+            f"size is {height}x{width} (height x width), expected at least {SMALLEST[0]}x{SMALLEST[1]}; "
             "draw larger and resize"
         )
 

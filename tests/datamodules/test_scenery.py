@@ -78,35 +78,25 @@ def test_domain_split_index_and_seed_each_change_the_scene() -> None:
 
 
 @pytest.mark.parametrize("domain", DOMAINS)
-def test_every_class_appears_often_enough(domain: str, scenes: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
-    _, labels = scenes[domain]
+def test_no_image_is_nearly_empty_and_every_class_is_seen(
+    domain: str, scenes: dict[str, tuple[np.ndarray, np.ndarray]]
+) -> None:
+    images, labels = scenes[domain]
+    assert images.std(axis=(1, 2, 3)).min() > 15
     shares = {label.name: ((labels == label).sum(axis=(1, 2)) >= LEAST_PIXELS).mean() for label in TrainId}
     assert {name: share for name, share in shares.items() if share < LEAST_SHARE} == {}
 
 
-@pytest.mark.parametrize("domain", DOMAINS)
-def test_scenes_are_images_with_train_ids(domain: str, scenes: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
-    images, labels = scenes[domain]
-    assert images.dtype == labels.dtype == np.uint8
-    assert images.shape == (SCENES, 128, 256, 3)
-    assert labels.shape == (SCENES, 128, 256)
+@pytest.mark.parametrize("size", [(32, 64), (127, 253), (256, 171), (130, 420), (1024, 2048)])
+def test_any_size(size: tuple[int, int]) -> None:
+    image, labels = draw_scene("dust", "train", 4, 0, *size)
+    assert image.dtype == labels.dtype == np.uint8
+    assert (image.shape, labels.shape) == ((*size, 3), size)
+    assert image.flags.c_contiguous and labels.flags.c_contiguous
     assert labels.max() <= 18
-    assert (images.std(axis=(1, 2, 3)) > 15).all(), "an image is nearly empty"
 
 
-@pytest.mark.parametrize(
-    ("height", "width"), [(32, 64), (128, 256), (127, 253), (200, 200), (256, 171), (130, 420), (1024, 2048)]
-)
-def test_any_size(height: int, width: int) -> None:
-    for domain in ("source", "dust") if height < 1000 else ("dust",):
-        image, labels = draw_scene(domain, "train", 4, 0, height, width)
-        assert image.shape == (height, width, 3)
-        assert labels.shape == (height, width)
-        assert image.flags.c_contiguous and labels.flags.c_contiguous
-        assert labels.max() <= 18
-
-
-@pytest.mark.parametrize("index", range(6))
+@pytest.mark.parametrize("index", range(3))
 def test_same_layout_at_two_sizes(index: int) -> None:
     _, small = draw_scene("source", "val", index, 1, 128, 256)
     _, large = draw_scene("source", "val", index, 1, 512, 1024)
