@@ -20,13 +20,15 @@ MATERIALS = {ROAD: "asphalt", SIDEWALK: "paving", GRASS: "grass"}
 WHITE: Colour = (226, 226, 220)
 RAIL: Colour = (66, 60, 58)
 
+Mark = tuple[np.ndarray, Colour]  # world points (N, 3) of what is painted on the ground
+
 
 class Patch(NamedTuple):
-    """A piece of ground, or without a label a mark that is painted on it; `outline` holds world points (N, 3)."""
+    """A piece of ground; `outline` holds world points (N, 3)."""
 
     outline: np.ndarray
     colour: Colour
-    label: TrainId | None = None
+    label: TrainId
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Ground:
     label: TrainId  # of what lies under all the rest
     colour: Colour
     patches: list[Patch]
-    marks: list[Patch]
+    marks: list[Mark]
 
     def draw(self, canvas: Canvas) -> None:
         """Paint the ground below the horizon."""
@@ -50,7 +52,7 @@ class Ground:
         for outline, colour, label in self.patches:
             canvas.fill(camera.project_polygon(outline), colour, surfaces[label])
         self._add_relief(canvas, top, [canvas.number(surface) for surface in surfaces.values()])
-        for outline, colour, _ in self.marks:
+        for outline, colour in self.marks:
             canvas.fill(camera.project_polygon(outline), colour)
 
     def _add_relief(self, canvas: Canvas, top: int, numbers: list[int]) -> None:
@@ -88,36 +90,39 @@ def lay_ground(street: Street) -> tuple[Ground, float | None]:
 def lay_strips(street: Street) -> list[Patch]:
     """Lay the carriageway, on both sides a tram track, a verge, the sidewalk and the kerb, and the crossing street."""
     grass, asphalt, pavement = street.grass, street.asphalt, street.pavement
-    left, right = street.sides
     track = (GRASS, grass) if street.dice.chance(0.5) else (ROAD, shade(asphalt, 1.12))
-    strips = [(-left.kerb, right.kerb, ROAD, asphalt)]
+    patches: list[Patch] = []
+
+    def lay(start: float, stop: float, label: TrainId, colour: Colour) -> None:
+        outline = street.course.strip(min(start, stop), max(start, stop), MILESTONES)
+        patches.append(Patch(outline, colour, label))
+
+    left, right = street.sides
+    lay(-left.kerb, right.kerb, ROAD, asphalt)
     for side in street.sides:
-        edge = side.edge
-        for inner, outer, label, colour in (
-            (side.kerb, edge, *track),
-            (edge, side.walk, GRASS, grass),
-            (side.walk, side.line, SIDEWALK, pavement),
-            (edge, edge + 0.12, GRASS if side.walk > edge else SIDEWALK, shade(pavement, 0.66)),
-            (edge + 0.12, edge + 0.34, SIDEWALK, shade(pavement, 1.14)),
-        ):
-            if outer > inner:
-                strips.append((*sorted((side.sign * inner, side.sign * outer)), label, colour))
-    patches = [Patch(street.course.strip(*ends, MILESTONES), colour, label) for *ends, label, colour in strips]
+        sign, edge = side.sign, side.edge
+        if side.track is not None:
+            lay(sign * side.kerb, sign * edge, *track)
+        if side.walk > edge:
+            lay(sign * edge, sign * side.walk, GRASS, grass)
+        lay(sign * side.walk, sign * side.line, SIDEWALK, pavement)
+        lay(sign * edge, sign * (edge + 0.12), GRASS if side.walk > edge else SIDEWALK, shade(pavement, 0.66))
+        lay(sign * (edge + 0.12), sign * (edge + 0.34), SIDEWALK, shade(pavement, 1.14))
     if street.crossing:
         patches.append(Patch(street.course.strip(-FAR, FAR, np.array(street.crossing)), asphalt, ROAD))
     return patches
 
 
-def paint_marks(street: Street) -> tuple[list[Patch], float | None]:
+def paint_marks(street: Street) -> tuple[list[Mark], float | None]:
     """Paint patches of newer asphalt, lane marks, kerb lines, rails, crosswalks; return the start of a crosswalk."""
     dice, crossing, lanes = street.dice, street.crossing, street.lanes
     left, right = street.sides
-    marks: list[Patch] = []
+    marks: list[Mark] = []
 
     def paint(start: float, stop: float, near: float, far: float, colour: Colour = WHITE) -> None:
         """Paint a patch between two places across the street; where it is long it follows the bend."""
         along = np.linspace(near, far, max(2, int((far - near) / 6) + 1))
-        marks.append(Patch(street.course.strip(start, stop, along), colour))
+        marks.append((street.course.strip(start, stop, along), colour))
 
     for _ in range(int(dice.integers(0, 4))):
         middle, near = dice.between(-left.kerb + 1, right.kerb - 1), dice.between(3, 30)
@@ -125,7 +130,8 @@ def paint_marks(street: Street) -> tuple[list[Patch], float | None]:
         width = dice.between(0.4, 1.4)
         paint(middle - width, middle + width, near, near + dice.between(1, 7), tone)
     is_double = dice.chance(0.3)
-    for near, far in ((1.5, crossing[0] - 5.0), (crossing[1] + 5.0, 90.0)) if crossing else ((1.5, 90.0),):
+    pieces = [(1.5, crossing[0] - 5.0), (crossing[1] + 5.0, 90.0)] if crossing else [(1.5, 90.0)]
+    for near, far in pieces:
         for lane in range(-lanes + 1, lanes):
             if lane == 0 and is_double:
                 paint(-0.22, -0.08, near, far)
@@ -137,9 +143,9 @@ def paint_marks(street: Street) -> tuple[list[Patch], float | None]:
             edge = side.sign * lanes * LANE
             paint(edge - 0.07, edge + 0.07, near, far)
     for side in street.sides:
-        for rail in (-0.72, 0.72) if side.track is not None else ():
-            at = side.sign * side.track + rail
-            paint(at - 0.06, at + 0.06, 1.5, 110.0, RAIL)
+        if side.track is not None:
+            for at in (side.sign * side.track - 0.72, side.sign * side.track + 0.72):
+                paint(at - 0.06, at + 0.06, 1.5, 110.0, RAIL)
     crosswalks = [dice.between(9.0, 26.0)] if dice.chance(0.25) and not crossing else []
     if crossing and dice.chance(0.8):
         crosswalks = [crossing[0] - 4.0, crossing[1] + 1.0]
