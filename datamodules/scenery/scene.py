@@ -1,6 +1,7 @@
 """One street scene: plan it, paint it back to front, photograph it."""
 
 import zlib
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -13,9 +14,12 @@ from .ground import lay_ground
 from .optics import Photographer
 from .roadside import plan_buildings, plan_end, plan_posts, plan_railing, plan_signals, plan_skylines, plan_trees
 from .solids import Item, draw_shadows, order_back_to_front
-from .streets import Street
+from .streets import Side, Street
 from .traffic import plan_crossing_people, plan_parking, plan_people, plan_traffic
 
+PLANS_OF_SIDES: tuple[Callable[[Street, Side], Iterable[Item]], ...] = (
+    plan_buildings, plan_trees, plan_posts, plan_parking, plan_people, plan_railing,
+)  # fmt: skip
 SMALLEST = (32, 64)  # height and width that can still be drawn
 
 
@@ -53,15 +57,18 @@ def draw_scene(
     if crosswalk is not None:
         items.extend(plan_crossing_people(street, crosswalk))
     for side in street.sides:
-        for plan in (plan_buildings, plan_trees, plan_posts, plan_parking, plan_people, plan_railing):
+        for plan in PLANS_OF_SIDES:
             items.extend(plan(street, side))
-    for plan_all in (plan_signals, plan_traffic, plan_end):
-        items.extend(plan_all(street))
+    items.extend(plan_signals(street))
+    items.extend(plan_traffic(street))
+    items.extend(plan_end(street))
     skylines = plan_skylines(street, look.air)
 
     canvas = Canvas(camera, light)
-    for layer in (sky, *skylines, ground):
-        layer.draw(canvas)
+    sky.draw(canvas)
+    for skyline in skylines:
+        skyline.draw(canvas)
+    ground.draw(canvas)
     draw_shadows(canvas, items)
     for item in order_back_to_front(items, camera, street.course):
         item.draw(canvas)
