@@ -9,7 +9,7 @@ from datamodules.scenery.dice import Dice
 from datamodules.scenery.domains import TrainId
 from datamodules.scenery.optics import Photographer
 
-SCENES = 32
+SCENES = 20
 # Least share of scenes with at least LEAST_PIXELS of the class, at 128x256.
 LEAST_SHARE = 0.08
 LEAST_PIXELS = 12
