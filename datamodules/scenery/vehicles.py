@@ -142,7 +142,8 @@ class Vehicle:
     def _draw_hull(self, canvas: Canvas, hull: Hull, surface: Surface, is_large: bool) -> None:
         """Paint the faces between the sides that can be seen, with their details, then a side."""
         along, up = hull.points.T
-        edges = np.stack([self._place(along, up, side * hull.half_width(up)) for side in SIDES])
+        half_width = hull.half_width(up)
+        edges = np.stack([self._place(along, up, side * half_width) for side in SIDES])
         has_details = is_large and edges[..., 2].min() > NEAR
         faces = np.stack([edges[0, :-1], edges[0, 1:], edges[1, 1:], edges[1, :-1]], axis=1)
         quads = canvas.camera.project_polygons(faces)
