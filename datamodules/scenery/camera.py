@@ -1,6 +1,5 @@
 """What a scene is seen with: a pinhole camera above a flat ground, places in front of it, and the light."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,10 +30,10 @@ class Camera:
         """Cut a world polygon (N, 3) at the near plane and project the rest; fewer than 3 points mean: out of sight."""
         return self.project(clip_near(points))
 
-    def project_polygons(self, points: np.ndarray) -> Sequence[np.ndarray]:
+    def project_polygons(self, points: np.ndarray) -> list[np.ndarray]:
         """Do the same with several polygons (M, N, 3)."""
         if points[..., 2].min() >= NEAR:
-            return self.project(points)
+            return list(self.project(points))
         return [self.project_polygon(polygon) for polygon in points]
 
     def scale(self, depth: float) -> float:

@@ -64,8 +64,8 @@ class Ground:
         middle = course.bow(depth) - course.offset
         across = ((columns - camera.centre) * (depth / camera.focal) - middle) * TEXELS_PER_METRE
         along = np.broadcast_to(depth * TEXELS_PER_METRE, across.shape)
-        texels = (np.mod(at, TILE_PIXELS).astype(np.float32) for at in (across, along))
-        relief = cv2.remap(_stack_materials(), *texels, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+        columns, rows = (np.mod(at, TILE_PIXELS).astype(np.float32) for at in (across, along))
+        relief = cv2.remap(_stack_materials(), columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
         gain = relief[..., 0]
         for channel in (1, 2):
             gain = np.where(canvas.numbers[top:] == numbers[channel], relief[..., channel], gain)

@@ -69,7 +69,7 @@ def lay_courses(course: int, length: int, joint: float, seed: int, spread: float
 def get_material(name: str) -> np.ndarray:
     """Return the relief of one of `MATERIALS`: a gain (TILE_PIXELS, TILE_PIXELS) float32 around 1."""
     courses, layers = MATERIALS[name]
-    relief = lay_courses(*courses) if courses else np.float32(1.0)
+    relief = lay_courses(*courses) if courses else np.ones((TILE_PIXELS, TILE_PIXELS), np.float32)
     for weight, noise in layers:
         relief = relief + weight * make_noise(*noise)
     return np.clip(relief, 0.3, 1.7).astype(np.float32)
