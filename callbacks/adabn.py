@@ -6,7 +6,7 @@ The name is of Li et al. (2017), who take the statistics of the whole target set
 
 from torch import Tensor, nn
 
-from callbacks.iabn import adaptive_batch_norm
+from callbacks.iabn import adaptive_batch_norm, check_batch_norm
 from callbacks.method import Method
 from lightning_modules.predictor import predict_logits
 
@@ -36,8 +36,7 @@ class AdaBN(Method):
 
     def check_network(self, network: nn.Module) -> None:
         """Raises ValueError if the network has no BatchNorm."""
-        with adaptive_batch_norm(network, alpha=1.0):
-            pass
+        check_batch_norm(network, alpha=1.0)
 
     def adapt(self, network: nn.Module, image: Tensor) -> Tensor:
         """Predicts a batch at once; see `Method.adapt`."""

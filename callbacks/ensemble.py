@@ -13,7 +13,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from callbacks.iabn import adaptive_batch_norm, check_alpha
+from callbacks.iabn import adaptive_batch_norm, check_alpha, check_batch_norm
 from callbacks.method import Method
 from callbacks.pseudo_labels import fuse_views
 from callbacks.views import Normalization, make_views
@@ -74,8 +74,7 @@ class Ensemble(Method):
         with torch.inference_mode(False):
             self.members = [load_member(Path(path), network) for path in self.checkpoints]
         for member in self.members:
-            with adaptive_batch_norm(member, self.alpha, required=self.alpha > 0):
-                pass
+            check_batch_norm(member, self.alpha)
 
     def adapt(self, network: nn.Module, image: Tensor) -> Tensor:
         """Predicts one image; see `Method.adapt`."""
@@ -84,7 +83,7 @@ class Ensemble(Method):
         total: Tensor | None = None
         for path, member in zip(self.checkpoints, self.members, strict=True):
             member.to(next(network.parameters()))  # device and type; nothing to do but for the first image
-            with adaptive_batch_norm(member, self.alpha, required=self.alpha > 0):
+            with adaptive_batch_norm(member, self.alpha):
                 probabilities = self._predict_member(member, image)
             if total is not None and total.shape != probabilities.shape:
                 raise ValueError(

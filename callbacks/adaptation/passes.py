@@ -82,40 +82,39 @@ class Passes:
 
 
 class Statistics:
-    """Running statistics that a layer moves in the first pass, and those after n passes over the same batch.
+    """The running statistics of a layer, before the first pass and wherever any number of passes leads.
 
     Args:
-        layer: With buffers ``running_mean`` and ``running_var``, and a ``momentum``; before the first pass.
+        layer: With buffers ``running_mean`` and ``running_var``, and a ``momentum``.
     """
 
     def __init__(self, layer: nn.Module) -> None:
-        self._momentum: float | None = layer.momentum  # type: ignore[assignment]
-        count = layer._buffers.get("num_batches_tracked")
-        self._count = None if count is None else (count, count.clone())
-        self._running = [layer._buffers["running_mean"], layer._buffers["running_var"]]
-        self._before = [running.clone() for running in self._running if running is not None]
-        self._changes: list[Tensor] = []
+        self._layer = layer
+        self._before = self._read()
+        self._after = self._before
 
     def note_first_pass(self) -> None:
-        """Notes how far the first pass has moved them."""
-        self._changes = [
-            running - before for running, before in zip(self._running, self._before, strict=True) if running is not None
-        ]
+        """Notes where the first pass has led."""
+        self._after = self._read()
 
     def move(self, passes: int) -> None:
-        """Moves them to where so many passes lead."""
-        factor: float | Tensor
-        if self._momentum is None:  # an average over all batches
-            assert self._count is not None
-            before = self._count[1].double()
-            factor = passes * (before + 1) / (before + passes)
-        else:
-            factor = (1 - (1 - self._momentum) ** passes) / self._momentum if self._momentum else passes
-        for running, before, change in zip(self._running, self._before, self._changes, strict=True):
-            assert running is not None
-            running.copy_(before.double() + change.double() * factor)
-        if self._count is not None:
-            self._count[0].copy_(self._count[1] + passes)
+        """Moves them to where so many passes over the same batch lead."""
+        momentum: Any = self._layer.momentum
+        factor: float | Tensor = float(passes)
+        if momentum is None:  # an average over all batches
+            count = self._before["num_batches_tracked"].double()
+            factor = passes * (count + 1) / (count + passes)
+        elif momentum > 0:
+            factor = (1 - (1 - momentum) ** passes) / momentum
+        for name, before in self._before.items():
+            change = (self._after[name] - before).double()
+            moved = before.double() + change * (passes if name == "num_batches_tracked" else factor)
+            self._layer._buffers[name].copy_(moved)  # type: ignore[union-attr]
+
+    def _read(self) -> dict[str, Tensor]:
+        names = ("running_mean", "running_var", "num_batches_tracked")
+        buffers = {name: self._layer._buffers.get(name) for name in names}
+        return {name: buffer.clone() for name, buffer in buffers.items() if buffer is not None}
 
 
 def _moves_statistics(layer: nn.Module) -> bool:

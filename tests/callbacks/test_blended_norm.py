@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from callbacks import blended_norm
-from callbacks.blended_norm import blend, measure_statistics, normalize_blended
+from callbacks.blended_norm import measure_statistics, normalize_blended
 
 ALPHAS = [0.0, 0.1, 1.0]
 EPS = 1e-5
@@ -71,29 +71,18 @@ def lay_out(arguments: Arguments, layout: torch.memory_format) -> Arguments:
 @pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize("pooled", [False, True])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("batch", [1, 2, 3])
+@pytest.mark.parametrize(("batch", "size"), [(1, (5, 6)), (3, (5, 6)), (2, (1, 1))])
 @pytest.mark.parametrize("alpha", ALPHAS)
 def test_value_and_gradients_are_those_of_the_formula(
-    alpha: float, batch: int, layout: torch.memory_format, pooled: bool, affine: bool
+    alpha: float, batch: int, size: tuple[int, int], layout: torch.memory_format, pooled: bool, affine: bool
 ) -> None:
-    arguments = lay_out(make_arguments(batch, affine=affine), layout)
+    arguments = lay_out(make_arguments(batch, size, affine=affine), layout)
     for one, other in zip(run(arguments, alpha, pooled), expect(arguments, alpha, pooled), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
     output, *gradients = run(cast(arguments, torch.float32), alpha, pooled)
     assert output.dtype == torch.float32 and {gradient.dtype for gradient in gradients} == {torch.float32}
     for one, other in zip((output, *gradients), expect(arguments, alpha, pooled), strict=True):
         torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("pooled", [False, True])
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("alpha", ALPHAS)
-def test_gradcheck(alpha: float, layout: torch.memory_format, pooled: bool) -> None:
-    x, mean, var, weight, bias = lay_out(make_arguments(2, (3, 2), channels=3), layout)
-    x, weight, bias = x.requires_grad_(), weight.requires_grad_(), bias.requires_grad_()
-    assert torch.autograd.gradcheck(
-        lambda x, weight, bias: normalize_blended(x, mean, var, weight, bias, alpha, EPS, pooled), (x, weight, bias)
-    )
 
 
 def measure(x: Tensor, pooled: bool = False) -> tuple[Tensor, Tensor]:
@@ -138,26 +127,6 @@ def test_half_precision_features_keep_their_type_and_statistics_of_float32(
     x = arguments[0].double()
     torch.testing.assert_close(mean.double(), x.mean((2, 3)), rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(var.double(), x.var((2, 3), correction=0), rtol=1e-5, atol=1e-6)
-
-
-def test_squares_that_float16_cannot_hold_do_not_matter() -> None:
-    x = torch.tensor([300.0, 500.0, 700.0, 900.0], dtype=torch.float16).view(1, 1, 2, 2)
-    output = normalize_blended(x, torch.zeros(1), torch.ones(1), None, None, 1.0, EPS)
-    expected = torch.tensor([-1.3416, -0.4472, 0.4472, 1.3416]).view(1, 1, 2, 2)
-    torch.testing.assert_close(output.float(), expected, rtol=2e-3, atol=0)
-
-
-@pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("pooled", [False, True])
-@pytest.mark.parametrize("alpha", ALPHAS)
-def test_maps_of_one_value(alpha: float, pooled: bool, batch: int) -> None:
-    arguments = make_arguments(batch, (1, 1))
-    found, expected = run(arguments, alpha, pooled), expect(arguments, alpha, pooled)
-    for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
-    if alpha == 1 and not pooled:
-        torch.testing.assert_close(found[0], arguments[4][:, None, None].expand_as(found[0]))  # only the bias is left
-        assert found[1].abs().max() < 1e-9
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -224,36 +193,6 @@ def test_no_sample_hears_of_another(alpha: float, layout: torch.memory_format, d
     changed = x.clone()
     changed[0] += 5
     assert torch.equal(normalize_blended(changed, *others, alpha, EPS)[1:], together[1:])
-
-
-@pytest.mark.parametrize("pooled", [False, True])
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_statistics_are_mean_and_biased_variance(dtype: torch.dtype, layout: torch.memory_format, pooled: bool) -> None:
-    x = make_arguments(3)[0].to(dtype).contiguous(memory_format=layout)
-    mean, var = measure(x, pooled)
-    dims, tolerance = (0, 2, 3) if pooled else (2, 3), 1e-12 if dtype == torch.float64 else 1e-5
-    assert mean.shape == var.shape == ((1, 4) if pooled else (3, 4))
-    torch.testing.assert_close(mean.double(), x.double().mean(dims).view(mean.shape), rtol=tolerance, atol=tolerance)
-    expected = x.double().var(dims, correction=0).view(var.shape)
-    torch.testing.assert_close(var.double(), expected, rtol=tolerance, atol=tolerance)
-
-
-def test_blend_is_linear_in_alpha() -> None:
-    sample, source = torch.tensor([2.0]), torch.tensor([10.0])
-    assert [blend(sample, source, alpha).item() for alpha in (0.0, 0.25, 1.0)] == [10.0, 8.0, 2.0]
-
-
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_nothing_given_is_written(layout: torch.memory_format) -> None:
-    arguments = lay_out(cast(make_arguments(2, offset=1000.0), torch.float32), layout)
-    copies = [value.clone() for value in arguments]
-    versions = [value._version for value in arguments]
-    leaf = arguments[0].requires_grad_()
-    normalize_blended(*arguments, 0.1, EPS).sum().backward()
-    assert [value._version for value in arguments] == versions
-    assert all(torch.equal(value, copy) for value, copy in zip(arguments, copies, strict=True))
-    assert leaf.grad.shape == leaf.shape
 
 
 @pytest.mark.parametrize("alpha", ALPHAS)

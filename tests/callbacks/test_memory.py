@@ -76,21 +76,6 @@ def test_message_says_what_was_too_large_and_what_to_do(method: Method, make_err
     assert not isinstance(caught.value.__cause__ or caught.value.__context__, RuntimeError)  # nothing keeps the memory
 
 
-def arguments_of(method: Method) -> dict[str, object]:
-    return {name: value for name, value in method.settings().items() if name != "name"}
-
-
-def test_other_images_are_not_affected(method: Method) -> None:
-    network, small, large = LimitedNetwork(32 * 48), make_images(1), make_images(1, 64, 96)
-    expected = METHODS["IaBN"]().predict(TinyNetwork(), small) if isinstance(method, IaBN) else None
-    first = method.predict(network, small)
-    for _ in range(2):
-        with pytest.raises(TooLargeError):
-            method.predict(network, large)
-        assert torch.equal(method.predict(network, small), first)
-    assert expected is None or torch.equal(first, expected)
-
-
 @pytest.mark.parametrize(
     "error", [RuntimeError("stop"), ValueError("stop"), KeyboardInterrupt("stop"), MemoryError("stop")]
 )
@@ -110,12 +95,6 @@ def test_running_out_in_the_steps_is_the_same_error() -> None:
     with pytest.raises(TooLargeError, match=r"64x96.*fewer `trainable` layers"):
         SegTTT(num_steps=2, scales=(0.5,)).predict(network, make_images(1, 64, 96))
     before.check(network)
-
-
-def test_running_out_in_a_search_is_the_same_error() -> None:
-    network, method = LimitedNetwork(64 * 96 // 2, in_steps=True), SegTTT(num_steps=2, scales=(0.5,))
-    with pytest.raises(TooLargeError, match="64x96"):
-        list(method.predict_variants(network, make_images(1, 64, 96), [method]))
 
 
 class KeepsTrack(TinyNetwork):
@@ -199,17 +178,6 @@ def test_a_thousand_images_need_no_more_memory_than_a_hundred(make: Callable[[],
     assert measure_memory() < memory + 20
 
 
-def test_network_without_the_smallest_size_for_the_trial_is_told_that_memory_was_the_problem() -> None:
-    class NeedsPixels(LimitedNetwork):
-        def forward(self, image: Tensor) -> Tensor:
-            if image.shape[-2] < 24:
-                raise ValueError(f"the image is {image.shape[-2]} pixels high: expected 24 or more")
-            return super().forward(image)
-
-    with pytest.raises(TooLargeError, match="64x96"):
-        SegTTT(num_steps=1, scales=(0.5,)).predict(NeedsPixels(0, in_steps=True), make_images(1, 64, 96))
-
-
 @pytest.mark.cuda
 def test_cuda_out_of_memory_is_explained_and_the_memory_is_free_again() -> None:
     class Greedy(nn.Module):
@@ -233,15 +201,3 @@ def test_cuda_out_of_memory_is_explained_and_the_memory_is_free_again() -> None:
         IaBN().predict(network, make_images(1, 64, 96).cuda())
     gc.collect()
     assert torch.cuda.memory_allocated() <= before + 2**22
-
-
-@pytest.mark.cuda
-def test_cuda_memory_stays_level() -> None:
-    network, method = TinyNetwork().cuda(), SegTTT(num_steps=2, scales=(0.5,))
-    image = make_images(1).cuda()
-    for _ in range(3):
-        method.predict(network, image)
-    before = torch.cuda.memory_allocated()
-    for _ in range(50):
-        method.predict(network, image)
-    assert torch.cuda.memory_allocated() <= before
