@@ -30,7 +30,7 @@ class Search(Callback):
 
 def sum_over_processes(trainer: Trainer, *sums: Tensor) -> list[Tensor]:
     """Adds up what the processes of a run have summed; the same on all of them."""
-    return [trainer.strategy.reduce(value, reduce_op="sum") for value in sums]  # type: ignore[misc]
+    return [trainer.strategy.reduce(value, reduce_op="sum") for value in sums]
 
 
 def log_result(module: LightningModule, values: Mapping[str, Any]) -> None:

@@ -33,9 +33,8 @@ class Passes:
         self._as_listed = isinstance(network, SegmentationNetwork) and _runs_as_listed(network)
         self._moving = set(map(id, moving))
         self._state: Any = None
-        self._stages: list[Stage] = []  # that run in every pass
+        self._stages: list[Stage] | None = None  # that run in every pass; unknown before the first
         self._statistics: list[Statistics] = []  # of the stages that run once
-        self._begun = False
 
     def compute_loss(self, target: Tensor) -> Tensor:
         """Runs a pass; returns the () mean cross-entropy with (B, H, W) labels over the pixels that have one."""
@@ -60,25 +59,26 @@ class Passes:
             statistics.move(passes)
 
     def _run_stages(self) -> Tensor:
-        if not self._begun:
-            self._begin()
+        if self._stages is None:
+            self._stages = self._begin()
         state = self._state
         for stage in self._stages:
             state = stage.run(state)
         return state
 
     @torch.no_grad()
-    def _begin(self) -> None:
+    def _begin(self) -> list[Stage]:
+        """Runs the stages that say the same in every pass; returns the others."""
         assert isinstance(self._network, SegmentationNetwork)
-        state, stages = self._image, self._network.list_stages()
+        self._state, stages = self._image, self._network.list_stages()
         while stages and _is_constant(stages[0], self._moving):
             layers = [layer for part in stages[0].layers for layer in part.modules()]
             statistics = [Statistics(layer) for layer in layers if _moves_statistics(layer)]
-            state = stages.pop(0).run(state)
+            self._state = stages.pop(0).run(self._state)
             for one in statistics:
                 one.note_first_pass()
             self._statistics += statistics
-        self._state, self._stages, self._begun = state, stages, True
+        return stages
 
 
 class Statistics:

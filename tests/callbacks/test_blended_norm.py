@@ -143,8 +143,7 @@ def test_means_1000_deviations_from_0_cost_no_digits(alpha: float, pooled: bool,
         torch.testing.assert_close(one.double(), other, rtol=2e-3, atol=2e-3)
 
 
-@pytest.mark.parametrize("batch", [1, 2])
-@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize(("pooled", "batch"), [(False, 1), (True, 2)])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize(
     ("offset", "mean_error", "var_error"), [(0.0, 1e-7, 4e-7), (10.0, 1e-5, 1e-6), (2000.0, 3e-3, 1e-4)]
@@ -167,14 +166,6 @@ def test_statistics_of_maps_whose_blocks_are_measured_at_once(size: tuple[int, .
     expected = torch.var_mean(x.double(), dim=(0, 2, 3), correction=0)
     torch.testing.assert_close(mean.double(), expected[1], rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(var.double(), expected[0], rtol=1e-5, atol=1e-6)
-
-
-def test_running_mean_of_1000_deviations_is_subtracted_before_scaling() -> None:
-    x = 2000 + torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    mean, var = torch.full((3,), 2000.0), torch.full((3,), 1e-2)
-    output = normalize_blended(x, mean, var, torch.ones(3), torch.zeros(3), 0.0, 0.0)
-    # mean and x are exact here, so that only scaling can round: x * scale - mean * scale would be off by 1e-3.
-    torch.testing.assert_close(output.double(), (x.double() - 2000) * 10, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -229,34 +220,10 @@ def test_cuda_agrees_with_the_formula(
         torch.testing.assert_close(one.cpu().double(), other, rtol=tolerance, atol=tolerance * other.abs().max().item())
 
 
-@pytest.mark.cuda
-def test_cuda_never_waits_for_the_device() -> None:
-    arguments = [value.cuda() for value in cast(make_arguments(2), torch.float32)]
-    leaf = arguments[0].requires_grad_()
-    normalize_blended(*arguments, 0.1, EPS).sum().backward()  # loads kernels
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        normalize_blended(*arguments, 0.1, EPS).sum().backward()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    assert leaf.grad is not None
-
-
 @pytest.fixture
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """No kernel has been compared with the formula yet."""
     monkeypatch.setattr("callbacks.blended_norm._served", {})
-
-
-def test_kernels_are_checked_once_per_type_and_layout(unchecked: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    checks: list[tuple[Any, ...]] = []
-    monkeypatch.setattr("callbacks.blended_norm._find_fault", lambda *key: checks.append(key))
-    for dtype in (torch.float32, torch.bfloat16):
-        for layout in (torch.contiguous_format, torch.channels_last):
-            for _ in range(3):
-                assert blended_norm.has_kernels(torch.ones(1, 2, 3, 4, dtype=dtype).contiguous(memory_format=layout))
-    assert len(checks) == 4
-    assert set(blended_norm.fast_path_report().values()) == {"fast"} and len(blended_norm.fast_path_report()) == 4
 
 
 @pytest.mark.parametrize("way", ["raises", "disagrees", "disagrees-backward"])

@@ -1,8 +1,9 @@
 """MC dropout, Tent, AdaBN and ensembles against plain computations."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -55,17 +56,6 @@ class TestMCDropout:
         assert {name for name, training in seen if training} == {"Dropout"}
         assert not network.dropout.training
 
-    @pytest.mark.parametrize("dropout", [0.0, None])
-    def test_a_network_without_dropout_is_a_clear_error(self, dropout: float | None) -> None:
-        with pytest.raises(ValueError, match="no Dropout module with a probability above 0"):
-            MCDropout().check_network(TinyNetwork(dropout=0.0) if dropout is not None else nn.Conv2d(3, 5, 1))
-
-    def test_arguments(self) -> None:
-        with pytest.raises(ValueError, match="passes is 0"):
-            MCDropout(0)
-        with pytest.raises(ValueError, match="alpha is 2"):
-            MCDropout(alpha=2)
-
 
 class TestTent:
     @pytest.mark.parametrize(("name", "optimizer"), [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam)])
@@ -95,7 +85,9 @@ class TestTent:
         network, images = TinyNetwork(), make_images(3)
         before = Snapshot(network)
         tent = Tent(num_steps=2, lr=0.01, episodic=False)
-        found = torch.cat([tent.predict(network, images[:2]), tent.predict(network, images[2:])])
+        with pytest.warns(UserWarning, match="KEEPS what it learns") as caught:
+            found = torch.cat([tent.predict(network, images[:2]), tent.predict(network, images[2:])])
+        assert len(caught) == 1
         before.check(network)
         plain = plain_batch_norm(network)
         steps = torch.optim.Adam([p for layer in batch_norms(plain) for p in (layer.weight, layer.bias)], lr=0.01)
@@ -109,12 +101,6 @@ class TestTent:
         tent.forget()
         assert torch.equal(tent.predict(network, images[:1]), found[:1])
 
-    def test_online_says_so_loudly_and_once(self) -> None:
-        tent = Tent(num_steps=1, episodic=False)
-        with pytest.warns(UserWarning, match="KEEPS what it learns") as caught:
-            tent.predict(TinyNetwork(), make_images(1))
-        assert len(caught) == 1
-
     @pytest.mark.filterwarnings("ignore:Tent")
     def test_online_learns_nothing_from_an_image_that_ends_in_nan(self) -> None:
         network, images = TinyNetwork(), make_images(2)
@@ -124,24 +110,6 @@ class TestTent:
         expected = other.predict(network, images)
         assert found.isfinite().all()
         assert torch.equal(found[3], expected[1])
-
-    def test_a_network_without_batch_norm_is_a_clear_error(self) -> None:
-        with pytest.raises(ValueError, match="no BatchNorm with weight and bias"):
-            Tent().check_network(TinyNetwork(norm=None))
-
-    @pytest.mark.parametrize(
-        ("arguments", "message"),
-        [
-            ({"num_steps": -1}, "num_steps is -1"),
-            ({"num_steps": 0, "episodic": False}, "num_steps is 0"),
-            ({"lr": float("nan")}, "lr is nan"),
-            ({"optimizer": "lbfgs"}, "optimizer is 'lbfgs': expected one of adam, sgd"),
-            ({"alpha": -0.1}, "alpha is -0.1"),
-        ],
-    )
-    def test_arguments(self, arguments: dict, message: str) -> None:
-        with pytest.raises(ValueError, match=message):
-            Tent(**arguments)
 
 
 class TestAdaBN:
@@ -179,12 +147,6 @@ class TestAdaBN:
         assert torch.equal(found[[0, 2]], AdaBN().predict(network, images[[0, 2]]))
         assert [adaptation.fallback for adaptation in method.adaptations] == [False, True, False]
 
-    def test_arguments_and_networks(self) -> None:
-        with pytest.raises(ValueError, match="prior is -1"):
-            AdaBN(-1)
-        with pytest.raises(ValueError, match="no 2d BatchNorm"):
-            AdaBN().check_network(TinyNetwork(norm=None))
-
 
 def save(network: nn.Module, path: Path, prefix: str = "network.") -> str:
     """Saves a network as `fit` does."""
@@ -215,13 +177,6 @@ class TestEnsemble:
         for image in make_images(4).split(1):
             ensemble.predict(network, image)
         assert len(calls) == 3 and all(call["weights_only"] for call in calls)
-
-    def test_network_of_the_run_is_no_member_and_stays(self, paths: list[str]) -> None:
-        network, images = TinyNetwork(seed=9), make_images(1)
-        before = Snapshot(network)
-        found = Ensemble(paths).predict(network, images)
-        before.check(network)
-        assert torch.equal(found, Ensemble(paths).predict(TinyNetwork(seed=8), images))
 
     def test_another_architecture_is_built_from_the_config_of_its_run(self, paths: list[str], tmp_path: Path) -> None:
         other = DeepLabV1("resnet10", 5, width=4).eval()
@@ -254,19 +209,33 @@ class TestEnsemble:
         ):
             with pytest.raises(error, match=message):
                 Ensemble([*paths, wrong]).check_network(network)
-
-    def test_members_for_other_classes_are_a_clear_error(self, paths: list[str], tmp_path: Path) -> None:
-        (tmp_path / "config.yaml").write_text(
-            "model: {network: {class_path: tests.fakes.TinyNetwork, init_args: {num_classes: 4}}}\n"
-        )
-        four = save(TinyNetwork(4), tmp_path / "four.ckpt")
+        config = "model: {network: {class_path: tests.fakes.TinyNetwork, init_args: {num_classes: 4}}}\n"
+        (tmp_path / "config.yaml").write_text(config)
         with pytest.raises(ValueError, match=r"four\.ckpt predicts 4 classes, the members before it 5"):
-            Ensemble([paths[0], four]).predict(TinyNetwork(), make_images(1))
+            Ensemble([paths[0], save(TinyNetwork(4), tmp_path / "four.ckpt")]).predict(network, make_images(1))
 
-    def test_arguments(self) -> None:
-        for wrong in ([], "a.ckpt"):
-            with pytest.raises(ValueError, match="expected a list of paths"):
-                Ensemble(wrong)
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: MCDropout(0), "passes is 0"),
+        (lambda: MCDropout(alpha=2), "alpha is 2"),
+        (lambda: Tent(num_steps=-1), "num_steps is -1"),
+        (lambda: Tent(num_steps=0, episodic=False), "num_steps is 0"),
+        (lambda: Tent(lr=float("nan")), "lr is nan"),
+        (lambda: Tent(optimizer="lbfgs"), "optimizer is 'lbfgs': expected one of adam, sgd"),
+        (lambda: Tent(alpha=-0.1), "alpha is -0.1"),
+        (lambda: AdaBN(-1), "prior is -1"),
+        (lambda: Ensemble([]), "expected a list of paths"),
+        (lambda: Ensemble("a.ckpt"), "expected a list of paths"),
+        (lambda: MCDropout().check_network(TinyNetwork()), "no Dropout module with a probability above 0"),
+        (lambda: Tent().check_network(TinyNetwork(norm=None)), "no BatchNorm with weight and bias"),
+        (lambda: AdaBN().check_network(TinyNetwork(norm=None)), "no 2d BatchNorm"),
+    ],
+)
+def test_bad_arguments_and_networks_are_clear_errors(make: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 class PooledNetwork(TinyNetwork):

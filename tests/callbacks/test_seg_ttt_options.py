@@ -12,95 +12,36 @@ from torch import Tensor, nn
 
 from callbacks import TTA, IaBN, Method, SegTTT
 from callbacks.adaptation.passes import Passes
-from callbacks.adaptation.steps import take_step
 from callbacks.stages import recording, stage
-from lightning_modules.networks import FCN, DeepLabV1, DeepLabV3Plus, HRNet, RoundedSizes
+from lightning_modules.networks import FCN, DeepLabV1, DeepLabV3Plus, HRNet
 from tests.fakes import Snapshot, TinyNetwork, make_images, randomize
 from tests.tiny import ROOT
 
-
-class FromTorchvision(nn.Module):
-    """torchvision's, whose logits lie in a mapping."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        from torchvision.models import segmentation
-
-        arguments: dict[str, Any] = {"weights": None, "weights_backbone": None, "num_classes": 5}
-        self.model = RoundedSizes(getattr(segmentation, name)(**arguments))
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.model(image)
-
-
-class ViT(nn.Module):
-    """A vision transformer of timm with stochastic depth, and a convolution upon its tokens."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        import timm
-
-        self.trunk = timm.create_model(
-            "vit_tiny_patch16_224",
-            num_classes=0,
-            dynamic_img_size=True,
-            depth=3,
-            embed_dim=24,
-            num_heads=2,
-            drop_path_rate=0.2,
-            attn_drop_rate=0.1,
-        )
-        self.neck = nn.Sequential(nn.BatchNorm2d(24), nn.ReLU(inplace=True))
-        self.head = nn.Conv2d(24, 5, 1)
-
-    def forward(self, image: Tensor) -> Tensor:
-        size = torch.Size(-(-side // 16) * 16 for side in image.shape[-2:])
-        image = F.interpolate(image, size, mode="bilinear")
-        tokens = self.trunk.forward_features(image)[:, 1:]
-        return self.head(self.neck(tokens.transpose(1, 2).reshape(len(image), 24, size[0] // 16, size[1] // 16)))
-
-
-TINY = {"head": ["head"], "late": ["layer4", "head"], "all": ["stem", "stem_norm", "layer3", "layer4", "head"]}
 RESNET = {"head": ["head"], "late": ["layer4", "head"], "all": ["backbone", "head"]}
 
-# A network, its image's size, and what moves: the head, some more, all.
-NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int], dict[str, list[str]]]] = {
-    "tiny": (TinyNetwork, (32, 48), TINY),
-    "tiny-shared": (lambda: TinyNetwork(shared=True), (32, 48), {**TINY, "late": ["layer4.0", "head"]}),
-    "tiny-dropout": (lambda: TinyNetwork(dropout=0.5), (32, 48), TINY),
-    "deeplab-v1-dropout": (lambda: DeepLabV1("resnet10", 5, width=8, dropout=0.2), (64, 96), RESNET),
-    "deeplab-v1-switchable": (lambda: DeepLabV1("resnet10", 5, width=8, norm="ibn_b"), (64, 96), RESNET),
+# A network, and what moves: the head, some more, all.
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], dict[str, list[str]]]] = {
+    "deeplab-v1-dropout": (lambda: DeepLabV1("resnet10", 5, width=8, dropout=0.2), RESNET),
+    "deeplab-v1-switchable": (lambda: DeepLabV1("resnet10", 5, width=8, norm="ibn_b"), RESNET),
     "deeplab-v3-plus": (
         lambda: DeepLabV3Plus("resnet10", 5, width=8),
-        (64, 96),
         {**RESNET, "all": ["backbone", "aspp", "reduction", "decoder", "head"]},
     ),
-    "fcn": (lambda: FCN("resnet10", 5, width=8), (64, 96), RESNET),
+    "fcn": (lambda: FCN("resnet10", 5, width=8), RESNET),
     "hrnet": (
         lambda: HRNet(5, "hrnet_w18_small"),
-        (64, 64),
         {"head": ["head"], "late": ["backbone.stage4", "neck", "head"], "all": ["backbone", "neck", "head"]},
-    ),
-    "lraspp": (
-        lambda: FromTorchvision("lraspp_mobilenet_v3_large"),
-        (70, 90),
-        {"head": ["low_classifier", "high_classifier"], "late": ["classifier"], "all": ["model"]},
-    ),
-    "vit": (
-        ViT,
-        (48, 64),
-        {"head": ["head"], "late": ["trunk.blocks.2", "neck", "head"], "all": ["trunk", "neck", "head"]},
     ),
 }
 
 
 @pytest.fixture(params=NETWORKS)
 def case(request: pytest.FixtureRequest) -> tuple[nn.Module, Tensor, dict[str, list[str]]]:
-    make, size, trainable = NETWORKS[request.param]
+    make, trainable = NETWORKS[request.param]
     torch.manual_seed(0)
     network = make()
     randomize(network)
-    return network, make_images(1, *size), trainable
+    return network, make_images(1, 64, 64), trainable
 
 
 @pytest.fixture
@@ -138,9 +79,8 @@ def test_stages_that_run_once_change_no_prediction(
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     assert (found.argmax(dim=1) == expected.argmax(dim=1)).float().mean() > 0.9999
     assert (adaptation.loss_first, adaptation.loss_last) == pytest.approx((plain.loss_first, plain.loss_last), rel=1e-5)
-    assert not torch.allclose(
-        expected, IaBN(0.3).predict(network, image), atol=1e-4
-    )  # there was something to get wrong
+    plain_iabn = IaBN(0.3).predict(network, image)
+    assert not torch.allclose(expected, plain_iabn, atol=1e-4)  # there was something to get wrong
 
 
 @pytest.mark.parametrize("momentum", [0.1, 0.7, 1.0, None])
@@ -262,17 +202,6 @@ METHODS: dict[str, Callable[[], Method]] = {
 }
 
 
-BFLOAT16_IOU = 0.97  # 0.991 (TTA) to 0.999 (IaBN) were measured on a CPU
-
-
-def mean_iou(one: Tensor, other: Tensor) -> float:
-    shares = []
-    for label in torch.cat([one, other]).unique():
-        both, any_ = ((one == label) & (other == label)).sum(), ((one == label) | (other == label)).sum()
-        shares.append((both / any_).item())
-    return sum(shares) / len(shares)
-
-
 @pytest.mark.parametrize("name", METHODS)
 def test_channels_last_hardly_changes_a_label(name: str, fitted: DeepLabV1, monkeypatch: pytest.MonkeyPatch) -> None:
     images = make_pattern(3, 2000)[0] * 1.1 + 0.1
@@ -300,7 +229,7 @@ def test_bfloat16_autocast_predicts_nearly_the_same_labels(name: str, fitted: De
         labels = method.predict(fitted, images).argmax(dim=1)
     before.check(fitted)
     assert not any(adaptation.fallback for adaptation in method.adaptations)
-    assert mean_iou(labels, expected) > BFLOAT16_IOU
+    assert (labels == expected).float().mean() > 0.98
 
 
 def test_stages_are_timed_while_recorded() -> None:
@@ -311,58 +240,12 @@ def test_stages_are_timed_while_recorded() -> None:
     found = times.milliseconds()
     assert set(found) == {"views", "fusion", "step", "final", "restore"}
     assert (len(found["views"]), len(found["step"]), len(found["final"])) == (4, 4, 1)
-    assert all(value >= 0 for values in found.values() for value in values)
-    assert sum(found["step"]) > 0
+    assert all(value > 0 for value in found["step"])
 
 
-def test_a_recording_ends_with_its_block_also_after_an_error_and_may_be_nested() -> None:
-    with recording(torch.device("cpu")) as outer:
-        with stage("one"):
-            pass
-        with pytest.raises(RuntimeError, match="stop"), recording(torch.device("cpu")) as inner, stage("two"):
-            raise RuntimeError("stop")
-        with stage("three"):
-            pass
-    with stage("four"):
+def test_a_recording_ends_with_its_block_also_after_an_error() -> None:
+    with pytest.raises(RuntimeError, match="stop"), recording(torch.device("cpu")) as times, stage("one"):
+        raise RuntimeError("stop")
+    with stage("two"):
         pass
-    assert list(outer.milliseconds()) == ["one", "three"] and list(inner.milliseconds()) == ["two"]
-
-
-@pytest.mark.cuda
-@pytest.mark.parametrize("semantics", ["paper", "released"])
-@pytest.mark.parametrize("moving", ["head", "late", "all"])
-def test_cuda_steps_never_wait_for_the_device(
-    moving: str, semantics: str, fitted: DeepLabV1, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def without_waiting(function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            torch.cuda.set_sync_debug_mode("error")
-            try:
-                return function(*args, **kwargs)
-            finally:
-                torch.cuda.set_sync_debug_mode("default")
-
-        return call
-
-    network, image = copy.deepcopy(fitted).cuda(), make_pattern(1, 0)[0].cuda()
-    method = SegTTT(trainable=RESNET[moving], semantics=semantics, num_steps=3)
-    expected = method.predict(network, image)  # makes what is made once
-    monkeypatch.setattr(Passes, "compute_loss", without_waiting(Passes.compute_loss))
-    monkeypatch.setattr("callbacks.seg_ttt.take_step", without_waiting(take_step))
-    torch.testing.assert_close(method.predict(network, image), expected, rtol=1e-3, atol=1e-3)
-    assert method.adaptations[0].steps == 3
-
-
-@pytest.mark.cuda
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_cuda_autocast_predicts_nearly_the_same_labels(dtype: torch.dtype, name: str, fitted: DeepLabV1) -> None:
-    network, images = copy.deepcopy(fitted).cuda(), (make_pattern(3, 2000)[0] * 1.1 + 0.1).cuda()
-    before = Snapshot(network)
-    expected = METHODS[name]().predict(network, images).argmax(dim=1)
-    with torch.autocast("cuda", dtype):
-        method = METHODS[name]()
-        labels = method.predict(network, images).argmax(dim=1)
-    before.check(network)
-    assert not any(adaptation.fallback for adaptation in method.adaptations)
-    assert mean_iou(labels.cpu(), expected.cpu()) > BFLOAT16_IOU
+    assert list(times.milliseconds()) == ["one"]

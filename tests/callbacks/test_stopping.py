@@ -1,14 +1,11 @@
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from callbacks import SegTTT
 from callbacks.adaptation import stopping
 from callbacks.adaptation.stopping import Deadline, Pace
-from tests.fakes import Snapshot, TinyNetwork, make_images
+from tests.fakes import TinyNetwork, make_images
 
 
 class Clock:
@@ -28,8 +25,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 IMAGE = torch.zeros(1, 3, 4, 4)
-
-Run = Callable[..., tuple[int, float]]
 
 
 def adapt(
@@ -56,7 +51,7 @@ def adapt(
 
 @pytest.mark.parametrize(("limit", "steps"), [(1, 0), (11, 1), (201, 6), (321, 10), (10_000, 10)])
 def test_as_many_steps_are_taken_as_fit(clock: Clock, limit: float, steps: int) -> None:
-    pace = {}
+    pace: Pace = {}
     first, took = adapt(clock, pace, limit)
     assert first == steps  # of the very first image, whose first step is taken on trust
     assert took <= max(limit, 51)  # views, this one step, and the prediction
@@ -64,7 +59,7 @@ def test_as_many_steps_are_taken_as_fit(clock: Clock, limit: float, steps: int) 
 
 @pytest.mark.parametrize(("limit", "steps"), [(1, 0), (49, 0), (51, 1), (81, 2), (201, 6), (319, 9), (321, 10)])
 def test_later_images_keep_within_the_limit(clock: Clock, limit: float, steps: int) -> None:
-    pace = {}
+    pace: Pace = {}
     adapt(clock, pace, limit)
     for _ in range(4):
         found, took = adapt(clock, pace, limit)
@@ -73,7 +68,7 @@ def test_later_images_keep_within_the_limit(clock: Clock, limit: float, steps: i
 
 
 def test_number_of_steps_settles(clock: Clock) -> None:
-    pace = {}
+    pace: Pace = {}
     for limit in range(20, 400, 7):
         for num_steps in (1, 2, 10):
             numbers = [adapt(clock, pace, limit, num_steps=num_steps)[0] for _ in range(6)]
@@ -81,21 +76,21 @@ def test_number_of_steps_settles(clock: Clock) -> None:
 
 
 def test_a_slow_first_step_does_not_stop_adaptation_for_ever(clock: Clock) -> None:
-    pace = {}
+    pace: Pace = {}
     assert adapt(clock, pace, 201, step=[5000, 30])[0] == 1  # kernels are being loaded, say
     later = [adapt(clock, pace, 201)[0] for _ in range(3)]
     assert later[-2:] == [6, 6]
 
 
 def test_a_hiccup_does_not_stop_adaptation_for_ever(clock: Clock) -> None:
-    pace = {}
+    pace: Pace = {}
     assert [adapt(clock, pace, 201)[0] for _ in range(2)] == [6, 6]
     assert adapt(clock, pace, 201, step=[30, 3000, 30])[0] == 2
     assert [adapt(clock, pace, 201)[0] for _ in range(3)][-2:] == [6, 6]
 
 
 def test_steps_that_are_too_slow_are_not_tried_over_and_over(clock: Clock) -> None:
-    pace = {}
+    pace: Pace = {}
     numbers = [adapt(clock, pace, 50, step=300, final=100)[0] for _ in range(5)]
     assert numbers == [1, 0, 0, 0, 0]
 
@@ -118,24 +113,6 @@ class SlowNetwork(TinyNetwork):
     def forward(self, image: Tensor) -> Tensor:
         self.clock.work(40)
         return super().forward(image)
-
-
-def predict(network: nn.Module, image: Tensor | None = None, **arguments: Any) -> tuple[Tensor, SegTTT]:
-    method = SegTTT(**{"scales": (0.5,), "lr": 0.2, **arguments})
-    probabilities = method.predict(network, make_images(1) if image is None else image)
-    return probabilities, method
-
-
-@pytest.mark.parametrize("semantics", ["paper", "released"])
-def test_budgets_tiny_and_large(semantics: str) -> None:
-    network = TinyNetwork()
-    before = Snapshot(network)
-    _, method = predict(network, make_images(2), time_budget_ms=1e-3, semantics=semantics)
-    assert [adaptation.steps for adaptation in method.adaptations] == [0, 0]
-    probabilities, method = predict(network, time_budget_ms=1e6, semantics=semantics)
-    assert method.adaptations[0].steps == 10
-    assert torch.equal(probabilities, predict(network, semantics=semantics)[0])
-    before.check(network)
 
 
 @pytest.mark.parametrize("semantics", ["paper", "released"])

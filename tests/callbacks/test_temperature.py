@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from callbacks import TTA, IaBN, Method, SegTTT
+from callbacks import IaBN, Method, SegTTT
 from callbacks.results import Results
 from callbacks.temperature import TEMPERATURES, TemperatureSearch, refine_minimum, sample_pixels, sum_losses
 from lightning_modules.metrics import SMALLEST, scale_temperature
@@ -112,7 +112,7 @@ def search(module: SegmentationModule, folder: Path, *methods: Method, **kwargs:
     return callback
 
 
-@pytest.mark.parametrize("method", [None, IaBN(0.3), TTA(0.3, scales=(0.5,)), SegTTT(num_steps=1, scales=(0.5,))])
+@pytest.mark.parametrize("method", [None, SegTTT(num_steps=1, scales=(0.5,))])
 def test_losses_of_a_run_are_the_scores_of_runs_at_each_temperature(method: Method | None, tmp_path: Path) -> None:
     methods = [] if method is None else [method]
     tried = (0.5, 2.0, 8.0)
@@ -138,15 +138,9 @@ def test_result_is_logged_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert f"--model.temperature={callback.best_temperature:.4g} in test and predict" in caplog.text
 
 
-@pytest.mark.parametrize(("temperatures", "end"), [((0.3, 0.5), "largest"), ((4.0, 8.0), "smallest")])
-def test_best_value_at_an_end_is_said(temperatures: tuple[float, ...], end: str, tmp_path: Path) -> None:
-    module = make_module()
-    if end == "smallest":  # 0.2 is right
-        with torch.no_grad():
-            module.network.head.weight.div_(10)
-            module.network.head.bias.div_(10)
-    with pytest.warns(UserWarning, match=f"the best temperature, 1, is the {end} of those tried"):
-        found = search(module, tmp_path, temperatures=temperatures)
+def test_best_value_at_an_end_is_said(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="the best temperature, 1, is the largest of those tried"):
+        found = search(make_module(), tmp_path, temperatures=(0.3, 0.5))
     assert found.best_temperature == 1.0
 
 
@@ -200,12 +194,16 @@ def test_temperature_scales_the_predictions_of_every_method_and_1_is_identical(m
         assert (hot < cold).all()
 
 
-@pytest.mark.parametrize("method", [[], ["--method=IaBN", "--method.alpha=0.5"]])
-def test_searched_temperature_lowers_the_likelihood_loss_on_the_command_line(tmp_path: Path, method: list[str]) -> None:
+def test_searched_temperature_lowers_the_likelihood_loss_on_the_command_line(tmp_path: Path) -> None:
     train = arguments(tmp_path, "--trainer.max_epochs=1")
     main(["fit", *train])
     checkpoint = next(tmp_path.rglob("*.ckpt"))
-    args = [*arguments(tmp_path, f"--ckpt_path={checkpoint}"), *method, "--results.overwrite=true"]
+    args = [
+        *arguments(tmp_path, f"--ckpt_path={checkpoint}"),
+        "--method=IaBN",
+        "--method.alpha=0.5",
+        "--results.overwrite=true",
+    ]
     cli = main(["validate", *args, SEARCH])
     found = cli.trainer.callback_metrics["val/best_temperature"].item()
     before = cli.trainer.callback_metrics["val/nll"].item()
