@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from callbacks.iabn import adaptive_batch_norm, check_batch_norm
 from callbacks.method import Method
-from lightning_modules.predictor import predict_logits
+from lightning_modules.predictor import predict_plainly
 
 
 class AdaBN(Method):
@@ -47,4 +47,4 @@ class AdaBN(Method):
             )
         alpha = len(image) / (self.prior + len(image))
         with adaptive_batch_norm(network, alpha, pooled=True):
-            return predict_logits(network, image).float().softmax(dim=1)
+            return predict_plainly(network, image)

@@ -19,7 +19,7 @@ from callbacks.pseudo_labels import fuse_views
 from callbacks.views import Normalization, make_views
 from lightning_modules.networks.checkpoints import check_weights, find_difference, read_checkpoint, rename_weights
 from lightning_modules.origin import check_classes
-from lightning_modules.predictor import predict_logits
+from lightning_modules.predictor import predict_logits, predict_plainly
 from lightning_modules.segmentation import SegmentationModule
 
 
@@ -104,10 +104,9 @@ class Ensemble(Method):
         super()._remove(module)
 
     def _predict_member(self, member: nn.Module, image: Tensor) -> Tensor:
-        predict = partial(predict_logits, member)
         if self.tta:
-            return fuse_views(predict, image, self.views, self.normalization)
-        return predict(image).float().softmax(dim=1)
+            return fuse_views(partial(predict_logits, member), image, self.views, self.normalization)
+        return predict_plainly(member, image)
 
 
 def load_member(path: Path, like: nn.Module) -> nn.Module:

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from callbacks.blended_norm import normalize_blended
 from callbacks.method import Method
 from lightning_modules.networks.norms import SwitchableNorm2d
-from lightning_modules.predictor import predict_logits
+from lightning_modules.predictor import predict_plainly
 
 
 class InstanceAdaptiveBatchNorm2d(nn.BatchNorm2d):
@@ -234,5 +234,5 @@ class IaBN(Method):
 
     def adapt(self, network: nn.Module, image: Tensor) -> Tensor:
         """Predicts one image; see `Method.adapt`."""
-        with adaptive_batch_norm(network, self.alpha, required=True), torch.no_grad():
-            return predict_logits(network, image).float().softmax(dim=1)
+        with adaptive_batch_norm(network, self.alpha, required=True):
+            return predict_plainly(network, image)

@@ -9,7 +9,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from callbacks.adaptation.steps import seeded
 from callbacks.iabn import adaptive_batch_norm, check_alpha, check_batch_norm
 from callbacks.method import Method
-from lightning_modules.predictor import predict_logits
+from lightning_modules.predictor import predict_plainly
 
 
 class MCDropout(Method):
@@ -52,7 +52,7 @@ class MCDropout(Method):
         total: Tensor | None = None
         with adaptive_batch_norm(network, self.alpha), seeded(image.device, self.seed):
             for _ in range(self.passes):
-                probabilities = predict_logits(network, image).float().softmax(dim=1)
+                probabilities = predict_plainly(network, image)
                 total = probabilities if total is None else total.add_(probabilities)
         assert total is not None
         return total.div_(self.passes)

@@ -156,7 +156,7 @@ class SegTTT(Method):
             optimizer = torch.optim.SGD(parameters, lr=self.lr)
             passes = Passes(network, image.repeat(len(target), 1, 1, 1), parameters)
             for count in counts:
-                while labelled and len(losses) < count and deadline.allows_step():
+                while labelled and deadline.allows_step() and len(losses) < count:
                     network.train(released)  # batch statistics, which move the running ones, and dropout: all live
                     with stage("step"), seeded(image.device, len(losses)), torch.enable_grad():
                         loss = passes.compute_loss(target)

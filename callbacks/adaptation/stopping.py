@@ -7,7 +7,6 @@ from torch import Tensor
 
 STEP_PER_FINAL = 3.0  # a step is a forward and two backward passes
 
-
 Pace = dict[tuple[int, ...], tuple[float, float]]  # by size of the image: ms of a step and of the final prediction
 
 
@@ -16,7 +15,7 @@ class Deadline:
 
     Args:
         milliseconds: That the image may take; None is no limit.
-        pace: What the images before took, so what this one may expect; learns from it.
+        pace: What images of each size took before, so what this one may expect; learns from it.
         image: (B, 3, H, W); its size and device.
     """
 
@@ -26,33 +25,24 @@ class Deadline:
         self._shape = tuple(image.shape)
         self._device = image.device
         self._start = time.perf_counter()
-        self._marks: list[float] = []
-        self._allowed = False
+        self._marks: list[float] = []  # when each step began, and when the last one ended
 
     def allows_step(self) -> bool:
-        """Returns whether the time suffices for a step and the final prediction behind it; called before each step."""
+        """Returns whether the time suffices for a step and the final prediction; called before and after each step."""
         if self._limit is None:
             return True
         self._marks.append(self._read())
         step, final = self._expect()
-        self._allowed = self._marks[-1] + step + final <= self._limit
-        return self._allowed
+        return self._marks[-1] + step + final <= self._limit
 
     def end(self) -> None:
         """Learns from this image, when its prediction is made."""
         if self._limit is None or not self._marks:
             return
-        step, final = self._expect()
-        rest = self._read() - self._marks[-1]
-        if not self._allowed:
-            if len(self._marks) == 1:  # no step was taken; the one expected may have been a warm-up: not for ever
-                step = min(step, STEP_PER_FINAL * rest)
-            self._pace[self._shape] = step, rest
-        elif len(self._marks) > 1:  # the rest is the last step and the final prediction
-            self._pace[self._shape] = step, rest - step if rest > step else final
-        else:
-            final = rest / (1 + STEP_PER_FINAL)
-            self._pace[self._shape] = STEP_PER_FINAL * final, final
+        (step, _), final = self._expect(), self._read() - self._marks[-1]
+        if len(self._marks) == 1:  # no step was taken; the one expected may have been a warm-up: not for ever
+            step = min(step, STEP_PER_FINAL * final)
+        self._pace[self._shape] = step, final
 
     def _expect(self) -> tuple[float, float]:
         step, final = self._pace.get(self._shape, (0.0, 0.0))

@@ -41,7 +41,7 @@ def adapt(
     start, steps = clock.seconds, 0
     deadline = Deadline(limit, pace, image)
     clock.work(views)
-    while steps < num_steps and deadline.allows_step():
+    while deadline.allows_step() and steps < num_steps:
         clock.work(step[min(steps, len(step) - 1)] if isinstance(step, list) else step)
         steps += 1
     clock.work(final)
