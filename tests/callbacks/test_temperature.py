@@ -194,6 +194,7 @@ def test_temperature_scales_the_predictions_of_every_method_and_1_is_identical(m
         assert (hot < cold).all()
 
 
+@pytest.mark.slow
 def test_searched_temperature_lowers_the_likelihood_loss_on_the_command_line(tmp_path: Path) -> None:
     train = arguments(tmp_path, "--trainer.max_epochs=1")
     main(["fit", *train])
