@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from callbacks import TTA, IaBN, SegTTT
+from callbacks.adaptation.steps import take_step
 from callbacks.iabn import convert_batch_norm
 from callbacks.pseudo_labels import fuse_views, pseudo_labels
 from callbacks.seg_ttt import select_parameters
@@ -196,3 +197,10 @@ def test_float16_retries_with_a_smaller_loss_scale_where_gradients_overflow(monk
         probabilities = method.predict(network, image)
     assert not method.adaptations[0].fallback
     torch.testing.assert_close(probabilities, expected, rtol=0, atol=0.05)
+
+
+def test_a_scaled_loss_takes_the_same_step() -> None:
+    for scale in (1.0, 64.0):
+        parameter = nn.Parameter(torch.tensor([3.0]))
+        take_step(parameter.square().sum(), [parameter], torch.optim.SGD([parameter], lr=0.1), scale)
+        assert parameter.item() == pytest.approx(3.0 - 0.1 * 6.0)
