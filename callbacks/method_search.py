@@ -147,8 +147,10 @@ class MethodSearch(Search):
     def _add(self, overlap: Tensor, milliseconds: float) -> None:
         """Adds the (P, 2, K) int64 intersections and unions of an image at P points, and the time that it took."""
         assert self._sums is not None
-        for total, value in zip(self._sums, (overlap.to(self._sums[0].device), 1, milliseconds), strict=True):
-            total += value
+        overlaps, images, total = self._sums
+        overlaps.add_(overlap.to(overlaps.device))
+        images.add_(1)
+        total.add_(milliseconds)
 
     def _score(self, trainer: Trainer, module: LightningModule, batch: Mapping[str, Any]) -> list[dict[str, Any]]:
         masks, network = batch["mask"], require_segmentation(module).network
