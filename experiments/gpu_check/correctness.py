@@ -147,7 +147,7 @@ def check_variants(setup: Setup) -> Iterator[Row]:
         variants = [SegTTT(num_steps=count, lr=lr, semantics=semantics) for count in COUNTS]
         with autocast(setup.device, precision):
             pairs = variants[0].predict_variants(network, image, variants)
-            together = {number: probabilities for number, _, probabilities in pairs}
+            together = {number: outcome.probabilities for number, _, outcome in pairs}
             for number, variant in enumerate(variants):
                 first, *others = [variant.predict(network, image) for _ in range(3)]
                 repeated = min(share_equal(again, first) for again in others)
