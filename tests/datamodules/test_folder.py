@@ -15,9 +15,9 @@ from pytorch_lightning import LightningDataModule
 
 from datamodules.base import DataError, ProtocolError
 from datamodules.folder import FolderDataModule
-from datamodules.folder_arguments import list_colours
+from datamodules.reading.tables import list_colours
 from datamodules.labels import CITYSCAPES_COLOURS
-from datamodules.reading.folders import make_finder
+from datamodules.reading.lists import make_finder
 from main import main
 from tests.tiny import NO_LOGGER, QUIET, ROOT
 
