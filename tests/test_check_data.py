@@ -15,12 +15,11 @@ from tqdm import tqdm
 
 import datamodules
 from datamodules.reading.dataset import FilesDataset
-from experiments.check_data import checks, listing
+from experiments.check_data import listing
 from experiments.check_data.__main__ import main
-from experiments.check_data.checks import DATA_SETS
+from experiments.check_data.checks import DATA_SETS, SplitCheck
 from experiments.check_data.listing import choose
 from experiments.check_data.picture import shrink
-from experiments.check_data.text import format_table
 from tests.fakes import (
     BDD,
     BDD_UNPAIRED,
@@ -63,7 +62,7 @@ def check(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytes
 
     def run(*args: str | Path) -> tuple[int, dict[str, Any], str, str]:
         path = tmp_path / "reports" / "check.json"
-        code = main([*map(str, args), "--json", str(path), "--threads", "2"])
+        code = main(["--json", str(path), *map(str, args), "--threads", "2"])
         written = capsys.readouterr()
         return code, json.loads(path.read_text()) if path.exists() else {}, written.out, written.err
 
@@ -154,82 +153,50 @@ def test_class_frequencies_are_those_of_numpy(check: Check, tmp_path: Path) -> N
     assert list(found["pixels"])[:2] == ["road", "sidewalk"] and list(found["pixels"])[-1] == "ignored"
 
 
-def remove_labels(root: Path) -> Path:
-    path = cityscapes_file(root, "train", 1, "labels")
-    path.unlink()
-    return cityscapes_file(root, "train", 1, "image")
-
-
-def remove_image(root: Path) -> Path:
-    cityscapes_file(root, "train", 1, "image").unlink()
-    return cityscapes_file(root, "train", 1, "labels")
-
-
-def shrink_image(root: Path) -> Path:
-    path = cityscapes_file(root, "train", 1, "image")
-    write_image(path, np.zeros((12, 24, 3), dtype=np.uint8))
-    return path
-
-
-def cut_image(root: Path) -> Path:
-    path = cityscapes_file(root, "train", 1, "image")
-    path.write_bytes(path.read_bytes()[:-300])
-    return path
-
-
-def cut_labels(root: Path) -> Path:
-    path = cityscapes_file(root, "train", 1, "labels")
+def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-60])
-    return path
 
 
-def write_unknown_id(root: Path) -> Path:
-    path = cityscapes_file(root, "train", 1, "labels")
+def shrink_image(path: Path) -> None:
+    write_image(path, np.zeros((12, 24, 3), dtype=np.uint8))
+
+
+def write_unknown_id(path: Path) -> None:
     ids = np.array(Image.open(path))
     ids[3, 4] = 77
     write_image(path, ids)
-    return path
+
+
+DAMAGES: list[tuple[str, Callable[[Path], None], str, str]] = [  # what is damaged and how, the kind, what is said
+    ("labels", Path.unlink, "missing", "has no labels"),
+    ("image", Path.unlink, "missing", "has no image"),
+    ("image", shrink_image, "size", "24x12 pixels (WxH), its labels have 48x24"),
+    ("image", cut, "unreadable", "cannot be decoded"),
+    ("labels", cut, "unreadable", "cannot be decoded"),
+    ("labels", write_unknown_id, "id", "the ids 77"),
+]
 
 
 @pytest.mark.usefixtures("official")
-@pytest.mark.parametrize(
-    ("damage", "kind", "said"),
-    [
-        (remove_labels, "missing", "has no labels"),
-        (remove_image, "missing", "has no image"),
-        (shrink_image, "size", "24x12 pixels (WxH), its labels have 48x24"),
-        (cut_image, "unreadable", "cannot be decoded"),
-        (cut_labels, "unreadable", "cannot be decoded"),
-        (write_unknown_id, "id", "the ids 77"),
-    ],
-)
+@pytest.mark.parametrize(("what", "damage", "kind", "said"), DAMAGES)
 def test_each_kind_of_problem_is_found_and_explained(
-    damage: Callable[[Path], Path], kind: str, said: str, check: Check, tmp_path: Path
+    what: str, damage: Callable[[Path], None], kind: str, said: str, check: Check, tmp_path: Path
 ) -> None:
     root = write_cityscapes(tmp_path / "data" / "cityscapes")
-    path = damage(root)
+    damage(cityscapes_file(root, "train", 1, what))
     code, report, out, _ = check("--root", tmp_path / "data")
     found = find_split(report, "cityscapes", "train")
     assert code == 1 and report["failed"] and report["complete"]
-    lacking = 1 if damage is remove_image else 0
-    assert found["counts"] == {"missing": 0, "size": 0, "unreadable": 0, "id": 0} | {kind: 1, "lacking": lacking}
+    lost = {place: int(kind == "missing" and what == place) for place in ("image", "labels")}
+    expected = {"missing": 0, "size": 0, "unreadable": 0, "id": 0} | {kind: 1, "lacking": lost["image"]}
+    assert found["counts"] == expected
     (problem,) = found["problems"]
     assert problem["name"] == CITYSCAPES.keys["train"][1] and problem["kind"] == kind
-    assert said in problem["message"] and str(path) in problem["message"]
+    named = cityscapes_file(root, "train", 1, "image" if lost["labels"] or kind == "size" else "labels")
+    assert said in problem["message"] and (str(named) in problem["message"] or what == "image")
     assert problem["message"] in out and "cityscapes train: 1 pair with" in out and "--data.broken=skip" in out
-    assert found["images"] == 3 - lacking and found["labels"] == 3 - (damage is remove_labels)
+    assert (found["images"], found["labels"]) == (3 - lost["image"], 3 - lost["labels"])
     assert find_split(report, "cityscapes", "val")["verdict"] == "ok"
-
-
-@pytest.mark.usefixtures("official")
-def test_images_of_a_split_without_public_labels_are_read(check: Check, tmp_path: Path) -> None:
-    root = write_cityscapes(tmp_path / "data" / "cityscapes")
-    path = cityscapes_file(root, "test", 1, "image")
-    path.write_bytes(b"")
-    code, report, out, _ = check("--root", tmp_path / "data")
-    found = find_split(report, "cityscapes", "test")
-    assert code == 1 and found["counts"]["unreadable"] == 1 and found["read"] == 2
-    assert f"{path} is empty" in out
 
 
 def test_fewer_images_than_the_official_number_are_a_problem_and_more_are_not(
@@ -248,17 +215,7 @@ def test_fewer_images_than_the_official_number_are_a_problem_and_more_are_not(
 
 
 @pytest.mark.usefixtures("official")
-def test_labels_that_are_not_unpacked_are_a_problem(check: Check, tmp_path: Path) -> None:
-    root = write_cityscapes(tmp_path / "data" / "cityscapes")
-    (root / "gtFine" / "val").rename(root / "elsewhere")
-    code, report, out, _ = check("--root", tmp_path / "data")
-    found = find_split(report, "cityscapes", "val")
-    assert code == 1 and found["verdict"] == "UNUSABLE" and found["images"] == 3 and found["read"] == 0
-    assert "cityscapes val cannot be used: cityscapes: there are no labels of val" in out
-
-
-@pytest.mark.usefixtures("official")
-def test_a_split_without_images_is_simply_not_there(check: Check, tmp_path: Path) -> None:
+def test_a_split_that_is_half_there_fails_and_one_that_is_not_there_does_not(check: Check, tmp_path: Path) -> None:
     root = write_cityscapes(tmp_path / "data" / "cityscapes")
     for folder in ("leftImg8bit", "gtFine"):
         (root / folder / "train").rename(root / f"{folder} train")
@@ -266,6 +223,14 @@ def test_a_split_without_images_is_simply_not_there(check: Check, tmp_path: Path
     found = find_split(report, "cityscapes", "train")
     assert code == 0 and found["verdict"] == "not there" and "there are no images of train" in found["absent"]
     assert next(line for line in out.splitlines() if line.startswith("cityscapes  train")).endswith("not there")
+    (root / "gtFine" / "val").rename(root / "elsewhere")
+    cityscapes_file(root, "test", 1, "image").write_bytes(b"")  # whose labels are not public
+    code, report, out, _ = check("--root", tmp_path / "data")
+    found = find_split(report, "cityscapes", "val")
+    assert code == 1 and found["verdict"] == "UNUSABLE" and found["images"] == 3 and found["read"] == 0
+    assert "cityscapes val cannot be used: cityscapes: there are no labels of val" in out
+    found = find_split(report, "cityscapes", "test")
+    assert found["counts"]["unreadable"] == 1 and found["read"] == 2 and "is empty (0 bytes)" in out
 
 
 @pytest.mark.parametrize("quick", [False, True])
@@ -363,37 +328,62 @@ def test_own_data_are_checked_with_their_own_classes(check: Check, tmp_path: Pat
     assert code == 1 and report["data_sets"][0]["splits"][0]["counts"]["id"] == 6 and "and 3 more, see" in out
 
 
-def test_images_alone_are_checked_as_images(check: Check, tmp_path: Path) -> None:
-    write_folder(tmp_path / "mine", 3)
-    (tmp_path / "mine" / "labels").rename(tmp_path / "labels")
-    config = write_yaml(tmp_path / "mine.yaml", "FolderDataModule", root=str(tmp_path / "mine"))
-    code, report, _, _ = check("--data", config)
-    (found,) = report["data_sets"][0]["splits"]
-    assert code == 0 and found["verdict"] == "ok, no labels" and found["read"] == 3 and found["labels"] is None
-    config = write_yaml(tmp_path / "mine.yaml", "FolderDataModule", root=str(tmp_path / "mine"), labels="labels")
-    code, report, _, _ = check("--data", config)
-    assert code == 1 and report["data_sets"][0]["splits"][0]["verdict"] == "UNUSABLE"
+OWN: dict[str, tuple[dict[str, Any], int, dict[str, str], str]] = {  # arguments, exit code, verdicts, what is said
+    "images alone": ({"root": "images"}, 0, {"train": "ok, no labels"}, "images: 3 PNG RGB"),
+    "no labels": ({"labels": "nowhere"}, 1, {"train": "UNUSABLE"}, "there are no labels for the 3 images"),
+    "a CSV with a file that is not there": ({"pairs": "lost.csv"}, 1, {"val": "PROBLEMS"}, "labels/nowhere.png"),
+    "a list with an image that is not there": (
+        {"splits": {"train": "lost.txt", "val": "one.txt"}}, 1, {"train": "UNUSABLE", "val": "ok"}, "line 2: nowhere",
+    ),
+    "an empty list": ({"splits": {"test": "empty.txt"}}, 1, {"test": "UNUSABLE"}, "empty.txt lists no images"),
+    "images in two splits": (
+        {"splits": {"train": "two.txt", "val": "one.txt", "test": "same.txt"}}, 0, {"val": "ok", "test": "ok?"},
+        "own test: 2 of its images are also in own train: 000, 001",
+    ),
+}  # fmt: skip
 
 
-def test_a_csv_with_a_file_that_is_not_there_fails(check: Check, tmp_path: Path) -> None:
-    write_folder(tmp_path, 2)
+@pytest.mark.parametrize("kind", OWN)
+def test_what_is_wrong_with_ones_own_files_is_said(kind: str, check: Check, tmp_path: Path) -> None:
+    arguments, code, verdicts, said = OWN[kind]
+    root = tmp_path / "own"
+    write_folder(root, 3)
+    lists = {"lost": "000 nowhere", "one": "002", "two": "000 001", "same": "000 001", "empty": "#none"}
+    for name, names in lists.items():
+        (root / f"{name}.txt").write_text(names.replace(" ", "\n"))
     rows = ["image,label,split", "images/000.png,labels/000.png,train", "images/001.png,labels/nowhere.png,val"]
-    (tmp_path / "pairs.csv").write_text("\n".join(rows))
-    config = write_yaml(tmp_path / "mine.yaml", "FolderDataModule", root=str(tmp_path), pairs="pairs.csv")
-    code, _, out, _ = check("--data", config)
-    assert code == 1 and "labels/nowhere.png" in out
+    (root / "lost.csv").write_text("\n".join(rows))
+    place = str(root / arguments.get("root", ""))
+    config = write_yaml(tmp_path / "own.yaml", "FolderDataModule", **arguments | {"root": place, "domain": "own"})
+    found, report, out, _ = check("--data", config)
+    splits = {found["split"]: found for found in report["data_sets"][0]["splits"]}
+    assert found == code and {split: splits[split]["verdict"] for split in verdicts} == verdicts
+    assert said in out and "also in" not in str(splits.get("val", {}).get("warnings"))
 
 
-def test_a_list_with_an_image_that_is_not_there_fails(check: Check, tmp_path: Path) -> None:
+def test_copies_of_images_in_two_splits_are_named(check: Check, tmp_path: Path) -> None:
     write_folder(tmp_path, 2)
-    (tmp_path / "train.txt").write_text("000\nnowhere\n")
-    (tmp_path / "val.txt").write_text("001\n")
-    splits = {"train": "train.txt", "val": "val.txt"}
-    config = write_yaml(tmp_path / "mine.yaml", "FolderDataModule", root=str(tmp_path), splits=splits)
-    code, report, out, _ = check("--data", config)
+    for split, name in (("train", "000"), ("val", "001"), ("test", "000")):
+        for what in ("images", "labels"):
+            path = tmp_path / "own" / what / split / f"{split}.png"
+            path.parent.mkdir(parents=True)
+            path.write_bytes((tmp_path / what / f"{name}.png").read_bytes())
+    code, report, out, _ = check(
+        "--data", write_yaml(tmp_path / "own.yaml", "FolderDataModule", root=str(tmp_path / "own"))
+    )
+    assert code == 0 and "own test: 1 of its images are also in own train: test (a copy of train)" in out
     verdicts = {found["split"]: found["verdict"] for found in report["data_sets"][0]["splits"]}
-    assert code == 1 and verdicts["train"] == "UNUSABLE" and verdicts["val"] == "ok"
-    assert "train.txt, line 2: nowhere" in out
+    assert verdicts == {"train": "ok", "val": "ok", "test": "ok?"}
+
+
+def test_empty_lists_and_labels_that_count_for_nothing_fail(check: Check, tmp_path: Path) -> None:
+    write_folder(tmp_path / "own", 2)
+    for path in (tmp_path / "own" / "labels").iterdir():
+        write_image(path, np.full((4, 6), 255, dtype=np.uint8))
+    config = write_yaml(tmp_path / "own.yaml", "FolderDataModule", root=str(tmp_path / "own"))
+    code, report, out, _ = check("--data", config)
+    assert code == 1 and report["data_sets"][0]["splits"][0]["verdict"] == "NO LABELS"
+    assert "no pixel of its 2 label files belongs to a class, they hold the ids 255." in out
 
 
 @pytest.mark.usefixtures("official")
@@ -460,28 +450,19 @@ def test_an_interrupted_check_keeps_what_it_has_read(
 @pytest.mark.usefixtures("official")
 def test_the_report_is_whole_after_every_split(check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_cityscapes(tmp_path / "data" / "cityscapes")
-    read_split = checks.read_split
+    read_split = SplitCheck.read
     read = []
 
     def look_first(*args: Any) -> None:
-        (path,) = (tmp_path / "reports").iterdir()
+        (path,) = (tmp_path / "reports").glob("[!.]*")
         report = json.loads(path.read_text())
         assert not report["complete"]
         read.append([found["read"] for found in report["data_sets"][3]["splits"]])
         read_split(*args)
 
-    monkeypatch.setattr(checks, "read_split", look_first)
+    monkeypatch.setattr(SplitCheck, "read", look_first)
     _, report, _, _ = check("--root", tmp_path / "data")
     assert read == [[0, 0, 0], [3, 0, 0], [3, 3, 0]] and report["complete"]
-
-
-def test_a_report_that_cannot_be_written_is_said_before_anything_is_read(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_cityscapes(tmp_path / "data" / "cityscapes")
-    (tmp_path / "file").write_text("")
-    assert main(["--root", str(tmp_path / "data"), "--json", str(tmp_path / "file" / "check.json")]) == 2
-    assert "error: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -489,26 +470,31 @@ def test_a_report_that_cannot_be_written_is_said_before_anything_is_read(
     [
         ([], "SEGADAPT_DATA"),
         (["--root", "nowhere"], "nowhere is not a folder"),
-        (["--root", "."], "there is no data set in"),
+        (["--root", "empty"], "there is no data set in"),
         (["--root", ".", "--datasets", "kitti"], "there is no data set kitti: expected some of gta, synthia"),
         (["--data", "nowhere.yaml"], "there is no file nowhere.yaml"),
         (["--data", "text.yaml"], "text.yaml is not the YAML of a datamodule"),
         (["--data", "wrong.yaml"], "wrong.yaml is not the YAML of a datamodule"),
         (["--data", "generated.yaml"], "StreetScenesDataModule, which reads no files"),
         (["--data", "folder.yaml", "--datasets", "other"], "there is no data set other: expected some of mine"),
+        (["--root", "cityscapes", "--write", "new.yaml"], "a YAML is only written for images of your own"),
+        (["--root", "cityscapes", "--json", "text.yaml/check.json"], "text.yaml/check.json cannot be written"),
     ],
 )
 def test_nothing_to_check_is_said_in_one_line(
     args: list[str], said: str, check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "cityscapes").mkdir()
     (tmp_path / "text.yaml").write_text("nothing of the kind")
     write_yaml(tmp_path / "wrong.yaml", "CityscapesDataModule", split="vla")
     write_yaml(tmp_path / "generated.yaml", "StreetScenesDataModule")
     write_yaml(tmp_path / "folder.yaml", "FolderDataModule", root=str(tmp_path), domain="mine")
     code, report, out, err = check(*args)
-    assert code == 2 and report == {} and out == ""
-    assert err.startswith("error: ") and said in err and err.count("\n") == 1
+    assert code == 2 and report == {} and out == "" and not (tmp_path / "new.yaml").exists()
+    assert said in err and err.removeprefix("Listing files ...\n").startswith("error: ")
+    assert err.removeprefix("Listing files ...\n").count("\n") == 1
 
 
 def test_wrong_arguments_end_with_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -524,18 +510,6 @@ def test_help_names_the_data_sets_and_the_exit_codes(capsys: pytest.CaptureFixtu
         main(["--help"])
     out = " ".join(capsys.readouterr().out.split())
     assert ended.value.code == 0 and ", ".join(DATA_SETS) in out and "130 interrupted" in out
-
-
-def test_data_sets_are_the_seven_of_the_package() -> None:
-    modules = [getattr(datamodules, name) for name in datamodules.__all__]
-    others = ("FolderDataModule", "StreetScenesDataModule", "StreetScenesProtocol", "TargetsDataModule")
-    assert {module for module in modules if module.__name__ not in others} == set(DATA_SETS.values())
-    assert all(module.domain == name for name, module in DATA_SETS.items())
-
-
-def test_tables_are_flush() -> None:
-    table = format_table(["name", "number"], [["a", "1"], ["bcdef", "23"]], left=(0,))
-    assert table.splitlines() == ["name   number", "-----  ------", "a           1", "bcdef      23"]
 
 
 LAYOUTS = {  # how people lay out their folders: images, labels, and what is guessed
@@ -579,12 +553,16 @@ def test_a_folder_of_ones_own_is_understood_and_its_yaml_reads_it(layout: str, c
 
 
 def test_images_alone_are_understood_too(check: Check, tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        write_image(tmp_path / "photos" / f"{name}.jpg", np.zeros((8, 12, 3), dtype=np.uint8))
+    write_image(tmp_path / "photos" / "a.jpg", np.zeros((8, 12, 3), dtype=np.uint8))
     (tmp_path / "photos" / "c.heic").write_bytes(b"?")
     code, report, out, _ = check("--root", tmp_path / "photos", "--picture", tmp_path / "pairs.png")
     assert code == 0 and report["data_sets"][0]["splits"][0]["verdict"] == "ok, no labels"
     assert "  images: .\n" in out and "c.heic, which cannot be read: convert them to JPEG or PNG" in out
+    for camera in "ab":  # splits below folders of different names are no splits
+        for split in ("train", "valid"):
+            write_folder(tmp_path / "mine" / camera / split, 1)
+    code, report, out, _ = check("--root", tmp_path / "mine")
+    assert code == 0 and report["data_sets"][0]["splits"][0]["read"] == 4, out
 
 
 def test_colours_and_masks_of_0_and_255_get_a_class_each(check: Check, tmp_path: Path) -> None:
@@ -598,13 +576,6 @@ def test_colours_and_masks_of_0_and_255_get_a_class_each(check: Check, tmp_path:
     assert "ignored: [[0, 0, 0]]" in out
     code, _, out, _ = check("--root", tmp_path / "masks")
     assert code == 0 and "ids: {0: background, 255: foreground}" in out
-
-
-def test_a_yaml_is_written_of_ones_own_folder_alone(check: Check, tmp_path: Path) -> None:
-    write_cityscapes(tmp_path / "data" / "cityscapes")
-    code, _, _, err = check("--root", tmp_path / "data", "--write", tmp_path / "new.yaml")
-    assert code == 2 and "a YAML is only written for images of your own" in err
-    assert not (tmp_path / "new.yaml").exists()
 
 
 def test_what_labels_may_not_mean_is_said(check: Check, tmp_path: Path) -> None:
@@ -651,49 +622,6 @@ def test_what_happens_to_images_is_said(check: Check, tmp_path: Path, monkeypatc
     assert said == [resized.replace("train, val, test", "test")]  # the worst, once
 
 
-def check_splits(check: Check, root: Path, **arguments: Any) -> tuple[int, dict[str, dict[str, Any]], str]:
-    """Checks a folder by a YAML; returns the exit code, what is reported of each split, and what is printed."""
-    config = write_yaml(root / "own.yaml", "FolderDataModule", root=str(root), **arguments)
-    code, report, out, _ = check("--data", config)
-    return code, {found["split"]: found for found in report["data_sets"][0]["splits"]}, out
-
-
-def test_images_in_two_splits_are_named(check: Check, tmp_path: Path) -> None:
-    write_folder(tmp_path, 3)
-    for split, names in {"train": "000 001", "val": "002", "test": "000 001"}.items():
-        (tmp_path / f"{split}.txt").write_text(names.replace(" ", "\n"))
-    code, splits, out = check_splits(
-        check, tmp_path, splits={split: f"{split}.txt" for split in ("train", "val", "test")}
-    )
-    shared = f"{tmp_path.name} test: 2 of its images are also in {tmp_path.name} train: 000, 001"
-    assert code == 0 and splits["test"]["verdict"] == "ok?" and shared in splits["test"]["warnings"] and shared in out
-    assert "also in" not in str(splits["val"]["warnings"])
-
-
-def test_copies_of_images_in_two_splits_are_named(check: Check, tmp_path: Path) -> None:
-    write_folder(tmp_path, 2)
-    for split, name in (("train", "000"), ("val", "001"), ("test", "000")):
-        for what in ("images", "labels"):
-            path = tmp_path / "own" / what / split / f"{split}.png"
-            path.parent.mkdir(parents=True)
-            path.write_bytes((tmp_path / what / f"{name}.png").read_bytes())
-    code, splits, out = check_splits(check, tmp_path / "own")
-    assert code == 0 and "own test: 1 of its images are also in own train: test (a copy of train)" in out
-    assert splits["test"]["verdict"] == "ok?" and "also in" not in str(splits["val"]["warnings"])
-
-
-def test_empty_lists_and_labels_that_count_for_nothing_fail(check: Check, tmp_path: Path) -> None:
-    write_folder(tmp_path, 2)
-    (tmp_path / "test.txt").write_text("# none")
-    code, splits, out = check_splits(check, tmp_path, splits={"test": "test.txt"})
-    assert code == 1 and splits["test"]["verdict"] == "UNUSABLE" and "test.txt lists no images" in out
-    for path in (tmp_path / "labels").iterdir():
-        write_image(path, np.full((4, 6), 255, dtype=np.uint8))
-    code, splits, out = check_splits(check, tmp_path)
-    assert code == 1 and splits["train"]["verdict"] == "NO LABELS"
-    assert "no pixel of its 2 label files belongs to a class, they hold the ids 255." in out
-
-
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -729,31 +657,18 @@ def test_folders_beside_data_sets_and_what_may_have_been_deleted_are_said(
     assert "gta is not complete: unpack" in out and "deleted?" not in out
 
 
-def test_a_picture_that_cannot_be_drawn_leaves_the_report_on_the_screen(check: Check, tmp_path: Path) -> None:
-    write_folder(tmp_path / "mine", 2)
-    for path in (tmp_path / "mine" / "images").iterdir():
-        path.write_bytes(b"x")
-    code, _, out, err = check("--root", tmp_path / "mine", "--picture", tmp_path / "picture.png")
-    assert code == 1 and "2 pairs with an unreadable file" in out and "is not drawn" in err
-
-
-def test_names_of_files_in_a_picture_are_no_formulas(check: Check, tmp_path: Path) -> None:
+def test_a_picture_is_drawn_of_any_names_and_its_failure_leaves_the_report(check: Check, tmp_path: Path) -> None:
     write_folder(tmp_path / "mine", 1, (900, 4))
     for folder in ("images", "labels"):
-        (tmp_path / "mine" / folder / "000.png").rename(tmp_path / "mine" / folder / r"$\frac$.png")
+        (tmp_path / "mine" / folder / "000.png").rename(tmp_path / "mine" / folder / r"$\frac$.png")  # no formula
     code, _, _, err = check("--root", tmp_path / "mine", "--picture", tmp_path / "picture.png")
     assert code == 0, err
     with Image.open(tmp_path / "picture.png") as picture:
         assert picture.height < 2500
-
-
-def test_splits_below_folders_of_different_names_are_no_splits(check: Check, tmp_path: Path) -> None:
-    for camera in "ab":
-        for split in ("train", "valid"):
-            write_folder(tmp_path / "mine" / camera / split, 1)
-    code, report, out, _ = check("--root", tmp_path / "mine")
-    assert code == 0, out
-    assert report["data_sets"][0]["splits"][0]["read"] == 4
+    for path in (tmp_path / "mine" / "images").iterdir():
+        path.write_bytes(b"x")
+    code, _, out, err = check("--root", tmp_path / "mine", "--picture", tmp_path / "picture.png")
+    assert code == 1 and "1 pair with an unreadable file" in out and "is not drawn" in err
 
 
 def test_a_path_below_home_is_found_as_main_finds_it(
@@ -765,21 +680,6 @@ def test_a_path_below_home_is_found_as_main_finds_it(
     config = write_yaml(tmp_path / "mine.yaml", "FolderDataModule", root="~/mine", pairs="~/pairs.csv")
     code, report, out, _ = check("--data", config)
     assert code == 0 and report["data_sets"][0]["splits"][0]["read"] == 1, out
-
-
-def test_a_class_that_a_first_look_misses_is_looked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
-) -> None:
-    monkeypatch.setattr("datamodules.folder.LOOKED_AT", 3)
-    write_folder(tmp_path, 12)
-    for path in sorted((tmp_path / "labels").iterdir()):
-        write_image(path, np.full((4, 6), path.name == "010.png", dtype=np.uint8))
-    data = datamodules.FolderDataModule(str(tmp_path), classes=["ground", "thing"], num_workers=0)
-    data.test_dataloader()
-    assert not [warning for warning in recwarn if "never occurs" in str(warning.message)]
-    monkeypatch.setattr("datamodules.folder.MOST_LOOKED_AT", 4)
-    with pytest.warns(UserWarning, match="thing never occurs in 4 label files"):
-        datamodules.FolderDataModule(str(tmp_path), classes=["ground", "thing"], num_workers=0).test_dataloader()
 
 
 @pytest.mark.parametrize(

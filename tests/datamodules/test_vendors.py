@@ -364,14 +364,6 @@ def test_mean_iou_is_that_of_the_official_evaluation(tmp_path: Path) -> None:
         assert iou == pytest.approx(100 * theirs["classScores"][name], abs=1e-9, nan_ok=True)
 
 
-def test_a_license_plate_of_cityscapes_is_ignored(tmp_path: Path) -> None:
-    root = fakes.write_cityscapes(tmp_path)
-    ids = np.full((24, 48), 255, dtype=np.uint8)  # -1 in eight bits
-    for path in (root / "gtFine" / "val").rglob("*_labelIds.png"):
-        fakes.write_image(path, ids)
-    assert all((batch["mask"] == 255).all() for batch in CityscapesDataModule(str(root)).test_dataloader())
-
-
 # IDD
 
 
@@ -563,16 +555,6 @@ def test_synthia_is_for_training_alone(tmp_path: Path) -> None:
     for make_loader in (module.val_dataloader, module.test_dataloader):
         with pytest.raises(DataError, match=r"synthia.*(val|test).*expected.*train"):
             make_loader()
-
-
-def test_training_leaves_out_broken_pairs_too(tmp_path: Path) -> None:
-    root = fakes.write_gta(tmp_path)
-    truncate(root / "images" / "00002.png")
-    module = GTADataModule(str(root), broken="skip", batch_size=1, num_workers=0, crop_size=(16, 16))
-    with pytest.warns(UserWarning, match=r"left out 1 broken pair.* 00002"):
-        names = sorted(batch["name"][0] for batch in module.train_dataloader())
-    assert names == ["00001", "00007", "24966"]
-    assert module.describe()["left_out"] == {"train": [{"name": "00002", "why": "unreadable"}]}
 
 
 def test_labels_beside_those_of_synthia_do_not_count(tmp_path: Path) -> None:
@@ -815,12 +797,6 @@ def test_a_target_as_development_set_or_source_is_refused() -> None:
     TargetsDataModule([target], development=BDDDataModule(choose_on_target=True))
 
 
-def test_breaking_the_protocol_on_purpose_is_noted(trees: Path, tmp_path: Path) -> None:
-    more = ["--data=CityscapesDataModule", f"--data.root={trees / 'cityscapes'}", "--data.choose_on_target=true"]
-    main(["validate", *arguments(tmp_path, *more, *SMALL)])
-    assert read_results(tmp_path)["data"]["choose_on_target"] is True
-
-
 def test_a_sweep_may_not_test_a_target(trees: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_SWEEP_ID", "abc")
     more = ["--data=CityscapesDataModule", f"--data.root={trees / 'cityscapes'}", *SMALL]
@@ -834,31 +810,6 @@ def test_a_sweep_may_not_test_a_target(trees: Path, tmp_path: Path, monkeypatch:
     more = ["--data=WildDashDataModule", f"--data.root={trees / 'wilddash'}", *SMALL]
     main(["validate", *arguments(tmp_path, *more)])
     assert read_results(tmp_path)["complete"]
-
-
-# Size in evaluation
-
-
-@pytest.mark.parametrize(
-    ("policy", "size"), [("protocol", (1024, 2048)), ("keep_aspect", (1117, 1877)), ("none", (1250, 2100))]
-)
-def test_large_images_are_resized_and_their_masks_are_not(policy: str, size: fakes.Size, tmp_path: Path) -> None:
-    shape = (1250, 2100)
-    levels = np.full((*shape, 3), (10, 120, 250), dtype=np.uint8)
-    ids = fakes.draw_ids("large", range(66), (40, 60)).repeat(35, axis=1).repeat(32, axis=0)[: shape[0]]
-    fakes.write_image(tmp_path / "validation" / "images" / "a.jpg", levels)
-    fakes.write_image(tmp_path / "validation" / "v1.2" / "labels" / "a.png", ids, "P")
-    small = fakes.draw_image("b", (30, 50))
-    fakes.write_image(tmp_path / "validation" / "images" / "b.jpg", small)
-    fakes.write_image(tmp_path / "validation" / "v1.2" / "labels" / "b.png", np.zeros((30, 50), np.uint8), "P")
-    module = MapillaryDataModule(str(tmp_path), evaluation_resize=policy, num_workers=0)
-    large, small_batch = module.test_dataloader()
-    assert large["image"].shape[-2:] == size
-    assert np.array_equal(large["mask"][0].numpy(), look_up(ids, MAPILLARY))
-    colour = torch.from_numpy((np.array([10, 120, 250]) / 255 - MEAN) / STD).float()
-    assert (large["image"][0] - colour[:, None, None]).abs().max() < 3 / 255 / STD.min()
-    assert small_batch["image"].shape[-2:] == small_batch["mask"].shape[-2:] == (30, 50)
-    assert module.describe()["evaluation_resize"] == policy
 
 
 @pytest.mark.parametrize("rearranged", [False, True])
