@@ -113,8 +113,8 @@ class FolderDataModule(FilesDataModule):
             )
         self.role = role
         self.domain = domain or (Path(root).expanduser().resolve().name if root else "") or "folder"
-        paths = [path and path.replace("\\", "/") for path in (images, labels)]
-        self.files = OwnFiles(self.domain, *paths, tuple(exclude or ()), pairs, splits or {})
+        images, labels = (path and path.replace("\\", "/") for path in (images, labels))
+        self.files = OwnFiles(self.domain, images, labels, tuple(exclude or ()), pairs, splits or {})
         self.own_names = isinstance(classes, list)
         self.coloured = label_colours is not None
         if label_colours is None:

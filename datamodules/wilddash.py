@@ -15,7 +15,7 @@ Data card:
 """
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
@@ -36,17 +36,11 @@ RELEASES = {"beta": "the beta wd_public_02 (ids 0 to 38)", "final": "the final w
 ADDED = {0: (38, 41, 43, 61, 64, 70, 74, 75, 76, 79), 1: (52, 65, 77, 80), 3: (56,), 5: (45, 46), 9: (78,),
          12: (47, 48, 49), 13: (34, 35), 17: (58,)}  # fmt: skip
 
-Release = Literal["beta", "final"]
-
 
 class WildDashDataModule(FilesDataModule):
-    """WildDash 2 (Zendel et al., 2022); see the data card of this file.
+    """WildDash 2 (Zendel et al., 2022); see the data card of this file."""
 
-    Attributes:
-        release: ``beta`` or ``final``, once the files have been looked at.
-    """
-
-    release: Release | None = None
+    release: str | None = None  # beta or final, once the files have been looked at
     role = "development"
     test_split = "val"
     domain = "wilddash"
@@ -89,7 +83,7 @@ class WildDashDataModule(FilesDataModule):
         return super().describe() | {"release": self.release}
 
 
-def detect_release(labels: list[Path]) -> Release:
+def detect_release(labels: list[Path]) -> str:
     """Tells the beta from the final release, which has panoptic labels, or ids above 38 in a sample."""
     if labels[0].parent.name == "panoptic":
         read_segments(labels[0].parent.with_name("panoptic.json"))  # or fail now, not at the first image
