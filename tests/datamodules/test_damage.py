@@ -126,7 +126,7 @@ def test_files_of_another_kind_are_named(kind: str, tmp_path: Path) -> None:
 # What is refused: how to read, the file, words of the message
 
 ONE_CHANNEL = "expected labels with one channel"
-MINUS = np.where(IDS == 3, -1, IDS)
+MINUS = np.where(IDS == 3, -1, IDS.astype(int))
 REFUSED: dict[str, tuple[Reader, str, Write, str]] = {
     "ids of more than 16 bits": (
         read_index, "a.tif", save(np.array([[7, 65543]], np.int32)),
