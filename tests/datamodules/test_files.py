@@ -14,7 +14,7 @@ from datamodules.files import FilesDataModule
 from datamodules.labels import TRAIN_IDS
 from datamodules.reading.dataset import FilesDataset, check_dataset
 from datamodules.reading.headers import Header
-from datamodules.reading.pairs import Layout, Pair, find_files, list_folders, match_files
+from datamodules.reading.pairs import Layout, find_files, list_folders
 from datamodules.transforms import MEAN, STD
 
 GENERATOR = np.random.default_rng(0)
@@ -54,17 +54,6 @@ def test_layout_finds_its_splits(tmp_path: Path) -> None:
     assert layout.lies_in(tmp_path) and not layout.lies_in(tmp_path / "validation")
     write_files(tmp_path / "other", "test/1.png")
     assert not layout.lies_in(tmp_path / "other")  # it has no split of that name
-
-
-def test_files_are_paired_by_name(tmp_path: Path) -> None:
-    images = {name: tmp_path / f"{name}.jpg" for name in ("c", "a", "d")}
-    labels = {name: tmp_path / f"{name}.png" for name in ("b", "c", "a")}
-    pairs, problems = match_files(images, labels)
-    assert pairs == [Pair(name, images[name], labels[name]) for name in ("a", "c")]
-    assert [(problem.name, problem.kind, problem.message) for problem in problems] == [
-        ("b", "missing", f"{labels['b']} has no image"),
-        ("d", "missing", f"{images['d']} has no labels"),
-    ]
 
 
 class SmallDataModule(FilesDataModule):

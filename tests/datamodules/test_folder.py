@@ -12,7 +12,7 @@ import yaml
 from datamodules.base import DataError
 from datamodules.folder import FolderDataModule
 from datamodules.reading.lists import make_finder
-from tests.datamodules.own import SIZE, draw, list_names, make_files, make_module, make_pairs, make_segnet, save
+from tests.datamodules.own import SIZE, list_names, make_files, make_module, make_pairs, save
 
 # Where files lie: the files, arguments, and the names of the pairs
 
@@ -115,20 +115,6 @@ def test_what_is_wrong_with_files_is_said(kind: str, tmp_path: Path) -> None:
         list_names(make_module(tmp_path, **arguments))
 
 
-def test_camvid_as_published_with_segnet(tmp_path: Path) -> None:
-    make_segnet(tmp_path)
-    layout = {"images": "{split}", "labels": "{split}annot", "ignored": [11]}
-    data = make_module(tmp_path, **layout)
-    assert [len(list_names(data, split)) for split in ("train", "val", "test")] == [2, 1, 1]
-    expected = np.arange(48).reshape(SIZE) % 12
-    (batch,) = data.test_dataloader()
-    assert np.array_equal(batch["mask"][0], np.where(expected == 11, 255, expected))
-    lists = {split: f"{split}.txt" for split in ("train", "val", "test")}
-    assert list_names(make_module(tmp_path, **layout, splits=lists), "train") == list_names(data, "train")
-    with pytest.raises(DataError, match=r"hold the ids 11, expected only 0-10, 255. Say what they are in ids"):
-        next(iter(make_module(tmp_path, **layout | {"ignored": None}).test_dataloader()))
-
-
 def test_paths_may_lie_elsewhere_and_folders_may_be_links(tmp_path: Path) -> None:
     make_pairs(tmp_path / "disk", ["a"], "photos", "truth")
     (tmp_path / "root" / "images").mkdir(parents=True)
@@ -162,18 +148,6 @@ def test_files_without_a_partner_are_named_or_skipped(tmp_path: Path) -> None:
     assert data.describe()["left_out"]["test"] == [{"name": name, "why": "missing"} for name in "bcd"]
     with pytest.raises(DataError, match=r"there is no file .*d\.png"):
         list_names(make_module(tmp_path), labelled=False)
-
-
-def test_differing_sizes_and_truncated_files_are_named(tmp_path: Path) -> None:
-    save(tmp_path / "images" / "a.png", draw(size=(5, 8)))
-    label = save(tmp_path / "labels" / "a.png", 0)
-    with pytest.raises(DataError, match=r"image has 8x5 pixels \(WxH\), its labels have 8x6"):
-        next(iter(make_module(tmp_path).test_dataloader()))
-    save(label, draw(size=(40, 40)).max(axis=2))
-    label.write_bytes(label.read_bytes()[:500])
-    for kwargs in ({}, {"label_colours": {"sky": [0, 0, 0]}}):
-        with pytest.raises(DataError, match=r"labels/a\.png \(500 bytes\) cannot be decoded"):
-            next(iter(make_module(tmp_path, **kwargs).test_dataloader()))
 
 
 @pytest.mark.parametrize("folder", ["@eaDir", "__MACOSX", "#recycle", "$RECYCLE.BIN", "lost+found"])

@@ -303,15 +303,6 @@ def test_synthia_is_for_training_alone(tmp_path: Path) -> None:
             make_loader()
 
 
-def test_labels_beside_those_of_synthia_do_not_count(tmp_path: Path) -> None:
-    fakes.write_synthia(tmp_path)
-    for key in fakes.SYNTHIA.keys["train"]:  # what other projects leave behind
-        path = tmp_path / "RAND_CITYSCAPES" / "GT" / "LABELS" / f"{key}_labelTrainIds.png"
-        fakes.write_image(path, fakes.SYNTHIA.draw_ids(key))
-    loader = SYNTHIADataModule(str(tmp_path), split="train", num_workers=0).test_dataloader()
-    assert [batch["name"][0] for batch in loader] == fakes.SYNTHIA.keys["train"]
-
-
 @pytest.mark.parametrize("rearranged", [False, True])
 def test_train_ids_beside_the_labels_of_gta_are_passed_over(rearranged: bool, tmp_path: Path) -> None:
     fakes.write_gta(tmp_path, rearranged=rearranged)
