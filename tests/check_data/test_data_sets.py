@@ -13,6 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from datamodules.reading.dataset import FilesDataset
+from experiments.check_data import listing
 from experiments.check_data.__main__ import main
 from experiments.check_data.checks import DATA_SETS, SplitCheck
 from tests.check_data.trees import (
@@ -26,12 +27,15 @@ from tests.check_data.trees import (
     write_yaml,
 )
 from tests.fakes import (
+    BDD,
+    BDD_UNPAIRED,
     CITYSCAPES,
     GTA,
     write_cityscapes,
     write_gta,
     write_image,
     write_mapillary,
+    write_old_bdd,
     write_vendors,
     write_wilddash,
 )
@@ -337,3 +341,30 @@ def test_folders_beside_data_sets_and_what_may_have_been_deleted_are_said(
     set_official(monkeypatch, "gta", GTA, train=1000)
     out = check("--root", tmp_path / "data")[2]
     assert "gta is not complete: unpack" in out and "deleted?" not in out
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_known_broken_pairs_are_listed_apart_and_no_failure(
+    quick: bool, check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_gta(tmp_path / "data" / "gta", broken=True)
+    set_official(monkeypatch, "gta", GTA, train=1, val=1, test=2)
+    monkeypatch.setattr(listing, "QUICK_PAIRS", 1)
+    code, report, out, _ = check("--root", tmp_path / "data", *(["--quick"] if quick else []))
+    found = find_split(report, "gta", "test")
+    assert code == 0, out
+    assert found["known_broken"] == ["17705", "20860"] and found["problems"] == []
+    assert [(problem["name"], problem["kind"]) for problem in found["known_problems"]] == [("20860", "size")]
+    assert found["read"] == (3 if quick else 5)
+    assert find_split(report, "gta", "train")["known_broken"] == ["15188"]
+    assert "gta test: 2 pairs broken in the official release" in out and "1 with image and labels of different" in out
+
+
+def test_unpaired_files_of_the_old_bdd_are_known(check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_old_bdd(tmp_path / "data" / "bdd", unpaired=True)
+    set_official(monkeypatch, "bdd", BDD, val=1)
+    code, report, _, _ = check("--root", tmp_path / "data")
+    found = find_split(report, "bdd", "val")
+    assert code == 0 and found["known_broken"] == sorted(BDD_UNPAIRED) and found["problems"] == []
+    assert [problem["kind"] for problem in found["known_problems"]] == ["missing", "missing"]
+    assert found["images"] == found["labels"] == 3

@@ -9,54 +9,9 @@ import yaml
 from PIL import Image
 
 import datamodules
-from experiments.check_data import listing
-from experiments.check_data.listing import choose
 from experiments.check_data.picture import shrink
-from tests.check_data.trees import Check, find_split, set_official, write_folder, write_yaml
-from tests.fakes import (
-    BDD,
-    BDD_UNPAIRED,
-    GTA,
-    write_gta,
-    write_image,
-    write_old_bdd,
-)
-
-
-@pytest.mark.parametrize("quick", [False, True])
-def test_known_broken_pairs_are_listed_apart_and_no_failure(
-    quick: bool, check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_gta(tmp_path / "data" / "gta", broken=True)
-    set_official(monkeypatch, "gta", GTA, train=1, val=1, test=2)
-    monkeypatch.setattr(listing, "QUICK_PAIRS", 1)
-    code, report, out, _ = check("--root", tmp_path / "data", *(["--quick"] if quick else []))
-    found = find_split(report, "gta", "test")
-    assert code == 0, out
-    assert found["known_broken"] == ["17705", "20860"] and found["problems"] == []
-    assert [(problem["name"], problem["kind"]) for problem in found["known_problems"]] == [("20860", "size")]
-    assert found["read"] == (3 if quick else 5)
-    assert find_split(report, "gta", "train")["known_broken"] == ["15188"]
-    assert "gta test: 2 pairs broken in the official release" in out and "1 with image and labels of different" in out
-
-
-def test_unpaired_files_of_the_old_bdd_are_known(check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_old_bdd(tmp_path / "data" / "bdd", unpaired=True)
-    set_official(monkeypatch, "bdd", BDD, val=1)
-    code, report, _, _ = check("--root", tmp_path / "data")
-    found = find_split(report, "bdd", "val")
-    assert code == 0 and found["known_broken"] == sorted(BDD_UNPAIRED) and found["problems"] == []
-    assert [problem["kind"] for problem in found["known_problems"]] == ["missing", "missing"]
-    assert found["images"] == found["labels"] == 3
-
-
-def test_chosen_pairs_are_the_ends_those_between_and_the_known_broken_ones() -> None:
-    names = [f"{number:03d}" for number in range(1000)]
-    chosen = choose(names, ["007", "500"], quick=True)
-    assert {0, 7, 500, 999} <= set(chosen) and chosen == sorted(set(chosen)) and 50 <= len(chosen) <= 52
-    assert np.diff(choose(names, [], quick=True)).max() <= 21
-    assert choose(names[:3], [], quick=True) == [0, 1, 2] and choose([], [], quick=True) == []
-    assert choose(names, ["007"], quick=False) == list(range(1000))
+from tests.check_data.trees import Check, write_folder, write_yaml
+from tests.fakes import write_image
 
 
 def test_own_data_are_checked_with_their_own_classes(check: Check, tmp_path: Path) -> None:
