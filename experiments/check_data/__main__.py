@@ -30,23 +30,7 @@ from experiments.command_line import to_path
 
 OK, PROBLEMS, NOTHING, INTERRUPTED = 0, 1, 2, 130  # exit codes
 
-
-class PlainParser(argparse.ArgumentParser):
-    """Says in one line what is wrong with the arguments."""
-
-    def error(self, message: str) -> NoReturn:
-        """Ends the program."""
-        self.exit(NOTHING, f"error: {message} (see --help)\n")
-
-
-def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
-    """Parses the command line."""
-    assert __doc__ is not None
-    parser = PlainParser(
-        prog="python -m experiments.check_data",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="""\
+EXAMPLES = """\
 examples:
   python -m experiments.check_data                            all data sets below $SEGADAPT_DATA
   python -m experiments.check_data --quick                    the same in a minute: every file listed, few of them read
@@ -58,55 +42,45 @@ exit code:
   0  nothing is wrong
   1  something is: a problem, fewer images than in the official release, or a named data set is missing
   2  there is nothing to check, or the arguments are wrong
-  130  interrupted with Ctrl-C; the report holds what was read so far""",
+  130  interrupted with Ctrl-C; the report holds what was read so far"""
+PATHS = {  # options that name a file or folder: what it is, and what for
+    "--root": ("FOLDER", f"holds one folder per data set (gta, ...), or is one of these; default: ${ROOT_VARIABLE}"),
+    "--data": ("YAML", "check what the data YAML of a run reads, as main.py takes it after --data"),
+    "--picture": ("PNG", "draw three images of each split with their labels on top, to see whether they match"),
+    "--write": ("YAML", "with --root on your own images: save the YAML, which is printed in any case, in this file"),
+    "--json": ("FILE", "file of the report, rewritten after every split (default: outputs/check_data.json)"),
+}
+
+
+class PlainParser(argparse.ArgumentParser):
+    """Says in one line what is wrong with the arguments."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the program."""
+        self.exit(NOTHING, f"error: {message} (see --help)\n")
+
+
+def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
+    """Parses the command line."""
+    parser = PlainParser(
+        prog="python -m experiments.check_data",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=EXAMPLES,
     )
     place = parser.add_mutually_exclusive_group()
-    place.add_argument(
-        "--root",
-        type=to_path,
-        metavar="FOLDER",
-        help=f"holds one folder per data set (gta, cityscapes, ...), or is one of these; default: ${ROOT_VARIABLE}",
-    )
-    place.add_argument(
-        "--data",
-        type=to_path,
-        metavar="YAML",
-        help="check what the data YAML of a run reads, as main.py takes it after --data",
-    )
-    parser.add_argument(
-        "--datasets",
-        nargs="+",
-        metavar="NAME",
-        help=f"check only these, and fail if one is missing: {', '.join(DATA_SETS)}, or names from the YAML",
-    )
-    parser.add_argument(
-        "--quick",
-        action="store_true",
-        help=f"list all files, but read only {listing.QUICK_PAIRS} of each split and all known broken pairs",
-    )
-    parser.add_argument(
-        "--picture",
-        type=to_path,
-        metavar="PNG",
-        help="draw three images of each split with their labels on top, to see whether they match",
-    )
-    parser.add_argument(
-        "--write",
-        type=to_path,
-        metavar="YAML",
-        help="with --root on your own images: save the YAML, which is printed in any case, in this file",
-    )
-    parser.add_argument(
-        "--json",
-        type=to_path,
-        default=Path("outputs/check_data.json"),
-        metavar="FILE",
-        help="file of the report, rewritten after every split (%(default)s)",
-    )
+    for option, (what, text) in PATHS.items():
+        group = place if option in ("--root", "--data") else parser
+        group.add_argument(option, type=to_path, metavar=what, help=text)
+    names = f"{', '.join(DATA_SETS)}, or names from the YAML"
+    text = f"check only these, and fail if one is missing: {names}"
+    parser.add_argument("--datasets", nargs="+", metavar="NAME", help=text)
+    text = f"list all files, but read only {listing.QUICK_PAIRS} of each split and all known broken pairs"
+    parser.add_argument("--quick", action="store_true", help=text)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser.add_argument("--threads", type=int, default=cores, metavar="N", help="default: all cores (here %(default)s)")
+    parser.set_defaults(json=Path("outputs/check_data.json"), strangers=[])
     options = parser.parse_args(args)
-    options.strangers = []
     if options.threads < 1:
         parser.error(f"--threads is {options.threads}: expected 1 or more")
     return options
