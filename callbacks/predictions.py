@@ -179,11 +179,11 @@ class Predictions(Callback):
             with all_or_none(trainer):
                 for member in list_members(trainer):
                     place.check_apart(find_root(member))
+                self._palette = find_palette(trainer, module)
                 if trainer.is_global_zero:
                     self._begin(place, trainer, module)
             self._done = trainer.strategy.broadcast(self._done)
             with all_or_none(trainer):
-                self._palette = find_palette(trainer, module)
                 self._stream = place.records(trainer.global_rank).open("a", encoding="utf-8")
         except BaseException:
             place.lock.release()
@@ -199,7 +199,7 @@ class Predictions(Callback):
     def _begin(self, place: PredictionFolder, trainer: Trainer, module: LightningModule) -> None:
         """Checks the folder, finds what is done and writes the manifest."""
         place.lock.acquire()
-        settings = describe_predicting(trainer, module, list_members(trainer)) | {"outputs": list(self.outputs)}
+        settings = describe_predicting(trainer, module, self._palette) | {"outputs": list(self.outputs)}
         runs = place.prepare(settings, self.overwrite, keeps_knowledge(find_method(trainer)))
         place.merge_records()
         self._done = place.find_done()

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from pytorch_lightning import LightningModule, Trainer
 
 from callbacks.method import require_segmentation
-from callbacks.report.panels import find_palette
 from callbacks.run.records import to_plain
 from callbacks.run.settings import describe_data, describe_predictor
 from lightning_modules.loaders import list_loaders
@@ -15,19 +15,18 @@ from lightning_modules.loaders import list_loaders
 NOT_IN_PREDICTIONS = ("role", "choose_on_target", "broken", "left_out", "release")
 
 
-def describe_predicting(trainer: Trainer, module: LightningModule, members: Sequence[Any]) -> dict[str, Any]:
+def describe_predicting(trainer: Trainer, module: LightningModule, palette: np.ndarray) -> dict[str, Any]:
     """Returns all that predictions depend on, in plain values.
 
     Args:
         trainer: Of the run.
         module: Around the network, with the weights that predict.
-        members: The datamodules of the data sets, see `list_members`.
+        palette: (256, 3) uint8 RGB, the colours of the classes.
     """
     data = {}
-    for number, member in enumerate(members):
+    for number, member in enumerate(list_members(trainer)):
         described = describe_data(member, NOT_IN_PREDICTIONS)
         data[described.get("domain", f"data{number}")] = described
-    palette = find_palette(trainer, module)
     num_classes = require_segmentation(module).num_classes
     colours = [f"#{palette[label].tobytes().hex()}" for label in range(num_classes)]
     return to_plain({**describe_predictor(trainer, module), "colours": colours, "data": data})
