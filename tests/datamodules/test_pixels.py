@@ -284,3 +284,14 @@ def test_16_bit_images_that_are_almost_black_are_named(
     said = [str(warning.message) for warning in caught if "16-bit images hold" in str(warning.message)]
     assert len(said) == bool(found) and all(re.search(found, text) for text in said)
     assert loader.dataset.check(0).image.brightest == values.max()  # of check_data
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+@pytest.mark.parametrize("size", [(12_000, 8_000), (1_100_000, 1)])
+def test_large_images_are_read_without_a_word(name: str, size: tuple[int, int], tmp_path: Path) -> None:
+    compression = {"compression": "tiff_deflate"} if name == "a.tif" else {"compress_level": 1}
+    Image.new("L", size, 3).save(tmp_path / name, **compression)  # type: ignore[arg-type]
+    assert read_index(tmp_path / name).shape == size[::-1]
+    if min(size) == 1:  # which OpenCV does not read
+        assert read_image(tmp_path / name).shape == (*size[::-1], 3)

@@ -331,3 +331,20 @@ def test_the_video_sequences_of_synthia_are_warned_about(tmp_path: Path, recwarn
         path.rename(path.with_name(path.name[1:]))  # six digits
     with pytest.warns(UserWarning, match="SYNTHIA's video sequences.*lane markings .*class 12"):
         SYNTHIADataModule(str(tmp_path), num_workers=0).find_pairs("train")
+
+
+def test_fewer_images_than_the_official_number_are_pointed_out(tmp_path: Path) -> None:
+    module = CityscapesDataModule(str(fakes.write_cityscapes(tmp_path)))
+    with pytest.warns(UserWarning, match="3 images of val, the official number is 500"):
+        module.test_dataloader()
+
+
+def test_training_leaves_out_broken_pairs_too(tmp_path: Path) -> None:
+    root = fakes.write_gta(tmp_path)
+    path = root / "images" / "00002.png"
+    path.write_bytes(path.read_bytes()[:60])
+    module = GTADataModule(str(root), broken="skip", batch_size=1, num_workers=0, crop_size=(16, 16))
+    with pytest.warns(UserWarning, match=r"left out 1 broken pair.* 00002"):
+        names = sorted(batch["name"][0] for batch in module.train_dataloader())
+    assert names == ["00001", "00007", "24966"]
+    assert module.describe()["left_out"] == {"train": [{"name": "00002", "why": "unreadable"}]}
