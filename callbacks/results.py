@@ -352,7 +352,6 @@ class Results(Callback):
             self._panels_left[domain] = (left + trainer.world_size - 1 - trainer.global_rank) // trainer.world_size
         if self.report and stage == "test":
             self._gallery = Gallery(self._run.root, self.panels)
-            self._gallery.reopen(measure_gains(read_located(self._run.locate())))
         self._stream = self._run.records(trainer.global_rank).open("a", encoding="utf-8")
 
     def _begin(self, trainer: Trainer, module: LightningModule, own: Path, evaluated: Sequence[Any]) -> Beginning:

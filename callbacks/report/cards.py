@@ -53,13 +53,7 @@ def encode_file(path: Path) -> str:
 
 
 def make_card(row: ImageRow, number: str, paths: dict[str, Path]) -> dict[str, Any]:
-    """Makes the card of an image.
-
-    Args:
-        row: Of the image.
-        number: By which the page finds the pictures.
-        paths: Of the pictures by layer.
-    """
+    """Makes the card of an image; by its number the page finds the pictures."""
     with Image.open(paths["image"]) as photograph:
         width, height = photograph.size
     scores = f"{format_number(row.miou, 1)} %"

@@ -230,15 +230,8 @@ def make_panels(
 ) -> tuple[Figure, list[Axes]]:
     """Makes a figure with a panel for each name, side by side, at most `columns` in a line.
 
-    Margins are given, in inches: to find them out by drawing takes as long as all the rest.
-
-    Args:
-        names: Of the panels, one or more.
-        width: Of a panel.
-        height: Of a panel.
-        columns: At most in a line.
-        left: Margin for numbers or names and the label of the axis, in each panel.
-        foot: Margin below all panels, for a legend.
+    Sizes are in inches. Margins are given: to find them out by drawing takes as long as all the rest. That at the
+    `left` of each panel holds numbers or names and the label of the axis, that at the `foot` of all a legend.
     """
     columns = min(columns, len(names))
     wide, high = width * columns, height * math.ceil(len(names) / columns) + foot

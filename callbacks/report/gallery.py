@@ -28,8 +28,8 @@ Key = tuple[str, str]  # domain and name of an image
 class Gallery:
     """Keeps the pictures of few images while all of them pass by, and survives a kill at any moment.
 
-    Under several processes each has its own, over the same folder: what is among the first or the extreme ones of all
-    is so among those of its process. `trim` leaves those of all.
+    Each process, and each run that goes on from another, has its own over the same folder: what is among the first or
+    the extreme ones of all is so among those of its process. `trim` leaves those of all.
 
     Add an image before its record is written: an image with a record is not predicted again.
 
@@ -41,19 +41,11 @@ class Gallery:
     def __init__(self, root: Path, first: int) -> None:
         self.root = root
         self.first = first
-        self._left: defaultdict[str, int] = defaultdict(lambda: first)
-        self._first: defaultdict[str, set[str]] = defaultdict(set)
-        self._kept: defaultdict[str, dict[str, float]] = defaultdict(dict)  # scores of the images with pictures
+        self._kept: defaultdict[str, dict[str, float]] = defaultdict(dict)  # scores by domain and name, as they come
 
     def wants(self, domain: str, name: str, score: float) -> bool:
-        """Returns whether an image would be kept.
-
-        Args:
-            domain: Of the image.
-            name: Of the image; slashes make folders.
-            score: The higher the better; an image whose score is NaN is neither good nor bad.
-        """
-        return self._left[domain] > 0 or name in self._find_extremes(domain, {name: score})
+        """Returns whether an image would be kept; one whose score is NaN is neither good nor bad."""
+        return name in choose_images({**self._kept[domain], name: score}, self.first)
 
     def add(
         self,
@@ -70,7 +62,7 @@ class Gallery:
 
         Args:
             domain: Of the image.
-            name: Of the image.
+            name: Of the image; slashes make folders.
             score: The higher the better.
             image: (3, H, W) float, normalised; the pictures get its size, or 1024 pixels in width if it is wider.
             truth: (H', W') int64 train ids, 255 where ignored.
@@ -87,28 +79,11 @@ class Gallery:
                 fitted = fit_labels(labels, size, photograph.shape[:2])
                 write_file(paths[layer], encode_png(fitted, palette))
         write_file(paths["image"], encode_jpeg(photograph))
-        if self._left[domain] > 0:
-            self._left[domain] -= 1
-            self._first[domain].add(name)
-        extremes = self._find_extremes(domain, {name: score})
-        self._kept[domain][name] = score
-        for fallen in self._kept[domain].keys() - self._first[domain] - extremes:
+        kept = self._kept[domain]
+        kept[name] = score
+        for fallen in kept.keys() - choose_images(kept, self.first):
             delete_pictures(self.root, domain, fallen)
-            del self._kept[domain][fallen]
-
-    def reopen(self, scores: Mapping[Key, float]) -> None:
-        """Goes on from the files of earlier runs.
-
-        The count of first images starts anew: under several processes the records are not those of the first images.
-
-        Args:
-            scores: Of the images that have a record, in the order of the data.
-        """
-        for (domain, name), score in scores.items():
-            if find_pictures(self.root, domain, name):
-                self._kept[domain][name] = score
-        for domain, kept in self._kept.items():
-            self._first[domain] = set(list(kept)[: self.first])
+            del kept[fallen]
 
     def trim(self, scores: Mapping[Key, float]) -> None:
         """Deletes what is not among the first or the extreme images of all processes, and what a kill left behind.
@@ -116,15 +91,16 @@ class Gallery:
         Args:
             scores: Of all images that have a record, in the order of the data.
         """
-        by_domain: defaultdict[str, dict[str, float]] = defaultdict(dict)
+        there: defaultdict[str, dict[str, float]] = defaultdict(dict)
         for (domain, name), score in scores.items():
-            by_domain[domain][name] = score
-        kept: set[Path] = set()
-        for domain, own in by_domain.items():
-            there = {name: score for name, score in own.items() if find_pictures(self.root, domain, name)}
-            best, worst = rank_extremes(there)
-            for name in there.keys() & {*list(own)[: self.first], *best, *worst}:
-                kept.update(locate_pictures(self.root, domain, name).values())
+            if find_pictures(self.root, domain, name):
+                there[domain][name] = score
+        kept = {
+            path
+            for domain, found in there.items()
+            for name in choose_images(found, self.first)
+            for path in locate_pictures(self.root, domain, name).values()
+        }
         for path in sorted((self.root / GALLERY).rglob("*"), reverse=True):  # what is in a folder before the folder
             if path.is_dir():
                 with suppress(OSError):  # something is left in it
@@ -132,10 +108,11 @@ class Gallery:
             elif path not in kept and path.name.endswith((*ENDINGS.values(), ".part")):
                 path.unlink(missing_ok=True)
 
-    def _find_extremes(self, domain: str, added: Mapping[str, float]) -> set[str]:
-        """Returns the names of the best and the worst among the images kept and those added."""
-        best, worst = rank_extremes({**self._kept[domain], **added})
-        return {*best, *worst}
+
+def choose_images(scores: Mapping[str, float], first: int) -> set[str]:
+    """Returns the names of so many first images, and of the best and the worst."""
+    best, worst = rank_extremes(scores)
+    return {*list(scores)[:first], *best, *worst}
 
 
 def list_predictions(root: Path) -> list[Path]:

@@ -41,12 +41,7 @@ def collect_media(data: RunData) -> dict[str, Any]:
 
 
 def show_classes(data: RunData, classes: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, Any]:
-    """Returns a table with a line per domain and class, and a bar chart of them; absent classes have no number.
-
-    Args:
-        data: Of the run.
-        classes: IoU in percent by domain, method and class.
-    """
+    """Returns the IoU by domain, method and class as a table and as a bar chart; absent classes have no number."""
     labels = [BASELINE, data.label] if data.method else [data.label]
     rows: list[list[Any]] = []
     bars: list[list[Any]] = []

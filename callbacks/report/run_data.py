@@ -14,7 +14,7 @@ from PIL import Image
 from callbacks.report.gallery import find_pictures, list_predictions
 from callbacks.report.panels import make_palette
 from callbacks.report.summary import COMPARED, SCORES, DomainData, ImageRow, collect_domains
-from callbacks.run.folder import MANIFEST, RECORDS, SEARCH, SUMMARY, Line, RunFolder, list_rank_files, read_located
+from callbacks.run.folder import MANIFEST, RECORDS, SEARCH, SUMMARY, Line, RunFolder, read_located
 from callbacks.run.records import read_manifest
 
 BASELINE = "t-BN"  # how the unadapted network is called, as in the paper
@@ -151,7 +151,7 @@ def read_run(folder: Path) -> RunData:
 
 def has_results(folder: Path) -> bool:
     """Returns whether a folder holds scores of a run, whole or not."""
-    return any((folder / name).is_file() for name in (SUMMARY, RECORDS)) or bool(list_rank_files(folder))
+    return any((folder / name).is_file() for name in (SUMMARY, RECORDS)) or bool(RunFolder(folder).locate())
 
 
 def explain_wrong_folder(folder: Path) -> str:

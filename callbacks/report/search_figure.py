@@ -20,18 +20,11 @@ def draw_search(search: Mapping[str, Any]) -> Figure:
     One parameter makes a curve, two a map; of more, each gets a panel with all points, and the best for each value.
 
     Args:
-        search: As in search.json: ``parameters``, ``points`` with ``values`` by parameter and ``miou`` in percent.
-
-    Raises:
-        ValueError: If there is no parameter, or no point with a mean IoU.
+        search: As in search.json: ``parameters``, one or more; ``points`` with ``values`` by parameter and ``miou`` in
+            percent, of one or more points not None.
     """
     parameters = search["parameters"]
     points = [point for point in search["points"] if point["miou"] is not None]
-    if not parameters or not points:
-        raise ValueError(
-            f"the search has {len(parameters)} parameters and {len(points)} points with a mean IoU: expected one or "
-            "more of each"
-        )
     return draw_map(parameters, points) if len(parameters) == 2 else draw_curves(parameters, points)
 
 
@@ -53,7 +46,7 @@ def draw_curve(axes: Axes, parameter: str, points: Points, with_all: bool) -> No
     if with_all:
         cloud = [(places[values.index(point["values"][parameter])], point["miou"]) for point in points]
         axes.plot(*zip(*cloud, strict=True), "o", color=BASELINE, alpha=0.35, markersize=3.5, label="all points")
-    best = [find_best(points, {parameter: value}) for value in values]
+    best = [find_highest(points, {parameter: value}) for value in values]
     axes.plot(places, best, color=METHOD, marker="o", markersize=4, label="best for the value")
     top = int(np.argmax(best))
     axes.plot([places[top]], [best[top]], "*", color="black", markersize=11)
@@ -71,7 +64,7 @@ def draw_curve(axes: Axes, parameter: str, points: Points, with_all: bool) -> No
 def draw_map(parameters: Sequence[str], points: Points) -> Figure:
     """Draws the mean IoU over two parameters as a map, with the numbers in it and a frame around the best."""
     columns, rows = (list_values(parameter, points) for parameter in parameters)
-    grid = np.array([[find_best(points, dict(zip(parameters, (x, y), strict=True))) for x in columns] for y in rows])
+    grid = np.array([[find_highest(points, dict(zip(parameters, (x, y), strict=True))) for x in columns] for y in rows])
     size = (1.8 + 0.55 * max(4, len(columns)), 1.1 + 0.32 * max(4, len(rows)))
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
@@ -102,7 +95,7 @@ def list_values(parameter: str, points: Points) -> list[Any]:
     return sorted(values) if all(isinstance(value, int | float) for value in values) else values
 
 
-def find_best(points: Points, chosen: Mapping[str, Any]) -> float:
+def find_highest(points: Points, chosen: Mapping[str, Any]) -> float:
     """Returns the largest mean IoU of the points that have these values; NaN if there is none."""
     fitting = [point for point in points if chosen.items() <= point["values"].items()]
     return max((point["miou"] for point in fitting), default=math.nan)

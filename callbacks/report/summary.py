@@ -22,11 +22,8 @@ class ImageRow:
     """One image of a run.
 
     Attributes:
-        domain: Of the image.
-        name: Of the image.
         miou: Mean IoU in percent over the classes in prediction or ground truth; NaN if there are none.
         baseline_miou: The same of the unadapted network; None if it was not scored.
-        milliseconds: Time to adapt and predict.
         losses: Loss before each step; empty if there were no steps, or if the losses were not recorded.
         fallback: Whether the prediction is the unadapted one.
         note: Why adaptation was skipped or undone.
@@ -52,7 +49,6 @@ class DomainData:
     """One domain of a run.
 
     Attributes:
-        name: Of the domain.
         scores: As in results.json, see `summarize_records`.
         baseline_iou: IoU in percent of the unadapted network by class; empty if it was not scored on every image.
         rows: A row per image, in the order of the records.
@@ -115,13 +111,7 @@ def summarize_records(
 def collect_domains(
     records: Iterable[Mapping[str, Any]], class_names: Sequence[str], order: Iterable[str] = ()
 ) -> dict[str, DomainData]:
-    """Sums records by domain, one record at a time.
-
-    Args:
-        records: As `Results` writes them.
-        class_names: K names.
-        order: Of the domains; others follow as they come, and those without an image are left out.
-    """
+    """Sums records by domain, one record at a time, see `summarize_records`; leaves out domains without an image."""
     zeros = Scores.zeros(len(class_names))
     sums, baselines = defaultdict(lambda: zeros), defaultdict(lambda: zeros)
     rows: defaultdict[str, list[ImageRow]] = defaultdict(list)
@@ -189,9 +179,6 @@ def gain_of_image(record: Mapping[str, Any]) -> float:
     """Returns the points of mean IoU that an image gained over the unadapted network, else its mean IoU in percent.
 
     NaN if nothing in it is labelled.
-
-    Args:
-        record: As `Results` writes it.
     """
     baseline = score_record(record["baseline"]) if record.get("baseline") else 0.0
     return score_record(record) - baseline

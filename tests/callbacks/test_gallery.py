@@ -137,7 +137,6 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_pictures(
     while len(recorded) < len(scores):
         budget[0] = generator.randint(3, 40)
         gallery = Gallery(tmp_path, 2)
-        gallery.reopen(recorded)
         try:
             for (domain, name), score in scores.items():
                 if (domain, name) in recorded:
@@ -164,9 +163,6 @@ def test_several_processes_end_with_the_pictures_of_one_also_when_another_number
     recorded: dict[tuple[str, str], float] = {}
     for processes in (2, 3, 1):
         galleries = [Gallery(tmp_path, 4) for _ in range(processes)]
-        in_order = {key: scores[key] for key in scores if key in recorded}
-        for gallery in galleries:
-            gallery.reopen(in_order)
         left = [key for key in scores if key not in recorded]
         for rank, gallery in enumerate(galleries):
             own = left[rank::processes]

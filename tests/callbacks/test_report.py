@@ -13,7 +13,6 @@ from matplotlib.colors import to_rgba
 
 from callbacks.report.figures import (
     METHOD,
-    choose_width,
     draw_classes,
     draw_differences,
     draw_domains,
@@ -21,7 +20,6 @@ from callbacks.report.figures import (
     draw_times,
     draw_training,
 )
-from callbacks.report.page import encode_svg
 from callbacks.report.run_data import read_run
 from callbacks.report.search_figure import draw_search
 from callbacks.report.write import COLUMNS, write_report, write_training_report
@@ -43,11 +41,6 @@ def test_histogram_of_differences_counts_images_and_says_how_many_got_worse() ->
     )
     assert worse == {-3.0: 1, -1.0: 1} and better == {0.0: 1, 2.0: 2, 4.0: 1, 6.0: 1, 8.0: 1}
     assert near.get_xlabel() == "mean IoU gained per image (points)" and near.get_ylabel() == "images"
-
-
-@pytest.mark.parametrize(("largest", "width"), [(9.0, 1.0), (0.3, 0.05), (100.0, 10.0), (0.0, 1e-7)])
-def test_bins_have_round_widths(largest: float, width: float) -> None:
-    assert choose_width(largest, 12) == pytest.approx(width)
 
 
 def test_bars_of_domains_are_the_numbers_with_the_method_last() -> None:
@@ -109,15 +102,6 @@ def test_search_over_names_and_with_gaps() -> None:
     search["points"][-1]["miou"] = None
     search["points"][-2]["miou"] = 42.5  # the other of the two second best
     assert "best: 0.1, 0.2 (43.0 %)" in draw_search(search).axes[0].get_title()
-    for broken in ({"parameters": ["psi"], "points": []}, {"parameters": [], "points": search["points"]}):
-        with pytest.raises(ValueError, match="expected one or more of each"):
-            draw_search(broken)
-
-
-def test_figures_in_a_page_take_the_colour_of_its_ink_and_name_nothing_outside() -> None:
-    text = encode_svg(draw_domains({"a < b": {"near": 30.0}}))
-    assert text.startswith("<svg role=") and "http" not in text and "#000000" not in text
-    assert "currentColor" in text and "viewBox" in text
 
 
 # The page.
@@ -194,7 +178,7 @@ def test_report_has_the_numbers_of_the_results_and_loads_nothing(tmp_path: Path)
     assert {card["data-name"] for card in cards} == {row.name for row in data.rows if data.pictures(row)}
     assert {card["data-pictures"] for card in cards} == set(page.pictures)  # each once, though some have two cards
     assert all(set(layers) == {"image", "truth", "baseline", "prediction"} for layers in page.pictures.values())
-    assert page.source.count("<svg") == 1 + 2 + 1 + 2 + 2 + 2 + 2  # per domain all but the means and the search
+    assert page.source.count("<svg role=") == 1 + 2 + 1 + 2 + 2 + 2 + 2  # per domain all but the means and the search
     assert not data.missing and "Incomplete" not in page.text
 
 
