@@ -10,11 +10,11 @@ from callbacks.report.figures import format_milliseconds
 from callbacks.report.page import embed, format_number, write_page
 from callbacks.report.run_data import BASELINE, RunData, name_method, read_run
 from callbacks.report.search_figure import format_value
-from callbacks.report.training import TRAINING_REPORT, write_training_report
+from callbacks.report.training import write_training_report
 from callbacks.run.folder import REPORT
 from callbacks.run.settings import flatten
 
-__all__ = ["REPORT", "TRAINING_REPORT", "write_report", "write_training_report"]
+__all__ = ["write_report", "write_training_report"]
 
 SHOWN_NOTES = 5  # of each domain
 COLUMNS = {  # of the table of scores: key, digits and sign
