@@ -15,14 +15,15 @@ COLOURS = (BASELINE, METHOD)  # of one or two series, the method last
 WIDTH, HEIGHT = 3.6, 2.7  # inches per panel
 LEFT, RIGHT, ABOVE, BELOW, FOOT = 0.62, 0.15, 0.48, 0.52, 0.28  # margins of a panel; for a legend
 SMALL = 8  # points
-STYLE = {
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 10,
-    "legend.fontsize": SMALL,
-    "legend.frameon": False,
-}
-styled = matplotlib.rc_context(STYLE)
+styled = matplotlib.rc_context(
+    {
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.titlesize": 10,
+        "legend.fontsize": SMALL,
+        "legend.frameon": False,
+    }
+)
 LOSS_NAME, RATE_NAME, MIOU_NAME = "train/loss", "train/lr", "val/miou"
 LABELS = {LOSS_NAME: "training loss (nats)", RATE_NAME: "learning rate", MIOU_NAME: "mean IoU,\ndevelopment (%)"}
 

@@ -113,7 +113,8 @@ def collect_domains(
 ) -> dict[str, DomainData]:
     """Sums records by domain, one record at a time, see `summarize_records`; leaves out domains without an image."""
     zeros = Scores.zeros(len(class_names))
-    sums, baselines = defaultdict(lambda: zeros), defaultdict(lambda: zeros)
+    sums: defaultdict[str, Scores] = defaultdict(lambda: zeros)
+    baselines: defaultdict[str, Scores] = defaultdict(lambda: zeros)
     rows: defaultdict[str, list[ImageRow]] = defaultdict(list)
     for record in records:
         name = record["domain"]
