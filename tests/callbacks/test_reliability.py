@@ -67,7 +67,13 @@ def test_nothing_leaves_the_picture() -> None:
 
 
 def test_domain_without_a_labelled_pixel_is_left_out() -> None:
-    empty = {"milliseconds": 1.0, "adaptation": None, "domain": "empty", **Scores.zeros(CLASSES).to_record()}
+    empty = {
+        "milliseconds": 1.0,
+        "adaptation": None,
+        "domain": "empty",
+        "name": "",
+        **Scores.zeros(CLASSES).to_record(),
+    }
     nothing = summarize_records([empty], list("abcde"))["domains"]
     assert math.isnan(nothing["empty"]["ece"])
     figure = draw_reliability(nothing | summarize({"full": 1.0}))
