@@ -67,7 +67,7 @@ def tabulate_bins(summaries: Mapping[str, Mapping[str, Any]]) -> wandb.Table:
             upper = 100 * (number + 1) / len(bins["pixels"])
             means = [blank_nan(bins[key][number], 100) for key in ("confidence", "accuracy")]
             rows.append([domain, upper, pixels, *means])
-    columns = ["domain", "confidence up to (%)", "pixels", "mean confidence (%)", "accuracy (%)"]
+    columns: list[str | int] = ["domain", "confidence up to (%)", "pixels", "mean confidence (%)", "accuracy (%)"]
     return wandb.Table(columns=columns, data=rows)
 
 

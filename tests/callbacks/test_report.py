@@ -252,29 +252,25 @@ PLAIN = {"method": None, "baseline": False, "manifest": False}
 @pytest.mark.parametrize(
     ("options", "change", "words"),
     [
-        ({"baseline": False}, None, "The unadapted network (t-BN) was not scored"),
-        ({"losses": False}, None, "losses of single steps were not"),
-        ({"first": 0}, None, "no pictures"),
-        (PLAIN, None, "run.json is not there"),
-        (PLAIN, None, "t-BN on near, far"),
-        (PLAIN, None, "near: highest mean IoU"),
-        (PLAIN, leave_summary, "records.jsonl is not there"),
-        (PLAIN, leave_records, "on near, far"),
-        (PLAIN, cut_records, "Incomplete: 2 of 4 images"),  # by results.json
-        ({"images": 0, "expected": 3}, None, "Incomplete: 0 of 6 images"),
-        ({"images": 0, "expected": 3}, None, "Seg-TTT on no image yet"),
-        ({}, spoil_search, "search.json holds no point with a mean IoU"),
-        ({}, empty_search, "search.json holds no point with a mean IoU"),
-        ({"baseline": False}, leave_unlabelled, "near – – – – – – – – 10.5 2 0 –"),
+        ({"baseline": False, "losses": False, "first": 0}, None, ["(t-BN) was not scored", "losses of", "no pictures"]),
+        (PLAIN, None, ["run.json is not there", "t-BN on near, far", "near: highest mean IoU"]),
+        (PLAIN, leave_summary, ["records.jsonl is not there"]),
+        (PLAIN, leave_records, ["on near, far"]),
+        (PLAIN, cut_records, ["Incomplete: 2 of 4 images"]),  # by results.json
+        ({"images": 0, "expected": 3}, None, ["Incomplete: 0 of 6 images", "Seg-TTT on no image yet"]),
+        ({}, spoil_search, ["search.json holds no point with a mean IoU"]),
+        ({}, empty_search, ["search.json holds no point with a mean IoU"]),
+        ({"baseline": False}, leave_unlabelled, ["near – – – – – – – – 10.5 2 0 –"]),
     ],
 )
 def test_report_says_what_is_missing(
-    options: dict[str, Any], change: Callable[[Path], None] | None, words: str, tmp_path: Path
+    options: dict[str, Any], change: Callable[[Path], None] | None, words: list[str], tmp_path: Path
 ) -> None:
     folder = write_results(tmp_path / "run", **{"images": 2, **options})
     if change is not None:
         change(folder)
-    assert words in show(folder).text
+    text = show(folder).text
+    assert [word for word in words if word not in text] == []
 
 
 def test_report_of_a_training(tmp_path: Path) -> None:
