@@ -17,7 +17,7 @@ COMPARED = ("baseline_miou", "gain", "worse_than_baseline")
 EXTREMES = 3  # of the best images, and of the worst
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ImageRow:
     """One image of a run.
 
