@@ -20,7 +20,7 @@ from callbacks.predictions import OUTPUTS, Output, Predictions
 from callbacks.report.dashboard import log_dashboard
 from callbacks.report.panels import find_palette
 from callbacks.report.reliability import draw_reliability, encode_figure
-from callbacks.report.run_pictures import RunPictures, measure_gains
+from callbacks.report.run_pictures import RunPictures
 from callbacks.report.summary import summarize_records
 from callbacks.report.write import write_report, write_training_report
 from callbacks.run.folder import RECORDS, RELIABILITY, SUMMARY, set_aside
@@ -261,8 +261,8 @@ class Results(Callback):
                 run.open(trainer, module, own, self.folder is not None, self.overwrite, settings)
         run.share(trainer)
         with all_or_none(trainer):
-            gains = measure_gains(run.read()) if self.report and stage == "test" else None
-            self._pictures = RunPictures(run.folder, trainer, self.panels, gains, find_palette(trainer, module))
+            gallery, palette = self.report and stage == "test", find_palette(trainer, module)
+            self._pictures = RunPictures(run.folder, trainer, self.panels, gallery, palette)
         self._stream = run.folder.records(trainer.global_rank).open("a", encoding="utf-8")
         if run.done:  # its loaders have no more than is left of what the limit allows
             name = f"limit_{'val' if stage == 'validate' else 'test'}_batches"

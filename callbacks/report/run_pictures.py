@@ -11,7 +11,7 @@ from torch import Tensor
 from callbacks.report.gallery import Gallery
 from callbacks.report.panels import draw_panel
 from callbacks.report.summary import gain_of_image
-from callbacks.run.folder import PANELS, Key, RunFolder
+from callbacks.run.folder import PANELS, RunFolder
 from callbacks.run.records import shorten_name, write_file
 
 
@@ -22,7 +22,7 @@ class RunPictures:
         folder: Of the run.
         trainer: Of the run: its processes share the panels.
         panels: How many images per domain and process get a panel, and how many of the first are in the gallery.
-        gallery: The gains of the images that were scored before, see `measure_gains`; None if there is no gallery.
+        gallery: Whether there is a gallery.
         palette: (256, 3) uint8 RGB.
     """
 
@@ -31,7 +31,7 @@ class RunPictures:
         folder: RunFolder,
         trainer: Trainer,
         panels: int,
-        gallery: Mapping[Key, float] | None,
+        gallery: bool,
         palette: np.ndarray,
     ) -> None:
         self._root = folder.root
@@ -40,10 +40,7 @@ class RunPictures:
         self._drawn = folder.count_panels()
         self._trainer = trainer
         self._left: dict[str, int] = {}
-        self._gallery: Gallery | None = None
-        if gallery is not None:
-            self._gallery = Gallery(folder.root, panels)
-            self._gallery.reopen(gallery)
+        self._gallery = Gallery(folder.root, panels) if gallery else None
 
     def draw(
         self, image: Tensor, truth: Tensor, baseline: Tensor | None, prediction: Tensor, record: Mapping[str, Any]
@@ -72,7 +69,7 @@ class RunPictures:
         """Leaves the pictures that the report shows; returns whether there is a gallery."""
         if self._gallery is None:
             return False
-        self._gallery.trim(measure_gains(records))
+        self._gallery.trim({(record["domain"], record["name"]): gain_of_image(record) for record in records})
         return True
 
     def _count_left(self, domain: str) -> int:
@@ -82,8 +79,3 @@ class RunPictures:
             left = max(0, self._panels * processes - self._drawn.get(domain, 0))
             self._left[domain] = (left + processes - 1 - rank) // processes
         return self._left[domain]
-
-
-def measure_gains(records: Iterable[Mapping[str, Any]]) -> dict[Key, float]:
-    """Returns what each image with a record gained, see `gain_of_image`."""
-    return {(record["domain"], record["name"]): gain_of_image(record) for record in records}
