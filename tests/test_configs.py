@@ -114,6 +114,15 @@ def test_experiment_trains_and_tests_one_batch(
     assert main(["test", *args]).trainer.callback_metrics["test/miou"] >= 0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list_configs("experiment/street_scenes"))
+def test_stand_in_parses_and_is_named_like_what_it_stands_for(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert name in list_configs("experiment") or name.split("_")[0] in ("haze", "dusk", "dust")
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", f"--config={CONFIGS / 'experiment' / 'street_scenes' / name}", "--print_config"])
+    assert ended.value.code == 0 and "max_epochs" in capsys.readouterr().out
+
+
 def choose_model(name: str) -> list[str]:
     """Returns the arguments that choose a network of configs/model, tiny if it is this project's."""
     args = [f"--model={CONFIGS / 'model' / name}"]
