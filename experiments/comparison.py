@@ -5,9 +5,8 @@ learning rates and the other free settings on the development domain, then tests
 already is not done again: started again in the same folder, it goes on where it stopped.
 """
 
-import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,7 @@ TENT_RATES = (0.0003, 0.001, 0.003, 0.01)
 PRIORS = (1.0, 4.0, 16.0, 64.0)
 BATCH = 10  # images of a target that AdaBN sees at once
 MEMBERS = 3
-TARGETS = ("haze", "dusk", "dust")
-REFERENCE = "t-BN"
+TARGETS, REFERENCE = ("haze", "dusk", "dust"), "t-BN"
 PLAIN = {"scales": [1.0], "flip": False, "grayscale": False}
 AUGMENTATIONS = {
     "no augmentation": PLAIN,
@@ -50,7 +48,7 @@ class Contender:
 
     name: str
     model: str = "deeplabv1_resnet10_small"
-    arguments: tuple[str, ...] = field(default=())
+    arguments: tuple[str, ...] = ()
     batch_norm: bool = True
     seed: int = 0
 
@@ -79,14 +77,13 @@ OTHERS = [
 
 def open_study(contender: Contender, folder: Path, options: Sequence[str]) -> Study:
     """Trains a network, unless that is done; returns its study."""
-    place = folder / contender.name.lower().replace(",", "").replace(" ", "_").replace("(", "").replace(")", "")
+    place = folder / contender.name.lower().replace(",", "").replace(" ", "_")
     if not (place / "training.json").exists():
         print(f"Training {contender.name} ...", flush=True)
     own = [f"--model={ROOT / 'configs' / 'model' / contender.model}.yaml", *contender.arguments, *QUIET]
     arguments = [*own, *list_options(contender.seed, more=options)]
-    checkpoint = train(place, CONFIG, arguments)
     more = ["--trainer.logger=false", "--results.panels=0"]
-    return Study.of_training(place, CONFIG, arguments, checkpoint, more)
+    return Study.of_training(place, CONFIG, arguments, train(place, CONFIG, arguments), more)
 
 
 def describe_training(study: Study) -> dict[str, Any]:
@@ -101,19 +98,18 @@ def describe_training(study: Study) -> dict[str, Any]:
 
 
 def choose(study: Study, name: str, method: str, settings: dict[str, Any], key: str, values: Sequence[float]) -> float:
-    """Returns the value of one setting with the best mean IoU on the development domain; the first of equals."""
-    batch = [f"--data.eval_batch_size={BATCH}"] if method == "AdaBN" else []
-    anew = (
-        ["--results.overwrite=true"] if "episodic" in settings else []
-    )  # what it had learned when it was stopped is lost
-    return study.choose(f"{name}_{key}", method, settings, {key: values}, [*batch, *anew])["best"]["values"][key]
+    """Returns the value of one setting with the best mean IoU on the development domain."""
+    more = [f"--data.eval_batch_size={BATCH}"] if method == "AdaBN" else []
+    if "episodic" in settings:  # what it had learned when it was stopped is lost: it begins anew
+        more.append("--results.overwrite=true")
+    return study.choose(f"{name}_{key}", method, settings, {key: values}, more)["best"]["values"][key]
 
 
 def choose_shared(study: Study) -> dict[str, float]:
     """Chooses what every network has: alpha (0 without BatchNorm) and the learning rate of Seg-TTT."""
     alpha = study.choose_alpha()["best"]["values"]["alpha"]
-    settings = {"alpha": alpha, "scales": SCALES}
-    return {"alpha": alpha, "lr": choose(study, "Seg-TTT", "SegTTT", settings, "lr", SEG_TTT_RATES)}
+    views = {"alpha": alpha, "scales": SCALES}
+    return {"alpha": alpha, "lr": choose(study, "Seg-TTT", "SegTTT", views, "lr", SEG_TTT_RATES)}
 
 
 def list_shared(contender: Contender, chosen: dict[str, float]) -> dict[str, list[str]]:
@@ -184,10 +180,9 @@ def list_others(chosen: dict[str, float], members: Sequence[str]) -> dict[str, l
         methods[f"Seg-TTT, {name}"] = describe_method("SegTTT", seg_ttt | views)
     for names in (["head"], ["layer4", "head"]):
         methods[f"Seg-TTT, {' + '.join(names)}"] = describe_method("SegTTT", seg_ttt | scales | {"trainable": names})
-    released = seg_ttt | scales | {"semantics": "released"}
-    methods["Seg-TTT, released semantics"] = describe_method("SegTTT", released)
-    calibrated = describe_method("SegTTT", seg_ttt | scales)
-    methods["Seg-TTT, temperature"] = [*calibrated, f"--model.temperature={chosen['seg_ttt_temperature']}"]
+    methods["Seg-TTT, released semantics"] = describe_method("SegTTT", seg_ttt | scales | {"semantics": "released"})
+    temperature = f"--model.temperature={chosen['seg_ttt_temperature']}"
+    methods["Seg-TTT, temperature"] = [*describe_method("SegTTT", seg_ttt | scales), temperature]
     return methods
 
 
@@ -206,7 +201,7 @@ def score_methods(contender: Contender, study: Study, methods: dict[str, list[st
 
 def format_rows(rows: Sequence[dict[str, Any]]) -> str:
     """Formats the results as a Markdown table."""
-    titles = ["network", "method", *TARGETS, "mean", "ECE", "class-wise ECE", "Brier", "NLL", "ms/image", "worse"]
+    heads = ["network", "method", *TARGETS, "mean", "ECE", "class-wise ECE", "Brier", "NLL", "ms/image", "worse"]
     lines = []
     for row in rows:
         mean = row["mean"]
@@ -215,7 +210,7 @@ def format_rows(rows: Sequence[dict[str, Any]]) -> str:
         cells += [f"{mean[key]:.3f}" for key in ("brier", "nll")]
         cells += [f"{mean['ms_per_image']:.0f}", "" if row["worse"] is None else f"{row['worse']:.0f} %"]
         lines.append(cells)
-    return format_markdown(titles, lines)
+    return format_markdown(heads, lines)
 
 
 def format_networks(networks: Sequence[dict[str, Any]]) -> str:
@@ -259,22 +254,17 @@ psi 0.7 as in the demo.
 """
 
 
-def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
-    """Parses the command line."""
-    parser = make_parser("comparison", __doc__, folder="outputs/comparison")
-    parser.add_argument("--page", type=to_path, help="also write the page here, e.g. docs/results.md")
-    parser.add_argument("--only", nargs="+", metavar="NETWORK", help="names of networks, e.g. DeepLabv1")
-    add_quick(parser)
-    return parse(parser, args)
-
-
 def run_comparison(args: Sequence[str] | None = None) -> dict[str, Any]:
     """Runs the comparison; returns its report, which is also written as JSON and as a page.
 
     Raises:
         ValueError: If a network named does not exist.
     """
-    arguments = parse_arguments(args)
+    parser = make_parser("comparison", __doc__, folder="outputs/comparison")
+    parser.add_argument("--page", type=to_path, help="also write the page here, e.g. docs/results.md")
+    parser.add_argument("--only", nargs="+", metavar="NETWORK", help="names of networks, e.g. DeepLabv1")
+    add_quick(parser)
+    arguments = parse(parser, args)
     contenders = [BASE, DROPOUT, *OTHERS]
     known = [contender.name for contender in contenders]
     unknown = sorted(set(arguments.only or ()) - set(known))

@@ -74,7 +74,7 @@ def run_seed(seed: int, folder: Path, options: Sequence[str]) -> dict[str, Any]:
     }
     return {
         "seed": seed, "alpha": alpha, "lr": lr, "development": development, "methods": methods, "seconds": seconds,
-        "checkpoint": str(checkpoint),
+        "checkpoint": str(checkpoint.resolve()),
     }  # fmt: skip
 
 

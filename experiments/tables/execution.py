@@ -13,6 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import groupby
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from callbacks.run.records import write_file
@@ -128,33 +129,32 @@ def open_pool(plan: Plan, jobs: int) -> Iterator[Executor]:
     threads = max(1, (os.cpu_count() or 1) // jobs)
     os.environ["OMP_NUM_THREADS"] = str(threads)
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, prepare_worker, (threads, plan.folder / LOG)) as pool:
+    reader, writer = context.Pipe(duplex=False)
+    log = plan.folder / LOG
+    with writer, ProcessPoolExecutor(jobs, context, prepare_worker, (reader, threads, log)) as pool:
         try:
             yield pool
         except BaseException:
-            for worker in multiprocessing.active_children():
-                worker.terminate()  # which also ends what it has started, see `prepare_worker`
+            writer.close()  # ends the workers, which the pool would wait for
             raise
 
 
-def prepare_worker(threads: int, log: Path) -> None:
+def prepare_worker(parent: Connection, threads: int, log: Path) -> None:
     """Prepares a worker process: its share of the cores, a file for what it prints, an end when its parent ends.
 
     Args:
+        parent: Closed by the parent, or by its end.
         threads: Of torch.
         log: What the worker prints goes there.
     """
 
-    def end(*_: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        os.killpg(0, signal.SIGTERM)  # a training too, which ends with a checkpoint to go on from
-
     def watch() -> None:
-        multiprocessing.parent_process().join()  # type: ignore[union-attr]
-        os.kill(os.getpid(), signal.SIGTERM)
+        with suppress(EOFError, OSError):
+            parent.recv()
+        os.killpg(0, signal.SIGTERM)  # a training too, which ends with a checkpoint to go on from
+        os._exit(1)
 
     os.setsid()
-    signal.signal(signal.SIGTERM, end)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as file:
         for stream in (1, 2):
