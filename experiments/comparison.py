@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from callbacks.run.records import write_file
+from callbacks.temperature import TemperatureSearch
 from experiments.command_line import add_quick, make_parser, parse, to_path
 from experiments.demo import CONFIG, QUICK, SCALES, list_options
 from experiments.pages import describe_machine, format_markdown, insert_report, write_json
 from experiments.study import QUIET, ROOT, Study, describe_method, read_json, train
+from lightning_modules.networks.checkpoints import read_checkpoint
 
 SEG_TTT_RATES = (0.02, 0.05, 0.1)
 TENT_RATES = (0.0003, 0.001, 0.003, 0.01)
@@ -88,8 +90,6 @@ def open_study(contender: Contender, folder: Path, options: Sequence[str]) -> St
 
 def describe_training(study: Study) -> dict[str, Any]:
     """Returns what the report says of a training: ``seconds``, ``parameters`` and ``checkpoint``."""
-    from lightning_modules.networks.checkpoints import read_checkpoint
-
     checkpoint = study.folder / "checkpoints" / "best.ckpt"
     weights = read_checkpoint(checkpoint)["state_dict"]
     parameters = sum(value.numel() for name, value in weights.items() if not name.endswith(BUFFERS))
@@ -138,8 +138,7 @@ def choose_others(study: Study, chosen: dict[str, float]) -> dict[str, float]:
 
 def fit_temperature(study: Study, name: str, arguments: Sequence[str]) -> float:
     """Returns the temperature with the lowest negative log-likelihood on the development domain."""
-    from callbacks.temperature import TemperatureSearch
-    from main import main
+    from main import main  # takes long
 
     place = study.folder / "development" / f"temperature_{name}"
     path = place.with_suffix(".json")

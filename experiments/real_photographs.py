@@ -12,9 +12,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from callbacks.iabn import adaptive_batch_norm
+from callbacks.method import evaluating
+from callbacks.pseudo_labels import IGNORED, fuse_views, pseudo_labels
+from callbacks.views import make_views
 from experiments.command_line import make_parser, parse, to_path
 from experiments.pages import write_json
 from experiments.study import QUIET, ROOT, Study, describe_method, train
+from lightning_modules.predictor import predict_logits
 
 CONFIG = ROOT / "configs" / "experiment" / "camvid.yaml"
 SCALES = ([0.25, 0.5, 0.75], [0.5, 0.75, 1.0], [0.75, 1.0, 1.25], [1.0, 1.25, 1.5])
@@ -60,14 +67,7 @@ def measure_labels(study: Study, alpha: float, psi: float) -> list[dict[str, Any
         pixels; ``news`` and ``news_right``, the share of kept pixels where the two differ and how many pseudo labels
         are right there.
     """
-    import torch
-
-    from callbacks.iabn import adaptive_batch_norm
-    from callbacks.method import evaluating
-    from callbacks.pseudo_labels import IGNORED, fuse_views, pseudo_labels
-    from callbacks.views import make_views
-    from lightning_modules.predictor import predict_logits
-    from main import main
+    from main import main  # takes long
 
     place = [f"--results.folder={study.folder / 'development' / 'labels'}", "--results.overwrite=true"]
     cli = main(["validate", *study.common, *study.development, *place])

@@ -12,11 +12,15 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from callbacks import SegTTT
 from callbacks.run.records import write_file
 from experiments.command_line import add_quick, make_parser, parse, to_path
 from experiments.comparison import BASE, QUICK, SCALES, TARGETS, choose_shared, list_shared, open_study
 from experiments.pages import describe_machine, format_markdown, write_json
 from experiments.study import Study, describe_method
+from lightning_modules.networks import DeepLabV1
 
 KEPT = 0.9  # of Seg-TTT's gain over IaBN
 TIMES = 3  # as fast, at least
@@ -91,11 +95,6 @@ def measure_shares(steps: Sequence[int], size: Sequence[int] = LARGE, backbone: 
 
     Where the arithmetic counts, not the overhead of a small network: the time of one with random weights.
     """
-    import torch
-
-    from callbacks import SegTTT
-    from lightning_modules.networks import DeepLabV1
-
     network, image = DeepLabV1(backbone, 19).eval(), torch.randn(1, 3, *size)
     times: dict[int, list[float]] = {count: [] for count in (*steps, 10)}
     for _ in range(3):  # the first one warms up
