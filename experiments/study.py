@@ -5,7 +5,6 @@ and tests run in this process.
 """
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -23,8 +22,6 @@ from callbacks.run.settings import check_settings
 from experiments.command_line import drop_options
 from experiments.parent_death import end_with_parent
 from lightning_modules.metrics import Scores
-
-os.environ.setdefault("WANDB_SILENT", "true")
 
 ROOT = Path(__file__).parent.parent
 SETTINGS, TRAINING, SELECTION = "protocol.json", "training.json", "selection.yaml"
