@@ -8,9 +8,9 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import groupby
 from multiprocessing.connection import Connection
@@ -87,7 +87,8 @@ def run_tasks(plan: Plan, tasks: Sequence[Task], jobs: int) -> list[str]:
     """
     failed: dict[Task, str] = {}
     begin, left = time.monotonic(), len(tasks)
-    with nullcontext() if jobs == 1 else open_pool(plan, jobs) as pool:
+    processes: AbstractContextManager[Executor | None] = nullcontext() if jobs == 1 else open_pool(plan, jobs)
+    with processes as pool:
         for _, group in groupby(tasks, key=lambda task: task.kind):
             ready = []
             for task in group:
@@ -112,7 +113,7 @@ def perform_all(plan: Plan, tasks: Sequence[Task], pool: Executor | None) -> Ite
         for task in tasks:
             yield task, perform(plan, task)
         return
-    running = {}
+    running: dict[Task, Future[str | None]] = {}
     with suppress(BrokenProcessPool):  # then all fail; what is written goes on when it is started again
         for task in tasks:
             running[task] = pool.submit(perform, plan, task)

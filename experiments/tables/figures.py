@@ -132,7 +132,7 @@ def list_gains(built: BuiltTable, part: BuiltPart) -> Iterator[tuple[str, Run, l
             gains = [(name, gain) for name, gain in measure_gains(built.plan, run, cell.column) if math.isfinite(gain)]
         except SPOILT as error:
             reason = error if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {error}"
-            built.notes.append(f"{part.part.title}: the images of {cell.column} are left out: {reason}")
+            built.notes.append(f"{part.part.title}: {cell.column} is left out: {reason}")
             continue
         if gains:
             yield cell.column, run, gains
