@@ -19,7 +19,8 @@ import callbacks
 from callbacks.run.choice import check_method
 from datamodules import CityscapesDataModule
 from experiments.docs_hooks import replace_equations, replace_outward_links
-from experiments.list_presets import BEGIN, END, list_presets, replace_list
+from experiments.list_presets import MARKS, list_presets
+from experiments.pages import make_marks, replace_report
 from lightning_modules.metrics import confusion_matrix
 from lightning_modules.networks import DeepLabV1
 from tests.docs_commands import PAGES
@@ -124,10 +125,11 @@ def test_tables_of_arguments_are_the_signatures() -> None:
 def test_list_of_presets_is_the_folder() -> None:
     page = (DOCS / "configs.md").read_text(encoding="utf-8")
     how = "run `python -m experiments.list_presets --write docs/configs.md`"
-    assert replace_list(page, list_presets()) == page, how
-    assert page.count(BEGIN) == page.count(END) == 1
+    begin, end = make_marks(MARKS)
+    assert replace_report(page, list_presets(), MARKS) == page, how
+    assert page.count(begin) == page.count(end) == 1
     files = {path.stem for path in (ROOT / "configs").rglob("*.yaml")}
-    assert files == set(re.findall(r"^\| `(\w+)` \|", page[page.index(BEGIN) :], re.MULTILINE))
+    assert files == set(re.findall(r"^\| `(\w+)` \|", page[page.index(begin) :], re.MULTILINE))
 
 
 @pytest.mark.parametrize("name", ["add_data_set", "add_method", "add_network"])

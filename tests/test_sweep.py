@@ -729,7 +729,7 @@ def test_a_sweep_writes_what_came_out(
     "start",
     [
         "from experiments.sweep.child import run_child; run_child(command, Path('log.txt'), print)",
-        "from experiments.protocol import run_training; run_training(command)",
+        "from experiments.study import run_training; run_training(command)",
     ],
     ids=["trial", "training"],
 )
