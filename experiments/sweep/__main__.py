@@ -14,7 +14,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import optuna
@@ -58,20 +57,16 @@ REFUSED = {
 }
 
 
-class TerminatedError(KeyboardInterrupt):
-    """The process was asked to end, by SIGTERM."""
-
-
 def run_command(args: Sequence[str] | None = None) -> int:
-    """Runs a sweep from its command line; returns the exit code: 130 after Ctrl-C, 1 if something failed."""
+    """Runs a sweep from its command line; returns the exit code: 130 after Ctrl-C or SIGTERM, 1 if something failed."""
     own, more = split_arguments(args)
     options = make_parser().parse_args(own)
-    before = signal.signal(signal.SIGTERM, stop)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as by Ctrl-C
     try:
         errors = run_sweep(options, more)
-    except KeyboardInterrupt as interrupt:
+    except KeyboardInterrupt:
         print(f"\nStopped. {AGAIN}.", file=sys.stderr, flush=True)
-        return 143 if isinstance(interrupt, TerminatedError) else 130
+        return 130
     except TrialError as error:
         errors = {"main.py says": str(error)}
     except (ValueError, OSError) as error:
@@ -84,11 +79,6 @@ def run_command(args: Sequence[str] | None = None) -> int:
     if errors:
         print(f"{AGAIN}, once this is mended.", file=sys.stderr, flush=True)
     return 1 if errors else 0
-
-
-def stop(number: int, frame: FrameType | None) -> None:
-    """Takes SIGTERM for a Ctrl-C."""
-    raise TerminatedError
 
 
 def make_parser() -> argparse.ArgumentParser:

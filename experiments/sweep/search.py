@@ -3,6 +3,7 @@
 import socket
 import time
 from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from experiments.sweep.definition import Definition
 from experiments.sweep.trial import Report, TrialError, name_point
 
 SEED = 0
-ATTEMPTS = 5  # to open a database that another process is making
 HEARTBEAT, GRACE = 10, 60  # seconds between two signs of life of a trial, and without one until it counts as dead
 WAIT = 3.0  # seconds between two looks at what another machine does
 FIRST_IMAGES, FIRST_TRIALS, WORST = 10, 4, 0.25  # see `WorstQuarter`
@@ -65,26 +65,24 @@ def make_sampler(name: str, point: int) -> BaseSampler:
     return TPESampler(seed=seed, constant_liar=True) if name == "tpe" else RandomSampler(seed=seed)
 
 
-def open_storage(url: str) -> BaseStorage:
+def open_storage(url: str, attempts: int = 5) -> BaseStorage:
     """Opens a database that studies lie in; its trials give signs of life.
 
     Raises:
         ValueError: If it cannot be opened.
     """
     wait = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
-    for attempt in range(ATTEMPTS):
-        try:
-            return RDBStorage(url, engine_kwargs=wait, heartbeat_interval=HEARTBEAT, grace_period=GRACE)
-        except Exception as error:  # of SQLAlchemy, of a driver, of a database: each has its own
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            if "already exists" in reason and attempt < ATTEMPTS - 1:  # another process makes its tables just now
-                time.sleep(1)
-                continue
-            raise ValueError(
-                f"the storage {hide_password(url)} cannot be opened: {reason}. Expected a database that all machines "
-                "reach, such as postgresql://USER:PASSWORD@HOST/NAME, or sqlite:///FILE for one machine"
-            ) from error
-    raise AssertionError("unreachable")
+    try:
+        return RDBStorage(url, engine_kwargs=wait, heartbeat_interval=HEARTBEAT, grace_period=GRACE)
+    except Exception as error:  # of SQLAlchemy, of a driver, of a database: each has its own
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if "already exists" in reason and attempts > 1:  # another process makes its tables just now
+            time.sleep(1)
+            return open_storage(url, attempts - 1)
+        raise ValueError(
+            f"the storage {hide_password(url)} cannot be opened: {reason}. Expected a database that all machines "
+            "reach, such as postgresql://USER:PASSWORD@HOST/NAME, or sqlite:///FILE for one machine"
+        ) from error
 
 
 def hide_password(url: str) -> str:
@@ -202,6 +200,8 @@ class Search:
                 for point in range(self.total)
                 if (point not in attempts or attempts[point].state == TrialState.FAIL) and point not in self._failed
             ]
+            if self.alone and self._failed:  # as the others would
+                return False
             if TrialState.WAITING in states:  # another machine was about to take it, or has died then
                 return True
             if self.alone and missing and TrialState.RUNNING in states:
@@ -264,7 +264,9 @@ def release_dead(study: optuna.Study) -> None:
     optuna.storages.fail_stale_trials(study)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         host, lock = trial.user_attrs.get(OWNER, (None, ""))
-        if host == socket.gethostname() and is_free(Path(lock)):
+        taken = trial.datetime_start or datetime.now()
+        unowned = host is None and datetime.now() - taken > timedelta(seconds=GRACE)  # killed as it took the trial
+        if unowned or (host == socket.gethostname() and is_free(Path(lock))):
             study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
 
 

@@ -21,7 +21,6 @@ import optuna
 import torch
 import yaml
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.utilities.exceptions import SIGTERMException
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 import main
@@ -66,7 +65,7 @@ def resolve(args: Sequence[str]) -> dict[str, Any]:
         TrialError: If main.py refuses them; has its message.
     """
     output = StringIO()
-    call_main([*args, "--print_config"], output)
+    call_main([*args, "--print_config"], output, StringIO())
     return yaml.safe_load(output.getvalue())
 
 
@@ -89,31 +88,34 @@ def run_trial(args: Sequence[str], place: Path, report: Report) -> dict[str, Any
     token = CURRENT.set((place / RECORDS, report))
     try:
         with (place / "log.txt").open("a+", encoding="utf-8") as log:
-            call_main([*args, f"--results.folder={place}", *QUIET, WATCHED], log)
+            call_main([*args, f"--results.folder={place}", *QUIET, WATCHED], log, log)
     finally:
         CURRENT.reset(token)
     return json.loads((place / SUMMARY).read_text(encoding="utf-8"))
 
 
-def call_main(args: Sequence[str], output: TextIO) -> None:
+def call_main(args: Sequence[str], output: TextIO, log: TextIO) -> None:
     """Runs main.py in this process, and leaves nothing of the run behind in it.
+
+    Args:
+        args: Of main.py.
+        output: Where its output goes.
+        log: Where its messages and errors go; can be read.
 
     Raises:
         TrialError: If it ends with an error.
         KeyboardInterrupt: On Ctrl-C and SIGTERM, which Lightning turns into an exit.
     """
-    start = output.tell()
-    with redirect_stdout(output), redirect_stderr(output), restoring_process(args, output):
+    start = log.tell()
+    with redirect_stdout(output), redirect_stderr(log), restoring_process(args, log):
         try:
             main.main(list(args))
         except SystemExit as end:
             if isinstance(end.__context__, KeyboardInterrupt):
                 raise end.__context__ from None
             if end.code:
-                output.seek(start)
-                raise TrialError(output.read().rpartition("error: ")[2].strip()) from None
-        except SIGTERMException:
-            raise KeyboardInterrupt from None
+                log.seek(start)
+                raise TrialError(log.read().rpartition("error: ")[2].strip() or f"exit code {end.code}") from None
         except optuna.TrialPruned:
             raise
         except Exception as error:
@@ -122,20 +124,20 @@ def call_main(args: Sequence[str], output: TextIO) -> None:
 
 
 @contextmanager
-def restoring_process(args: Sequence[str], output: TextIO) -> Iterator[None]:
+def restoring_process(args: Sequence[str], log: TextIO) -> Iterator[None]:
     """Puts back what a run changes in its process, at the end of the ``with`` block.
 
     Within, this process looks as if started by `python main.py ...`: Lightning starts as many more for several devices.
 
     Args:
         args: Of main.py.
-        output: Where Lightning's messages go.
+        log: Where Lightning's messages go.
     """
     program: Any = sys.modules["__main__"]
     environment, argv, spec = dict(os.environ), sys.argv, program.__spec__
     actions = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
-    spoken = [(handler, handler.setStream(output)) for logger in loggers for handler in logger.handlers]  # type: ignore[attr-defined]
+    spoken = [(handler, handler.setStream(log)) for logger in loggers for handler in logger.handlers]  # type: ignore[attr-defined]
     sys.argv, program.__spec__ = [str(main.__file__), *args], None
     try:
         with warnings.catch_warnings():
