@@ -703,7 +703,7 @@ def test_folders_are_named_by_values() -> None:
 
 # The real program.
 
-PSI = {
+PSI: dict[str, Any] = {
     "method.alpha": {"value": 0.3},
     "method.scales": {"value": [0.75, 1.0]},
     "method.lr": {"value": 0.5},

@@ -29,7 +29,7 @@ def list_rows(definition: Definition, study: optuna.Study) -> list[dict[str, Any
     """Lists what was tried, the best first: finished points, then those that were stopped, then the rest."""
     rows: list[dict[str, Any]] = []
     for trial in find_attempts(study).values():
-        values, images = trial.user_attrs.get(VALUES), trial.user_attrs.get(IMAGES)
+        values, images = trial.user_attrs.get(VALUES), trial.user_attrs.get(IMAGES, 0)
         if values is None or any(row["values"] == values for row in rows):  # not drawn yet, or drawn twice
             continue
         stopped = trial.state == TrialState.PRUNED  # its score is over the images that it had seen

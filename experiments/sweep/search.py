@@ -104,7 +104,7 @@ def open_study(definition: Definition, storage: BaseStorage, name: str, settings
     Raises:
         ValueError: If the study of the name has other settings.
     """
-    direction = "maximize" if definition.maximize else "minimize"
+    direction = StudyDirection.MAXIMIZE if definition.maximize else StudyDirection.MINIMIZE
     study = optuna.create_study(storage=storage, study_name=name, direction=direction, load_if_exists=True)
     earlier = study.user_attrs.get("settings", settings)
     if differences := find_differences(earlier, settings):
