@@ -15,7 +15,7 @@ from pytorch_lightning import Callback
 from torch import nn
 
 from callbacks.results import read_records
-from callbacks.run.processes import explain
+from callbacks.run.processes import explain_error
 from lightning_modules.predictor import predict_plainly
 from main import main
 from tests import programs
@@ -241,8 +241,8 @@ def test_an_error_in_a_worker_process_is_one_line(checkpoint: Path, tmp_path: Pa
 def test_messages_of_worker_processes_are_told_from_their_tracebacks() -> None:
     trace = "Original Traceback (most recent call last):\n  File 'x.py', line 1\nOSError: a: b\n\nThe above exception\n"
     text = f"Caught DataError in DataLoader worker process 0.\n{trace}datamodules.base.DataError: x: y\nand z\n"
-    assert explain(ValueError(text)) == "x: y\nand z"
-    assert explain(ValueError("Caught a cold: ValueError: no")) == "Caught a cold: ValueError: no"
+    assert explain_error(ValueError(text)) == "x: y\nand z"
+    assert explain_error(ValueError("Caught a cold: ValueError: no")) == "Caught a cold: ValueError: no"
 
 
 class NeedsAnExtra(nn.Module):

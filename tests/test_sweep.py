@@ -24,7 +24,7 @@ from experiments.command_line import drop_options
 from experiments.sweep import search
 from experiments.sweep.__main__ import run_command
 from experiments.sweep.definition import Definition, Parameter, read_definition, read_parameter
-from experiments.sweep.search import POINT, Search, hide_password, open_storage, open_study
+from experiments.sweep.search import POINT, SweepRun, hide_password, open_storage, open_sweep
 from experiments.sweep.trial import CURRENT, ScoreReporter, build_arguments, name_folder
 from lightning_modules.metrics import Scores
 from main import main
@@ -440,12 +440,12 @@ def make_definition(tmp_path: Path, **changes: Any) -> Definition:
     return read_definition(write_sweep(tmp_path, **changes))
 
 
-def open_search(tmp_path: Path, run_trial: search.RunTrial, total: int = 4, alone: bool = False) -> Search:
+def open_search(tmp_path: Path, run_trial: search.RunTrial, total: int = 4, alone: bool = False) -> SweepRun:
     """Opens the study of a grid as another process would."""
     definition = make_definition(tmp_path)
-    study = open_study(definition, open_storage(f"sqlite:///{tmp_path / 'study.db'}"), "study", {})
+    study = open_sweep(definition, open_storage(f"sqlite:///{tmp_path / 'study.db'}"), "study", {})
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    return Search(definition, study, run_trial, total, tmp_path, "grid", alone=alone, show=False)
+    return SweepRun(definition, study, run_trial, total, tmp_path, "grid", alone=alone, show=False)
 
 
 def list_states(study: optuna.Study) -> list[tuple[Any, str]]:
@@ -532,10 +532,10 @@ def test_a_database_that_another_process_makes_just_now_is_waited_for(
 def test_a_study_of_other_settings_is_refused(tmp_path: Path) -> None:
     definition = make_definition(tmp_path)
     storage = open_storage(f"sqlite:///{tmp_path / 'study.db'}")
-    open_study(definition, storage, "study", {"weights": "a"})
+    open_sweep(definition, storage, "study", {"weights": "a"})
     with pytest.raises(ValueError, match="weights was a, is now b"):
-        open_study(definition, storage, "study", {"weights": "b"})
-    open_study(definition, storage, "other", {"weights": "b"})
+        open_sweep(definition, storage, "study", {"weights": "b"})
+    open_sweep(definition, storage, "other", {"weights": "b"})
     with pytest.raises(ValueError, match=r"cannot be opened.*Expected a database"):
         open_storage("nonsense://somewhere")
     assert hide_password("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"
@@ -647,7 +647,7 @@ def test_ctrl_c_ends_tidily_and_the_same_command_goes_on(
     monkeypatch.setattr(program, "main", fake_main)
     assert sweep(tmp_path) == 0
     assert [call["method.alpha"] for call in calls()] == ["0.0", "0.2", "0.4", "0.6"]
-    monkeypatch.setattr(search.Search, "run", lambda self: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(search.SweepRun, "run", lambda self: signal.raise_signal(signal.SIGINT))
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background processes ignore it
     assert sweep(tmp_path) == 130
     signal.signal(signal.SIGINT, before)

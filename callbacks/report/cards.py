@@ -19,7 +19,7 @@ def list_cards(data: RunData) -> dict[str, Any]:
     chosen = [
         (domain.name, title, rows)
         for domain in data.domains.values()
-        for title, rows in choose_images(data, domain).items()
+        for title, rows in group_cards(data, domain).items()
         if rows
     ]
     paths = {row: data.pictures(row) for _, _, rows in chosen for row in rows}
@@ -37,7 +37,7 @@ def list_cards(data: RunData) -> dict[str, Any]:
     }
 
 
-def choose_images(data: RunData, domain: DomainData) -> dict[str, list[ImageRow]]:
+def group_cards(data: RunData, domain: DomainData) -> dict[str, list[ImageRow]]:
     """Returns the images of a domain that have pictures, by what they are shown for."""
     best, worst = domain.rank()
     return {

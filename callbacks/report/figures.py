@@ -181,7 +181,7 @@ def draw_training(curves: Mapping[str, Sequence[tuple[float, float]]]) -> Figure
         axes.set_ylabel(LABELS[name], fontsize=9)
         axes.tick_params(labelsize=SMALL)
         if name == MIOU_NAME:
-            step, best = find_best(points)
+            step, best = place_best(points)
             axes.plot([step], [best], "*", color="black", markersize=11)
             place = {"xytext": (0, -16), "textcoords": "offset points", "ha": "center", "va": "center"}
             axes.annotate(f"{best:.1f} %", (step, best), fontsize=SMALL, **place)
@@ -189,7 +189,7 @@ def draw_training(curves: Mapping[str, Sequence[tuple[float, float]]]) -> Figure
     return figure
 
 
-def find_best(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
+def place_best(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
     """Returns the point (step, value) of the largest value, the first if several have it."""
     return max(points, key=lambda point: (point[1], -point[0]))
 

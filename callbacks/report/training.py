@@ -4,7 +4,7 @@ import csv
 import math
 from pathlib import Path
 
-from callbacks.report.figures import LOSS_NAME, MIOU_NAME, RATE_NAME, draw_training, find_best
+from callbacks.report.figures import LOSS_NAME, MIOU_NAME, RATE_NAME, draw_training, place_best
 from callbacks.report.page import embed, write_page
 
 TRAINING_REPORT = "training.html"
@@ -29,7 +29,7 @@ def write_training_report(folder: Path) -> Path | None:
     tiles = [{"value": f"{last_loss:.3f}", "label": "last training loss (nats)"}]
     notes = []
     if MIOU_NAME in curves:
-        step, best = find_best(curves[MIOU_NAME])
+        step, best = place_best(curves[MIOU_NAME])
         tiles = [
             {"value": f"{best:.2f} %", "label": f"best mean IoU (development), step {step:.0f}"},
             {"value": f"{curves[MIOU_NAME][-1][1]:.2f} %", "label": "last mean IoU (development)"},

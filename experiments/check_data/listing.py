@@ -10,7 +10,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from pytorch_lightning import LightningDataModule
 
 import datamodules
-from callbacks.run.parser import expand_home, refuse_repeated_keys, shorten
+from callbacks.run.parser import expand_home, refuse_repeated_keys, shorten_message
 from datamodules.base import DataError, Split
 from datamodules.files import FilesDataModule
 from datamodules.reading.guess import format_yaml, guess_arguments
@@ -75,7 +75,7 @@ def open_config(path: Path, wanted: Sequence[str] | None) -> list[DataSetCheck]:
     try:
         opened = parser.instantiate_classes(expand_home(parser.parse_args([f"--data={path}"]))).data
     except ArgumentError as error:
-        raise ValueError(f"{path} is not the YAML of a datamodule: {shorten(str(error))}") from error
+        raise ValueError(f"{path} is not the YAML of a datamodule: {shorten_message(str(error))}") from error
     found: list[DataSetCheck] = []
     if isinstance(opened, datamodules.TargetsDataModule):
         members: list[tuple[Any, Split]] = [(opened.source, "train"), (opened.development, "val")]

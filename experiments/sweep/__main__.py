@@ -28,12 +28,12 @@ from experiments.sweep.definition import Definition, read_definition
 from experiments.sweep.one_pass import explain_several, run_one_pass
 from experiments.sweep.report import list_rows, log_offline, write_report
 from experiments.sweep.search import (
-    Search,
+    SweepRun,
     find_attempts,
     hide_password,
     make_pruner,
     open_storage,
-    open_study,
+    open_sweep,
 )
 from experiments.sweep.trial import (
     Report,
@@ -142,7 +142,7 @@ def run_sweep(options: argparse.Namespace, more: Sequence[str]) -> dict[str, str
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of signs of life
     folder.mkdir(parents=True, exist_ok=True)
     url = options.storage or f"sqlite:///{folder / 'study.db'}"
-    study = open_study(definition, open_storage(url), name, settings)
+    study = open_sweep(definition, open_storage(url), name, settings)
     study.pruner = NopPruner() if options.no_pruning else make_pruner(definition.halving)
     several = "--separate" if options.separate else explain_several(definition, sampler, total, config)
     if several is None:
@@ -150,7 +150,7 @@ def run_sweep(options: argparse.Namespace, more: Sequence[str]) -> dict[str, str
     else:
         run = partial(run_separately, definition, folder, more)
         print(f"One run per trial: {several}.", file=sys.stderr, flush=True)
-    search = Search(definition, study, run, total, folder, sampler, alone=several is None)
+    search = SweepRun(definition, study, run, total, folder, sampler, alone=several is None)
     details = {"sampler": sampler, "storage": hide_password(url), "one_pass": several is None}
     try:
         search.run()

@@ -17,7 +17,7 @@ from jsonargparse.typing import PositiveInt
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from wandb.sdk.launch.sweeps.utils import DEFAULT_SWEEP_COMMAND
 
-from callbacks.run.parser import shorten
+from callbacks.run.parser import shorten_message
 
 SAMPLERS = {"grid": "grid", "random": "random", "bayes": "tpe"}
 WHOLE = ("config", "ckpt_path", "method", "model", "data")  # what other arguments are part of, or read from
@@ -191,7 +191,9 @@ def read_definition(path: Path) -> Definition:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not YAML: {error}") from error
     except ArgumentError as error:
-        raise ValueError(f"{path}: {shorten(str(error))}. Expected a sweep as in configs/sweep/alpha.yaml") from error
+        raise ValueError(
+            f"{path}: {shorten_message(str(error))}. Expected a sweep as in configs/sweep/alpha.yaml"
+        ) from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 

@@ -92,7 +92,7 @@ def hide_password(url: str) -> str:
     return f"{scheme}{slashes}{user.split(':')[0]}:***@{place}" if at and ":" in user else url
 
 
-def open_study(definition: Definition, storage: BaseStorage, name: str, settings: Mapping[str, Any]) -> optuna.Study:
+def open_sweep(definition: Definition, storage: BaseStorage, name: str, settings: Mapping[str, Any]) -> optuna.Study:
     """Opens the study of a sweep; makes it if there is none of the name.
 
     Args:
@@ -132,7 +132,7 @@ def find_best(study: optuna.Study) -> FrozenTrial | None:
     return max(finished, key=lambda trial: sign * (trial.value or 0.0), default=None)
 
 
-class Search:
+class SweepRun:
     """Runs what is left of a study, point by point; what was broken off is tried again, first.
 
     Args:

@@ -25,7 +25,7 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_com
 
 import main
 from callbacks.results import RECORDS, SUMMARY, read_records
-from callbacks.run.processes import explain
+from callbacks.run.processes import explain_error
 from experiments.sweep.definition import Definition
 from lightning_modules.metrics import Scores
 
@@ -120,7 +120,7 @@ def call_main(args: Sequence[str], output: TextIO, log: TextIO) -> None:
             raise
         except Exception as error:
             traceback.print_exc()
-            raise TrialError(explain(error) or type(error).__name__) from error
+            raise TrialError(explain_error(error) or type(error).__name__) from error
 
 
 @contextmanager

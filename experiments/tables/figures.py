@@ -13,7 +13,7 @@ from PIL import Image
 from callbacks.report.figures import draw_differences
 from callbacks.run.records import write_file
 from experiments.pages import format_markdown
-from experiments.tables.build import BuiltPart, BuiltTable, Line, name_column
+from experiments.tables.build import BuiltLine, BuiltPart, BuiltTable, name_column
 from experiments.tables.paper import DEVELOPMENT, MEAN
 from experiments.tables.results import find_picture, measure_gains
 from experiments.tables.runs import Run
@@ -46,7 +46,7 @@ def save(built: BuiltTable, name: str, figure: Figure, dpi: int = 150) -> None:
     built.pictures.append(name)
 
 
-def list_values(lines: Sequence[Line], key: str, column: str) -> list[float]:
+def list_values(lines: Sequence[BuiltLine], key: str, column: str) -> list[float]:
     """Returns the measured numbers of lines, NaN where missing."""
     found = [
         next(cell.ours for cell in line.cells if cell.metric.key == key and cell.column == column) for line in lines

@@ -1,7 +1,7 @@
 """Tables as Markdown, CSV and LaTeX."""
 
 from experiments.pages import format_csv, format_latex, format_markdown
-from experiments.tables.build import BuiltPart, BuiltTable, Line, name_column
+from experiments.tables.build import BuiltLine, BuiltPart, BuiltTable, name_column
 from experiments.tables.paper import METRICS
 from experiments.tables.results import read_selection
 
@@ -56,7 +56,7 @@ def has_real(part: BuiltPart) -> bool:
     return any(value is not None for line in part.lines for value in line.real.values())
 
 
-def list_words(built: BuiltTable, part: BuiltPart, line: Line) -> list[str]:
+def list_words(built: BuiltTable, part: BuiltPart, line: BuiltLine) -> list[str]:
     """Lists the text of the cells of a row."""
     words = [line.row.source, line.row.network, name_line(line)]
     decimals = choose_decimals(built)
@@ -77,7 +77,7 @@ def list_words(built: BuiltTable, part: BuiltPart, line: Line) -> list[str]:
     return words
 
 
-def name_line(line: Line) -> str:
+def name_line(line: BuiltLine) -> str:
     """Names the method of a row, and the point on the curve."""
     if line.point is None:
         return line.row.name

@@ -76,7 +76,7 @@ class HRNet(SegmentationNetwork):
     def _concatenate(self, branches: list[Tensor]) -> Tensor:
         """Puts all branches side by side, at the size of the finest."""
         size = branches[0].shape[-2:]
-        return self.neck(torch.cat([resize(branch, size) for branch in branches], dim=1))
+        return self.neck(torch.cat([fit_size(branch, size) for branch in branches], dim=1))
 
 
 def make_branch_stage(transition: nn.ModuleList, blocks: nn.Module) -> Stage:
@@ -112,7 +112,7 @@ class BilinearFusion(nn.Module):
         features = [branch(x) for branch, x in zip(self.branches, features, strict=True)]  # type: ignore[arg-type]
         fused = []
         for target, layers in zip(features, self.fuse_layers, strict=True):  # type: ignore[arg-type]
-            terms = [resize(layer(x), target.shape[-2:]) for layer, x in zip(layers, features, strict=True)]
+            terms = [fit_size(layer(x), target.shape[-2:]) for layer, x in zip(layers, features, strict=True)]
             fused.append(self.fuse_act(sum(terms[1:], start=terms[0])))  # type: ignore[operator]
         return fused
 
@@ -123,7 +123,7 @@ def fuse_bilinearly(trunk: nn.Module) -> None:
     replace_modules(trunk, lambda module: BilinearFusion(module) if isinstance(module, timm_block) else None)
 
 
-def resize(features: Tensor, size: torch.Size) -> Tensor:
+def fit_size(features: Tensor, size: torch.Size) -> Tensor:
     """Upsamples (B, C, h, w) features bilinearly to (B, C, H, W)."""
     if features.shape[-2:] == size:
         return features
