@@ -80,6 +80,10 @@ class Method(Callback, ABC):
         self.adaptations = [outcomes[place] for place in range(len(image))]
         return torch.cat([outcome.probabilities for outcome in self.adaptations])
 
+    def __call__(self, network: nn.Module, image: Tensor) -> Tensor:
+        """Predicts a batch, as `predict`: the seam of `SegmentationModule`."""
+        return self.predict(network, image)
+
     @torch.inference_mode(False)
     @torch.no_grad()
     def predict_variants(
@@ -195,14 +199,14 @@ class Method(Callback, ABC):
         return type(self)(**{**settings, **values})
 
     def _install(self, module: SegmentationModule) -> None:
-        other = getattr(module.predictor, "__self__", None)
+        other = module.predictor
         if isinstance(other, Method) and other is not self:
             raise ValueError(
                 f"{type(other).__name__} is installed already, {type(self).__name__} cannot be as well: "
                 "expected one method per run"
             )
         self.check_network(module.network)
-        module.predictor = self.predict
+        module.predictor = self
 
     def _remove(self, module: SegmentationModule) -> None:
         module.predictor = predict_plainly

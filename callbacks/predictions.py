@@ -107,11 +107,9 @@ class Predictions(Callback):
             return  # too small for the network: the data have noted it
         assert self._place is not None and self._stream is not None
         domain = outputs["domain"]
-        method = find_method(trainer)
-        adaptations = method.adaptations if method else [None] * len(outputs["name"])
         files = self._find_files(trainer, dataloader_idx)
-        predicted = zip(outputs["name"], outputs["labels"], outputs["confidence"], batch["image"], strict=True)
-        for (name, labels, confidence, image), adaptation in zip(predicted, adaptations, strict=True):
+        described = (outputs[key] for key in ("name", "labels", "confidence", "adaptation"))
+        for name, labels, confidence, adaptation, image in zip(*described, batch["image"], strict=True):
             if name in self._done.get(domain, ()):
                 continue  # only data without `leave_out` shows what is done
             paths = self._place.paths(domain, name)
@@ -122,7 +120,7 @@ class Predictions(Callback):
                 "width": labels.shape[1],
                 "finite": bool(confidence.isfinite().all()),
                 "image": describe_image(files.get(name)),
-                "adaptation": adaptation.to_record() if adaptation else None,
+                "adaptation": adaptation,
             }
             self._stream.write(json.dumps(to_plain(record)) + "\n")
             self._stream.flush()  # before its files are there, which say that it is done

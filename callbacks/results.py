@@ -286,17 +286,15 @@ class Results(Callback):
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Mapping[str, Any]
     ) -> tuple[list[dict[str, Any]], Tensor | None]:
         """Returns the record of each image of a batch, and the (B, K, H, W) probabilities of the unadapted network."""
-        method = find_method(trainer)
-        adaptations = method.adaptations if method else [None] * len(outputs["name"])
         records = [
             {
                 "domain": outputs["domain"],
                 "name": name,
                 "milliseconds": outputs["milliseconds"],
-                "adaptation": adaptation.to_record() if adaptation else None,
+                "adaptation": adaptation,
                 **scores.to_record(),
             }
-            for name, scores, adaptation in zip(outputs["name"], outputs["scores"], adaptations, strict=True)
+            for name, scores, adaptation in zip(outputs["name"], outputs["scores"], outputs["adaptation"], strict=True)
         ]
         baselines = self._predict_baseline(trainer, module, batch)
         if baselines is not None:

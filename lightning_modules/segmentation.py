@@ -18,7 +18,7 @@ from lightning_modules.networks.checkpoints import fit_weights
 from lightning_modules.networks.released import load_released
 from lightning_modules.origin import check_origin, describe_origin
 from lightning_modules.precision import warn_of_slow_bf16
-from lightning_modules.predictor import Predictor, Stopwatch, predict_plainly
+from lightning_modules.predictor import Predictor, Stopwatch, describe_adaptations, predict_plainly
 from lightning_modules.probabilities import check_temperature, label_images, scale_temperature
 from lightning_modules.recipe import check_finite, compute_loss, continue_schedule, predict_in_training
 
@@ -32,6 +32,7 @@ class Evaluation(TypedDict):
         milliseconds: Time at the seam, per image.
         domain: Name of the data set.
         name: Of each image.
+        adaptation: What the method has to say of each image, for JSON; None if there is no method.
     """
 
     probabilities: Tensor
@@ -39,6 +40,7 @@ class Evaluation(TypedDict):
     milliseconds: float
     domain: str
     name: list[str]
+    adaptation: list[dict[str, Any] | None]
 
 
 class SegmentationModule(LightningModule):
@@ -200,9 +202,9 @@ class SegmentationModule(LightningModule):
         """Labels a batch at the size that its images have on disk.
 
         Returns:
-            ``name`` and ``domain``; B ``labels`` (H', W') uint8; and B ``confidence`` (H', W') float32 in [0, 1], the
-            probability of the label. The size is the batch's ``size`` (B, 2), else its mask's, else the image's. None
-            if the images are too small, and the data leave out what is broken.
+            ``name``, ``domain`` and ``adaptation`` as in a test; B ``labels`` (H', W') uint8; and B ``confidence``
+            (H', W') float32 in [0, 1], the probability of the label. The size is the batch's ``size`` (B, 2), else its
+            mask's, else the image's. None if the images are too small, and the data leave out what is broken.
         """
         check_batch(batch, "image")
         image = batch["image"]
@@ -221,6 +223,7 @@ class SegmentationModule(LightningModule):
             "labels": labels,
             "confidence": confidence,
             "domain": self.domains[dataloader_idx] if self.domains else "data0",
+            "adaptation": describe_adaptations(self.predictor, len(image)),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -254,6 +257,7 @@ class SegmentationModule(LightningModule):
             "milliseconds": stopwatch.milliseconds() / len(image),
             "domain": self.domains[dataloader_idx],
             "name": name_images(batch, batch_idx),
+            "adaptation": describe_adaptations(self.predictor, len(image)),
         }
 
     def _predict(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:

@@ -74,7 +74,7 @@ def test_method_is_installed_for_the_run_and_removed_after(run: str, method: Met
     trainer = make_trainer(tmp_path, callbacks=[watch, method])
     getattr(trainer, run)(module, datamodule=make_targets())
     assert len(watch.predictors) == (4 if run == "validate" else 5)
-    assert all(predictor == method.predict for predictor in watch.predictors)
+    assert all(predictor is method for predictor in watch.predictors)
     assert module.predictor is predict_plainly
     before.check(module.network)
 

@@ -182,7 +182,7 @@ def test_temperature_scales_the_predictions_of_every_method_and_1_is_identical(m
     image = make_images()
     plain, warm = make_module(), make_module(3.0)
     if method is not None:
-        plain.predictor = warm.predictor = method.predict
+        plain.predictor = warm.predictor = method
     unscaled = plain.predictor(plain.network, image)
     assert torch.equal(plain(image), unscaled)
     assert torch.equal(warm(image), scale_temperature(unscaled, 3.0))
