@@ -6,9 +6,9 @@ The name is of Li et al. (2017), who take the statistics of the whole target set
 
 from torch import Tensor, nn
 
-from callbacks.iabn import adaptive_batch_norm
+from callbacks.iabn import adaptive_batch_norm, check_batch_norm
 from callbacks.method import Method
-from lightning_modules.predictor import predict_logits
+from lightning_modules.predictor import predict_plainly
 
 
 class AdaBN(Method):
@@ -36,8 +36,7 @@ class AdaBN(Method):
 
     def check_network(self, network: nn.Module) -> None:
         """Raises ValueError if the network has no BatchNorm."""
-        with adaptive_batch_norm(network, alpha=1.0):
-            pass
+        check_batch_norm(network, alpha=1.0)
 
     def adapt(self, network: nn.Module, image: Tensor) -> Tensor:
         """Predicts a batch at once; see `Method.adapt`."""
@@ -48,4 +47,4 @@ class AdaBN(Method):
             )
         alpha = len(image) / (self.prior + len(image))
         with adaptive_batch_norm(network, alpha, pooled=True):
-            return predict_logits(network, image).float().softmax(dim=1)
+            return predict_plainly(network, image)

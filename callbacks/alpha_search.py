@@ -11,6 +11,7 @@ from pytorch_lightning import LightningModule, Trainer
 from callbacks.iabn import IaBN, has_batch_norm
 from callbacks.method import require_segmentation
 from callbacks.method_search import MethodSearch
+from callbacks.search import log_result
 from callbacks.tta import TTA
 
 ALPHAS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -61,16 +62,16 @@ class AlphaSearch(MethodSearch):
         if not self.required and not has_batch_norm(require_segmentation(pl_module).network):
             self.set_grid(TTA(0.0, scales=[1.0], flip=False, grayscale=False), {"alpha": [0.0]})  # a plain forward
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Makes one set of sums per alpha, if it is time to."""
+    def is_due(self, trainer: Trainer) -> bool:
+        """Returns whether the validation that begins is searched: in `fit` not in the first epochs."""
         early = trainer.state.fn == "fit" and trainer.current_epoch < self._first_epoch(trainer)
-        self._start(pl_module, not (trainer.sanity_checking or early))
+        return super().is_due(trainer) and not early
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs what came out."""
         super().on_validation_epoch_end(trainer, pl_module)
         if not self.miou and not trainer.sanity_checking:
-            pl_module.log_dict({"val/miou_best_alpha": float("nan")}, sync_dist=True, reduce_fx="max")
+            log_result(pl_module, {"miou_best_alpha": math.nan})
 
     def _first_epoch(self, trainer: Trainer) -> float:
         """The first epoch that is searched; of a share rounded down, so that the last epoch is searched in any case."""
@@ -80,6 +81,5 @@ class AlphaSearch(MethodSearch):
     def _log(self, trainer: Trainer, module: LightningModule, best: float) -> None:
         """Logs every alpha, so that a checkpoint may monitor it."""
         assert self.best_alpha is not None
-        values = {f"val/miou_alpha_{alpha:g}": miou for alpha, miou in self.miou_by_alpha.items()}
-        values |= {"val/best_alpha": self.best_alpha, "val/miou_best_alpha": best}
-        module.log_dict(values, sync_dist=True, reduce_fx="max")  # the same on all processes
+        values = {f"miou_alpha_{alpha:g}": miou for alpha, miou in self.miou_by_alpha.items()}
+        log_result(module, {**values, "best_alpha": self.best_alpha, "miou_best_alpha": best})

@@ -20,7 +20,6 @@ BLOCK = 1024  # pixels that are summed up one by one
 CHANNELS = 1024  # that torch's kernel measures fastest at once
 CANCELLING = 4.0  # a mean of so many units of output: rounding its product costs 5e-7
 
-
 _served: dict[str, str] = {}  # what serves each device, type and layout: "fast", or why the plain formula does
 
 
@@ -50,13 +49,11 @@ def has_kernels(x: Tensor) -> bool:
     layout = torch.contiguous_format if x.is_contiguous() else torch.channels_last
     key = f"{x.device} {x.dtype} {'contiguous' if x.is_contiguous() else 'channels_last'}"
     if key not in _served:
-        _served[key] = "fast"  # while it is tried
-        reason = _find_fault(x.device, x.dtype, layout)
-        if reason is not None:
-            _served[key] = reason
+        _served[key] = _find_fault(x.device, x.dtype, layout) or "fast"
+        if _served[key] != "fast":
             rank_zero_warn(
                 f"IaBN runs by its plain formula on {key} with torch {torch.__version__}, which is slower: the fast "
-                f"kernels failed their check ({reason})"
+                f"kernels failed their check ({_served[key]})"
             )
     return _served[key] == "fast"
 
@@ -64,13 +61,13 @@ def has_kernels(x: Tensor) -> bool:
 def _find_fault(device: torch.device, dtype: torch.dtype, layout: torch.memory_format) -> str | None:
     """Compares the kernels with the plain formula on a small input; says what is wrong, or None."""
     generator = torch.Generator().manual_seed(0)
-
-    def draw(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator, device="cpu")
-
-    features, gradient = (draw(1, 5, 6, 7).to(device, dtype).contiguous(memory_format=layout) for _ in range(2))
+    features, gradient = (
+        torch.randn(1, 5, 6, 7, generator=generator, device="cpu").to(device, dtype).contiguous(memory_format=layout)
+        for _ in range(2)
+    )
     kind = torch.float64 if dtype == torch.float64 else torch.float32
-    mean, var, weight, bias = (value.to(device, kind) for value in (draw(5), draw(5).abs() + 0.5, draw(5), draw(5)))
+    drawn = torch.rand(4, 5, generator=generator, device="cpu") + 0.5
+    mean, var, weight, bias = drawn.to(device, kind)
     results = []
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
         for normalize in (_BlendedNorm.apply, _normalize_plainly):
@@ -81,9 +78,8 @@ def _find_fault(device: torch.device, dtype: torch.dtype, layout: torch.memory_f
             except (RuntimeError, NotImplementedError, AssertionError) as error:
                 return (str(error).strip() or type(error).__name__).splitlines()[0]
     tolerance = 0.05 if dtype in (torch.bfloat16, torch.float16) else 1e-4
-    for name, fast, plain in zip(
-        ("output", "gradient", "gradient of the weight", "gradient of the bias"), *results, strict=True
-    ):
+    names = ("output", "gradient", "gradient of the weight", "gradient of the bias")
+    for name, fast, plain in zip(names, *results, strict=True):
         if not torch.allclose(fast.double(), plain.double(), rtol=tolerance, atol=tolerance * 4):
             return f"the {name} differs by {(fast.double() - plain.double()).abs().max().item():.2g}"
     return None

@@ -13,13 +13,13 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from callbacks.iabn import adaptive_batch_norm, check_alpha
+from callbacks.iabn import adaptive_batch_norm, check_alpha, check_batch_norm
 from callbacks.method import Method
 from callbacks.pseudo_labels import fuse_views
 from callbacks.views import Normalization, make_views
 from lightning_modules.networks.checkpoints import check_weights, find_difference, read_checkpoint, rename_weights
 from lightning_modules.origin import check_classes
-from lightning_modules.predictor import predict_logits
+from lightning_modules.predictor import predict_logits, predict_plainly
 from lightning_modules.segmentation import SegmentationModule
 
 
@@ -74,8 +74,7 @@ class Ensemble(Method):
         with torch.inference_mode(False):
             self.members = [load_member(Path(path), network) for path in self.checkpoints]
         for member in self.members:
-            with adaptive_batch_norm(member, self.alpha, required=self.alpha > 0):
-                pass
+            check_batch_norm(member, self.alpha)
 
     def adapt(self, network: nn.Module, image: Tensor) -> Tensor:
         """Predicts one image; see `Method.adapt`."""
@@ -84,7 +83,7 @@ class Ensemble(Method):
         total: Tensor | None = None
         for path, member in zip(self.checkpoints, self.members, strict=True):
             member.to(next(network.parameters()))  # device and type; nothing to do but for the first image
-            with adaptive_batch_norm(member, self.alpha, required=self.alpha > 0):
+            with adaptive_batch_norm(member, self.alpha):
                 probabilities = self._predict_member(member, image)
             if total is not None and total.shape != probabilities.shape:
                 raise ValueError(
@@ -105,10 +104,9 @@ class Ensemble(Method):
         super()._remove(module)
 
     def _predict_member(self, member: nn.Module, image: Tensor) -> Tensor:
-        predict = partial(predict_logits, member)
         if self.tta:
-            return fuse_views(predict, image, self.views, self.normalization)
-        return predict(image).float().softmax(dim=1)
+            return fuse_views(partial(predict_logits, member), image, self.views, self.normalization)
+        return predict_plainly(member, image)
 
 
 def load_member(path: Path, like: nn.Module) -> nn.Module:

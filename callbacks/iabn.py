@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from callbacks.blended_norm import normalize_blended
 from callbacks.method import Method
 from lightning_modules.networks.norms import SwitchableNorm2d
-from lightning_modules.predictor import predict_logits
+from lightning_modules.predictor import predict_plainly
 
 
 class InstanceAdaptiveBatchNorm2d(nn.BatchNorm2d):
@@ -115,83 +115,65 @@ def convert_batch_norm(network: nn.Module, alpha: float) -> nn.Module:
     Raises:
         ValueError: If alpha is outside [0, 1], or the network has no 2d BatchNorm.
     """
-    check_alpha(alpha)
+    check_batch_norm(network, alpha, required=True)
     if _is_batch_norm(network):
-        return _twin(network, alpha)
+        return _make_twin(network, alpha)
     _replace(network, alpha)
     return network
 
 
 @contextmanager
 def adaptive_batch_norm(
-    network: nn.Module, alpha: float, required: bool = True, pooled: bool = False
+    network: nn.Module, alpha: float, required: bool = False, pooled: bool = False
 ) -> Iterator[None]:
     """Converts the BatchNorm layers of a network within a ``with`` block and puts the originals back after it.
 
     Args:
         network: Any module.
         alpha: Weight of the sample's statistics in [0, 1].
-        required: Whether a network without BatchNorm is an error.
+        required: Whether a network without BatchNorm is an error at alpha 0, too.
         pooled: Whether statistics are the whole batch's in place of each sample's.
 
     Raises:
-        ValueError: As `convert_batch_norm`.
+        ValueError: As `check_batch_norm`.
     """
-    check_alpha(alpha)
-    replaced = _replace(network, alpha, required)
-    for parent, name, *_ in replaced:
-        setattr(parent._modules[name], "pooled", pooled)  # noqa: B010 (a module's attributes are tensors to mypy)
+    check_batch_norm(network, alpha, required)
+    twins = [layer for layer in network.modules() if isinstance(layer, InstanceAdaptiveBatchNorm2d)]
+    old_alphas = [twin.alpha for twin in twins]
+    replaced = _replace(network, alpha)
+    for parent, name, _ in replaced:
+        parent.get_submodule(name).pooled = pooled  # type: ignore[assignment]
     try:
         yield
     finally:
-        for parent, name, layer, old_alpha in replaced:
+        for parent, name, layer in replaced:
             setattr(parent, name, layer)
-            if isinstance(layer, InstanceAdaptiveBatchNorm2d) and old_alpha is not None:
-                layer.alpha, layer.pooled = old_alpha, False
+        for twin, old_alpha in zip(twins, old_alphas, strict=True):
+            twin.alpha, twin.pooled = old_alpha, False
 
 
-def _replace(
-    network: nn.Module, alpha: float, required: bool = True
-) -> list[tuple[nn.Module, str, nn.Module, float | None]]:
-    """Puts twins in place; returns (parent, name, original, its former alpha if it was a twin already)."""
-    twins: dict[nn.Module, nn.Module] = {}  # a layer that is used twice keeps being one layer
-    replaced: list[tuple[nn.Module, str, nn.Module, float | None]] = []
-    for parent in list(network.modules()):
-        for name, child in list(parent._modules.items()):
-            if child is None or not _is_batch_norm(child):
-                continue
-            old_alpha = child.alpha if isinstance(child, InstanceAdaptiveBatchNorm2d) else None
-            if child not in twins:
-                twins[child] = _twin(child, alpha)
-            replaced.append((parent, name, child, old_alpha))
-    if required and not replaced:
-        switchable = any(isinstance(module, SwitchableNorm2d) for module in network.modules())
-        reason = ", as its Switchable Norms mix in the image's own statistics by trained weights" if switchable else ""
-        raise ValueError(
-            f"{type(network).__name__} has no 2d BatchNorm layer, so IaBN has nothing to adapt{reason}: use a network "
-            "with BatchNorm, or a method without IaBN (alpha=0 in TTA, Seg-TTT, MC dropout and ensembles)"
-        )
-    for parent, name, child, _ in replaced:
-        setattr(parent, name, twins[child])
-    return replaced
+def check_batch_norm(network: nn.Module, alpha: float, required: bool = False) -> None:
+    """Raises ValueError if alpha is outside [0, 1], or if a network has no 2d BatchNorm and alpha is above 0.
+
+    Args:
+        network: Any module.
+        alpha: Weight of the sample's statistics in [0, 1].
+        required: Whether a network without BatchNorm is an error at alpha 0, too.
+    """
+    check_alpha(alpha)
+    if has_batch_norm(network) or not (required or alpha > 0):
+        return
+    switchable = any(isinstance(module, SwitchableNorm2d) for module in network.modules())
+    reason = ", as its Switchable Norms mix in the image's own statistics by trained weights" if switchable else ""
+    raise ValueError(
+        f"{type(network).__name__} has no 2d BatchNorm layer, so IaBN has nothing to adapt{reason}: use a network "
+        "with BatchNorm, or a method without IaBN (alpha=0 in TTA, Seg-TTT, MC dropout and ensembles)"
+    )
 
 
 def has_batch_norm(network: nn.Module) -> bool:
     """Returns whether a network has a 2d BatchNorm, which IaBN adapts."""
     return any(map(_is_batch_norm, network.modules()))
-
-
-def _is_batch_norm(module: nn.Module) -> bool:
-    return isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm)
-
-
-def _twin(layer: nn.Module, alpha: float) -> nn.Module:
-    assert isinstance(layer, _BatchNorm)
-    if isinstance(layer, InstanceAdaptiveBatchNorm2d):
-        layer.alpha = alpha
-        return layer
-    plain = type(layer).forward in (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward)
-    return (InstanceAdaptiveBatchNorm2d if plain else _AdaptiveInput).from_batch_norm(layer, alpha)
 
 
 def check_alpha(alpha: float) -> None:
@@ -201,6 +183,34 @@ def check_alpha(alpha: float) -> None:
             f"alpha is {alpha}: expected the weight of the test image's statistics in [0, 1], e.g. 0.1 "
             "(0 is t-BN, 1 is p-BN)"
         )
+
+
+def _replace(network: nn.Module, alpha: float) -> list[tuple[nn.Module, str, nn.Module]]:
+    """Puts twins in the places of layers; a layer that is used twice keeps being one. Returns what was where."""
+    twins: dict[nn.Module, nn.Module] = {}
+    replaced = []
+    for parent in list(network.modules()):
+        for name, layer in parent._modules.items():
+            if layer is not None and _is_batch_norm(layer):
+                if layer not in twins:
+                    twins[layer] = _make_twin(layer, alpha)
+                replaced.append((parent, name, layer))
+    for parent, name, layer in replaced:
+        setattr(parent, name, twins[layer])
+    return replaced
+
+
+def _is_batch_norm(module: nn.Module) -> bool:
+    return isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm)
+
+
+def _make_twin(layer: nn.Module, alpha: float) -> nn.Module:
+    assert isinstance(layer, _BatchNorm)
+    if isinstance(layer, InstanceAdaptiveBatchNorm2d):
+        layer.alpha = alpha
+        return layer
+    plain = type(layer).forward in (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward)
+    return (InstanceAdaptiveBatchNorm2d if plain else _AdaptiveInput).from_batch_norm(layer, alpha)
 
 
 class IaBN(Method):
@@ -220,10 +230,9 @@ class IaBN(Method):
 
     def check_network(self, network: nn.Module) -> None:
         """Raises ValueError if the network has no BatchNorm."""
-        with adaptive_batch_norm(network, self.alpha):
-            pass
+        check_batch_norm(network, self.alpha, required=True)
 
     def adapt(self, network: nn.Module, image: Tensor) -> Tensor:
         """Predicts one image; see `Method.adapt`."""
-        with adaptive_batch_norm(network, self.alpha), torch.no_grad():
-            return predict_logits(network, image).float().softmax(dim=1)
+        with adaptive_batch_norm(network, self.alpha, required=True):
+            return predict_plainly(network, image)

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from callbacks.adaptation.steps import seeded
-from callbacks.iabn import adaptive_batch_norm, check_alpha
+from callbacks.iabn import adaptive_batch_norm, check_alpha, check_batch_norm
 from callbacks.method import Method
-from lightning_modules.predictor import predict_logits
+from lightning_modules.predictor import predict_plainly
 
 
 class MCDropout(Method):
@@ -43,17 +43,16 @@ class MCDropout(Method):
                 f"{type(network).__name__} has no Dropout module with a probability above 0, so every pass would be "
                 "the same: train a network with dropout, e.g. --model.network.init_args.dropout=0.1, and test that one"
             )
-        with adaptive_batch_norm(network, self.alpha, required=self.alpha > 0):
-            pass
+        check_batch_norm(network, self.alpha)
 
     def adapt(self, network: nn.Module, image: Tensor) -> Tensor:
         """Predicts one image; see `Method.adapt`."""
         for layer in find_dropout(network):
             layer.train()
         total: Tensor | None = None
-        with adaptive_batch_norm(network, self.alpha, required=self.alpha > 0), seeded(image.device, self.seed):
+        with adaptive_batch_norm(network, self.alpha), seeded(image.device, self.seed):
             for _ in range(self.passes):
-                probabilities = predict_logits(network, image).float().softmax(dim=1)
+                probabilities = predict_plainly(network, image)
                 total = probabilities if total is None else total.add_(probabilities)
         assert total is not None
         return total.div_(self.passes)

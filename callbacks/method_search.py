@@ -12,19 +12,19 @@ from itertools import product
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
-from torchmetrics import Metric
 
 from callbacks.method import Method, require_segmentation
 from callbacks.run.folder import SEARCH
 from callbacks.run.records import to_plain
+from callbacks.search import Search, log_result, sum_over_processes
 from lightning_modules.metrics import count_overlap
 from lightning_modules.predictor import Stopwatch
 
 
-class MethodSearch(Callback):
+class MethodSearch(Search):
     """Scores every point of a grid of a method's arguments; `Results` writes the outcome to `search.json`.
 
     Logs ``val/best_ARGUMENT`` of every argument in the grid and ``val/miou_best`` in percent; to the loggers alone also
@@ -52,7 +52,7 @@ class MethodSearch(Callback):
         self.best: dict[str, Any] | None = None
         self._images = 0
         self._milliseconds = 0.0
-        self._overlaps: Overlaps | None = None
+        self._sums: tuple[Tensor, Tensor, Tensor] | None = None  # intersections and unions, images, milliseconds
         self._latest: tuple[Mapping[str, Any], list[dict[str, Any]]] | None = None
 
     def set_grid(self, method: Method, grid: Mapping[str, Sequence[Any]]) -> None:
@@ -66,17 +66,22 @@ class MethodSearch(Callback):
         self.points = [dict(zip(grid, values, strict=True)) for values in product(*self.grid.values())]
         self.variants = [method.vary(point) for point in self.points]
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuses runs that see targets."""
-        if stage in (TrainerFn.TESTING, TrainerFn.PREDICTING):
-            raise ValueError(
-                f"{type(self).__name__} is among the callbacks of a {TrainerFn(stage).value} run: expected a validate "
-                "run, as settings are chosen on the development set alone"
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts with empty sums, if it is time to search."""
+        self.miou, self.best, self._latest, self._sums = [], None, None, None
+        module = require_segmentation(pl_module)
+        if self.is_due(trainer):
+            for variant in self.variants:
+                variant.check_network(module.network)  # an error before the first image, not at it
+            self._sums = (
+                torch.zeros(len(self.variants), 2, module.num_classes, dtype=torch.int64, device=module.device),
+                torch.zeros((), dtype=torch.int64, device=module.device),
+                torch.zeros((), dtype=torch.float64, device=module.device),
             )
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Makes one set of sums per point."""
-        self._start(pl_module, not trainer.sanity_checking)
+    def is_due(self, trainer: Trainer) -> bool:
+        """Returns whether the validation that begins is searched."""
+        return not trainer.sanity_checking
 
     def on_validation_batch_end(
         self,
@@ -92,10 +97,12 @@ class MethodSearch(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs what came out."""
-        if self._overlaps is None:
+        if self._sums is None:
             return
-        miou, images, milliseconds = self._overlaps.compute()  # the same on all processes
-        self.miou = (100 * miou).reshape(-1).tolist()
+        overlap, images, milliseconds = sum_over_processes(trainer, *self._sums)
+        intersection, union = overlap.unbind(dim=1)
+        miou = (intersection.double() / union).nanmean(dim=1)  # over the classes in prediction or ground truth
+        self.miou = (100 * miou).tolist()
         self._images, self._milliseconds = int(images), float(milliseconds)
         place = int(miou.nan_to_num(nan=-1).argmax())
         self.best = self.points[place]
@@ -109,7 +116,7 @@ class MethodSearch(Callback):
         self, trainer: Trainer, module: LightningModule, batch: Mapping[str, Any]
     ) -> list[dict[str, Any]]:
         """Scores a batch at every point, once; returns what the record of each image gets, for JSON."""
-        if self._overlaps is None:
+        if self._sums is None:
             return [{} for _ in batch["image"]]
         if self._latest is None or self._latest[0] is not batch:
             self._latest = batch, self._score(trainer, module, batch)
@@ -117,9 +124,7 @@ class MethodSearch(Callback):
 
     def add_earlier(self, record: Mapping[str, Any]) -> None:
         """Counts the record of an image that was scored before this run."""
-        assert self._overlaps is not None
-        overlap = torch.tensor(record["search"]["overlap"]).to(self._overlaps.device)
-        self._overlaps.update(overlap, record["search"]["milliseconds"])
+        self._add(torch.tensor(record["search"]["overlap"]), record["search"]["milliseconds"])
 
     def report(self) -> dict[str, dict[str, Any]]:
         """Returns what is written at the end of a whole run, by the name of the file."""
@@ -139,33 +144,30 @@ class MethodSearch(Callback):
             }
         }
 
-    def _start(self, module: LightningModule, searching: bool) -> None:
-        """Begins a pass."""
-        self.miou, self.best, self._latest, self._overlaps = [], None, None, None
-        segmentation = require_segmentation(module)
-        if searching:
-            for variant in self.variants:
-                variant.check_network(segmentation.network)  # an error before the first image, not at it
-            self._overlaps = Overlaps(len(self.variants), segmentation.num_classes).to(module.device)
+    def _add(self, overlap: Tensor, milliseconds: float) -> None:
+        """Adds the (P, 2, K) int64 intersections and unions of an image at P points, and the time that it took."""
+        assert self._sums is not None
+        overlaps, images, total = self._sums
+        overlaps.add_(overlap.to(overlaps.device))
+        images.add_(1)
+        total.add_(milliseconds)
 
     def _score(self, trainer: Trainer, module: LightningModule, batch: Mapping[str, Any]) -> list[dict[str, Any]]:
-        assert self._overlaps is not None
         masks, network = batch["mask"], require_segmentation(module).network
         found: dict[tuple[int, int], Tensor] = {}
-
         with (
             Stopwatch(module.device) as stopwatch,
             trainer.precision_plugin.forward_context(),
             torch.no_grad(),
             closing(self.method.predict_variants(network, batch["image"], self.variants)) as predictions,
         ):
-            for number, place, probabilities in predictions:
-                found[place, number] = count_overlap(probabilities[0], masks[place])
+            for number, place, outcome in predictions:
+                found[place, number] = count_overlap(outcome.probabilities[0], masks[place])
         milliseconds = stopwatch.milliseconds() / len(masks)
         entries = []
         for place in range(len(masks)):
             overlap = torch.stack([found[place, number] for number in range(len(self.variants))])
-            self._overlaps.update(overlap, milliseconds)
+            self._add(overlap, milliseconds)
             entries.append({"search": {"overlap": overlap.tolist(), "milliseconds": milliseconds}})
         return entries
 
@@ -173,47 +175,10 @@ class MethodSearch(Callback):
         """Logs the best point for all to see, and every point to the loggers."""
         assert self.best is not None
         values = {f"best_{name}": value for name, value in self.best.items() if isinstance(value, int | float)}
-        shown = {f"val/{key}": float(value) for key, value in {**values, "miou_best": best}.items()}
-        module.log_dict(shown, sync_dist=True, reduce_fx="max")  # the same on all processes
+        log_result(module, {**values, "miou_best": best})
         points = {f"val/miou_{name_point(point)}": miou for point, miou in zip(self.points, self.miou, strict=True)}
         for logger in trainer.loggers:
             logger.log_metrics(points, step=module.global_step)
-
-
-class Overlaps(Metric):
-    """Sums intersections and unions at several points, and the time, over images and, under DDP, over processes.
-
-    Args:
-        num_points: Number of points P.
-        num_classes: Number of classes K.
-    """
-
-    full_state_update = False
-    overlap: Tensor
-    images: Tensor
-    milliseconds: Tensor
-
-    def __init__(self, num_points: int, num_classes: int) -> None:
-        super().__init__()
-        self.num_classes = num_classes
-        zeros = torch.zeros(num_points, 2, num_classes, dtype=torch.int64)
-        self.add_state("overlap", default=zeros, dist_reduce_fx="sum")
-        self.add_state("images", default=torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-        self.add_state("milliseconds", default=torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-
-    def update(self, overlap: Tensor, milliseconds: float) -> None:
-        """Adds the (P, 2, K) int64 intersections and unions of an image, and the time that it took."""
-        self.overlap = self.overlap + overlap
-        self.images = self.images + 1
-        self.milliseconds = self.milliseconds + milliseconds
-
-    def compute(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns the (P,) float64 mean IoU over the classes present in prediction or ground truth, in [0, 1].
-
-        Beside it the () number of images and their () milliseconds.
-        """
-        intersection, union = self.overlap.unbind(dim=1)
-        return (intersection.double() / union).nanmean(dim=1), self.images, self.milliseconds
 
 
 def list_searches(trainer: Trainer) -> list[MethodSearch]:

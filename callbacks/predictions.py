@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, get_args
 
@@ -13,25 +13,22 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
-from callbacks.method import require_segmentation
 from callbacks.report.panels import draw_overlay, encode_jpeg, encode_png, find_palette, restore_photograph
+from callbacks.run.predicted_data import (
+    count_records,
+    describe_predicting,
+    has_names,
+    list_left_out,
+    list_members,
+    list_names,
+)
 from callbacks.run.prediction_folder import SUFFIXES, Output, PredictionFolder, Writers, describe_image
 from callbacks.run.processes import all_or_none, gather_sets
-from callbacks.run.records import describe_run, find_folder, find_method, to_plain, write_file
-from callbacks.run.settings import (
-    WAYS_OUT,
-    check_settings,
-    describe_data,
-    describe_predictor,
-    find_root,
-    keeps_knowledge,
-)
-from lightning_modules.segmentation import list_loaders
+from callbacks.run.records import describe_run, find_folder, find_method, leave_out, to_plain, write_file
+from callbacks.run.settings import find_root, keeps_knowledge
+from lightning_modules.loaders import list_loaders
 
-Done = Mapping[str, set[str]] | Callable[[], Mapping[str, set[str]]]  # as `SegmentationDataModule.leave_out` takes it
 OUTPUTS: tuple[Output, ...] = ("labels", "train_ids", "overlays")
-# What data sets say about themselves that does not show in predictions.
-NOT_IN_PREDICTIONS = ("role", "choose_on_target", "broken", "left_out", "release")
 
 
 class Predictions(Callback):
@@ -67,7 +64,7 @@ class Predictions(Callback):
         self.overwrite = overwrite
         self._place: PredictionFolder | None = None
         self._manifest: dict[str, Any] = {}
-        self._done: Mapping[str, set[str]] | None = {}
+        self._done: dict[str, set[str]] = {}
         self._palette = np.zeros((256, 3), dtype=np.uint8)
         self._stream: IO[str] | None = None
         self._writers = Writers()
@@ -78,10 +75,8 @@ class Predictions(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Has the data leave out what is done; when they ask what that is, the checkpoint is restored."""
         if stage == "predict":
-            self._place = None
-            self._done = None
             self._files = {}
-            self._leave_out(trainer, lambda: self._find_done(trainer, pl_module))
+            leave_out(trainer, lambda: self._open(trainer, pl_module))
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Opens the folder, if the data did not ask for it.
@@ -89,7 +84,7 @@ class Predictions(Callback):
         Raises:
             ValueError: If two data sets have the same domain: their files would lie in the same folder.
         """
-        self._find_done(trainer, pl_module)
+        self._open(trainer, pl_module)
         domains = [loader.dataset.domain for loader in list_loaders(trainer.predict_dataloaders) if has_names(loader)]
         for domain in domains:
             if domains.count(domain) > 1:
@@ -110,13 +105,11 @@ class Predictions(Callback):
         """Hands a batch to the threads that write."""
         if outputs is None:
             return  # too small for the network: the data have noted it
-        assert self._place is not None and self._stream is not None and self._done is not None
+        assert self._place is not None and self._stream is not None
         domain = outputs["domain"]
-        method = find_method(trainer)
-        adaptations = method.adaptations if method else [None] * len(outputs["name"])
         files = self._find_files(trainer, dataloader_idx)
-        predicted = zip(outputs["name"], outputs["labels"], outputs["confidence"], batch["image"], strict=True)
-        for (name, labels, confidence, image), adaptation in zip(predicted, adaptations, strict=True):
+        described = (outputs[key] for key in ("name", "labels", "confidence", "adaptation"))
+        for name, labels, confidence, adaptation, image in zip(*described, batch["image"], strict=True):
             if name in self._done.get(domain, ()):
                 continue  # only data without `leave_out` shows what is done
             paths = self._place.paths(domain, name)
@@ -127,7 +120,7 @@ class Predictions(Callback):
                 "width": labels.shape[1],
                 "finite": bool(confidence.isfinite().all()),
                 "image": describe_image(files.get(name)),
-                "adaptation": adaptation.to_record() if adaptation else None,
+                "adaptation": adaptation,
             }
             self._stream.write(json.dumps(to_plain(record)) + "\n")
             self._stream.flush()  # before its files are there, which say that it is done
@@ -153,7 +146,7 @@ class Predictions(Callback):
         """Writes the manifest of what is there."""
         place = self._place
         if place is None:  # no run of predict, or one that ended before its folder was open
-            self._leave_out(trainer, {})
+            leave_out(trainer, {})
             return
         self._writers.abandon()
         self._close(trainer, pl_module)
@@ -169,31 +162,26 @@ class Predictions(Callback):
             self._files[dataloader_idx] = {pair.name: pair.image for pair in getattr(dataset, "pairs", ())}
         return self._files[dataloader_idx]
 
-    def _find_done(self, trainer: Trainer, module: LightningModule) -> Mapping[str, set[str]]:
-        """Returns the names of the images that are done by domain; at first, opens the folder on all processes."""
-        if self._done is None:
-            self._done = self._open(trainer, module)
-        return self._done
-
     def _open(self, trainer: Trainer, module: LightningModule) -> dict[str, set[str]]:
-        """Opens the folder on all processes; returns the names of the images that are done by domain.
+        """Opens the folder on all processes, once; returns the names of the images that are done by domain.
 
         Raises:
             ValueError: If the folder holds predictions of other settings, or lies where images are read.
             FolderInUseError: If another run writes there.
             FileExistsError: If it holds files that might be overwritten.
         """
+        if self._place is not None:
+            return self._done
         place = PredictionFolder(find_folder(trainer, self.folder), self.outputs)
-        done: dict[str, set[str]] = {}
         try:
             with all_or_none(trainer):
                 for member in list_members(trainer):
                     place.check_apart(find_root(member))
-                if trainer.is_global_zero:
-                    done = self._begin(place, trainer, module)
-            done = trainer.strategy.broadcast(done)
-            with all_or_none(trainer):
                 self._palette = find_palette(trainer, module)
+                if trainer.is_global_zero:
+                    self._begin(place, trainer, module)
+            self._done = trainer.strategy.broadcast(self._done)
+            with all_or_none(trainer):
                 self._stream = place.records(trainer.global_rank).open("a", encoding="utf-8")
         except BaseException:
             place.lock.release()
@@ -202,37 +190,23 @@ class Predictions(Callback):
         self._writers = Writers()
         self._may_be_empty = module.allow_zero_length_dataloader_with_multiple_devices
         module.allow_zero_length_dataloader_with_multiple_devices = True  # fewer images may be left than processes
-        if done:
+        if self._done:
             warnings.filterwarnings("ignore", "Total length of `DataLoader` across ranks is zero")
-        return done
+        return self._done
 
-    def _begin(self, place: PredictionFolder, trainer: Trainer, module: LightningModule) -> dict[str, set[str]]:
-        """Checks the folder and writes its manifest; returns the names of the images that are done by domain."""
+    def _begin(self, place: PredictionFolder, trainer: Trainer, module: LightningModule) -> None:
+        """Checks the folder, finds what is done and writes the manifest."""
         place.lock.acquire()
-        settings = describe_settings(trainer, module, list_members(trainer)) | {"outputs": list(self.outputs)}
-        earlier = place.read_manifest(needed=not self.overwrite)
-        runs = []
-        if self.overwrite:
-            place.remove(earlier)
-        elif earlier is None:
-            place.check_empty()
-        elif place.read_records():  # or nothing was predicted: there are no settings to keep to
-            check_settings(place.root, "predictions", earlier["settings"], settings)
-            if keeps_knowledge(find_method(trainer)) and not earlier.get("complete"):
-                raise ValueError(
-                    f"{place.root} holds predictions of an interrupted run of a method that keeps knowledge between "
-                    f"images, which is lost: it cannot go on. Expected {WAYS_OUT} to begin anew"
-                )
-            runs = earlier["runs"]
+        settings = describe_predicting(trainer, module, self._palette) | {"outputs": list(self.outputs)}
+        runs = place.prepare(settings, self.overwrite, keeps_knowledge(find_method(trainer)))
         place.merge_records()
-        done = place.find_done()
-        found = sum(map(len, done.values()))
+        self._done = place.find_done()
+        found = sum(map(len, self._done.values()))
         if found:
             rank_zero_info(f"{place.root} holds the predictions of {found} images: these are left out")
         run = describe_run(trainer, module, found)
         self._manifest = {"complete": False, "settings": settings, "runs": [*runs, run]}
         place.write_manifest(self._manifest)
-        return done
 
     def _write(self, paths: Mapping[Output, Path], labels: Tensor, confidence: Tensor, image: Tensor) -> None:
         """Writes the files of one image."""
@@ -252,20 +226,15 @@ class Predictions(Callback):
         assert self._stream is not None
         self._stream.close()
         self._place = None
-        self._leave_out(trainer, {})
+        leave_out(trainer, {})
         module.allow_zero_length_dataloader_with_multiple_devices = self._may_be_empty
-
-    def _leave_out(self, trainer: Trainer, done: Done) -> None:
-        leave_out = getattr(getattr(trainer, "datamodule", None), "leave_out", None)
-        if leave_out is not None:
-            leave_out(done)
 
     def _summarize(self, place: PredictionFolder, trainer: Trainer, ended: bool) -> None:
         done, records, expected = place.find_done(), place.read_records(), list_names(trainer)
         domains = {
             domain: {
                 "expected": len(expected[domain]) if domain in expected else None,
-                **summarize_records([records[domain, name] for name in done.get(domain, ())]),
+                **count_records([records[domain, name] for name in done.get(domain, ())]),
             }
             for domain in sorted({*done, *expected})
         }
@@ -283,61 +252,3 @@ class Predictions(Callback):
             f"Predictions of {count} images ({found} from before; {state}): "
             f"{', '.join(str(place.root / output) for output in self.outputs)}"
         )
-
-
-def describe_settings(trainer: Trainer, module: LightningModule, members: Sequence[Any]) -> dict[str, Any]:
-    """Returns all that predictions depend on, in plain values.
-
-    Args:
-        trainer: Of the run.
-        module: Around the network, with the weights that predict.
-        members: The datamodules of the data sets, see `list_members`.
-    """
-    data = {}
-    for number, member in enumerate(members):
-        described = describe_data(member, NOT_IN_PREDICTIONS)
-        data[described.get("domain", f"data{number}")] = described
-    palette = find_palette(trainer, module)
-    num_classes = require_segmentation(module).num_classes
-    colours = [f"#{palette[label].tobytes().hex()}" for label in range(num_classes)]
-    return to_plain({**describe_predictor(trainer, module), "colours": colours, "data": data})
-
-
-def list_members(trainer: Trainer) -> list[Any]:
-    """Lists the datamodules of the data sets that are predicted: several targets, or one."""
-    datamodule = getattr(trainer, "datamodule", None)
-    return [] if datamodule is None else list(getattr(datamodule, "targets", [datamodule]))
-
-
-def list_left_out(trainer: Trainer) -> dict[str, set[str]]:
-    """Returns the names of the images that this process left out, as they are broken or too small, by domain."""
-    left_out: dict[str, set[str]] = {}
-    for member in list_members(trainer):
-        problems = [problem for found in getattr(member, "left_out", {}).values() for problem in found]
-        if problems:
-            left_out.setdefault(member.domain, set()).update(problem.name for problem in problems)
-    return left_out
-
-
-def has_names(loader: Any) -> bool:
-    """Returns whether a loader's data set tells its domain and the names of its images."""
-    dataset = getattr(loader, "dataset", None)
-    return hasattr(dataset, "domain") and hasattr(dataset, "name") and hasattr(dataset, "__len__")
-
-
-def list_names(trainer: Trainer) -> dict[str, set[str]]:
-    """Returns the names of all images to predict, done or not, by domain, where data sets tell them."""
-    datasets = [loader.dataset for loader in list_loaders(trainer.predict_dataloaders) if has_names(loader)]
-    return {dataset.domain: {dataset.name(index) for index in range(len(dataset))} for dataset in datasets}
-
-
-def summarize_records(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Counts images, and those that did not go as they should."""
-    adaptations = [record["adaptation"] for record in records if record["adaptation"]]
-    return {
-        "images": len(records),
-        "fallbacks": sum(adaptation["fallback"] for adaptation in adaptations),
-        "notes": sorted({adaptation["note"] for adaptation in adaptations if adaptation["note"]}),
-        "images_with_notes": sum(adaptation["note"] is not None for adaptation in adaptations),
-        "images_not_finite": sum(not record["finite"] for record in records),
-    }

@@ -5,23 +5,24 @@ Source: paper, Sec. 4, Eq. 5-8; Sec. 5.2 and Appendix C for the settings.
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from callbacks.adaptation.parameters import check_names, counting_values, select_parameters
 from callbacks.adaptation.passes import Passes
-from callbacks.adaptation.steps import check_steps, loss_scales, moving, seeded, take_step
+from callbacks.adaptation.steps import check_steps, evaluating, in_float16, moving, seeded, take_step, try_scales
 from callbacks.adaptation.stopping import Deadline, Pace
-from callbacks.iabn import adaptive_batch_norm, check_alpha
-from callbacks.method import Adaptation, Method, group_variants
+from callbacks.iabn import adaptive_batch_norm, check_alpha, check_batch_norm
+from callbacks.method import Adaptation, Method
 from callbacks.pseudo_labels import IGNORED, check_psi, fuse_views, pseudo_labels
 from callbacks.stages import stage
 from callbacks.views import Normalization, Resampling, check_resampling, make_views
 from lightning_modules.predictor import predict_logits
 
 DEFAULT_TRAINABLE = ("layer3", "layer4", "head")
+LEAVE_THE_VIEWS = ("psi", "num_steps", "lr", "trainable")  # arguments that the mean over views does not depend on
 UNLABELLED = "no pixel passed the confidence threshold, no step was taken"
 
 Semantics = Literal["paper", "released"]
@@ -94,13 +95,12 @@ class SegTTT(Method):
         self.views = make_views(scales, flip, grayscale)
         self.scales = tuple(scales)
         self.time_budget_ms = time_budget_ms
-        self._pace = Pace()
+        self._pace: Pace = {}
 
     def check_network(self, network: nn.Module) -> None:
         """Raises ValueError if `trainable` matches nothing, or alpha is above 0 and there is no BatchNorm."""
         self._select(network)
-        with adaptive_batch_norm(network, self.alpha, required=self.alpha > 0):
-            pass
+        check_batch_norm(network, self.alpha)
 
     def adapt(self, network: nn.Module, image: Tensor) -> Adaptation:
         """Predicts one image; see `Method.adapt`."""
@@ -112,30 +112,25 @@ class SegTTT(Method):
     ) -> Iterator[tuple[int, Adaptation]]:
         """Shares the views of settings that have the same, and one run of steps where only their number differs.
 
-        See `Method.adapt_variants`. Nothing is shared under a time budget, which counts the whole image.
+        See `Method.adapt_variants`. Nothing is shared under a time budget, which counts the whole image, nor in
+        float16, where each run of steps finds its own scale of the loss.
         """
-        in_float16 = len(loss_scales(image.device)) > 1  # where each run finds its own scale of the loss
-        for same_views in group_variants(enumerate(variants), lambda number, one: one._describe_views(number)):
-            first: SegTTT = same_views[0][1]
+        numbered = [(number, one) for number, one in enumerate(variants) if isinstance(one, SegTTT)]
+        alone = in_float16(image.device) or any(one.time_budget_ms is not None for _, one in numbered)
+        for same_views in _group(numbered, () if alone else LEAVE_THE_VIEWS):
+            first = same_views[0][1]
             deadline = Deadline(first.time_budget_ms, first._pace, image)
-            with adaptive_batch_norm(network, first.alpha, required=first.alpha > 0):
+            with evaluating(network), adaptive_batch_norm(network, first.alpha):
                 fused, repeats = first._fuse(network, image)
-                for same_steps in group_variants(
-                    same_views, lambda number, one: number if in_float16 else str(one.settings() | {"num_steps": None})
-                ):
-                    one, counts = same_steps[0][1], sorted({variant.num_steps for _, variant in same_steps})
-                    with stage("fusion"):
-                        target = pseudo_labels(fused, one.psi, strict=one.semantics == "released")
-                    target = target.repeat(repeats, 1, 1)
-                    for count, outcome in one._run(network, image, target, counts, deadline):
+                for same_steps in _group(same_views, () if alone else ("num_steps",)):
+                    one = same_steps[0][1]
+                    target = one._label(fused).repeat(repeats, 1, 1)
+                    counts = sorted({variant.num_steps for _, variant in same_steps})
+                    adapt = partial(one._take_steps, network, image, target, counts, deadline)
+                    for count, outcome in zip(counts, try_scales(adapt, image.device), strict=True):
                         for number, variant in same_steps:
                             if variant.num_steps == count:
                                 yield number, outcome
-
-    def _describe_views(self, number: int) -> Any:
-        """Returns what the mean over views depends on; under a time budget, which counts the whole image, all."""
-        views = (self.alpha, self.views, self.resampling, self.normalization, self.semantics)
-        return views if self.time_budget_ms is None else number
 
     def _fuse(self, network: nn.Module, image: Tensor) -> tuple[Tensor, int]:
         """Returns the (1, K, H, W) mean over views, and how often the steps are to see the image at once."""
@@ -145,38 +140,23 @@ class SegTTT(Method):
         # One value has no variance: behind a global pooling the image is doubled, as the authors do for DeepLabv3+.
         return fused, 2 if 1 in counts.values() else 1
 
-    def _run(
-        self, network: nn.Module, image: Tensor, target: Tensor, counts: Sequence[int], deadline: Deadline
-    ) -> Iterator[tuple[int, Adaptation]]:
-        """Predicts a (1, 3, H, W) image after each of some rising numbers of steps towards (R, H, W) pseudo labels."""
-        labelled = bool((target != IGNORED).any())
-        stepping = [count for count in counts if count > 0 and labelled]
-        for count in counts:
-            if count not in stepping:
-                with stage("final"):
-                    probabilities = predict_logits(network, image).float().softmax(dim=1)
-                yield count, Adaptation(probabilities, note=UNLABELLED if count else None)
-        if not stepping:
-            return
-        *larger, smallest = loss_scales(image.device)
-        for scale in larger:  # under float16, in which large ones may overflow
-            outcomes = list(self._take_steps(network, image, target, stepping, deadline, scale))
-            if all(outcome.is_finite() for _, outcome in outcomes):
-                yield from outcomes
-                return
-        yield from self._take_steps(network, image, target, stepping, deadline, smallest)
+    def _label(self, fused: Tensor) -> Tensor:
+        """Returns the (1, H, W) pseudo labels."""
+        with stage("fusion"):
+            return pseudo_labels(fused, self.psi, strict=self.semantics == "released")
 
     def _take_steps(
         self, network: nn.Module, image: Tensor, target: Tensor, counts: Sequence[int], deadline: Deadline, scale: float
-    ) -> Iterator[tuple[int, Adaptation]]:
-        """Takes steps on R copies of the image, and predicts it after each of the numbers, which are 1 or more."""
+    ) -> Iterator[Adaptation]:
+        """Takes steps on R copies of the image towards (R, H, W) labels; predicts after each of some rising numbers."""
         released = self.semantics == "released"
+        labelled = bool((target != IGNORED).any())
         losses: list[Tensor] = []
         with moving(network, self._select(network), released) as parameters:
             optimizer = torch.optim.SGD(parameters, lr=self.lr)
             passes = Passes(network, image.repeat(len(target), 1, 1, 1), parameters)
             for count in counts:
-                while len(losses) < count and deadline.allows_step():
+                while labelled and deadline.allows_step() and len(losses) < count:
                     network.train(released)  # batch statistics, which move the running ones, and dropout: all live
                     with stage("step"), seeded(image.device, len(losses)), torch.enable_grad():
                         loss = passes.compute_loss(target)
@@ -188,7 +168,8 @@ class SegTTT(Method):
                         passes.move_statistics(len(losses))
                     logits = predict_logits(network, image) if released else passes.predict()
                 probabilities = logits.float().softmax(dim=1)
-                yield count, Adaptation(probabilities, torch.stack(losses).tolist() if losses else [])
+                note = None if labelled or count == 0 else UNLABELLED
+                yield Adaptation(probabilities, torch.stack(losses).tolist() if losses else [], note)
         deadline.end()
 
     def _select(self, network: nn.Module) -> list[str]:
@@ -197,3 +178,12 @@ class SegTTT(Method):
         if self.semantics == "released":
             own = getattr(network, "released_layers", own)
         return select_parameters(network, own if self.trainable is None else self.trainable)
+
+
+def _group(numbered: Sequence[tuple[int, SegTTT]], left_out: Sequence[str]) -> list[list[tuple[int, SegTTT]]]:
+    """Groups numbered variants that differ in no argument but those left out; without such none shares anything."""
+    groups: dict[str, list[tuple[int, SegTTT]]] = {}
+    for number, variant in numbered:
+        settings = variant.settings() | dict.fromkeys(left_out)
+        groups.setdefault(str(settings if left_out else number), []).append((number, variant))
+    return list(groups.values())

@@ -8,19 +8,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
-from torchmetrics import Metric
 
 from callbacks.method import require_segmentation
-from lightning_modules.metrics import IGNORED, SMALLEST, check_temperature, quantize, resize_probabilities
+from callbacks.search import Search, log_result, sum_over_processes
+from lightning_modules.metrics import IGNORED
+from lightning_modules.pixel_sums import quantize
+from lightning_modules.probabilities import SMALLEST, check_temperature, resize_probabilities
 
 TEMPERATURES = tuple(2 ** (step / 8) for step in range(-24, 25))  # 1/8 to 8, each 9 % above the one before
 
 
-class TemperatureSearch(Callback):
+class TemperatureSearch(Search):
     """Finds the temperature of the predictions of a `validate` run, with whatever method they were made.
 
     Logs ``val/best_temperature``, ``val/nll_best_temperature`` and ``val/nll_temperature_1`` (nats per pixel), and says
@@ -43,6 +45,8 @@ class TemperatureSearch(Callback):
     """
 
     needs_every_image = ("validate",)
+    refused = (TrainerFn.FITTING, TrainerFn.TESTING, TrainerFn.PREDICTING)
+    reason = "a temperature is fitted to a finished network on the development set"
 
     def __init__(self, temperatures: Sequence[float] = TEMPERATURES, max_pixels: int = 20_000) -> None:
         for temperature in temperatures:
@@ -57,20 +61,13 @@ class TemperatureSearch(Callback):
         self.max_pixels = max_pixels
         self.best_temperature: float | None = None
         self.nll: dict[float, float] = {}
-        self._sums = TemperatureScores(self.temperatures)
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuses other runs than `validate`."""
-        if stage != TrainerFn.VALIDATING:
-            raise ValueError(
-                f"TemperatureSearch is among the callbacks of a {TrainerFn(stage).value} run: expected a validate run, "
-                "as a temperature is fitted to a finished network on the development set"
-            )
+        self._loss, self._pixels = torch.empty(0), torch.empty(0)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts with empty sums."""
         self.best_temperature, self.nll = None, {}
-        self._sums = TemperatureScores(self.temperatures).to(pl_module.device)
+        self._loss = torch.zeros(len(self.temperatures), dtype=torch.float64, device=pl_module.device)
+        self._pixels = torch.zeros((), dtype=torch.int64, device=pl_module.device)
 
     def on_validation_batch_end(
         self,
@@ -85,19 +82,21 @@ class TemperatureSearch(Callback):
         present = require_segmentation(pl_module).temperature
         for prediction, mask in zip(outputs["probabilities"], batch["mask"], strict=True):
             probabilities, target = sample_pixels(prediction, mask, self.max_pixels)
-            self._sums.update(probabilities.clamp_min(SMALLEST).log() * present, target)
+            logits = probabilities.clamp_min(SMALLEST).log() * present
+            self._loss += sum_losses(logits, target, self.temperatures)
+            self._pixels += target.numel()
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs the result, and says how to use it."""
-        losses = self._sums.compute()  # the same on all processes
+        loss, pixels = sum_over_processes(trainer, self._loss, self._pixels)
+        losses = loss / pixels
         self.nll = dict(zip(self.temperatures, losses.tolist(), strict=True))
         if losses.isnan().any():
             rank_zero_warn("TemperatureSearch: no pixel of the development set is labelled, there is no temperature")
             return
         self.best_temperature, nll = refine_minimum(self.temperatures, losses.tolist())
         values = {"best_temperature": self.best_temperature, "nll_best_temperature": nll}
-        values |= {"nll_temperature_1": self.nll[1.0]}
-        pl_module.log_dict({f"val/{key}": value for key, value in values.items()}, sync_dist=True)
+        log_result(pl_module, {**values, "nll_temperature_1": self.nll[1.0]})
         rank_zero_info(
             f"Temperature of the lowest negative log-likelihood ({nll:.4f}, at temperature 1 {self.nll[1.0]:.4f}): "
             f"--model.temperature={self.best_temperature:.4g} in test and predict"
@@ -110,39 +109,21 @@ class TemperatureSearch(Callback):
             )
 
 
-class TemperatureScores(Metric):
-    """Sums the negative log-likelihood at several temperatures over images and, under DDP, over processes.
+def sum_losses(logits: Tensor, target: Tensor, temperatures: Sequence[float]) -> Tensor:
+    """Sums the negative log-likelihood of some pixels at several temperatures; exactly, so that no order matters.
 
     Args:
-        temperatures: Each above 0.
+        logits: (K, N) float, up to one number per pixel.
+        target: (N,) int64 ground truth in [0, K).
+        temperatures: T numbers, each above 0.
+
+    Returns:
+        (T,) float64 sums in nats.
     """
-
-    full_state_update = False
-    nll: Tensor
-    pixels: Tensor
-
-    def __init__(self, temperatures: Sequence[float]) -> None:
-        super().__init__()
-        self.temperatures = tuple(temperatures)
-        self.add_state("nll", torch.zeros(len(temperatures), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("pixels", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-
-    def update(self, logits: Tensor, target: Tensor) -> None:
-        """Adds some pixels.
-
-        Args:
-            logits: (K, N) float, up to one number per pixel.
-            target: (N,) int64 ground truth in [0, K).
-        """
-        logits = logits.double()
-        own = logits.gather(0, target[None])[0]
-        losses = [((logits / t).logsumexp(dim=0) - own / t) for t in self.temperatures]
-        self.nll = self.nll + torch.stack([quantize(loss).sum() for loss in losses])
-        self.pixels = self.pixels + target.numel()
-
-    def compute(self) -> Tensor:
-        """Returns the (T,) float64 mean per pixel in nats, NaN without a pixel."""
-        return self.nll / self.pixels
+    logits = logits.double()
+    own = logits.gather(0, target[None])[0]
+    losses = [(logits / t).logsumexp(dim=0) - own / t for t in temperatures]
+    return torch.stack([quantize(loss).sum() for loss in losses])
 
 
 def sample_pixels(probabilities: Tensor, target: Tensor, max_pixels: int) -> tuple[Tensor, Tensor]:

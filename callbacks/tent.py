@@ -5,9 +5,8 @@ Source: Wang et al. (2021), Sec. 3; paper, Sec. 5.3 (comparison with 10 steps pe
 
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass
 from typing import Any, Literal
-from weakref import ref
+from weakref import WeakKeyDictionary
 
 import torch
 from pytorch_lightning.utilities.rank_zero import rank_zero_warn
@@ -15,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
-from callbacks.adaptation.steps import check_steps, loss_scales, moving, restore, take_step
-from callbacks.iabn import adaptive_batch_norm, check_alpha
+from callbacks.adaptation.steps import check_steps, moving, restore, take_step, try_scales
+from callbacks.iabn import adaptive_batch_norm, check_alpha, check_batch_norm
 from callbacks.method import Adaptation, Method
 from lightning_modules.predictor import predict_logits
 from lightning_modules.segmentation import SegmentationModule
@@ -63,7 +62,7 @@ class Tent(Method):
         self.lr = lr
         self.episodic = episodic
         self.optimizer = optimizer
-        self._knowledge: Knowledge | None = None
+        self._learned: WeakKeyDictionary[nn.Module, tuple[list[Tensor], dict[str, Any]]] = WeakKeyDictionary()
 
     @property
     def keeps_knowledge(self) -> bool:
@@ -73,31 +72,25 @@ class Tent(Method):
     def check_network(self, network: nn.Module) -> None:
         """Raises ValueError if the network has no BatchNorm with weight and bias."""
         list_affine(network)
-        with adaptive_batch_norm(network, self.alpha):
-            pass
+        check_batch_norm(network, self.alpha, required=True)
 
     def adapt(self, network: nn.Module, image: Tensor) -> Adaptation:
         """Predicts one image; see `Method.adapt`."""
         with adaptive_batch_norm(network, self.alpha):
-            if self.num_steps == 0:
-                return Adaptation(predict_logits(network, image).float().softmax(dim=1))
-            *larger, smallest = loss_scales(image.device)
-            for scale in larger:  # under float16, in which large ones may overflow
-                outcome = self._learn(network, image, scale)
-                if outcome.is_finite():
-                    return outcome
-            return self._learn(network, image, smallest)
+            (outcome,) = try_scales(lambda scale: [self._learn(network, image, scale)], image.device)
+        return outcome
 
     def forget(self) -> None:
         """Starts from the trained network again."""
-        self._knowledge = None
+        self._learned.clear()
 
     def _learn(self, network: nn.Module, image: Tensor, scale: float) -> Adaptation:
         """Takes the steps, and predicts the image."""
         losses = []
         with moving(network, list_affine(network)) as parameters:
             optimizer = OPTIMIZERS[self.optimizer](parameters, lr=self.lr)
-            self._recall(network, parameters, optimizer)
+            if not self.episodic:
+                self._recall(network, parameters, optimizer)
             for _ in range(self.num_steps):
                 with torch.enable_grad():
                     logits = predict_logits(network, image).float()
@@ -108,16 +101,16 @@ class Tent(Method):
                 logits = predict_logits(network, image)
             elif torch.stack([tensor.isfinite().all() for tensor in (*parameters, logits)]).all():  # not from NaN
                 values = [parameter.detach().clone() for parameter in parameters]
-                self._knowledge = Knowledge(ref(network), values, deepcopy(optimizer.state_dict()))
-        return Adaptation(logits.detach().float().softmax(dim=1), torch.stack(losses).tolist())
+                self._learned[network] = values, deepcopy(optimizer.state_dict())
+        probabilities = logits.detach().float().softmax(dim=1)
+        return Adaptation(probabilities, torch.stack(losses).tolist() if losses else [])
 
     def _recall(self, network: nn.Module, parameters: list[nn.Parameter], optimizer: Optimizer) -> None:
-        """Goes on where the image before has led, if Tent is online."""
-        if self.episodic:
-            return
-        if self._knowledge is not None and self._knowledge.network() is network:
-            restore(parameters, self._knowledge.values)
-            optimizer.load_state_dict(self._knowledge.optimizer)
+        """Goes on where the images before have led."""
+        if network in self._learned:
+            values, state = self._learned[network]
+            restore(parameters, values)
+            optimizer.load_state_dict(state)
             return
         rank_zero_warn(
             "Tent is online: from here on it KEEPS what it learns from each image for all later ones. Results "
@@ -131,21 +124,6 @@ class Tent(Method):
     def _remove(self, module: SegmentationModule) -> None:
         self.forget()
         super()._remove(module)
-
-
-@dataclass
-class Knowledge:
-    """What online Tent keeps between images.
-
-    Attributes:
-        network: Whose it is.
-        values: Weight and bias of every BatchNorm, where the images before have led.
-        optimizer: Its state dict, with its moments.
-    """
-
-    network: ref[nn.Module]
-    values: list[Tensor]
-    optimizer: dict[str, Any]
 
 
 def entropy(logits: Tensor) -> Tensor:

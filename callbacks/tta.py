@@ -8,7 +8,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from callbacks.iabn import adaptive_batch_norm, check_alpha
+from callbacks.iabn import adaptive_batch_norm, check_alpha, check_batch_norm
 from callbacks.method import Method
 from callbacks.pseudo_labels import fuse_views
 from callbacks.views import Normalization, Resampling, check_resampling, make_views
@@ -52,10 +52,9 @@ class TTA(Method):
 
     def check_network(self, network: nn.Module) -> None:
         """Raises ValueError if alpha is above 0 and the network has no BatchNorm."""
-        with adaptive_batch_norm(network, self.alpha, required=self.alpha > 0):
-            pass
+        check_batch_norm(network, self.alpha)
 
     def adapt(self, network: nn.Module, image: Tensor) -> Tensor:
         """Predicts one image; see `Method.adapt`."""
-        with adaptive_batch_norm(network, self.alpha, required=self.alpha > 0):
+        with adaptive_batch_norm(network, self.alpha):
             return fuse_views(partial(predict_logits, network), image, self.views, self.normalization, self.resampling)

@@ -19,7 +19,7 @@ from typing import ClassVar
 from datamodules.base import Split
 from datamodules.files import FilesDataModule
 from datamodules.labels import TRAIN_IDS
-from datamodules.reading.pairs import Layout
+from datamodules.reading.pairs import Files, Layout
 
 OLD_SUFFIX = "_train_id"
 
@@ -42,7 +42,7 @@ class BDDDataModule(FilesDataModule):
     archives = "bdd100k_images_10k.zip and bdd100k_sem_seg_labels_trainval.zip"
     known_broken = frozenset(["80a9e37d-e4548ac1", "9342e334-33d167eb"])
 
-    def find_files(self, root: Path, split: Split, labelled: bool) -> tuple[dict[str, Path], dict[str, Path]]:
+    def find_files(self, root: Path, split: Split, labelled: bool) -> tuple[Files, Files]:
         """Returns the files of a split by name, in the old release without its suffix."""
         images, labels = super().find_files(root, split, labelled)
         return images, {name.removesuffix(OLD_SUFFIX): path for name, path in labels.items()}

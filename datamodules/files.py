@@ -10,12 +10,11 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from datamodules.base import DataError, Problem, SegmentationDataModule, Split
 from datamodules.reading.dataset import FilesDataset, check_dataset
-from datamodules.reading.pairs import NAMED, Layout, Pair, list_folders, match_files
+from datamodules.reading.pairs import NAMED, Files, Layout, Pair, list_folders, match_files
 from datamodules.reading.pixels import read_index
 from datamodules.transforms import Transform
 
 ROOT_VARIABLE = "SEGADAPT_DATA"
-DERIVED = "_labelTrainIds"  # of the copies that other projects write beside labels
 
 Broken = Literal["error", "skip"]
 
@@ -74,28 +73,30 @@ class FilesDataModule(SegmentationDataModule):
             DataError: If the data set is not there, or images and labels do not pair up; says what was found.
         """
         pairs, problems = self.find_pairs(split, labelled)
-        if problems and self.broken == "error":
-            raise DataError(self._explain_unpaired(split, problems), "missing")
-        dataset = self.open_pairs(pairs, transform, labelled)
         if self.broken == "skip":
+            dataset = self.open_pairs(pairs, transform, labelled)
             problems += [problem for found in check_dataset(dataset) for problem in found.problems]
             self._report_left_out(split, problems)
             wrong = {problem.name for problem in problems}
-            dataset = self.open_pairs([pair for pair in pairs if pair.name not in wrong], transform, labelled)
-        return dataset
+            pairs = [pair for pair in pairs if pair.name not in wrong]
+        elif problems:
+            named = "; ".join(problem.message for problem in problems[:NAMED])
+            more = f"; and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
+            raise DataError(
+                f"{self.domain}: {len(problems)} files of {split} have no partner: {named}{more}. Complete the data "
+                f"set ({self.archives}), or leave these files out with broken=skip",
+                "missing",
+            )
+        return self.open_pairs(pairs, transform, labelled)
 
     def open_pairs(self, pairs: Sequence[Pair], transform: Transform, labelled: bool = True) -> FilesDataset:
         """Makes a dataset of pairs."""
-        return FilesDataset(
-            self.domain,
-            pairs,
-            self.labels.table(self.train_ids),
-            transform,
-            self.read_ids,
-            self.seed,
-            labelled,
-            hint=self.hint,
-        )
+        table = self.make_table()
+        return FilesDataset(self.domain, pairs, table, transform, self.read_ids, self.seed, labelled, hint=self.hint)
+
+    def make_table(self) -> np.ndarray:
+        """Makes the lookup from ids to labels, see `LabelSpace.table`."""
+        return self.labels.table(self.train_ids)
 
     @staticmethod
     def read_ids(path: Path) -> np.ndarray:
@@ -122,11 +123,11 @@ class FilesDataModule(SegmentationDataModule):
         root = self.find_root()
         images, labels = self.find_files(root, split, labelled)
         if not images:
-            raise DataError(self._explain_nothing_found(root, split, "images"), "missing")
+            raise self._miss(root, split, "images")
         if not labelled:
             return [Pair(name, path, None) for name, path in sorted(images.items())], []
         if not labels:
-            raise DataError(self._explain_nothing_found(root, split, "labels"), "missing")
+            raise self._miss(root, split, "labels")
         official = self.counts.get(split, 0)
         if len(images) < official:
             rank_zero_warn(
@@ -135,13 +136,12 @@ class FilesDataModule(SegmentationDataModule):
             )
         return match_files(images, labels)
 
-    def find_files(self, root: Path, split: Split, labelled: bool) -> tuple[dict[str, Path], dict[str, Path]]:
+    def find_files(self, root: Path, split: Split, labelled: bool) -> tuple[Files, Files]:
         """Returns the image and the label files of a split by name, in the first layout that has both."""
         candidates = []
         for layout in self.layouts:
             images = layout.find_images(root, split)
             labels = layout.find_labels(root, split) if labelled and images else {}
-            labels = {name: path for name, path in labels.items() if not name.endswith(DERIVED)}
             if images and (labels or not labelled):
                 return images, labels
             candidates.append((images, labels))
@@ -153,11 +153,10 @@ class FilesDataModule(SegmentationDataModule):
         Raises:
             DataError: If there is no such folder, or more than one.
         """
-        base, given = self._find_base()
-        candidates = [base] if given else []
+        base, given = self.find_base()
         named = [child for child in list_folders(base) if child.name.lower() in self.folders]
-        for level in (candidates, named, [child for folder in named for child in list_folders(folder)]):
-            found = [folder for folder in level if self.lies_in(folder)]
+        for level in ([base] if given else [], named, [child for folder in named for child in list_folders(folder)]):
+            found = [folder for folder in level if any(layout.lies_in(folder) for layout in self.layouts)]
             if len(found) > 1:
                 raise DataError(
                     f"{self.domain} was found more than once in {base}: {', '.join(map(str, found))}. Set root to one "
@@ -165,11 +164,28 @@ class FilesDataModule(SegmentationDataModule):
                 )
             if found:
                 return found[0]
-        raise DataError(self._explain_no_root(base, given, named))
+        images, labels = self.layouts[0].describe(self.test_split)
+        place = named[0] if named else base
+        entries = ", ".join(sorted(path.name for path in place.iterdir())[:10])
+        wanted = "" if given or named else f" a folder {self.folders[0]} with"
+        raise DataError(
+            f"{self.domain} is not in {place}, which holds {entries or 'nothing'}: expected{wanted} "
+            f"{images} and {labels}. Unpack {self.archives} there"
+        )
 
-    def lies_in(self, folder: Path) -> bool:
-        """Returns whether the data set, or a part of it, lies in a folder."""
-        return any(layout.lies_in(folder) for layout in self.layouts)
+    def find_base(self) -> tuple[Path, bool]:
+        """Returns the folder to look in, and whether it was given for this data set."""
+        variable = os.environ.get(ROOT_VARIABLE)
+        if self.root is None and not variable:
+            raise DataError(
+                f"the folder of {self.domain} is not set: set root to it, or the environment variable {ROOT_VARIABLE} "
+                f"to a folder that holds one folder per data set ({self.folders[0]}, ...)"
+            )
+        base = Path(self.root if self.root is not None else str(variable)).expanduser()
+        if not base.is_dir():
+            source = f"${ROOT_VARIABLE}" if self.root is None else "root"
+            raise DataError(f"{source} is {base}, which is not a folder: expected the folder that holds {self.domain}")
+        return base, self.root is not None
 
     def describe(self) -> dict[str, Any]:
         """Returns what a report on results should say about the data, for JSON."""
@@ -179,48 +195,18 @@ class FilesDataModule(SegmentationDataModule):
         }
         return super().describe() | {"split": self.test_split, "broken": self.broken, "left_out": left_out}
 
-    def _find_base(self) -> tuple[Path, bool]:
-        """Returns the folder to look in, and whether it was given for this data set."""
-        if self.root is not None:
-            base, source = Path(self.root).expanduser(), "root"
-        elif os.environ.get(ROOT_VARIABLE):
-            base, source = Path(os.environ[ROOT_VARIABLE]).expanduser(), f"${ROOT_VARIABLE}"
-        else:
-            raise DataError(
-                f"the folder of {self.domain} is not set: set root to it, or the environment variable {ROOT_VARIABLE} "
-                f"to a folder that holds one folder per data set ({self.folders[0]}, ...)"
-            )
-        if not base.is_dir():
-            raise DataError(f"{source} is {base}, which is not a folder: expected the folder that holds {self.domain}")
-        return base, source == "root"
-
-    def _explain_no_root(self, base: Path, given: bool, named: Sequence[Path]) -> str:
-        images, labels = self.layouts[0].describe(self.test_split)
-        place = named[0] if named else base
-        entries = sorted(path.name for path in place.iterdir())[:10]
-        wanted = "" if given or named else f" a folder {self.folders[0]} with"
-        return (
-            f"{self.domain} is not in {place}, which holds {', '.join(entries) or 'nothing'}: expected{wanted} "
-            f"{images} and {labels}. Unpack {self.archives} there"
-        )
-
-    def _explain_nothing_found(self, root: Path, split: Split, what: Literal["images", "labels"]) -> str:
+    def _miss(self, root: Path, split: Split, what: Literal["images", "labels"]) -> DataError:
+        """Returns the error about a split without images, or without labels."""
         others = [layout for layout in self.layouts if split not in layout.holds]  # lie there, but not with this split
         held = [name for layout in others for name in layout.holds if layout.find_images(root, name)]
         if held:
-            return f"{self.domain}: {root} has no {split} split: expected {' or '.join(dict.fromkeys(held))}, set split"
+            names = " or ".join(dict.fromkeys(held))
+            return DataError(f"{self.domain}: {root} has no {split} split: expected {names}, set split", "missing")
         images, labels = self.layouts[0].describe(split)
-        return (
+        return DataError(
             f"{self.domain}: there are no {what} of {split} in {root}: expected files like "
-            f"{images if what == 'images' else labels}. Unpack {self.archives} there"
-        )
-
-    def _explain_unpaired(self, split: Split, problems: Sequence[Problem]) -> str:
-        named = "; ".join(problem.message for problem in problems[:NAMED])
-        more = f"; and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
-        return (
-            f"{self.domain}: {len(problems)} files of {split} have no partner: {named}{more}. Complete the data set "
-            f"({self.archives}), or leave these files out with broken=skip"
+            f"{images if what == 'images' else labels}. Unpack {self.archives} there",
+            "missing",
         )
 
     def may_skip(self, names: Sequence[str], why: str) -> bool:

@@ -18,13 +18,13 @@ from typing import ClassVar
 
 import numpy as np
 from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 
 from datamodules.base import DataError, Problem, Split
 from datamodules.cityscapes import LABEL_IDS
 from datamodules.files import FilesDataModule
 from datamodules.labels import IGNORED
-from datamodules.reading.pairs import Layout, Pair
+from datamodules.reading.annotations import explain_content
+from datamodules.reading.pairs import Files, Layout, Pair
 
 SPLIT_FILES = ("split.mat", "read_mapping/split.mat")
 
@@ -44,14 +44,13 @@ class GTADataModule(FilesDataModule):
     archives = "01_images.zip to 10_images.zip, 01_labels.zip to 10_labels.zip and read_mapping.zip (for split.mat)"
     known_broken = frozenset([f"{number:05d}" for number in (15188, 17705, *range(20801, 20861))])
 
-    def find_files(self, root: Path, split: Split, labelled: bool) -> tuple[dict[str, Path], dict[str, Path]]:
+    def find_files(self, root: Path, split: Split, labelled: bool) -> tuple[Files, Files]:
         """Returns the files of a split by name; where folders do not tell the splits apart, split.mat does."""
         images, labels = super().find_files(root, split, labelled)
         if not images or next(iter(images.values())).parent.name != "images":
             return images, labels
-        names = read_split(root, split)
-        found = ({name: files[name] for name in names if name in files} for files in (images, labels))
-        images, labels = found
+        names = set(read_split(root, split))
+        images, labels = ({name: files[name] for name in names & files.keys()} for files in (images, labels))
         return images, labels
 
     def find_pairs(self, split: Split, labelled: bool = True) -> tuple[list[Pair], list[Problem]]:
@@ -84,10 +83,8 @@ def read_split(root: Path, split: Split) -> list[str]:
             "there, or sort the images into images/train, images/val, images/test (labels likewise)",
             "missing",
         )
-    try:
+    with explain_content(path, "the MATLAB file from read_mapping.zip"):
         values = {key.lower(): value for key, value in loadmat(str(path)).items() if not key.startswith("_")}
-    except (OSError, ValueError, NotImplementedError, TypeError, IndexError, MatReadError) as error:
-        raise DataError(f"{path} cannot be read ({error}): expected the MATLAB file from read_mapping.zip") from error
     key = next((key for key in values if key.startswith(split)), None)
     if key is None:
         raise DataError(f"{path} holds {', '.join(values) or 'nothing'}: expected trainIds, valIds and testIds")

@@ -12,22 +12,19 @@ Data card:
         (level3Ids, ids, csIds) are not read.
 """
 
-import json
-from functools import cache
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from PIL import Image, ImageDraw
-from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 
-from datamodules.base import DataError
 from datamodules.files import FilesDataModule
 from datamodules.labels import CITYSCAPES_COLOURS, IGNORED, TRAIN_IDS
+from datamodules.reading.annotations import draw_polygons
 from datamodules.reading.pairs import Layout
 from datamodules.reading.pixels import read_index
 
 # Classes with Cityscapes' names have their train ids; "non-drivable fallback" counts as terrain.
+# Source: AutoNUE public code, helpers/anue_labels.py.
 TRAIN_ID_OF_CLASS = {name: train_id for train_id, name in enumerate(CITYSCAPES_COLOURS) if name != "terrain"}
 TRAIN_ID_OF_CLASS["non-drivable fallback"] = list(CITYSCAPES_COLOURS).index("terrain")
 VOID_CLASSES = (
@@ -58,50 +55,4 @@ class IDDDataModule(FilesDataModule):
     @staticmethod
     def read_ids(path: Path) -> np.ndarray:
         """Reads train ids from a mask, or draws them from polygons."""
-        return draw_polygons(path) if path.suffix == ".json" else read_index(path)
-
-
-@cache
-def warn_of_class(name: str) -> None:
-    """Warns of a class that is none of IDD's, once."""
-    rank_zero_warn(f"idd: objects of class {name!r} are skipped, as IDD has no such class")
-
-
-def draw_polygons(path: Path) -> np.ndarray:
-    """Draws the train ids of an annotation of IDD, object by object in the order of the file.
-
-    As the vendor's tool does, it skips what is deleted, has fewer than three points, or is of an unknown class.
-
-    Args:
-        path: ``*_gtFine_polygons.json``.
-
-    Returns:
-        (H, W) uint8 train ids, 255 where nothing is drawn.
-
-    Raises:
-        DataError: If the file cannot be read.
-
-    Source: AutoNUE public code, preperation/json2labelImg.py (rules) and helpers/anue_labels.py (classes).
-    """
-    try:
-        annotation = json.loads(path.read_text(encoding="utf-8"))
-        size = int(annotation["imgWidth"]), int(annotation["imgHeight"])
-        objects = [
-            (str(entry["label"]), [(float(x), float(y)) for x, y in entry["polygon"]])
-            for entry in annotation["objects"]
-            if not entry.get("deleted")
-        ]
-        canvas = Image.new("L", size, IGNORED)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"{path} cannot be read ({type(error).__name__}: {error}): expected a polygon file of IDD with imgWidth, "
-            "imgHeight and objects. Unpack it again"
-        ) from error
-    pencil = ImageDraw.Draw(canvas)
-    for name, points in objects:
-        known = name if name in TRAIN_ID_OF_CLASS else name.removesuffix("group")
-        if known not in TRAIN_ID_OF_CLASS:
-            warn_of_class(name)
-        elif len(points) >= 3:
-            pencil.polygon(points, fill=TRAIN_ID_OF_CLASS[known])
-    return np.array(canvas)
+        return draw_polygons(path, TRAIN_ID_OF_CLASS, "idd") if path.suffix == ".json" else read_index(path)

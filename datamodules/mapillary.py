@@ -13,15 +13,12 @@ Data card:
         of testing are not public.
 """
 
-import json
-from pathlib import Path
 from typing import ClassVar
-
-from PIL import Image
 
 from datamodules.base import DataError, Problem, Split
 from datamodules.files import FilesDataModule
 from datamodules.labels import IGNORED
+from datamodules.reading.headers import read_palette
 from datamodules.reading.pairs import Layout, Pair
 
 TRAIN_IDS_OF_VISTAS = {
@@ -63,38 +60,12 @@ class MapillaryDataModule(FilesDataModule):
         Raises:
             DataError: Also if the labels are those of v2.0.
         """
-        if labelled:
-            refuse_v2(self.find_root(), FOLDERS[split])
-        return super().find_pairs(split, labelled)
-
-
-def refuse_v2(root: Path, folder: str) -> None:
-    """Raises DataError if the labels of a split are those of Vistas v2.0, by their folder, config or palette."""
-    if (root / folder / "v1.2" / "labels").is_dir():
-        labels = root / folder / "v1.2" / "labels"
-    else:
-        labels = root / folder / "labels"
-        if not labels.is_dir() and (root / folder / "v2.0").is_dir():
-            raise DataError(f"{root / folder} holds only v2.0. {REFUSAL}", "id")
-        for config in (root / "config.json", root / "config_v2.0.json"):
-            number = count_classes(config)
-            if number not in (None, NUM_IDS) and not (root / "config_v1.2.json").is_file():
-                raise DataError(f"{config} lists {number} classes. {REFUSAL}", "id")
-    first = next(iter(sorted(labels.glob("*.png"))), None)
-    if first is None:
-        return
-    try:
-        with Image.open(first) as picture:
-            palette = picture.getpalette() if picture.mode == "P" else None
-    except OSError:
-        return  # reading the pair will say what is wrong with the file
-    if palette is not None and tuple(palette[6:9]) == COLOUR_2_OF_V2:
-        raise DataError(f"{first} has the palette of v2.0. {REFUSAL}", "id")
-
-
-def count_classes(config: Path) -> int | None:
-    """Returns how many classes a config of Vistas lists, None if there is no such file or it lists none."""
-    try:
-        return len(json.loads(config.read_text(encoding="utf-8"))["labels"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        folder = self.find_root() / FOLDERS[split]
+        others = (folder / "v1.2" / "labels", folder / "labels")
+        if labelled and (folder / "v2.0").is_dir() and not any(other.is_dir() for other in others):
+            raise DataError(f"{folder} holds only v2.0. {REFUSAL}", "id")
+        pairs, problems = super().find_pairs(split, labelled)
+        palette = read_palette(pairs[0].labels) if pairs and pairs[0].labels else None
+        if palette is not None and tuple(palette[2]) == COLOUR_2_OF_V2:
+            raise DataError(f"{pairs[0].labels} has the palette of v2.0. {REFUSAL}", "id")
+        return pairs, problems

@@ -17,11 +17,10 @@ import numpy as np
 
 from datamodules.base import Role, SegmentationDataModule, SegmentationDataset, Split
 from datamodules.labels import TRAIN_IDS, LabelSpace
-from datamodules.scenery import DOMAINS, draw_scene
+from datamodules.scenery import DOMAINS, SMALLEST, draw_scene
 from datamodules.targets import TargetsDataModule
 from datamodules.transforms import Transform
 
-SMALLEST = (32, 64)  # height and width that can still be drawn
 TARGETS = tuple(name for name in DOMAINS if name not in ("source", "development"))
 
 

@@ -1,6 +1,10 @@
 """What the command lines of the programs have in common."""
 
+import argparse
+import logging
+import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +12,45 @@ from pathlib import Path
 def to_path(text: str) -> Path:
     """Returns a path; ``~`` is the home folder, which a shell leaves as it is behind ``=``."""
     return Path(text).expanduser()
+
+
+def make_parser(name: str, summary: str | None, folder: str | None = None) -> argparse.ArgumentParser:
+    """Makes the parser of a program that trains and tests on top of main.py.
+
+    Args:
+        name: Of the module in `experiments`.
+        summary: The program's docstring, of which the first paragraph is shown.
+        folder: Where it writes by default; with it the program has ``--folder``.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m experiments.{name}",
+        description=(summary or "").split("\n\n")[0],
+        epilog="What follows -- are more arguments for main.py, e.g. -- --trainer.max_epochs=4",
+    )
+    if folder is not None:
+        parser.add_argument("--folder", type=to_path, default=Path(folder), help="where to write (%(default)s)")
+    return parser
+
+
+def add_quick(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--quick``."""
+    parser.add_argument("--quick", action="store_true", help="a tiny budget: shows that all works, not how well")
+
+
+def parse(parser: argparse.ArgumentParser, args: Sequence[str] | None) -> argparse.Namespace:
+    """Parses a command line; what follows ``--`` are the ``options`` for main.py. What Lightning says is left out."""
+    own, more = split_arguments(args)
+    arguments = parser.parse_args(own)
+    arguments.options = more
+    quieten()
+    return arguments
+
+
+def quieten() -> None:
+    """Leaves out what Lightning and Weights & Biases say at each of many runs."""
+    os.environ.setdefault("WANDB_SILENT", "true")
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
 
 
 def split_arguments(args: Sequence[str] | None) -> tuple[list[str], list[str]]:

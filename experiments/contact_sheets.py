@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from datamodules.labels import CITYSCAPES_COLOURS
 from datamodules.scenery import DOMAINS, SPLITS, draw_scene
 from experiments.command_line import to_path
 
@@ -15,15 +16,7 @@ MAX_BYTES = 300_000
 LEGEND_ROW = 22
 SPEED_SCENES = 40
 
-CLASSES: tuple[tuple[str, tuple[int, int, int]], ...] = (
-    ("road", (128, 64, 128)), ("sidewalk", (244, 35, 232)), ("building", (70, 70, 70)), ("wall", (102, 102, 156)),
-    ("fence", (190, 153, 153)), ("pole", (153, 153, 153)), ("traffic light", (250, 170, 30)),
-    ("traffic sign", (220, 220, 0)), ("vegetation", (107, 142, 35)), ("terrain", (152, 251, 152)),
-    ("sky", (70, 130, 180)), ("person", (220, 20, 60)), ("rider", (255, 0, 0)), ("car", (0, 0, 142)),
-    ("truck", (0, 0, 70)), ("bus", (0, 60, 100)), ("train", (0, 80, 100)), ("motorcycle", (0, 0, 230)),
-    ("bicycle", (119, 11, 32)),
-)  # fmt: skip
-PALETTE = np.array([colour for _, colour in CLASSES], np.uint8)
+PALETTE = np.array(list(CITYSCAPES_COLOURS.values()), np.uint8)
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -45,9 +38,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 def draw_legend(width: int) -> np.ndarray:
     """Draw names and colours of the classes as an image (rows, width, 3)."""
     columns = max(1, width // 160)
-    rows = -(-len(CLASSES) // columns)
+    rows = -(-len(CITYSCAPES_COLOURS) // columns)
     legend = np.full((rows * LEGEND_ROW + 6, width, 3), 255, np.uint8)
-    for number, (name, colour) in enumerate(CLASSES):
+    for number, (name, colour) in enumerate(CITYSCAPES_COLOURS.items()):
         left, top = 8 + (number % columns) * (width // columns), 6 + (number // columns) * LEGEND_ROW
         cv2.rectangle(legend, (left, top), (left + 20, top + 13), colour, -1)
         cv2.putText(legend, name, (left + 27, top + 12), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
@@ -76,10 +69,10 @@ def write_sheet(sheet: np.ndarray, path: Path) -> None:
 
 def count_classes(domain: str, options: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
     """Return the share of scenes that contain each class and each class's share of pixels, at 128x256."""
-    counts = np.zeros((options.count, len(CLASSES)))
+    counts = np.zeros((options.count, len(PALETTE)))
     for index in range(options.count):
         _, labels = draw_scene(domain, options.split, index, options.seed, 128, 256)
-        counts[index] = np.bincount(labels.ravel(), minlength=len(CLASSES))
+        counts[index] = np.bincount(labels.ravel(), minlength=len(PALETTE))
     return (counts > 0).mean(axis=0), counts.sum(axis=0) / counts.sum()
 
 
@@ -87,7 +80,7 @@ def print_frequencies(frequencies: dict[str, tuple[np.ndarray, np.ndarray]]) -> 
     """Print a table: per domain, percent of scenes with the class and percent of pixels."""
     print(f"{'class':14s}" + "".join(f"{domain:>20s}" for domain in frequencies))
     print(f"{'':14s}" + f"{'scenes %':>11s}{'pixels %':>9s}" * len(frequencies))
-    for number, (name, _) in enumerate(CLASSES):
+    for number, name in enumerate(CITYSCAPES_COLOURS):
         cells = (f"{100 * scenes[number]:11.1f}{100 * pixels[number]:9.2f}" for scenes, pixels in frequencies.values())
         print(f"{name:14s}" + "".join(cells))
 

@@ -8,8 +8,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from callbacks.run.records import write_file
 from experiments.command_line import to_path
+from experiments.pages import format_markdown, insert_report
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 KINDS = {  # in the order of docs/configs.md; a folder that is not named here comes after
@@ -19,7 +19,7 @@ KINDS = {  # in the order of docs/configs.md; a folder that is not named here co
     "method": "`--method configs/method/NAME.yaml`",
     "trainer": "`--config configs/trainer/NAME.yaml`; `default` is under every run",
 }
-BEGIN, END = "<!-- presets: begin -->", "<!-- presets: end -->"
+MARKS = "presets"
 SENTENCE_END = re.compile(r"\.\s+(?=[A-Z])")
 
 
@@ -40,23 +40,10 @@ def list_presets(configs: Path = CONFIGS) -> str:
     order = [*KINDS, *sorted(folders - set(KINDS))]
     parts = []
     for kind in [kind for kind in order if kind in folders]:
-        rows = [f"| `{path.stem}` | {describe_preset(path)} |" for path in sorted((configs / kind).glob("*.yaml"))]
-        intro = [f"{KINDS[kind]}:", ""] if kind in KINDS else []
-        parts.append("\n".join([f"### {kind}", "", *intro, "| file | what it is |", "|---|---|", *rows]))
-    return "\n\n".join(parts)
-
-
-def replace_list(page: str, presets: str) -> str:
-    """Returns a page with another list between its marks.
-
-    Raises:
-        ValueError: If the page has no marks.
-    """
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the page has no place for the list: expected the marks {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n\n{presets}\n\n{END}{after}"
+        rows = [[f"`{path.stem}`", describe_preset(path)] for path in sorted((configs / kind).glob("*.yaml"))]
+        intro = [f"{KINDS[kind]}:"] if kind in KINDS else []
+        parts += [f"### {kind}", *intro, format_markdown(["file", "what it is"], rows)]
+    return "\n\n".join(parts) + "\n"
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -65,10 +52,9 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--write", type=to_path, help="a Markdown file to write to, between its marks")
     options = parser.parse_args(args)
     if options.write is None:
-        print(list_presets())
-        return
-    page = options.write.read_text(encoding="utf-8")
-    write_file(options.write, replace_list(page, list_presets()).encode())
+        print(list_presets(), end="")
+    else:
+        insert_report(options.write, list_presets(), MARKS)
 
 
 if __name__ == "__main__":

@@ -7,29 +7,23 @@ what the pseudo labels know that the network does not. What is done already is n
 
 import argparse
 import json
-import logging
-import os
-import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-os.environ.setdefault("WANDB_SILENT", "true")
 
 import torch
 
 from callbacks.iabn import adaptive_batch_norm
 from callbacks.method import evaluating
 from callbacks.pseudo_labels import IGNORED, fuse_views, pseudo_labels
-from callbacks.results import to_plain
 from callbacks.views import make_views
-from experiments.command_line import to_path
-from experiments.study import Study, describe_method
+from experiments.command_line import make_parser, parse, to_path
+from experiments.pages import write_json
+from experiments.study import QUIET, ROOT, Study, describe_method, train
 from lightning_modules.predictor import predict_logits
-from main import SegmentationCLI, main
 
-CONFIG = Path(__file__).parent.parent / "configs" / "experiment" / "camvid.yaml"
+CONFIG = ROOT / "configs" / "experiment" / "camvid.yaml"
 SCALES = ([0.25, 0.5, 0.75], [0.5, 0.75, 1.0], [0.75, 1.0, 1.25], [1.0, 1.25, 1.5])
 # In this order, each with the best of those before it; the first value is the paper's.
 SETTINGS: dict[str, tuple[Any, ...]] = {
@@ -51,23 +45,19 @@ def choose(study: Study, alpha: float) -> tuple[dict[str, Any], list[dict[str, A
     settings: dict[str, Any] = {"alpha": alpha, **{key: values[0] for key, values in SETTINGS.items()}}
     rows = []
     for key, values in SETTINGS.items():
-        scores = {}
-        for number, value in enumerate(values):
-            tried = settings | {key: value}
-            name = "_".join(str(item).replace(" ", "") for item in tried.values())
-            summary = study.validate(f"Seg-TTT_{name}", describe_method("SegTTT", tried))
-            scores[number] = summary["mean"]["miou"]
-            rows.append({"setting": key, "value": value, "miou": scores[number]})
-            print(f"  {key} {value}: {scores[number]:.2f}", flush=True)
-        settings[key] = values[max(scores, key=lambda number: scores[number])]
+        found = study.choose(f"Seg-TTT_{key}", "SegTTT", settings, {key: values})
+        for point in found["points"]:
+            rows.append({"setting": key, "value": point["values"][key], "miou": point["miou"]})
+            print(f"  {key} {point['values'][key]}: {point['miou']:.2f}", flush=True)
+        settings[key] = found["best"]["values"][key]
     return settings, rows
 
 
-def measure_labels(cli: SegmentationCLI, alpha: float, psi: float) -> list[dict[str, Any]]:
+def measure_labels(study: Study, alpha: float, psi: float) -> list[dict[str, Any]]:
     """Measures what pseudo labels know that IaBN's own prediction does not, for each choice of scales.
 
     Args:
-        cli: A run on the development set.
+        study: Of the network.
         alpha: Weight of the image's statistics.
         psi: Confidence threshold.
 
@@ -77,6 +67,10 @@ def measure_labels(cli: SegmentationCLI, alpha: float, psi: float) -> list[dict[
         pixels; ``news`` and ``news_right``, the share of kept pixels where the two differ and how many pseudo labels
         are right there.
     """
+    from main import main  # takes long
+
+    place = [f"--results.folder={study.folder / 'development' / 'labels'}", "--results.overwrite=true"]
+    cli = main(["validate", *study.common, *study.development, *place])
     network = cli.model.network.cpu()
     rows = []
     for scales in SCALES:
@@ -112,56 +106,44 @@ def list_photographs(root: Path, every: int, path: Path) -> None:
 
 def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
     """Parses the command line."""
-    name, summary = "python -m experiments.real_photographs", __doc__.split("\n\n")[0]
-    parser = argparse.ArgumentParser(prog=name, description=summary)
-    parser.add_argument(
-        "root", type=to_path, help="CamVid: images/{train,val}/*, labels/{train,val}/*.png, see the docs"
-    )
-    place = Path("outputs/real_photographs")
-    parser.add_argument("--folder", type=to_path, default=place, help="where to write (%(default)s)")
+    parser = make_parser("real_photographs", __doc__, folder="outputs/real_photographs")
+    root = "CamVid: images/{train,val}/*, labels/{train,val}/*.png, see the docs"
+    parser.add_argument("root", type=to_path, help=root)
     parser.add_argument("--checkpoint", type=to_path, help="a trained network, in place of training one")
     parser.add_argument("--every", type=int, default=15, help="choose on every so many train photographs (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the training (%(default)s)")
-    return parser.parse_args(args)
+    return parse(parser, args)
 
 
 def run_study(args: Sequence[str] | None = None) -> dict[str, Any]:
     """Runs the study; returns its report, which is also written as JSON."""
     arguments = parse_arguments(args)
-    warnings.filterwarnings("ignore", module="pytorch_lightning")
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     folder, root = arguments.folder, arguments.root.resolve()
     photographs = folder.resolve() / "development.txt"
     list_photographs(root, arguments.every, photographs)
-    common = [f"--config={CONFIG}", f"--data.root={root}", f"--seed_everything={arguments.seed}"]
-    common += ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+    options = [f"--data.root={root}", f"--seed_everything={arguments.seed}", *QUIET, *arguments.options]
     checkpoint = arguments.checkpoint
     if checkpoint is None:
         print("Training on generated scenes ...", flush=True)
-        fitted = main(["fit", *common, f"--trainer.default_root_dir={folder}"])
-        checkpoint = fitted.trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
+        checkpoint = train(folder, CONFIG, options)
         print(f"Checkpoint: {checkpoint}", flush=True)
-    common += [f"--ckpt_path={checkpoint}", "--verbose=false", "--trainer.logger=false"]
-    study = Study(folder, common, [f"--data.development.init_args.splits={json.dumps({'val': str(photographs)})}"])
+    development = [f"--data.development.init_args.splits={json.dumps({'val': str(photographs)})}"]
+    study = Study.of_training(folder, CONFIG, options, checkpoint, ["--trainer.logger=false"], development)
 
     print("Choosing on development photographs ...", flush=True)
-    alphas = study.search_alpha()
-    alpha = max(alphas, key=lambda value: alphas[value])
+    found = study.choose_alpha()
+    alpha, alphas = found["best"]["values"]["alpha"], {p["values"]["alpha"]: p["miou"] for p in found["points"]}
     print(f"  alpha {alpha:g} of { ({key: round(value, 1) for key, value in alphas.items()}) }", flush=True)
-    tta = {}
-    for scales in SCALES:
-        settings = {"alpha": alpha, "scales": scales}
-        summary = study.validate(f"TTA_{scales}".replace(" ", ""), describe_method("TTA", settings))
-        tta[str(scales)] = summary["mean"]["miou"]
-        print(f"  TTA {scales}: {tta[str(scales)]:.2f}", flush=True)
+    found = study.choose("TTA", "TTA", {"alpha": alpha}, {"scales": SCALES})
+    tta = {str(point["values"]["scales"]): point["miou"] for point in found["points"]}
+    for scales, miou in tta.items():
+        print(f"  TTA {scales}: {miou:.2f}", flush=True)
     chosen, tried = choose(study, alpha)
     print(f"Chosen: {chosen}", flush=True)
-    place = [f"--results.folder={folder / 'development' / 'labels'}", "--results.overwrite=true"]
-    measured = main(["validate", *common, *study.development, *place])
-    labels = measure_labels(measured, alpha, chosen["psi"])
+    labels = measure_labels(study, alpha, chosen["psi"])
 
     print("Testing ...", flush=True)
-    best_scales = max(SCALES, key=lambda scales: tta[str(scales)])
+    best_scales = found["best"]["values"]["scales"]
     paper = {"alpha": alpha, **{key: values[0] for key, values in SETTINGS.items()}}
     methods = {
         "t-BN": [],
@@ -181,7 +163,7 @@ def run_study(args: Sequence[str] | None = None) -> dict[str, Any]:
         row["won"] = 100 * sum(value > 1 for value in differences) / len(differences)
         report["methods"][name] = row | {"iou": summary["domains"]["camvid"]["iou"]}
         print(f"{name:32s} mean IoU {row['miou']:.1f}  lost {row['lost']:.0f} %  won {row['won']:.0f} %", flush=True)
-    (folder / "report.json").write_text(json.dumps(to_plain(report), indent=1) + "\n", encoding="utf-8")
+    write_json(folder / "report.json", report)
     return report
 
 

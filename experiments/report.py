@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except OSError as error:
             print(f"error: {error}", file=sys.stderr)
             failed = True
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             reason = f"{type(error).__name__}: {error}"
             print(f"error: {folder} holds files that cannot be read as those of a run ({reason})", file=sys.stderr)
             failed = True

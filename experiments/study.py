@@ -1,18 +1,147 @@
-"""Runs of the command line that belong together: training, choices on the development set, and the test. Resumes."""
+"""Trains, chooses on the development set, and tests, each by main.py and each once: started again, it goes on.
+
+A training is a process of its own, which may use several devices and survives nothing that ends this one; validations
+and tests run in this process.
+"""
 
 import json
-from collections.abc import Iterable, Sequence
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from callbacks.results import RECORDS, SUMMARY, read_records
-from callbacks.run.folder import SEARCH
+from callbacks.run.folder import MANIFEST, SEARCH
+from callbacks.run.records import find_commit, read_manifest, to_plain, write_file
+from callbacks.run.settings import check_settings
+from experiments.command_line import drop_options
+from experiments.parent_death import end_with_parent
 from lightning_modules.metrics import Scores
-from main import main
+
+ROOT = Path(__file__).parent.parent
+SETTINGS, TRAINING, SELECTION = "protocol.json", "training.json", "selection.yaml"
+PATIENCE = 30.0  # seconds for a training that is stopped to write what it has
+QUIET = ("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false")
+# Of the training alone; all else runs on one device.
+OF_TRAINING = ("trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.sync_batchnorm")
+# What changes nothing of the outcome, so that a folder may go on with another.
+WITHOUT_EFFECT = (
+    "trainer.accelerator", "trainer.enable_progress_bar", "trainer.enable_model_summary", "data.num_workers", "verbose",
+)  # fmt: skip
+
+
+def train(
+    folder: Path,
+    config: Path,
+    options: Sequence[str] = (),
+    fragments: Sequence[Path] = (),
+    tried: Mapping[str, Any] | None = None,
+) -> Path:
+    """Trains a network, unless that is done; goes on from the last epoch of a training that was interrupted.
+
+    Args:
+        folder: Where everything of this network is written.
+        config: Of the experiment: model, data and training.
+        options: More arguments of main.py.
+        fragments: More configs, of the training alone.
+        tried: What will be tried on the development set; it may change until the choice is frozen.
+
+    Returns:
+        The checkpoint that was best on the development set.
+
+    Raises:
+        RuntimeError: If the training fails; it has said why.
+        ValueError: If the folder is that of another experiment or of other settings.
+    """
+    claim_folder(folder, config, options, tried or {})
+    done, checkpoints = folder / TRAINING, folder / "checkpoints"
+    if not done.exists():
+        last = checkpoints / "last.ckpt"
+        command = ["fit", *(f"--config={path}" for path in (config, *fragments))]
+        command += [
+            f"--trainer.callbacks.dirpath={checkpoints}",
+            "--trainer.logger=pytorch_lightning.loggers.CSVLogger",
+        ]
+        command += [f"--trainer.logger.save_dir={folder}", "--trainer.logger.name=training", *options]
+        command += [f"--ckpt_path={last}"] if last.exists() else []
+        start = time.perf_counter()
+        if run_training([sys.executable, str(ROOT / "main.py"), *command]):
+            raise RuntimeError(f"the training of {config} failed: its last lines above say why")
+        report = {"checkpoint": "checkpoints/best.ckpt", "commit": find_commit()}
+        write_file(done, json.dumps(report | {"seconds": time.perf_counter() - start}).encode())
+    checkpoint = checkpoints / "best.ckpt"
+    if not checkpoint.exists():
+        raise ValueError(f"{checkpoint} is gone, but {done} says that it was trained: delete {done} to train again")
+    return checkpoint
+
+
+def run_training(command: Sequence[str]) -> int:
+    """Runs a command to its end and returns its exit code; if this process is stopped, so is the command."""
+    process = subprocess.Popen(command, preexec_fn=end_with_parent())
+    try:
+        return process.wait()
+    except BaseException as reason:
+        if not isinstance(reason, KeyboardInterrupt):  # Ctrl-C in a terminal reaches both
+            process.terminate()
+        try:
+            process.wait(PATIENCE)  # it writes what it has
+        except subprocess.TimeoutExpired:
+            process.kill()
+        raise
+
+
+def claim_folder(folder: Path, config: Path, options: Sequence[str], tried: Mapping[str, Any]) -> None:
+    """Writes into a folder what it is for; raises ValueError if that is something else already."""
+    trained = {
+        "experiment": read_config(config),
+        "options": reduce(drop_options, OF_TRAINING + WITHOUT_EFFECT, options),
+    }
+    settings = to_plain({**trained, **tried})
+    path = folder / SETTINGS
+    earlier = read_json(path) if path.exists() else {}
+    if earlier:
+        fixed = settings if (folder / SELECTION).exists() else trained
+        before, now = ({key: part.get(key) for key in fixed} for part in (earlier, settings))
+        check_settings(folder, "the protocol", before, now, "another --folder")
+    if earlier != settings:
+        write_file(path, json.dumps(settings, indent=1).encode())
+
+
+def read_json(path: Path) -> Any:
+    """Reads a file of JSON; raises ValueError that names it if it is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}): delete it, if the folder is that of this experiment"
+        ) from error
+
+
+def read_config(path: Path) -> Any:
+    """Reads a config with the files that it names in place of their names, as the command line reads it."""
+
+    def fill(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {str(key): fill(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [fill(inner) for inner in value]
+        if isinstance(value, str) and value.endswith((".yaml", ".yml")) and (path.parent / value).is_file():
+            return read_config(path.parent / value)
+        return value
+
+    try:
+        return fill(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (UnicodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} is no YAML: {str(error).splitlines()[0]}") from error
 
 
 class Study:
-    """One trained network, its choices on the development set, and its tests. What is done already is not done again.
+    """One trained network, its choices on the development set, and its tests, each made once.
 
     Args:
         folder: Where everything is written.
@@ -25,27 +154,68 @@ class Study:
         self.common = list(common)
         self.development = list(development)
 
-    def validate(self, name: str, arguments: Iterable[str], anew: bool = False) -> dict[str, Any]:
-        """Scores a method on the development set; returns its summary, also of an earlier run.
+    @classmethod
+    def of_training(
+        cls,
+        folder: Path,
+        config: Path,
+        options: Sequence[str],
+        checkpoint: Path,
+        more: Sequence[str] = (),
+        development: Sequence[str] = (),
+    ) -> "Study":
+        """Opens the study of a network that `train` has trained with these options.
 
         Args:
-            name: Of its folder.
-            arguments: That pick the method.
-            anew: Whether an earlier run is put aside, as it was of other settings.
+            folder: Where everything is written.
+            config: Of the experiment.
+            options: Of the training; those of several devices are left out.
+            checkpoint: The weights.
+            more: Arguments that the training did not have.
+            development: See the class.
         """
-        place = self.folder / "development" / name
-        return self._run("validate", place, [*self.development, *arguments], anew)
+        own = reduce(drop_options, OF_TRAINING, list(options))
+        return cls(
+            folder, [f"--config={config}", *own, f"--ckpt_path={checkpoint}", "--verbose=false", *more], development
+        )
+
+    def validate(self, name: str, arguments: Iterable[str]) -> dict[str, Any]:
+        """Scores a method on the development set; returns its summary, also of an earlier run."""
+        return self._run("validate", self.folder / "development" / name, [*self.development, *arguments])
 
     def test(self, name: str, arguments: Iterable[str]) -> dict[str, Any]:
         """Scores a method on the targets; returns its summary, also of an earlier run."""
         return self._run("test", self.folder / "test" / name, arguments)
 
-    def search_alpha(self) -> dict[float, float]:
-        """Returns the mean IoU in percent on the development set for each alpha of IaBN."""
-        place = self.folder / "development" / "alpha"
-        self.validate("alpha", ["--trainer.callbacks+=callbacks.alpha_search.AlphaSearch"])
-        points = json.loads((place / SEARCH).read_text(encoding="utf-8"))["points"]
-        return {point["values"]["alpha"]: point["miou"] for point in points}
+    def choose_alpha(self) -> dict[str, Any]:
+        """Chooses alpha, 0 for a network without BatchNorm; see `choose`."""
+        search = {"class_path": "callbacks.alpha_search.AlphaSearch", "init_args": {"required": False}}
+        return self._search("alpha", search, [])
+
+    def choose(
+        self,
+        name: str,
+        method: str,
+        settings: Mapping[str, Any],
+        grid: Mapping[str, Sequence[Any]],
+        arguments: Sequence[str] = (),
+    ) -> dict[str, Any]:
+        """Chooses settings of a method on the development set: scores every combination of a grid in one pass.
+
+        Args:
+            name: Of the folder.
+            method: A class of `callbacks`.
+            settings: That all combinations have in common.
+            grid: Values to try by argument.
+            arguments: More of the command line.
+
+        Returns:
+            What `search.json` holds: ``points`` (``values`` and ``miou`` in percent of each combination) and ``best``,
+            the first of equals. A search that tried other values is put aside.
+        """
+        init_args = {"method": {"class_path": f"callbacks.{method}", "init_args": settings}, "grid": grid}
+        search = {"class_path": "callbacks.method_search.MethodSearch", "init_args": init_args}
+        return self._search(name, to_plain(search), arguments)
 
     def compare_images(self, name: str, other: str) -> list[float]:
         """Returns by how many points of mean IoU each test image differs from one method to the other."""
@@ -55,15 +225,34 @@ class Study:
             per_image.append({(r["domain"], r["name"]): Scores.from_record(r).summarize()["miou"] for r in records})
         return [100 * (per_image[1][image] - miou) for image, miou in per_image[0].items()]
 
+    def _search(self, name: str, search: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, Any]:
+        """Runs one pass over the development set; returns what it has found."""
+        place = self.folder / "development" / name
+        anew = is_of_another(read_manifest(place / MANIFEST), search["init_args"])
+        callbacks = f"--trainer.callbacks={json.dumps([search])}"
+        self._run("validate", place, [*self.development, "--method=null", callbacks, *arguments], anew)
+        return json.loads((place / SEARCH).read_text(encoding="utf-8"))
+
     def _run(self, command: str, place: Path, arguments: Iterable[str], anew: bool = False) -> dict[str, Any]:
         summary = place / SUMMARY
         if anew or not (summary.exists() and json.loads(summary.read_text(encoding="utf-8"))["complete"]):
+            from main import main  # takes long
+
             more = ["--results.overwrite=true"] if anew else []
             main([command, *self.common, f"--results.folder={place}", *more, *arguments])
         return json.loads(summary.read_text(encoding="utf-8"))
 
 
-def describe_method(method: str, settings: dict[str, Any]) -> list[str]:
+def is_of_another(manifest: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> bool:
+    """Returns whether a search that lies there tried other values than are wanted, or with other settings."""
+    found = manifest and manifest["settings"].get("search")
+    if not found or "grid" not in wanted:
+        return False
+    settings = wanted["method"]["init_args"]
+    return found["grid"] != wanted["grid"] or any(found["method"].get(key) != settings[key] for key in settings)
+
+
+def describe_method(method: str, settings: Mapping[str, Any]) -> list[str]:
     """Returns the arguments that pick a method with its settings."""
     values = {key: json.dumps(value) if isinstance(value, list | bool) else value for key, value in settings.items()}
     return [f"--method={method}", *(f"--method.{key}={value}" for key, value in values.items() if value is not None)]

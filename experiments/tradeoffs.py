@@ -6,27 +6,19 @@ share of Seg-TTT's gain over IaBN asked for in a third of its time; that is then
 IaBN, TTA and Seg-TTT. Started again in the same folder, it goes on where it stopped.
 """
 
-import argparse
-import json
-import logging
 import time
-import warnings
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import torch
 
 from callbacks import SegTTT
-from callbacks.run.records import to_plain, write_file
-from experiments.command_line import to_path
-from experiments.comparison import BASE, QUICK, SCALES, TARGETS, choose_shared, name_machine, train
+from callbacks.run.records import write_file
+from experiments.command_line import add_quick, make_parser, parse, to_path
+from experiments.comparison import BASE, QUICK, SCALES, TARGETS, choose_shared, list_shared, open_study
+from experiments.pages import describe_machine, format_markdown, write_json
 from experiments.study import Study, describe_method
 from lightning_modules.networks import DeepLabV1
 
@@ -45,6 +37,7 @@ GRID: list[dict[str, Any]] = [
     {"scales": SCALES, "flip": True, "grayscale": True, "num_steps": steps, "lr": factor}
     for steps, factor in product((1, 2, 3, 4), (1.0, 1.5, 2.0, 3.0))
 ]
+WAYS = ["way", "settings", "mean IoU", "gain kept", "ms/image", "of Seg-TTT's"]
 LARGE = (256, 512)  # the image on which the preset's time is taken, with the paper's network
 
 
@@ -119,21 +112,17 @@ def format_page(report: Mapping[str, Any]) -> str:
     def share(row: Mapping[str, float]) -> str:
         return f"{100 * (row['miou'] - iabn['miou']) / (full['miou'] - iabn['miou']):.0f} %"
 
-    lines = ["| way | settings | mean IoU | gain kept | ms/image | of Seg-TTT's |", "|---|---|---:|---:|---:|---:|"]
-    for name, row in report["development"].items():
-        lines.append(
-            f"| {name} | | {row['miou']:.1f} | {share(row)} | {row['ms']:.0f} | {row['ms'] / full['ms']:.2f} |"
-        )
-    for curve, rows in report["curves"].items():
-        for row in rows:
-            cells = [curve, row["name"], f"{row['miou']:.1f}", share(row)]
-            cells += [f"{row['ms']:.0f}", f"{row['ms'] / full['ms']:.2f}"]
-            lines.append(f"| {' | '.join(cells)} |")
+    ways = [(name, "", row) for name, row in report["development"].items()]
+    ways += [(curve, row["name"], row) for curve, rows in report["curves"].items() for row in rows]
+    tried = [
+        [way, settings, f"{row['miou']:.1f}", share(row), f"{row['ms']:.0f}", f"{row['ms'] / full['ms']:.2f}"]
+        for way, settings, row in ways
+    ]
+    tested = [
+        [name, *(f"{row['targets'][target]:.1f}" for target in TARGETS), f"{row['miou']:.1f}", f"{row['ms']:.0f}"]
+        for name, row in report["targets"].items()
+    ]
     chosen = report["preset"]
-    tested = ["| method | " + " | ".join(TARGETS) + " | mean | ms/image |", "|---" * (len(TARGETS) + 3) + "|"]
-    for name, row in report["targets"].items():
-        cells = [f"{row['targets'][target]:.1f}" for target in TARGETS]
-        tested.append(f"| {name} | {' | '.join(cells)} | {row['miou']:.1f} | {row['ms']:.0f} |")
     return f"""# Cheaper by choice: what Seg-TTT keeps in less time
 
 `python -m experiments.tradeoffs --page docs/tradeoffs.md` ({report["machine"]}, torch {report["torch"]},
@@ -143,7 +132,7 @@ The small DeepLabv1 of `make comparison` on StreetScenes at 128x256, one trainin
 the `development` domain ({report["images"]} images), on which all choices are made. Seg-TTT has {report["usual"]};
 `lr` is a factor on its rate, `time_budget_ms` a factor on its time. Milliseconds are the median over images.
 
-{chr(10).join(lines)}
+{format_markdown(WAYS, tried, numbers=range(2, 6))}
 
 ![mean IoU against time](tradeoffs.png)
 
@@ -156,7 +145,7 @@ small network here views and overhead weigh more.) Chosen: {chosen["name"] if ch
 has the rule on the paper's alpha, scales and rate, a combination that was not tested. Tested once on the targets,
 with the settings of this page:
 
-{chr(10).join(tested)}
+{format_markdown(["method", *TARGETS, "mean", "ms/image"], tested)}
 {report["verdict"]}
 """
 
@@ -170,7 +159,10 @@ def format_shares(shares: Mapping[int, float]) -> str:
 
 def draw(report: Mapping[str, Any], path: Path) -> None:
     """Draws mean IoU against time on the development domain."""
-    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
     for curve, rows in report["curves"].items():
         ordered = sorted(rows, key=lambda row: row["ms"])
         axes.plot([row["ms"] for row in ordered], [row["miou"] for row in ordered], "o-", ms=4, lw=1, label=curve)
@@ -185,26 +177,18 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(path, dpi=130)
-    plt.close(figure)
 
 
 def run_tradeoffs(args: Sequence[str] | None = None) -> dict[str, Any]:
     """Runs the study; returns its report, which is also written as JSON, page and figure."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.tradeoffs", description=__doc__.split("\n\n")[0])
-    parser.add_argument(
-        "--folder", type=to_path, default=Path("outputs/tradeoffs"), help="where to write (%(default)s)"
-    )
+    parser = make_parser("tradeoffs", __doc__, folder="outputs/tradeoffs")
     parser.add_argument("--page", type=to_path, help="also write the page and its figure here, e.g. docs/tradeoffs.md")
-    parser.add_argument("--quick", action="store_true", help="a tiny budget: shows that all works, not how well")
-    arguments = parser.parse_args(args)
-    warnings.filterwarnings("ignore", module="pytorch_lightning")
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    study, _ = train(BASE, arguments.folder, QUICK if arguments.quick else ())
-    chosen = choose_shared(BASE, study)
+    add_quick(parser)
+    arguments = parse(parser, args)
+    study = open_study(BASE, arguments.folder, [*(QUICK if arguments.quick else ()), *arguments.options])
+    chosen = choose_shared(study)
     usual = {"alpha": chosen["alpha"], "lr": chosen["lr"], "scales": SCALES}
-    known = {"t-BN": [], "IaBN": describe_method("IaBN", {"alpha": chosen["alpha"]})}
-    known |= {"TTA": describe_method("TTA", {"alpha": chosen["alpha"], "scales": SCALES})}
-    known |= {"Seg-TTT": describe_method("SegTTT", usual)}
+    known = list_shared(BASE, chosen)
     development = {name: pick(study.validate(f"known_{name}", method)) for name, method in known.items()}
     full = development["Seg-TTT"]
     curves = {}
@@ -225,9 +209,7 @@ def run_tradeoffs(args: Sequence[str] | None = None) -> dict[str, Any]:
         summary = study.test(name, method)
         targets[name] = {**pick(summary), "targets": {key: summary["domains"][key]["miou"] for key in TARGETS}}
     report = {
-        "machine": name_machine(),
-        "torch": torch.__version__,
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        **describe_machine(),
         "images": study.validate("known_IaBN", known["IaBN"])["domains"]["development"]["images"],
         "usual": name_settings(usual),
         "development": development,
@@ -239,7 +221,7 @@ def run_tradeoffs(args: Sequence[str] | None = None) -> dict[str, Any]:
         "targets": targets,
         "verdict": judge(targets),
     }
-    write_file(arguments.folder / "report.json", json.dumps(to_plain(report), indent=1).encode())
+    write_json(arguments.folder / "report.json", report)
     for page in {arguments.folder / "tradeoffs.md", arguments.page or arguments.folder / "tradeoffs.md"}:
         write_file(page, format_page(report).encode())
         draw(report, page.with_name("tradeoffs.png"))

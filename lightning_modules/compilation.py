@@ -1,6 +1,5 @@
 """Compiling a network in place, with a way back when that fails."""
 
-from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import torch
@@ -11,12 +10,6 @@ Compilation = Literal["none", "default", "reduce-overhead"]
 
 # Variants of a network: per view size, with and without gradients, with and without IaBN. torch would stop at 8.
 RECOMPILE_LIMIT = 64
-
-
-def check_compilation(mode: str) -> None:
-    """Raises ValueError if there is no such way to compile."""
-    if mode not in get_args(Compilation):
-        raise ValueError(f"compile is {mode!r}: expected one of {', '.join(get_args(Compilation))}")
 
 
 def compile_network(network: nn.Module, mode: Compilation = "default") -> None:
@@ -31,29 +24,24 @@ def compile_network(network: nn.Module, mode: Compilation = "default") -> None:
     Raises:
         ValueError: If there is no such mode.
     """
-    check_compilation(mode)
+    if mode not in get_args(Compilation):
+        raise ValueError(f"compile is {mode!r}: expected one of {', '.join(get_args(Compilation))}")
     if mode == "none":
         network._compiled_call_impl = None
         return
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILE_LIMIT)
-    network._compiled_call_impl = _Fallback(network, torch.compile(network._call_impl, mode=mode, dynamic=False))
+    compiled = torch.compile(network._call_impl, mode=mode, dynamic=False)
 
-
-class _Fallback:
-    """Calls a compiled network; when that fails, the network itself, from then on."""
-
-    def __init__(self, network: nn.Module, compiled: Callable[..., Any]) -> None:
-        self._network = network
-        self._compiled = compiled
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def call(*args: Any, **kwargs: Any) -> Any:
         try:
-            return self._compiled(*args, **kwargs)
+            return compiled(*args, **kwargs)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # compilers raise whatever they come across
-            output = self._network._call_impl(*args, **kwargs)  # if the input is to blame this raises, too
-            self._network._compiled_call_impl = None
+            output = network._call_impl(*args, **kwargs)  # if the input is to blame this raises, too
+            network._compiled_call_impl = None
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            rank_zero_warn(f"{type(self._network).__name__} runs without torch.compile, which failed: {reason}")
+            rank_zero_warn(f"{type(network).__name__} runs without torch.compile, which failed: {reason}")
             return output
+
+    network._compiled_call_impl = call

@@ -4,86 +4,27 @@ Scoring queues operations on tensors of fixed sizes and never waits for the devi
 and `fetch_scores` brings those of a batch to the host in one copy, by which it also checks the labels. Nothing here
 needs an operation that `trainer.deterministic=true` refuses on a GPU.
 
-Counts are int64. What each pixel adds to the other sums is rounded to a multiple of 2^-20 before it is summed in
-float64, so that sums are exact in any order: the scores of a data set do not depend on how it was split over batches or
-processes. This holds while a sum stays below 2^33: confidences of 8e9 pixels, Brier scores (at most 2 per pixel) of
-4e9, a negative log-likelihood of 1 nat per pixel on average over 8e9 pixels (of its maximum, 87.3, over 9e7). Beyond
-that, sums are as exact as float64 is. One pixel's rounding is at most 5e-7.
+Sums are exact in any order, see `pixel_sums`: the scores of a data set do not depend on how it was split over batches
+or processes.
 
 Source: paper, Sec. 5 (mean IoU, ECE); Naeini et al. (2015) for the expected calibration error; Brier (1950); Guo et al.
 (2017) for reliability diagrams and temperature scaling.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
 
+from lightning_modules.host import copy_to_host
+from lightning_modules.pixel_sums import ECE_BINS, count_confusion, quantize, sum_calibration, sum_squares
+from lightning_modules.probabilities import SMALLEST, resize_probabilities
+
 IGNORED = 255
-STEPS = 2**20
-SMALLEST = torch.finfo(torch.float32).tiny
-ECE_BINS = 15
-CLASSWISE_ECE_BINS = 10
-
-
-def resize_probabilities(probabilities: Tensor, size: Sequence[int]) -> Tensor:
-    """Resizes class probabilities as bilinear upsampling (align_corners=False) of the logits behind them would.
-
-    The logarithm of a softmax is the logits minus one number per pixel. Interpolation is linear and that number is the
-    same for all classes, so softmax(resize(log p)) equals softmax(resize(logits)): the protocol's upsampling of logits
-    to ground-truth size needs no logits.
-
-    Args:
-        probabilities: (B, K, h, w) float in [0, 1].
-        size: (H, W) of the result.
-
-    Returns:
-        (B, K, H, W) probabilities.
-    """
-    if tuple(probabilities.shape[-2:]) == tuple(size):
-        return probabilities
-    logs = probabilities.float().clamp_min(SMALLEST).log()
-    return F.interpolate(logs, size=tuple(size), mode="bilinear", align_corners=False).softmax(dim=1)
-
-
-def scale_temperature(probabilities: Tensor, temperature: float) -> Tensor:
-    """Divides the logits behind probabilities by a temperature: p^(1/T), normalised again.
-
-    Equals softmax(logits / T), because log p is the logits minus one number per pixel. Above 1 it makes predictions
-    less confident, below 1 more; the order of the classes stays, but for ties that rounding makes.
-
-    Args:
-        probabilities: (B, K, H, W) float in [0, 1].
-        temperature: T, above 0.
-
-    Returns:
-        (B, K, H, W) float32 probabilities; the very tensor given if T is 1.
-
-    Raises:
-        ValueError: If the temperature is not a finite number above 0.
-
-    Source: Guo et al. (2017), Sec. 4.2, "Temperature scaling".
-    """
-    check_temperature(temperature)
-    if temperature == 1:
-        return probabilities
-    return (probabilities.float().clamp_min(SMALLEST).log() / temperature).softmax(dim=1)
-
-
-def check_temperature(temperature: float) -> None:
-    """Raises ValueError if a temperature is not a finite number above 0."""
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"temperature is {temperature}: expected a finite number above 0; 1 leaves predictions alone")
-
-
-def quantize(values: Tensor) -> Tensor:
-    """Rounds values to multiples of 2^-20, in float64: their sum is exact in any order while it is below 2^33."""
-    return values.double().mul(STEPS).round().div(STEPS)
 
 
 def confusion_matrix(labels: Tensor, target: Tensor, num_classes: int) -> Tensor:
@@ -102,7 +43,7 @@ def confusion_matrix(labels: Tensor, target: Tensor, num_classes: int) -> Tensor
     """
     if find_unknown(target, num_classes).any():
         raise ValueError(explain_unknown(target, num_classes))
-    return _count_confusion(labels, _number_truth(target, num_classes), num_classes)
+    return count_confusion(labels, _number_truth(target, num_classes), num_classes)
 
 
 def find_unknown(target: Tensor, num_classes: int) -> Tensor:
@@ -122,36 +63,6 @@ def explain_unknown(target: Tensor, num_classes: int) -> str:
 def _number_truth(target: Tensor, num_classes: int) -> Tensor:
     """Numbers the row of each pixel's ground truth: its class, or K if it does not count."""
     return torch.where((target >= 0) & (target < num_classes), target, num_classes)
-
-
-def _count_confusion(labels: Tensor, truth: Tensor, num_classes: int) -> Tensor:
-    """Counts pixels by truth and prediction, (K, K) int64; those with truth K do not count."""
-    cells = truth * num_classes + labels
-    return sum_cells(cells, torch.ones_like(cells), (num_classes + 1) * num_classes).reshape(-1, num_classes)[:-1]
-
-
-def sum_cells(cells: Tensor, values: Tensor, size: int) -> Tensor:
-    """Sums values by cell, as a weighted bincount does: exact in any order, and without waiting for the device.
-
-    Args:
-        cells: (...) int64 in [0, size).
-        values: Same shape, int64.
-        size: Number of cells.
-
-    Returns:
-        (size,) int64.
-    """
-    sums = torch.zeros(size, dtype=torch.int64, device=cells.device)
-    return sums.scatter_add_(0, cells.flatten(), values.flatten())
-
-
-def bin_confidences(confidence: Tensor, num_bins: int) -> Tensor:
-    """Numbers the equal-width bin of each confidence in [0, 1]; bin b holds (b / n, (b + 1) / n], 0 goes to bin 0."""
-    return torch.bucketize(confidence, _inner_edges(confidence, num_bins))
-
-
-def _inner_edges(confidence: Tensor, num_bins: int) -> Tensor:
-    return torch.linspace(0, 1, num_bins + 1, device=confidence.device, dtype=confidence.dtype)[1:-1]
 
 
 @dataclass
@@ -191,6 +102,10 @@ class Scores:
         """Adds the sums of other images."""
         return Scores(*(getattr(self, name) + getattr(other, name) for name in SCORE_FIELDS))
 
+    def to(self, device: torch.device) -> "Scores":
+        """Returns the sums on a device."""
+        return Scores(*(getattr(self, name).to(device) for name in SCORE_FIELDS))
+
     def to_record(self) -> dict[str, list[int] | list[float] | float]:
         """Returns the sums as plain lists and numbers for JSON; floats keep all their digits."""
         return {name: getattr(self, name).tolist() for name in SCORE_FIELDS}
@@ -198,9 +113,8 @@ class Scores:
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "Scores":
         """Reads what `to_record` wrote."""
-        floats = ("bin_confidence", "class_gap", "brier", "nll")
-        dtypes = {name: torch.float64 if name in floats else torch.int64 for name in SCORE_FIELDS}
-        return cls(*(torch.tensor(record[name], dtype=dtypes[name]) for name in SCORE_FIELDS))
+        zeros = cls.zeros(len(record["pixels"]))
+        return cls(*(torch.tensor(record[name], dtype=getattr(zeros, name).dtype) for name in SCORE_FIELDS))
 
     def summarize(self) -> dict[str, Any]:
         """Computes the scores, as fractions in [0, 1] if not said otherwise.
@@ -234,6 +148,37 @@ class Scores:
 
 
 SCORE_FIELDS = tuple(field.name for field in fields(Scores))
+LOGGED = {"miou": 100, "accuracy": 100, "ece": 100, "classwise_ece": 100, "brier": 1, "nll": 1}  # and in what unit
+
+
+def average_scores(summaries: Collection[Mapping[str, Any]]) -> dict[str, float]:
+    """Averages what `Scores.summarize` says of several data sets: percent, but for ``brier`` and ``nll``."""
+    return {key: unit * sum(summary[key] for summary in summaries) / len(summaries) for key, unit in LOGGED.items()}
+
+
+def name_scores(
+    stage: str, summaries: Mapping[str, Mapping[str, Any]], class_names: Sequence[str]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Names what is logged of a run.
+
+    Args:
+        stage: ``val`` or ``test``.
+        summaries: By data set, of `Scores.summarize`.
+        class_names: K names.
+
+    Returns:
+        ``STAGE/miou``, ..., averaged over the data sets, and of several sets also ``STAGE/SET/miou``, ...; and
+        the IoU of the classes that are present, ``STAGE/iou/CLASS`` or ``STAGE/SET/iou/CLASS``, in percent.
+    """
+    scores = {f"{stage}/{key}": value for key, value in average_scores(summaries.values()).items()}
+    classes: dict[str, float] = {}
+    for domain, summary in summaries.items():
+        prefix = f"{stage}/{domain}" if len(summaries) > 1 else stage
+        scores |= {f"{prefix}/{key}": value for key, value in average_scores([summary]).items()}
+        for name, iou in zip(class_names, summary["iou"], strict=True):
+            if not math.isnan(iou):
+                classes[f"{prefix}/iou/{name}"] = 100 * iou
+    return scores, classes
 
 
 def score_image(probabilities: Tensor, target: Tensor) -> Scores:
@@ -254,9 +199,9 @@ def score_image(probabilities: Tensor, target: Tensor) -> Scores:
     resized = torch.where(finite, resized.float(), 0.0)
     confidence, labels = resized.max(dim=0)
     truth = _number_truth(target, num_classes)
-    confusion = _count_confusion(labels, truth, num_classes)
+    confusion = count_confusion(labels, truth, num_classes)
     intersection, pixels = confusion.diagonal(), confusion.sum(dim=1)
-    calibration = _sum_calibration(confidence, labels == truth, truth, num_classes)
+    calibration = sum_calibration(confidence, labels == truth, truth, num_classes)
     valid = truth < num_classes
     likelihood = resized.gather(0, truth.clamp_max(num_classes - 1)[None])[0].double()
     distances = quantize(1 - 2 * likelihood + sum_squares(resized))  # sum over k of (p_k - [k = y])^2
@@ -293,22 +238,6 @@ def fetch_scores(scores: Sequence[Scores], target: Tensor) -> list[Scores]:
     return [Scores(*fetched[start : start + size]) for start in range(0, len(fetched), size)]
 
 
-def copy_to_host(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Copies tensors to the CPU as one, so that the host waits once.
-
-    Args:
-        tensors: On one device, of any dtypes and sizes; those of larger items first.
-
-    Returns:
-        The same on the CPU.
-    """
-    if all(tensor.device.type == "cpu" for tensor in tensors):
-        return list(tensors)
-    data = torch.cat([tensor.contiguous().flatten().view(torch.uint8) for tensor in tensors]).cpu()
-    parts = data.split([tensor.numel() * tensor.element_size() for tensor in tensors])
-    return [part.view(tensor.dtype).reshape(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
-
-
 def count_overlap(probabilities: Tensor, target: Tensor) -> Tensor:
     """Counts what the mean IoU of one prediction needs, as `score_image` does and nothing more.
 
@@ -322,55 +251,9 @@ def count_overlap(probabilities: Tensor, target: Tensor) -> Tensor:
     num_classes = probabilities.shape[0]
     resized = resize_probabilities(probabilities[None], target.shape)[0]
     labels = resized.float().max(dim=0).indices
-    confusion = _count_confusion(labels, _number_truth(target, num_classes), num_classes)
+    confusion = count_confusion(labels, _number_truth(target, num_classes), num_classes)
     intersection = confusion.diagonal()
     return torch.stack([intersection, confusion.sum(dim=0) + confusion.sum(dim=1) - intersection])
-
-
-def sum_squares(probabilities: Tensor) -> Tensor:
-    """Sums the squares of (K, H, W) values over K, one class at a time (a second map of K is large): (H, W) float64."""
-    total = torch.zeros_like(probabilities[0], dtype=torch.float64)
-    for plane in probabilities:
-        total += plane.double().square()
-    return total
-
-
-def _sum_calibration(confidence: Tensor, correct: Tensor, truth: Tensor, num_classes: int) -> dict[str, Tensor]:
-    """Sums pixels and confidences over the 15 bins of the data set's ECE, and over the 10 of each class's.
-
-    Each pixel is put once, into the cells of class, right or wrong, and the bins that the edges of both make together.
-
-    Args:
-        confidence: (H, W) float32 in [0, 1].
-        correct: (H, W) bool.
-        truth: (H, W) int64, class in [0, K), or K if the pixel does not count.
-        num_classes: Number of classes K.
-
-    Returns:
-        ``bin_pixels``, ``bin_correct``, ``bin_confidence`` and ``class_gap`` of `Scores`.
-    """
-    edges = torch.cat([_inner_edges(confidence, bins) for bins in (ECE_BINS, CLASSWISE_ECE_BINS)]).sort().values
-    cells = (truth * 2 + correct) * (len(edges) + 1) + torch.bucketize(confidence, edges)
-    shape = (num_classes + 1, 2, len(edges) + 1)
-    steps = (confidence * STEPS).round().to(torch.int64)  # exact: STEPS is a power of 2
-    pixels, confidences = (
-        sum_cells(cells, values, math.prod(shape)).reshape(shape)[:-1] for values in (torch.ones_like(cells), steps)
-    )
-    ends = F.pad(edges, (0, 1), value=1.0)  # of each cell, by which its bin is known
-    wide, narrow = bin_confidences(ends, ECE_BINS), bin_confidences(ends, CLASSWISE_ECE_BINS)
-    gaps = _merge_bins(STEPS * pixels[:, 1] - confidences.sum(dim=1), narrow, CLASSWISE_ECE_BINS)
-    return {
-        "bin_pixels": _merge_bins(pixels.sum(dim=(0, 1)), wide, ECE_BINS),
-        "bin_correct": _merge_bins(pixels[:, 1].sum(dim=0), wide, ECE_BINS),
-        "bin_confidence": _merge_bins(confidences.sum(dim=(0, 1)), wide, ECE_BINS).double() / STEPS,
-        "class_gap": gaps.abs().sum(dim=1).double() / STEPS,  # the class's ECE times its pixels
-    }
-
-
-def _merge_bins(sums: Tensor, bins: Tensor, num_bins: int) -> Tensor:
-    """Adds up (..., F) int64 sums of narrow bins to (..., num_bins), given the (F,) bin that each lies in."""
-    members = bins[:, None] == torch.arange(num_bins, device=bins.device)
-    return (sums[..., None] * members).sum(dim=-2)
 
 
 class SegmentationScores(Metric):

@@ -1,9 +1,9 @@
 """What a checkpoint says of itself, and whether that fits the run that loads it."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 
@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from lightning_modules.segmentation import SegmentationModule
 
 FREE_ARGUMENTS = {"weights", "num_classes", "dropout"}  # of a network, that may differ from those in training
-FINGERPRINTS: WeakKeyDictionary[Any, str] = WeakKeyDictionary()  # of data in training: to make one looks at every file
 
 
 def describe_origin(module: "SegmentationModule") -> dict[str, Any]:
@@ -28,10 +27,14 @@ def describe_origin(module: "SegmentationModule") -> dict[str, Any]:
     dataset = getattr(getattr(trainer, "train_dataloader", None), "dataset", None)
     if dataset is not None and hasattr(dataset, "fingerprint"):
         domain = getattr(dataset, "domain", type(dataset).__name__)
-        if dataset not in FINGERPRINTS:
-            FINGERPRINTS[dataset] = dataset.fingerprint()
-        origin["trained_on"] = {"domain": domain, "images": len(dataset), "fingerprint": FINGERPRINTS[dataset]}
+        origin["trained_on"] = {"domain": domain, "images": len(dataset), "fingerprint": find_fingerprint(dataset)}
     return origin
+
+
+@lru_cache(maxsize=1)
+def find_fingerprint(dataset: Any) -> str:
+    """Returns the fingerprint of the data in training; kept, as it takes a look at every file."""
+    return dataset.fingerprint()
 
 
 def find_version() -> dict[str, str]:

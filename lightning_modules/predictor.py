@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,15 @@ from torch import Tensor, nn
 from lightning_modules.networks.base import find_logits
 
 Predictor = Callable[[nn.Module, Tensor], Tensor]
+
+
+def describe_adaptations(predictor: Predictor, count: int) -> list[dict[str, Any] | None]:
+    """Returns what a predictor has to say of each of so many images that it has just predicted, for JSON.
+
+    A predictor that adapts has ``adaptations``, one per image; of others it is None.
+    """
+    adaptations = getattr(predictor, "adaptations", None)
+    return [None] * count if adaptations is None else [adaptation.to_record() for adaptation in adaptations]
 
 
 def predict_logits(network: nn.Module, image: Tensor) -> Tensor:

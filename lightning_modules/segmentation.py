@@ -1,34 +1,26 @@
 """The LightningModule: trains on the source, and scores whatever predictor sits at its seam."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from typing import Any, TypedDict
 
 import torch
-import torch.nn.functional as F
 from pytorch_lightning import LightningModule
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
-from lightning_modules.compilation import Compilation, check_compilation, compile_network
-from lightning_modules.metrics import (
-    IGNORED,
-    Scores,
-    SegmentationScores,
-    check_temperature,
-    copy_to_host,
-    fetch_scores,
-    resize_probabilities,
-    scale_temperature,
-    score_image,
-)
+from lightning_modules.compilation import Compilation, compile_network
+from lightning_modules.loaders import check_batch, check_not_targets, may_skip, name_classes, name_domains, name_images
+from lightning_modules.metrics import Scores, SegmentationScores, fetch_scores, name_scores, score_image
 from lightning_modules.networks.base import TooSmallError
-from lightning_modules.networks.checkpoints import check_weights, find_difference, rename_weights
+from lightning_modules.networks.checkpoints import fit_weights
+from lightning_modules.networks.released import load_released
 from lightning_modules.origin import check_origin, describe_origin
 from lightning_modules.precision import warn_of_slow_bf16
-from lightning_modules.predictor import Predictor, Stopwatch, predict_logits, predict_plainly
+from lightning_modules.predictor import Predictor, Stopwatch, describe_adaptations, predict_plainly
+from lightning_modules.probabilities import check_temperature, label_images, scale_temperature
+from lightning_modules.recipe import check_finite, compute_loss, continue_schedule, predict_in_training
 
 
 class Evaluation(TypedDict):
@@ -40,6 +32,7 @@ class Evaluation(TypedDict):
         milliseconds: Time at the seam, per image.
         domain: Name of the data set.
         name: Of each image.
+        adaptation: What the method has to say of each image, for JSON; None if there is no method.
     """
 
     probabilities: Tensor
@@ -47,6 +40,7 @@ class Evaluation(TypedDict):
     milliseconds: float
     domain: str
     name: list[str]
+    adaptation: list[dict[str, Any] | None]
 
 
 class SegmentationModule(LightningModule):
@@ -97,22 +91,9 @@ class SegmentationModule(LightningModule):
     ) -> None:
         super().__init__()
         check_temperature(temperature)
-        check_compilation(compile)
-        names = [str(number) for number in range(num_classes)] if class_names is None else list(class_names)
-        if not 2 <= num_classes <= IGNORED:
-            raise ValueError(
-                f"num_classes is {num_classes}: expected 2 to {IGNORED} (labels are 8-bit, 255 is ignored)"
-            )
-        if len(names) != num_classes:
-            raise ValueError(f"there are {len(names)} class names for {num_classes} classes: expected one each")
+        self.class_names = name_classes(num_classes, class_names)
         if released is not None:
-            load_released = getattr(network, "load_released", None)
-            if load_released is None:
-                raise ValueError(
-                    f"there are no released weights for {type(network).__name__} ({released}): expected DeepLabV1 on "
-                    "ResNet-50 or ResNet-101"
-                )
-            alpha = load_released(released)
+            alpha = load_released(network, released)
             rank_zero_info(f"Released weights: {released}, chosen for IaBN with --method.alpha={alpha}")
         if channels_last is not None:
             network.channels_last = channels_last  # type: ignore[assignment]
@@ -123,7 +104,6 @@ class SegmentationModule(LightningModule):
         self.other_classes = other_classes
         self.released = released
         self.num_classes = num_classes
-        self.class_names = names
         self.lr = lr
         self.momentum = momentum
         self.weight_decay = weight_decay
@@ -154,42 +134,18 @@ class SegmentationModule(LightningModule):
 
     def on_train_start(self) -> None:
         """Has length and settings of this run count, where those of a checkpoint are others."""
-        schedule: Any = self.lr_schedulers()
-        groups = schedule.optimizer.param_groups
         steps = int(self.trainer.estimated_stepping_batches)
-        changed = []
-        for name, key in (("lr", "initial_lr"), ("momentum", "momentum"), ("weight_decay", "weight_decay")):
-            was, now = groups[0][key], getattr(self, name)
-            if was != now:
-                changed.append(f"{name} was {was:g}, is now {now:g}")
-                for group in groups:
-                    group[key] = now
-        if changed:
-            rank_zero_info(f"Continuing with other settings than the checkpoint's: {', '.join(changed)}")
-        if schedule.total_iters != steps or schedule.base_lrs != [self.lr] * len(groups):
-            schedule.total_iters = steps
-            schedule.base_lrs = [self.lr] * len(groups)
-            share = max(0.0, 1 - schedule.last_epoch / steps) ** self.power
-            for group in groups:
-                group["lr"] = self.lr * share
+        settings = {"lr": self.lr, "momentum": self.momentum, "weight_decay": self.weight_decay}
+        continue_schedule(self.lr_schedulers(), steps, self.power, settings)  # type: ignore[arg-type]
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """Returns the cross-entropy over the labelled pixels of a batch."""
         image = batch["image"]
         if self.channels_last:
             image = image.contiguous(memory_format=torch.channels_last)
-        try:
-            logits = predict_logits(self.network, image)
-        except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
-                raise
-            raise ValueError(
-                f"the batch has {len(image)} image, but {type(self.network).__name__} has a BatchNorm over one value "
-                "per image, which needs several: expected 2 images or more. Set data.batch_size to 2"
-            ) from error
+        logits = predict_in_training(self.network, image)
         self._check_classes(logits)
-        labelled = (batch["mask"] != IGNORED).sum().clamp_min(1)  # a batch without labels teaches nothing: loss 0
-        loss = F.cross_entropy(logits.float(), batch["mask"], ignore_index=IGNORED, reduction="sum") / labelled
+        loss = compute_loss(logits, batch["mask"])
         self.log("train/loss", loss, batch_size=len(batch["image"]), prog_bar=True)
         self._latest_loss = loss.detach()
         self.log("train/lr", self.optimizers().param_groups[0]["lr"], batch_size=len(batch["image"]))  # type: ignore[union-attr]
@@ -200,23 +156,13 @@ class SegmentationModule(LightningModule):
         self._check_finite()
 
     def _check_finite(self) -> None:
-        if self._latest_loss is None:
-            return
-        if not torch.stack([tensor.isfinite().all() for tensor in (self._latest_loss, *self.parameters())]).all():
-            raise ValueError(
-                f"training diverged in epoch {self.current_epoch}: its loss ({self._latest_loss.item():g}) or weights "
-                f"are NaN or infinite. Lower the learning rate (model.lr is {self.lr}), and train again"
-            )
+        if self._latest_loss is not None:
+            check_finite(self._latest_loss, self.parameters(), self.current_epoch, self.lr)
 
     def on_validation_start(self) -> None:
         """Makes one set of sums per development set; refuses to choose on a target, or a network that is lost."""
         self._check_finite()  # before a checkpoint of it is kept
-        for loader in list_loaders(self.trainer.val_dataloaders):
-            if getattr(getattr(loader, "dataset", None), "role", None) == "target":
-                raise ValueError(
-                    f"{loader.dataset.domain} is a target of the protocol: nothing may be chosen on its labels. "
-                    "Validate on a development set, or set choose_on_target=true in its datamodule"
-                )
+        check_not_targets(self.trainer.val_dataloaders)
         self._start_scores(self.trainer.val_dataloaders)
 
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0) -> Evaluation:
@@ -246,8 +192,7 @@ class SegmentationModule(LightningModule):
             domain: One of `domains`.
             scores: Summed over the images; on one process only, as the sums of all are added up.
         """
-        moved = Scores(*(getattr(scores, field.name).to(self.device) for field in fields(Scores)))
-        self._scores[self.domains.index(domain)].update(moved)
+        self._scores[self.domains.index(domain)].update(scores.to(self.device))
 
     def on_predict_start(self) -> None:
         """Names the data sets."""
@@ -257,54 +202,36 @@ class SegmentationModule(LightningModule):
         """Labels a batch at the size that its images have on disk.
 
         Returns:
-            ``name`` and ``domain``; B ``labels`` (H', W') uint8; and B ``confidence`` (H', W') float32 in [0, 1], the
-            probability of the label. The size is the batch's ``size`` (B, 2), else its mask's, else the image's. None
-            if the images are too small, and the data leave out what is broken.
+            ``name``, ``domain`` and ``adaptation`` as in a test; B ``labels`` (H', W') uint8; and B ``confidence``
+            (H', W') float32 in [0, 1], the probability of the label. The size is the batch's ``size`` (B, 2), else its
+            mask's, else the image's. None if the images are too small, and the data leave out what is broken.
         """
         check_batch(batch, "image")
         image = batch["image"]
         sizes = [batch["mask" if "mask" in batch else "image"].shape[-2:]] * len(image)
         if "size" in batch:
             sizes = batch["size"].tolist()  # before the network has work, or it would be waited for
-        confidence, labels = [], []
         try:
             predicted = self._predict(batch, batch_idx)
         except TooSmallError as error:
-            if not self._may_skip(dataloader_idx, name_images(batch, batch_idx), str(error)):
+            if not may_skip(self.trainer, dataloader_idx, name_images(batch, batch_idx), str(error)):
                 raise
             return None
-        for probabilities, size in zip(predicted, sizes, strict=True):
-            best = resize_probabilities(probabilities[None], size)[0].max(dim=0)
-            confidence.append(best.values.float())
-            labels.append(best.indices.to(torch.uint8))
-        fetched = copy_to_host([*confidence, *labels])
+        labels, confidence = label_images(predicted, sizes)
         return {
             "name": name_images(batch, batch_idx),
-            "labels": fetched[len(image) :],
-            "confidence": fetched[: len(image)],
+            "labels": labels,
+            "confidence": confidence,
             "domain": self.domains[dataloader_idx] if self.domains else "data0",
+            "adaptation": describe_adaptations(self.predictor, len(image)),
         }
-
-    def _may_skip(self, dataloader_idx: int, names: Sequence[str], why: str) -> bool:
-        """Asks the data whether they leave out images that cannot be predicted, which they note."""
-        datamodule = getattr(self.trainer, "datamodule", None)
-        members = getattr(datamodule, "targets", [datamodule])
-        may_skip = getattr(members[dataloader_idx], "may_skip", None) if dataloader_idx < len(members) else None
-        return may_skip is not None and may_skip(names, why)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes weights as others name them.
 
         Raises ValueError if the checkpoint belongs to another network or other classes; names what differs.
         """
-        checkpoint["state_dict"] = rename_weights(self.state_dict(), checkpoint["state_dict"])
-        check_weights(self.state_dict(), checkpoint["state_dict"])
-        difference = find_difference(self.state_dict(), checkpoint["state_dict"])
-        if difference is not None:
-            raise ValueError(
-                f"the checkpoint is of another network: {difference}. Use the config that the checkpoint was trained "
-                "with: its config.yaml lies in the folder of the training run"
-            )
+        checkpoint["state_dict"] = fit_weights(self.state_dict(), checkpoint["state_dict"])
         check_origin(self, checkpoint)
         if "optimizer_states" not in checkpoint and self._trainer and self._trainer.state.fn == TrainerFn.FITTING:
             raise ValueError(
@@ -330,6 +257,7 @@ class SegmentationModule(LightningModule):
             "milliseconds": stopwatch.milliseconds() / len(image),
             "domain": self.domains[dataloader_idx],
             "name": name_images(batch, batch_idx),
+            "adaptation": describe_adaptations(self.predictor, len(image)),
         }
 
     def _predict(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
@@ -359,60 +287,17 @@ class SegmentationModule(LightningModule):
         self._scores = [SegmentationScores(self.num_classes).to(self.device) for _ in self.domains]
 
     def _log_scores(self, stage: str) -> None:
-        summaries = [score.compute() for score in self._scores]
-        for domain, summary in zip(self.domains, summaries, strict=True):
+        summaries = {domain: score.compute() for domain, score in zip(self.domains, self._scores, strict=True)}
+        for domain, summary in summaries.items():
             if not sum(summary["reliability"]["pixels"]) and self.trainer.state.fn != TrainerFn.FITTING:
                 raise ValueError(
                     f"no pixel of {domain} is labelled, all are ignored: nothing can be scored. Check the ids in its "
                     "files and what they stand for: python -m experiments.check_data --data DATA.yaml"
                 )
-        factors = {**dict.fromkeys(("miou", "accuracy", "ece", "classwise_ece"), 100), "brier": 1, "nll": 1}
-        values = {f"{stage}/{key}": f * sum(s[key] for s in summaries) / len(summaries) for key, f in factors.items()}
-        classes: dict[str, float] = {}
-        for domain, summary in zip(self.domains, summaries, strict=True):
-            prefix = f"{stage}/{domain}" if len(summaries) > 1 else stage
-            values |= {f"{prefix}/{key}": factor * summary[key] for key, factor in factors.items()}
-            named = zip(self.class_names, summary["iou"], strict=True)
-            classes |= {f"{prefix}/iou/{name}": 100 * iou for name, iou in named if iou == iou}  # NaN: class is absent
-        shown = {key: value for key, value in values.items() if key.endswith("/miou")}
-        others = {key: value for key, value in values.items() if key not in shown}
-        # The same on all processes: their maximum is exact, where the mean of three equal numbers need not be.
-        self.log_dict(shown, prog_bar=True, sync_dist=True, reduce_fx="max")
-        self.log_dict(others, sync_dist=True, reduce_fx="max")
+        values, classes = name_scores(stage, summaries, self.class_names)
+        for key, value in values.items():
+            # The same on all processes: their maximum is exact, where the mean of three equal numbers need not be.
+            self.log(key, value, prog_bar=key.endswith("/miou"), sync_dist=True, reduce_fx="max")
         if not self.trainer.sanity_checking:
             for logger in self.loggers:  # not by self.log: it would print a line per class and domain
                 logger.log_metrics(classes, step=self.global_step)
-
-
-def check_batch(batch: Any, *keys: str) -> None:
-    """Raises ValueError if a batch is not a dict with these keys."""
-    if not isinstance(batch, Mapping) or any(key not in batch for key in keys):
-        found = f"one with {sorted(batch)}" if isinstance(batch, Mapping) else type(batch).__name__
-        raise ValueError(f"a batch is {found}: expected a dict with {', '.join(keys)} from the data loader")
-
-
-def name_images(batch: Mapping[str, Any], batch_idx: int) -> list[str]:
-    """Returns the names of a batch's images, or numbers if it has none."""
-    return list(batch.get("name") or (f"{batch_idx:06d}_{number}" for number in range(len(batch["image"]))))
-
-
-def name_domains(loaders: Any) -> list[str]:
-    """Names each loader after its data set's ``domain``, or by its number; names that repeat are numbered.
-
-    Args:
-        loaders: A loader, or a sequence or dict of loaders, as Lightning keeps them.
-    """
-    names: list[str] = []
-    for number, loader in enumerate(list_loaders(loaders)):
-        name = str(getattr(getattr(loader, "dataset", None), "domain", f"data{number}"))
-        while name in names:
-            name = f"{name}_{number}"
-        names.append(name)
-    return names
-
-
-def list_loaders(loaders: Any) -> list[Any]:
-    """Lists loaders, which Lightning keeps as one, as a sequence or as a dict."""
-    if isinstance(loaders, Mapping):
-        return list(loaders.values())
-    return list(loaders) if isinstance(loaders, Sequence) else [loaders]

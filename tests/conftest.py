@@ -10,7 +10,8 @@ os.environ["MPLBACKEND"] = "Agg"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # `make test` uses two processes
 
 import random
-from collections.abc import Iterator
+import time
+from collections.abc import Generator, Iterator
 
 import numpy as np
 import pytest
@@ -18,6 +19,8 @@ import torch
 import wandb
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+LONG = 5.0  # seconds
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -28,6 +31,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("cuda"):
             item.add_marker(skip)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Fail a test that takes long and is not marked `slow`."""
+    start = time.process_time()  # other work on the machine does not count
+    outcome = yield
+    seconds = time.process_time() - start
+    if seconds > LONG and not item.get_closest_marker("slow"):
+        pytest.fail(f"it takes {seconds:.1f} s of processor time, more than {LONG:g}: make it shorter, or mark it slow")
+    return outcome
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -75,8 +76,8 @@ class FakeCuda(TorchDispatchMode):
         return result
 
 
-def check_kernel(x: Tensor, *statistics: Tensor | None) -> torch.dtype:
-    """Checks what the kernels of SyncBatchNorm are given; returns the type of their statistics."""
+def check_kernel(x: Tensor, *statistics: Tensor | None, grad: Tensor | None = None) -> None:
+    """Checks what a kernel of SyncBatchNorm is given: statistics per channel, and a gradient that lies as x does."""
     kind = torch.float64 if x.dtype == torch.float64 else torch.float32
     assert x.is_cuda, f"the features are on {x.device}"
     assert x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last), f"strides {x.stride()}"
@@ -84,20 +85,25 @@ def check_kernel(x: Tensor, *statistics: Tensor | None) -> torch.dtype:
         if statistic is not None:
             assert statistic.is_cuda and statistic.is_contiguous() and statistic.shape == (x.shape[1],)
             assert statistic.dtype == kind, f"statistics of {x.dtype} features are {statistic.dtype}, expected {kind}"
-    return kind
+    if grad is not None:
+        assert grad.is_cuda and grad.dtype == x.dtype and grad.stride() == x.stride(), f"{grad.stride()}, {x.stride()}"
 
 
-def batch_norm_stats(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+def make_statistics(x: Tensor, *wanted: bool) -> tuple[Tensor | None, ...]:
+    """Returns a value per channel for each that is wanted."""
+    kind = torch.float64 if x.dtype == torch.float64 else torch.float32
+    return tuple(x.new_empty(x.shape[1], dtype=kind) if one else None for one in wanted)
+
+
+def batch_norm_stats(x: Tensor, eps: float) -> tuple[Tensor | None, ...]:
     """Stands in for the kernel of two statistics."""
-    kind = check_kernel(x)
-    return x.new_empty(x.shape[1], dtype=kind), x.new_empty(x.shape[1], dtype=kind)
+    check_kernel(x)
+    return make_statistics(x, True, True)
 
 
-def batch_norm_elemt(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, invstd: Tensor, eps: float
-) -> Tensor:
-    """Stands in for the kernel that normalises."""
-    check_kernel(x, weight, bias, mean, invstd)
+def batch_norm_elemt(x: Tensor, *others: Any) -> Tensor:
+    """Stands in for the kernel that normalises by weight, bias, mean and inverse deviation; the last is eps."""
+    check_kernel(x, *others[:-1])
     return torch.empty_like(x)
 
 
@@ -105,33 +111,16 @@ def batch_norm_backward_reduce(
     grad: Tensor, x: Tensor, mean: Tensor, invstd: Tensor, weight: Tensor | None, *needed: bool
 ) -> tuple[Tensor | None, ...]:
     """Stands in for the kernel of the sums of a gradient."""
-    check_same_layout(grad, x)
-    kind = check_kernel(x, mean, invstd, weight)
-    of_x, of_weight, of_bias = needed
-    sums = [x.new_empty(x.shape[1], dtype=kind) if of_x else None for _ in range(2)]
-    return (*sums, *(x.new_empty(x.shape[1], dtype=kind) if wanted else None for wanted in (of_weight, of_bias)))
+    check_kernel(x, mean, invstd, weight, grad=grad)
+    return make_statistics(x, needed[0], *needed)
 
 
-def batch_norm_backward_elemt(
-    grad: Tensor,
-    x: Tensor,
-    mean: Tensor,
-    invstd: Tensor,
-    weight: Tensor | None,
-    sum_dy: Tensor,
-    sum_dy_xmu: Tensor,
-    count: Tensor,
-) -> Tensor:
-    """Stands in for the kernel of the features' gradient."""
-    check_same_layout(grad, x)
-    check_kernel(x, mean, invstd, weight, sum_dy, sum_dy_xmu)
+def batch_norm_backward_elemt(grad: Tensor, x: Tensor, *others: Tensor) -> Tensor:
+    """Stands in for the kernel of the features' gradient, by mean, inverse deviation, weight, two sums and a count."""
+    *statistics, count = others
+    check_kernel(x, *statistics, grad=grad)
     assert count.is_cuda and count.dtype == torch.int32 and count.shape == (1,)
     return torch.empty_like(x)
-
-
-def check_same_layout(grad: Tensor, x: Tensor) -> None:
-    """Asserts that a gradient lies in memory as the features do, as SyncBatchNorm sees to."""
-    assert grad.is_cuda and grad.dtype == x.dtype and grad.stride() == x.stride(), f"{grad.stride()} and {x.stride()}"
 
 
 KERNELS: dict[Any, Callable[..., Any]] = {
@@ -151,22 +140,11 @@ def draw_gradients(
     return tuple(torch.zeros_like(tensor) for tensor in inputs)
 
 
-class FakeEvent:
+def make_event(mode: FakeCuda) -> SimpleNamespace:
     """Stands in for `torch.cuda.Event`."""
-
-    def __init__(self, mode: FakeCuda) -> None:
-        self.mode = mode
-
-    def record(self, stream: Any = None) -> None:
-        """Queues the event."""
-
-    def synchronize(self) -> None:
-        """Waits."""
-        self.mode.note("the time")
-
-    def elapsed_time(self, other: "FakeEvent") -> float:
-        """Returns milliseconds."""
-        return 1.0
+    return SimpleNamespace(
+        record=lambda stream=None: None, synchronize=lambda: mode.note("the time"), elapsed_time=lambda other: 1.0
+    )
 
 
 @contextmanager
@@ -180,7 +158,7 @@ def fake_cuda() -> Iterator[FakeCuda]:
             "device": lambda device=None: nullcontext(),
             "manual_seed": lambda seed: None,
             "current_stream": lambda device=None: None,
-            "Event": lambda **_: FakeEvent(mode),
+            "Event": lambda **_: make_event(mode),
             "get_device_name": lambda device=None: "a GPU that is not there",
             "get_rng_state": lambda device="cuda": torch.zeros(16, dtype=torch.uint8, device="cpu"),
             "set_rng_state": lambda state, device="cuda": None,

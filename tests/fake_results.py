@@ -1,5 +1,6 @@
 """Writes small results folders as a test run leaves them, without a network."""
 
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from callbacks.report.gallery import Gallery
 from callbacks.report.panels import make_palette
-from callbacks.report.summary import summarize_records
+from callbacks.report.summary import gain_of_image, summarize_records
 from callbacks.run.records import to_plain
 from lightning_modules.metrics import score_image
 from tests.fakes import make_images
@@ -49,7 +50,6 @@ def write_results(
     first: int = 2,
     losses: bool = True,
     expected: int | None = None,
-    summary: bool = True,
     manifest: bool = True,
     **extra: Any,
 ) -> Path:
@@ -67,7 +67,6 @@ def write_results(
         first: How many of the first images are in the gallery.
         losses: Whether the loss of each step is recorded.
         expected: Images per domain that the manifest tells of; `images` if None.
-        summary: Whether there is a results.json.
         manifest: Whether there is a run.json.
         extra: Further entries of results.json.
     """
@@ -85,15 +84,12 @@ def write_results(
             after = draw_probabilities(truth, 2.5 + place, generator)
             record: dict[str, Any] = {"domain": domain, "name": names.format(number), "milliseconds": 10.0 + number}
             steps = [1.0 / (step + 1) + 0.01 * number for step in range(3)]
-            account = {"steps": 3, "loss_first": steps[0], "loss_last": steps[-1], "note": None, "fallback": False}
-            record["adaptation"] = ({**account, "losses": steps} if losses else account) if method else None
-            record |= score_image(after, truth).to_record()
+            account = {"steps": 3, "losses": steps if losses else None, "note": None, "fallback": False}
+            record |= {"adaptation": account if method else None, **score_image(after, truth).to_record()}
             if baseline:
                 record["baseline"] = score_image(before, truth).to_record()
             records.append(record)
-            gain = score_image(after, truth).summarize()["miou"]
-            gain -= score_image(before, truth).summarize()["miou"] if baseline else 0
-            gains[domain, record["name"]] = gain
+            gain = gains[domain, record["name"]] = gain_of_image(record)
             image = make_images(1, *size, seed=100 * place + number)[0]
             if first:
                 shown = before if baseline else None
@@ -101,21 +97,20 @@ def write_results(
     gallery.trim(gains)
     (folder / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     data = {domain: {"domain": domain, "images": expected or images, "root": None} for domain in domains}
-    if summary:
-        content = {
-            "complete": expected is None,
-            "stage": "test",
-            "method": method,
-            "checkpoint": "outputs/best.ckpt",
-            "date": "2026-11-25T23:10:25+00:00",
-            "commit": "0123456789abcdef",
-            "device": "cpu, 1 threads",
-            "precision": "32-true",
-            "temperature": 1.0,
-            **extra,
-            **summarize_records(records, list(class_names), domains),
-        }
-        (folder / "results.json").write_text(json.dumps(to_plain(content)), encoding="utf-8")
+    summary = {
+        "complete": expected is None,
+        "stage": "test",
+        "method": method,
+        "checkpoint": "outputs/best.ckpt",
+        "date": "2026-11-25T23:10:25+00:00",
+        "commit": "0123456789abcdef",
+        "device": "cpu, 1 threads",
+        "precision": "32-true",
+        "temperature": 1.0,
+        **extra,
+        **summarize_records(records, list(class_names), domains),
+    }
+    (folder / "results.json").write_text(json.dumps(to_plain(summary)), encoding="utf-8")
     if manifest:
         settings = {"stage": "test", "method": method, "class_names": list(class_names), "limit_batches": 1.0}
         content = {"settings": {**settings, "data": data}, "runs": [{"date": "2026-11-25", "found": 0}]}
@@ -125,18 +120,7 @@ def write_results(
 
 def make_search(*parameters: str) -> dict[str, Any]:
     """Returns a search over these parameters, three values each, as search.json holds it."""
-    grid = torch.cartesian_prod(*[torch.arange(3) for _ in parameters]).reshape(-1, len(parameters)).tolist()
-    points = [
-        {
-            "values": {name: 0.1 * value for name, value in zip(parameters, point, strict=True)},
-            "miou": 40.0 + sum(point),
-        }
-        for point in grid
-    ]
-    return {
-        "method": "SegTTT",
-        "settings": METHOD,
-        "parameters": list(parameters),
-        "points": points,
-        "best": points[-1],
-    }
+    grid = itertools.product(range(3), repeat=len(parameters))
+    points = [{"values": {n: 0.1 * v for n, v in zip(parameters, p, strict=True)}, "miou": 40.0 + sum(p)} for p in grid]
+    search = {"method": "SegTTT", "settings": METHOD, "parameters": list(parameters), "points": points}
+    return search | {"best": points[-1]}

@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 
 from callbacks.report.write import write_report
-from experiments.browser import explain_missing, list_requests, open_browser, open_page, resize, wait_for_pictures
+from tests.browser import MISSING, list_requests, open_browser, open_page, set_size, wait_for_pictures
 from tests.fake_results import make_search, write_results
 
-MISSING = explain_missing()
-pytestmark = [pytest.mark.browser, pytest.mark.skipif(MISSING is not None, reason=str(MISSING))]
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(bool(MISSING), reason="; ".join(MISSING))]
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +30,7 @@ def driver() -> Iterator[Any]:
 @pytest.fixture
 def page(driver: Any, path: Path) -> Iterator[Any]:
     """The report, opened at its pictures; in the end nothing was asked for and nothing went wrong."""
-    resize(driver, 1280, 900)
+    set_size(driver, 1280, 900)
     driver.get("about:blank")
     driver.get_log("browser")
     list_requests(driver)
@@ -42,13 +41,17 @@ def page(driver: Any, path: Path) -> Iterator[Any]:
     assert outside == [] and driver.get_log("browser") == []
 
 
+def find(element: Any, selector: str) -> Any:
+    return element.find_element("css selector", selector)
+
+
 def find_cards(page: Any) -> list[Any]:
     return page.find_elements("css selector", ".pair")
 
 
 def cut_of(card: Any) -> str:
     """How much of the right of the left picture is cut away, as the browser computes it."""
-    return str(card.find_element("css selector", ".side.left").value_of_css_property("clip-path"))
+    return str(find(card, ".side.left").value_of_css_property("clip-path"))
 
 
 def test_pictures_are_loaded_when_they_come_into_view_and_not_before(page: Any) -> None:
@@ -70,7 +73,7 @@ def test_divider_moves_by_keyboard_and_by_pointer_and_changes_the_picture(page: 
     from selenium.webdriver import ActionChains, Keys
 
     card = find_cards(page)[0]
-    frame, slider = card.find_element("css selector", ".frame"), card.find_element("css selector", "input[type=range]")
+    frame, slider = find(card, ".frame"), find(card, "input[type=range]")
     middle, before = cut_of(card), frame.screenshot_as_png
     assert "50%" in middle
     page.execute_script("arguments[0].focus()", slider)
@@ -88,20 +91,18 @@ def test_divider_moves_by_keyboard_and_by_pointer_and_changes_the_picture(page: 
 
 
 def test_touch_drags_the_divider(page: Any) -> None:
-    resize(page, 400, 800)
+    set_size(page, 400, 800)
     page.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
     try:
         card = find_cards(page)[0]
         page.execute_script("arguments[0].scrollIntoView({behavior: 'instant', block: 'center'})", card)
-        box = page.execute_script(
-            "return arguments[0].getBoundingClientRect().toJSON()", card.find_element("css selector", ".frame")
-        )
+        box = page.execute_script("return arguments[0].getBoundingClientRect().toJSON()", find(card, ".frame"))
         y = box["top"] + box["height"] / 2
         for kind, share in (("touchStart", 0.5), ("touchMove", 0.65), ("touchMove", 0.8)):
             points = [{"x": box["left"] + share * box["width"], "y": y}]
             page.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
         page.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
-        slider = card.find_element("css selector", "input[type=range]")
+        slider = find(card, "input[type=range]")
         assert abs(int(slider.get_attribute("value")) - 80) <= 3
     finally:
         page.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
@@ -111,21 +112,19 @@ def test_layers_are_chosen_for_one_picture_and_for_all(page: Any) -> None:
     from selenium.webdriver.support.select import Select
 
     def sources(card: Any) -> list[str]:
-        return [
-            card.find_element("css selector", f".side.{side} img").get_attribute("src") for side in ("left", "right")
-        ]
+        return [find(card, f".side.{side} img").get_attribute("src") for side in ("left", "right")]
 
     first, second = find_cards(page)[:2]
     layers = page.execute_script("return JSON.parse(document.getElementById('picture-1').textContent)")
     assert sources(first) == [layers["baseline"], layers["prediction"]]
-    Select(first.find_element("css selector", "select.left")).select_by_visible_text("photo")
+    Select(find(first, "select.left")).select_by_visible_text("photo")
     assert sources(first) == [layers["image"], layers["prediction"]]
-    assert first.find_element("css selector", ".side.left span").text == "photo"
+    assert find(first, ".side.left span").text == "photo"
     kept = sources(second)
-    Select(page.find_element("css selector", "#all select.right")).select_by_visible_text("truth")
+    Select(find(page, "#all select.right")).select_by_visible_text("truth")
     assert sources(first) == [layers["image"], layers["truth"]] and sources(second)[0] == kept[0]
     assert sources(second)[1] != kept[1]
-    frame = first.find_element("css selector", ".frame")
+    frame = find(first, ".frame")
     plain = frame.screenshot_as_png
     page.find_element("id", "overlay").click()
     assert "data:image/jpeg" in frame.value_of_css_property("background-image") and frame.screenshot_as_png != plain
@@ -136,7 +135,7 @@ def test_pointing_tells_the_classes(page: Any, path: Path) -> None:
     from selenium.webdriver.support.ui import WebDriverWait
 
     card = find_cards(page)[0]
-    frame, probe = card.find_element("css selector", ".frame"), card.find_element("css selector", ".probe")
+    frame, probe = find(card, ".frame"), find(card, ".probe")
     page.execute_script("arguments[0].scrollIntoView({behavior: 'instant', block: 'center'})", card)
     height = frame.size["height"]
     ActionChains(page).move_to_element_with_offset(frame, 0, 1 - height // 2).perform()  # the rows that are ignored
@@ -150,7 +149,7 @@ def test_pointing_tells_the_classes(page: Any, path: Path) -> None:
 
 @pytest.mark.parametrize("width", [1280, 400])
 def test_nothing_is_wider_than_the_screen(page: Any, width: int) -> None:
-    resize(page, width, 800)
+    set_size(page, width, 800)
     assert page.execute_script("return document.documentElement.scrollWidth") == width
     widths = page.execute_script(
         "return [...document.querySelectorAll('svg')].map(e => e.getBoundingClientRect().width)"
@@ -160,8 +159,8 @@ def test_nothing_is_wider_than_the_screen(page: Any, width: int) -> None:
 
 def test_page_follows_the_colours_of_the_system(page: Any) -> None:
     def colours() -> tuple[str, str]:
-        body = page.find_element("css selector", "body").value_of_css_property("background-color")
-        return body, page.find_element("css selector", "svg text").value_of_css_property("fill")
+        body = find(page, "body").value_of_css_property("background-color")
+        return body, find(page, "svg text").value_of_css_property("fill")
 
     light = colours()
     feature = {"name": "prefers-color-scheme", "value": "dark"}

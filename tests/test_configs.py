@@ -30,8 +30,12 @@ FOREIGN = {
 }
 
 
+TARGETS = ["haze", "dusk", "dust"]
 QUICK = ("street_scenes.yaml", "camvid.yaml", "gta_resnet50.yaml")  # `make test` runs these
-
+RUN = (  # one of each kind: networks without BatchNorm, data of each source, with a method; the others are parsed
+    "gta_fcn_vgg16.yaml", "gta_resnet50_switchable.yaml", "gta_hrnet_w18.yaml", "gta_deeplabv3plus_resnet50.yaml",
+    "synthia_resnet50_dropout.yaml", "bdd_resnet50.yaml", "released_synthia_resnet50.yaml",
+)  # fmt: skip
 
 OF_STREETS = {  # configs of the photographs of streets, and what they test on
     "idd_lite.yaml": ["idd_lite"],
@@ -98,10 +102,7 @@ def tiny_arguments(name: str, kind: str, folder: Path, vendors: Path, monkeypatc
     return [f"--config={experiment}", *data, *tiny, *QUIET, *NO_LOGGER, *place]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in list_configs("experiment")],
-)
+@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in RUN)])
 def test_experiment_trains_and_tests_one_batch(
     name: str, tmp_path: Path, vendors: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,6 +113,25 @@ def test_experiment_trains_and_tests_one_batch(
     cli = main(["fit", *args])
     assert cli.trainer.global_step == 1
     assert main(["test", *args]).trainer.callback_metrics["test/miou"] >= 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(name for name in list_configs("experiment") if name not in QUICK + RUN),
+        *(f"street_scenes/{name}" for name in list_configs("experiment/street_scenes")),
+    ],
+)
+def test_experiment_parses(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", f"--config={CONFIGS / 'experiment' / name}", "--print_config"])
+    assert ended.value.code == 0 and "max_epochs" in capsys.readouterr().out
+
+
+def test_stand_ins_are_named_like_what_they_stand_for() -> None:
+    own = {name for name in list_configs("experiment/street_scenes") if name.split("_")[0] not in TARGETS}
+    assert own <= set(list_configs("experiment"))
 
 
 def choose_model(name: str) -> list[str]:
@@ -146,7 +166,7 @@ def test_seg_ttt_adapts_networks_of_other_libraries_and_a_transformer(name: str,
 @pytest.mark.parametrize("name", list_configs("data"))
 def test_data_is_tested_one_batch(name: str, tmp_path: Path, vendors: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cli = main(["test", *tiny_arguments(name, "data", tmp_path, vendors, monkeypatch)])
-    targets = ["haze", "dusk", "dust"] if name.startswith("street_") else ["cityscapes", "bdd", "idd", "mapillary"]
+    targets = TARGETS if name.startswith("street_") else ["cityscapes", "bdd", "idd", "mapillary"]
     targets = OF_STREETS.get(name, targets)
     metrics = {f"test/{target}/miou" for target in targets} if len(targets) > 1 and name != "camvid.yaml" else set()
     assert {*metrics, "test/miou"} <= set(cli.trainer.callback_metrics)

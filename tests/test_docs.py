@@ -1,30 +1,37 @@
 """The documentation: it builds, loads nothing from a network, and says what the code says."""
 
-import ast
 import inspect
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from html.parser import HTMLParser
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 import pytest
+import torch
 import yaml
+from torch import nn
 
 import callbacks
 from callbacks.run.choice import check_method
+from datamodules import CityscapesDataModule
 from experiments.docs_hooks import replace_equations, replace_outward_links
-from experiments.list_presets import BEGIN, END, list_presets, replace_list
-from tests.docs_commands import PAGES, read_blocks
+from experiments.list_presets import MARKS, list_presets
+from experiments.pages import make_marks, replace_report
+from lightning_modules.metrics import confusion_matrix
+from lightning_modules.networks import DeepLabV1
+from tests.docs_commands import PAGES
+from tests.fakes import TinyNetwork
 from tests.tiny import ROOT
 
 DOCS = ROOT / "docs"
 METHODS = [name for name in callbacks.__all__ if name != "Method"]
-LOADING = {"script": "src", "img": "src", "iframe": "src", "source": "src", "link": "href", "video": "src"}
+# What a page or a style sheet loads, and what of it lies elsewhere.
+LOADING = re.compile(r"<(?:script|img|iframe|source|video|link(?! [^>]*canonical)) [^>]*>|(?:url\(|@import )[^);]*")
+OUTSIDE = re.compile(r"""(?:src=|href=|url\(|@import )["']?((?:https?:)?//[^)"'> ]+)""")
 HEADING = re.compile(r"^#{1,6} +(.*?)\s*$", re.MULTILINE)
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 
@@ -40,65 +47,16 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-class Page(HTMLParser):
-    """What a page loads, links to, and the anchors it has."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.loads: list[str] = []
-        self.links: list[str] = []
-        self.anchors: set[str] = set()
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        named = dict(attrs)
-        if named.get("id"):
-            self.anchors.add(str(named["id"]))
-        if tag == "a" and named.get("href"):
-            self.links.append(str(named["href"]))
-        address = named.get(LOADING.get(tag, ""))
-        if address and not (tag == "link" and named.get("rel") == "canonical"):
-            self.loads.append(address)
-
-
-@pytest.fixture(scope="module")
-def pages(site: Path) -> dict[Path, Page]:
-    return {path: Page(path.read_text(encoding="utf-8")) for path in site.rglob("*.html")}
-
-
 @pytest.mark.slow
-def test_every_page_is_on_the_site(site: Path) -> None:
-    assert {path.stem for path in DOCS.glob("*.md")} <= {path.stem for path in site.glob("*.html")}
-
-
-@pytest.mark.slow
-def test_site_loads_nothing_from_a_network(site: Path, pages: dict[Path, Page]) -> None:
-    assert len(pages) > 15
-    for path, page in pages.items():
-        assert page.loads
-        outside = [address for address in page.loads if urlsplit(address).netloc]
-        assert not outside, f"{path.name} loads {outside}"
-        assert "mermaid" not in path.read_text(encoding="utf-8")  # the theme would fetch a script for it
-    for path in site.rglob("*.css"):
-        found = re.findall(r"(?:url\(|@import )[\"']?((?:https?:)?//[^)\"' ]+)", path.read_text(encoding="utf-8"))
+def test_site_has_every_page_and_loads_nothing_from_a_network(site: Path) -> None:
+    pages = list(site.glob("*.html"))
+    assert {path.stem for path in DOCS.glob("*.md")} <= {path.stem for path in pages}
+    for path in [*site.rglob("*.html"), *site.rglob("*.css")]:
+        text = path.read_text(encoding="utf-8")
+        found = [address for tag in LOADING.findall(text) for address in OUTSIDE.findall(tag)]
         assert not found, f"{path.name} loads {found}"
-
-
-@pytest.mark.slow
-def test_links_and_anchors_of_the_site_lead_somewhere(site: Path, pages: dict[Path, Page]) -> None:
-    checked = 0
-    for path, page in pages.items():
-        for address in page.links if path.name != "404.html" else []:
-            parts = urlsplit(address)
-            if parts.scheme or parts.netloc:
-                continue
-            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
-            target = target / "index.html" if target.is_dir() else target
-            assert target.exists(), f"{path.name} links to {address}"
-            if parts.fragment and target in pages:
-                assert unquote(parts.fragment) in pages[target].anchors | {"__toc"}, f"{path.name} links to {address}"
-            checked += 1
-    assert checked > 500
+        assert "mermaid" not in text or path.suffix == ".css"  # the theme would fetch a script for it
+    assert all(LOADING.search(path.read_text(encoding="utf-8")) for path in pages)
 
 
 @pytest.mark.slow
@@ -148,40 +106,30 @@ def test_readme_is_one_page_with_one_figure() -> None:
 # What the pages say is what the code says.
 
 
-def read_arguments() -> dict[str, dict[str, str]]:
-    """Reads the tables under `Arguments of X` in docs/methods.md: the default of each argument."""
-    text = (DOCS / "methods.md").read_text(encoding="utf-8")
-    tables = re.findall(r"^Arguments of `(\w+)`:\n\n((?:\|.*\n)+)", text, re.MULTILINE)
-    return {
-        name: {
-            cells[1].strip().strip("`"): cells[2].strip().strip("`")
-            for cells in (row.split("|") for row in table.splitlines()[2:])
-        }
-        for name, table in tables
-    }
-
-
 def test_tables_of_arguments_are_the_signatures() -> None:
-    tables = read_arguments()
+    text = (DOCS / "methods.md").read_text(encoding="utf-8")
+    tables = dict(re.findall(r"^Arguments of `(\w+)`:\n\n(?:\|.*\n){2}((?:\|.*\n)+)", text, re.MULTILINE))
     assert sorted(tables) == sorted(METHODS)
     for name, table in tables.items():
+        shown = dict(re.findall(r"^\| *`?(\w+)`? *\| *`?(.*?)`? *\|", table, re.MULTILINE))
         signature = inspect.signature(getattr(callbacks, name)).parameters
-        assert list(table) == list(signature), name
-        for argument, shown in table.items():
-            default = signature[argument].default
-            if default is inspect.Parameter.empty:
-                assert shown == "required"
+        assert list(shown) == list(signature), name
+        for argument, parameter in signature.items():
+            if parameter.default is inspect.Parameter.empty:
+                assert shown[argument] == "required"
             else:
-                assert yaml.safe_load(shown) == (list(default) if isinstance(default, tuple) else default), argument
+                default = list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
+                assert yaml.safe_load(shown[argument]) == default, argument
 
 
 def test_list_of_presets_is_the_folder() -> None:
     page = (DOCS / "configs.md").read_text(encoding="utf-8")
     how = "run `python -m experiments.list_presets --write docs/configs.md`"
-    assert replace_list(page, list_presets()) == page, how
-    assert page.count(BEGIN) == page.count(END) == 1
+    begin, end = make_marks(MARKS)
+    assert replace_report(page, list_presets(), MARKS) == page, how
+    assert page.count(begin) == page.count(end) == 1
     files = {path.stem for path in (ROOT / "configs").rglob("*.yaml")}
-    assert files == set(re.findall(r"^\| `(\w+)` \|", page[page.index(BEGIN) :], re.MULTILINE))
+    assert files == set(re.findall(r"^\| `(\w+)` \|", page[page.index(begin) :], re.MULTILINE))
 
 
 @pytest.mark.parametrize("name", ["add_data_set", "add_method", "add_network"])
@@ -192,137 +140,32 @@ def test_pages_on_extending_are_short(name: str) -> None:
 # Error messages.
 
 
-def read_messages() -> list[str]:
-    return [block.text.strip() for block in read_blocks(DOCS / "faq.md") if block.language == "text"]
+FLAT = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten())
+PROVOKED: dict[str, Callable[[], Any]] = {
+    "unknown method": lambda: check_method(["--method", "SegTT"]),
+    "two methods": lambda: check_method(["--method", "IaBN", "--method=TTA"]),
+    "text for names": lambda: callbacks.SegTTT(trainable="head"),  # type: ignore[arg-type]
+    "choice on a target": lambda: CityscapesDataModule(root=str(ROOT)).val_dataloader(),
+    "no root": lambda: CityscapesDataModule().find_root(),
+    "image of three dimensions": lambda: callbacks.IaBN().predict(TinyNetwork(), torch.zeros(3, 8, 8)),
+    "no BatchNorm": lambda: callbacks.IaBN().check_network(TinyNetwork(norm=None)),
+    "no dropout": lambda: callbacks.MCDropout().check_network(TinyNetwork()),
+    "unknown layer": lambda: callbacks.SegTTT(trainable=["nothing"]).check_network(TinyNetwork()),
+    "missing member": lambda: callbacks.Ensemble(["gone.ckpt"]).check_network(TinyNetwork()),
+    "tiny image": lambda: DeepLabV1("resnet10", 5, width=4)(torch.zeros(1, 3, 4, 4)),
+    "flat output": lambda: callbacks.IaBN(0.0).predict(FLAT, torch.zeros(1, 3, 8, 8)),
+    "label out of range": lambda: confusion_matrix(torch.zeros(4, dtype=torch.int64), torch.full((4,), 9), 5),
+}
 
 
-def list_source_messages() -> Iterator[str]:
-    """Yields what the code can say, as regular expressions: the text of its strings, anything for their values."""
-    folders = ("callbacks", "datamodules", "lightning_modules", "experiments")
-    paths = [ROOT / "main.py", *(path for folder in folders for path in (ROOT / folder).rglob("*.py"))]
-    for path in paths:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.JoinedStr):
-                yield "".join(
-                    re.escape(str(part.value)) if isinstance(part, ast.Constant) else ".*?" for part in node.values
-                )
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and len(node.value) > 30:
-                yield re.escape(node.value)
-
-
-@pytest.fixture(scope="module")
-def sayable() -> list[re.Pattern[str]]:
-    found = {text for text in list_source_messages() if len(text.replace(".*?", "")) >= 30}
-    return [re.compile(text, re.DOTALL) for text in found]
-
-
-@pytest.mark.parametrize("message", read_messages(), ids=lambda message: message[:40])
-def test_message_is_one_of_the_code(message: str, sayable: list[re.Pattern[str]]) -> None:
-    # A message may be put together from several strings: the longest of them has to make up most of it.
-    longest = max(
-        (match[0] for pattern in sayable if (match := pattern.search(message)) is not None), key=len, default=""
-    )
-    assert len(longest) >= 0.6 * len(message), f"no error says {message!r}; the nearest has {longest!r}"
-
-
-def matches_page(error: str) -> bool:
-    """Whether a message is one of those on the page, `...` standing for anything."""
-    return any(
-        re.match(".*?".join(re.escape(part) for part in message.split("...")), error, re.DOTALL)
-        for message in read_messages()
-    )
-
-
-def provoke_target() -> None:
-    from datamodules import CityscapesDataModule
-
-    CityscapesDataModule(root=str(ROOT)).val_dataloader()
-
-
-def provoke_place() -> None:
-    from datamodules import CityscapesDataModule
-
-    CityscapesDataModule().find_root()
-
-
-def provoke_shape() -> None:
-    import torch
-
-    from tests.fakes import TinyNetwork
-
-    callbacks.IaBN().predict(TinyNetwork(), torch.zeros(3, 8, 8))
-
-
-def provoke_norm() -> None:
-    from tests.fakes import TinyNetwork
-
-    callbacks.IaBN().check_network(TinyNetwork(norm=None))
-
-
-def provoke_dropout() -> None:
-    from tests.fakes import TinyNetwork
-
-    callbacks.MCDropout().check_network(TinyNetwork())
-
-
-def provoke_trainable() -> None:
-    from tests.fakes import TinyNetwork
-
-    callbacks.SegTTT(trainable=["nothing"]).check_network(TinyNetwork())
-
-
-def provoke_ensemble() -> None:
-    from tests.fakes import TinyNetwork
-
-    callbacks.Ensemble(["gone.ckpt"]).check_network(TinyNetwork())
-
-
-def provoke_small_image() -> None:
-    import torch
-
-    from lightning_modules.networks import DeepLabV1
-
-    DeepLabV1("resnet10", 5, width=4)(torch.zeros(1, 3, 4, 4))
-
-
-def provoke_output() -> None:
-    import torch
-    from torch import nn
-
-    callbacks.IaBN(0.0).predict(nn.Sequential(nn.BatchNorm2d(3), nn.Flatten()), torch.zeros(1, 3, 8, 8))
-
-
-def provoke_label() -> None:
-    import torch
-
-    from lightning_modules.metrics import confusion_matrix
-
-    confusion_matrix(torch.zeros(4, dtype=torch.int64), torch.full((4,), 9), 5)
-
-
-@pytest.mark.parametrize(
-    "provoke",
-    [
-        lambda: check_method(["--method", "SegTT"]),
-        lambda: check_method(["--method", "IaBN", "--method=TTA"]),
-        lambda: callbacks.SegTTT(trainable="head"),  # type: ignore[arg-type]
-        provoke_target,
-        provoke_place,
-        provoke_shape,
-        provoke_norm,
-        provoke_dropout,
-        provoke_trainable,
-        provoke_ensemble,
-        provoke_small_image,
-        provoke_output,
-        provoke_label,
-    ],
-)
-def test_message_of_the_page_comes_up(provoke: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("provoke", PROVOKED.values(), ids=PROVOKED)
+def test_an_error_says_what_to_do(provoke: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SEGADAPT_DATA", raising=False)
     with pytest.raises((ValueError, TypeError, OSError)) as raised:
         provoke()
-    assert matches_page(str(raised.value)), f"docs/faq.md does not have: {raised.value}"
+    assert re.search(r"expected|disagree|\b[Ss]et\b|\buse\b|\btrain a network\b|\bgive a\b", str(raised.value)), str(
+        raised.value
+    )
 
 
 def test_every_test_that_the_log_of_situations_names_exists() -> None:

@@ -1,4 +1,7 @@
-"""Every command of README and docs/ is parsed (quick) and run with tiny data and networks (slow)."""
+"""Every command of README and docs/ is parsed, and the first steps are run (slow).
+
+What the commands choose is run elsewhere: every preset in test_configs.py, every program in a test of its own.
+"""
 
 import argparse
 import contextlib
@@ -8,9 +11,10 @@ import io
 import os
 import re
 import runpy
+import shlex
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +30,17 @@ from tests.docs_commands import (
     NAMED,
     PAGES,
     TESTED,
-    TINY,
+    Block,
     Command,
     drop_options,
     expand_make,
-    keep_setup,
-    load_printed,
     read_blocks,
     read_commands,
     read_inline,
     read_targets,
-    shrink,
 )
-from tests.fakes import draw_ids, draw_image, write_image, write_vendors
-from tests.tiny import EXPERIMENT, NO_LOGGER, QUIET, ROOT, arguments
+from tests.fakes import TinyNetwork, draw_ids, draw_image, make_images, write_image, write_vendors
+from tests.tiny import DATA, QUIET, ROOT, arguments
 
 COMMANDS = [command for page in PAGES for command in read_commands(page)]
 UNIQUE = list({(command.kind, command.words): command for command in reversed(COMMANDS)}.values())[::-1]
@@ -59,6 +60,11 @@ def list_programs() -> list[Any]:
         pytest.param(command, id=f"{command.place}-{command.module}")
         for command in {command.words: command for command in reversed(commands)}.values()
     ]
+
+
+def choose_blocks(language: str) -> list[Any]:
+    blocks = [block for page in PAGES for block in read_blocks(page) if block.language == language]
+    return [pytest.param(block, id=f"{block.path.name}:{block.line}") for block in blocks]
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +106,7 @@ def make_data(place: Path) -> None:
             write_image(place / "data" / "my_town" / "photos" / split / f"{name}.jpg", image)
             write_image(place / "data" / "my_town" / "classes" / split / f"{name}.png", ids % 7)
     for name in ("a", "street/b"):
-        write_image(place / "photos" / f"{name}.jpg", draw_image(name, SIZE))
+        write_image(place / "photos" / f"{name}.jpg", draw_image(name, (128, 192)))
     (place / "outputs" / "sweeps" / "alpha").mkdir(parents=True)
     shutil.copy(ROOT / "configs" / "method" / "iabn.yaml", place / "outputs" / "sweeps" / "alpha" / "best.yaml")
 
@@ -137,61 +143,58 @@ def print_config(words: list[str]) -> dict[str, Any]:
             main([*drop_options(words, "--print_config"), "--print_config"])
     except SystemExit as exit:
         assert exit.code == 0, errors.getvalue()
-    return load_printed(output.getvalue())
+    return yaml.safe_load(output.getvalue())
 
 
-def asks_for_help(words: tuple[str, ...]) -> bool:
-    return any(re.match(r"--([\w.]+\.)?help\b", word) for word in words)
+def asks_for_help(command: Command) -> bool:
+    return any(re.match(r"--([\w.]+\.)?help\b", word) for word in command.words)
 
 
 @pytest.mark.parametrize("command", choose("main"))
-def test_command_line_of_main_is_understood(command: Command, workshop: Path, vendors: Path) -> None:
+def test_command_line_of_main_is_understood(
+    command: Command, workshop: Path, vendors: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = [settle(word, workshop) for word in command.words[2:]]
-    if not asks_for_help(command.words):
+    if not asks_for_help(command):
         assert print_config(words)["trainer"]
         return
-    output = io.StringIO()
-    with contextlib.redirect_stdout(output), pytest.raises(SystemExit) as exit:
+    with pytest.raises(SystemExit) as exit:
         main(words)
-    assert exit.value.code == 0
-    assert "--" in output.getvalue()
+    assert exit.value.code == 0 and "--" in capsys.readouterr().out
 
 
 class Understood(BaseException):
     """A program has read its arguments."""
 
 
-def run_program(command: Command, more: list[str], code: int = 0) -> None:
-    """Runs `python -m experiments.X`, which is to end with an exit code."""
-    assert command.module
-    before = sys.argv
-    sys.argv = [command.module, *command.words[3:], *more]
-    ended: Any = 0
+def run_program(module: str, words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> int:
+    """Runs `python -m experiments.X`; returns its exit code."""
+    monkeypatch.setattr(sys, "argv", [module, *words])
     try:
-        runpy.run_module(command.module, run_name="__main__", alter_sys=True)
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
     except SystemExit as exit:
-        ended = exit.code or 0
-    finally:
-        sys.argv = before
-    assert ended == code, f"{command.place}: {command.text} ended with {ended}"
+        return int(exit.code or 0)
+    return 0
 
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
 @pytest.mark.parametrize("command", list_programs())
-def test_arguments_of_a_program_are_understood(command: Command, workshop: Path, vendors: Path) -> None:
+def test_arguments_of_a_program_are_understood(
+    command: Command, workshop: Path, vendors: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     read = argparse.ArgumentParser.parse_args
 
     def stop(parser: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> None:
         read(parser, *args, **kwargs)
         raise Understood
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(argparse.ArgumentParser, "parse_args", stop)
-        if asks_for_help(command.words):
-            run_program(command, [])
-            return
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop)
+    assert command.module
+    if asks_for_help(command):
+        assert run_program(command.module, command.words[3:], monkeypatch) == 0
+    else:
         with pytest.raises(Understood):
-            run_program(command, [])
+            run_program(command.module, command.words[3:], monkeypatch)
 
 
 @pytest.mark.parametrize("command", choose("make"))
@@ -224,8 +227,8 @@ def test_variable_means_something(command: Command) -> None:
 @pytest.mark.parametrize("command", list_programs())
 def test_program_is_run_by_a_test(command: Command) -> None:
     name = (command.module or "").removeprefix("experiments.")
-    assert name in TINY or name in TESTED, f"{command.place}: no rule says how to run {command.text}"
-    if name in TESTED and name != "real_photographs":
+    assert name in TESTED, f"{command.place}: no rule says which test runs {command.text}"
+    if name not in ("real_photographs", "contact_sheets"):
         source = (ROOT / "tests" / TESTED[name]).read_text(encoding="utf-8")
         assert re.search(rf"from experiments(\.{name}\b| import .*\b{name}\b)", source), f"{TESTED[name]}: not {name}"
 
@@ -233,71 +236,11 @@ def test_program_is_run_by_a_test(command: Command) -> None:
 # The rest is slow.
 
 
-class Checkpoints:
-    """A tiny checkpoint for each network and data that the commands name."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.made: dict[tuple[str, ...], Path] = {}
-
-    def make(self, command: str, words: list[str]) -> Path:
-        setup = keep_setup(words)
-        tiny = shrink(print_config([command, *setup]))
-        key = (command, *setup, *tiny)
-        if key not in self.made:
-            path = self.folder / f"{len(self.made)}.ckpt"
-            place = [f"--results.folder={path.with_suffix('')}", f"--trainer.default_root_dir={path.with_suffix('')}"]
-            main([command, *setup, *tiny, *place]).trainer.save_checkpoint(path)
-            self.made[key] = path
-        return self.made[key]
-
-
-@pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
-    return Checkpoints(tmp_path_factory.mktemp("checkpoints"))
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("command", choose("main"))
-def test_command_line_of_main_runs(
-    command: Command, workshop: Path, vendors: Path, checkpoints: Checkpoints, tmp_path: Path
-) -> None:
-    subcommand, *words = [settle(word, workshop) for word in command.words[2:]]
-    if asks_for_help(command.words) or "--print_config" in words:
-        return  # done above
-    restored = words != drop_options(words, "--ckpt_path")
-    words = drop_options(words, "--ckpt_path", "--results.folder", "--results.overwrite", "--results.selection")
-    released = words != drop_options(words, "--model.released")
-    words = drop_options(words, "--model.released")  # read in tests/lightning_modules/test_released.py
-    tiny = shrink(print_config([subcommand, *words]))
-    place = [f"--results.folder={tmp_path / 'results'}", f"--trainer.default_root_dir={tmp_path}"]
-    if restored:
-        place.append(f"--ckpt_path={checkpoints.make(subcommand, words)}")
-        if subcommand == "fit":
-            tiny += ["--trainer.max_epochs=2", "--trainer.max_steps=2"]
-    cli = main([subcommand, *words, *tiny, *place, *(["--model.released=null"] if released else [])])
-    if subcommand == "fit":
-        assert cli.trainer.global_step >= 1
-    elif subcommand == "predict":
-        assert list((tmp_path / "results" / "labels").rglob("*.png"))
-    else:
-        assert "miou" in (tmp_path / "results" / "results.json").read_text()
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
-@pytest.mark.parametrize(
-    "command", [param for param in list_programs() if param.values[0].module.rpartition(".")[2] in TINY]
-)
-def test_program_runs(command: Command, workshop: Path, vendors: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if asks_for_help(command.words):
-        return
-    shutil.copytree(ROOT / "docs", workshop / "docs", dirs_exist_ok=True)  # so that pages are written there
-    name = (command.module or "").removeprefix("experiments.")
-    # The trees here are smaller than the official data sets, which the check has to find; one's own have no such size.
-    own = any(folder in command.text for folder in ("camvid", "photos"))
-    run_program(command, TINY[name], code=1 if name == "check_data" and not own else 0)
-    assert name != "check_data" or (workshop / "outputs" / "check_data.json").exists()
+def test_contact_sheets_are_drawn(workshop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = shlex.split("--rows 1 --count 1 --height 64 --width 128 --folder sheets")
+    assert run_program("experiments.contact_sheets", words, monkeypatch) == 0
+    assert list((workshop / "sheets").rglob("*.*"))
 
 
 @pytest.mark.slow
@@ -311,11 +254,10 @@ def test_the_first_steps_work_one_after_the_other(
     monkeypatch.chdir(tmp_path)
     steps = [command for command in read_commands(ROOT / page) if command.kind == "main"][:5]
     assert [step.words[2] for step in steps] == ["fit", "test", "test", "validate", "predict"]
+    scenes = [*DATA, "--data.num_val=1", "--data.num_test=1", "--data.repeats=1"]
     for step in steps:
-        words = list(step.words[2:])
-        whole = {*NO_LOGGER, "--trainer.max_steps=1"}  # an epoch, or there is no best checkpoint
-        tiny = [argument for argument in shrink(print_config(words)) if argument not in whole]
-        main([*words, *tiny])
+        data = ["--data.num_workers=0"] if "--data" in step.words else scenes  # of another data set
+        main([*step.words[2:], *QUIET, "--trainer.max_epochs=1", *data])
     runs = tmp_path / "outputs" / "runs"
     assert (runs / "csv" / "version_0" / "checkpoints" / "best.ckpt").exists()
     assert list(runs.glob("wandb/offline-run-*"))
@@ -323,48 +265,22 @@ def test_the_first_steps_work_one_after_the_other(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "block",
-    [
-        pytest.param(block, id=f"{block.path.name}:{block.line}")
-        for page in PAGES
-        for block in read_blocks(page)
-        if block.language == "python" and not block.file
-    ],
-)
-def test_python_of_the_pages_runs(block: Any, workshop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.fakes import TinyNetwork, make_images  # what a reader brings along
-
+@pytest.mark.parametrize("block", [param for param in choose_blocks("python") if not param.values[0].file])
+def test_python_of_the_pages_runs(block: Block, workshop: Path, vendors: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = [*arguments(workshop / "python", "--data.repeats=1"), *QUIET]
     monkeypatch.setattr(program, "main", lambda words: main([*words, *tiny]))
-    monkeypatch.setenv("SEGADAPT_DATA", str(workshop / "data"))
-    names: dict[str, Any] = {"network": TinyNetwork(), "image": make_images(1)}
+    names: dict[str, Any] = {"network": TinyNetwork(), "image": make_images(1)}  # what a reader brings along
     exec(compile(block.text, f"{block.path.name}:{block.line}", "exec"), names)
     if "probabilities" in names:
         assert names["probabilities"].shape == (1, 5, 32, 48)
 
 
-@pytest.mark.parametrize(
-    "block",
-    [
-        pytest.param(block, id=f"{block.path.name}:{block.line}")
-        for page in PAGES
-        for block in read_blocks(page)
-        if block.language == "yaml"
-    ],
-)
-def test_yaml_of_the_pages_is_that_of_the_repository(block: Any) -> None:
+@pytest.mark.parametrize("block", choose_blocks("yaml"))
+def test_yaml_of_the_pages_is_that_of_the_repository(block: Block) -> None:
     content = yaml.safe_load(block.text)
     assert content
     if block.file and (ROOT / block.file).exists():
         assert content == yaml.safe_load((ROOT / block.file).read_text(encoding="utf-8"))
-    assert EXPERIMENT.exists()
-
-
-def list_arguments(classes: list[type]) -> set[str]:
-    """The names of all arguments of classes and of those they derive from."""
-    found = {base for cls in classes for base in cls.__mro__ if base is not object}
-    return {name for cls in found for name in inspect.signature(cls.__init__).parameters} - {"self", "args", "kwargs"}
 
 
 @pytest.fixture(scope="module")
@@ -375,34 +291,26 @@ def options() -> set[str]:
         with contextlib.redirect_stdout(output), pytest.raises(SystemExit):
             main([subcommand, "--help"])
     found = set(re.findall(r"--[\w.]+", output.getvalue()))
-    methods = [getattr(callbacks, name) for name in callbacks.__all__]
-    found |= {f"--method.{name}" for name in list_arguments(methods)}
-    found |= {f"--data.{name}" for name in list_arguments([getattr(datamodules, name) for name in datamodules.__all__])}
-    found |= {
-        f"--model.network.init_args.{name}" for name in list_arguments([getattr(networks, n) for n in networks.__all__])
-    }
+    prefixes = {"--method": callbacks, "--data": datamodules, "--model.network.init_args": networks}
+    for prefix, package in prefixes.items():
+        bases = {base for name in package.__all__ for base in getattr(package, name).__mro__ if base is not object}
+        found |= {f"{prefix}.{name}" for base in bases for name in inspect.signature(base.__init__).parameters}
     for path in (ROOT / "experiments").rglob("*.py"):
         found |= set(re.findall(r'"(--[a-z][a-z-]*)"', path.read_text(encoding="utf-8")))
     return found
 
 
-OF_OTHERS = {"--nodes", "--ntasks-per-node", "--trainer.callbacks+", "--print_config"}  # Slurm's, jsonargparse's
-
-
-@pytest.mark.parametrize(
-    "number, page, text",
-    [
-        pytest.param(number, page, text, id=f"{page.name}:{number}:{text[:30]}")
-        for page in PAGES
-        for number, text in read_inline(page)
-        if text.startswith("--")
-    ],
+# Slurm's, jsonargparse's, and ways to write an option.
+OF_OTHERS = re.compile(
+    r"--(nodes|ntasks-per-node|print_config|trainer\.callbacks\+?(\..*)?|(data|method|model\.network)\.help)"
+    r"|.*(ARGUMENT|NAME).*"
 )
-def test_option_named_in_the_text_exists(number: int, page: Path, text: str, options: set[str]) -> None:
-    for name in re.findall(r"(?:^| )(--[\w.+-]+)", text):
-        inner = re.sub(r"^--data\.(source|development)\.init_args\.", "--data.", name)
-        if inner in OF_OTHERS or re.match(r"--(data|method|model\.network)\.help$|--trainer\.callbacks\.", inner):
-            continue
-        if re.search(r"ARGUMENT|NAME", inner):
-            continue
-        assert inner in options, f"{page.name}:{number}: nothing knows {name} ({text})"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_options_named_in_the_text_exist(page: Path, options: set[str]) -> None:
+    for number, text in read_inline(page):
+        for name in re.findall(r"(?:^| )(--[\w.+-]+)", text if text.startswith("--") else ""):
+            inner = re.sub(r"^--data\.(source|development)\.init_args\.", "--data.", name)
+            known = inner in options or OF_OTHERS.fullmatch(inner)
+            assert known, f"{page.name}:{number}: nothing knows {name} ({text})"

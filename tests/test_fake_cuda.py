@@ -31,8 +31,8 @@ from tests.fake_cuda import CUDA, FakeCuda, fake_cuda
 
 CLASSES = 5
 SIZE = (65, 97)  # of images: no side divides by a stride
-LAYOUTS = ("contiguous", "channels_last")
 PRECISIONS = ("float32", "bf16")
+USUAL, PLAIN = ("channels_last", "bf16"), ("contiguous", "float32")
 
 
 class Foreign(nn.Module):
@@ -59,39 +59,25 @@ FAMILIES: dict[str, Callable[[], nn.Module]] = {
     "Foreign": lambda: Foreign(CLASSES),
 }
 VIEWS: dict[str, Any] = {"scales": (0.5,)}
-METHODS: dict[str, Callable[[float, int], Method]] = {
-    "IaBN": lambda alpha, steps: IaBN(alpha),
-    "TTA": lambda alpha, steps: TTA(alpha, **VIEWS),
-    "MCDropout": lambda alpha, steps: MCDropout(2, alpha),
-    "AdaBN": lambda alpha, steps: AdaBN(1.0),
-    "Ensemble": lambda alpha, steps: Ensemble(["first", "second"], alpha, tta=True, **VIEWS),
-    "SegTTT": lambda alpha, steps: SegTTT(alpha, num_steps=steps, **VIEWS),
-    "SegTTT released": lambda alpha, steps: SegTTT(
-        alpha, num_steps=steps, semantics="released", resampling="device", **VIEWS
-    ),
-    "Tent": lambda alpha, steps: Tent(1.0, steps),
-    "Tent SGD": lambda alpha, steps: Tent(1.0, steps, optimizer="sgd"),
-    "Tent online": lambda alpha, steps: Tent(1.0, steps, episodic=False),
+RELEASED: dict[str, Any] = {"semantics": "released", "resampling": "device"}
+# By name how often the host waits for the device per image, whatever the number of steps, and the method. It waits for
+# whether the image is finite and whether the prediction is; Seg-TTT and Tent also for the losses, Seg-TTT also for
+# whether a pixel is labelled, and online Tent for whether what it learned is finite.
+METHODS: dict[str, tuple[int, Callable[[float, int], Method]]] = {
+    "IaBN": (2, lambda alpha, steps: IaBN(alpha)),
+    "TTA": (2, lambda alpha, steps: TTA(alpha, **VIEWS)),
+    "MCDropout": (2, lambda alpha, steps: MCDropout(2, alpha)),
+    "AdaBN": (2, lambda alpha, steps: AdaBN(1.0)),
+    "Ensemble": (2, lambda alpha, steps: Ensemble(["first", "second"], alpha, tta=True, **VIEWS)),
+    "SegTTT": (4, lambda alpha, steps: SegTTT(alpha, num_steps=steps, **VIEWS)),
+    "SegTTT released": (4, lambda alpha, steps: SegTTT(alpha, num_steps=steps, **RELEASED, **VIEWS)),
+    "Tent": (3, lambda alpha, steps: Tent(1.0, steps)),
+    "Tent SGD": (3, lambda alpha, steps: Tent(1.0, steps, optimizer="sgd")),
+    "Tent online": (4, lambda alpha, steps: Tent(1.0, steps, episodic=False)),
 }
-STEPPING = {"SegTTT", "SegTTT released", "Tent", "Tent SGD", "Tent online"}
+STEPPING = {name for name in METHODS if name.startswith(("SegTTT", "Tent"))}
 DEEP = {"HRNet", "TimmDeepLab"}  # hundreds of layers
 NEEDS_BATCH_NORM = {"IaBN", "AdaBN", "Tent", "Tent SGD", "Tent online"}
-
-# How often the host waits for the device per image, whatever the number of steps: whether the image is finite and
-# whether the prediction is; Seg-TTT and Tent also the losses, Seg-TTT also whether a pixel is labelled, and online Tent
-# whether what it learned is finite.
-WAITS = {
-    "IaBN": 2,
-    "TTA": 2,
-    "MCDropout": 2,
-    "AdaBN": 2,
-    "Ensemble": 2,
-    "SegTTT": 4,
-    "SegTTT released": 4,
-    "Tent": 3,
-    "Tent SGD": 3,
-    "Tent online": 4,
-}
 
 
 @pytest.fixture
@@ -128,8 +114,7 @@ def describe(network: nn.Module) -> list[Any]:
     return [tensors, [id(buffer) for buffer in network.buffers()], modules]
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("layout", "precision"), [USUAL, PLAIN])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_plain_prediction_stays_on_the_device_and_never_waits(
     family: str, layout: str, precision: str, device: FakeCuda
@@ -147,7 +132,7 @@ def test_a_plain_prediction_stays_on_the_device_and_never_waits(
 def predict(name: str, family: str, layout: str, steps: int) -> None:
     """Predicts an image by a method, and checks all that can be told without values."""
     network = make_network(family, layout)
-    method = METHODS[name](0.0 if family == "Segmenter" else 0.1, steps)
+    method = METHODS[name][1](0.0 if family == "Segmenter" else 0.1, steps)
     if isinstance(method, Ensemble):
         method.members = [network, network]
     before = describe(network)
@@ -161,15 +146,14 @@ def predict(name: str, family: str, layout: str, steps: int) -> None:
 
 
 def list_cases() -> Iterator[Any]:
-    """Every method on every network in each layout and precision; all but some are slow."""
-    for name, family, layout, precision in product(METHODS, FAMILIES, LAYOUTS, PRECISIONS):
+    """Every method on every network, in each layout and precision on one of them, in two pairs on the others."""
+    for name, family in product(METHODS, FAMILIES):
         if family == "Segmenter" and name in NEEDS_BATCH_NORM:
             continue
-        usual, plain = ((layout, precision) == pair for pair in (("channels_last", "bf16"), ("contiguous", "float32")))
-        deep = family in DEEP and name not in ("IaBN", "SegTTT")
-        quick = family == "DeepLabV1" or (usual and not deep) or (plain and family not in DEEP)
-        marks = [] if quick else [pytest.mark.slow]
-        yield pytest.param(name, family, layout, precision, marks=marks)
+        pairs = product(("contiguous", "channels_last"), PRECISIONS) if family == "DeepLabV1" else (USUAL, PLAIN)
+        for pair in pairs:
+            slow = family in DEEP and (pair == PLAIN or name not in ("IaBN", "SegTTT"))
+            yield pytest.param(name, family, *pair, marks=[pytest.mark.slow] if slow else [])
 
 
 @pytest.mark.parametrize(("name", "family", "layout", "precision"), list_cases())
@@ -178,7 +162,7 @@ def test_a_method_stays_on_the_device(name: str, family: str, layout: str, preci
     with autocast(precision):
         predict(name, family, layout, 1)
     waits = [wait for wait in device.waits if "cpu to cuda" not in wait]  # such are left for the test below
-    assert len(waits) == WAITS[name], waits
+    assert len(waits) == METHODS[name][0], waits
 
 
 @pytest.mark.parametrize("family", ["DeepLabV1", "Foreign"])
@@ -189,7 +173,7 @@ def test_the_host_waits_equally_often_however_many_steps(name: str, family: str,
     for steps in (1, 4) if name in STEPPING else (1,):
         device.waits.clear()
         predict(name, family, "channels_last", steps)
-        assert len(device.waits) == WAITS[name], device.waits
+        assert len(device.waits) == METHODS[name][0], device.waits
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

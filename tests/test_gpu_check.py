@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from experiments.gpu_check import correctness
-from experiments.gpu_check.__main__ import check_gpu, list_steps
-from experiments.gpu_check.runner import Row, Runner, Step
-from experiments.gpu_check.subjects import Setup, copy_state, draw_pixels, is_unchanged, share_equal
+from experiments.gpu_check.__main__ import CHECKS, check_gpu
+from experiments.gpu_check.runner import Check, Report, Row
+from experiments.gpu_check.subjects import Setup, copy_state, is_unchanged, share_equal
 from tests.tiny import ROOT
 
 # What a lent machine need not have. (PyYAML is there: Lightning itself loads it.)
@@ -39,73 +39,76 @@ runpy.run_module("experiments.gpu_check", run_name="__main__", alter_sys=True)
 LONG = {"processes", "r50-compile", "r101-bf16", "r101-float32", "r101-plain-loop", "r101-compile"}
 
 
-def read(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "gpu_check.json").read_text(encoding="utf-8"))
+SETUP = Setup(torch.device("cpu"), tiny=True)
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    return json.loads((folder / "gpu_check.json").read_text(encoding="utf-8"))["steps"]
 
 
 def states(folder: Path) -> dict[str, str]:
-    return {step["name"]: step["state"] for step in read(folder)["steps"]}
+    return {step["name"]: step["state"] for step in read(folder)}
 
 
-def names() -> list[str]:
-    return [step.name for step in list_steps(Setup(torch.device("cpu"), tiny=True))]
-
-
-def run_without(folder: Path, *steps: str) -> subprocess.CompletedProcess:
+def run_without(folder: Path, *steps: str) -> None:
     arguments = ["--device", "cpu", "--tiny", "--folder", str(folder), "--only", *steps]
-    return subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", WITHOUT, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=280
     )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert states(folder) == dict.fromkeys(steps, "ok")
+    assert "All checks passed." in result.stdout
 
 
-def fail() -> Iterator[Row]:
+def run_checks(folder: Path, seconds: float = 60, **runs: Callable[[Setup], Iterator[Row]]) -> Report:
+    """Runs checks of at most a second; those whose names begin with t are timings."""
+    report = Report(folder, {"device": "cpu"})
+    checks = [Check(name, run, 1.2, None if name.startswith("t") else "it") for name, run in runs.items()]
+    report.run_all(checks, SETUP, seconds)
+    return report
+
+
+def fail(setup: Setup) -> Iterator[Row]:
     yield {"value": 1.0, "ok": True}
     raise ValueError("one | two")
 
 
-def succeed() -> Iterator[Row]:
+def succeed(setup: Setup) -> Iterator[Row]:
     yield {"value": 2.0}
 
 
-def disagree() -> Iterator[Row]:
+def disagree(setup: Setup) -> Iterator[Row]:
     yield {"value": 3.0, "ok": False}
 
 
-def stop() -> Iterator[Row]:
+def stop(setup: Setup) -> Iterator[Row]:
     yield {"value": 4.0}
     raise KeyboardInterrupt
 
 
-def hang() -> Iterator[Row]:
+def hang(setup: Setup) -> Iterator[Row]:
     yield {"value": 5.0}
     time.sleep(60)
 
 
 def test_all_short_steps_run_on_a_cpu_with_little_installed(tmp_path: Path) -> None:
-    steps = [name for name in names() if name not in LONG]
-    result = run_without(tmp_path, *steps)
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert states(tmp_path) == dict.fromkeys(steps, "ok")
-    assert "All checks passed." in result.stdout
+    run_without(tmp_path, *(check.name for check in CHECKS if check.name not in LONG))
     page = (tmp_path / "gpu_check.md").read_text(encoding="utf-8")
     assert "## methods" in page and "| SegTTT released | bf16-mixed |" in page
-    found = {row["method"] for step in read(tmp_path)["steps"] if step["name"] == "methods" for row in step["rows"]}
+    found = {row["method"] for step in read(tmp_path) if step["name"] == "methods" for row in step["rows"]}
     assert found == {"plain", "IaBN", "TTA", "SegTTT", "SegTTT released", "Tent", "Ensemble", "MCDropout"}
 
 
 @pytest.mark.slow
 def test_two_processes_and_compilation_on_a_cpu_with_little_installed(tmp_path: Path) -> None:
-    result = run_without(tmp_path, "processes", "r50-compile")
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert states(tmp_path) == {"processes": "ok", "r50-compile": "ok"}
+    run_without(tmp_path, "processes", "r50-compile")
 
 
-def test_a_step_that_raises_is_recorded_and_the_rest_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    runner = Runner(tmp_path, {"device": "cpu"}, 60)
-    runner.run_all([Step("a", fail, 9), Step("b", succeed, 9), Step("c", disagree, 9), Step("d", fail, 9, timing=True)])
-    assert states(tmp_path) == {"a": "FAILED", "b": "ok", "c": "FAILED", "d": "FAILED"}
-    assert runner.failed == read(tmp_path)["failed"] == ["a", "c"]
-    first = read(tmp_path)["steps"][0]
+def test_a_check_that_raises_is_recorded_and_the_rest_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    report = run_checks(tmp_path, a=fail, b=succeed, c=disagree, t=fail)
+    assert states(tmp_path) == {"a": "FAILED", "b": "ok", "c": "FAILED", "t": "FAILED"}
+    assert report.failed == ["a", "c"]
+    first = read(tmp_path)[0]
     assert first["error"] == "ValueError: one | two" and "in fail" in first["traceback"]
     assert first["rows"] == [{"value": 1.0, "ok": True}]
     assert r"ValueError: one \| two" in (tmp_path / "gpu_check.md").read_text(encoding="utf-8")
@@ -113,30 +116,28 @@ def test_a_step_that_raises_is_recorded_and_the_rest_goes_on(tmp_path: Path, cap
 
 
 def test_what_is_known_is_written_when_the_process_is_stopped(tmp_path: Path) -> None:
-    runner = Runner(tmp_path, {}, 60)
     with pytest.raises(KeyboardInterrupt):
-        runner.run_all([Step("a", succeed, 9), Step("b", stop, 9), Step("c", succeed, 9)])
+        run_checks(tmp_path, a=succeed, b=stop, c=succeed)
     assert states(tmp_path) == {"a": "ok", "b": "FAILED"}
-    assert read(tmp_path)["steps"][1]["rows"] == [{"value": 4.0}]
-    assert read(tmp_path)["steps"][1]["error"] == "stopped by KeyboardInterrupt"
+    assert read(tmp_path)[1]["rows"] == [{"value": 4.0}]
+    assert read(tmp_path)[1]["error"] == "KeyboardInterrupt"
 
 
 def test_a_row_is_in_the_file_before_the_next_is_measured(tmp_path: Path) -> None:
-    def look() -> Iterator[Row]:
+    def look(setup: Setup) -> Iterator[Row]:
         yield {"value": 1.0}
-        (step,) = read(tmp_path)["steps"]
-        assert step["rows"] == [{"value": 1.0}] and step["state"] == "running"
+        (step,) = read(tmp_path)
+        assert step["rows"] == [{"value": 1.0}] and step["state"] == "running" and step["ok"] is None
 
-    Runner(tmp_path, {}, 60).run_all([Step("a", look, 9)])
+    run_checks(tmp_path, a=look)
     assert states(tmp_path) == {"a": "ok"}
 
 
-def test_a_step_ends_at_its_limit_and_later_ones_at_that_of_all(tmp_path: Path) -> None:
-    runner = Runner(tmp_path, {}, 4.0)
-    runner.run_all([Step("a", hang, 1.2), Step("b", succeed, 9)])
+def test_a_check_ends_at_its_limit_and_later_ones_at_that_of_all(tmp_path: Path) -> None:
+    report = run_checks(tmp_path, seconds=4.0, a=hang, b=succeed)
     assert states(tmp_path) == {"a": "out of time", "b": "not run"}
-    assert read(tmp_path)["steps"][0]["rows"] == [{"value": 5.0}]
-    assert read(tmp_path)["steps"][1]["error"] == "out of time" and runner.failed == ["a"]
+    assert read(tmp_path)[0]["rows"] == [{"value": 5.0}]
+    assert read(tmp_path)[1]["error"] == "out of time" and report.failed == ["a"]
 
 
 def test_exit_status_and_wrong_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,18 +152,16 @@ def test_exit_status_and_wrong_names(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_gradient_that_is_wrong_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def forget_statistics(x, mean, var, weight, bias, alpha, eps):
-        return correctness.normalize_by_formula(x + 0 * x.detach(), mean, var, weight, bias, alpha, eps).detach() + (
-            0 * x + 0 * weight[:, None, None] + 0 * bias[:, None, None]
-        )
+        output = correctness.normalise_features(mean, var, weight, bias, alpha, eps, x).detach()
+        return output + 0 * x + 0 * weight[:, None, None] + 0 * bias[:, None, None]
 
     monkeypatch.setattr(correctness.blended_norm, "normalize_blended", forget_statistics)
-    rows = list(correctness.check_norm(Setup(torch.device("cpu"), tiny=True)))
+    rows = list(correctness.check_norm(SETUP))
     assert not any(row["ok"] for row in rows)
     assert rows[0]["output"] < 1e-5 and rows[0]["gradient"] > 0.9
 
 
 def test_comparisons() -> None:
-    assert (draw_pixels((32, 48)) == draw_pixels((32, 48))).all() and draw_pixels((32, 48)).shape == (32, 48, 3)
     reference = torch.tensor([0.9, 0.1, 0.51, 0.2]).view(1, 1, 2, 2)
     reference = torch.cat([reference, 1 - reference], dim=1)
     assert share_equal(1 - reference, reference) == 0 and share_equal(reference, reference) == 1

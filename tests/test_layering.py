@@ -10,7 +10,7 @@ each of them failing on a bad source.
 """
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -19,22 +19,28 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("datamodules", "lightning_modules", "callbacks", "experiments")
 
-# Which of the project's top-level names each layer may import.
-MAY_IMPORT = {
-    "datamodules": {"datamodules"},
-    "lightning_modules": {"lightning_modules"},
-    "callbacks": {"callbacks", "lightning_modules"},
-    "main": {"datamodules", "lightning_modules", "callbacks"},
-    "experiments": {"datamodules", "lightning_modules", "callbacks", "main", "experiments"},
+# A layer or a room -> what it must not import, and what of that it may.
+CLOSED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "datamodules": (("lightning_modules", "callbacks", "main", "experiments", "tests"), ()),
+    "lightning_modules": (("datamodules", "callbacks", "main", "experiments", "tests"), ()),
+    "callbacks": (("datamodules", "main", "experiments", "tests"), ()),
+    "main": (("experiments", "tests"), ()),
+    "experiments": (("tests",), ()),
+    "lightning_modules.networks": (  # pure torch
+        ("lightning", "pytorch_lightning", "lightning_fabric", "lightning_modules"),
+        ("lightning_modules.networks",),
+    ),
+    "callbacks.adaptation": (("callbacks.run", "callbacks.report"), ()),
+    "callbacks.method": (("callbacks.run", "callbacks.report"), ()),
+    "callbacks.run": (("callbacks.report",), ()),
 }
-PROJECT = {*MAY_IMPORT, "tests"}
+OF_METHODS = ("callbacks.run", "callbacks.report")
+ALBUMENTATIONS, ALBUMENTATIONS_HOME = ("albumentations", "albucore"), "datamodules.transforms"
 
 METHOD_BASE = "Method"
 # A layer and its converter live beside the method of the same name; other methods may import these, not the method.
 SHARES_WITH_METHODS = {"callbacks.iabn"}
 
-ALBUMENTATIONS_HOME = "datamodules/transforms.py"
-LIGHTNING = {"lightning", "pytorch_lightning", "lightning_fabric"}
 NAMELESS = {"util", "utils", "helper", "helpers", "misc"}
 MAIN_LINES = 100
 FLOOR = 20  # files of callbacks that lie in no folder below it
@@ -53,14 +59,14 @@ class Import(NamedTuple):
     def dotted(self) -> str:
         return self.module if self.name is None else f"{self.module}.{self.name}"
 
-    @property
-    def top(self) -> str:
-        return self.module.split(".")[0]
-
 
 def module_name(path: str) -> str:
     parts = PurePosixPath(path).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def lies_in(module: str, rooms: Iterable[str]) -> bool:
+    return f"{module}.".startswith(tuple(f"{room}." for room in rooms))
 
 
 def imports(path: str, source: str) -> Iterator[Import]:
@@ -83,120 +89,71 @@ def imports(path: str, source: str) -> Iterator[Import]:
                 yield Import(str(node.args[0].value), None, node.lineno)
 
 
-def check_layers(sources: Sources) -> list[str]:
-    found = []
-    for path, source in sources.items():
-        layer = module_name(path).split(".")[0]
-        for item in imports(path, source):
-            if item.top in PROJECT and item.top not in MAY_IMPORT[layer]:
-                found.append(f"{path}:{item.line} imports {item.dotted}, which {layer} must not know")
-    return found
-
-
 def method_classes(sources: Sources) -> dict[str, set[str]]:
     """Module -> names of the classes it defines that descend from Method, directly or through one another."""
     bases: dict[tuple[str, str], set[str]] = {}
     for path, source in sources.items():
-        if PurePosixPath(path).parts[0] != "callbacks":
-            continue
         for node in ast.walk(ast.parse(source, filename=path)):
-            if isinstance(node, ast.ClassDef):
+            if path.startswith("callbacks/") and isinstance(node, ast.ClassDef):
                 names = {ast.unparse(base).split("[")[0].split(".")[-1] for base in node.bases}
                 bases[module_name(path), node.name] = names
-    methods = {METHOD_BASE}
-    while True:
-        grown = methods | {name for (_, name), parents in bases.items() if parents & methods}
-        if grown == methods:
-            break
-        methods = grown
+    methods, count = {METHOD_BASE}, 0
+    while len(methods) > count:
+        count = len(methods)
+        methods |= {name for (_, name), parents in bases.items() if parents & methods}
     found: dict[str, set[str]] = {}
     for module, name in bases:
-        if name in methods and name != METHOD_BASE:
+        if name in methods - {METHOD_BASE}:
             found.setdefault(module, set()).add(name)
     return found
 
 
-def check_methods(sources: Sources) -> list[str]:
-    methods = method_classes(sources)
-    all_names = set().union(*methods.values()) if methods else set()
+def check_imports(sources: Sources) -> list[str]:
+    """Layers and rooms import only what lies below them."""
+    closed = CLOSED | dict.fromkeys(method_classes(sources), (OF_METHODS, ()))
     found = []
     for path, source in sources.items():
         module = module_name(path)
-        if module not in methods:
-            continue
+        rules = [rule for room, rule in closed.items() if lies_in(module, [room])]
+        if module != ALBUMENTATIONS_HOME:
+            rules.append((ALBUMENTATIONS, ()))
         for item in imports(path, source):
-            if item.top != "callbacks":
-                continue
-            others = {other for other in methods if other != module}
-            if item.dotted in others:
-                problem = "a whole module of another method"
-            elif item.name in all_names:
-                problem = "another method"
-            elif item.module in others and (item.module not in SHARES_WITH_METHODS or item.name == "*"):
-                problem = "from another method's module; move what two methods share down"
-            else:
-                continue
-            found.append(f"{path}:{item.line} imports {item.dotted}: {problem}")
+            if any(lies_in(item.dotted, never) and not lies_in(item.dotted, but) for never, but in rules):
+                found.append(f"{path}:{item.line} imports {item.dotted}, which {module} must not know")
     return found
 
 
-def check_rooms(sources: Sources) -> list[str]:
-    """Methods and what they share know nothing of a run on disk, and that nothing of its report."""
-    methods = {*method_classes(sources), "callbacks.method"}
+def check_methods(sources: Sources) -> list[str]:
+    """Methods never import each other."""
+    methods = method_classes(sources)
+    names = {name for classes in methods.values() for name in classes}
     found = []
     for path, source in sources.items():
-        module = module_name(path)
-        if module in methods or module.startswith("callbacks.adaptation"):
-            closed = ("callbacks.run", "callbacks.report")
-        elif module.startswith("callbacks.run"):
-            closed = ("callbacks.report",)
-        else:
-            continue
-        found += [
-            f"{path}:{item.line} imports {item.dotted}, which lies in another room"
-            for item in imports(path, source)
-            if f"{item.dotted}.".startswith(tuple(f"{room}." for room in closed))
-        ]
-    floor = [path for path in sources if PurePosixPath(path).parent.as_posix() == "callbacks"]
-    return found + [f"callbacks has {len(floor)} files on its own floor, expected {FLOOR}"] * (len(floor) > FLOOR)
-
-
-def check_albumentations(sources: Sources) -> list[str]:
-    return [
-        f"{path}:{item.line} imports {item.dotted}; only {ALBUMENTATIONS_HOME} may"
-        for path, source in sources.items()
-        if path != ALBUMENTATIONS_HOME
-        for item in imports(path, source)
-        if item.top in {"albumentations", "albucore"}
-    ]
-
-
-def check_networks(sources: Sources) -> list[str]:
-    """Networks are pure torch: no Lightning, and nothing of the layer around them."""
-    home = "lightning_modules.networks"
-    found = []
-    for path, source in sources.items():
-        if not f"{module_name(path)}.".startswith(f"{home}."):
-            continue
+        others = methods.keys() - {module_name(path)}
+        if len(others) == len(methods):
+            continue  # it holds no method
         for item in imports(path, source):
-            outside = item.top == "lightning_modules" and not f"{item.dotted}.".startswith(f"{home}.")
-            if item.top in LIGHTNING or outside:
-                found.append(f"{path}:{item.line} imports {item.dotted}; networks are pure torch")
+            shared = item.module in SHARES_WITH_METHODS and item.name != "*"
+            of_callbacks = lies_in(item.module, ["callbacks"])
+            whole, method = item.dotted in others, of_callbacks and item.name in names
+            if whole or method or (item.module in others and not shared):
+                found.append(f"{path}:{item.line} imports {item.dotted}: move what two methods share down")
     return found
 
 
 def check_names(sources: Sources) -> list[str]:
-    return [
-        f"{path}: name it after what it is for, not {part!r}"
-        for path in sources
-        for part in PurePosixPath(path).with_suffix("").parts
-        if part in NAMELESS
-    ]
+    """Files are named after what they are for."""
+    parts = {path: {*PurePosixPath(path).with_suffix("").parts} for path in sources}
+    return [f"{path}: name it after what it is for" for path in sources if parts[path] & NAMELESS]
 
 
-def check_main(sources: Sources) -> list[str]:
+def check_sizes(sources: Sources) -> list[str]:
+    """main.py stays short, and the floor of callbacks can be overlooked."""
     lines = len(sources.get("main.py", "").splitlines())
-    return [f"main.py has {lines} lines, expected fewer than {MAIN_LINES}"] if lines >= MAIN_LINES else []
+    floor = [path for path in sources if PurePosixPath(path).parent.as_posix() == "callbacks"]
+    return [f"main.py has {lines} lines, expected fewer than {MAIN_LINES}"] * (lines >= MAIN_LINES) + [
+        f"callbacks has {len(floor)} files on its own floor, expected {FLOOR}"
+    ] * (len(floor) > FLOOR)
 
 
 def read(*folders: str) -> Sources:
@@ -204,28 +161,12 @@ def read(*folders: str) -> Sources:
     return {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in paths}
 
 
-@pytest.fixture(scope="module")
-def project() -> Sources:
-    return {**read(*PACKAGES), "main.py": (ROOT / "main.py").read_text(encoding="utf-8")}
-
-
-@pytest.mark.parametrize("package", PACKAGES)
-def test_package_is_found(project: Sources, package: str) -> None:
-    assert any(path.startswith(f"{package}/") for path in project)
-
-
-def test_methods_are_found(project: Sources) -> None:
+@pytest.mark.parametrize("check", [check_imports, check_methods, check_names, check_sizes])
+def test_project(check) -> None:
+    project = {**read(*PACKAGES), "main.py": (ROOT / "main.py").read_text(encoding="utf-8")}
+    assert all(any(path.startswith(f"{package}/") for path in project) for package in PACKAGES)
     assert {"callbacks.iabn", "callbacks.tta", "callbacks.seg_ttt"} <= set(method_classes(project))
-
-
-@pytest.mark.parametrize(
-    "check", [check_layers, check_methods, check_rooms, check_albumentations, check_networks, check_names, check_main]
-)
-def test_project(project: Sources, check) -> None:
     assert check(project) == []
-
-
-def test_names_of_tests() -> None:
     assert check_names(read("tests")) == []
 
 
@@ -245,132 +186,74 @@ METHODS = {
 }
 
 
+def test_method_classes_are_found_by_descent() -> None:
+    found = {"callbacks.iabn": {"IaBN"}, "callbacks.tta": {"TTA"}, "callbacks.child": {"Child"}}
+    assert method_classes(METHODS) == found
+
+
 @pytest.mark.parametrize(
     ("path", "source"),
     [
         ("datamodules/base.py", "import lightning_modules"),
-        ("datamodules/base.py", "from lightning_modules.networks import DeepLabV1"),
         ("datamodules/base.py", "def f():\n    import callbacks.iabn"),
         ("datamodules/base.py", "import importlib\nimportlib.import_module('callbacks')"),
+        ("datamodules/base.py", "import albumentations as A"),
         ("lightning_modules/segmentation.py", "from datamodules.labels import LabelSpace"),
-        ("lightning_modules/segmentation.py", "from callbacks import results"),
         ("lightning_modules/networks/deeplab.py", "from ...callbacks import results"),
+        ("lightning_modules/networks/deeplab.py", "import pytorch_lightning as pl"),
+        ("lightning_modules/networks/deeplab.py", "from lightning.pytorch import LightningModule"),
+        ("lightning_modules/networks/deeplab.py", "from ..segmentation import SegmentationModule"),
+        ("lightning_modules/networks/deeplab.py", "from lightning_modules import metrics"),
         ("callbacks/results.py", "from datamodules import labels"),
         ("callbacks/results.py", "import main"),
-        ("callbacks/results.py", "from tests import fakes"),
+        ("callbacks/tta.py", "from callbacks.run.records import write_file"),
+        ("callbacks/method.py", "from callbacks import report"),
+        ("callbacks/adaptation/steps.py", "import callbacks.report.page"),
+        ("callbacks/run/folder.py", "from callbacks.report.gallery import GALLERY"),
         ("main.py", "from experiments import demo"),
         ("experiments/demo.py", "import tests.fakes"),
     ],
 )
-def test_check_layers_finds(path: str, source: str) -> None:
-    assert len(check_layers({path: source})) == 1
+def test_check_imports_finds(path: str, source: str) -> None:
+    assert len(check_imports(METHODS | {path: f"{source}\n{METHODS.get(path, '')}"})) == 1
 
 
 @pytest.mark.parametrize(
     ("path", "source"),
     [
         ("datamodules/gta.py", "import torch\nfrom .base import SegmentationDataset\nfrom . import labels"),
+        ("datamodules/gta.py", '"""import callbacks"""  # import callbacks'),
+        ("datamodules/transforms.py", "from albumentations.pytorch import ToTensorV2"),
+        ("lightning_modules/networks/__init__.py", "import torch\nfrom .resnet import R"),
         ("callbacks/iabn.py", "from lightning_modules.metrics import mean_iou\nfrom callbacks.method import Method"),
+        ("callbacks/results.py", "from callbacks.report.page import write_page\nimport callbacks.run.records"),
         ("main.py", "import callbacks, datamodules, lightning_modules"),
         ("experiments/demo.py", "from main import main\nfrom experiments import tables\nimport datamodules"),
-        ("datamodules/gta.py", '"""import callbacks"""  # import callbacks'),
     ],
 )
-def test_check_layers_allows(path: str, source: str) -> None:
-    assert check_layers({path: source}) == []
-
-
-def test_method_classes_are_found_by_descent() -> None:
-    assert method_classes(METHODS) == {
-        "callbacks.iabn": {"IaBN"},
-        "callbacks.tta": {"TTA"},
-        "callbacks.child": {"Child"},
-    }
+def test_check_imports_allows(path: str, source: str) -> None:
+    assert check_imports({path: source}) == []
 
 
 @pytest.mark.parametrize(
-    "line",
+    ("line", "count"),
     [
-        "import callbacks.tta",
-        "from callbacks import tta",
-        "from . import tta",
-        "from callbacks.tta import TTA",
-        "from callbacks.tta import fuse",
-        "from .tta import fuse",
-        "from callbacks import TTA",
-        "from callbacks.iabn import IaBN",
-        "from callbacks.iabn import *",
-        "import callbacks.iabn",
+        ("import callbacks.tta", 1),
+        ("from . import tta", 1),
+        ("from .tta import fuse", 1),
+        ("from callbacks import TTA", 1),
+        ("from callbacks.iabn import IaBN", 1),
+        ("from callbacks.iabn import *", 1),
+        ("import callbacks.iabn", 1),
+        ("from callbacks.iabn import InstanceAdaptiveBatchNorm2d, convert_batch_norm", 0),
+        ("from callbacks import views", 0),
+        ("from lightning_modules.metrics import TTA", 0),
     ],
 )
-def test_check_methods_finds(line: str) -> None:
-    sources = METHODS | {"callbacks/tent.py": f"from callbacks.method import Method\n{line}\nclass Tent(Method): ..."}
-    assert len(check_methods(sources)) == 1
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "from callbacks.iabn import InstanceAdaptiveBatchNorm2d, convert_batch_norm",
-        "from callbacks.views import views",
-        "from callbacks import views",
-        "from lightning_modules.metrics import TTA",
-    ],
-)
-def test_check_methods_allows(line: str) -> None:
-    sources = METHODS | {"callbacks/tent.py": f"from callbacks.method import Method\n{line}\nclass Tent(Method): ..."}
-    assert check_methods(sources) == []
-
-
-@pytest.mark.parametrize(
-    ("path", "line"),
-    [
-        ("callbacks/tta.py", "from callbacks.run.records import write_file"),
-        ("callbacks/method.py", "from callbacks import report"),
-        ("callbacks/adaptation/steps.py", "import callbacks.report.page"),
-        ("callbacks/run/folder.py", "from callbacks.report.gallery import GALLERY"),
-    ],
-)
-def test_check_rooms_finds(path: str, line: str) -> None:
-    assert len(check_rooms(METHODS | {path: f"{line}\n{METHODS.get(path, '')}"})) == 1
-    assert (
-        check_rooms(METHODS | {"callbacks/results.py": line, "callbacks/report/page.py": line.replace("report", "run")})
-        == []
-    )
-
-
-def test_check_rooms_counts_the_floor() -> None:
-    assert len(check_rooms({f"callbacks/file_{number}.py": "" for number in range(FLOOR + 1)})) == 1
-
-
-def test_check_methods_lets_others_import_methods() -> None:
-    assert check_methods(METHODS | {"callbacks/__init__.py": "from callbacks.tta import TTA"}) == []
-
-
-@pytest.mark.parametrize("source", ["import albumentations as A", "from albumentations.pytorch import ToTensorV2"])
-def test_check_albumentations(source: str) -> None:
-    assert len(check_albumentations({"datamodules/base.py": source})) == 1
-    assert check_albumentations({ALBUMENTATIONS_HOME: source}) == []
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "import pytorch_lightning as pl",
-        "from lightning.pytorch import LightningModule",
-        "from ..segmentation import SegmentationModule",
-        "from lightning_modules import metrics",
-    ],
-)
-def test_check_networks(source: str) -> None:
-    assert len(check_networks({"lightning_modules/networks/deeplab.py": source})) == 1
-    assert check_networks({"lightning_modules/segmentation.py": source}) == []
-
-
-def test_check_networks_allows() -> None:
-    source = "import torch\nfrom .resnet import ResNet\nfrom lightning_modules.networks import deeplab"
-    assert check_networks({"lightning_modules/networks/__init__.py": source.replace(".resnet", ".r")}) == []
-    assert check_networks({"lightning_modules/networks/deeplab.py": source}) == []
+def test_check_methods(line: str, count: int) -> None:
+    method = f"from callbacks.method import Method\n{line}\nclass Tent(Method): ..."
+    assert len(check_methods(METHODS | {"callbacks/tent.py": method})) == count
+    assert check_methods(METHODS | {"callbacks/__init__.py": line}) == []  # which is no method
 
 
 @pytest.mark.parametrize("path", ["callbacks/utils.py", "datamodules/helpers/io.py", "tests/misc.py"])
@@ -378,6 +261,7 @@ def test_check_names(path: str) -> None:
     assert len(check_names({path: ""})) == 1
 
 
-def test_check_main() -> None:
-    assert check_main({"main.py": "pass\n" * 99}) == []
-    assert len(check_main({"main.py": "pass\n" * 100})) == 1
+def test_check_sizes() -> None:
+    assert check_sizes({"main.py": "pass\n" * 99}) == []
+    assert len(check_sizes({"main.py": "pass\n" * 100})) == 1
+    assert len(check_sizes({f"callbacks/file_{number}.py": "" for number in range(FLOOR + 1)})) == 1

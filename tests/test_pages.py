@@ -1,10 +1,10 @@
-"""Pages that programs write into: what stands around the report stays."""
+"""What programs write: pages whose measured part changes while all else stays, and tables."""
 
 from pathlib import Path
 
 import pytest
 
-from experiments.pages import insert_report
+from experiments.pages import escape_latex, format_markdown, insert_report
 
 
 def test_a_report_replaces_the_one_before_and_nothing_else(tmp_path: Path) -> None:
@@ -29,3 +29,9 @@ def test_a_page_without_the_marks_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"page\.md does not have the lines <!-- measured: begin --> and"):
         insert_report(page, "report")
     assert page.read_text() == "mine"
+
+
+def test_tables_are_aligned_and_escaped() -> None:
+    table = format_markdown(["a", "b"], [["x", "1"]], numbers=range(1, 2))
+    assert table == "| a | b |\n|---|---:|\n| x | 1 |"
+    assert escape_latex("a_b & 5 % {x} — † −1") == r"a\_b \& 5 \% \{x\} --- $^{\dagger}$ $-$1"

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -154,3 +155,22 @@ def test_a_process_that_is_killed_takes_the_others_with_it(command: str, victim:
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems have no such signal")
+def test_a_training_ends_when_the_program_that_started_it_is_killed(tmp_path: Path) -> None:
+    child = "import os, pathlib, time; pathlib.Path('new').write_text(str(os.getpid())); os.rename('new', 'pid'); "
+    child += "time.sleep(600)"
+    program = f"import sys; from experiments.study import run_training; run_training([sys.executable, '-c', {child!r}])"
+    parent = programs.start(["-c", program], tmp_path)
+    try:
+        wait_for(lambda: (tmp_path / "pid").exists() or parent.poll() is not None)
+        pid = int((tmp_path / "pid").read_text())
+    finally:
+        parent.kill()
+        parent.wait()
+    try:
+        wait_for(lambda: not is_alive(pid), 20)
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)

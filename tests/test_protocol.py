@@ -11,17 +11,9 @@ import pytest
 import yaml
 
 from callbacks.results import SUMMARY
-from experiments import protocol
-from experiments.protocol import (
-    Grids,
-    Protocol,
-    is_of_another,
-    name_folder,
-    parse_arguments,
-    run_protocol,
-    tabulate,
-)
-from experiments.study import describe_method
+from experiments import protocol, study
+from experiments.protocol import Grids, Protocol, name_folder, parse_arguments, run_protocol, tabulate
+from experiments.study import describe_method, is_of_another
 from tests import programs
 from tests.tiny import DATA, EXPERIMENT, QUIET, ROOT
 
@@ -99,10 +91,9 @@ def test_a_training_that_was_stopped_goes_on_from_its_last_epoch(tmp_path: Path)
 
 
 def test_a_training_that_fails_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "run_training", lambda command: programs.run(command[1:], tmp_path).returncode)
-    failing = Protocol(EXPERIMENT, tmp_path, ["--data.height=1"])
+    monkeypatch.setattr(study, "run_training", lambda command: programs.run(command[1:], tmp_path).returncode)
     with pytest.raises(RuntimeError, match=r"the training of .*street_scenes\.yaml failed"):
-        failing.train()
+        Protocol(EXPERIMENT, tmp_path, ["--data.height=1"]).train()
     assert not (tmp_path / "training.json").exists()
 
 
@@ -119,13 +110,18 @@ def pretend_trained(folder: Path) -> Path:
 def test_several_devices_are_for_the_training_alone(devices: list[str], tmp_path: Path) -> None:
     checkpoint = pretend_trained(tmp_path)
     options = [*devices, "--trainer.strategy=ddp", "--trainer.precision=bf16-mixed", "--data.seed=1"]
-    common = Protocol(EXPERIMENT, tmp_path, options)._open_study([]).common
+    common = Protocol(EXPERIMENT, tmp_path, options).open_study().common
     assert common[1:4] == ["--trainer.precision=bf16-mixed", "--data.seed=1", f"--ckpt_path={checkpoint}"]
 
 
-def test_a_checkpoint_that_is_gone_is_named(tmp_path: Path) -> None:
+def test_what_is_gone_or_spoilt_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"there is no config .*nothing\.yaml: expected an experiment"):
+        Protocol(tmp_path / "nothing.yaml", tmp_path)
     pretend_trained(tmp_path).unlink()
     with pytest.raises(ValueError, match=r"best\.ckpt is gone, but .*training\.json says .* delete"):
+        Protocol(EXPERIMENT, tmp_path).train()
+    (tmp_path / "protocol.json").write_text('{"experiment":')
+    with pytest.raises(ValueError, match=r"protocol\.json cannot be read .*: delete it"):
         Protocol(EXPERIMENT, tmp_path).train()
 
 
@@ -168,12 +164,6 @@ def test_a_folder_of_another_protocol_is_refused(tmp_path: Path) -> None:
 def test_what_seg_ttt_does_not_take_is_refused_before_training(grids: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Grids(**grids)
-
-
-def test_a_spoilt_file_of_settings_is_named(tmp_path: Path) -> None:
-    (tmp_path / "protocol.json").write_text('{"experiment":')
-    with pytest.raises(ValueError, match=r"protocol\.json cannot be read .*: delete it"):
-        Protocol(EXPERIMENT, tmp_path).train()
 
 
 def test_a_search_of_other_values_is_known_for_one() -> None:
@@ -223,11 +213,6 @@ def test_a_score_that_there_is_none_of_is_a_dash() -> None:
     assert (
         tabulate({"t-BN": {"domains": {"haze": scores}, "mean": scores}}).splitlines()[-1] == "| t-BN | - | - | - | 3 |"
     )
-
-
-def test_a_config_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"there is no config .*nothing\.yaml: expected an experiment"):
-        Protocol(tmp_path / "nothing.yaml", tmp_path)
 
 
 def test_the_command_line_takes_grids_and_options_of_main() -> None:

@@ -5,9 +5,9 @@ for 19 classes at 1024x2048). Both passes need only some rows at once, so that n
 is a product with a matrix in either direction: on a GPU the backward pass of `F.interpolate` adds up in any order.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -35,24 +35,23 @@ def compute_loss(logits: Tensor, target: Tensor, align_corners: bool) -> Tensor:
     """
     if logits.shape[-2:] == target.shape[-2:]:
         return F.cross_entropy(logits.float(), target, ignore_index=IGNORED)
-    return upsampled_cross_entropy(logits, target, align_corners, IGNORED)
+    return upsampled_cross_entropy(logits, target, align_corners)
 
 
-def upsampled_cross_entropy(logits: Tensor, target: Tensor, align_corners: bool, ignored: int = IGNORED) -> Tensor:
+def upsampled_cross_entropy(logits: Tensor, target: Tensor, align_corners: bool) -> Tensor:
     """Computes `cross_entropy(interpolate(logits, target's size, mode="bilinear"), target)`.
 
     Args:
         logits: (B, K, h, w), coarse; computed with in float32 or better.
-        target: (B, H, W) int64 labels.
+        target: (B, H, W) int64 labels, 255 where ignored.
         align_corners: Of the upsampling.
-        ignored: The label that does not count.
 
     Returns:
         () mean over the labelled pixels, NaN if there are none. It can be differentiated once.
     """
     with torch.autocast(logits.device.type, enabled=False):
         precise = logits if logits.dtype == torch.float64 else logits.float()
-        return _RowwiseCrossEntropy.apply(precise.contiguous(), target, align_corners, ignored)
+        return _RowwiseCrossEntropy.apply(precise.contiguous(), target, align_corners)
 
 
 @lru_cache(maxsize=16)
@@ -77,31 +76,27 @@ def interpolation_matrix(
 @contextmanager
 def exact_products() -> Iterator[None]:
     """Multiplies float32 matrices in float32 within a ``with`` block, not in TF32 or bfloat16."""
+    put: Callable[[str], None] = torch.set_float32_matmul_precision
+    exact = "highest"
     try:
         before = torch.get_float32_matmul_precision()
     except RuntimeError:  # somebody has set the newer switches, with which the older function does not go together
         matmul = torch.backends.cuda.matmul
-        newer, matmul.fp32_precision = matmul.fp32_precision, "ieee"
-        try:
-            yield
-        finally:
-            matmul.fp32_precision = newer
-        return
-    if before == "highest":
-        yield
-        return
-    torch.set_float32_matmul_precision("highest")
+        before, exact, put = matmul.fp32_precision, "ieee", partial(setattr, matmul, "fp32_precision")
+    if before != exact:
+        put(exact)
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        if before != exact:
+            put(before)
 
 
 class _RowwiseCrossEntropy(torch.autograd.Function):
     """Mean cross-entropy of (B, K, h, w) logits that are upsampled to the (B, H, W) target, block of rows by block."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, target: Tensor, align_corners: bool, ignored: int) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, target: Tensor, align_corners: bool) -> Tensor:
         batch, classes, source, _ = logits.shape
         height, width = target.shape[1:]
         needed = ctx.needs_input_grad[0]
@@ -121,14 +116,14 @@ class _RowwiseCrossEntropy(torch.autograd.Function):
                 part = down[top:bottom, first:last]
                 labels = target[:, top:bottom]
                 log_probabilities = (part @ wide[:, :, first:last]).log_softmax(dim=1)
-                kept = labels != ignored
+                kept = labels != IGNORED
                 safe = torch.where(kept, labels, 0)[:, None]
                 total -= (log_probabilities.gather(1, safe)[:, 0] * kept).sum()
                 if gradient is not None:
                     slope = log_probabilities.clamp_min_(SMALLEST_LOG).exp_()
                     slope.scatter_add_(1, safe, torch.full_like(slope[:, :1], -1.0)).mul_(kept[:, None])
                     gradient[:, :, first:last] += part.T @ slope
-            count = (target != ignored).sum()
+            count = (target != IGNORED).sum()
             ctx.save_for_backward(*(() if gradient is None else ((gradient @ across).div_(count),)))
         return total / count
 
@@ -136,4 +131,4 @@ class _RowwiseCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        return gradient * gradients[0], None, None, None
+        return gradient * gradients[0], None, None

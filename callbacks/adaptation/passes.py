@@ -33,9 +33,8 @@ class Passes:
         self._as_listed = isinstance(network, SegmentationNetwork) and _runs_as_listed(network)
         self._moving = set(map(id, moving))
         self._state: Any = None
-        self._stages: list[Stage] = []  # that run in every pass
+        self._stages: list[Stage] | None = None  # that run in every pass; unknown before the first
         self._statistics: list[Statistics] = []  # of the stages that run once
-        self._begun = False
 
     def compute_loss(self, target: Tensor) -> Tensor:
         """Runs a pass; returns the () mean cross-entropy with (B, H, W) labels over the pixels that have one."""
@@ -60,62 +59,62 @@ class Passes:
             statistics.move(passes)
 
     def _run_stages(self) -> Tensor:
-        if not self._begun:
-            self._begin()
+        if self._stages is None:
+            self._stages = self._begin()
         state = self._state
         for stage in self._stages:
             state = stage.run(state)
         return state
 
     @torch.no_grad()
-    def _begin(self) -> None:
+    def _begin(self) -> list[Stage]:
+        """Runs the stages that say the same in every pass; returns the others."""
         assert isinstance(self._network, SegmentationNetwork)
-        state, stages = self._image, self._network.list_stages()
+        self._state, stages = self._image, self._network.list_stages()
         while stages and _is_constant(stages[0], self._moving):
             layers = [layer for part in stages[0].layers for layer in part.modules()]
             statistics = [Statistics(layer) for layer in layers if _moves_statistics(layer)]
-            state = stages.pop(0).run(state)
+            self._state = stages.pop(0).run(self._state)
             for one in statistics:
                 one.note_first_pass()
             self._statistics += statistics
-        self._state, self._stages, self._begun = state, stages, True
+        return stages
 
 
 class Statistics:
-    """Running statistics that a layer moves in the first pass, and those after n passes over the same batch.
+    """The running statistics of a layer, before the first pass and wherever any number of passes leads.
 
     Args:
-        layer: With buffers ``running_mean`` and ``running_var``, and a ``momentum``; before the first pass.
+        layer: With buffers ``running_mean`` and ``running_var``, and a ``momentum``.
     """
 
     def __init__(self, layer: nn.Module) -> None:
-        self._momentum: float | None = layer.momentum  # type: ignore[assignment]
-        count = layer._buffers.get("num_batches_tracked")
-        self._count = None if count is None else (count, count.clone())
-        self._running = [layer._buffers["running_mean"], layer._buffers["running_var"]]
-        self._before = [running.clone() for running in self._running if running is not None]
-        self._changes: list[Tensor] = []
+        self._layer = layer
+        self._before = self._read()
+        self._after = self._before
 
     def note_first_pass(self) -> None:
-        """Notes how far the first pass has moved them."""
-        self._changes = [
-            running - before for running, before in zip(self._running, self._before, strict=True) if running is not None
-        ]
+        """Notes where the first pass has led."""
+        self._after = self._read()
 
     def move(self, passes: int) -> None:
-        """Moves them to where so many passes lead."""
-        factor: float | Tensor
-        if self._momentum is None:  # an average over all batches
-            assert self._count is not None
-            before = self._count[1].double()
-            factor = passes * (before + 1) / (before + passes)
-        else:
-            factor = (1 - (1 - self._momentum) ** passes) / self._momentum if self._momentum else passes
-        for running, before, change in zip(self._running, self._before, self._changes, strict=True):
-            assert running is not None
-            running.copy_(before.double() + change.double() * factor)
-        if self._count is not None:
-            self._count[0].copy_(self._count[1] + passes)
+        """Moves them to where so many passes over the same batch lead."""
+        momentum: Any = self._layer.momentum
+        factor: float | Tensor = float(passes)
+        if momentum is None:  # an average over all batches
+            count = self._before["num_batches_tracked"].double()
+            factor = passes * (count + 1) / (count + passes)
+        elif momentum > 0:
+            factor = (1 - (1 - momentum) ** passes) / momentum
+        for name, before in self._before.items():
+            change = (self._after[name] - before).double()
+            moved = before.double() + change * (passes if name == "num_batches_tracked" else factor)
+            self._layer._buffers[name].copy_(moved)  # type: ignore[union-attr]
+
+    def _read(self) -> dict[str, Tensor]:
+        names = ("running_mean", "running_var", "num_batches_tracked")
+        buffers = {name: self._layer._buffers.get(name) for name in names}
+        return {name: buffer.clone() for name, buffer in buffers.items() if buffer is not None}
 
 
 def _moves_statistics(layer: nn.Module) -> bool:

@@ -1,11 +1,14 @@
-"""Gradient steps on a network's own tensors, which get their values back however the steps end."""
+"""Steps on a network's own tensors; values, gradients, buffers and flags come back however the steps end."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from callbacks.adaptation.outcome import Adaptation
+from callbacks.stages import stage
 
 HALF_LOSS_SCALES = (2.0**12, 2.0**6, 1.0)  # lift the gradients of single pixels above the smallest float16
 
@@ -19,11 +22,32 @@ def check_steps(num_steps: int, lr: float, least: int = 0) -> None:
 
 
 @contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Sets a network to evaluation mode; after the ``with`` block puts its flags and buffers back."""
+    with stage("restore"):
+        flags = [(module, module.training) for module in network.modules()]
+        required = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
+        buffers = [(buffer, buffer.clone()) for buffer in network.buffers() if not buffer.is_inference()]
+    try:
+        network.eval()
+        yield
+    finally:
+        with stage("restore"):
+            for module, training in flags:
+                module.training = training
+            for parameter, requires_grad in required:
+                if parameter.requires_grad != requires_grad:
+                    parameter.requires_grad_(requires_grad)
+            for buffer, saved in buffers:
+                buffer.copy_(saved)
+
+
+@contextmanager
 def moving(network: nn.Module, names: Sequence[str], buffers: bool = False) -> Iterator[list[nn.Parameter]]:
     """Lets parameters of a network move within a ``with`` block, and puts their values and gradients back after it.
 
     In the block they alone require gradients, and autocast keeps no casts: one of a weight that has moved since would
-    be stale. The flags ``requires_grad`` are left to `Method` to put back.
+    be stale. The flags ``requires_grad`` are left to `evaluating` to put back.
 
     Args:
         network: Any module.
@@ -85,10 +109,20 @@ def take_step(loss: Tensor, parameters: Sequence[Tensor], optimizer: Optimizer, 
     optimizer.step()
 
 
-def loss_scales(device: torch.device) -> tuple[float, ...]:
-    """Lists the scales to try: float16 autocast loses small gradients and may overflow on large ones, others do not."""
-    half = torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type) == torch.float16
-    return HALF_LOSS_SCALES if half else (1.0,)
+def in_float16(device: torch.device) -> bool:
+    """Returns whether autocast computes in float16, which loses small gradients and may overflow on large ones."""
+    return torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type) == torch.float16
+
+
+def try_scales(adapt: Callable[[float], Iterable[Adaptation]], device: torch.device) -> Iterator[Adaptation]:
+    """Adapts with the largest scale of the loss that overflows nowhere; with 1, and once, unless in float16."""
+    if in_float16(device):
+        for scale in HALF_LOSS_SCALES[:-1]:
+            outcomes = list(adapt(scale))
+            if all(outcome.is_finite() for outcome in outcomes):
+                yield from outcomes
+                return
+    yield from adapt(1.0)
 
 
 @contextmanager

@@ -7,20 +7,7 @@ from torch import Tensor
 
 STEP_PER_FINAL = 3.0  # a step is a forward and two backward passes
 
-
-class Pace:
-    """How long a step and the final prediction took, by size of the image: what the next image may expect."""
-
-    def __init__(self) -> None:
-        self._milliseconds: dict[tuple[int, ...], tuple[float, float]] = {}
-
-    def expect(self, shape: tuple[int, ...]) -> tuple[float, float]:
-        """Returns the milliseconds of a step and of the final prediction; 0 if there was no such image yet."""
-        return self._milliseconds.get(shape, (0.0, 0.0))
-
-    def note(self, shape: tuple[int, ...], step: float, final: float) -> None:
-        """Notes what an image of a size took."""
-        self._milliseconds[shape] = (step, final)
+Pace = dict[tuple[int, ...], tuple[float, float]]  # by size of the image: ms of a step and of the final prediction
 
 
 class Deadline:
@@ -28,7 +15,7 @@ class Deadline:
 
     Args:
         milliseconds: That the image may take; None is no limit.
-        pace: Of the images before; learns from this one.
+        pace: What images of each size took before, so what this one may expect; learns from it.
         image: (B, 3, H, W); its size and device.
     """
 
@@ -38,35 +25,27 @@ class Deadline:
         self._shape = tuple(image.shape)
         self._device = image.device
         self._start = time.perf_counter()
-        self._marks: list[float] = []
-        self._allowed = False
+        self._marks: list[float] = []  # when each step began, and when the last one ended
 
     def allows_step(self) -> bool:
-        """Returns whether the time suffices for a step and the final prediction behind it; called before each step."""
+        """Returns whether the time suffices for a step and the final prediction; called before and after each step."""
         if self._limit is None:
             return True
         self._marks.append(self._read())
         step, final = self._expect()
-        self._allowed = self._marks[-1] + step + final <= self._limit
-        return self._allowed
+        return self._marks[-1] + step + final <= self._limit
 
     def end(self) -> None:
         """Learns from this image, when its prediction is made."""
         if self._limit is None or not self._marks:
             return
-        step, final = self._expect()
-        rest = self._read() - self._marks[-1]
-        if not self._allowed:
-            if len(self._marks) == 1:  # no step was taken; the one expected may have been a warm-up: not for ever
-                step = min(step, STEP_PER_FINAL * rest)
-            self._pace.note(self._shape, step, rest)
-        elif len(self._marks) > 1:  # the rest is the last step and the final prediction
-            self._pace.note(self._shape, step, rest - step if rest > step else final)
-        else:
-            self._pace.note(self._shape, rest * STEP_PER_FINAL / (1 + STEP_PER_FINAL), rest / (1 + STEP_PER_FINAL))
+        (step, _), final = self._expect(), self._read() - self._marks[-1]
+        if len(self._marks) == 1:  # no step was taken; the one expected may have been a warm-up: not for ever
+            step = min(step, STEP_PER_FINAL * final)
+        self._pace[self._shape] = step, final
 
     def _expect(self) -> tuple[float, float]:
-        step, final = self._pace.expect(self._shape)
+        step, final = self._pace.get(self._shape, (0.0, 0.0))
         if len(self._marks) > 1:
             step = (self._marks[-1] - self._marks[0]) / (len(self._marks) - 1)
         return step, final or step / STEP_PER_FINAL

@@ -11,8 +11,8 @@ from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
 from callbacks.method import require_segmentation
-from callbacks.views import IMAGENET, Normalization
-from lightning_modules.metrics import resize_probabilities
+from callbacks.views import IMAGENET
+from lightning_modules.probabilities import resize_probabilities
 
 OVERLAY = 0.65
 GAP = 4
@@ -44,7 +44,6 @@ def draw_panel(
     truth: Tensor | None,
     predictions: Sequence[Tensor],
     palette: np.ndarray,
-    normalization: Normalization = IMAGENET,
 ) -> Image.Image:
     """Draws image | truth | one prediction or more, side by side at the image's size.
 
@@ -53,26 +52,38 @@ def draw_panel(
         truth: (H', W') int64 train ids, 255 where ignored (black); left out if None.
         predictions: (K, h, w) probabilities, or (h, w) labels, each.
         palette: (256, 3) uint8 RGB.
-        normalization: How the image was normalised.
     """
     size = (image.shape[-2], image.shape[-1])
-    photograph = restore_photograph(image, normalization)
-    tiles = [photograph]
-    for labels in ([] if truth is None else [truth]) + [_label(prediction, size) for prediction in predictions]:
-        fitted = Image.fromarray(labels.cpu().numpy().astype(np.uint8)).resize(size[::-1], Image.Resampling.NEAREST)
-        mixed = OVERLAY * palette[np.asarray(fitted)] + (1 - OVERLAY) * photograph
-        tiles.append(mixed.round().astype(np.uint8))
+    photograph = restore_photograph(image)
+    maps = [*([] if truth is None else [truth]), *predictions]
+    tiles = [photograph, *(draw_overlay(photograph, fit_labels(labels, size, size), palette) for labels in maps)]
     gap = np.full((size[0], GAP, 3), 255, dtype=np.uint8)
     return Image.fromarray(np.concatenate([part for tile in tiles for part in (tile, gap)][:-1], axis=1))
 
 
-def restore_photograph(image: Tensor, normalization: Normalization = IMAGENET) -> np.ndarray:
+def fit_labels(prediction: Tensor, resized: tuple[int, int], size: Sequence[int]) -> np.ndarray:
+    """Returns the labels of a picture as (height, width) uint8.
+
+    Args:
+        prediction: (K, h, w) probabilities, of which the labels are taken, or (h, w) labels.
+        resized: To which height and width probabilities are resized before.
+        size: Height and width of the labels, by the nearest neighbour.
+    """
+    if prediction.ndim == 3:
+        prediction = resize_probabilities(prediction[None], resized)[0].argmax(dim=0)
+    labels = prediction.cpu().numpy().astype(np.uint8)
+    if labels.shape == tuple(size):
+        return labels
+    return np.asarray(Image.fromarray(labels).resize((size[1], size[0]), Image.Resampling.NEAREST))
+
+
+def restore_photograph(image: Tensor) -> np.ndarray:
     """Turns a (3, H, W) normalised image back into (H, W, 3) uint8 RGB; what is not finite becomes black."""
     planes = image.float().cpu().numpy()
     return cv2.merge(
         [  # each a * plane + b, rounded and saturated
             cv2.addWeighted(plane, 255 * std, plane, 0, 255 * mean, dtype=cv2.CV_8U)
-            for plane, mean, std in zip(planes, normalization.mean, normalization.std, strict=True)
+            for plane, mean, std in zip(planes, IMAGENET.mean, IMAGENET.std, strict=True)
         ]
     )
 
@@ -107,9 +118,3 @@ def encode_png(values: np.ndarray, palette: np.ndarray | None = None) -> bytes:
 def encode_jpeg(pixels: np.ndarray) -> bytes:
     """Encodes (H, W, 3) uint8 RGB as JPEG."""
     return cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
-
-
-def _label(prediction: Tensor, size: tuple[int, int]) -> Tensor:
-    if prediction.ndim == 2:
-        return prediction
-    return resize_probabilities(prediction[None], size)[0].argmax(dim=0)

@@ -9,12 +9,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 COLUMNS = 4
 WIDTH, HEIGHT = 2.9, 3.6  # inches per domain
 ACCURACY, GAP, SHARE = (matplotlib.colormaps["viridis"](place) for place in (0.3, 0.9, 0.5))
+
+
+def is_scored(summary: Mapping[str, Any]) -> bool:
+    """Returns whether a domain has a labelled pixel; results of earlier versions do not say."""
+    return any(summary.get("reliability", {}).get("pixels", []))
 
 
 def draw_reliability(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
@@ -30,7 +36,7 @@ def draw_reliability(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
     Raises:
         ValueError: If no domain has a labelled pixel.
     """
-    scored = {domain: summary for domain, summary in summaries.items() if sum(summary["reliability"]["pixels"])}
+    scored = {domain: summary for domain, summary in summaries.items() if is_scored(summary)}
     if not scored:
         raise ValueError(f"no pixel was scored in {list(summaries)}: expected one domain or more with labelled pixels")
     columns, lines = min(len(scored), COLUMNS), math.ceil(len(scored) / COLUMNS)
@@ -60,18 +66,17 @@ def draw_domain(accuracy: Axes, share: Axes, reliability: Mapping[str, list[Any]
         share: Gets a bar of the share of all pixels per bin.
         reliability: Lists of ``pixels``, ``confidence`` and ``accuracy`` per bin.
     """
-    pixels = reliability["pixels"]
+    pixels = np.array(reliability["pixels"])
+    filled = np.flatnonzero(pixels)
+    right, confident = (100 * np.array(reliability[key], dtype=float)[filled] for key in ("accuracy", "confidence"))
     width = 100 / len(pixels)
-    filled = [number for number, count in enumerate(pixels) if count]
-    places = [(number + 0.5) * width for number in filled]
-    heights = [100 * reliability["accuracy"][number] for number in filled]
-    gaps = [100 * reliability["confidence"][number] - height for number, height in zip(filled, heights, strict=True)]
-    accuracy.bar(places, heights, 0.92 * width, color=ACCURACY, label="accuracy")
-    bars = accuracy.bar(places, gaps, 0.92 * width, bottom=heights, label="gap to the mean confidence")
+    places = (filled + 0.5) * width
+    accuracy.bar(places, right, 0.92 * width, color=ACCURACY, label="accuracy")
+    bars = accuracy.bar(places, confident - right, 0.92 * width, bottom=right, label="gap to the mean confidence")
     for bar in bars:
         bar.set(facecolor=(*GAP[:3], 0.35), edgecolor=GAP, hatch="////")
     accuracy.plot([0, 100], [0, 100], "--", color="black", linewidth=1, label="perfect calibration")
-    share.bar(places, [100 * pixels[number] / sum(pixels) for number in filled], 0.92 * width, color=SHARE)
+    share.bar(places, 100 * pixels[filled] / pixels.sum(), 0.92 * width, color=SHARE)
     accuracy.set(xlim=(0, 100), ylim=(0, 100))
     accuracy.tick_params(labelbottom=False)
     share.set_xlabel("confidence (%)")

@@ -1,8 +1,9 @@
-"""From the records of single images to the scores of a run."""
+"""From the records of single images to the scores of a run: read once, for everything that shows them."""
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,10 +12,80 @@ from lightning_modules.metrics import Scores
 
 PERCENTAGES = ("miou", "accuracy", "ece", "classwise_ece")
 PLAIN = ("brier", "nll")
+SCORES = (*PERCENTAGES, *PLAIN, "ms_per_image")
+COMPARED = ("baseline_miou", "gain", "worse_than_baseline")
+EXTREMES = 3  # of the best images, and of the worst
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRow:
+    """One image of a run.
+
+    Attributes:
+        miou: Mean IoU in percent over the classes in prediction or ground truth; NaN if there are none.
+        baseline_miou: The same of the unadapted network; None if it was not scored.
+        losses: Loss before each step; empty if there were no steps, or if the losses were not recorded.
+        fallback: Whether the prediction is the unadapted one.
+        note: Why adaptation was skipped or undone.
+    """
+
+    domain: str
+    name: str
+    miou: float
+    baseline_miou: float | None
+    milliseconds: float
+    losses: tuple[float, ...]
+    fallback: bool
+    note: str | None
+
+    @property
+    def gain(self) -> float:
+        """Mean IoU gained over the unadapted network, in points; NaN if that was not scored."""
+        return math.nan if self.baseline_miou is None else self.miou - self.baseline_miou
+
+
+@dataclass
+class DomainData:
+    """One domain of a run.
+
+    Attributes:
+        scores: As in results.json, see `summarize_records`.
+        baseline_iou: IoU in percent of the unadapted network by class; empty if it was not scored on every image.
+        rows: A row per image, in the order of the records.
+        expected: How many images the domain has; None if that is not known.
+    """
+
+    name: str
+    scores: dict[str, Any]
+    baseline_iou: dict[str, float] = field(default_factory=dict)
+    rows: list[ImageRow] = field(default_factory=list)
+    expected: int | None = None
+
+    @property
+    def has_baseline(self) -> bool:
+        """Whether the unadapted network was scored on every image."""
+        return self.scores.get("baseline_miou") is not None
+
+    @property
+    def numbers(self) -> dict[str, float | None]:
+        """The scores that have a mean over domains, and the gain in points; None where not known."""
+        gain = self.scores["miou"] - self.scores["baseline_miou"] if self.has_baseline else None
+        return {key: self.scores.get(key) for key in (*SCORES, *COMPARED)} | {"gain": gain}
+
+    @property
+    def gains(self) -> list[float]:
+        """Mean IoU gained per image in points, where that is known."""
+        return [row.gain for row in self.rows if not math.isnan(row.gain)]
+
+    def rank(self) -> tuple[list[ImageRow], list[ImageRow]]:
+        """Returns the best and the worst images: by mean IoU gained if that is known, else by mean IoU."""
+        by_name = {row.name: row for row in self.rows}
+        best, worst = rank_extremes({row.name: row.gain if self.has_baseline else row.miou for row in self.rows})
+        return [by_name[name] for name in best], [by_name[name] for name in worst]
 
 
 def summarize_records(
-    records: Iterable[Mapping[str, Any]], class_names: list[str], domains: Iterable[str] = ()
+    records: Iterable[Mapping[str, Any]], class_names: Sequence[str], domains: Iterable[str] = ()
 ) -> dict[str, Any]:
     """Sums records into scores, per domain and as their mean: in percent, but for Brier score and log-likelihood.
 
@@ -30,78 +101,103 @@ def summarize_records(
         worse_than_baseline, the share of images in percent that it is better at, else None. ``mean``: the simple
         average of the scores and milliseconds over domains, empty if one of them has no image yet.
     """
-    grouped = {domain: DomainSums(len(class_names)) for domain in domains}
-    for record in records:
-        if record["domain"] not in grouped:
-            grouped[record["domain"]] = DomainSums(len(class_names))
-        grouped[record["domain"]].add(record)
-    summaries = {domain: sums.summarize(class_names) for domain, sums in grouped.items() if sums.milliseconds}
-    averaged = (*PERCENTAGES, *PLAIN, "ms_per_image")
-    whole = summaries and len(summaries) == len(grouped)  # the mean of some of the domains would mislead
-    mean = {key: sum(s[key] for s in summaries.values()) / len(summaries) for key in averaged} if whole else {}
+    order = list(domains)
+    summaries = {name: domain.scores for name, domain in collect_domains(records, class_names, order).items()}
+    whole = summaries and set(order) <= summaries.keys()  # the mean of some of the domains would mislead
+    mean = {key: sum(s[key] for s in summaries.values()) / len(summaries) for key in SCORES} if whole else {}
     return {"domains": summaries, "mean": mean}
 
 
-class DomainSums:
-    """What is kept of the records of a domain: sums, and a number per image.
-
-    Args:
-        num_classes: Number of classes K.
-    """
-
-    def __init__(self, num_classes: int) -> None:
-        self.scores = Scores.zeros(num_classes)
-        self.baseline = Scores.zeros(num_classes)
-        self.gains: list[float] = []
-        self.milliseconds: list[float] = []
-        self.fallbacks = 0
-        self.notes: Counter[str] = Counter()
-
-    def add(self, record: Mapping[str, Any]) -> None:
-        """Adds the record of an image."""
-        self.scores += Scores.from_record(record)
-        self.milliseconds.append(record["milliseconds"])
+def collect_domains(
+    records: Iterable[Mapping[str, Any]], class_names: Sequence[str], order: Iterable[str] = ()
+) -> dict[str, DomainData]:
+    """Sums records by domain, one record at a time, see `summarize_records`; leaves out domains without an image."""
+    zeros = Scores.zeros(len(class_names))
+    sums: defaultdict[str, Scores] = defaultdict(lambda: zeros)
+    baselines: defaultdict[str, Scores] = defaultdict(lambda: zeros)
+    rows: defaultdict[str, list[ImageRow]] = defaultdict(list)
+    for record in records:
+        name = record["domain"]
+        sums[name] += Scores.from_record(record)
         if record.get("baseline"):
-            self.baseline += Scores.from_record(record["baseline"])
-            self.gains.append(gain_of_image(record))
-        adaptation = record["adaptation"] or {}
-        self.fallbacks += adaptation.get("fallback", False)
-        if adaptation.get("note"):
-            self.notes[adaptation["note"]] += 1
+            baselines[name] += Scores.from_record(record["baseline"])
+        rows[name].append(read_row(record))
+    names = [name for name in dict.fromkeys([*order, *rows]) if name in rows]
+    return {name: summarize_domain(name, sums[name], baselines[name], rows[name], class_names) for name in names}
 
-    def summarize(self, class_names: list[str]) -> dict[str, Any]:
-        """Returns the scores of a domain with one image or more, see `summarize_records`."""
-        scores = self.scores.summarize()
-        return {
-            **{key: 100 * scores[key] for key in PERCENTAGES},
-            **{key: scores[key] for key in PLAIN},
-            "iou": {name: 100 * iou for name, iou in zip(class_names, scores["iou"], strict=True)},
-            "reliability": scores["reliability"],
-            "ms_per_image": torch.tensor(self.milliseconds, dtype=torch.float64).quantile(0.5).item(),
-            "images": len(self.milliseconds),
-            "fallbacks": self.fallbacks,
-            "notes": sorted(self.notes),
-            "images_with_notes": self.notes.total(),
-            **self._compare(),
-        }
 
-    def _compare(self) -> dict[str, float | None]:
-        """Returns how the unadapted network did, if it was scored on every image."""
-        if len(self.gains) < len(self.milliseconds):
-            return {"baseline_miou": None, "worse_than_baseline": None}
-        known = [gain for gain in self.gains if not math.isnan(gain)]  # of images in which something is labelled
-        worse = 100 * sum(gain < 0 for gain in known) / len(known) if known else None
-        return {"baseline_miou": 100 * self.baseline.summarize()["miou"], "worse_than_baseline": worse}
+def summarize_domain(
+    name: str, sums: Scores, baseline: Scores, rows: list[ImageRow], class_names: Sequence[str]
+) -> DomainData:
+    """Computes the scores of a domain from the sums over its images, one or more."""
+    scores = sums.summarize()
+    milliseconds = torch.tensor([row.milliseconds for row in rows], dtype=torch.float64)
+    notes = [row.note for row in rows if row.note]
+    summary = {
+        **{key: 100 * scores[key] for key in PERCENTAGES},
+        **{key: scores[key] for key in PLAIN},
+        "iou": name_classes(scores["iou"], class_names),
+        "reliability": scores["reliability"],
+        "ms_per_image": milliseconds.quantile(0.5).item(),
+        "images": len(rows),
+        "fallbacks": sum(row.fallback for row in rows),
+        "notes": sorted(set(notes)),
+        "images_with_notes": len(notes),
+        "baseline_miou": None,
+        "worse_than_baseline": None,
+    }
+    domain = DomainData(name, summary, rows=rows)
+    if all(row.baseline_miou is not None for row in rows):
+        before = baseline.summarize()
+        domain.baseline_iou = name_classes(before["iou"], class_names)
+        summary["baseline_miou"] = 100 * before["miou"]
+        if domain.gains:  # something is labelled
+            summary["worse_than_baseline"] = 100 * sum(gain < 0 for gain in domain.gains) / len(domain.gains)
+    return domain
+
+
+def name_classes(iou: Sequence[float], class_names: Sequence[str]) -> dict[str, float]:
+    """Returns the IoU in percent by class."""
+    return {name: 100 * value for name, value in zip(class_names, iou, strict=True)}
+
+
+def read_row(record: Mapping[str, Any]) -> ImageRow:
+    """Makes the row of an image from its record."""
+    adaptation, baseline = record.get("adaptation") or {}, record.get("baseline")
+    return ImageRow(
+        domain=record["domain"],
+        name=record["name"],
+        miou=score_record(record),
+        baseline_miou=score_record(baseline) if baseline else None,
+        milliseconds=record["milliseconds"],
+        losses=tuple(adaptation.get("losses") or ()),
+        fallback=bool(adaptation.get("fallback", False)),
+        note=adaptation.get("note"),
+    )
 
 
 def gain_of_image(record: Mapping[str, Any]) -> float:
     """Returns the points of mean IoU that an image gained over the unadapted network, else its mean IoU in percent.
 
     NaN if nothing in it is labelled.
+    """
+    baseline = score_record(record["baseline"]) if record.get("baseline") else 0.0
+    return score_record(record) - baseline
+
+
+def score_record(record: Mapping[str, Any]) -> float:
+    """Returns the mean IoU of one image in percent; NaN without a class."""
+    return 100 * Scores.from_record(record).summarize()["miou"]
+
+
+def rank_extremes(scores: Mapping[str, float]) -> tuple[list[str], list[str]]:
+    """Returns the names of the three best images (best first) and of the three worst (worst first), none in both.
 
     Args:
-        record: As `Results` writes it.
+        scores: By name, the higher the better; NaN is left out. Equal scores are ordered by name. If there are not
+            enough, the best come before the worst.
     """
-    miou = Scores.from_record(record).summarize()["miou"]
-    baseline = Scores.from_record(record["baseline"]).summarize()["miou"] if record.get("baseline") else 0.0
-    return 100 * (miou - baseline)
+    ranked = [name for _, name in sorted((score, name) for name, score in scores.items() if not math.isnan(score))]
+    best = min(EXTREMES, math.ceil(len(ranked) / 2))
+    worst = min(EXTREMES, len(ranked) - best)
+    return ranked[::-1][:best], ranked[:worst]

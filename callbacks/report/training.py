@@ -4,8 +4,8 @@ import csv
 import math
 from pathlib import Path
 
-from callbacks.report.figures import LOSS_NAME, MIOU_NAME, RATE_NAME, draw_training
-from callbacks.report.page import Page, embed, list_files
+from callbacks.report.figures import LOSS_NAME, MIOU_NAME, RATE_NAME, draw_training, place_best
+from callbacks.report.page import embed, write_page
 
 TRAINING_REPORT = "training.html"
 
@@ -25,40 +25,40 @@ def write_training_report(folder: Path) -> Path | None:
     curves = read_curves(folder / "metrics.csv")
     if LOSS_NAME not in curves:
         return None
-    shown = {name: curves[name] for name in (LOSS_NAME, RATE_NAME, MIOU_NAME) if name in curves}
-    page = Page(
-        title="Training", subtitle=f"{len(curves[LOSS_NAME])} logged steps, to step {curves[LOSS_NAME][-1][0]:.0f}"
-    )
+    last_step, last_loss = curves[LOSS_NAME][-1]
+    tiles = [{"value": f"{last_loss:.3f}", "label": "last training loss (nats)"}]
+    notes = []
     if MIOU_NAME in curves:
-        step, best = max(curves[MIOU_NAME], key=lambda point: (point[1], -point[0]))
-        page.tiles.append({"value": f"{best:.2f} %", "label": f"best mean IoU (development), step {step:.0f}"})
-        page.tiles.append({"value": f"{curves[MIOU_NAME][-1][1]:.2f} %", "label": "last mean IoU (development)"})
+        step, best = place_best(curves[MIOU_NAME])
+        tiles = [
+            {"value": f"{best:.2f} %", "label": f"best mean IoU (development), step {step:.0f}"},
+            {"value": f"{curves[MIOU_NAME][-1][1]:.2f} %", "label": "last mean IoU (development)"},
+            *tiles,
+        ]
     else:
-        page.notes.append("The mean IoU on a development set was not logged")
-    page.tiles.append({"value": f"{curves[LOSS_NAME][-1][1]:.3f}", "label": "last training loss (nats)"})
-    page.figures = [{"title": "Curves", "text": "", "figures": [embed(draw_training(shown), wide=True)]}]
-    page.facts = [{"title": "Checkpoints", "rows": list_checkpoints(folder)}]
-    page.files = list_files(folder, ["config.yaml"])
-    return page.write(folder / TRAINING_REPORT)
+        notes.append("The mean IoU on a development set was not logged")
+    paths = sorted((folder / "checkpoints").glob("*.ckpt"))
+    checkpoints = [(str(path.relative_to(folder)), f"{path.stat().st_size / 2**20:.1f} MiB") for path in paths]
+    nothing = [("none", "no checkpoint lies in this folder")]
+    content = {
+        "title": "Training",
+        "subtitle": f"{len(curves[LOSS_NAME])} logged steps, to step {last_step:.0f}",
+        "tiles": tiles,
+        "notes": notes,
+        "figures": [{"title": "Curves", "figures": [embed(draw_training(curves))]}],
+        "facts": [{"title": "Checkpoints", "rows": checkpoints or nothing}],
+    }
+    return write_page(folder / TRAINING_REPORT, content)
 
 
 def read_curves(path: Path) -> dict[str, list[tuple[float, float]]]:
-    """Reads the points (step, value) of everything that a CSVLogger wrote; empty if there is no such file."""
-    curves: dict[str, list[tuple[float, float]]] = {}
+    """Reads the points (step, value) of the curves that a CSVLogger wrote; empty if there is no such file."""
     if not path.is_file():
-        return curves
+        return {}
     with path.open(encoding="utf-8", newline="") as file:
-        for line in csv.DictReader(file):
-            for name, text in line.items():
-                if name not in ("epoch", "step") and text and line.get("step"):
-                    value = float(text)
-                    if math.isfinite(value):
-                        curves.setdefault(name, []).append((float(line["step"]), value))
-    return curves
-
-
-def list_checkpoints(folder: Path) -> list[tuple[str, str]]:
-    """Lists the checkpoints of a run with their sizes."""
-    paths = sorted((folder / "checkpoints").glob("*.ckpt"))
-    found = [(str(path.relative_to(folder)), f"{path.stat().st_size / 2**20:.1f} MiB") for path in paths]
-    return found or [("none", "no checkpoint lies in this folder")]
+        lines = [line for line in csv.DictReader(file) if line.get("step")]
+    curves = {}
+    for name in (LOSS_NAME, RATE_NAME, MIOU_NAME):
+        points = [(float(line["step"]), float(line[name])) for line in lines if line.get(name)]
+        curves[name] = [point for point in points if math.isfinite(point[1])]
+    return {name: points for name, points in curves.items() if points}

@@ -1,31 +1,47 @@
 """The report of a run: one HTML page with scores, figures and pictures, which needs no network and no other file."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from callbacks.report.figures import (
-    draw_classes,
-    draw_differences,
-    draw_domains,
-    draw_losses,
-    draw_search,
-    draw_times,
-    format_milliseconds,
-    format_value,
-)
-from callbacks.report.page import Page, embed, format_number, format_signed, list_files
-from callbacks.report.picture_cards import add_pictures
-from callbacks.report.reliability import draw_reliability
-from callbacks.report.run_data import BASELINE, SCORES, DomainData, RunData, name_method, read_run
-from callbacks.report.training import TRAINING_REPORT, write_training_report
+from callbacks.report.cards import list_cards
+from callbacks.report.charts import list_charts
+from callbacks.report.figures import format_milliseconds
+from callbacks.report.page import embed, format_number, write_page
+from callbacks.report.run_data import BASELINE, RunData, name_method, read_run
+from callbacks.report.search_figure import format_value
+from callbacks.report.training import write_training_report
 from callbacks.run.folder import REPORT
 from callbacks.run.settings import flatten
 
-__all__ = ["REPORT", "TRAINING_REPORT", "write_report", "write_training_report"]
+__all__ = ["write_report", "write_training_report"]
 
 SHOWN_NOTES = 5  # of each domain
-EXTRA = ("baseline", "gain", "worse")  # scores beside the unadapted network
+COLUMNS = {  # of the table of scores: key, digits and sign
+    "mean IoU (%)": ("miou", 2, ""),
+    f"{BASELINE} (%)": ("baseline_miou", 2, ""),
+    "gain": ("gain", 2, "+"),
+    "accuracy (%)": ("accuracy", 2, ""),
+    "ECE (%)": ("ece", 2, ""),
+    "class-wise ECE (%)": ("classwise_ece", 2, ""),
+    "Brier": ("brier", 4, ""),
+    "NLL": ("nll", 4, ""),
+    "ms / image": ("ms_per_image", 1, ""),
+    "images": ("images", 0, ""),
+    "fallbacks": ("fallbacks", 0, ""),
+    "images worse (%)": ("worse_than_baseline", 1, ""),
+}
+TEXTS = {  # below the titles of figures
+    "Classes": "Classes that are absent from a domain are left out",
+    "Calibration": "How often predictions are right at each confidence",
+    "Steps": "The loss on the pseudo labels while adapting",
+    "Time": "To adapt to an image and predict it",
+}
+CAPTION = (
+    f"Gain in points over {BASELINE}, the network as it was trained; images worse: those whose mean IoU fell. ECE: "
+    "15 bins over all pixels; class-wise ECE: the paper's, 10 bins per image and class. Brier score in [0, 2] and "
+    "negative log-likelihood in nats, means over pixels. Time: median per image"
+)
 
 
 def write_report(folder: Path) -> Path:
@@ -42,165 +58,109 @@ def write_report(folder: Path) -> Path:
         OSError: If the report cannot be written.
     """
     data = read_run(folder)
-    page = Page(
-        title=f"{data.label} on {', '.join(data.domains) or 'no image yet'}",
-        subtitle=join_known(
-            [
-                data.summary.get("stage") or data.settings.get("stage"),
-                f"{data.images} images",
-                str(data.summary.get("date", ""))[:10],
-                data.summary.get("device"),
-            ]
-        ),
-        tiles=make_tiles(data),
-        notes=[*describe_progress(data), *data.missing, *describe_notes(data.domains.values())],
-        scores=tabulate_scores(data),
-        figures=[group for group in draw_groups(data) if group["figures"]],
-        facts=list_facts(data),
-        files=list_files(folder, ["config.yaml"]),
-        layer_names={"image": "photo", "truth": "truth", "baseline": BASELINE, "prediction": data.label},
-        legend=[{"name": name, "colour": colour} for name, colour in data.colours.items()],
-    )
-    add_pictures(page, data)
-    return page.write(folder / REPORT)
+    summary = data.summary
+    known = [
+        summary.get("stage") or data.settings.get("stage"),
+        f"{data.images} images",
+        str(summary.get("date", ""))[:10],
+        summary.get("device"),
+    ]
+    content = {
+        "title": f"{data.label} on {', '.join(data.domains) or 'no image yet'}",
+        "subtitle": " · ".join(part for part in known if part),
+        "tiles": make_tiles(data),
+        "notes": list_notes(data),
+        "scores": {"columns": ["domain", *COLUMNS], "lines": tabulate_scores(data), "caption": CAPTION},
+        "figures": draw_figures(data),
+        **list_cards(data),
+        "layer_names": {"image": "photo", "truth": "truth", "baseline": BASELINE, "prediction": data.label},
+        "legend": [{"name": name, "colour": colour} for name, colour in data.colours.items()],
+        "facts": list_facts(data),
+    }
+    return write_page(folder / REPORT, content)
 
 
 def make_tiles(data: RunData) -> list[dict[str, str]]:
-    """Returns the numbers at the top: means over domains."""
-    miou = data.average({name: domain.scores["miou"] for name, domain in data.domains.items()})
-    gain = data.average({name: domain.gain for name, domain in data.domains.items()})
-    worse = data.average({name: domain.worse for name, domain in data.domains.items()})
-    time = data.average({name: domain.scores["ms_per_image"] for name, domain in data.domains.items()})
-    tiles = [
-        {"value": f"{format_number(miou, 2)} %", "label": "mean IoU, mean over domains"},
-        {"value": f"{format_signed(gain)} points", "label": f"gain over {BASELINE}"},
-        {"value": f"{format_number(worse, 1)} %", "label": f"of images worse than {BASELINE}"},
-        {"value": f"{format_milliseconds(time or 0)} ms", "label": "per image"},
-    ]
-    known = (miou, gain, worse, time)
-    return [tile for tile, value in zip(tiles, known, strict=True) if value is not None]
+    """Returns the numbers at the top: means over domains, where they are known."""
+    mean = data.mean
+    tiles = {
+        "miou": (f"{format_number(mean['miou'])} %", "mean IoU, mean over domains"),
+        "gain": (f"{format_number(mean['gain'], sign='+')} points", f"gain over {BASELINE}"),
+        "worse_than_baseline": (
+            f"{format_number(mean['worse_than_baseline'], 1)} %",
+            f"of images worse than {BASELINE}",
+        ),
+        "ms_per_image": (f"{format_milliseconds(mean['ms_per_image'] or 0)} ms", "per image"),
+    }
+    return [{"value": value, "label": label} for key, (value, label) in tiles.items() if mean[key] is not None]
 
 
-def describe_progress(data: RunData) -> list[str]:
-    """Says how far a run came, if it did not end."""
-    if data.complete:
-        return []
-    total = f" of {data.expected}" if data.expected is not None else ""
-    return [f"Incomplete: {data.images}{total} images. The same command again goes on from here"]
-
-
-def describe_notes(domains: Iterable[DomainData]) -> list[str]:
-    """Says which notes the images of each domain have."""
-    described = []
-    for domain in domains:
-        notes = domain.scores.get("notes", [])
-        if notes:
-            more = f"; and {len(notes) - SHOWN_NOTES} more" if len(notes) > SHOWN_NOTES else ""
-            count = domain.scores.get("images_with_notes", 0)
-            described.append(f"{domain.name}: {count} images have a note: {'; '.join(notes[:SHOWN_NOTES])}{more}")
-    return described
-
-
-def tabulate_scores(data: RunData) -> dict[str, Any]:
-    """Makes the table of scores: a line per domain, and their mean if it is known."""
-    columns = ["domain", "mean IoU (%)", f"{BASELINE} (%)", "gain", "accuracy (%)", "ECE (%)", "class-wise ECE (%)"]
-    columns += ["Brier", "NLL", "ms / image", "images", "fallbacks", "images worse (%)"]
-    values = {}
+def list_notes(data: RunData) -> list[str]:
+    """Says how far a run came if it did not end, what is missing, and which notes the images of each domain have."""
+    notes = list(data.missing)
+    if not data.complete:
+        total = f" of {data.expected}" if data.expected is not None else ""
+        notes.insert(0, f"Incomplete: {data.images}{total} images. The same command again goes on from here")
     for name, domain in data.domains.items():
-        scores = domain.scores
-        known: dict[str, float | None] = {key: scores.get(key) for key in SCORES}
-        known["baseline"] = domain.baseline["miou"] if domain.baseline else None
-        known |= {"gain": domain.gain, "worse": domain.worse}
-        values[name] = known
+        found = domain.scores.get("notes", [])
+        if found:
+            more = f"; and {len(found) - SHOWN_NOTES} more" if len(found) > SHOWN_NOTES else ""
+            count = domain.scores["images_with_notes"]
+            notes.append(f"{name}: {count} images have a note: {'; '.join(found[:SHOWN_NOTES])}{more}")
+    return notes
+
+
+def tabulate_scores(data: RunData) -> list[dict[str, Any]]:
+    """Returns the lines of the table of scores: one per domain, and their mean if it is known."""
     lines = []
     for name, domain in data.domains.items():
-        counts = [count_images(domain), str(domain.scores.get("fallbacks", 0))]
-        lines.append({"mean": False, "cells": [name, *format_scores(values[name], counts)]})
-    mean = {key: data.average({name: known[key] for name, known in values.items()}) for key in [*SCORES, *EXTRA]}
-    if len(values) > 1 and mean["miou"] is not None:
+        cells = format_scores({"fallbacks": 0, **domain.scores, **domain.numbers})
+        if domain.expected not in (None, domain.scores["images"]):
+            cells["images"] += f" of {domain.expected}"
+        lines.append({"mean": False, "cells": [name, *cells.values()]})
+    if len(lines) > 1 and data.mean["miou"] is not None:
         fallbacks = sum(domain.scores.get("fallbacks", 0) for domain in data.domains.values())
-        lines.append({"mean": True, "cells": ["mean", *format_scores(mean, [str(data.images), str(fallbacks)])]})
-    caption = (
-        f"Gain in points over {BASELINE}, the network as it was trained; images worse: those whose mean IoU fell. ECE: "
-        "15 bins over all pixels; class-wise ECE: the paper's, 10 bins per image and class. Brier score in [0, 2] and "
-        "negative log-likelihood in nats, means over pixels. Time: median per image"
-    )
-    return {"columns": columns, "lines": lines, "caption": caption}
+        cells = format_scores({**data.mean, "images": data.images, "fallbacks": fallbacks})
+        lines.append({"mean": True, "cells": ["mean", *cells.values()]})
+    return lines
 
 
-def count_images(domain: DomainData) -> str:
-    """Writes how many images are scored, and of how many if some are left."""
-    images = domain.scores["images"]
-    return f"{images}" if domain.expected in (None, images) else f"{images} of {domain.expected}"
+def format_scores(numbers: Mapping[str, float | None]) -> dict[str, str]:
+    """Writes the cells of a line of the table of scores."""
+    return {key: format_number(numbers.get(key), digits, sign) for key, digits, sign in COLUMNS.values()}
 
 
-def format_scores(values: Mapping[str, float | None], counts: Sequence[str]) -> list[str]:
-    """Writes the scores of a line of the table, with the two counts at their places."""
-    percentages = [format_number(values[key], 2) for key in ("miou", "baseline")]
-    percentages += [format_signed(values["gain"])]
-    percentages += [format_number(values[key], 2) for key in ("accuracy", "ece", "classwise_ece")]
-    plain = [format_number(values["brier"], 4), format_number(values["nll"], 4)]
-    return [
-        *percentages,
-        *plain,
-        format_number(values["ms_per_image"], 1),
-        *counts,
-        format_number(values["worse"], 1),
-    ]
+def draw_figures(data: RunData) -> list[dict[str, Any]]:
+    """Draws all figures of a run, by their titles."""
+    texts = {**TEXTS, "Search": describe_search(data.search or {})}
+    groups: dict[str, dict[str, Any]] = {}
+    for chart in list_charts(data):
+        group = groups.setdefault(chart.title, {"title": chart.title, "text": texts.get(chart.title), "figures": []})
+        group["figures"] += [embed(figure, chart.caption) for figure in chart.draw_parts()]
+    return list(groups.values())
 
 
-def draw_groups(data: RunData) -> list[dict[str, Any]]:
-    """Draws all figures of a run, a panel per domain each on its own, so that they fit on narrow screens."""
-    gains, domains = [], data.domains.values()
-    if data.domains:
-        gains.append(embed(draw_domains(data.compare_domains()), "Mean IoU per domain"))
-    for domain in domains:
-        if domain.differences:
-            figure = draw_differences({domain.name: domain.differences})
-            gains.append(embed(figure, f"Mean IoU gained per image over {BASELINE} (as Fig. 10 of the paper)"))
-    classes = [embed(draw_classes({d.name: data.compare_classes(d)}, data.colours)) for d in domains]
-    calibration = [
-        embed(draw_reliability({domain.name: domain.scores}))
-        for domain in domains
-        if sum(domain.scores.get("reliability", {}).get("pixels", []))
-    ]
-    steps = [
-        embed(draw_losses({domain.name: [row.losses for row in domain.rows]}))
-        for domain in domains
-        if any(row.losses for row in domain.rows)
-    ]
-    search = [] if data.search is None else [embed(draw_search(data.search), wide=len(data.search["parameters"]) > 2)]
-    times = [embed(draw_times({d.name: [row.milliseconds for row in d.rows]})) for d in domains if d.rows]
-    return [
-        {"title": "Gains", "text": "", "figures": gains},
-        {"title": "Search", "text": describe_search(data.search), "figures": search},
-        {"title": "Classes", "text": "Classes that are absent from a domain are left out", "figures": classes},
-        {"title": "Calibration", "text": "How often predictions are right at each confidence", "figures": calibration},
-        {"title": "Steps", "text": "The loss on the pseudo labels while adapting", "figures": steps},
-        {"title": "Time", "text": "To adapt to an image and predict it", "figures": times},
-    ]
-
-
-def describe_search(search: Mapping[str, Any] | None) -> str:
+def describe_search(search: Mapping[str, Any]) -> str:
     """Says what was searched, and what came out best."""
-    best = (search or {}).get("best") or {}
+    best = search.get("best") or {}
     values = ", ".join(f"{name} = {format_value(value)}" for name, value in best.get("values", {}).items())
-    count = len((search or {}).get("points", []))
-    name = name_method({"name": (search or {}).get("method") or "method"})
-    return f"{name}: {count} points; best: {values}, mean IoU {format_number(best.get('miou'), 2)} %" if values else ""
+    name = name_method({"name": search.get("method") or "method"})
+    return f"{name}: {len(search['points'])} points; best: {values}, mean IoU {best['miou']:.2f} %" if values else ""
 
 
 def list_facts(data: RunData) -> list[dict[str, Any]]:
     """Lists everything that is known about how the results came about, in tables of names and values."""
-    plain = {key: value for key, value in data.summary.items() if key not in ("domains", "mean", "method", "data")}
-    known = {key: value for key, value in data.settings.items() if key not in ("method", "data", "class_names")}
-    commands = [{f"command {number + 1}": run} for number, run in enumerate(data.runs)]
     groups = {
-        "Run": {**plain, "complete": data.complete},
+        "Run": {
+            **{key: value for key, value in data.summary.items() if key not in ("domains", "mean", "method", "data")},
+            "complete": data.complete,
+        },
         "Method": data.method or {"name": f"none: the network as it was trained ({BASELINE})"},
         "Data": data.settings.get("data") or data.summary.get("data") or {},
-        "Fingerprints": known,
-        "Commands": {key: value for command in commands for key, value in command.items()},
+        "Fingerprints": {
+            key: value for key, value in data.settings.items() if key not in ("method", "data", "class_names")
+        },
+        "Commands": {f"command {number + 1}": run for number, run in enumerate(data.runs)},
     }
     return [
         {"title": title, "rows": [(key, describe_value(value)) for key, value in flatten(values).items()]}
@@ -214,8 +174,3 @@ def describe_value(value: Any) -> str:
     if value is None:
         return "none"
     return ", ".join(describe_value(item) for item in value) if isinstance(value, list | tuple) else str(value)
-
-
-def join_known(parts: Iterable[str | None]) -> str:
-    """Joins the parts of a line that there are."""
-    return " · ".join(part for part in parts if part)

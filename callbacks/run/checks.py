@@ -26,7 +26,7 @@ def check_run(run: Any, subcommand: str) -> None:
     check_devices(run.trainer)
     check_work(run.trainer, subcommand)
     if subcommand != "fit":
-        check_trained(run)
+        check_weights_given(run)
 
 
 def check_checkpoint(path: str | Path | None) -> None:
@@ -61,7 +61,7 @@ def check_work(trainer: Any, subcommand: str) -> None:
             )
 
 
-def check_trained(run: Any) -> None:
+def check_weights_given(run: Any) -> None:
     """Raises ValueError if nothing says where the weights come from that a run scores or labels images with.
 
     Args:

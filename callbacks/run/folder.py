@@ -49,7 +49,14 @@ class RunFolder:
 
     Args:
         root: The folder; need not exist.
+
+    Attributes:
+        records_name: Of the file of records.
+        manifest_name: Of the file of settings and runs.
     """
+
+    records_name = RECORDS
+    manifest_name = MANIFEST
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -57,15 +64,16 @@ class RunFolder:
 
     def records(self, rank: int) -> Path:
         """Returns the file of the records of a process."""
-        return self.root / (RECORDS if rank == 0 else f"records.rank{rank}.jsonl")
+        path = self.root / self.records_name
+        return path if rank == 0 else path.with_suffix(f".rank{rank}.jsonl")
 
     def read_manifest(self) -> dict[str, Any] | None:
         """Reads settings and runs; None if the folder holds no run, or one without a manifest."""
-        return read_manifest(self.root / MANIFEST)
+        return read_manifest(self.root / self.manifest_name)
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Writes settings and runs."""
-        write_manifest(self.root / MANIFEST, manifest)
+        write_manifest(self.root / self.manifest_name, manifest)
 
     def write_summary(self, summary: Mapping[str, Any]) -> Path:
         """Writes the summary; returns its path."""
@@ -89,18 +97,23 @@ class RunFolder:
 
     def locate(self) -> list[Line]:
         """Returns where the records of all processes lie, in the order of the files; spoilt lines do not count."""
-        paths = [self.root / RECORDS, *list_rank_files(self.root)]
+        paths = [self.records(0), *self.list_rank_files()]
         return [line for path in paths if path.exists() for line in locate_records(path)]
+
+    def list_rank_files(self) -> list[Path]:
+        """Lists the records of all processes but the first; those that were set aside do not count."""
+        pattern = Path(self.records_name).with_suffix(".rank*.jsonl")
+        return sorted(path for path in self.root.glob(str(pattern)) if path.name.count(".") == 2)
 
     def merge(self, lines: Sequence[Line]) -> list[Line]:
         """Leaves one file with these records in this order, whenever the process is killed; returns where they lie."""
-        path = self.root / RECORDS
+        path = self.records(0)
         in_place = path.exists() and all(line.path == path for line in lines) and is_gapless(lines)
         if not (in_place and path.stat().st_size == sum(line.length for line in lines)):
             with replacing(path) as part, part.open("wb") as file:
                 for data in read_lines(lines):
                     file.write(data)
-        for other in list_rank_files(self.root):
+        for other in self.list_rank_files():
             other.unlink()
         return list(locate_records(path))
 
@@ -110,21 +123,41 @@ class RunFolder:
         return {folder.name: sum(1 for _ in folder.rglob("*.png")) for folder in folders}
 
 
-def choose_folder(own: Path, given: bool, overwrite: bool, settings: Mapping[str, Any]) -> RunFolder:
-    """Chooses and locks the folder of a run.
+def open_folder(
+    own: Path, given: bool, overwrite: bool, settings: Mapping[str, Any]
+) -> tuple["RunFolder", list[dict[str, Any]]]:
+    """Chooses and locks the folder of a run; sets aside what is in there if it is of another run.
 
     Args:
         own: The folder given, or that of the logger.
-        given: Whether it was given. If not, an unfinished run of the same settings goes on: the newest one there or,
+        given: Whether it was given. If not, an unfinished run of the same settings is resumed: the newest one there or,
             if loggers number their folders, in one beside it. Runs that are still going on do not count.
         overwrite: Whether to begin anew in any case.
         settings: Of the run.
 
+    Returns:
+        The folder, and the earlier runs that this one resumes, as the manifest describes them.
+
     Raises:
         FolderInUseError: If another run writes into the folder.
+        ValueError: If there are records of other settings in a folder that was given.
     """
-    for place in [] if given or overwrite else [own, *list_siblings(own)]:
-        folder = RunFolder(place)
+    folder = RunFolder(own)
+    unfinished = None if given or overwrite else find_unfinished([own, *list_siblings(own)], settings)
+    if unfinished is None:
+        folder.lock.acquire()
+    else:
+        folder = unfinished
+    try:
+        return folder, prepare_folder(folder, given, overwrite, settings)
+    except BaseException:
+        folder.lock.release()
+        raise
+
+
+def find_unfinished(places: Iterable[Path], settings: Mapping[str, Any]) -> "RunFolder | None":
+    """Finds and locks the first folder in which a run of these settings began and did not end, and is not going on."""
+    for folder in map(RunFolder, places):
         if not folder.is_unfinished_run_of(settings):
             continue
         try:
@@ -134,26 +167,13 @@ def choose_folder(own: Path, given: bool, overwrite: bool, settings: Mapping[str
         if folder.is_unfinished_run_of(settings):  # still, now that nobody else can end it
             return folder
         folder.lock.release()
-    folder = RunFolder(own)
-    folder.lock.acquire()
-    return folder
+    return None
 
 
-def find_earlier(folder: RunFolder, given: bool, overwrite: bool, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Makes a folder ready for a run: what is in there is of the same settings then, or set aside.
-
-    Args:
-        folder: Locked.
-        given: Whether the user gave it: a run of other settings in there is an error then.
-        overwrite: Whether to begin anew.
-        settings: Of the run.
-
-    Returns:
-        The earlier runs that this one goes on from, as the manifest describes them.
-
-    Raises:
-        ValueError: If there are records of other settings in a folder that was given.
-    """
+def prepare_folder(
+    folder: RunFolder, given: bool, overwrite: bool, settings: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Sets aside what is in a locked folder, unless this run resumes it; returns the earlier runs if it does."""
     manifest = folder.read_manifest()
     if manifest is None or overwrite:
         set_aside(folder.root)
@@ -175,11 +195,6 @@ def list_siblings(folder: Path) -> list[Path]:
     others = [path for path in folder.parent.iterdir() if path != folder] if folder.parent.is_dir() else []
     found = {int(match[1]): path for path in others if (match := numbered.fullmatch(path.name))}
     return [found[number] for number in sorted(found, reverse=True)]
-
-
-def list_rank_files(folder: Path) -> list[Path]:
-    """Lists the records of all processes but the first; those that were set aside do not count."""
-    return sorted(path for path in folder.glob("records.rank*.jsonl") if path.name.count(".") == 2)
 
 
 def locate_records(path: Path) -> Iterator[Line]:
@@ -227,7 +242,7 @@ def is_gapless(lines: Sequence[Line]) -> bool:
 def set_aside(folder: Path) -> None:
     """Numbers the results of an earlier run in a folder, so that nothing is overwritten."""
     names = (RECORDS, SUMMARY, RELIABILITY, MANIFEST, PANELS, GALLERY, REPORT, SEARCH)
-    old = [path for path in map(folder.joinpath, names) if path.exists()] + list_rank_files(folder)
+    old = [path for path in map(folder.joinpath, names) if path.exists()] + RunFolder(folder).list_rank_files()
     old.sort(key=lambda path: path.name != MANIFEST)  # it goes first: from then on, no run is there to go on from
     number = number_files(old)
     if number is None:

@@ -25,7 +25,7 @@ class Parser(LightningArgumentParser):
         if not self.exit_on_error:
             super().error(message, ex)
         parser = getattr(ex, "subcommand_parser", None) or self
-        text = shorten(message, getattr(parser, "files", []))
+        text = shorten_message(message, getattr(parser, "files", []))
         print(f"error: {text}\nAll options: python {parser.prog.replace(' [options]', '')} --help", file=sys.stderr)
         sys.exit(2)
 
@@ -48,7 +48,7 @@ class Parser(LightningArgumentParser):
             return super().instantiate_classes(*args, **kwargs)
         except ValueError as error:
             if re.search(NOISE, str(error)):
-                raise ValueError(shorten(str(error))) from error
+                raise ValueError(shorten_message(str(error))) from error
             raise
 
     def add_function_arguments(
@@ -58,7 +58,7 @@ class Parser(LightningArgumentParser):
         return super().add_function_arguments(function, *args, **kwargs)
 
 
-def shorten(message: str, files: Sequence[Path] = ()) -> str:
+def shorten_message(message: str, files: Sequence[Path] = ()) -> str:
     """Makes a sentence of a message of jsonargparse: option, found, expected, and the file if it stands in one.
 
     Args:

@@ -1,28 +1,23 @@
 """The folder that `predict` writes to: which files an image gets, what is done, and what may not be overwritten."""
 
-import json
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from callbacks.run.lock import FolderLock
-from callbacks.run.records import read_manifest, read_records, shorten_name, write_file, write_manifest
-from callbacks.run.settings import WAYS_OUT
+from callbacks.run.folder import Key, RunFolder, read_located
+from callbacks.run.records import shorten_name
+from callbacks.run.settings import WAYS_OUT, check_settings
 
 Output = Literal["labels", "train_ids", "overlays", "confidence"]
 SUFFIXES: dict[Output, str] = {"labels": ".png", "train_ids": ".png", "overlays": ".jpg", "confidence": ".png"}
 
-MANIFEST = "predictions.json"
-RECORDS = "predictions.jsonl"
 THREADS = 2
 WAITING = 6  # how many images may wait to be written
 
-Key = tuple[str, str]  # domain and name of an image
 
-
-class PredictionFolder:
+class PredictionFolder(RunFolder):
     """Outputs by kind, domain and name; a manifest of settings; and a line per image, written before its files.
 
     An image is done if it has a line and all its files. So files that were not written by `predict` never count, and
@@ -33,14 +28,12 @@ class PredictionFolder:
         outputs: The kinds of files that each image gets.
     """
 
-    def __init__(self, root: Path, outputs: Sequence[Output]) -> None:
-        self.root = root
-        self.outputs = outputs
-        self.lock = FolderLock(root)
+    records_name = "predictions.jsonl"
+    manifest_name = "predictions.json"
 
-    def records(self, rank: int) -> Path:
-        """Returns the file of the lines of a process."""
-        return self.root / (RECORDS if rank == 0 else f"predictions.rank{rank}.jsonl")
+    def __init__(self, root: Path, outputs: Sequence[Output]) -> None:
+        super().__init__(root)
+        self.outputs = outputs
 
     def paths(self, domain: str, name: str) -> dict[Output, Path]:
         """Returns the files of an image.
@@ -74,44 +67,53 @@ class PredictionFolder:
                 "runs would take them for images. Set results.folder to one outside of it"
             )
 
-    def check_empty(self) -> None:
-        """Raises FileExistsError if there are outputs without a manifest: nobody knows how they were made."""
-        for output in self.outputs:
-            for path in sorted((self.root / output).rglob(f"*{SUFFIXES[output]}")):
-                raise FileExistsError(
-                    f"{self.root} holds files like {path.relative_to(self.root)} but no {MANIFEST} that says how they "
-                    f"were made: expected {WAYS_OUT} to replace what is there"
-                )
+    def prepare(self, settings: Mapping[str, Any], overwrite: bool, keeps_knowledge: bool) -> list[dict[str, Any]]:
+        """Makes the folder ready for a run, which replaces what earlier runs predicted, or resumes them.
 
-    def read_manifest(self, needed: bool = True) -> dict[str, Any] | None:
-        """Reads the manifest; None if there is none, or it is spoilt and not needed.
+        Args:
+            settings: Of the run.
+            overwrite: Whether to replace what is there.
+            keeps_knowledge: Whether predictions depend on the images before.
+
+        Returns:
+            The earlier runs that this one resumes, as the manifest describes them.
 
         Raises:
-            ValueError: If it is spoilt and needed.
+            ValueError: If there are predictions of other settings, or such as cannot be resumed.
+            FileExistsError: If there are outputs without a manifest: nobody knows how they were made.
         """
-        path = self.root / MANIFEST
-        manifest = read_manifest(path)
-        if manifest is None and needed and path.exists():
-            raise ValueError(f"{path} is no manifest of predictions: expected {WAYS_OUT} to replace what is there")
-        return manifest
-
-    def write_manifest(self, manifest: Mapping[str, Any]) -> None:
-        """Writes the manifest."""
-        write_manifest(self.root / MANIFEST, manifest)
+        manifest, path = self.read_manifest(), self.root / self.manifest_name
+        if overwrite:
+            self.remove(manifest)
+            return []
+        if manifest is None:
+            if path.exists():
+                raise ValueError(f"{path} is no manifest of predictions: expected {WAYS_OUT} to replace what is there")
+            for output in self.outputs:
+                for found in sorted((self.root / output).rglob(f"*{SUFFIXES[output]}")):
+                    raise FileExistsError(
+                        f"{self.root} holds files like {found.relative_to(self.root)} but no {path.name} that says how "
+                        f"they were made: expected {WAYS_OUT} to replace what is there"
+                    )
+            return []
+        if not self.read_records():
+            return []  # nothing was predicted: there are no settings to keep to
+        check_settings(self.root, "predictions", manifest["settings"], settings)
+        if keeps_knowledge and not manifest.get("complete"):
+            raise ValueError(
+                f"{self.root} holds predictions of an interrupted run of a method that keeps knowledge between "
+                f"images, which is lost: it cannot go on. Expected {WAYS_OUT} to begin anew"
+            )
+        return manifest["runs"]
 
     def read_records(self) -> dict[Key, dict[str, Any]]:
-        """Returns the last line of each image, of all processes."""
-        paths = [self.root / RECORDS, *sorted(self.root.glob("predictions.rank*.jsonl"))]
-        records = [record for path in paths if path.exists() for record in read_records(path)]
-        return {(record["domain"], record["name"]): record for record in records}
+        """Returns the last record of each image, of all processes."""
+        return {(record["domain"], record["name"]): record for record in read_located(self.locate())}
 
     def merge_records(self) -> None:
-        """Leaves one file of lines, sorted, without those that a kill cut off."""
-        records = self.read_records()
-        text = "".join(json.dumps(records[key]) + "\n" for key in sorted(records))
-        write_file(self.root / RECORDS, text.encode())
-        for path in self.root.glob("predictions.rank*.jsonl"):
-            path.unlink()
+        """Leaves one file of records, sorted, without those that a kill cut off."""
+        found = {line.key: line for line in self.locate()}
+        self.merge([found[key] for key in sorted(found)])
 
     def find_done(self) -> dict[str, set[str]]:
         """Returns the names of the images that are done, by domain."""
@@ -129,7 +131,7 @@ class PredictionFolder:
         for domain, name in self.read_records():
             for path in earlier.paths(domain, name).values():
                 path.unlink(missing_ok=True)
-        for path in (self.root / RECORDS, *self.root.glob("predictions.rank*.jsonl")):
+        for path in (self.records(0), *self.list_rank_files()):
             path.unlink(missing_ok=True)
 
 

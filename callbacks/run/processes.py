@@ -104,7 +104,7 @@ def run_to_end(program: Callable[[], object]) -> None:
     except SIGTERMException:  # what is done is on disk; by itself it would exit with 0
         end(143)  # 128 + SIGTERM
     except SAYING as error:
-        print(f"error: {explain(error)}", file=sys.stderr)
+        print(f"error: {explain_error(error)}", file=sys.stderr)
         end(1)
     except Exception as error:
         if re.search(NO_SHARED_MEMORY, str(error)):
@@ -114,7 +114,7 @@ def run_to_end(program: Callable[[], object]) -> None:
         end(1)
 
 
-def explain(error: Exception) -> str:
+def explain_error(error: Exception) -> str:
     """Returns the message of an error, without the traceback that a worker process of a loader puts before it."""
     return re.sub(r"(?s)^Caught (\w+) in .*\n\S*\b\1: ", "", str(error)).strip()
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +20,13 @@ from callbacks.method import Method
 def find_method(trainer: Trainer) -> Method | None:
     """Returns the method among a trainer's callbacks, if there is one."""
     return next((callback for callback in trainer.callbacks if isinstance(callback, Method)), None)  # type: ignore[attr-defined]
+
+
+def leave_out(trainer: Trainer, done: Mapping[str, set[str]] | Callable[[], Mapping[str, set[str]]]) -> None:
+    """Tells the data of a run what to leave out, if they can, see `SegmentationDataModule.leave_out`."""
+    tell = getattr(getattr(trainer, "datamodule", None), "leave_out", None)
+    if tell is not None:
+        tell(done)
 
 
 def find_folder(trainer: Trainer, folder: str | None) -> Path:

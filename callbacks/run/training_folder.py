@@ -68,7 +68,7 @@ def reserve_folders(trainer: Trainer) -> None:
                 logger._version = logger.version + 1
 
 
-def check_trained(trainer: Trainer, trained: bool) -> None:
+def check_progress(trainer: Trainer, trained: bool) -> None:
     """Says at its end what a training has left out.
 
     Args:

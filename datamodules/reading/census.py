@@ -1,7 +1,9 @@
 """What the files of a split hold, and what a user should hear of it before a run: kinds, sizes, orientations, ids."""
 
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,7 +11,8 @@ import numpy as np
 
 from datamodules.base import DataError, Problem
 from datamodules.labels import IGNORED, UNKNOWN, format_ids
-from datamodules.reading.pixels import Header
+from datamodules.reading.headers import Header
+from datamodules.reading.pairs import Pair
 from datamodules.transforms import MAX_EVALUATION_SIZE, EvaluationTransform
 
 COMMON = ("road", "building", "vegetation", "sky", "car")  # classes that hardly any ten street scenes are without
@@ -17,6 +20,7 @@ ENOUGH = 10  # label files
 MOSTLY = 0.5  # share of ignored pixels from which on they are worth a warning
 DARK = 2**14  # a brightest value of 16-bit images from which on they are none of 14 bits or fewer
 COUNTED = 2**20  # pixels at a time
+LABEL_NAME = re.compile(r"(.+)(_(?:L|gt|masks?|labels?|seg|annot))", re.IGNORECASE)  # of labels beside photographs
 ONE_BIT = "1-bit"  # how `Header.kind` ends for masks of black and white alone
 
 Ids = Counter[int]  # number of pixels by id
@@ -24,34 +28,45 @@ Ids = Counter[int]  # number of pixels by id
 
 @dataclass
 class PairCheck:
-    """What reading an image and its labels to the last byte has found.
+    """What reading an image and its labels has found.
 
     Attributes:
-        name: Of the pair.
+        pair: The files.
         image: Kind, size and orientation of the image; None if it could not be read.
         labels: The same of the label file; None if there is none, or it could not be read.
         ids: Number of pixels by id.
         problems: What is wrong.
-        digest: Size and CRC-32 of the image file, which copies have too; None if there is none.
+        digest: Size and CRC-32 of the image file, which copies have too; None if it has not been read.
     """
 
-    name: str
+    pair: Pair
     image: Header | None = None
     labels: Header | None = None
     ids: Ids = field(default_factory=Counter)
     problems: list[Problem] = field(default_factory=list)
     digest: tuple[int, int] | None = None
 
-    def add(self, error: DataError) -> None:
-        """Adds a problem."""
-        self.problems.append(Problem(self.name, error.kind, str(error)))
+    @property
+    def name(self) -> str:
+        """Name of the pair."""
+        return self.pair.name
+
+    @contextmanager
+    def note_problem(self) -> Iterator[None]:
+        """Adds a DataError to the problems."""
+        try:
+            yield
+        except DataError as error:
+            self.problems.append(Problem(self.name, error.kind, str(error)))
 
 
 @dataclass
 class Census:
-    """What the files of a split hold, as far as they have been looked at.
+    """What the files of a split hold, as far as they have been looked at, and what is wrong with them.
 
     Attributes:
+        read: Number of pairs looked at.
+        problems: What is wrong with them.
         images: Number of image files by kind.
         sizes: Number of images by (height, width), as they are seen: turned where they are turned.
         turned: Names of the images that are turned as their EXIF orientation says.
@@ -59,55 +74,66 @@ class Census:
         ids: Number of pixels by id, by kind of label file.
         example: A label file of each kind.
         brightest: The highest values of images of 16 bits, as far as they have been looked for.
+        digests: Name of an image by size and CRC-32 of its file.
     """
 
+    read: int = 0
+    problems: list[Problem] = field(default_factory=list)
     images: Counter[str] = field(default_factory=Counter)
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     turned: list[str] = field(default_factory=list)
     labels: Counter[str] = field(default_factory=Counter)
     ids: dict[str, Ids] = field(default_factory=dict)
-    example: dict[str, Path] = field(default_factory=dict)
+    example: dict[str, Path | None] = field(default_factory=dict)
     brightest: list[int] = field(default_factory=list)
+    digests: dict[tuple[int, int], str] = field(default_factory=dict)
 
     @property
     def all_ids(self) -> Ids:
         """Number of pixels by id, of all kinds of label files."""
         return sum(self.ids.values(), Counter())
 
-    def add_image(self, name: str, image: Header, upright: bool) -> None:
-        """Counts an image; `upright` says whether it is turned as its EXIF orientation says."""
-        self.images[image.kind] += 1
-        self.sizes[image.turned_size if upright else image.size] += 1
-        if upright and image.orientation != 1:
-            self.turned.append(name)
-        if image.brightest is not None:
-            self.brightest.append(image.brightest)
+    def add(self, found: PairCheck) -> None:
+        """Counts a pair."""
+        self.read += 1
+        self.problems += found.problems
+        if found.digest is not None:
+            self.digests[found.digest] = found.name
+        if found.image is not None:
+            self.images[found.image.kind] += 1
+            self.sizes[found.image.turned_size] += 1
+            self.turned += [found.name] if found.image.orientation != 1 else []
+            self.brightest += [] if found.image.brightest is None else [found.image.brightest]
+        if found.labels is not None:
+            self.labels[found.labels.kind] += 1
+            self.example.setdefault(found.labels.kind, found.pair.labels)
+            self.ids.setdefault(found.labels.kind, Counter()).update(found.ids)
 
-    def add_labels(self, path: Path, labels: Header, ids: Ids) -> None:
-        """Counts a label file."""
-        self.labels[labels.kind] += 1
-        self.example.setdefault(labels.kind, path)
-        self.ids.setdefault(labels.kind, Counter()).update(ids)
+    def find_mixture(self, where: str) -> str:
+        """Returns why masks of one bit cannot lie beside others; empty if they do not.
 
-    def check_bits(self, where: str) -> None:
-        """Raises DataError if masks of one bit lie beside others: 1 would be one thing here and 255 another there."""
+        1 would be one thing here and 255 another there.
+        """
         binary = [kind for kind in self.labels if kind.endswith(ONE_BIT)]
         others = [kind for kind in self.labels if kind not in binary]
-        if binary and others:
-            raise DataError(
-                f"{where}: {self.example[binary[0]]} is a 1-bit mask (ids 0 and 1), {self.example[others[0]]} is not: "
-                "expected all of one kind. Save all labels as 8-bit images of ids",
-                "id",
-            )
+        if not binary or not others:
+            return ""
+        return (
+            f"{where}: {self.example[binary[0]]} is a 1-bit mask (ids 0 and 1), {self.example[others[0]]} is not: "
+            "expected all of one kind. Save all labels as 8-bit images of ids"
+        )
 
-    def find_warnings(self, where: str, table: np.ndarray, names: Sequence[str], own: bool) -> list[str]:
-        """Returns what speaks for pixels or ids that mean something else than is thought, the worst first.
+    def find_warnings(
+        self, where: str, table: np.ndarray, names: Sequence[str], own: bool, coloured: bool = False
+    ) -> list[str]:
+        """Returns what speaks for pixels or labels that mean something else than is thought, the worst first.
 
         Args:
             where: Data set and split.
             table: Lookup from ids to labels.
             names: Classes of the labels.
             own: Whether the user has named them; of Cityscapes' only the common ones are expected to occur.
+            coloured: Whether the ids come from colours.
         """
         ids, warnings = self.all_ids, self.find_dark_images(where)
         if not ids:
@@ -115,26 +141,27 @@ class Census:
         seen = {int(table[value]) for value in ids}
         common = COMMON if self.labels.total() >= ENOUGH else ()
         absent = [name for number, name in enumerate(names) if number not in seen and (own or name in common)]
-        ignored = sum(number for value, number in ids.items() if table[value] == IGNORED)
-        share = ignored / ids.total()
-        found = format_ids(sorted(ids))
         if absent:
+            found = f"{where}: {', '.join(absent)} never occurs in {self.labels.total():,} label files"
             mapping = ", ".join(f"{value}: {name}" for value, name in zip(sorted(ids), names, strict=False))
-            taken = (
-                "the ids do not number your classes in order, say what they are, e.g. (a guess, in the order of the "
-                f"ids found) ids: {{{mapping}}}"
-                if own
-                else "they are not Cityscapes' 19 train ids, set classes and ids"
-            )
-            warnings.append(
-                f"{where}: {', '.join(absent)} never occurs in {self.labels.total():,} label files, which hold the ids "
-                f"{found}. If {taken}"
-            )
+            if coloured:
+                remedy = "If it should, correct label_colours"
+            elif own:
+                remedy = (
+                    "If the ids do not number your classes in order, say what they are, e.g. (a guess, in the order of "
+                    f"the ids found) ids: {{{mapping}}}"
+                )
+            else:
+                remedy = "If they are not Cityscapes' 19 train ids, set classes and ids"
+            held = "" if coloured else f", which hold the ids {format_ids(sorted(ids))}"
+            warnings.append(f"{found}{held}. {remedy}")
+        ignored = [value for value in sorted(ids) if table[value] == IGNORED]
+        share = sum(ids[value] for value in ignored) / ids.total()
         if share > MOSTLY:
+            what = "colours" if coloured else f"ids ({format_ids(ignored)})"
             warnings.append(
-                f"{where}: {share:.0%} of the label pixels are ignored, in training and scores, as their ids "
-                f"({format_ids(value for value in sorted(ids) if table[value] == IGNORED)}) stand for no class. If "
-                "they should, correct ids or ignored"
+                f"{where}: {share:.0%} of the label pixels are ignored, in training and scores, as their {what} stand "
+                f"for no class. If they should, correct {'label_colours' if coloured else 'ids'} or ignored"
             )
         return warnings
 
@@ -184,6 +211,27 @@ class Census:
             "ids": {kind: {str(value): ids[value] for value in sorted(ids)} for kind, ids in self.ids.items()},
             "mapping": {str(value): name_id(value, table, names) for value in sorted(self.all_ids)},
         }
+
+
+def find_odd_pairs(pairs: Sequence[Pair], where: str) -> list[str]:
+    """Returns what the names of the files speak for: labels taken for images, or for those of several images."""
+    names = {pair.name for pair in pairs}
+    masks = {name: match[2] for name in sorted(names) if (match := LABEL_NAME.fullmatch(name)) and match[1] in names}
+    users = Counter(pair.labels for pair in pairs if pair.labels is not None)
+    shared = [path for path, number in users.items() if number > 1]
+    warnings = []
+    if masks and 2 * len(masks) >= len(names):
+        example, ending = next(iter(masks.items()))
+        warnings.append(
+            f"{where}: {len(masks)} of {len(names)} images look like the labels of others, e.g. {example}: leave them "
+            f'out with exclude: ["*{ending}.*"], or set labels'
+        )
+    if shared:
+        warnings.append(
+            f"{where}: {sum(users[path] for path in shared)} images share {len(shared)} label files, e.g. {shared[0]}: "
+            "expected one per image. Correct the CSV, unless these images show the same scene"
+        )
+    return warnings
 
 
 def name_id(value: int, table: np.ndarray, names: Sequence[str]) -> str:

@@ -3,17 +3,21 @@
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from zlib import crc32
 
 import numpy as np
 
-from datamodules.base import DataError, SegmentationDataset
+from datamodules.base import DataError, Problem, SegmentationDataset
 from datamodules.labels import TRAIN_IDS, UNKNOWN
-from datamodules.reading.census import PairCheck, count_ids
-from datamodules.reading.pairs import Pair, describe_file
-from datamodules.reading.pixels import Header, read_header, read_image, read_orientation
+from datamodules.reading.census import Census, PairCheck, count_ids
+from datamodules.reading.headers import Header, read_header, read_orientation
+from datamodules.reading.pairs import Pair
+from datamodules.reading.pixels import read_file, read_image
 from datamodules.transforms import Transform
+
+DEEP_LOOKED_AT = 5  # images of 16 bits, of which the pixels have to be decoded
 
 
 class FilesDataset(SegmentationDataset):
@@ -60,8 +64,7 @@ class FilesDataset(SegmentationDataset):
     def describe_pair(self, index: int) -> str:
         """Returns the name of a pair, and size and time of change of its files."""
         pair = self.pairs[index]
-        used = [path for path in (pair.image, pair.labels) if path is not None]
-        return " ".join([pair.name, *(describe_file(path) for path in used)])
+        return " ".join([pair.name, *map(describe_file, pair.files)])
 
     def load_image(self, index: int) -> np.ndarray:
         """Reads an image."""
@@ -109,33 +112,35 @@ class FilesDataset(SegmentationDataset):
         """Returns the two files."""
         return f"{self.pairs[index].image} and {self.pairs[index].labels}"
 
-    def check(self, index: int) -> PairCheck:
-        """Reads a pair to the last byte; says what it holds, and what is wrong with it."""
-        pair, found = self.pairs[index], PairCheck(self.name(index))
-        size = None
-        try:
-            size = self.load_image(index).shape[:2]
-            found.image = read_header(pair.image, brightest=True)
-            data = pair.image.read_bytes()
-            found.digest = len(data), crc32(data)
-        except DataError as error:
-            found.add(error)
+    def check(self, index: int, whole: bool = True, brightest: bool = True) -> PairCheck:
+        """Reads a pair; says what it holds, and what is wrong with it.
+
+        Args:
+            index: Of the pair.
+            whole: Whether to read the image to its last byte, and not its header alone; labels are read in any case.
+            brightest: Whether to decode an image of 16 bits for its highest value.
+        """
+        pair, size = self.pairs[index], None
+        found = PairCheck(pair)
+        with found.note_problem():
+            if whole:
+                size = self.load_image(index).shape[:2]
+                file = read_file(pair.image)
+                found.digest = len(file), crc32(file)
+            header = read_header(pair.image, brightest)
+            found.image = header if header is None or self.upright else replace(header, orientation=1)
         if not self.labelled:
             return found
-        try:
+        with found.note_problem():
             ids = self.load_ids(index)
             assert pair.labels is not None
             polygons = Header(pair.labels.suffix.removeprefix(".").upper(), ids.shape)
             found.labels, found.ids = read_header(pair.labels) or polygons, count_ids(ids)
             if size is not None and size != ids.shape:
-                found.add(DataError(self.explain_sizes(index, size, ids.shape), "size"))
+                found.problems.append(Problem(pair.name, "size", self.explain_sizes(index, size, ids.shape)))
             self.convert_ids(index, ids)
-        except DataError as error:
-            found.add(error)
-        try:
+        with found.note_problem():
             self.check_orientation(index)
-        except DataError as error:
-            found.add(error)
         return found
 
 
@@ -146,3 +151,20 @@ def check_dataset(
     chosen = range(len(dataset)) if indices is None else indices
     with ThreadPoolExecutor(num_threads or os.cpu_count()) as pool:  # decoders leave Python's lock
         yield from pool.map(dataset.check, chosen)
+
+
+def look_at(dataset: FilesDataset, number: int) -> Census:
+    """Looks at about so many pairs, evenly spread: at the labels, at headers of images, and at a few deep ones."""
+    census = Census()
+    for index in range(0, len(dataset), max(1, len(dataset) // number)):
+        census.add(dataset.check(index, whole=False, brightest=len(census.brightest) < DEEP_LOOKED_AT))
+    return census
+
+
+def describe_file(path: Path) -> str:
+    """Returns a file's size in bytes and time of change in nanoseconds; ``missing`` if it is not there."""
+    try:
+        found = path.stat()
+    except OSError:
+        return "missing"
+    return f"{found.st_size} {found.st_mtime_ns}"

@@ -10,16 +10,9 @@ import numpy as np
 
 from datamodules.base import DataError
 from datamodules.labels import CITYSCAPES_COLOURS, IGNORED, UNKNOWN, Colour
+from datamodules.reading.headers import read_header, read_palette, refuse_transparency
 from datamodules.reading.pairs import NAMED
-from datamodules.reading.pixels import (
-    WHY_NOT_LOSSY,
-    count_transparent,
-    has_colours,
-    read_image,
-    read_index,
-    read_palette,
-    refuse_loss,
-)  # fmt: skip
+from datamodules.reading.pixels import WHY_NOT_LOSSY, read_file, read_image, read_index, refuse_loss
 
 LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".ppm", ".pgm")  # lossless
 LOSSY_COLOURS = 64  # more undefined colours than this in one file were not drawn by hand
@@ -36,11 +29,12 @@ def read_labels(path: Path, palette: np.ndarray | None = None) -> np.ndarray:
         DataError: If it is missing, truncated, stored with loss, has more than one channel or a palette that tells no
             ids.
     """
-    refuse_loss(path)
+    refuse_loss(path, read_file(path))
     try:
         ids = read_index(path, upright=True)
     except DataError as error:
-        if not has_colours(path):
+        header = read_header(path)
+        if header is None or not header.coloured:
             raise
         raise DataError(f"{error}. If its colours stand for classes, list them in label_colours", error.kind) from error
     check_palette(path, ids, palette)
@@ -95,14 +89,9 @@ def read_colours(path: Path, table: np.ndarray) -> np.ndarray:
         DataError: If it is missing, truncated, stored with loss, has pixels that are transparent, or a colour that is
             not in the table.
     """
-    refuse_loss(path)
+    refuse_loss(path, read_file(path))
     pixels = read_image(path, upright=True)
-    if transparent := count_transparent(path):
-        raise DataError(
-            f"{path} has {transparent} transparent pixels: expected opaque ones, as their hidden colours mean nothing. "
-            "Flatten the image, or paint them in a colour of ignored",
-            "id",
-        )
+    refuse_transparency(path)
     keys = pixels[..., 0].astype(np.uint32)
     for channel in (1, 2):
         keys <<= 8

@@ -1,15 +1,26 @@
-"""How files of images and labels pair up, by what the patterns of a layout match in their paths."""
+"""How the files of a data set are found by patterns of paths, and how images and labels pair up by name."""
 
 import os
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import get_args
 
-from datamodules.base import Problem, Split
+from pytorch_lightning.utilities.rank_zero import rank_zero_warn
+
+from datamodules.base import DataError, Problem, Split
 
 NAMED = 5  # how many files an error names
+NOT_READ = (".heic", ".heif", ".avif", ".gif", ".jp2", ".dng", ".cr2", ".nef", ".arw")  # photographs of other kinds
+TRAIN_IDS_BESIDE = "*_labelTrainIds.*"  # copies that other projects write beside labels
+PASSED_OVER = {  # folders, in lower case, that systems and servers keep among one's own files
+    "@eadir", "__macosx", "#recycle", "$recycle.bin", "system volume information", "lost+found",
+}  # fmt: skip
+
+Files = dict[str, Path]  # by name
 
 
 @dataclass(frozen=True)
@@ -25,6 +36,11 @@ class Pair:
     name: str
     image: Path
     labels: Path | None
+
+    @property
+    def files(self) -> list[Path]:
+        """The image and, where there are any, its labels."""
+        return [self.image] if self.labels is None else [self.image, self.labels]
 
 
 @dataclass(frozen=True)
@@ -46,58 +62,133 @@ class Layout:
     splits: Mapping[Split, str] = field(default_factory=dict)
     holds: tuple[Split, ...] = get_args(Split)
 
-    def find_images(self, root: Path, split: Split) -> dict[str, Path]:
+    def find_images(self, root: Path, split: Split) -> Files:
         """Returns the image files of a split by name."""
         return self._find(root, self.images, split)
 
-    def find_labels(self, root: Path, split: Split) -> dict[str, Path]:
+    def find_labels(self, root: Path, split: Split) -> Files:
         """Returns the label files of a split by name."""
         return self._find(root, self.labels, split)
 
     def describe(self, split: Split) -> tuple[str, str]:
         """Returns the patterns of images and of labels for an error message."""
-        folder = self.splits.get(split, split)
-        images, labels = (
-            " or ".join(pattern.format(split=folder) for pattern in patterns) for patterns in (self.images, self.labels)
-        )
-        return images, labels
+        return " or ".join(self._fill(self.images, split)), " or ".join(self._fill(self.labels, split))
 
     def lies_in(self, root: Path) -> bool:
         """Returns whether a folder holds one of the folders of this layout."""
-        return any(
-            (root / pattern.format(split=self.splits.get(split, split)).split("*")[0]).is_dir()
-            for pattern in (*self.images, *self.labels)
-            for split in self.holds
-        )
+        patterns = (*self.images, *self.labels)
+        filled = [pattern for split in self.holds for pattern in self._fill(patterns, split)]
+        return any(split_pattern(root, pattern)[0].is_dir() for pattern in filled)
 
-    def _find(self, root: Path, patterns: Sequence[str], split: Split) -> dict[str, Path]:
-        found: dict[str, Path] = {}
-        for pattern in patterns if split in self.holds else ():
-            found |= find_files(root, pattern.format(split=self.splits.get(split, split)))
+    def _fill(self, patterns: Sequence[str], split: Split) -> list[str]:
+        return [pattern.format(split=self.splits.get(split, split)) for pattern in patterns]
+
+    def _find(self, root: Path, patterns: Sequence[str], split: Split) -> Files:
+        found: Files = {}
+        for pattern in self._fill(patterns, split) if split in self.holds else ():
+            found |= find_files(root, pattern, [Path(pattern).suffix], [TRAIN_IDS_BESIDE])
         return found
 
 
-def find_files(root: Path, pattern: str) -> dict[str, Path]:
-    """Returns the files that match a pattern, by what its stars match, joined by slashes; hidden files do not count."""
-    expression = re.compile("([^/]+)".join(re.escape(part) for part in pattern.split("*")))
-    found = {}
-    for path in sorted(root.glob(pattern)):
-        match = expression.fullmatch(path.relative_to(root).as_posix())
-        if match and not path.name.startswith("."):
-            found["/".join(match.groups())] = path
+def split_pattern(root: Path, pattern: str) -> tuple[Path, str]:
+    """Splits a pattern into the folder before its first star and the rest."""
+    parts = Path(pattern).parts
+    fixed = list(takewhile(lambda part: "*" not in part, parts))
+    return root.joinpath(*fixed), "/".join(parts[len(fixed) :])
+
+
+def find_files(root: Path, pattern: str, suffixes: Sequence[str], exclude: Sequence[str] = ()) -> Files:
+    """Returns the files that match a pattern, or lie anywhere below a folder, by what its stars stand for.
+
+    Args:
+        root: What the pattern is relative to.
+        pattern: A folder, or a path with stars: ``*`` is any name, ``**/`` any number of folders. A suffix at its end
+            may be left out.
+        suffixes: Of the files; upper case counts too.
+        exclude: Patterns of files that do not count, compared from the end of the path.
+
+    Raises:
+        DataError: If two files have the same name, or a name is no Unicode text.
+    """
+    folder, stars = split_pattern(root, pattern)
+    stars = stars or "**/*"
+    suffix = Path(stars).suffix
+    if suffix == ".*" or suffix.lower() in suffixes:
+        stars = stars.removesuffix(suffix)
+    accepted = [suffix.lower()] if suffix.lower() in suffixes else suffixes
+    wild = {"**/": "(?:(.+)/)?", "*": "([^/]+)"}
+    expression = re.compile("".join(wild.get(part, re.escape(part)) for part in re.split(r"(\*\*/|\*)", stars)))
+    found: Files = {}
+    not_read = []
+    for relative in list_files(folder):
+        path = folder / relative
+        stem, _, ending = unicodedata.normalize("NFC", relative).rpartition(".")  # macOS writes an umlaut as two
+        match = expression.fullmatch(stem)
+        if match is None or any(path.match(excluded) for excluded in exclude):
+            continue
+        if f".{ending.lower()}" in NOT_READ:
+            not_read.append(relative)
+        if f".{ending.lower()}" not in accepted:
+            continue
+        check_name(path)
+        name = "/".join(filter(None, match.groups()))
+        if name in found:
+            raise DataError(
+                f"{found[name]} and {path} are both called {name}: expected names that differ before the suffix. "
+                f"Rename one, or read only one kind with a pattern such as *{path.suffix}"
+            )
+        found[name] = path
+    if not_read:
+        rank_zero_warn(
+            f"{folder}: skipped {len(not_read)} files that cannot be read ({', '.join(not_read[:NAMED])}): "
+            f"expected {', '.join(suffixes)}. Convert them to JPEG or PNG to use them"
+        )
     return found
 
 
-def describe_file(path: Path) -> str:
-    """Returns a file's size in bytes and time of change in nanoseconds; ``missing`` if it is not there."""
+def check_name(path: Path) -> None:
+    """Raises DataError if a file's name is no Unicode text, which no list or result could hold."""
     try:
-        found = path.stat()
-    except OSError:
-        return "missing"
-    return f"{found.st_size} {found.st_mtime_ns}"
+        str(path).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(f"{str(path)!a} is not a UTF-8 name: rename the file (convmv -t utf8)") from error
 
 
-def match_files(images: Mapping[str, Path], labels: Mapping[str, Path]) -> tuple[list[Pair], list[Problem]]:
+def refuse_folder(error: OSError) -> None:
+    """Raises DataError about a folder that may not be listed; of one that is not there the caller says more."""
+    if isinstance(error, PermissionError):
+        raise DataError(
+            f"{error.filename} cannot be listed: {error.strerror}. Expected a folder that you may read: change its "
+            "permissions"
+        )
+
+
+def list_files(folder: Path) -> list[str]:
+    """Lists the files below a folder to any depth, sorted; linked folders count, each once.
+
+    Hidden files and folders do not, nor do the folders that systems and servers keep, see `PASSED_OVER`.
+    """
+    found: list[str] = []
+    seen = set()
+    for place, folders, files in os.walk(folder, followlinks=True, onerror=refuse_folder):
+        identity = Path(place).resolve()
+        if identity in seen:
+            folders.clear()
+            continue
+        seen.add(identity)
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name.lower() not in PASSED_OVER)
+        above = "" if place == str(folder) else f"{Path(place).relative_to(folder).as_posix()}/"
+        found += [above + name for name in files if not name.startswith(".")]
+    return sorted(found)
+
+
+def list_folders(folder: Path) -> list[Path]:
+    """Lists the folders in a folder, sorted; hidden ones do not count."""
+    with os.scandir(folder) as entries:
+        return sorted(Path(entry.path) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+
+
+def match_files(images: Files, labels: Files) -> tuple[list[Pair], list[Problem]]:
     """Pairs files by name; returns the pairs sorted by name, and the files without a partner."""
     pairs = [Pair(name, images[name], labels[name]) for name in sorted(images.keys() & labels.keys())]
     problems = [
@@ -107,7 +198,11 @@ def match_files(images: Mapping[str, Path], labels: Mapping[str, Path]) -> tuple
     return pairs, problems
 
 
-def list_folders(folder: Path) -> list[Path]:
-    """Lists the folders in a folder, sorted; hidden ones do not count."""
-    with os.scandir(folder) as entries:
-        return sorted(Path(entry.path) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+def find_lost(pairs: Sequence[Pair]) -> list[Problem]:
+    """Returns the files of pairs that are not there, such as links that lead nowhere."""
+    return [
+        Problem(pair.name, "missing", f"there is no file {path}")
+        for pair in pairs
+        for path in pair.files
+        if not path.is_file()
+    ]

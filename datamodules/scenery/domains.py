@@ -5,111 +5,60 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from types import MappingProxyType
 
-Colour = tuple[float, float, float]
+Colour = tuple[float, ...]  # red, green, blue, 0 to 255
 Range = tuple[float, float]
 
 SPLITS = ("train", "val", "test")
 
-
-class TrainId(IntEnum):
-    """The 19 evaluated classes of Cityscapes."""
-
-    ROAD = 0
-    SIDEWALK = 1
-    BUILDING = 2
-    WALL = 3
-    FENCE = 4
-    POLE = 5
-    TRAFFIC_LIGHT = 6
-    TRAFFIC_SIGN = 7
-    VEGETATION = 8
-    TERRAIN = 9
-    SKY = 10
-    PERSON = 11
-    RIDER = 12
-    CAR = 13
-    TRUCK = 14
-    BUS = 15
-    TRAIN = 16
-    MOTORCYCLE = 17
-    BICYCLE = 18
+TrainId = IntEnum(  # the 19 evaluated classes of Cityscapes
+    "TrainId",
+    "ROAD SIDEWALK BUILDING WALL FENCE POLE TRAFFIC_LIGHT TRAFFIC_SIGN VEGETATION TERRAIN SKY "
+    "PERSON RIDER CAR TRUCK BUS TRAIN MOTORCYCLE BICYCLE",
+    start=0,
+)
 
 
 @dataclass(frozen=True)
 class Look:
-    """Light and camera: ranges from which each image draws its own values.
+    """Light and camera: ranges from which each image draws its own values."""
 
-    Attributes:
-        sun: How much of the light a cast shadow takes away, 0 to 1.
-        haze: Extinction of the air, per metre.
-        air: Colour that distance fades into, RGB.
-        exposure: Gain on all channels.
-        gamma: Exponent on intensities in 0 to 1; above 1 darkens.
-        contrast: Spread around the mean of the image; 1 keeps it.
-        saturation: Spread of the channels around grey; 1 keeps it.
-        tint: Gain per channel at full tint strength.
-        tint_strength: Blend between no tint (0) and `tint` (1).
-        blur: Standard deviation of the lens blur as a share of the image height.
-        noise: Standard deviation of the sensor noise in grey levels, on a grid 256 rows high.
-        jpeg: Quality of the compression; 100 and above leaves it out.
-        lamps: Share of windows, headlights and street lamps that are lit.
-    """
-
-    sun: Range = (0.35, 0.6)
-    haze: Range = (0.001, 0.003)
-    air: Colour = (196, 212, 230)
-    exposure: Range = (0.95, 1.08)
-    gamma: Range = (0.95, 1.08)
-    contrast: Range = (0.98, 1.1)
-    saturation: Range = (1.0, 1.2)
-    tint: Colour = (1.0, 1.0, 1.0)
-    tint_strength: Range = (0.0, 0.0)
-    blur: Range = (0.0014, 0.0018)
-    noise: Range = (1.0, 2.5)
-    jpeg: Range = (100, 100)
-    lamps: Range = (0.0, 0.03)
+    sun: Range = (0.35, 0.6)  # how much of the light a cast shadow takes away, 0 to 1
+    haze: Range = (0.001, 0.003)  # extinction of the air, per metre
+    air: Colour = (196, 212, 230)  # what distance fades into
+    exposure: Range = (0.95, 1.08)  # gain on all channels
+    gamma: Range = (0.95, 1.08)  # exponent on intensities in 0 to 1; above 1 darkens
+    contrast: Range = (0.98, 1.1)  # spread around the mean of the image; 1 keeps it
+    saturation: Range = (1.0, 1.2)  # spread of the channels around grey; 1 keeps it
+    tint: Colour = (1.0, 1.0, 1.0)  # gain per channel at full tint strength
+    tint_strength: Range = (0.0, 0.0)  # blend between no tint (0) and `tint` (1)
+    blur: Range = (0.0014, 0.0018)  # standard deviation of the lens blur as a share of the image height
+    noise: Range = (1.0, 2.5)  # standard deviation of the sensor noise in grey levels, on a grid 256 rows high
+    jpeg: Range = (100, 100)  # quality of the compression; 100 and above leaves it out
+    lamps: Range = (0.0, 0.03)  # share of windows, headlights and street lamps that are lit
 
 
 @dataclass(frozen=True)
 class Domain:
-    """One world: palettes, materials, frequencies, and the looks it is seen with.
+    """One world: palettes, materials, frequencies, and the looks it is seen with."""
 
-    Attributes:
-        name: Key in `DOMAINS`.
-        looks: One is drawn per image.
-        skies: Pairs (colour overhead, colour at the horizon).
-        clouds: Range of the cloud cover, 0 to 1.
-        materials: Facade materials, see `textures.MATERIALS`.
-        facades: Facade colours.
-        roofs: Colours of pitched roofs.
-        foliage: Pairs (leaf in shade, leaf in light).
-        grass: Colours of lawns and verges.
-        asphalt: Range of the road's grey level.
-        road_tone: Colour of the road relative to grey.
-        pavement: Colours of sidewalks.
-        paints: Colours of cars.
-        clothes: Colours of clothes.
-        rates: Factors on how often a kind of object is placed; kinds that are not named keep 1.
-    """
-
-    name: str
-    looks: tuple[Look, ...]
-    skies: tuple[tuple[Colour, Colour], ...]
-    clouds: Range
-    materials: tuple[str, ...]
+    name: str  # key in `DOMAINS`
+    looks: tuple[Look, ...]  # one is drawn per image
+    skies: tuple[tuple[Colour, Colour], ...]  # colour overhead, colour at the horizon
+    clouds: Range  # share of the sky that they cover, 0 to 1
+    materials: tuple[str, ...]  # of facades, see `textures.MATERIALS`
     facades: tuple[Colour, ...]
     roofs: tuple[Colour, ...]
-    foliage: tuple[tuple[Colour, Colour], ...]
-    grass: tuple[Colour, ...]
-    asphalt: Range
-    road_tone: Colour
-    pavement: tuple[Colour, ...]
-    paints: tuple[Colour, ...]
+    foliage: tuple[tuple[Colour, Colour], ...]  # leaf in shade, leaf in light
+    grass: tuple[Colour, ...]  # lawns and verges
+    asphalt: Range  # grey level of the road
+    road_tone: Colour  # colour of the road relative to grey
+    pavement: tuple[Colour, ...]  # sidewalks
+    paints: tuple[Colour, ...]  # cars
     clothes: tuple[Colour, ...]
-    rates: Mapping[str, float] = field(default_factory=dict)
+    rates: Mapping[str, float] = field(default_factory=dict)  # factors on how often a kind of object is placed
 
     def rate(self, kind: str) -> float:
-        """Return the factor on the frequency of a kind of object."""
+        """Return the factor on the frequency of a kind of object, 1 if none is given."""
         return self.rates.get(kind, 1.0)
 
 
@@ -145,19 +94,10 @@ SOURCE = Domain(
 )  # fmt: skip
 
 DEVELOPMENT_LOOK = Look(
-    sun=(0.05, 0.3),
-    haze=(0.002, 0.006),
-    air=(192, 204, 204),
-    exposure=(0.85, 1.1),
-    gamma=(0.95, 1.25),
-    contrast=(0.72, 0.92),
-    saturation=(0.65, 0.95),
-    tint=(0.86, 1.02, 0.98),
-    tint_strength=(0.4, 1.2),
-    blur=(0.0016, 0.0032),
-    noise=(2.5, 6.0),
-    lamps=(0.0, 0.1),
-)
+    sun=(0.05, 0.3), haze=(0.002, 0.006), air=(192, 204, 204), exposure=(0.85, 1.1), gamma=(0.95, 1.25),
+    contrast=(0.72, 0.92), saturation=(0.65, 0.95), tint=(0.86, 1.02, 0.98), tint_strength=(0.4, 1.2),
+    blur=(0.0016, 0.0032), noise=(2.5, 6.0), lamps=(0.0, 0.1),
+)  # fmt: skip
 
 DEVELOPMENT = replace(
     SOURCE,
@@ -188,63 +128,37 @@ HAZE = replace(
     name="haze",
     looks=(
         Look(
-            sun=(0.0, 0.15),
-            haze=(0.013, 0.026),
-            air=(184, 208, 200),
-            exposure=(0.9, 1.02),
-            gamma=(1.0, 1.15),
-            contrast=(0.78, 0.92),
-            saturation=(0.7, 0.9),
-            tint=(0.84, 1.02, 0.97),
-            tint_strength=(0.3, 0.8),
-            noise=(5.0, 9.0),
-            lamps=(0.05, 0.3),
+            sun=(0.0, 0.15), haze=(0.013, 0.026), air=(184, 208, 200), exposure=(0.9, 1.02), gamma=(1.0, 1.15),
+            contrast=(0.78, 0.92), saturation=(0.7, 0.9), tint=(0.84, 1.02, 0.97), tint_strength=(0.3, 0.8),
+            noise=(5.0, 9.0), lamps=(0.05, 0.3),
         ),
     ),
     skies=(((176, 200, 196), (188, 208, 202)), ((168, 190, 192), (184, 206, 202))),
     clouds=(0.0, 0.4),
-)
+)  # fmt: skip
 
 DUSK = replace(
     SOURCE,
     name="dusk",
     looks=(
         Look(
-            sun=(0.0, 0.12),
-            haze=(0.003, 0.007),
-            air=(120, 112, 150),
-            exposure=(0.8, 0.98),
-            gamma=(1.05, 1.22),
-            contrast=(0.74, 0.9),
-            saturation=(0.75, 0.95),
-            tint=(0.92, 0.86, 1.14),
-            tint_strength=(0.3, 0.8),
-            noise=(3.0, 6.0),
-            lamps=(0.25, 0.6),
+            sun=(0.0, 0.12), haze=(0.003, 0.007), air=(120, 112, 150), exposure=(0.8, 0.98), gamma=(1.05, 1.22),
+            contrast=(0.74, 0.9), saturation=(0.75, 0.95), tint=(0.92, 0.86, 1.14), tint_strength=(0.3, 0.8),
+            noise=(3.0, 6.0), lamps=(0.25, 0.6),
         ),
     ),
     skies=(((84, 84, 136), (190, 150, 160)), ((96, 100, 150), (168, 150, 176)), ((70, 76, 124), (206, 160, 146))),
     clouds=(0.2, 0.9),
-)
+)  # fmt: skip
 
 DUST = replace(
     SOURCE,
     name="dust",
     looks=(
         Look(
-            sun=(0.15, 0.4),
-            haze=(0.005, 0.012),
-            air=(222, 200, 164),
-            exposure=(0.92, 1.08),
-            gamma=(0.95, 1.15),
-            contrast=(0.78, 0.95),
-            saturation=(0.75, 1.0),
-            tint=(1.1, 0.99, 0.8),
-            tint_strength=(0.5, 1.1),
-            blur=(0.0026, 0.0046),
-            noise=(2.0, 5.0),
-            jpeg=(28, 60),
-            lamps=(0.0, 0.05),
+            sun=(0.15, 0.4), haze=(0.005, 0.012), air=(222, 200, 164), exposure=(0.92, 1.08), gamma=(0.95, 1.15),
+            contrast=(0.78, 0.95), saturation=(0.75, 1.0), tint=(1.1, 0.99, 0.8), tint_strength=(0.5, 1.1),
+            blur=(0.0026, 0.0046), noise=(2.0, 5.0), jpeg=(28, 60), lamps=(0.0, 0.05),
         ),
     ),
     skies=(((188, 182, 166), (226, 208, 174)), ((160, 172, 184), (224, 210, 182)), ((204, 190, 160), (228, 210, 176))),

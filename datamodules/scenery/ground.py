@@ -1,193 +1,158 @@
-"""The street's course and the ground: carriageway, sidewalks, verges, marks, and the shadows that fall on them."""
+"""The ground of a street: how it is laid, and how it is drawn."""
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from .camera import NEAR, Camera
-from .canvas import SUBPIXEL_BITS, SUBPIXELS, Canvas
+from .camera import NEAR
+from .canvas import Canvas, Surface, shade
 from .domains import Colour, TrainId
+from .streets import FAR, LANE, Course, Street, space
 from .textures import TILE_PIXELS, get_material
 
-FAR = 170.0  # metres; where streets end
 MILESTONES = np.concatenate([[NEAR], np.geomspace(2.0, FAR, 22)])
-SHADOW_FAR = 60.0  # metres; shadows farther away are not drawn
-TEXELS_PER_METRE = 64.0
-GROUND_MATERIALS = ("asphalt", "paving", "grass")
-MATERIAL_OF_LABEL = {TrainId.ROAD: "asphalt", TrainId.SIDEWALK: "paving", TrainId.TERRAIN: "grass"}
-MARK_COLOUR = (226, 226, 220)
+TEXELS_PER_METRE = np.float32(64.0)
+ROAD, SIDEWALK, GRASS = TrainId.ROAD, TrainId.SIDEWALK, TrainId.TERRAIN
+MATERIALS = {ROAD: "asphalt", SIDEWALK: "paving", GRASS: "grass"}
+WHITE: Colour = (226, 226, 220)
+RAIL: Colour = (66, 60, 58)
+
+Mark = tuple[np.ndarray, Colour]  # world points (N, 3) of what is painted on the ground
 
 
-@dataclass(frozen=True)
-class Course:
-    """Where the street runs: `across` metres to the right of its middle and `along` metres ahead become world x, z.
-
-    Attributes:
-        offset: Metres that the camera stands to the right of the middle.
-        slope: Sideways metres per metre ahead.
-        bend: Curvature in 1 / metres.
-    """
-
-    offset: float
-    slope: float
-    bend: float
-
-    def place(self, across: float, along: float) -> tuple[float, float]:
-        """Return world (x, z)."""
-        return across - self.offset + self.slope * along + 0.5 * self.bend * along * along, along
-
-    def bow(self, along: np.ndarray) -> np.ndarray:
-        """Return how far the street has moved sideways since it passed the camera."""
-        return self.slope * along + 0.5 * self.bend * along**2
-
-    def heading(self, along: float) -> float:
-        """Return the direction of the street in radians, 0 is straight ahead."""
-        return float(np.arctan(self.slope + self.bend * along))
-
-    def trace(self, across: float, along: np.ndarray) -> np.ndarray:
-        """Return ground points (N, 3) at a constant distance from the middle."""
-        return np.stack([across - self.offset + self.bow(along), np.zeros_like(along), along], axis=1)
-
-    def strip(self, left: float, right: float, along: np.ndarray) -> np.ndarray:
-        """Return the outline (2N, 3) of the ground between two distances from the middle."""
-        return np.concatenate([self.trace(left, along), self.trace(right, along)[::-1]])
-
-    def patch(self, left: float, right: float, near: float, far: float) -> np.ndarray:
-        """Return the outline (4, 3) of a short piece of the ground."""
-        return self.strip(left, right, np.array([near, far]))
-
-
-@dataclass(frozen=True)
-class Strip:
-    """A band of ground along the street, from `left` to `right` metres across."""
-
-    left: float
-    right: float
-    label: TrainId
-    colour: Colour
-
-
-@dataclass(frozen=True)
-class Mark:
-    """A painted patch on the ground; `outline` holds world points (N, 3)."""
+class Patch(NamedTuple):
+    """A piece of ground; `outline` holds world points (N, 3)."""
 
     outline: np.ndarray
-    colour: Colour = MARK_COLOUR
+    colour: Colour
+    label: TrainId
 
 
 @dataclass(frozen=True)
 class Ground:
-    """All that lies flat: strips along the street, crossings of other streets, marks."""
+    """All that lies flat."""
 
     course: Course
-    base: Strip
-    strips: tuple[Strip, ...]
-    crossings: tuple[Strip, ...]
-    crossing_span: tuple[float, float]
-    marks: tuple[Mark, ...]
+    label: TrainId  # of what lies under all the rest
+    colour: Colour
+    patches: list[Patch]
+    marks: list[Mark]
 
     def draw(self, canvas: Canvas) -> None:
         """Paint the ground below the horizon."""
         camera = canvas.camera
         per_row = 1.0 / (camera.focal * camera.eye)
-        numbers = {
-            label: canvas.add_surface(label, -camera.horizon * per_row, per_row=per_row) for label in MATERIAL_OF_LABEL
-        }
+        surfaces = {label: Surface(label, -camera.horizon * per_row, per_row=per_row) for label in MATERIALS}
         top = min(camera.height, round(camera.horizon))
-        canvas.image[top:] = np.rint(self.base.colour)
-        canvas.numbers[top:] = numbers[self.base.label]
-        for strip in self.strips:
-            outline = camera.project(self.course.strip(strip.left, strip.right, MILESTONES))
-            canvas.fill(outline, strip.colour, numbers[strip.label])
-        for crossing in self.crossings:
-            outline = self.course.patch(crossing.left, crossing.right, *self.crossing_span)
-            canvas.fill(camera.project_polygon(outline), crossing.colour, numbers[crossing.label])
-        add_relief(canvas, self.course, top, numbers)
-        for mark in self.marks:
-            canvas.fill(camera.project_polygon(mark.outline), mark.colour)
+        canvas.image[top:] = np.rint(self.colour)
+        canvas.numbers[top:] = canvas.number(surfaces[self.label])
+        for outline, colour, label in self.patches:
+            canvas.fill(camera.project_polygon(outline), colour, surfaces[label])
+        self._add_relief(canvas, top, [canvas.number(surface) for surface in surfaces.values()])
+        for outline, colour in self.marks:
+            canvas.fill(camera.project_polygon(outline), colour)
+
+    def _add_relief(self, canvas: Canvas, top: int, numbers: list[int]) -> None:
+        """Multiply rows from `top` on by the relief of their materials; it fades where pixels cover much ground."""
+        camera, course = canvas.camera, self.course
+        rows = np.arange(top, camera.height, dtype=np.float32)[:, None]
+        depth = camera.focal * camera.eye / np.maximum(rows - camera.horizon, 0.3)
+        columns = np.arange(camera.width, dtype=np.float32)[None]
+        middle = course.bow(depth) - course.offset
+        across = ((columns - camera.centre) * (depth / camera.focal) - middle) * TEXELS_PER_METRE
+        along = np.broadcast_to(depth * TEXELS_PER_METRE, across.shape)
+        columns, rows = (np.mod(at, TILE_PIXELS).astype(np.float32) for at in (across, along))
+        relief = cv2.remap(_stack_materials(), columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+        gain = relief[..., 0]
+        for channel in (1, 2):
+            gain = np.where(canvas.numbers[top:] == numbers[channel], relief[..., channel], gain)
+        fade = np.clip(0.5 * camera.focal * camera.eye / depth**2, 0.06, 1.0)
+        canvas.multiply(top, 1.0 + (gain - 1.0) * fade)
 
 
-@lru_cache(maxsize=1)
-def _stack_ground_materials() -> np.ndarray:
-    return np.stack([get_material(name) for name in GROUND_MATERIALS], axis=-1)
+@cache
+def _stack_materials() -> np.ndarray:
+    return np.stack([get_material(name) for name in MATERIALS.values()], axis=-1)
 
 
-def add_relief(canvas: Canvas, course: Course, top: int, numbers: dict[TrainId, int]) -> None:
-    """Multiply the ground below row `top` by the relief of its materials; it fades where pixels cover much ground."""
-    camera = canvas.camera
-    rows = np.arange(top, camera.height, dtype=np.float32)[:, None]
-    depth = camera.focal * camera.eye / np.maximum(rows - camera.horizon, 0.3)
-    columns = np.arange(camera.width, dtype=np.float32)[None]
-    texels = np.float32(TEXELS_PER_METRE)
-    middle = course.bow(depth) - course.offset
-    across = ((columns - camera.centre) * (depth / camera.focal) - middle) * texels
-    along = np.broadcast_to(depth * texels, across.shape)
-    relief = cv2.remap(
-        _stack_ground_materials(),
-        np.mod(across, TILE_PIXELS).astype(np.float32),
-        np.mod(along, TILE_PIXELS).astype(np.float32),
-        cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_WRAP,
-    )
-    covered = canvas.numbers[top:]
-    gain = relief[..., 0]
-    for label, number in numbers.items():
-        channel = GROUND_MATERIALS.index(MATERIAL_OF_LABEL[label])
-        if channel:
-            gain = np.where(covered == number, relief[..., channel], gain)
-    fade = np.clip(0.5 * camera.focal * camera.eye / depth**2, 0.06, 1.0)
-    multiply(canvas.image[top:], 1.0 + (gain - 1.0) * fade)
+def lay_ground(street: Street) -> tuple[Ground, float | None]:
+    """Return the ground of a street, and how far ahead a crosswalk starts that people walk over."""
+    has_lawn = street.dice.chance(street.kind.lawn * street.domain.rate("lawn"))
+    base = (GRASS, street.grass) if has_lawn else (SIDEWALK, shade(street.pavement, 0.9))
+    patches = lay_strips(street)
+    marks, crosswalk = paint_marks(street)
+    return Ground(street.course, *base, patches, marks), crosswalk
 
 
-def multiply(image: np.ndarray, gain: np.ndarray) -> None:
-    """Multiply an image (H, W, 3) uint8 in place by a gain (H, W)."""
-    layers = cv2.merge([gain.astype(np.float32)] * 3)
-    image[...] = cv2.multiply(image, layers, dtype=cv2.CV_8U)
+def lay_strips(street: Street) -> list[Patch]:
+    """Lay the carriageway, on both sides a tram track, a verge, the sidewalk and the kerb, and the crossing street."""
+    grass, asphalt, pavement = street.grass, street.asphalt, street.pavement
+    track = (GRASS, grass) if street.dice.chance(0.5) else (ROAD, shade(asphalt, 1.12))
+    patches: list[Patch] = []
+
+    def lay(start: float, stop: float, label: TrainId, colour: Colour) -> None:
+        outline = street.course.strip(min(start, stop), max(start, stop), MILESTONES)
+        patches.append(Patch(outline, colour, label))
+
+    left, right = street.sides
+    lay(-left.kerb, right.kerb, ROAD, asphalt)
+    for side in street.sides:
+        sign, edge = side.sign, side.edge
+        if side.track is not None:
+            lay(sign * side.kerb, sign * edge, *track)
+        if side.walk > edge:
+            lay(sign * edge, sign * side.walk, GRASS, grass)
+        lay(sign * side.walk, sign * side.line, SIDEWALK, pavement)
+        lay(sign * edge, sign * (edge + 0.12), GRASS if side.walk > edge else SIDEWALK, shade(pavement, 0.66))
+        lay(sign * (edge + 0.12), sign * (edge + 0.34), SIDEWALK, shade(pavement, 1.14))
+    if street.crossing:
+        patches.append(Patch(street.course.strip(-FAR, FAR, np.array(street.crossing)), asphalt, ROAD))
+    return patches
 
 
-@dataclass(frozen=True)
-class Solid:
-    """A rough shape: a footprint (N, 2) of world x, z that reaches from `bottom` to `top` metres."""
+def paint_marks(street: Street) -> tuple[list[Mark], float | None]:
+    """Paint patches of newer asphalt, lane marks, kerb lines, rails, crosswalks; return the start of a crosswalk."""
+    dice, crossing, lanes = street.dice, street.crossing, street.lanes
+    left, right = street.sides
+    marks: list[Mark] = []
 
-    footprint: np.ndarray
-    bottom: float
-    top: float
+    def paint(start: float, stop: float, near: float, far: float, colour: Colour = WHITE) -> None:
+        """Paint a patch between two places across the street; where it is long it follows the bend."""
+        along = np.linspace(near, far, max(2, int((far - near) / 6) + 1))
+        marks.append((street.course.strip(start, stop, along), colour))
 
-
-def draw_shadows(canvas: Canvas, solids: list[Solid]) -> None:
-    """Darken the ground where the sun is hidden, and softly below everything that stands on it."""
-    camera, light = canvas.camera, canvas.light
-    shift = np.array(light.shadow_shift)
-    near = [solid for solid in solids if solid.footprint[0, 1] < SHADOW_FAR]
-    casts = [np.concatenate([solid.footprint + shift * end for end in (solid.bottom, solid.top)]) for solid in near]
-    contacts = [solid.footprint for solid in near if solid.bottom < 0.5 and solid.top < 5.0]
-    cast = draw_footprints(camera, casts if light.sun > 0.05 else [])
-    contact = draw_footprints(camera, contacts)
-    top = min(camera.height - 1, max(0, round(camera.horizon)))
-    contact = cv2.GaussianBlur(contact[top:], (0, 0), max(0.5, camera.height / 200))
-    loss = np.maximum(cast[top:] * np.float32(light.sun / 255), contact * np.float32(0.5 / 255))
-    multiply(canvas.image[top:], 1.0 - np.minimum(loss, 0.75))
-
-
-def draw_footprints(camera: Camera, footprints: list[np.ndarray]) -> np.ndarray:
-    """Draw the hulls of ground points (N, 2), as world x, z, into a mask (H, W) uint8."""
-    mask = np.zeros((camera.height, camera.width), np.uint8)
-    if not footprints:
-        return mask
-    points = np.concatenate(footprints)
-    world = np.zeros((len(points), 3))
-    world[:, ::2] = points
-    pixels = (camera.project(world) * SUBPIXELS).astype(np.int32)
-    stop = 0
-    for footprint in footprints:
-        start, stop = stop, stop + len(footprint)
-        if footprint[:, 1].min() > NEAR:
-            hull = cv2.convexHull(pixels[start:stop])
-        else:
-            order = cv2.convexHull(footprint.astype(np.float32), returnPoints=False)[:, 0]
-            hull = (camera.project_polygon(world[start:stop][order]) * SUBPIXELS).astype(np.int32)
-        if len(hull) >= 3:
-            cv2.fillConvexPoly(mask, hull, 255, cv2.LINE_AA, SUBPIXEL_BITS)
-    return mask
+    for _ in range(int(dice.integers(0, 4))):
+        middle, near = dice.between(-left.kerb + 1, right.kerb - 1), dice.between(3, 30)
+        tone = shade(street.asphalt, dice.between(0.8, 0.93))
+        width = dice.between(0.4, 1.4)
+        paint(middle - width, middle + width, near, near + dice.between(1, 7), tone)
+    is_double = dice.chance(0.3)
+    pieces = [(1.5, crossing[0] - 5.0), (crossing[1] + 5.0, 90.0)] if crossing else [(1.5, 90.0)]
+    for near, far in pieces:
+        for lane in range(-lanes + 1, lanes):
+            if lane == 0 and is_double:
+                paint(-0.22, -0.08, near, far)
+                paint(0.08, 0.22, near, far)
+                continue
+            for start in space(near + dice.between(0, 3), min(far, 70.0) - 3, 7.5):
+                paint(lane * LANE - 0.08, lane * LANE + 0.08, start, start + 3.2)
+        for side in street.sides:
+            edge = side.sign * lanes * LANE
+            paint(edge - 0.07, edge + 0.07, near, far)
+    for side in street.sides:
+        if side.track is not None:
+            for at in (side.sign * side.track - 0.72, side.sign * side.track + 0.72):
+                paint(at - 0.06, at + 0.06, 1.5, 110.0, RAIL)
+    crosswalks = [dice.between(9.0, 26.0)] if dice.chance(0.25) and not crossing else []
+    if crossing and dice.chance(0.8):
+        crosswalks = [crossing[0] - 4.0, crossing[1] + 1.0]
+    for near in crosswalks:
+        for at in space(-left.kerb + 0.4, right.kerb - 0.4, 1.1):
+            paint(at, at + 0.55, near, near + 3.0)
+    if not crosswalks:
+        return marks, None
+    paint(0.2, lanes * LANE, crosswalks[0] - 1.4, crosswalks[0] - 1.0)
+    return marks, crosswalks[0]

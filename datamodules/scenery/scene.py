@@ -1,18 +1,26 @@
 """One street scene: plan it, paint it back to front, photograph it."""
 
 import zlib
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
 from .backdrop import Sky
-from .camera import NEAR, Camera
-from .canvas import Canvas, Light, draw_between
+from .camera import Camera, Light
+from .canvas import Canvas
+from .dice import Dice
 from .domains import DOMAINS, SPLITS, Look
-from .ground import Course, draw_shadows
-from .layout import Item, Planner, draw_kind, pick
-from .optics import develop, draw_exposure
+from .ground import lay_ground
+from .optics import Photographer
+from .roadside import plan_buildings, plan_end, plan_posts, plan_railing, plan_signals, plan_skylines, plan_trees
+from .solids import Item, draw_shadows, order_back_to_front
+from .streets import Side, Street
+from .traffic import plan_crossing_people, plan_parking, plan_people, plan_traffic
 
-MIN_HEIGHT, MIN_WIDTH = 32, 64
+PLANS_OF_SIDES: tuple[Callable[[Street, Side], Iterable[Item]], ...] = (
+    plan_buildings, plan_trees, plan_posts, plan_parking, plan_people, plan_railing,
+)  # fmt: skip
+SMALLEST = (32, 64)  # height and width that can still be drawn
 
 
 def draw_scene(
@@ -35,59 +43,56 @@ def draw_scene(
         ValueError: If an argument is outside what is listed above.
     """
     check_arguments(domain, split, index, seed, height, width)
+    # The order in which dice are thrown is part of what the world looks like: another order draws other scenes.
     facts = DOMAINS[domain]
-    rng = np.random.default_rng([zlib.crc32(domain.encode()), zlib.crc32(split.encode()), index, seed])
-    look = pick(rng, facts.looks)
-    camera = draw_camera(rng, height, width)
-    light = draw_light(rng, look)
-    exposure = draw_exposure(rng, look)
-    zenith, horizon = pick(rng, facts.skies)
-    sky = Sky(zenith, horizon, draw_between(rng, facts.clouds), (float(rng.random()), float(rng.random())))
-
-    planner = Planner(rng, facts, draw_kind(rng), light.lamps)
-    ground = planner.plan_ground()
-    for side in planner.sides:
-        planner.plan_side(side)
-        planner.plan_trees(side)
-        planner.plan_posts(side)
-        planner.plan_parking(side)
-        planner.plan_people(side)
-        planner.plan_railing(side)
-    planner.plan_signals()
-    planner.plan_traffic()
-    planner.plan_end()
-    skylines = planner.plan_skylines(look.air)
+    dice = Dice(np.random.PCG64([zlib.crc32(domain.encode()), zlib.crc32(split.encode()), index, seed]))
+    look = dice.pick(facts.looks)
+    camera = draw_camera(dice, height, width)
+    light = draw_light(dice, look)
+    photographer = Photographer(dice, look)
+    sky = Sky(*dice.pick(facts.skies), dice.between(*facts.clouds), (dice.random(), dice.random()))
+    street = Street(dice, facts, light.lamps)
+    ground, crosswalk = lay_ground(street)
+    items: list[Item] = []
+    if crosswalk is not None:
+        items.extend(plan_crossing_people(street, crosswalk))
+    for side in street.sides:
+        for plan in PLANS_OF_SIDES:
+            items.extend(plan(street, side))
+    items.extend(plan_signals(street))
+    items.extend(plan_traffic(street))
+    items.extend(plan_end(street))
+    skylines = plan_skylines(street, look.air)
 
     canvas = Canvas(camera, light)
     sky.draw(canvas)
     for skyline in skylines:
         skyline.draw(canvas)
     ground.draw(canvas)
-    draw_shadows(canvas, [item.solid for item in planner.items])
-    for item in order_back_to_front(planner.items, camera, ground.course):
+    draw_shadows(canvas, items)
+    for item in order_back_to_front(items, camera, street.course):
         item.draw(canvas)
-    return develop(canvas.image, canvas.nearness(), exposure), canvas.labels()
+    return photographer.develop(canvas.image, canvas.nearness()), canvas.labels()
 
 
 def check_arguments(domain: str, split: str, index: int, seed: int, height: int, width: int) -> None:
     """Raise a ValueError that says which argument is outside its range."""
-    if domain not in DOMAINS:
-        raise ValueError(f"domain is {domain!r}, expected one of {', '.join(DOMAINS)}; choose one of these")
-    if split not in SPLITS:
-        raise ValueError(f"split is {split!r}, expected one of {', '.join(SPLITS)}; choose one of these")
+    for name, found, known in (("domain", domain, tuple(DOMAINS)), ("split", split, SPLITS)):
+        if found not in known:
+            raise ValueError(f"{name} is {found!r}, expected one of {', '.join(known)}; choose one of these")
     for name, value in (("index", index), ("seed", seed)):
         if value < 0:
             raise ValueError(f"{name} is {value}, expected 0 or more; count scenes and seeds from 0")
-    if height < MIN_HEIGHT or width < MIN_WIDTH:
+    if height < SMALLEST[0] or width < SMALLEST[1]:
         raise ValueError(
-            f"size is {height}x{width} (height x width), expected at least {MIN_HEIGHT}x{MIN_WIDTH}; "
+            f"size is {height}x{width} (height x width), expected at least {SMALLEST[0]}x{SMALLEST[1]}; "
             "draw larger and resize"
         )
 
 
-def draw_camera(rng: np.random.Generator, height: int, width: int) -> Camera:
+def draw_camera(dice: Dice, height: int, width: int) -> Camera:
     """Draw where the camera is mounted and how far it looks up."""
-    focal, horizon, centre, eye = rng.random(4)
+    focal, horizon, centre, eye = dice.random(4)
     return Camera(
         height=height,
         width=width,
@@ -98,52 +103,9 @@ def draw_camera(rng: np.random.Generator, height: int, width: int) -> Camera:
     )
 
 
-def draw_light(rng: np.random.Generator, look: Look) -> Light:
+def draw_light(dice: Dice, look: Look) -> Light:
     """Draw where the sun stands and how many lamps are lit."""
-    azimuth, elevation = rng.uniform(0, 2 * np.pi), rng.uniform(0.5, 1.05)
+    azimuth, elevation = dice.between(0.0, 2 * np.pi), dice.between(0.5, 1.05)
     flat = np.cos(elevation)
     direction = (float(flat * np.sin(azimuth)), float(np.sin(elevation)), float(flat * np.cos(azimuth)))
-    return Light(direction, draw_between(rng, look.sun), draw_between(rng, look.lamps))
-
-
-def order_back_to_front(items: list[Item], camera: Camera, course: Course) -> list[Item]:
-    """Return the items that may be in view such that each comes after those it hides.
-
-    Of two items, the one that is nearer in every point is in front; if their depths overlap, it is the one on the
-    camera's side of a line along the street between them. Where no line parts them, the one that reaches less far is.
-    Items on either side of the camera do not hide each other.
-    """
-    footprints = [item.solid.footprint for item in items]
-    starts = np.cumsum([0, *(len(footprint) for footprint in footprints[:-1])])
-    points = np.concatenate(footprints)
-    depth = np.maximum(points[:, 1], NEAR)
-    margin = 0.8  # metres of what hangs over the footprint
-    start = np.minimum.reduceat((points[:, 0] - margin) / depth, starts) * camera.focal + camera.centre
-    stop = np.maximum.reduceat((points[:, 0] + margin) / depth, starts) * camera.focal + camera.centre
-    across = points[:, 0] - course.bow(points[:, 1])
-    left, right = np.minimum.reduceat(across, starts), np.maximum.reduceat(across, starts)
-    core = 0.3 * (right - left)  # crowns may hang over what drives below
-    left, right = left + core, right - core
-    near, far = np.minimum.reduceat(points[:, 1], starts), np.maximum.reduceat(points[:, 1], starts)
-    visible = np.flatnonzero((stop > 0) & (start < camera.width) & (far > NEAR))
-    left, near, right, far, start, stop = (values[visible] for values in (left, near, right, far, start, stop))
-
-    is_nearer = far[:, None] <= near[None]
-    is_beside = ~(is_nearer | is_nearer.T)
-    is_left, is_right = right[:, None] <= left[None], left[:, None] >= right[None]
-    is_inside = (is_left & (left[None] >= 0) & (right > 0)[:, None]) | (
-        is_right & (right[None] <= 0) & (left < 0)[:, None]
-    )
-    is_mixed = is_beside & ~is_left & ~is_right & (far[:, None] < far[None])
-    meets = (start[:, None] < stop[None]) & (stop[:, None] > start[None])
-    in_front = meets & (is_nearer | is_beside & is_inside | is_mixed)
-
-    waits_for = in_front.sum(axis=1)
-    rank = far.copy()
-    order: list[Item] = []
-    for _ in range(len(visible)):
-        following = int(np.argmax(rank - 1e6 * (waits_for > 0)))
-        waits_for -= in_front[:, following]
-        rank[following] = -np.inf
-        order.append(items[visible[following]])
-    return order
+    return Light(direction, dice.between(*look.sun), dice.between(*look.lamps))

@@ -1,15 +1,38 @@
 """Tileable textures and foliage sprites, made once per process from fixed seeds."""
 
-from dataclasses import dataclass
 from functools import cache, lru_cache
 
 import cv2
 import numpy as np
 
+from .domains import Colour
+
 TILE_METRES = 8.0
 TILE_PIXELS = 256
-MATERIALS = ("brick", "plaster", "concrete", "panels", "stone", "stucco")
 PANEL_PIXELS = 128
+SPRITE_PIXELS = 256
+
+FINE = (1, TILE_PIXELS, 32, 4)
+BROAD = (2, TILE_PIXELS, 4, 4)
+# The relief of facades and ground: bricks, stones or slabs that are laid (arguments of `lay_courses`), and weighted
+# noise on top (arguments of `make_noise`).
+MATERIALS: dict[str, tuple[tuple[int, int, float, int, float] | None, tuple[tuple[float, tuple], ...]]] = {
+    "brick": ((8, 16, 0.78, 3, 0.11), ((0.04, BROAD),)),
+    "stone": ((16, 32, 0.74, 4, 0.1), ((0.05, FINE),)),
+    "panels": ((64, 64, 0.7, 5, 0.03), ((0.02, BROAD),)),
+    "paving": ((32, 32, 0.72, 8, 0.06), ((0.04, FINE),)),
+    "concrete": (None, ((0.06, BROAD), (0.03, FINE))),
+    "stucco": (None, ((0.1, (6, TILE_PIXELS, 4, 5)), (0.05, FINE))),
+    "plaster": (None, ((0.03, BROAD), (0.02, FINE))),
+    "asphalt": (None, ((0.07, (7, TILE_PIXELS, 64, 3)), (0.05, BROAD))),
+    "grass": (None, ((0.17, (9, TILE_PIXELS, 32, 4, 0.9)), (0.08, BROAD))),
+}
+WALLS: tuple[tuple[str, Colour], ...] = (
+    ("stone", (168, 160, 148)),
+    ("concrete", (176, 176, 174)),
+    ("brick", (158, 96, 78)),
+    ("stucco", (206, 190, 160)),
+)
 
 
 @cache
@@ -44,29 +67,11 @@ def lay_courses(course: int, length: int, joint: float, seed: int, spread: float
 
 @cache
 def get_material(name: str) -> np.ndarray:
-    """Return the relief of a facade or ground material: a gain (TILE_PIXELS, TILE_PIXELS) float32 around 1."""
-    fine = make_noise(1, TILE_PIXELS, 32, 4)
-    broad = make_noise(2, TILE_PIXELS, 4, 4)
-    if name == "brick":
-        relief = lay_courses(8, 16, 0.78, 3, 0.11) + 0.04 * broad
-    elif name == "stone":
-        relief = lay_courses(16, 32, 0.74, 4, 0.1) + 0.05 * fine
-    elif name == "panels":
-        relief = lay_courses(64, 64, 0.7, 5, 0.03) + 0.02 * broad
-    elif name == "concrete":
-        relief = 1.0 + 0.06 * broad + 0.03 * fine
-    elif name == "stucco":
-        relief = 1.0 + 0.1 * make_noise(6, TILE_PIXELS, 4, 5) + 0.05 * fine
-    elif name == "plaster":
-        relief = 1.0 + 0.03 * broad + 0.02 * fine
-    elif name == "asphalt":
-        relief = 1.0 + 0.07 * make_noise(7, TILE_PIXELS, 64, 3) + 0.05 * broad
-    elif name == "paving":
-        relief = lay_courses(32, 32, 0.72, 8, 0.06) + 0.04 * fine
-    elif name == "grass":
-        relief = 1.0 + 0.17 * make_noise(9, TILE_PIXELS, 32, 4, 0.9) + 0.08 * broad
-    else:
-        raise ValueError(f"no material {name!r}; known are {MATERIALS} and asphalt, paving, grass")
+    """Return the relief of one of `MATERIALS`: a gain (TILE_PIXELS, TILE_PIXELS) float32 around 1."""
+    courses, layers = MATERIALS[name]
+    relief = lay_courses(*courses) if courses else np.ones((TILE_PIXELS, TILE_PIXELS), np.float32)
+    for weight, noise in layers:
+        relief = relief + weight * make_noise(*noise)
     return np.clip(relief, 0.3, 1.7).astype(np.float32)
 
 
@@ -76,33 +81,24 @@ def get_material_at(name: str, columns: int, rows: int) -> np.ndarray:
     return cv2.resize(get_material(name), (columns, rows), interpolation=cv2.INTER_AREA)
 
 
-@dataclass(frozen=True)
-class Sprite:
-    """Shade and coverage as the two channels of a square uint8 image, with its halvings."""
-
-    levels: tuple[np.ndarray, ...]
-
-    def at_size(self, pixels: float) -> np.ndarray:
-        """Return the smallest level that still has at least `pixels` pixels on a side."""
-        for level in reversed(self.levels):
-            if level.shape[0] >= pixels:
-                return level
-        return self.levels[0]
-
-
-def halve(image: np.ndarray, smallest: int = 8) -> tuple[np.ndarray, ...]:
-    """Return an image and its halvings down to `smallest` pixels."""
+def halve(image: np.ndarray, smallest: int) -> tuple[np.ndarray, ...]:
+    """Return a square image and its halvings down to `smallest` pixels, smallest first."""
     levels = [image]
-    while levels[-1].shape[0] > smallest:
-        half = (levels[-1].shape[1] // 2, levels[-1].shape[0] // 2)
-        levels.append(cv2.resize(levels[-1], half, interpolation=cv2.INTER_AREA))
+    while levels[0].shape[0] > smallest:
+        half = levels[0].shape[0] // 2
+        levels.insert(0, cv2.resize(levels[0], (half, half), interpolation=cv2.INTER_AREA))
     return tuple(levels)
 
 
+def pick_level(levels: tuple[np.ndarray, ...], pixels: float) -> np.ndarray:
+    """Return the smallest level that has at least `pixels` pixels on a side, or else the largest."""
+    return next((level for level in levels if level.shape[0] >= pixels), levels[-1])
+
+
 @cache
-def get_foliage(shape: str, variant: int) -> Sprite:
-    """Return a crown of leaves: "round", "tall", "cone", or "bush"."""
-    size = 256
+def get_foliage(shape: str, variant: int) -> tuple[np.ndarray, ...]:
+    """Return a crown of leaves, "round", "tall", "cone", or "bush", as shade and cover with its halvings."""
+    size = SPRITE_PIXELS
     rng = np.random.default_rng([11, variant, *shape.encode()])
     tone = np.zeros((size, size), np.float32)
     cover = np.zeros((size, size), np.uint8)
@@ -130,27 +126,20 @@ def get_foliage(shape: str, variant: int) -> Sprite:
     tone = cv2.GaussianBlur(tone, (0, 0), 2.5) + 0.12 * leaves
     edge = cv2.GaussianBlur(cover, (0, 0), 5.0).astype(np.float32) + 34 * leaves
     sprite = np.stack([np.clip(tone * 255, 0, 255), np.where(edge > 118, 255, 0)], axis=-1).astype(np.uint8)
-    return Sprite(halve(sprite))
+    return halve(sprite, 8)
 
 
 @cache
 def get_panel(kind: str, variant: int) -> tuple[np.ndarray, ...]:
     """Return one section of a "wall", "fence" or "hedge" as RGBA (PANEL_PIXELS square) uint8 with its halvings."""
-    size = PANEL_PIXELS
-    panel = np.zeros((size, size, 4), np.float32)
-    maker = {"wall": _make_wall, "fence": _make_fence, "hedge": _make_hedge}[kind]
-    maker(panel, variant)
-    return halve(np.clip(panel, 0, 255).astype(np.uint8), smallest=4)
+    panel = np.zeros((PANEL_PIXELS, PANEL_PIXELS, 4), np.float32)
+    {"wall": _paint_wall, "fence": _paint_fence, "hedge": _paint_hedge}[kind](panel, variant)
+    return halve(np.clip(panel, 0, 255).astype(np.uint8), 4)
 
 
-def _make_wall(panel: np.ndarray, variant: int) -> None:
+def _paint_wall(panel: np.ndarray, variant: int) -> None:
     size = PANEL_PIXELS
-    name, colour = (
-        ("stone", (168, 160, 148)),
-        ("concrete", (176, 176, 174)),
-        ("brick", (158, 96, 78)),
-        ("stucco", (206, 190, 160)),
-    )[variant % 4]
+    name, colour = WALLS[variant % 4]
     offset = 64 * (variant // 4 % 2)
     panel[..., :3] = get_material(name)[offset : offset + size, :size, None] * np.array(colour, np.float32)
     panel[..., 3] = 255
@@ -161,35 +150,37 @@ def _make_wall(panel: np.ndarray, variant: int) -> None:
         panel[:, :5, :3] *= 0.62
 
 
-def _make_fence(panel: np.ndarray, variant: int) -> None:
+def _paint_fence(panel: np.ndarray, variant: int) -> None:
     size = PANEL_PIXELS
-    kind = variant % 4
-    if kind == 0:  # wooden boards
-        for index, left in enumerate(range(2, size, 14)):
-            tone = 1.0 + 0.08 * np.sin(index * 2.3)
-            panel[8 + 3 * (index % 2) :, left : left + 11] = (168 * tone, 124 * tone, 78 * tone, 255)
-        panel[[*range(24, 32), *range(96, 104)], :] = (126, 90, 54, 255)
-    elif kind == 1:  # metal bars
-        for left in range(2, size, 9):
-            panel[4:, left : left + 3] = (48, 54, 56, 255)
-        panel[[*range(10, 15), *range(110, 115)], :] = (40, 46, 48, 255)
-    elif kind == 2:  # wire mesh
-        layer = np.zeros((size, size), np.uint8)
-        for offset in range(-size, size, 10):
-            cv2.line(layer, (offset, 0), (offset + size, size), 210, 1, cv2.LINE_AA)
-            cv2.line(layer, (offset + size, 0), (offset, size), 210, 1, cv2.LINE_AA)
-        panel[..., :3] = (150, 158, 158)
-        panel[..., 3] = layer
-        panel[:4] = (132, 140, 142, 255)
-    else:  # white pickets
-        for left in range(2, size, 16):
-            panel[10:, left : left + 9] = (226, 226, 220, 255)
-            panel[6:10, left + 2 : left + 7] = (226, 226, 220, 255)
-        panel[[*range(36, 44), *range(92, 100)], :] = (204, 204, 200, 255)
-    panel[2:, :5] = (70, 66, 62, 255) if kind != 3 else (206, 206, 202, 255)
+    post: Colour = (70, 66, 62, 255)
+    match variant % 4:
+        case 0:  # wooden boards
+            for index, left in enumerate(range(2, size, 14)):
+                tone = 1.0 + 0.08 * np.sin(index * 2.3)
+                panel[8 + 3 * (index % 2) :, left : left + 11] = (168 * tone, 124 * tone, 78 * tone, 255)
+            panel[[*range(24, 32), *range(96, 104)], :] = (126, 90, 54, 255)
+        case 1:  # metal bars
+            for left in range(2, size, 9):
+                panel[4:, left : left + 3] = (48, 54, 56, 255)
+            panel[[*range(10, 15), *range(110, 115)], :] = (40, 46, 48, 255)
+        case 2:  # wire mesh
+            layer = np.zeros((size, size), np.uint8)
+            for offset in range(-size, size, 10):
+                cv2.line(layer, (offset, 0), (offset + size, size), 210, 1, cv2.LINE_AA)
+                cv2.line(layer, (offset + size, 0), (offset, size), 210, 1, cv2.LINE_AA)
+            panel[..., :3] = (150, 158, 158)
+            panel[..., 3] = layer
+            panel[:4] = (132, 140, 142, 255)
+        case 3:  # white pickets
+            for left in range(2, size, 16):
+                panel[10:, left : left + 9] = (226, 226, 220, 255)
+                panel[6:10, left + 2 : left + 7] = (226, 226, 220, 255)
+            panel[[*range(36, 44), *range(92, 100)], :] = (204, 204, 200, 255)
+            post = (206, 206, 202, 255)
+    panel[2:, :5] = post
 
 
-def _make_hedge(panel: np.ndarray, variant: int) -> None:
+def _paint_hedge(panel: np.ndarray, variant: int) -> None:
     size = PANEL_PIXELS
     leaves = np.roll(make_noise(40 + variant % 3, size, 16, 4, 0.85), 13 * variant, axis=0)
     tone = np.clip(0.45 + 0.2 * leaves + np.linspace(0.18, -0.28, size)[:, None], 0, 1)

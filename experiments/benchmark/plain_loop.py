@@ -9,7 +9,7 @@ Source: paper, Sec. 3 (Eq. 1-4) and Sec. 4 (Eq. 5-8).
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,76 +26,41 @@ STD = (0.229, 0.224, 0.225)
 IGNORED = 255
 
 
-class TextbookIaBN(nn.Module):
-    """Instance-adaptive batch normalisation by its formula (Eq. 4), in evaluation mode.
-
-    Args:
-        layer: The BatchNorm whose parameters and running statistics it takes over, under the same names.
-        alpha: Weight of the image's statistics in [0, 1].
-    """
-
-    running_mean: Tensor
-    running_var: Tensor
-    num_batches_tracked: Tensor
-
-    def __init__(self, layer: nn.BatchNorm2d, alpha: float) -> None:
-        super().__init__()
-        self.weight = layer.weight
-        self.bias = layer.bias
-        for name, buffer in layer.named_buffers():
-            self.register_buffer(name, buffer)
-        self.eps = layer.eps
-        self.alpha = alpha
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalises (B, C, H, W) features."""
-        mean, var = x.mean(dim=(2, 3), keepdim=True), x.var(dim=(2, 3), unbiased=False, keepdim=True)
-        mean = self.alpha * mean + (1 - self.alpha) * self.running_mean[:, None, None]
-        var = self.alpha * var + (1 - self.alpha) * self.running_var[:, None, None]
-        return (x - mean) / torch.sqrt(var + self.eps) * self.weight[:, None, None] + self.bias[:, None, None]
-
-
-@dataclass(frozen=True)
-class PlainSettings:
-    """What the loop does to each image.
-
-    Attributes:
-        alpha: Weight of the image's statistics in [0, 1]; None leaves the network's BatchNorm as it is.
-        scales: Of the views, each once plain, once flipped and gray; none without views.
-        psi: Confidence threshold of the pseudo labels.
-        steps: Number of SGD steps.
-        lr: Learning rate.
-        moving: Full names of the parameters that move.
-    """
-
-    alpha: float | None = None
-    scales: Sequence[float] = ()
-    psi: float = 0.7
-    steps: int = 0
-    lr: float = 0.05
-    moving: Sequence[str] = ()
-
-
 class PlainLoop:
     """Predicts images one after another.
 
     Args:
         network: (1, 3, H, W) -> (1, K, H, W) logits; copied.
         checkpoint: Where the copy's weights are saved, to be read again for each image that is adapted to.
-        settings: What is done.
+        alpha: Weight of the image's statistics in [0, 1]; None leaves the network's BatchNorm as it is.
+        scales: Of the views, each once plain, once flipped and gray; none without views.
+        psi: Confidence threshold of the pseudo labels.
+        lr: Learning rate.
+        num_steps: Number of SGD steps.
+        trainable: Names of the modules that move, each anywhere in a parameter's path.
 
     Raises:
         ValueError: If alpha is given and the network has no BatchNorm, or one that does more than normalise.
     """
 
-    def __init__(self, network: nn.Module, checkpoint: Path, settings: PlainSettings) -> None:
-        self.settings = settings
+    def __init__(
+        self,
+        network: nn.Module,
+        checkpoint: Path,
+        alpha: float | None = None,
+        scales: Sequence[float] = (),
+        psi: float = 0.7,
+        lr: float = 0.05,
+        num_steps: int = 0,
+        trainable: Sequence[str] = (),
+    ) -> None:
         self.checkpoint = checkpoint
+        self.scales, self.psi, self.lr, self.num_steps = scales, psi, lr, num_steps
         self.network = copy.deepcopy(network).float().to(memory_format=torch.contiguous_format).eval()
         for name, parameter in self.network.named_parameters():
-            parameter.requires_grad_(name in settings.moving)
-        if settings.alpha is not None:
-            replace_batch_norm(self.network, settings.alpha)
+            parameter.requires_grad_(any(f".{module}." in f".{name}." for module in trainable))
+        if alpha is not None:
+            adapt_batch_norm(self.network, alpha)
         torch.save(self.network.state_dict(), checkpoint)
 
     def predict(self, pixels: np.ndarray, image: Tensor) -> Tensor:
@@ -108,28 +73,23 @@ class PlainLoop:
         Returns:
             (1, K, H, W) float32 probabilities.
         """
-        if not self.settings.scales:
-            with torch.no_grad():
-                return self._compute_logits(image).softmax(dim=1)
-        if self.settings.steps == 0:
+        if self.scales and self.num_steps == 0:
             return self._average_views(pixels, image.device)
-        state = torch.load(self.checkpoint, map_location=image.device, weights_only=True)
-        self.network.load_state_dict(state)
-        self._take_steps(image, label_confident(self._average_views(pixels, image.device), self.settings.psi))
-        with torch.no_grad():
-            return self._compute_logits(image).softmax(dim=1)
+        if self.scales:
+            self.network.load_state_dict(torch.load(self.checkpoint, map_location=image.device, weights_only=True))
+            self._take_steps(image, label_confident(self._average_views(pixels, image.device), self.psi))
+        return self._predict(image)
 
     def _average_views(self, pixels: np.ndarray, device: torch.device) -> Tensor:
         height, width = pixels.shape[:2]
         maps = []
-        for scale in self.settings.scales:
+        for scale in self.scales:
             for changed in (False, True):
                 size = (int(scale * width), int(scale * height))
                 picture = Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR)
                 if changed:
                     picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).convert("L").convert("RGB")
-                with torch.no_grad():
-                    probabilities = self._compute_logits(normalise(np.array(picture)).to(device)).softmax(dim=1)
+                probabilities = self._predict(normalise(np.array(picture)).to(device))
                 if changed:
                     probabilities = probabilities.flip(-1)
                 maps.append(F.interpolate(probabilities, (height, width), mode="bilinear", align_corners=True))
@@ -138,14 +98,18 @@ class PlainLoop:
     def _take_steps(self, image: Tensor, target: Tensor) -> None:
         if (target == IGNORED).all():
             return
-        parameters = dict(self.network.named_parameters())
-        optimizer = torch.optim.SGD([parameters[name] for name in self.settings.moving], lr=self.settings.lr)
-        for _ in range(self.settings.steps):
+        moving = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.SGD(moving, lr=self.lr)
+        for _ in range(self.num_steps):
             self.network.zero_grad()
             loss = F.cross_entropy(self._compute_logits(image), target, ignore_index=IGNORED)
             loss.backward()
             optimizer.step()
         self.network.zero_grad()
+
+    @torch.no_grad()
+    def _predict(self, image: Tensor) -> Tensor:
+        return self._compute_logits(image).softmax(dim=1)
 
     def _compute_logits(self, image: Tensor) -> Tensor:
         logits = find_logits(self.network(image))
@@ -154,23 +118,33 @@ class PlainLoop:
         return logits
 
 
-def replace_batch_norm(network: nn.Module, alpha: float) -> None:
-    """Puts `TextbookIaBN` in place of every BatchNorm of a network.
+def adapt_batch_norm(network: nn.Module, alpha: float) -> None:
+    """Lets every BatchNorm of a network normalise by `normalise_features`.
 
     Raises:
         ValueError: If there is none, or one that does more than normalise.
     """
-    found = False
-    for parent in list(network.modules()):
-        for name, child in list(parent.named_children()):
-            if not isinstance(child, _BatchNorm):
-                continue
-            if not isinstance(child, nn.BatchNorm2d) or type(child).forward is not _BatchNorm.forward:
-                raise ValueError(f"the plain loop knows no IaBN for {type(child).__name__}: expected nn.BatchNorm2d")
-            setattr(parent, name, TextbookIaBN(child, alpha))
-            found = True
-    if not found:
+    layers = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    if not layers:
         raise ValueError(f"{type(network).__name__} has no BatchNorm: expected alpha None")
+    for layer in layers:
+        if not isinstance(layer, nn.BatchNorm2d) or type(layer).forward is not _BatchNorm.forward:
+            raise ValueError(f"the plain loop knows no IaBN for {type(layer).__name__}: expected nn.BatchNorm2d")
+        mean, var = layer.running_mean, layer.running_var
+        assert mean is not None and var is not None
+        layer.forward = partial(  # type: ignore[method-assign]
+            normalise_features, mean, var, layer.weight, layer.bias, alpha, layer.eps
+        )
+
+
+def normalise_features(
+    running_mean: Tensor, running_var: Tensor, weight: Tensor, bias: Tensor, alpha: float, eps: float, x: Tensor
+) -> Tensor:
+    """Normalises (B, C, H, W) features by the formula of instance-adaptive batch normalisation (Eq. 3-4)."""
+    mean, var = x.mean(dim=(2, 3), keepdim=True), x.var(dim=(2, 3), unbiased=False, keepdim=True)
+    mean = alpha * mean + (1 - alpha) * running_mean[:, None, None]
+    var = alpha * var + (1 - alpha) * running_var[:, None, None]
+    return (x - mean) / torch.sqrt(var + eps) * weight[:, None, None] + bias[:, None, None]
 
 
 def label_confident(probabilities: Tensor, psi: float) -> Tensor:

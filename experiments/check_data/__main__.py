@@ -7,31 +7,49 @@ Nothing in the data is changed.
 """
 
 import argparse
+import json
 import logging
 import os
 import sys
 import time
 import warnings
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
 
+from tqdm import tqdm
+
+from callbacks.run.records import write_file
 from datamodules.files import ROOT_VARIABLE
 from experiments.check_data import listing
-from experiments.check_data.checks import DATA_SETS, DataSetCheck, measure_speed
-from experiments.check_data.listing import find_below, find_strangers, keep_apart, list_splits, open_config
+from experiments.check_data.checks import DATA_SETS, DataSetCheck
 from experiments.check_data.picture import draw_pairs
-from experiments.check_data.report import Report, read_all
-from experiments.check_data.text import (
-    advise,
-    describe_contents,
-    explain,
-    format_frequencies,
-    format_overview,
-)
+from experiments.check_data.text import advise, describe_contents, explain, format_frequencies, format_overview
 from experiments.command_line import to_path
 
 OK, PROBLEMS, NOTHING, INTERRUPTED = 0, 1, 2, 130  # exit codes
+
+EXAMPLES = """\
+examples:
+  python -m experiments.check_data                            all data sets below $SEGADAPT_DATA
+  python -m experiments.check_data --quick                    the same in a minute: every file listed, few of them read
+  python -m experiments.check_data --datasets gta cityscapes  two of them, an error if one is missing
+  python -m experiments.check_data --root photos              your own images: what they hold, and a YAML for them
+  python -m experiments.check_data --data my_photographs.yaml the same, read as a YAML says
+
+exit code:
+  0  nothing is wrong
+  1  something is: a problem, fewer images than in the official release, or a named data set is missing
+  2  there is nothing to check, or the arguments are wrong
+  130  interrupted with Ctrl-C; the report holds what was read so far"""
+PATHS = {  # options that name a file or folder: what it is, and what for
+    "--root": ("FOLDER", f"holds one folder per data set (gta, ...), or is one of these; default: ${ROOT_VARIABLE}"),
+    "--data": ("YAML", "check what the data YAML of a run reads, as main.py takes it after --data"),
+    "--picture": ("PNG", "draw three images of each split with their labels on top, to see whether they match"),
+    "--write": ("YAML", "with --root on your own images: save the YAML, which is printed in any case, in this file"),
+    "--json": ("FILE", "file of the report, rewritten after every split (default: outputs/check_data.json)"),
+}
 
 
 class PlainParser(argparse.ArgumentParser):
@@ -44,72 +62,25 @@ class PlainParser(argparse.ArgumentParser):
 
 def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
     """Parses the command line."""
-    assert __doc__ is not None
     parser = PlainParser(
         prog="python -m experiments.check_data",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="""\
-examples:
-  python -m experiments.check_data                            all data sets below $SEGADAPT_DATA
-  python -m experiments.check_data --quick                    the same in a minute: every file listed, few of them read
-  python -m experiments.check_data --datasets gta cityscapes  two of them, an error if one is missing
-  python -m experiments.check_data --root photos              your own images: what they hold, and a YAML for them
-  python -m experiments.check_data --data my_photographs.yaml the same, read as a YAML says
-
-exit code:
-  0  nothing is wrong
-  1  something is: a problem, fewer images than in the official release, or a named data set is missing
-  2  there is nothing to check, or the arguments are wrong
-  130  interrupted with Ctrl-C; the report holds what was read so far""",
+        epilog=EXAMPLES,
     )
     place = parser.add_mutually_exclusive_group()
-    place.add_argument(
-        "--root",
-        type=to_path,
-        metavar="FOLDER",
-        help=f"holds one folder per data set (gta, cityscapes, ...), or is one of these; default: ${ROOT_VARIABLE}",
-    )
-    place.add_argument(
-        "--data",
-        type=to_path,
-        metavar="YAML",
-        help="check what the data YAML of a run reads, as main.py takes it after --data",
-    )
-    parser.add_argument(
-        "--datasets",
-        nargs="+",
-        metavar="NAME",
-        help=f"check only these, and fail if one is missing: {', '.join(DATA_SETS)}, or names from the YAML",
-    )
-    parser.add_argument(
-        "--quick",
-        action="store_true",
-        help=f"list all files, but read only {listing.QUICK_PAIRS} of each split and all known broken pairs",
-    )
-    parser.add_argument(
-        "--picture",
-        type=to_path,
-        metavar="PNG",
-        help="draw three images of each split with their labels on top, to see whether they match",
-    )
-    parser.add_argument(
-        "--write",
-        type=to_path,
-        metavar="YAML",
-        help="with --root on your own images: save the YAML, which is printed in any case, in this file",
-    )
-    parser.add_argument(
-        "--json",
-        type=to_path,
-        default=Path("outputs/check_data.json"),
-        metavar="FILE",
-        help="file of the report, rewritten after every split (%(default)s)",
-    )
+    for option, (what, text) in PATHS.items():
+        group = place if option in ("--root", "--data") else parser
+        group.add_argument(option, type=to_path, metavar=what, help=text)
+    names = f"{', '.join(DATA_SETS)}, or names from the YAML"
+    text = f"check only these, and fail if one is missing: {names}"
+    parser.add_argument("--datasets", nargs="+", metavar="NAME", help=text)
+    text = f"list all files, but read only {listing.QUICK_PAIRS} of each split and all known broken pairs"
+    parser.add_argument("--quick", action="store_true", help=text)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser.add_argument("--threads", type=int, default=cores, metavar="N", help="default: all cores (here %(default)s)")
+    parser.set_defaults(json=Path("outputs/check_data.json"), strangers=[])
     options = parser.parse_args(args)
-    options.strangers = []
     if options.threads < 1:
         parser.error(f"--threads is {options.threads}: expected 1 or more")
     return options
@@ -122,67 +93,101 @@ def find_data_sets(options: argparse.Namespace) -> list[DataSetCheck]:
         ValueError: If the arguments are wrong, or there is nothing to check.
     """
     if options.data is not None:
-        found = open_config(options.data, options.datasets)
+        found = listing.open_config(options.data, options.datasets)
     else:
-        base = options.root or os.environ.get(ROOT_VARIABLE)
-        if not base:
+        place = options.root or os.environ.get(ROOT_VARIABLE)
+        if not place:
             raise ValueError(
                 f"no folder of data sets is set: set the environment variable {ROOT_VARIABLE}, or give --root or --data"
             )
-        found = find_below(to_path(str(base)), options.datasets)
+        base = to_path(str(place))
+        found = listing.find_below(base, options.datasets)
+        if not any(data_set.module or data_set.required for data_set in found):
+            names = ", ".join(kind.folders[0] for kind in DATA_SETS.values())
+            raise ValueError(f"there is no data set in {place}: expected folders called {names}, or images of your own")
         if options.datasets is None and not any(data_set.yaml for data_set in found):
-            options.strangers = find_strangers(to_path(str(base)))
-    if not any(data_set.module or data_set.required for data_set in found):
-        names = ", ".join(kind.folders[0] for kind in DATA_SETS.values())
-        raise ValueError(f"there is no data set in {base}: expected folders called {names}, or images of your own")
+            options.strangers = listing.find_strangers(base)
     if options.write is not None:
         write_yaml(found, options.write)
     print("Listing files ...", file=sys.stderr, flush=True)
     for data_set in found:
-        list_splits(data_set, options.quick)
-    keep_apart([check for data_set in found for check in data_set.checks])
+        listing.list_splits(data_set, options.quick)
+    listing.keep_apart([check for data_set in found for check in data_set.checks])
     return found
 
 
 def write_yaml(found: Sequence[DataSetCheck], path: Path) -> None:
     """Writes the YAML that reads a folder of one's own; raises ValueError if there is none, or the file exists."""
-    (text, *_) = [data_set.yaml for data_set in found if data_set.yaml] or [""]
-    if not text:
+    texts = [data_set.yaml for data_set in found if data_set.yaml]
+    if not texts:
         raise ValueError("--write is given, but a YAML is only written for images of your own: expected --root FOLDER")
     if path.exists():
         raise ValueError(f"{path} already exists: expected the name of a new file for --write")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    path.write_text(texts[0], encoding="utf-8")
+
+
+def read_all(found: Sequence[DataSetCheck], options: argparse.Namespace) -> None:
+    """Reads all splits, shows the progress, and writes the report before, after each of them, and at the end."""
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    write_report(found, options, started, complete=False)
+    checks = [check for data_set in found for check in data_set.checks]
+    seldom = 0.1 if sys.stderr.isatty() else 30  # seconds between two lines in a log file
+    total = sum(len(check.chosen) for check in checks)
+    with tqdm(total=total, unit=" images", mininterval=seldom, dynamic_ncols=True, smoothing=0.1) as bar:
+        for check in checks:
+            bar.set_description(check.name)
+            try:
+                check.read(options.threads, bar.update)
+            finally:
+                write_report(found, options, started, complete=False)
+    write_report(found, options, started, complete=True)
+
+
+def write_report(found: Sequence[DataSetCheck], options: argparse.Namespace, started: str, complete: bool) -> None:
+    """Writes the JSON file, which is whole at any time."""
+    report = {
+        "complete": complete,
+        "failed": any(data_set.failed for data_set in found),
+        "quick": options.quick,
+        "threads": options.threads,
+        "started": started,
+        "images_per_second": measure_speed(found),
+        "data_sets": [data_set.describe() for data_set in found],
+    }
+    write_file(options.json, (json.dumps(report, indent=1) + "\n").encode())
+
+
+def measure_speed(found: Sequence[DataSetCheck]) -> float | None:
+    """Returns how many images, with their labels, were read per second; None if none were."""
+    checks = [check for data_set in found for check in data_set.checks]
+    read, seconds = sum(check.census.read for check in checks), sum(check.seconds for check in checks)
+    return round(read / seconds, 2) if read else None
 
 
 def print_report(found: Sequence[DataSetCheck], options: argparse.Namespace, seconds: float) -> None:
     """Prints the tables, what is wrong, where the report is, and what to do."""
+    checks = [check for data_set in found for check in data_set.checks]
     print(f"\n{format_overview(found)}")
-    frequencies = format_frequencies(found)
-    if frequencies:
+    if frequencies := format_frequencies(checks):
         print(f"\nShare of pixels in percent, of all labels that could be read:\n\n{frequencies}")
-    contents = describe_contents(found)
-    if contents:
+    if contents := describe_contents(found):
         print(f"\n{contents}")
     if options.strangers:
-        print(
-            "\nNot checked, as no data set has these names (to check one: --root FOLDER): "
-            f"{', '.join(options.strangers)}"
-        )
-    sentences = explain(found, options.json)
-    if sentences:
+        names = ", ".join(options.strangers)
+        print(f"\nNot checked, as no data set has these names (to check one: --root FOLDER): {names}")
+    if sentences := explain(found, options.json):
         print("\n" + "\n".join(sentences))
     for text in (data_set.yaml for data_set in found if data_set.yaml):
         written = f"is in {options.write}" if options.write else "(to save it: --write FILE)"
         print(f"\nThe YAML that reads these files {written}:\n\n{text}")
-    advice = advise(found)
-    if advice:
+    if advice := advise(found):
         print("\nWhat to do:\n" + "\n".join(f"- {line}" for line in advice))
-    read = sum(check.read for data_set in found for check in data_set.checks)
     if options.quick:
         print(f"\n--quick: up to {listing.QUICK_PAIRS} pairs of each split were read, and all known broken ones.")
     speed = measure_speed(found)
     rate = f", {speed:.1f} images per second with {options.threads} threads" if speed else ""
+    read = sum(check.census.read for check in checks)
     print(f"\nRead {read:,} images in {seconds:.0f} s{rate}. Report: {options.json}")
 
 
@@ -196,13 +201,9 @@ def main(args: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they say what the report says
             found = find_data_sets(options)
-        report = Report(options.json, found, {"quick": options.quick, "threads": options.threads})
-        report.write(complete=False)
-        read_all(found, options.threads, report)
-        report.write(complete=True)
+        read_all(found, options)
     except (ValueError, TypeError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return NOTHING
+        return fail(error, NOTHING)
     except KeyboardInterrupt:
         print("\nInterrupted: here is what was read so far.", file=sys.stderr)
         print_report(found, options, time.perf_counter() - start)
@@ -212,10 +213,15 @@ def main(args: Sequence[str] | None = None) -> int:
         try:
             draw_pairs(found, options.picture)
         except (ValueError, OSError) as error:
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-            return PROBLEMS
+            return fail(error, PROBLEMS)
         print(f"Picture: {options.picture}")
     return PROBLEMS if any(data_set.failed for data_set in found) else OK
+
+
+def fail(error: Exception, code: int) -> int:
+    """Says in one line what is wrong; returns the exit code."""
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":

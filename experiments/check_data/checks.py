@@ -1,30 +1,29 @@
-"""What is looked at, and what is found: data sets, their splits, and the pairs in them."""
+"""What is looked at, and what is found: data sets and their splits."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
-from tqdm import tqdm
-
 import datamodules
-from datamodules.base import DataError, Problem, ProblemKind, Split
+from datamodules.base import Problem, ProblemKind, Split
 from datamodules.files import FilesDataModule
-from datamodules.reading.census import Census, PairCheck, name_id
+from datamodules.reading.census import Census, name_id
 from datamodules.reading.dataset import FilesDataset, check_dataset
-from datamodules.reading.folders import find_odd_pairs
 from datamodules.reading.pairs import NAMED
 
 DATA_SETS: dict[str, type[FilesDataModule]] = {
-    "gta": datamodules.GTADataModule,
-    "synthia": datamodules.SYNTHIADataModule,
-    "wilddash": datamodules.WildDashDataModule,
-    "cityscapes": datamodules.CityscapesDataModule,
-    "bdd": datamodules.BDDDataModule,
-    "idd": datamodules.IDDDataModule,
-    "mapillary": datamodules.MapillaryDataModule,
+    module.domain: module
+    for module in (
+        datamodules.GTADataModule,
+        datamodules.SYNTHIADataModule,
+        datamodules.WildDashDataModule,
+        datamodules.CityscapesDataModule,
+        datamodules.BDDDataModule,
+        datamodules.IDDDataModule,
+        datamodules.MapillaryDataModule,
+    )
 }
-
 KINDS: dict[ProblemKind, tuple[str, str]] = {  # heading of the column, what a sentence says
     "missing": ("missing", "a missing image or labels"),
     "size": ("sizes", "image and labels of different sizes"),
@@ -49,13 +48,10 @@ class SplitCheck:
         same: Other splits that consist of the same pairs.
         dataset: Reads the pairs; None if there is nothing that could be read.
         chosen: The pairs to read.
-        read: How many of them have been read.
         seconds: Spent reading.
-        census: What those hold that could be read.
-        problems: What is wrong.
-        known: Names of the pairs that are broken in the official release.
-        known_problems: What is wrong with these; not counted as wrong.
-        digests: Name of an image by size and CRC-32 of its file.
+        unpaired: Files without a partner.
+        census: What those pairs hold that have been read, and what is wrong with them.
+        known: Names of the pairs that are broken in the official release, which are not counted as wrong.
         others: Splits, looked at before, that should have no image of this one.
     """
 
@@ -69,14 +65,11 @@ class SplitCheck:
     labels: int | None = None
     same: list[Split] = field(default_factory=list)
     dataset: FilesDataset | None = None
-    chosen: list[int] = field(default_factory=list)
-    read: int = 0
+    chosen: Sequence[int] = ()
     seconds: float = 0.0
+    unpaired: list[Problem] = field(default_factory=list)
     census: Census = field(default_factory=Census)
-    problems: list[Problem] = field(default_factory=list)
     known: list[str] = field(default_factory=list)
-    known_problems: list[Problem] = field(default_factory=list)
-    digests: dict[tuple[int, int], str] = field(default_factory=dict)
     others: "list[SplitCheck]" = field(default_factory=list)
 
     @property
@@ -102,11 +95,7 @@ class SplitCheck:
     @property
     def mixed(self) -> str:
         """Why label files of one's own cannot be used beside each other; empty if they can."""
-        try:
-            self.census.check_bits(self.name)
-        except DataError as error:
-            return str(error)
-        return ""
+        return self.census.find_mixture(self.name)
 
     @property
     def void(self) -> bool:
@@ -115,52 +104,34 @@ class SplitCheck:
         return bool(self.census.labels) and not any(counts[name] for name in self.module.class_names)
 
     @property
-    def failed(self) -> bool:
-        """Whether something is wrong."""
-        wrong = self.unusable or self.problems or self.mixed or self.void or self.lacking
-        wrong = wrong or (self.absent and self.required)
-        return bool(wrong)
+    def verdict(self) -> str:
+        """The result in a word or two; capitals say that something is wrong."""
+        verdicts = (
+            ("NOT THERE", self.absent and self.required),
+            ("not there", self.absent),
+            ("UNUSABLE", self.unusable),
+            ("PROBLEMS", self.find_problems() or self.mixed),
+            ("NO LABELS", self.void),
+            ("ok?", self.find_warnings()),
+            ("INCOMPLETE", self.lacking),
+            ("not all read", self.census.read < len(self.chosen)),
+            ("ok, no labels", not self.labelled),
+        )
+        return next((verdict for verdict, holds in verdicts if holds), "ok")
 
     @property
-    def verdict(self) -> str:
-        """The result in a word or two."""
-        if self.absent:
-            return "NOT THERE" if self.required else "not there"
-        if self.unusable:
-            return "UNUSABLE"
-        if self.problems or self.mixed:
-            return "PROBLEMS"
-        if self.void:
-            return "NO LABELS"
-        if self.find_warnings():
-            return "ok?"
-        if self.lacking:
-            return "INCOMPLETE"
-        if self.read < len(self.chosen):
-            return "not all read"
-        return "ok" if self.labelled else "ok, no labels"
+    def failed(self) -> bool:
+        """Whether something is wrong."""
+        return self.verdict.isupper() or self.lacking > 0
 
-    def add(self, problems: Sequence[Problem]) -> None:
-        """Takes problems, those of pairs that are known to be broken apart from the others."""
-        for problem in problems:
-            (self.known_problems if problem.name in self.known else self.problems).append(problem)
+    def find_problems(self, known: bool = False) -> list[Problem]:
+        """Returns what is wrong with pairs: with those known to be broken, or with the others."""
+        problems = (*self.unpaired, *self.census.problems)
+        return [problem for problem in problems if (problem.name in self.known) == known]
 
     def count(self, kind: ProblemKind) -> int:
         """Returns the number of pairs with a problem of a kind."""
-        return len({problem.name for problem in self.problems if problem.kind == kind})
-
-    def add_pair(self, found: PairCheck) -> None:
-        """Takes what is found in a pair."""
-        assert self.dataset is not None
-        self.read += 1
-        self.add(found.problems)
-        pair = self.dataset.pairs[self.chosen[self.read - 1]]
-        if found.digest is not None:
-            self.digests[found.digest] = found.name
-        if found.image is not None:
-            self.census.add_image(found.name, found.image, self.dataset.upright)
-        if found.labels is not None and pair.labels is not None:
-            self.census.add_labels(pair.labels, found.labels, found.ids)
+        return len({problem.name for problem in self.find_problems() if problem.kind == kind})
 
     def count_pixels(self) -> dict[str, int]:
         """Returns the number of pixels of each class, and of those that are ignored."""
@@ -179,21 +150,20 @@ class SplitCheck:
         return {name: count / total for name, count in counts.items()} if total else {}
 
     def find_warnings(self) -> list[str]:
-        """Returns what speaks for labels of one's own that mean something else than is thought."""
-        if not isinstance(self.module, datamodules.FolderDataModule):
+        """Returns what speaks for images or labels of one's own that mean something else than is thought."""
+        if self.dataset is None or not isinstance(self.module, datamodules.FolderDataModule):
             return []
-        warnings = [self.mixed] if self.mixed else []
-        warnings += [shared for other in self.others if (shared := self.compare(other))]
-        if self.dataset is not None:
-            warnings += find_odd_pairs(self.dataset.pairs, self.name)
-        return warnings + self.module.find_warnings(self.census, self.name)
+        shared = [self.compare(other) for other in self.others]
+        found = self.module.find_warnings(self.dataset, self.census, self.name)
+        return [warning for warning in (self.mixed, *shared, *found) if warning]
 
     def compare(self, other: "SplitCheck") -> str:
         """Returns which images another split has too, the same files or copies of them; empty if none."""
         mine, theirs = ({pair.image: pair.name for pair in c.dataset.pairs} if c.dataset else {} for c in (self, other))
-        shared = {name: name for path, name in mine.items() if path in theirs}
-        copies = {name: other.digests[key] for key, name in self.digests.items() if key in other.digests}
-        shared = {name: f"{name} (a copy of {copy})" for name, copy in copies.items()} | shared
+        theirs_by_digest = other.census.digests
+        copies = {name: theirs_by_digest[key] for key, name in self.census.digests.items() if key in theirs_by_digest}
+        shared = {name: f"{name} (a copy of {copy})" for name, copy in copies.items()}
+        shared |= {name: name for path, name in mine.items() if path in theirs}
         if not shared:
             return ""
         named = ", ".join(list(shared.values())[:NAMED]) + (", ..." if len(shared) > NAMED else "")
@@ -202,6 +172,18 @@ class SplitCheck:
     def find_notes(self) -> list[str]:
         """Returns what happens to the images before they reach the network."""
         return self.census.find_notes(self.name, self.module.evaluation_transform)
+
+    def read(self, num_threads: int, update: Callable[[], object]) -> None:
+        """Reads the chosen pairs, as far as it gets; `update` is called after each."""
+        if self.dataset is None:
+            return
+        start = time.perf_counter()
+        try:
+            for found in check_dataset(self.dataset, self.chosen, num_threads):
+                self.census.add(found)
+                update()
+        finally:
+            self.seconds = time.perf_counter() - start
 
     def describe(self) -> dict[str, Any]:
         """Returns everything, for JSON."""
@@ -217,12 +199,12 @@ class SplitCheck:
             "images": self.images,
             "labels": self.labels,
             "chosen": len(self.chosen),
-            "read": self.read,
+            "read": self.census.read,
             "seconds": round(self.seconds, 3),
             "counts": {kind: self.count(kind) for kind in KINDS} | {"lacking": self.lacking},
-            "problems": [vars(problem) for problem in self.problems],
+            "problems": [vars(problem) for problem in self.find_problems()],
             "known_broken": self.known,
-            "known_problems": [vars(problem) for problem in self.known_problems],
+            "known_problems": [vars(problem) for problem in self.find_problems(known=True)],
             "pixels": self.count_pixels(),
             "frequencies": self.measure_frequencies(),
             "holds": None if self.dataset is None else self.census.describe(self.dataset.table, names),
@@ -256,10 +238,19 @@ class DataSetCheck:
     yaml: str = ""
 
     @property
+    def lost(self) -> bool:
+        """Whether it cannot be used at all, and should be usable."""
+        return bool(self.error) and (self.required or self.module is not None)
+
+    @property
     def failed(self) -> bool:
         """Whether something is wrong."""
-        lost = bool(self.error) and (self.required or self.module is not None)
-        return lost or any(check.failed for check in self.checks)
+        return self.lost or any(check.failed for check in self.checks)
+
+    @property
+    def release(self) -> str | None:
+        """Which release it is, of data sets that have several."""
+        return getattr(self.module, "release", None)
 
     def describe(self) -> dict[str, Any]:
         """Returns everything, for JSON."""
@@ -267,31 +258,10 @@ class DataSetCheck:
             "name": self.name,
             "class": type(self.module).__name__ if self.module else DATA_SETS[self.name].__name__,
             "root": str(self.module.find_root()) if self.module and self.checks else None,
-            "release": getattr(self.module, "release", None),
+            "release": self.release,
             "found": bool(self.checks),
             "failed": self.failed,
             "error": self.error or None,
             "passed_over": self.passed_over and {suffix: len(names) for suffix, names in self.passed_over.items()},
             "splits": [check.describe() for check in self.checks],
         }
-
-
-def read_split(check: SplitCheck, num_threads: int, bar: tqdm) -> None:
-    """Reads the chosen pairs of a split into its check, as far as it gets."""
-    if check.dataset is None:
-        return
-    bar.set_description(check.name)
-    start = time.perf_counter()
-    try:
-        for found in check_dataset(check.dataset, check.chosen, num_threads):
-            check.add_pair(found)
-            bar.update()
-    finally:
-        check.seconds = time.perf_counter() - start
-
-
-def measure_speed(found: Sequence[DataSetCheck]) -> float | None:
-    """Returns how many images, with their labels, were read per second; None if none were."""
-    checks = [check for data_set in found for check in data_set.checks]
-    read, seconds = sum(check.read for check in checks), sum(check.seconds for check in checks)
-    return round(read / seconds, 2) if read else None

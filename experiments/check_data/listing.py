@@ -1,6 +1,6 @@
 """Which data sets and splits are there, and which pairs of them are to be read: nothing is decoded yet."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
@@ -10,13 +10,12 @@ from jsonargparse import ArgumentError, ArgumentParser
 from pytorch_lightning import LightningDataModule
 
 import datamodules
-from callbacks.run.parser import expand_home, refuse_repeated_keys, shorten
+from callbacks.run.parser import expand_home, refuse_repeated_keys, shorten_message
 from datamodules.base import DataError, Split
 from datamodules.files import FilesDataModule
-from datamodules.reading.folders import list_files
-from datamodules.reading.pairs import list_folders
+from datamodules.reading.guess import format_yaml, guess_arguments
+from datamodules.reading.pairs import list_files, list_folders
 from experiments.check_data.checks import DATA_SETS, DataSetCheck, SplitCheck
-from experiments.check_data.own_folder import format_yaml, guess_arguments
 
 QUICK_PAIRS = 50  # that --quick reads of each split
 LINE_OF_LIST = ", line "  # in errors about an entry of a CSV or list file
@@ -76,7 +75,7 @@ def open_config(path: Path, wanted: Sequence[str] | None) -> list[DataSetCheck]:
     try:
         opened = parser.instantiate_classes(expand_home(parser.parse_args([f"--data={path}"]))).data
     except ArgumentError as error:
-        raise ValueError(f"{path} is not the YAML of a datamodule: {shorten(str(error))}") from error
+        raise ValueError(f"{path} is not the YAML of a datamodule: {shorten_message(str(error))}") from error
     found: list[DataSetCheck] = []
     if isinstance(opened, datamodules.TargetsDataModule):
         members: list[tuple[Any, Split]] = [(opened.source, "train"), (opened.development, "val")]
@@ -96,7 +95,7 @@ def open_config(path: Path, wanted: Sequence[str] | None) -> list[DataSetCheck]:
     return [member for member in found if wanted is None or member.name in wanted]
 
 
-def check_names(wanted: Sequence[str] | None, known: Sequence[str] | dict[str, Any]) -> None:
+def check_names(wanted: Sequence[str] | None, known: Collection[str]) -> None:
     """Raises ValueError if a wanted data set is not known."""
     unknown = [name for name in wanted or () if name not in known]
     if unknown:
@@ -109,15 +108,13 @@ def list_splits(found: DataSetCheck, quick: bool) -> None:
     if module is None:
         return
     try:
-        module.find_root()
+        root = module.find_root()
     except DataError as error:
         found.error = str(error)
         return
     held = {split for layout in module.layouts for split in layout.holds} or set(get_args(Split))
     checks: list[SplitCheck] = []
-    for split in found.splits:
-        if split not in held:
-            continue
+    for split in (split for split in found.splits if split in held):
         check = list_split(module, split, quick)
         check.required = found.required and len(found.splits) == 1
         twin = next((other for other in checks if have_same_pairs(check, other)), None)
@@ -131,13 +128,13 @@ def list_splits(found: DataSetCheck, quick: bool) -> None:
         found.checks = checks
     if len(found.splits) == len(get_args(Split)):
         with suppress(DataError):  # of a folder that may not be listed: the data may lie in others
-            found.passed_over = find_passed_over(module.find_root(), checks)
+            found.passed_over = find_passed_over(root, checks)
 
 
 def find_passed_over(root: Path, checks: Sequence[SplitCheck]) -> dict[str, list[str]]:
     """Returns the files below a folder that are of no pair, by their suffixes; the most frequent suffix first."""
-    pairs = [pair for check in checks if check.dataset is not None for pair in check.dataset.pairs]
-    used = {path for pair in pairs for path in (pair.image, pair.labels)}
+    datasets = [check.dataset for check in checks if check.dataset is not None]
+    used = {path for dataset in datasets for pair in dataset.pairs for path in pair.files}
     passed_over: dict[str, list[str]] = {}
     for name in list_files(root):
         if root / name not in used:
@@ -162,7 +159,7 @@ def keep_apart(checks: Sequence[SplitCheck]) -> None:
 
 def have_same_pairs(check: SplitCheck, other: SplitCheck) -> bool:
     """Returns whether two splits have pairs, and all of them in common, and nothing says that they should differ."""
-    splits: dict[Split, str | float] = getattr(check.module, "splits", {})
+    splits = check.module.files.splits if isinstance(check.module, datamodules.FolderDataModule) else {}
     if splits and splits.get(check.split, check.split) != splits.get(other.split, other.split):
         return False
     pairs, others = (list(each.dataset.pairs) if each.dataset is not None else [] for each in (check, other))
@@ -173,7 +170,7 @@ def list_split(module: FilesDataModule, split: Split, quick: bool) -> SplitCheck
     """Lists the files of a split and what is missing among them, without reading them."""
     check = SplitCheck(module, split, labelled=split not in module.unlabelled_splits)
     try:
-        pairs, unpaired = module.find_pairs(split, labelled=False)
+        pairs, check.unpaired = module.find_pairs(split, labelled=False)
     except DataError as error:
         if error.kind == "missing" and LINE_OF_LIST not in str(error):
             check.absent = str(error)
@@ -184,28 +181,23 @@ def list_split(module: FilesDataModule, split: Split, quick: bool) -> SplitCheck
     check.images = len(names)
     try:
         if check.labelled:
-            pairs, unpaired = module.find_pairs(split)
-            check.labels = len(pairs) + sum(problem.name not in names for problem in unpaired)
+            pairs, check.unpaired = module.find_pairs(split)
+            check.labels = len(pairs) + sum(problem.name not in names for problem in check.unpaired)
     except DataError as error:
-        alone = isinstance(module, datamodules.FolderDataModule) and module.label_files is None
+        alone = isinstance(module, datamodules.FolderDataModule) and module.files.labels is None
         if not alone or error.kind != "missing":
             check.unusable = str(error)
             return check
         check.labelled = False  # images that nobody said have labels
-    check.known = sorted(module.known_broken & (names | {problem.name for problem in unpaired}))
-    check.add(unpaired)
-    try:
-        check.dataset = module.open_pairs(pairs, module.evaluation_transform, check.labelled)
-    except DataError as error:
-        check.unusable = str(error)
-        return check
+    check.known = sorted(module.known_broken & (names | {problem.name for problem in check.unpaired}))
+    check.dataset = module.open_pairs(pairs, module.evaluation_transform, check.labelled)
     check.chosen = choose([pair.name for pair in pairs], check.known, quick)
     return check
 
 
-def choose(names: Sequence[str], known: Sequence[str], quick: bool) -> list[int]:
+def choose(names: Sequence[str], known: Collection[str], quick: bool) -> Sequence[int]:
     """Returns the indices of the pairs to read: all, or evenly spread ones and those known to be broken."""
     if not quick:
-        return list(range(len(names)))
+        return range(len(names))
     spread = np.linspace(0, len(names) - 1, min(len(names), QUICK_PAIRS)).round().astype(int).tolist()
     return sorted({*spread, *(index for index, name in enumerate(names) if name in known)})

@@ -65,7 +65,8 @@ def draw_pairs(found: Sequence[DataSetCheck], path: Path) -> None:
 def load_pairs(check: SplitCheck) -> list[tuple[str, np.ndarray, np.ndarray | None]]:
     """Returns names, images and labels of some pairs of a split, evenly spread; those that can be read."""
     dataset, pairs = check.dataset, []
-    for index in np.linspace(0, check.read - 1, min(check.read, PAIRS)).round().astype(int):
+    read = check.census.read
+    for index in np.linspace(0, read - 1, min(read, PAIRS)).round().astype(int):
         assert dataset is not None
         number = check.chosen[index]
         try:

@@ -10,7 +10,7 @@ import platform
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,36 +22,30 @@ import torchvision
 
 from callbacks.run.records import find_commit
 from experiments.command_line import to_path
-from experiments.gpu_check import STARTED, correctness, training
-from experiments.gpu_check.runner import Row, Runner, Step
-from experiments.gpu_check.speed import Timing
+from experiments.gpu_check import STARTED
+from experiments.gpu_check.correctness import check_methods, check_norm, check_variants, check_waits
+from experiments.gpu_check.runner import Check, Report
+from experiments.gpu_check.speed import list_rates, time_methods, time_plain_loop, time_training
 from experiments.gpu_check.subjects import Setup
+from experiments.gpu_check.training import check_processes
 
-
-def list_steps(setup: Setup) -> list[Step]:
-    """Lists all steps in their order."""
-    timing = Timing(setup)
-
-    def time_methods(backbone: str, precision: str, compiled: bool = False) -> Callable[[], Iterator[Row]]:
-        return partial(timing.measure, backbone, precision, compiled)
-
-    return [
-        Step("norm", partial(correctness.check_norm, setup), 20),
-        Step("variants", partial(correctness.check_variants, setup), 40),
-        Step("waits", partial(correctness.check_waits, setup), 40),
-        Step("methods", partial(correctness.check_methods, setup), 75),
-        Step("processes", partial(training.check_processes, setup), 90),
-        Step("rates", timing.measure_rates, 15, timing=True),
-        Step("r50-bf16", time_methods("resnet50", "bf16"), 30, timing=True),
-        Step("r50-float32", time_methods("resnet50", "float32 (TF32)"), 30, timing=True),
-        Step("r50-plain-loop", partial(timing.measure_plain_loop, "resnet50"), 40, timing=True),
-        Step("training", partial(training.time_training, setup), 20, timing=True),
-        Step("r50-compile", time_methods("resnet50", "bf16", True), 90, timing=True),
-        Step("r101-bf16", time_methods("resnet101", "bf16"), 30, timing=True),
-        Step("r101-float32", time_methods("resnet101", "float32 (TF32)"), 30, timing=True),
-        Step("r101-plain-loop", partial(timing.measure_plain_loop, "resnet101"), 40, timing=True),
-        Step("r101-compile", time_methods("resnet101", "bf16", True), 90, timing=True),
-    ]
+CHECKS = [
+    Check("norm", check_norm, 20, "the blended norm and its gradient are the formula's in float64"),
+    Check("variants", check_variants, 40, "several numbers of steps in one pass predict as each alone"),
+    Check("waits", check_waits, 40, "more steps do not let the host wait more often"),
+    Check("methods", check_methods, 75, "every method predicts as on the CPU and leaves the network as it was"),
+    Check("processes", check_processes, 90, "two processes train the same weights and score alike"),
+    Check("rates", list_rates, 15),
+    Check("r50-bf16", partial(time_methods, backbone="resnet50", precision="bf16"), 30),
+    Check("r50-float32", partial(time_methods, backbone="resnet50", precision="float32 (TF32)"), 30),
+    Check("r50-plain-loop", partial(time_plain_loop, backbone="resnet50"), 40),
+    Check("training", time_training, 20),
+    Check("r50-compile", partial(time_methods, backbone="resnet50", precision="bf16", compiled=True), 90),
+    Check("r101-bf16", partial(time_methods, backbone="resnet101", precision="bf16"), 30),
+    Check("r101-float32", partial(time_methods, backbone="resnet101", precision="float32 (TF32)"), 30),
+    Check("r101-plain-loop", partial(time_plain_loop, backbone="resnet101"), 40),
+    Check("r101-compile", partial(time_methods, backbone="resnet101", precision="bf16", compiled=True), 90),
+]
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
@@ -80,12 +74,8 @@ def check_gpu(args: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m experiments.gpu_check", description=__doc__)
     add = parser.add_argument
-    add(
-        "--device",
-        choices=("auto", "cuda", "cpu"),
-        default="auto",
-        help="what is checked; auto is a GPU if there is one",
-    )
+    kinds = ("auto", "cuda", "cpu")
+    add("--device", choices=kinds, default="auto", help="what is checked; auto is a GPU if there is one")
     add("--tiny", action="store_true", help="tiny networks and images: shows that all runs, says nothing about speed")
     add("--only", nargs="+", metavar="NAME", help="run these steps alone; a wrong name lists all")
     add("--minutes", type=float, default=5.0, help="for everything; steps that are left then are not run (default 5)")
@@ -95,20 +85,20 @@ def check_gpu(args: Sequence[str] | None = None) -> int:
         options.device = "cuda" if torch.cuda.is_available() else "cpu"
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("torch finds no CUDA device: expected a GPU with a driver, or --device cpu --tiny")
-    device = torch.device("cuda:0" if options.device == "cuda" else "cpu")
-    steps = list_steps(Setup(device, options.tiny))
-    unknown = sorted(set(options.only or ()) - {step.name for step in steps})
+    names = [check.name for check in CHECKS]
+    unknown = sorted(set(options.only or ()) - set(names))
     if unknown:
-        parser.error(f"no step {', '.join(unknown)}: expected some of {', '.join(step.name for step in steps)}")
+        parser.error(f"no step {', '.join(unknown)}: expected some of {', '.join(names)}")
     warnings.filterwarnings("ignore", module="pytorch_lightning")
+    device = torch.device("cuda:0" if options.device == "cuda" else "cpu")
     machine = describe_machine(device) | {"tiny": options.tiny}
     print(", ".join(f"{key} {value}" for key, value in machine.items()), flush=True)
-    start = STARTED if args is None else None
-    runner = Runner(options.folder, machine, 60 * options.minutes, start)
-    runner.run_all([step for step in steps if not options.only or step.name in options.only])
+    report = Report(options.folder, machine, STARTED if args is None else None)
+    checks = [check for check in CHECKS if not options.only or check.name in options.only]
+    report.run_all(checks, Setup(device, options.tiny), 60 * options.minutes)
     print(f"\nFiles: {options.folder}/gpu_check.json and gpu_check.md", flush=True)
-    print(f"FAILED: {', '.join(runner.failed)}" if runner.failed else "All checks passed.", flush=True)
-    return 1 if runner.failed else 0
+    print(f"FAILED: {', '.join(report.failed)}" if report.failed else "All checks passed.", flush=True)
+    return 1 if report.failed else 0
 
 
 if __name__ == "__main__":

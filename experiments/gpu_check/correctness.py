@@ -5,7 +5,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from copy import deepcopy
-from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import get_args
 
@@ -20,13 +20,12 @@ from callbacks.method import Method
 from callbacks.seg_ttt import SegTTT, Semantics
 from callbacks.tent import Tent
 from callbacks.tta import TTA
-from experiments.benchmark.cost import autocast, exact_float32, measure_peak
+from experiments.benchmark.cost import autocast, float32_products, measure_peak
+from experiments.benchmark.plain_loop import normalise_features
 from experiments.benchmark.random_weights import choose_rate
 from experiments.gpu_check.runner import Row
 from experiments.gpu_check.subjects import Setup, copy_state, is_unchanged, share_equal
 from lightning_modules.predictor import predict_plainly
-
-Predict = Callable[[nn.Module, Tensor], Tensor]
 
 # The largest error allowed, as a share of the largest value: some units in the last place of the type.
 NORM_ERRORS = {torch.float32: 1e-4, torch.bfloat16: 4e-2, torch.float16: 5e-3}
@@ -35,20 +34,27 @@ SAME_LABELS = {"32-true": 0.995, "bf16-mixed": 0.95}
 VARIANT_SLACK = 1e-3  # of the labels, beside what differs between two runs of the same
 COUNTS = (1, 3, 6)
 FEW, MANY = 2, 8  # steps, between which the host must not wait more often
+ALPHA, EPS = 0.3, 1e-5  # of the blended norm
+
+METHODS: dict[str, Callable[[int, float], Method]] = {  # (number of steps, learning rate) -> method
+    "IaBN": lambda steps, lr: IaBN(),
+    "TTA": lambda steps, lr: TTA(),
+    "SegTTT": lambda steps, lr: SegTTT(num_steps=steps, lr=lr),
+    "SegTTT released": lambda steps, lr: SegTTT(num_steps=steps, lr=lr, semantics="released"),
+    "Tent": lambda steps, lr: Tent(num_steps=steps),
+}
 
 
 def check_norm(setup: Setup) -> Iterator[Row]:
     """Compares the blended norm, forward and backward, with its formula in float64 on the CPU."""
     height, width = (9, 14) if setup.tiny else (128, 256)
-    for dtype, limit in NORM_ERRORS.items():
-        for layout in ("contiguous", "channels_last"):
-            for batch in (1, 2):
-                errors = measure_norm_errors(setup.device, dtype, layout, (batch, 64, height, width))
-                served = blended_norm.fast_path_report().items()  # keys: cuda:0 torch.bfloat16 channels_last
-                path = next((how for key, how in served if key.split()[1:] == [str(dtype), layout]), None)
-                row = {"type": str(dtype).removeprefix("torch."), "layout": layout, "batch": batch}
-                ok = max(errors.values()) <= limit  # not so where one is NaN: see measure_norm_errors
-                yield {**row, "served by": path, **errors, "allowed": limit, "ok": ok}
+    for dtype, layout, batch in product(NORM_ERRORS, ("contiguous", "channels_last"), (1, 2)):
+        errors = measure_norm_errors(setup.device, dtype, layout, (batch, 64, height, width))
+        served = blended_norm.fast_path_report().items()  # keys: cuda:0 torch.bfloat16 channels_last
+        path = next((how for key, how in served if key.split()[1:] == [str(dtype), layout]), None)
+        row: Row = {"type": str(dtype).removeprefix("torch."), "layout": layout, "batch": batch, "served by": path}
+        ok = max(errors.values()) <= NORM_ERRORS[dtype]
+        yield {**row, **errors, "allowed": NORM_ERRORS[dtype], "ok": ok}
 
 
 def measure_norm_errors(
@@ -56,89 +62,66 @@ def measure_norm_errors(
 ) -> dict[str, float]:
     """Returns the largest error of the output and of each gradient, as a share of the largest value; inf for NaN."""
     generator = torch.Generator().manual_seed(0)
-    channels = size[1]
-    mean, shift = torch.randn(channels, generator=generator), torch.randn(channels, generator=generator)
-    var = torch.rand(channels, generator=generator) + 0.5
-    weight = torch.rand(channels, generator=generator) + 0.5
+    mean, shift = (torch.randn(size[1], generator=generator) for _ in range(2))
+    var, weight = (torch.rand(size[1], generator=generator) + 0.5 for _ in range(2))
     x = (torch.randn(size, generator=generator) * 1.5 + shift[:, None, None]).to(dtype)
     gradient = torch.randn(size, generator=generator).to(dtype)
-    alpha, eps = 0.3, 1e-5
 
     def differentiate(normalize: Callable[..., Tensor], place: Callable[[Tensor], Tensor]) -> list[Tensor]:
         inputs = [place(tensor).requires_grad_() for tensor in (x, weight, shift)]
-        fixed = [place(tensor) for tensor in (mean, var)]
-        output = normalize(inputs[0], *fixed, *inputs[1:], alpha, eps)
+        output = normalize(inputs[0], place(mean), place(var), *inputs[1:])
         return [output.detach(), *torch.autograd.grad(output, inputs, place(gradient))]
 
+    def by_formula(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return normalise_features(mean, var, weight, bias, ALPHA, EPS, x)
+
+    def by_ours(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return blended_norm.normalize_blended(x, mean, var, weight, bias, ALPHA, EPS)
+
     def place(tensor: Tensor) -> Tensor:
-        tensor = tensor.to(device).clone()
-        if layout == "channels_last" and tensor.ndim == 4:
-            return tensor.contiguous(memory_format=torch.channels_last)
-        return tensor
+        channels_last = layout == "channels_last" and tensor.ndim == 4
+        form = torch.channels_last if channels_last else torch.contiguous_format
+        return tensor.to(device).clone(memory_format=form)
 
-    expected = differentiate(normalize_by_formula, lambda tensor: tensor.double())
-    found = differentiate(blended_norm.normalize_blended, place)
-    names = ("output", "gradient", "of weight", "of bias")
-    errors = [
-        ((one.double().cpu() - other).abs().amax() / other.abs().amax()).item()
-        for one, other in zip(found, expected, strict=True)
-    ]
-    return {name: error if error == error else float("inf") for name, error in zip(names, errors, strict=True)}
-
-
-def normalize_by_formula(
-    x: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor, bias: Tensor, alpha: float, eps: float
-) -> Tensor:
-    """Normalises (B, C, H, W) features as the paper writes it (Eq. 3-4)."""
-    mean = alpha * x.mean(dim=(2, 3), keepdim=True) + (1 - alpha) * running_mean[:, None, None]
-    var = alpha * x.var(dim=(2, 3), correction=0, keepdim=True) + (1 - alpha) * running_var[:, None, None]
-    return (x - mean) / torch.sqrt(var + eps) * weight[:, None, None] + bias[:, None, None]
+    expected = differentiate(by_formula, lambda tensor: tensor.double())
+    found = differentiate(by_ours, place)
+    errors = {}
+    for name, one, other in zip(("output", "gradient", "of weight", "of bias"), found, expected, strict=True):
+        error = (one.double().cpu() - other).abs().amax() / other.abs().amax()
+        errors[name] = error.nan_to_num(float("inf")).item()
+    return errors
 
 
 def check_methods(setup: Setup) -> Iterator[Row]:
     """Compares what every method predicts on the device, exactly and in bf16, with the CPU in float32."""
     network, image = setup.make_subject()
     lr = choose_rate(network, image)
+    yield from compare_method(setup, "plain", None, network, image)
+    for name, make in METHODS.items():
+        yield from compare_method(setup, name, make(2, lr), network, image)
     with tempfile.TemporaryDirectory() as folder:
-        checkpoints = save_members(network, Path(folder))
-        cases: dict[str, Method | None] = {
-            "plain": None,
-            "IaBN": IaBN(),
-            "TTA": TTA(),
-            "SegTTT": SegTTT(num_steps=2, lr=lr),
-            "SegTTT released": SegTTT(num_steps=2, lr=lr, semantics="released"),
-            "Tent": Tent(num_steps=2),
-            "Ensemble": Ensemble(checkpoints),
-        }
-        for name, method in cases.items():
-            yield from compare_method(setup, name, method, network, image)
+        yield from compare_method(setup, "Ensemble", Ensemble(save_members(network, Path(folder))), network, image)
     network, image = setup.make_subject(dropout=0.1)
     # Other masks are drawn on another device: the same labels cannot be asked for, the same network can.
     yield from compare_method(setup, "MCDropout", MCDropout(passes=4, alpha=0.1), network, image, alike=False)
-
-
-def store(outputs: list[Tensor], predict: Predict, network: nn.Module, image: Tensor) -> None:
-    """Adds a prediction to a list."""
-    outputs.append(predict(network, image))
 
 
 def compare_method(
     setup: Setup, name: str, method: Method | None, network: nn.Module, image: Tensor, alike: bool = True
 ) -> Iterator[Row]:
     """Predicts one image by a method on the CPU, then on the device in two precisions."""
-    predict: Predict = predict_plainly if method is None else method.predict
+    predict = predict_plainly if method is None else method.predict
     expected = predict(network, image)
     moved, placed = deepcopy(network).to(setup.device), image.to(setup.device)
     before = copy_state(moved)
+    outputs: list[Tensor] = []
     for precision, limit in SAME_LABELS.items():
-        outputs: list[Tensor] = []
-        call = partial(store, outputs, predict, moved, placed)
-        with exact_float32(), autocast(setup.device, precision):
-            peak = measure_peak(call, setup.device)
+        with float32_products(tf32=False), autocast(setup.device, precision):
+            peak = measure_peak(lambda: outputs.append(predict(moved, placed)), setup.device)
         same, unchanged = share_equal(outputs[-1], expected), is_unchanged(moved, before)
         fell_back = method is not None and any(adaptation.fallback for adaptation in method.adaptations)
         ok = unchanged and not fell_back and (same >= limit or not alike)
-        row = {"method": name, "precision": precision, "same labels": same, "network as before": unchanged}
+        row: Row = {"method": name, "precision": precision, "same labels": same, "network as before": unchanged}
         yield {**row, "fell back": fell_back, "peak MB": peak, "ok": ok}
 
 
@@ -160,21 +143,19 @@ def check_variants(setup: Setup) -> Iterator[Row]:
     network, image = setup.make_subject(setup.device)
     lr = choose_rate(network, image)
     before = copy_state(network)
-    for precision in SAME_LABELS:
-        for semantics in get_args(Semantics):
-            variants = [SegTTT(num_steps=count, lr=lr, semantics=semantics) for count in COUNTS]
-            with autocast(setup.device, precision):
-                pairs = variants[0].predict_variants(network, image, variants)
-                together = {number: probabilities for number, _, probabilities in pairs}
-                for number, variant in enumerate(variants):
-                    alone = [variant.predict(network, image) for _ in range(3)]
-                    repeated = min(share_equal(again, alone[0]) for again in alone[1:])
-                    same = share_equal(together[number], alone[0])
-                    unchanged = is_unchanged(network, before)
-                    ok = unchanged and 1 - same <= 2 * (1 - repeated) + VARIANT_SLACK
-                    row: Row = {"precision": precision, "semantics": semantics, "steps": variant.num_steps}
-                    row |= {"same labels": same, "same when repeated": repeated}
-                    yield {**row, "network as before": unchanged, "ok": ok}
+    for precision, semantics in product(SAME_LABELS, get_args(Semantics)):
+        variants = [SegTTT(num_steps=count, lr=lr, semantics=semantics) for count in COUNTS]
+        with autocast(setup.device, precision):
+            pairs = variants[0].predict_variants(network, image, variants)
+            together = {number: outcome.probabilities for number, _, outcome in pairs}
+            for number, variant in enumerate(variants):
+                first, *others = [variant.predict(network, image) for _ in range(3)]
+                repeated = min(share_equal(again, first) for again in others)
+                same, unchanged = share_equal(together[number], first), is_unchanged(network, before)
+                ok = unchanged and 1 - same <= 2 * (1 - repeated) + VARIANT_SLACK
+                row: Row = {"precision": precision, "semantics": semantics, "steps": variant.num_steps}
+                row |= {"same labels": same, "same when repeated": repeated}
+                yield {**row, "network as before": unchanged, "ok": ok}
 
 
 def check_waits(setup: Setup) -> Iterator[Row]:
@@ -184,21 +165,13 @@ def check_waits(setup: Setup) -> Iterator[Row]:
         return
     network, image = setup.make_subject(setup.device)
     lr = choose_rate(network, image)
-    cases: dict[str, Callable[[int], Method]] = {
-        "SegTTT": lambda steps: SegTTT(num_steps=steps, lr=lr),
-        "SegTTT released": lambda steps: SegTTT(num_steps=steps, lr=lr, semantics="released"),
-        "Tent": lambda steps: Tent(num_steps=steps),
-        "IaBN": lambda steps: IaBN(),
-        "TTA": lambda steps: TTA(),
-    }
-    for precision in SAME_LABELS:
-        for name, make in cases.items():
-            with autocast(setup.device, precision):
-                few, many = (count_waits(make(steps), network, image) for steps in (FEW, MANY))
-            more = dict(many - few)
-            row = {"method": name, "precision": precision, f"waits at {FEW} steps": few.total()}
-            row |= {f"waits at {MANY} steps": many.total(), "where more": str(more) if more else None}
-            yield {**row, "where": str(dict(few)), "ok": few.total() == many.total()}
+    for precision, (name, make) in product(SAME_LABELS, METHODS.items()):
+        with autocast(setup.device, precision):
+            few, many = (count_waits(make(steps, lr), network, image) for steps in (FEW, MANY))
+        more = dict(many - few)
+        row: Row = {"method": name, "precision": precision, f"waits at {FEW} steps": few.total()}
+        row |= {f"waits at {MANY} steps": many.total(), "where more": str(more) if more else None}
+        yield {**row, "where": str(dict(few)), "ok": few.total() == many.total()}
 
 
 def count_waits(method: Method, network: nn.Module, image: Tensor) -> Counter[str]:

@@ -1,4 +1,4 @@
-"""Runs steps one after another, whatever becomes of each, and writes what is known after every row."""
+"""Runs checks one after another, whatever becomes of each, and writes what is known after every row."""
 
 import faulthandler
 import json
@@ -8,142 +8,118 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from callbacks.run.records import to_plain, write_file
+from experiments.gpu_check.subjects import Setup
 
 Row = dict[str, Any]
-LEAST_SECONDS = 3.0  # that are left for a step to start
-GRACE = 20.0  # seconds after which a step that cannot be interrupted ends the process
+LEAST_SECONDS = 3.0  # that are left for a check to start
+GRACE = 20.0  # seconds after which a check that cannot be interrupted ends the process
 
 
 class OutOfTimeError(BaseException):
-    """A step has reached its limit; no `Exception`, so that nothing on the way takes it for a fault of its own."""
+    """A check has reached its limit; no `Exception`, so that nothing on the way takes it for a fault of its own."""
 
 
 @dataclass(frozen=True)
-class Step:
+class Check:
     """One thing to check or to time.
 
     Attributes:
         name: For `--only`, and in the table.
         run: Yields rows as they are known. A row with ``ok`` is a check, one without it a measurement.
         seconds: Limit.
-        timing: Whether a failure leaves the exit status alone, as nothing is wrong but that a figure is missing.
+        proves: What is right if it passes; None where it only measures, so that a failure leaves the exit status alone.
     """
 
     name: str
-    run: Callable[[], Iterator[Row]]
+    run: Callable[[Setup], Iterator[Row]]
     seconds: float
-    timing: bool = False
+    proves: str | None = None
 
 
-@dataclass
-class Outcome:
-    """What became of a step.
-
-    Attributes:
-        name: Of the step.
-        limit: In seconds.
-        timing: As in `Step`.
-        state: ``running`` (in a file that is left so the process was killed), ``ok``, ``FAILED``, ``out of time`` or
-            ``not run``.
-        seconds: That it took.
-        rows: What it yielded.
-        error: The last line of the traceback; None without one.
-        traceback: All of it.
-    """
-
-    name: str
-    limit: float
-    timing: bool
-    state: str = "running"
-    seconds: float = 0.0
-    rows: list[Row] = field(default_factory=list)
-    error: str | None = None
-    traceback: str | None = None
-
-    @property
-    def ok(self) -> bool | None:
-        """Whether all went well; None if the step has not ended."""
-        return None if self.state in ("running", "not run") else self.state == "ok"
-
-
-class Runner:
-    """Runs steps, prints as it goes, and keeps `gpu_check.json` and `gpu_check.md` up to date.
+class Report:
+    """What is known: printed as it comes, and kept up to date in `gpu_check.json` and `gpu_check.md`.
 
     Args:
         folder: For the two files.
         machine: What the figures were measured on.
-        seconds: For all steps together.
-        start: Time of `time.monotonic` from which they count; None is now.
+        start: Time of `time.monotonic` from which seconds count; None is now.
+
+    Attributes:
+        steps: What became of each check, as the file has it. Its ``state`` is ``running`` (in a file that is left so,
+            the process was killed), ``ok``, ``FAILED``, ``out of time`` or ``not run``.
     """
 
-    def __init__(self, folder: Path, machine: Mapping[str, Any], seconds: float, start: float | None = None) -> None:
+    def __init__(self, folder: Path, machine: Mapping[str, Any], start: float | None = None) -> None:
         self.folder = folder
         self.machine = dict(machine)
-        self.outcomes: list[Outcome] = []
+        self.steps: list[dict[str, Any]] = []
         self._start = time.monotonic() if start is None else start
-        self._seconds = seconds
-        folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self._start
 
     @property
     def failed(self) -> list[str]:
         """Names of the checks that failed, or did not end."""
-        return [outcome.name for outcome in self.outcomes if outcome.ok is False and not outcome.timing]
+        return [step["name"] for step in self.steps if step["ok"] is False and not step["timing"]]
 
-    def run_all(self, steps: Sequence[Step]) -> None:
-        """Runs steps in their order while there is time; the rest is listed as not run."""
-        for step in steps:
-            left = self._seconds - (time.monotonic() - self._start)
-            outcome = Outcome(step.name, round(min(step.seconds, left), 1), step.timing)
-            self.outcomes.append(outcome)
+    def run_all(self, checks: Sequence[Check], setup: Setup, seconds: float) -> None:
+        """Runs checks in their order while there is time; the rest is listed as not run."""
+        for check in checks:
+            left = seconds - self.elapsed
+            limit = round(min(check.seconds, left), 1)
+            step: dict[str, Any] = {"name": check.name, "limit": limit, "timing": check.proves is None}
+            step |= {"state": "running", "seconds": 0.0, "rows": [], "error": None, "traceback": None, "ok": None}
+            self.steps.append(step)
             if left < LEAST_SECONDS:
-                outcome.state, outcome.error = "not run", "out of time"
-                self._print(f"not run  {step.name}: out of time")
+                step |= {"state": "not run", "error": "out of time"}
             else:
-                self._run(step, outcome)
+                self._print(
+                    f"start    {check.name} (at most {limit:.0f} s){f': {check.proves}' if check.proves else ''}"
+                )
+                self._run(check, setup, step)
             self.write()
 
-    def _run(self, step: Step, outcome: Outcome) -> None:
-        self._print(f"start    {step.name} (at most {outcome.limit:.0f} s)")
+    def _run(self, check: Check, setup: Setup, step: dict[str, Any]) -> None:
         self.write()
         start = time.monotonic()
         try:
-            with limited(outcome.limit):
-                for row in step.run():
-                    outcome.rows.append(row)
+            with limited(step["limit"]):
+                for row in check.run(setup):
+                    step["rows"].append(row)
                     self._print(f"         {format_row(row)}")
                     self.write()
-            outcome.state = "ok" if all(row.get("ok", True) for row in outcome.rows) else "FAILED"
-        except OutOfTimeError:
-            outcome.state, outcome.error = "out of time", f"it takes more than its {outcome.limit:.0f} s"
-            outcome.traceback = traceback.format_exc()
-        except Exception as error:  # whatever it is, the other steps can still tell something
-            outcome.state, outcome.error = "FAILED", traceback.format_exception_only(error)[-1].strip()
-            outcome.traceback = traceback.format_exc()
-        except BaseException as error:  # somebody stops the process: what is known stays
-            outcome.state, outcome.error = "FAILED", f"stopped by {type(error).__name__}"
-            outcome.traceback = traceback.format_exc()
-            raise
+            step["ok"] = all(row.get("ok", True) for row in step["rows"])
+            step["state"] = "ok" if step["ok"] else "FAILED"
+        except BaseException as error:  # what is known stays, and the other checks can still tell something
+            step["ok"] = False
+            step["state"] = "out of time" if isinstance(error, OutOfTimeError) else "FAILED"
+            step["error"] = traceback.format_exception_only(error)[-1].strip()
+            step["traceback"] = traceback.format_exc()
+            if not isinstance(error, Exception | OutOfTimeError):  # somebody stops the process
+                raise
         finally:
-            outcome.seconds = round(time.monotonic() - start, 2)
+            step["seconds"] = round(time.monotonic() - start, 2)
             self.write()
-            reason = f": {outcome.error}" if outcome.error else ""
-            self._print(f"{outcome.state:<8} {step.name} ({outcome.seconds:.1f} s){reason}")
+            reason = f": {step['error']}" if step["error"] else ""
+            self._print(f"{step['state']:<8} {check.name} ({step['seconds']:.1f} s){reason}")
 
     def _print(self, text: str) -> None:
-        print(f"[{time.monotonic() - self._start:6.1f} s] {text}", flush=True)
+        print(f"[{self.elapsed:6.1f} s] {text}", flush=True)
 
     def write(self) -> None:
         """Writes both files."""
-        steps = [{**asdict(outcome), "ok": outcome.ok} for outcome in self.outcomes]
-        data = {"machine": self.machine, "failed": self.failed, "steps": steps}
-        write_file(self.folder / "gpu_check.json", json.dumps(to_plain(data), indent=1, default=str).encode())
-        write_file(self.folder / "gpu_check.md", format_page(self.machine, self.outcomes).encode())
+        data = to_plain({"machine": self.machine, "failed": self.failed, "steps": self.steps})
+        write_file(self.folder / "gpu_check.json", json.dumps(data, indent=1).encode())
+        write_file(self.folder / "gpu_check.md", format_page(self.machine, self.steps).encode())
 
 
 @contextmanager
@@ -151,7 +127,7 @@ def limited(seconds: float) -> Iterator[None]:
     """Raises `OutOfTimeError` in the main thread after some seconds; ends the process should that have no effect."""
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise OutOfTimeError
+        raise OutOfTimeError(f"it takes more than its {seconds:.0f} s")
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, seconds)
@@ -179,20 +155,16 @@ def format_row(row: Row) -> str:
     return ("" if row.get("ok", True) else "WRONG: ") + ", ".join(cells)
 
 
-def format_page(machine: Mapping[str, Any], outcomes: Sequence[Outcome]) -> str:
-    """Formats all that is known as Markdown: the machine, the steps, and a table of the rows of each."""
+def format_page(machine: Mapping[str, Any], steps: Sequence[Row]) -> str:
+    """Formats all that is known as Markdown: the machine, the checks, and a table of the rows of each."""
     lines = ["# GPU check", "", *(f"- {key}: {format_value(value)}" for key, value in machine.items()), ""]
-    lines += format_table(
-        [
-            {"step": outcome.name, "result": outcome.state, "seconds": outcome.seconds, "error": outcome.error}
-            for outcome in outcomes
-        ]
-    )
-    for outcome in outcomes:
-        if outcome.rows:
-            lines += ["", f"## {outcome.name}", "", *format_table(outcome.rows)]
-        if outcome.traceback:
-            lines += ["", f"Traceback of {outcome.name}:", "", "```text", outcome.traceback.rstrip(), "```"]
+    titles = {"step": "name", "result": "state", "seconds": "seconds", "error": "error"}
+    lines += format_table([{title: step[key] for title, key in titles.items()} for step in steps])
+    for step in steps:
+        if step["rows"]:
+            lines += ["", f"## {step['name']}", "", *format_table(step["rows"])]
+        if step["traceback"]:
+            lines += ["", f"Traceback of {step['name']}:", "", "```text", step["traceback"].rstrip(), "```"]
     return "\n".join(lines) + "\n"
 
 

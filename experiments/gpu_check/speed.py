@@ -1,165 +1,158 @@
-"""Times the methods at the size of real images, beside the plain loop and the device's own rate."""
+"""Times methods on one image of full size, beside the plain loop and the device's own rate."""
 
-import gc
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache, lru_cache, partial
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from callbacks.iabn import IaBN
-from callbacks.method import Method
-from callbacks.seg_ttt import SegTTT
-from callbacks.tta import TTA
-from experiments.benchmark.cost import autocast, count_flops, exact_float32, measure_peak, measure_rate, time_call
-from experiments.benchmark.plain_loop import PlainLoop, PlainSettings, normalise
-from experiments.benchmark.random_weights import choose_rate, imitate_training
+from experiments.benchmark import cases, cost
+from experiments.benchmark.cases import Case
+from experiments.benchmark.plain_loop import PlainLoop, normalise
+from experiments.benchmark.random_weights import CLASSES, choose_rate, imitate_training
 from experiments.gpu_check.runner import Row
-from experiments.gpu_check.subjects import Setup, draw_pixels
+from experiments.gpu_check.subjects import Setup
 from lightning_modules.compilation import compile_network
 from lightning_modules.networks.deeplab_v1 import DeepLabV1
-from lightning_modules.predictor import predict_plainly
 
-ALPHA, SCALES, PSI = 0.1, (0.25, 0.5, 0.75), 0.7
-METHODS = ("plain", "IaBN", "Seg-TTT 10", "Seg-TTT 3", "TTA")  # the most wanted first
-PRECISIONS = {"float32 (TF32)": "32-true", "bf16": "bf16-mixed"}
+CASES = {  # the most wanted first
+    "plain": Case("t-BN"),
+    "IaBN": Case("IaBN"),
+    "Seg-TTT 10": Case("Seg-TTT", 10, "default"),
+    "Seg-TTT 3": Case("Seg-TTT", 3, "default"),
+    "TTA": Case("TTA"),
+}
+RATES = {"bf16": ("bf16-mixed", True), "float32 (TF32)": ("32-true", True), "float32": ("32-true", False)}
 REPEATS = 5
 
-Call = Callable[[], Tensor]
+
+@cache
+def measure_rate(setup: Setup, name: str) -> float:
+    """Measures how fast the device multiplies matrices in one of `RATES`, in TFLOP/s."""
+    precision, tf32 = RATES[name]
+    return cost.measure_rate(setup.device, precision, tf32, 128 if setup.tiny else None)
 
 
-class Timing:
-    """Times one backbone after another; keeps what later rows are compared with.
+def list_rates(setup: Setup) -> Iterator[Row]:
+    """Yields the rates."""
+    for name in RATES:
+        yield {"precision": name, "TFLOP/s": measure_rate(setup, name)}
 
-    Args:
-        setup: Where and how large.
-    """
 
-    def __init__(self, setup: Setup) -> None:
-        self.setup = setup
-        self.size = setup.timing_size
-        self.pixels = draw_pixels(self.size)
-        self.rates: dict[str, float] = {}
-        self._flops: dict[tuple[str, str], float] = {}
-        self._subject: tuple[str, DeepLabV1, Tensor, float] | None = None
+@lru_cache(maxsize=1)
+def make_subject(setup: Setup, backbone: str) -> tuple[DeepLabV1, Tensor, float]:
+    """Makes a network on the device, its image and its learning rate."""
+    image = normalise(setup.draw_pixels(1024, 2048)).to(setup.device)
+    network = setup.make_network(backbone).to(setup.device)
+    imitate_training(network, image)
+    return network, image, choose_rate(network, image)
 
-    def measure_rates(self) -> Iterator[Row]:
-        """Measures how fast the device multiplies matrices in each precision; `measure` asks for it if it must."""
-        device, size = self.setup.device, 128 if self.setup.tiny else None
-        modes: dict[str, tuple[str, AbstractContextManager]] = {
-            "bf16": ("bf16-mixed", nullcontext()),
-            "float32 (TF32)": ("32-true", allow_tf32()),
-            "float32": ("32-true", exact_float32()),
-        }
-        for name, (precision, context) in modes.items():
-            with context:
-                self.rates[name] = measure_rate(device, precision, size)
-            yield {"precision": name, "TFLOP/s": self.rates[name]}
 
-    def measure(self, backbone: str, precision: str, compiled: bool = False) -> Iterator[Row]:
-        """Times the methods in one of `PRECISIONS`."""
-        if not self.rates:
-            list(self.measure_rates())
-        network, image, lr = self._make(backbone)
-        try:
+def list_settings(case: Case, lr: float) -> dict[str, Any]:
+    """Returns the arguments of a method, and of its plain loop."""
+    return case.list_settings(alpha=0.1, scales=(0.25, 0.5, 0.75), psi=0.7, lr=lr)
+
+
+def make_call(setup: Setup, backbone: str, name: str, precision: str) -> cost.Call:
+    """Returns a call that predicts the image by one of `CASES`."""
+    network, image, lr = make_subject(setup, backbone)
+    method = CASES[name].make_method(list_settings(CASES[name], lr))
+    return cases.make_call(method, network, image, RATES[precision][0])
+
+
+@cache
+def count_tflop(setup: Setup, backbone: str, name: str) -> float:
+    """Counts the operations of one of `CASES`; the network must not be compiled."""
+    return cost.count_flops(make_call(setup, backbone, name, "bf16"))[0] / 1e12
+
+
+def time_methods(setup: Setup, backbone: str, precision: str, compiled: bool = False) -> Iterator[Row]:
+    """Times the methods in one of the precisions of `RATES`."""
+    network, *_ = make_subject(setup, backbone)
+    names = ["plain"] if compiled and setup.tiny else list(CASES)  # compiling takes long, however tiny
+    tflops = [count_tflop(setup, backbone, name) for name in names]
+    rate = measure_rate(setup, precision)
+    if compiled:
+        compile_network(network)
+    try:
+        for name, tflop in zip(names, tflops, strict=True):
+            row: Row = {"network": backbone, "precision": precision, "method": name}
+            call = make_call(setup, backbone, name, precision)
             if compiled:
-                compile_network(network, "default")
-            for name in METHODS[:1] if compiled and self.setup.tiny else METHODS:  # compiling takes long, however tiny
-                method = make_method(name, lr)
-
-                def call(method: Method | None = method) -> Tensor:
-                    with autocast(self.setup.device, PRECISIONS[precision]):
-                        return predict_plainly(network, image) if method is None else method.predict(network, image)
-
-                row: Row = {"network": backbone, "precision": precision, "method": name}
-                row |= self._time(call) if not compiled else self._time_compiled(call, network)
-                tflop = self._count(backbone, name, call, compiled)
-                if tflop is not None:
-                    row |= {"TFLOP": tflop, "of matrix rate": tflop / row["ms"] * 1000 / self.rates[precision]}
-                yield row
-        finally:
-            compile_network(network, "none")
-
-    def measure_plain_loop(self, backbone: str) -> Iterator[Row]:
-        """Times the methods as one writes them at first, in float32 (TF32)."""
-        network, image, lr = self._make(backbone)
-        trainable = network.adapted_layers
-        moving = [name for name, _ in network.named_parameters() if set(name.split(".")) & set(trainable)]
-        settings = {
-            "plain": PlainSettings(),
-            "IaBN": PlainSettings(ALPHA),
-            "Seg-TTT 10": PlainSettings(ALPHA, SCALES, PSI, 10, lr, moving),
-            "Seg-TTT 3": PlainSettings(ALPHA, SCALES, PSI, 3, lr, moving),
-            "TTA": PlainSettings(ALPHA, SCALES),
-        }
-        with tempfile.TemporaryDirectory() as folder, allow_tf32():
-            for name in METHODS:
-                loop = PlainLoop(network, Path(folder) / "checkpoint.pth", settings[name])
-                row = {"network": backbone, "precision": "float32 (TF32)", "method": f"plain loop: {name}"}
-                yield row | self._time(lambda loop=loop: loop.predict(self.pixels, image))  # type: ignore[misc]
-
-    def _make(self, backbone: str) -> tuple[DeepLabV1, Tensor, float]:
-        """Returns a network on the device, its image and learning rate; the latest is kept."""
-        if self._subject is None or self._subject[0] != backbone:
-            self._subject = None
-            self._free()
-            device = self.setup.device
-            image, network = normalise(self.pixels).to(device), self.setup.make_network(backbone).to(device)
-            imitate_training(network, image)
-            self._subject = backbone, network, image, choose_rate(network, image)
-        return self._subject[1:]
-
-    def _time(self, call: Call) -> Row:
-        """Returns the median milliseconds of some calls, and the peak memory of one."""
-        with allow_tf32():
-            self._free()
-            peak = measure_peak(call, self.setup.device)  # the first call is also the warm-up
-            if self.setup.device.type == "cuda":
-                peak = measure_peak(call, self.setup.device)  # without what the choice of an algorithm takes
-            times = sorted(time_call(call, self.setup.device) for _ in range(2 if self.setup.tiny else REPEATS))
-        return {"ms": times[len(times) // 2], "ms min": times[0], "ms max": times[-1], "peak MB": peak}
-
-    def _time_compiled(self, call: Call, network: DeepLabV1) -> Row:
-        """As `_time`; the first call also compiles."""
-        with allow_tf32():
-            seconds = time_call(call, self.setup.device) / 1000
-        failed = network._compiled_call_impl is None  # then it runs as it is written, with a warning that says why
-        return {"compiling s": seconds, "compiled": not failed} | self._time(call)
-
-    def _count(self, backbone: str, name: str, call: Call, compiled: bool) -> float | None:
-        """Returns the TFLOP of a method, counted once; None if only a compiled network could be asked."""
-        if (backbone, name) not in self._flops and not compiled:
-            self._flops[backbone, name] = count_flops(call)[0] / 1e12
-        return self._flops.get((backbone, name))
-
-    def _free(self) -> None:
-        gc.collect()
-        if self.setup.device.type == "cuda":
-            torch.cuda.empty_cache()
+                with fast_float32():
+                    row["compiling s"] = cost.time_call(call)
+                row["compiled"] = network._compiled_call_impl is not None  # else it runs as written, with a warning
+            row |= time_call(setup, call)
+            yield {**row, "TFLOP": tflop, "of matrix rate": tflop / row["ms"] * 1000 / rate}
+    finally:
+        compile_network(network, "none")
 
 
-def make_method(name: str, lr: float) -> Method | None:
-    """Makes one of `METHODS`; None is the plain forward."""
-    if name == "plain":
-        return None
-    if name == "IaBN":
-        return IaBN(ALPHA)
-    if name == "TTA":
-        return TTA(ALPHA, SCALES)
-    return SegTTT(ALPHA, PSI, num_steps=int(name.split()[1]), lr=lr, scales=SCALES)
+def time_plain_loop(setup: Setup, backbone: str) -> Iterator[Row]:
+    """Times the methods as one writes them at first, in float32 (TF32)."""
+    network, image, lr = make_subject(setup, backbone)
+    pixels = setup.draw_pixels(1024, 2048)
+    for name, case in CASES.items():
+        settings = list_settings(case, lr)
+        if case.steps:
+            settings["trainable"] = network.adapted_layers
+        with tempfile.TemporaryDirectory() as folder:
+            loop = PlainLoop(network, Path(folder) / "checkpoint.pth", **settings)
+            times = time_call(setup, partial(loop.predict, pixels, image))
+        yield {"network": backbone, "precision": "float32 (TF32)", "method": f"plain loop: {name}", **times}
+
+
+def time_call(setup: Setup, call: cost.Call) -> Row:
+    """Returns the milliseconds of some calls, and the peak memory of one."""
+    with fast_float32():
+        call()  # warm: chooses algorithms, which takes memory of its own
+        peak = cost.measure_peak(call, setup.device)
+        times = [1000 * cost.time_call(call) for _ in range(2 if setup.tiny else REPEATS)]
+    return {"ms": median(times), "ms min": min(times), "ms max": max(times), "peak MB": peak}
 
 
 @contextmanager
-def allow_tf32() -> Iterator[None]:
+def fast_float32() -> Iterator[None]:
     """Lets float32 products round to TF32, and cuDNN choose its algorithms by trying, as the GPU presets do."""
-    convolutions, products = torch.backends.cudnn, torch.get_float32_matmul_precision()
-    before = convolutions.allow_tf32, convolutions.benchmark
-    convolutions.allow_tf32 = convolutions.benchmark = True
-    torch.set_float32_matmul_precision("high")
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
     try:
-        yield
+        with cost.float32_products(tf32=True):
+            yield
     finally:
-        convolutions.allow_tf32, convolutions.benchmark = before
-        torch.set_float32_matmul_precision(products)
+        torch.backends.cudnn.benchmark = before
+
+
+def time_training(setup: Setup) -> Iterator[Row]:
+    """Times forward, loss, backward and SGD of one process in bf16, with both memory layouts."""
+    batch, side = (2, 64) if setup.tiny else (4, 512)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        step = make_training_step(setup, layout, batch, side)
+        for _ in range(2):
+            step()
+        times = [1000 * cost.time_call(step) for _ in range(3 if setup.tiny else 10)]
+        row = {"layout": str(layout).removeprefix("torch."), "batch": batch, "size": f"{side}x{side}"}
+        yield {**row, "ms per step": median(times)}
+
+
+def make_training_step(setup: Setup, layout: torch.memory_format, batch: int, side: int) -> cost.Call:
+    """Returns a call that trains a network on a batch of random square images."""
+    network = setup.make_network().to(setup.device).to(memory_format=layout).train()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(batch, 3, side, side, generator=generator).to(setup.device, memory_format=layout)
+    mask = torch.randint(0, CLASSES, (batch, side, side), generator=generator).to(setup.device)
+
+    def step() -> None:
+        with cost.autocast(setup.device, "bf16-mixed"):
+            loss = torch.nn.functional.cross_entropy(network(image).float(), mask)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step

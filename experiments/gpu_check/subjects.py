@@ -19,7 +19,7 @@ NEARLY_TIED = 0.05  # of two probabilities of a pixel: rounding decides such a l
 
 @dataclass(frozen=True)
 class Setup:
-    """Where and how large things are.
+    """Where things run, and how large they are.
 
     Attributes:
         device: That is checked.
@@ -29,16 +29,6 @@ class Setup:
     device: torch.device
     tiny: bool
 
-    @property
-    def check_size(self) -> tuple[int, int]:
-        """(height, width) of the images of the checks."""
-        return (64, 128) if self.tiny else (512, 1024)
-
-    @property
-    def timing_size(self) -> tuple[int, int]:
-        """(height, width) of the images that are timed."""
-        return (64, 128) if self.tiny else (1024, 2048)
-
     def make_network(self, backbone: str = "resnet50", dropout: float = 0.0) -> DeepLabV1:
         """Makes a network with random weights from seed 0, on the CPU."""
         torch.manual_seed(0)
@@ -46,9 +36,13 @@ class Setup:
             return DeepLabV1("resnet10", CLASSES, width=8, dropout=dropout)
         return DeepLabV1(backbone, CLASSES, dropout=dropout)
 
+    def draw_pixels(self, height: int, width: int) -> np.ndarray:
+        """Draws an (H, W, 3) uint8 RGB image, a tiny one if all is to be."""
+        return draw_pixels((64, 128) if self.tiny else (height, width))
+
     def make_subject(self, device: str | torch.device = "cpu", dropout: float = 0.0) -> tuple[DeepLabV1, Tensor]:
         """Makes a network that behaves like a trained one, and an image."""
-        image = normalise(draw_pixels(self.check_size)).to(device)
+        image = normalise(self.draw_pixels(512, 1024)).to(device)
         network = self.make_network(dropout=dropout).to(device)
         calm(network)
         imitate_training(network, image)
@@ -65,9 +59,9 @@ def calm(network: nn.Module) -> None:
             nn.init.constant_((block.bn3 if isinstance(block, Bottleneck) else block.bn2).weight, CALM)
 
 
-def draw_pixels(size: tuple[int, int], seed: int = 0) -> np.ndarray:
+def draw_pixels(size: tuple[int, int]) -> np.ndarray:
     """Draws (H, W, 3) uint8 RGB that is smooth, as photographs are: noise at three scales."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     total = torch.zeros(1, 3, *size)
     for divisor, weight in ((32, 1.0), (8, 0.4), (2, 0.1)):
         noise = torch.randn(1, 3, *(max(2, length // divisor) for length in size), generator=generator)
@@ -90,12 +84,7 @@ def is_unchanged(network: nn.Module, before: Mapping[str, Tensor]) -> bool:
 
 
 def share_equal(probabilities: Tensor, reference: Tensor) -> float:
-    """Returns the share of pixels with the label of the reference, among those that are not nearly tied there.
-
-    Args:
-        probabilities: (1, K, H, W).
-        reference: (1, K, H, W).
-    """
+    """Returns the share of pixels with the label of a (1, K, H, W) reference, among those not nearly tied there."""
     best = reference.cpu().topk(2, dim=1).values
     clear = best[:, 0] - best[:, 1] > NEARLY_TIED
     equal = probabilities.cpu().argmax(dim=1) == reference.cpu().argmax(dim=1)

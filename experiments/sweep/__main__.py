@@ -1,8 +1,287 @@
-"""`python -m experiments.sweep`."""
+"""The command line of sweeps without an account.
 
+Reads a sweep in Weights & Biases' format and runs it with Optuna: each trial is the same run that W&B's agent would
+start, `main.py validate`, in a folder of its own. A grid over a method's arguments runs in one pass over the images.
+The same command again goes on with what is left; several machines share a study by `--storage`.
+"""
+
+import argparse
+import hashlib
+import os
+import signal
 import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
 
-from experiments.sweep.run import run_command
+import optuna
+from optuna.pruners import NopPruner
+from optuna.trial import TrialState
+from wandb.sdk.launch.sweeps.utils import SWEEP_COMMAND_ENV_VAR_REGEX
+
+import main
+from callbacks.run.records import to_plain
+from experiments.command_line import drop_options, split_arguments, to_path
+from experiments.sweep.definition import Definition, read_definition
+from experiments.sweep.one_pass import explain_several, run_one_pass
+from experiments.sweep.report import list_rows, log_offline, write_report
+from experiments.sweep.search import (
+    SweepRun,
+    find_attempts,
+    hide_password,
+    make_pruner,
+    open_storage,
+    open_sweep,
+)
+from experiments.sweep.trial import (
+    Report,
+    TrialError,
+    build_arguments,
+    find_key,
+    name_folder,
+    read_metric,
+    resolve,
+    run_trial,
+)
+
+EXPERIMENT, CHECKPOINT = "SEGADAPT_EXPERIMENT", "SEGADAPT_CHECKPOINT"
+OF_AN_AGENT = ("WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_SERVICE")
+USUAL = "[${env}, ${interpreter}, ${program}, validate, ..., ${args}]"
+FORMAT = 2  # of what trials hold
+AGAIN = "Nothing is lost: the same command goes on with what is left"
+REFUSED = {
+    "test": "it scores targets, and nothing is chosen on targets: they are tested once, with what was chosen",
+    "fit": "it trains a network per trial, while a sweep chooses how to adapt one trained network, --checkpoint",
+}
+
+
+def run_command(args: Sequence[str] | None = None) -> int:
+    """Runs a sweep from its command line; returns the exit code: 130 after Ctrl-C or SIGTERM, 1 if something failed."""
+    own, more = split_arguments(args)
+    options = make_parser().parse_args(own)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as by Ctrl-C
+    try:
+        errors = run_sweep(options, more)
+    except KeyboardInterrupt:
+        print(f"\nStopped. {AGAIN}.", file=sys.stderr, flush=True)
+        return 130
+    except TrialError as error:
+        errors = {"main.py says": str(error)}
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 1
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    for name, message in errors.items():
+        print(f"error: {name}: {message}", file=sys.stderr)
+    if errors:
+        print(f"{AGAIN}, once this is mended.", file=sys.stderr, flush=True)
+    return 1 if errors else 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Makes the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.sweep",
+        description=(__doc__ or "").split("\n\n")[1],
+        epilog="arguments behind -- are handed on to main.py, behind those of the sweep's command",
+    )
+    parser.add_argument(
+        "sweep", type=to_path, help="a sweep in Weights & Biases' format, e.g. configs/sweep/alpha.yaml"
+    )
+    parser.add_argument("--experiment", help=f"config of the experiment, in place of ${EXPERIMENT}")
+    parser.add_argument("--checkpoint", help=f"trained network to adapt, in place of ${CHECKPOINT}")
+    parser.add_argument("--name", help="of the study (that of the sweep, or of its file)")
+    parser.add_argument("--folder", type=to_path, help="where to write (outputs/sweeps/NAME)")
+    parser.add_argument("--storage", help="database of the study, for several machines (a SQLite file in the folder)")
+    parser.add_argument("--trials", type=count, help="how many trials at most (run_cap of the sweep; a whole grid)")
+    parser.add_argument("--sampler", choices=("grid", "random", "tpe"), help="what chooses (the sweep's method)")
+    parser.add_argument("--no-pruning", action="store_true", help="run hopeless trials to their end")
+    parser.add_argument("--separate", action="store_true", help="one run per trial, also where one pass would do")
+    return parser
+
+
+def count(text: str) -> int:
+    """Reads a whole number above 0."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected a whole number above 0")
+    return number
+
+
+def run_sweep(options: argparse.Namespace, more: Sequence[str]) -> dict[str, str]:
+    """Runs what is left of a sweep, writes its report and prints what came out.
+
+    Args:
+        options: Of the command line.
+        more: Further arguments of main.py.
+
+    Returns:
+        What went wrong with the trials that failed, by their names.
+
+    Raises:
+        ValueError: If the sweep cannot be run.
+        TrialError: If main.py refuses the command of the sweep.
+        KeyboardInterrupt: On Ctrl-C.
+    """
+    set_environment(options)
+    definition = read_definition(options.sweep)
+    check_command(definition)
+    check_options(definition, more)
+    sampler = options.sampler or definition.sampler
+    total = find_total(definition, sampler, options.trials)
+    name = options.name or definition.name
+    folder: Path = options.folder or Path("outputs/sweeps") / name
+    args = build_arguments(definition, {parameter.name: parameter.first for parameter in definition.parameters}, more)
+    config = resolve(args)
+    settings = describe_settings(definition, config, find_weights(config))
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of signs of life
+    folder.mkdir(parents=True, exist_ok=True)
+    url = options.storage or f"sqlite:///{folder / 'study.db'}"
+    study = open_sweep(definition, open_storage(url), name, settings)
+    study.pruner = NopPruner() if options.no_pruning else make_pruner(definition.halving)
+    several = "--separate" if options.separate else explain_several(definition, sampler, total, config)
+    if several is None:
+        run = partial(run_one_pass, definition, study, folder, config["method"], more)
+    else:
+        run = partial(run_separately, definition, folder, more)
+        print(f"One run per trial: {several}.", file=sys.stderr, flush=True)
+    search = SweepRun(definition, study, run, total, folder, sampler, alone=several is None)
+    details = {"sampler": sampler, "storage": hide_password(url), "one_pass": several is None}
+    try:
+        search.run()
+    finally:
+        text = write_report(definition, study, folder, args, config, details)
+    rows = list_rows(definition, study)
+    if search.new and rows[0]["state"] == "finished":
+        try:
+            log_offline(definition, rows, folder)
+        except Exception as error:  # of a service beside: all that counts is written
+            print(f"The offline run for Weights & Biases could not be written: {error}", file=sys.stderr, flush=True)
+    running = sum(trial.state == TrialState.RUNNING for trial in find_attempts(study).values())
+    note = f"\n\n{running} trials are still running elsewhere: the same command shows the rest later."
+    print(f"{text}\n\nWritten to {folder}{note if running else ''}", flush=True)
+    return search.errors
+
+
+def run_separately(
+    definition: Definition, folder: Path, more: Sequence[str], values: Mapping[str, Any], report: Report
+) -> float:
+    """Scores values on the development set in a run of their own, see `run_trial`."""
+    place = folder / "trials" / name_folder(values)
+    return read_metric(run_trial(build_arguments(definition, values, more), place, report), definition.metric)
+
+
+def set_environment(options: argparse.Namespace) -> None:
+    """Sets what the command names by ``${envvar:...}``; keeps Weights & Biases offline: this is no run of an agent."""
+    for variable, value in ((EXPERIMENT, options.experiment), (CHECKPOINT, options.checkpoint)):
+        if value:
+            os.environ[variable] = value
+    for variable in OF_AN_AGENT:
+        os.environ.pop(variable, None)
+    if os.environ.get("WANDB_MODE") not in ("offline", "dryrun", "disabled"):
+        os.environ["WANDB_MODE"] = "offline"
+    os.environ["WANDB_SILENT"] = "true"
+
+
+def check_command(definition: Definition) -> None:
+    """Raises ValueError if the command of a sweep is none that chooses on the development set."""
+    command, where = definition.command, f"{definition.path}: command"
+    for variable in SWEEP_COMMAND_ENV_VAR_REGEX.findall(" ".join(command)):
+        if not os.environ.get(variable):
+            option = {EXPERIMENT: "--experiment EXPERIMENT.yaml, or ", CHECKPOINT: "--checkpoint best.ckpt, or "}
+            raise ValueError(
+                f"{where} needs ${{envvar:{variable}}}, which is not set: expected {option.get(variable, '')}export "
+                f"{variable}"
+            )
+    if "${program}" not in command or not {"${args}", "${args_no_boolean_flags}"} & set(command):
+        missing = "${args}, without which no trial differs" if "${program}" in command else "${program}"
+        raise ValueError(f"{where} has no {missing}: expected {USUAL}")
+    start = command.index("${program}")
+    if set(command[:start]) - {"${env}", "${interpreter}"}:
+        raise ValueError(f"{where} begins with {' '.join(command[:start])}: expected {USUAL}; export variables")
+    found = command[start + 1]
+    if found != "validate":
+        reason = REFUSED.get(found, "it does not score the development set")
+        raise ValueError(f"{where} has {found} after ${{program}}: {reason}. Expected {USUAL}")
+    if Path(definition.program).resolve() != Path(str(main.__file__)).resolve():
+        raise ValueError(
+            f"{definition.path}: program is {definition.program} in {Path.cwd()}: expected main.py; start this in the "
+            "folder of main.py"
+        )
+
+
+def check_options(definition: Definition, more: Sequence[str]) -> None:
+    """Raises ValueError if an argument for main.py would overrule what the sweep chooses."""
+    arguments = [*definition.constants, *(parameter.name for parameter in definition.parameters)]
+    whole = {name.partition(".")[0] for name in arguments if "." in name} & {"method", "model", "data"}
+    for argument in more:
+        name = argument.split("=")[0].removeprefix("--")
+        if name in whole or any(not drop_options([argument], own) for own in arguments):
+            raise ValueError(
+                f"--{name} behind -- would overrule what {definition.path} chooses: expected it in there, as a "
+                "parameter with one `value`, or in its command before ${args}"
+            )
+
+
+def find_weights(config: Mapping[str, Any]) -> Path:
+    """Returns the file of the trained network; raises ValueError without one, or if a run would choose on a target."""
+    if where := find_key(config.get("data"), "choose_on_target", "data"):
+        raise ValueError(
+            f"{where} is true: a sweep never chooses on a target. Use the development set (WildDash in the paper's "
+            "protocol), and test once with what was chosen"
+        )
+    path = config.get("ckpt_path") or config["model"].get("released")
+    if not path or not Path(path).expanduser().is_file():
+        raise ValueError(
+            f"the checkpoint {path} is not there: expected a trained network to adapt, --checkpoint FILE, as `main.py "
+            "fit` writes it"
+        )
+    return Path(path).expanduser()
+
+
+def find_total(definition: Definition, sampler: str, trials: int | None) -> int:
+    """Returns how many trials there are to be.
+
+    Raises:
+        ValueError: If nothing says so.
+    """
+    wanted = trials or definition.run_cap
+    if sampler == "grid":
+        points = len(definition.list_grid())
+        return points if wanted is None else min(points, wanted)
+    if wanted is None:
+        raise ValueError(
+            f"{definition.path}: nothing says how many trials {sampler} has: expected --trials, or run_cap in the sweep"
+        )
+    return wanted
+
+
+def describe_settings(definition: Definition, config: Mapping[str, Any], weights: Path) -> dict[str, Any]:
+    """Returns all that the values of a study depend on: two machines agree on it wherever their files lie."""
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    spaces = {parameter.name: f"{parameter.distribution} {parameter.quantum}" for parameter in definition.parameters}
+    settings = {
+        "format": FORMAT,
+        "metric": definition.metric,
+        "parameters": {**definition.constants, **spaces},
+        "weights": digest,
+        "trainer": {key: config["trainer"].get(key) for key in ("precision", "limit_val_batches")},
+        **{key: config.get(key) for key in ("model", "data", "method", "seed_everything")},
+    }
+    return to_plain(drop_places(settings))
+
+
+def drop_places(value: Any) -> Any:
+    """Leaves the folders of data and files of weights out of nested settings."""
+    if isinstance(value, Mapping):
+        return {key: drop_places(item) for key, item in value.items() if key not in ("root", "released", "num_workers")}
+    return [drop_places(item) for item in value] if isinstance(value, list) else value
+
 
 if __name__ == "__main__":
     sys.exit(run_command())

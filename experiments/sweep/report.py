@@ -4,62 +4,47 @@ import io
 import json
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import optuna
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import wandb
 import yaml
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from callbacks.run.records import find_commit, to_plain, write_file
 from experiments.command_line import drop_options
-from experiments.sweep.definition import Definition
-from experiments.sweep.parameters import Parameter
-from experiments.sweep.samplers import FINISHED, VALUES
-from experiments.sweep.search import IMAGES, find_best
+from experiments.sweep.definition import Definition, Parameter
+from experiments.sweep.search import IMAGES, POINT, VALUES, find_attempts, find_best
 from experiments.sweep.trial import format_value, name_point
 
 STATES = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "stopped", TrialState.RUNNING: "running"}
 
 
 def list_rows(definition: Definition, study: optuna.Study) -> list[dict[str, Any]]:
-    """Lists what was tried, the best first: finished points once each, then those that were stopped, then the rest."""
+    """Lists what was tried, the best first: finished points, then those that were stopped, then the rest."""
     rows: list[dict[str, Any]] = []
-    trials = [trial for trial in study.get_trials(deepcopy=False) if VALUES in trial.user_attrs]
-    order = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING, TrialState.WAITING, TrialState.FAIL]
-    for trial in sorted(trials, key=lambda trial: (order.index(trial.state), trial.number)):
-        values = trial.user_attrs[VALUES]
-        if any(row["values"] == values for row in rows):
+    for trial in find_attempts(study).values():
+        values, images = trial.user_attrs.get(VALUES), trial.user_attrs.get(IMAGES, 0)
+        if values is None or any(row["values"] == values for row in rows):  # not drawn yet, or drawn twice
             continue
-        rows.append(describe_trial(trial, values))
-    sign = -1 if definition.maximize else 1
-    rank = {"finished": 0, "stopped": 1}
+        stopped = trial.state == TrialState.PRUNED  # its score is over the images that it had seen
+        rows.append(
+            {
+                "number": trial.user_attrs[POINT],
+                "values": values,
+                "score": trial.intermediate_values.get(images) if stopped else trial.value,
+                "state": STATES.get(trial.state, "failed"),
+                "stopped_after": images if stopped else None,
+                "seconds": trial.user_attrs.get("seconds"),
+            }
+        )
+    sign, rank = -1 if definition.maximize else 1, {"finished": 0, "stopped": 1}
     return sorted(rows, key=lambda row: (rank.get(row["state"], 2), sign * (row["score"] or 0.0), row["number"]))
-
-
-def describe_trial(trial: FrozenTrial, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what a report says of a trial; the score of one that was stopped is over the images it had seen."""
-    images = trial.user_attrs.get(IMAGES)
-    score = trial.value if trial.state == TrialState.COMPLETE else None
-    if trial.state == TrialState.PRUNED and images in trial.intermediate_values:
-        score = trial.intermediate_values[images]
-    return {
-        "number": trial.number,
-        "values": dict(values),
-        "score": score,
-        "state": STATES.get(trial.state, "failed"),
-        "stopped_after": images,
-        "seconds": trial.user_attrs.get("seconds"),
-    }
 
 
 def format_table(definition: Definition, rows: Sequence[Mapping[str, Any]]) -> str:
@@ -74,22 +59,21 @@ def format_table(definition: Definition, rows: Sequence[Mapping[str, Any]]) -> s
     return "\n".join(lines)
 
 
-def make_test_command(command: Sequence[str], values: Mapping[str, Any], method: Path | None) -> list[str]:
-    """Returns the command line that tests what was chosen.
+def make_test_command(args: Sequence[str], values: Mapping[str, Any], method: Path | None) -> str:
+    """Returns the command that tests what was chosen.
 
     Args:
-        command: Of a trial.
+        args: Of main.py, for a trial.
         values: The best ones.
         method: The file of the method, if there is a method.
     """
-    place = command.index("validate")
-    left = command[place + 1 :]
+    left = list(args[1:])  # behind `validate`
     for name in ("method", "trainer.logger", *values):
         left = drop_options(left, name)
     left = [argument for argument in left if not argument.startswith("--config=") or "wandb.yaml" not in argument]
     own = [f"--{name}={value}" for name, value in values.items() if not name.startswith("method.")]
     chosen = [f"--method={method}"] if method else []
-    return ["python", command[place - 1], "test", *left, *own, *chosen]
+    return shlex.join(["python", "main.py", "test", *left, *own, *chosen])
 
 
 def choose_method(config: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -106,7 +90,7 @@ def write_report(
     definition: Definition,
     study: optuna.Study,
     folder: Path,
-    command: Sequence[str],
+    args: Sequence[str],
     config: Mapping[str, Any],
     details: Mapping[str, Any],
 ) -> str:
@@ -116,8 +100,8 @@ def write_report(
         definition: Of the sweep.
         study: With its trials.
         folder: To write into.
-        command: Of a trial.
-        config: What the command comes down to.
+        args: Of main.py, for a trial.
+        config: What they come down to.
         details: Further entries of `sweep.json`.
 
     Returns:
@@ -132,7 +116,7 @@ def write_report(
         "parameters": [parameter.name for parameter in definition.parameters],
         "trials": rows,
         "best": None if best is None else {"values": best.user_attrs[VALUES], "score": best.value},
-        "command": list(command),
+        "command": ["python", "main.py", *args],
         "commit": find_commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         **details,
@@ -147,13 +131,13 @@ def write_report(
             score = f"{definition.metric} {best.value:.2f} on the development set"
             head = f"# Chosen by the sweep {definition.name}: {name_point(values)}, {score}.\n"
             write_file(path, (head + yaml.safe_dump(to_plain(method), sort_keys=False)).encode())
-        test = shlex.join(make_test_command(command, values, path if method else None))
+        test = make_test_command(args, values, path if method else None)
         lines += [
             f"Best: {name_point(values)}, {definition.metric} {best.value:.2f}. Test it, once:",
             "",
             f"    {test}",
         ]
-        write_charts(definition, rows, folder)
+        draw_charts(definition, rows, folder)
     else:
         lines.append("No trial has finished yet.")
     text = "\n".join(lines)
@@ -162,58 +146,41 @@ def write_report(
     return text
 
 
-def write_charts(definition: Definition, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
-    """Draws the score against each parameter."""
-    figure = draw_charts(definition, rows)
+def draw_charts(definition: Definition, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """Draws the score against each parameter: a line for one, for several a panel of points each."""
+    count = len(definition.parameters)
+    figure = Figure(figsize=(max(5.0, 3.2 * count), 3.6), layout="constrained")
+    panels = figure.subplots(1, count, sharey=True, squeeze=False)[0]
+    kinds = {"finished": "o-" if count == 1 else "o", "stopped": "x"}
+    for axes, parameter in zip(panels, definition.parameters, strict=True):
+        place = arrange(parameter, rows, axes)
+        for state, marks in kinds.items():
+            points = sorted((place(row), row["score"]) for row in rows if row["state"] == state)
+            if points:
+                axes.plot(*zip(*points, strict=True), marks, ms=4, lw=1, label=state)
+        axes.plot(place(rows[0]), rows[0]["score"], "r*", ms=12, label="best")
+        axes.set_xlabel(parameter.name.removeprefix("method."))
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel(f"{definition.metric} (%)" if definition.metric.endswith("miou") else definition.metric)
+    panels[-1].legend(frameon=False, fontsize=8)
     for kind in ("png", "svg"):
         file = io.BytesIO()
         figure.savefig(file, format=kind, dpi=130)
         write_file(folder / f"sweep.{kind}", file.getvalue())
-    plt.close(figure)
 
 
-def draw_charts(definition: Definition, rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draws a line for one parameter, for several a panel of points each, with the best marked."""
-    parameters = definition.parameters
-    figure, panels = plt.subplots(
-        1,
-        len(parameters),
-        figsize=(max(5.0, 3.2 * len(parameters)), 3.6),
-        sharey=True,
-        squeeze=False,
-        layout="constrained",
-    )
-    done = [row for row in rows if row["state"] == "finished"]
-    stopped = [row for row in rows if row["state"] == "stopped" and row["score"] is not None]
-    for axes, parameter in zip(panels[0], parameters, strict=True):
-        place = arrange(parameter, [*done, *stopped], axes)
-        points = sorted((place(row), row["score"]) for row in done)
-        line = "o-" if len(parameters) == 1 else "o"
-        axes.plot(*zip(*points, strict=True), line, ms=4, lw=1, label="finished")
-        if stopped:
-            axes.plot(
-                *zip(*((place(row), row["score"]) for row in stopped), strict=True), "x", c="gray", label="stopped"
-            )
-        axes.plot(place(done[0]), done[0]["score"], "r*", ms=12, label="best")
-        axes.set_xlabel(parameter.name.removeprefix("method."))
-        axes.grid(alpha=0.3)
-    panels[0][0].set_ylabel(f"{definition.metric} (%)" if definition.metric.endswith("miou") else definition.metric)
-    panels[0][-1].legend(frameon=False, fontsize=8)
-    return figure
-
-
-def arrange(parameter: Parameter, rows: Sequence[Mapping[str, Any]], axes: Any) -> Any:
+def arrange(parameter: Parameter, rows: Sequence[Mapping[str, Any]], axes: Any) -> Callable[[Mapping[str, Any]], Any]:
     """Prepares an axis for the values of a parameter; returns where the value of a row is on it."""
     values = [row["values"][parameter.name] for row in rows]
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-        if parameter.logarithmic:
+        if min(values) > 0 and max(values) >= 50 * min(values):
             axes.set_xscale("log")
         elif all(isinstance(value, int) for value in values):
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         return lambda row: row["values"][parameter.name]
-    ordered = [value for value in parameter.values or values if value in values]
-    axes.set_xticks(range(len(ordered)), [format_value(value) for value in ordered], rotation=20)
-    return lambda row: ordered.index(row["values"][parameter.name])
+    choices = [parameter.to_value(drawn) for drawn in parameter.grid or []]
+    axes.set_xticks(range(len(choices)), [format_value(value) for value in choices], rotation=20)
+    return lambda row: choices.index(row["values"][parameter.name])
 
 
 def log_offline(definition: Definition, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
@@ -246,13 +213,3 @@ def log_offline(definition: Definition, rows: Sequence[Mapping[str, Any]], folde
 def plain_cell(value: Any) -> Any:
     """Returns what a column of a table may hold."""
     return value if value is None or isinstance(value, str | int | float) else json.dumps(value)
-
-
-def count_open(study: optuna.Study) -> int:
-    """Returns how many trials run elsewhere."""
-    return sum(trial.state == TrialState.RUNNING for trial in study.get_trials(deepcopy=False))
-
-
-def is_finished(row: Mapping[str, Any]) -> bool:
-    """Returns whether a row is of a trial that is over."""
-    return row["state"] in {STATES[state] for state in FINISHED}

@@ -1,21 +1,230 @@
-"""One trial of a sweep: `main.py validate` with some values, in a folder of its own, watched as it scores images."""
+"""One trial of a sweep: `main.py validate` in this process, in a folder of its own, watched as it scores images."""
 
+import gc
 import hashlib
 import json
+import logging
 import os
+import re
+import signal
+import sys
+import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextvars import ContextVar
+from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from callbacks.results import RECORDS, SUMMARY
-from experiments.sweep.child import run_child
-from experiments.sweep.command import QUIET, build_command, find_key
+import optuna
+import torch
+import yaml
+from pytorch_lightning import Callback, LightningModule, Trainer
+from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+
+import main
+from callbacks.results import RECORDS, SUMMARY, read_records
+from callbacks.run.processes import explain_error
 from experiments.sweep.definition import Definition
 from lightning_modules.metrics import Scores
 
-MIOU = "val/miou"
-LONGEST = 120  # of a folder's name
-Report = Callable[[int, float | None], None]
+QUIET = ("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false")
+WATCHED = "--trainer.callbacks+=experiments.sweep.trial.ScoreReporter"
+LONGEST = 100  # of a folder's name, without its hash
+Report = Callable[[int, float], None]
+
+CURRENT: ContextVar[tuple[Path, Report] | None] = ContextVar("CURRENT", default=None)  # the run that is watched
+
+
+class TrialError(RuntimeError):
+    """main.py ended with an error; the message is its own."""
+
+
+def build_arguments(definition: Definition, values: Mapping[str, Any], more: Sequence[str] = ()) -> list[str]:
+    """Builds the arguments of main.py for a trial, with the macros replaced by Weights & Biases' own functions.
+
+    Args:
+        definition: Of the sweep.
+        values: Of the parameters that are chosen.
+        more: Further arguments of main.py.
+    """
+    arguments = {name: {"value": value} for name, value in {**definition.constants, **values}.items()}
+    macros = create_sweep_command_args({"args": arguments})
+    command = create_sweep_command(list(definition.command))
+    own: list[str] = []
+    for chunk in command[command.index("${program}") + 1 :]:
+        own += macros[chunk[2:-1]] if chunk.startswith("${args") else [chunk]
+    return [*own, *more]
+
+
+def resolve(args: Sequence[str]) -> dict[str, Any]:
+    """Returns what arguments of main.py come down to: the whole configuration, with defaults and files read.
+
+    Raises:
+        TrialError: If main.py refuses them; has its message.
+    """
+    output = StringIO()
+    call_main([*args, "--print_config"], output, StringIO())
+    return yaml.safe_load(output.getvalue())
+
+
+def run_trial(args: Sequence[str], place: Path, report: Report) -> dict[str, Any]:
+    """Runs main.py in a folder, in which it resumes; what it prints goes into `log.txt`.
+
+    Args:
+        args: Of main.py.
+        place: The folder.
+        report: Told, every few images, their number and the mean IoU in percent over them, those of earlier runs
+            included; may raise, which ends the run.
+
+    Returns:
+        Its summary, `results.json`.
+
+    Raises:
+        TrialError: If main.py ends with an error.
+    """
+    place.mkdir(parents=True, exist_ok=True)
+    token = CURRENT.set((place / RECORDS, report))
+    try:
+        with (place / "log.txt").open("a+", encoding="utf-8") as log:
+            call_main([*args, f"--results.folder={place}", *QUIET, WATCHED], log, log)
+    finally:
+        CURRENT.reset(token)
+    return json.loads((place / SUMMARY).read_text(encoding="utf-8"))
+
+
+def call_main(args: Sequence[str], output: TextIO, log: TextIO) -> None:
+    """Runs main.py in this process, and leaves nothing of the run behind in it.
+
+    Args:
+        args: Of main.py.
+        output: Where its output goes.
+        log: Where its messages and errors go; can be read.
+
+    Raises:
+        TrialError: If it ends with an error.
+        KeyboardInterrupt: On Ctrl-C and SIGTERM, which Lightning turns into an exit.
+    """
+    start = log.tell()
+    with redirect_stdout(output), redirect_stderr(log), restoring_process(args, log):
+        try:
+            main.main(list(args))
+        except SystemExit as end:
+            if isinstance(end.__context__, KeyboardInterrupt):
+                raise end.__context__ from None
+            if end.code:
+                log.seek(start)
+                raise TrialError(log.read().rpartition("error: ")[2].strip() or f"exit code {end.code}") from None
+        except optuna.TrialPruned:
+            raise
+        except Exception as error:
+            traceback.print_exc()
+            raise TrialError(explain_error(error) or type(error).__name__) from error
+
+
+@contextmanager
+def restoring_process(args: Sequence[str], log: TextIO) -> Iterator[None]:
+    """Puts back what a run changes in its process, at the end of the ``with`` block.
+
+    Within, this process looks as if started by `python main.py ...`: Lightning starts as many more for several devices.
+
+    Args:
+        args: Of main.py.
+        log: Where Lightning's messages go.
+    """
+    program: Any = sys.modules["__main__"]
+    environment, argv, spec = dict(os.environ), sys.argv, program.__spec__
+    actions = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
+    spoken = [(handler, handler.setStream(log)) for logger in loggers for handler in logger.handlers]  # type: ignore[attr-defined]
+    sys.argv, program.__spec__ = [str(main.__file__), *args], None
+    try:
+        with warnings.catch_warnings():
+            yield
+    finally:
+        sys.argv, program.__spec__ = argv, spec
+        os.environ.clear()
+        os.environ.update(environment)
+        for number, action in actions.items():
+            signal.signal(number, action)
+        for handler, stream in spoken:
+            handler.setStream(stream)  # type: ignore[attr-defined]
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+        gc.collect()
+
+
+class ScoreReporter(Callback):
+    """Reports the mean IoU over the images so far to the trial that runs; on several devices there is none."""
+
+    every = 5  # images
+
+    def __init__(self) -> None:
+        self._images = 0
+        self._sums: dict[str, Scores] = {}
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Counts the images that an earlier run has scored."""
+        current = CURRENT.get()
+        if current is not None and current[0].exists():
+            for record in read_records(current[0]):
+                self._add(trainer, record["domain"], Scores.from_record(record))
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Counts the images of a batch."""
+        for scores in outputs["scores"]:
+            self._add(trainer, outputs["domain"], scores)
+
+    def _add(self, trainer: Trainer, domain: str, scores: Scores) -> None:
+        current = CURRENT.get()
+        if current is None or trainer.world_size > 1:
+            return
+        self._sums[domain] = self._sums[domain] + scores if domain in self._sums else scores
+        self._images += 1
+        if self._images % self.every == 0:
+            miou = [sums.summarize()["miou"] for sums in self._sums.values()]
+            current[1](self._images, 100 * sum(miou) / len(miou))
+
+
+def read_metric(summary: Mapping[str, Any], metric: str) -> float:
+    """Reads a score of a finished run.
+
+    Args:
+        summary: Of the run.
+        metric: Such as ``val/miou`` (the mean over the domains) or ``val/development/ece``.
+
+    Raises:
+        TrialError: If there is no such score, or the run chose on a target.
+    """
+    if where := find_key(summary.get("data"), "choose_on_target", "data"):
+        raise TrialError(f"{where} is true: a sweep never chooses on a target")
+    scores = {f"val/{name}": score for name, score in summary["mean"].items()}
+    for domain, own in summary["domains"].items():
+        scores |= {f"val/{domain}/{name}": score for name, score in own.items() if isinstance(score, int | float)}
+    if scores.get(metric) is None:
+        raise TrialError(f"the results have no {metric}: expected one of {', '.join(scores)}")
+    return float(scores[metric])
+
+
+def find_key(value: Any, key: str, place: str) -> str | None:
+    """Returns the dotted place at which a key of nested settings is true; None if there is none."""
+    if isinstance(value, list):
+        value = dict(enumerate(value))
+    if not isinstance(value, Mapping):
+        return None
+    if value.get(key):
+        return f"{place}.{key}"
+    found = (find_key(item, key, f"{place}.{name}") for name, item in value.items())
+    return next((where for where in found if where), None)
 
 
 def name_point(values: Mapping[str, Any]) -> str:
@@ -31,121 +240,7 @@ def format_value(value: Any) -> str:
 
 
 def name_folder(values: Mapping[str, Any]) -> str:
-    """Names the folder of values: the same values have the same folder, so that what is there goes on."""
+    """Names the folder of values: the same values have the same folder, so that what is there resumes."""
     text = ",".join(f"{name}={value!r}" for name, value in values.items())
-    kept = "".join(mark if mark.isalnum() or mark in "=,.-_[]" else "_" for mark in text)
-    if len(kept) <= LONGEST and kept == text:
-        return kept
-    return f"{kept[: LONGEST - 17]}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-
-
-class TrialRunner:
-    """Runs trials as processes.
-
-    Args:
-        definition: Of the sweep.
-        folder: Of the sweep; each trial has its own in there.
-        more: Further arguments of main.py.
-    """
-
-    def __init__(self, definition: Definition, folder: Path, more: Sequence[str] = ()) -> None:
-        self.definition = definition
-        self.folder = folder
-        self.more = list(more)
-
-    def __call__(self, values: Mapping[str, Any], report: Report) -> float:
-        """Scores values on the development set.
-
-        Args:
-            values: Of the parameters that are chosen.
-            report: Told, as images are scored, their number and the mean IoU in percent over them (None if that is not
-                what the sweep goes by); may raise, which ends the trial.
-
-        Returns:
-            The value of the sweep's metric.
-
-        Raises:
-            ChildError: If main.py ends with an error.
-            ValueError: If there is no such score, or it was chosen on a target.
-        """
-        place = self.folder / "trials" / name_folder(values)
-        more = [*self.more, f"--results.folder={place}", *QUIET]
-        scores = RunningScores(place / RECORDS)
-
-        def watch() -> None:
-            for images, miou in scores.read_new():
-                report(images, miou if self.definition.metric == MIOU else None)
-
-        run_child(build_command(self.definition, values, more), place / "log.txt", watch)
-        return read_metric(place, self.definition.metric)
-
-
-class RunningScores:
-    """The mean IoU over the first images of a run, while it goes on.
-
-    Under several processes these are the images of the first one: the same in every run of as many processes.
-
-    Args:
-        path: Of the records.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._begin()
-
-    def _begin(self) -> None:
-        self._start = 0
-        self._images = 0
-        self._sums: dict[str, Scores] = {}
-
-    def read_new(self) -> Iterator[tuple[int, float]]:
-        """Yields, for each image that was scored since the last call, its number and the mean IoU in percent so far."""
-        try:
-            with self.path.open("rb") as file:
-                if file.seek(0, os.SEEK_END) < self._start:  # a run that goes on has left records out
-                    self._begin()
-                file.seek(self._start)
-                lines = file.readlines()
-        except FileNotFoundError:
-            return
-        for line in lines:
-            if not line.endswith(b"\n"):
-                return
-            self._start += len(line)
-            try:
-                record = json.loads(line)
-                scores, domain = Scores.from_record(record), record["domain"]
-            except (ValueError, KeyError, TypeError):  # cut off by a kill, and left out when the run goes on
-                continue
-            self._sums[domain] = self._sums[domain] + scores if domain in self._sums else scores
-            self._images += 1
-            miou = [sums.summarize()["miou"] for sums in self._sums.values()]
-            yield self._images, 100 * sum(miou) / len(miou)
-
-
-def read_metric(place: Path, metric: str) -> float:
-    """Reads a score of a finished run.
-
-    Args:
-        place: Folder of the run.
-        metric: Such as ``val/miou`` (the mean over the domains) or ``val/development/ece``.
-
-    Raises:
-        ValueError: If there is no such score, or the run chose on a target.
-    """
-    path = place / SUMMARY
-    try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read ({error}): expected the results of a finished run") from error
-    where = find_key(summary.get("data"), "choose_on_target", "data")
-    if where:
-        raise ValueError(f"{path}: {where} is true: a sweep never chooses on a target")
-    scores = {f"val/{name}": score for name, score in summary["mean"].items()}
-    for domain, own in summary["domains"].items():
-        scores |= {f"val/{domain}/{name}": score for name, score in own.items() if isinstance(score, int | float)}
-    score = scores.get(metric)
-    if summary["complete"] is not True or score is None:
-        problem = "is of a run that did not end" if summary["complete"] is not True else f"has no {metric}"
-        raise ValueError(f"{path} {problem}: expected one of {', '.join(scores)}")
-    return float(score)
+    short = re.sub(r"[^\w=,.-]", "_", text)[:LONGEST]
+    return f"{short}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

@@ -52,7 +52,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Line:
+class BuiltLine:
     """A row of a table with its numbers.
 
     Attributes:
@@ -78,7 +78,7 @@ class BuiltPart:
     """
 
     part: Part
-    lines: list[Line]
+    lines: list[BuiltLine]
 
 
 @dataclass
@@ -139,7 +139,7 @@ def describe_measurement(summaries: Sequence[Mapping[str, Any]]) -> str:
     return f"{'; '.join(devices)}{more}" if devices else ""
 
 
-def build_lines(plan: Plan, original: Part, part: Part, row: Row, found: Mapping[Run, Found]) -> list[Line]:
+def build_lines(plan: Plan, original: Part, part: Part, row: Row, found: Mapping[Run, Found]) -> list[BuiltLine]:
     """Builds a row, or the points of a curve.
 
     Args:
@@ -160,7 +160,7 @@ def build_lines(plan: Plan, original: Part, part: Part, row: Row, found: Mapping
                 cells.append(make_cell(plan, original, single, key, column, values[column]))
         other = original.columns != part.columns
         real = {key: find_printed_mean(original, row, key) for key in part.metrics} if other else {}
-        lines.append(Line(single, cells, real, point))
+        lines.append(BuiltLine(single, cells, real, point))
     return lines
 
 
@@ -189,13 +189,13 @@ def write_command(plan: Plan, run: Run) -> str:
     chosen = read_selection(plan, run.experiment) if plan.needs_selection(run) else None
     members = [f"{experiment}.ckpt" for experiment in plan.world.list_members(run.experiment)]
     stage = "test" if run.stage == "test" else "validate"
-    words = ["python", "main.py", stage, "--config", shorten(str(config)), "--ckpt_path", f"{run.experiment}.ckpt"]
-    words += [shorten(word) for word in plan.list_arguments(run, chosen, members if run.is_ensemble else ())]
+    words = ["python", "main.py", stage, "--config", shorten_path(str(config)), "--ckpt_path", f"{run.experiment}.ckpt"]
+    words += [shorten_path(word) for word in plan.list_arguments(run, chosen, members if run.is_ensemble else ())]
     words += ["--results.folder", str(plan.find_results(run))]
     return shlex.join(words)
 
 
-def shorten(text: str) -> str:
+def shorten_path(text: str) -> str:
     """Writes paths below the checkout relative to it."""
     return text.replace(f"{ROOT}/", "")
 

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from callbacks.run.records import write_file
-from experiments.command_line import split_arguments, to_path
+from experiments.command_line import add_quick, make_parser, parse, to_path
 from experiments.pages import insert_report
 from experiments.tables.build import BuiltTable, build_table
 from experiments.tables.execution import QUICK, list_tasks, run_tasks
 from experiments.tables.figures import draw_figure
-from experiments.tables.formats import CONSTRUCTED, format_csv, format_latex, format_markdown
+from experiments.tables.formats import CONSTRUCTED, make_csv, make_latex, make_page
 from experiments.tables.paper import NAMES, Table, read_table
 from experiments.tables.runs import WORLDS, Plan, Run
 
@@ -20,33 +20,20 @@ PICTURES = "tables"  # folder beside a page
 
 def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
     """Parses the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.tables", description=__doc__, epilog="After -- come more arguments for main.py."
-    )
+    parser = make_parser("tables", __doc__)
     parser.add_argument("names", nargs="+", metavar="NAME", help=f"{', '.join(NAMES)}, or {ALL}")
     parser.add_argument("--run", action="store_true", help="train and test what is missing, each once")
-    parser.add_argument(
-        "--world",
-        choices=list(WORLDS),
-        default="licensed",
-        help="the paper's data sets, or generated scenes (%(default)s)",
-    )
-    parser.add_argument(
-        "--folder", type=to_path, help="holds EXPERIMENT/test/METHOD/results.json (outputs/tables/WORLD)"
-    )
+    world = "the paper's data sets, or generated scenes (%(default)s)"
+    parser.add_argument("--world", choices=list(WORLDS), default="licensed", help=world)
+    folder = "holds EXPERIMENT/test/METHOD/results.json (outputs/tables/WORLD)"
+    parser.add_argument("--folder", type=to_path, help=folder)
     parser.add_argument("--experiments", nargs="+", metavar="NAME", help="run these experiments alone")
-    parser.add_argument(
-        "--settings",
-        choices=["paper", "selected"],
-        help="the published ones, or chosen on the development set (licensed: paper; street_scenes: selected)",
-    )
+    settings = "the published ones, or chosen on the development set (licensed: paper; street_scenes: selected)"
+    parser.add_argument("--settings", choices=["paper", "selected"], help=settings)
     parser.add_argument("--jobs", type=int, default=1, help="how many trainings and tests at a time (%(default)s)")
     parser.add_argument("--page", type=to_path, help="also write all of it between the marks of this page")
-    parser.add_argument("--quick", action="store_true", help="a tiny budget: shows that all works, not how well")
-    own, more = split_arguments(args)
-    parsed = parser.parse_args(own)
-    parsed.options = more
-    return parsed
+    add_quick(parser)
+    return parse(parser, args)
 
 
 def make_plan(arguments: argparse.Namespace) -> Plan:
@@ -65,7 +52,7 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
         raise ValueError(f"--jobs is {arguments.jobs}: expected 1 or more")
     folder = arguments.folder or Path("outputs/tables") / (world.name + ("_quick" if arguments.quick else ""))
     options = [*(QUICK if arguments.quick else ()), *arguments.options]
-    return Plan(world, policy, folder.expanduser(), tuple(options))
+    return Plan(world, policy, folder, tuple(options))
 
 
 def list_tables(names: Sequence[str]) -> list[Table]:
@@ -90,8 +77,8 @@ def list_all_runs(plan: Plan, tables: Sequence[Table], experiments: Sequence[str
 def write_table(built: BuiltTable) -> str:
     """Draws and writes a table in all formats; returns its Markdown."""
     draw_figure(built)
-    page = format_markdown(built)
-    texts = {"md": page, "csv": format_csv(built), "tex": format_latex(built)}
+    page = make_page(built)
+    texts = {"md": page, "csv": make_csv(built), "tex": make_latex(built)}
     for suffix, text in texts.items():
         write_file(built.plan.folder / f"{built.table.name}.{suffix}", text.encode())
     return page
@@ -101,7 +88,7 @@ def write_page(page: Path, built: Sequence[BuiltTable], plan: Plan) -> None:
     """Writes all tables between the marks of a page, and their pictures into a folder beside it."""
     begin = f"`python -m experiments.tables all --run --world {plan.world.name}`\n\n"
     begin += f"{CONSTRUCTED}\n\n" if plan.world.targets else ""
-    texts = [format_markdown(table, level=2, place=f"{PICTURES}/") for table in built]
+    texts = [make_page(table, level=2, place=f"{PICTURES}/") for table in built]
     insert_report(page, begin + "\n".join(text.replace(f"{CONSTRUCTED}\n\n", "") for text in texts))
     for picture in (picture for table in built for picture in table.pictures):
         write_file(page.parent / PICTURES / f"{picture}.png", (plan.folder / f"{picture}.png").read_bytes())

@@ -1,28 +1,31 @@
 """Runs what the tables lack: each training, each selection and each test once, several at a time if wanted."""
 
 import json
-import logging
 import multiprocessing
 import os
 import signal
 import threading
 import time
 import traceback
-import warnings
-from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from itertools import groupby
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
+from callbacks.run.records import write_file
+from experiments.command_line import quieten
+from experiments.protocol import Grids, Protocol
+from experiments.study import QUIET
 from experiments.tables.results import read_results, read_selection
 from experiments.tables.runs import PICTURED, Plan, Run, read_defaults, read_method
 
 LOG = "log.txt"
-QUIET = ("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false")
+KINDS = ("train", "select", "test")  # in the order in which they are done
+KILLED = "its process was killed, or that of a step beside it: out of memory? Try fewer --jobs"
 QUICK = (
     "--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.limit_val_batches=2",
     "--trainer.limit_test_batches=2",
@@ -64,109 +67,77 @@ class Task:
 
 
 def list_tasks(plan: Plan, runs: Sequence[Run]) -> list[Task]:
-    """Lists what has to be done for some runs, in an order that works: what an experiment needs comes together."""
-    tasks: dict[Task, None] = {}
-    for run in sorted(runs, key=lambda run: run.experiment):
-        if read_results(plan, run).summary is not None:
-            continue
-        task = Task("test", run.experiment, run)
-        for needed in sorted(task.list_needed(plan), key=lambda task: (task.kind != "train", task.experiment)):
-            tasks[needed] = None
-        tasks[task] = None
-    return list(tasks)
+    """Lists what has to be done for the runs that have no results: all trainings, all choices, all tests."""
+    missing = [run for run in sorted(runs, key=lambda run: run.experiment) if read_results(plan, run).summary is None]
+    tests = [Task("test", run.experiment, run) for run in missing]
+    needed = {task: None for test in tests for task in sorted(test.list_needed(plan), key=lambda task: task.experiment)}
+    return sorted([*needed, *tests], key=lambda task: KINDS.index(task.kind))
 
 
 def run_tasks(plan: Plan, tasks: Sequence[Task], jobs: int) -> list[str]:
-    """Does all that there is to do; a failure stops only what depends on it.
+    """Does all that there is to do: first the trainings, then the choices, then the tests.
 
     Args:
         plan: Of the runs.
-        tasks: In an order that works.
+        tasks: In the order of their kinds.
         jobs: How many at a time, each in a process of its own with a share of the cores; 1 works in this process.
 
     Returns:
-        What failed, and why.
+        What failed, and why. A failure stops only what needs it.
     """
-    progress = Progress(len(tasks))
     failed: dict[Task, str] = {}
-    waiting = list(tasks)
-    done: set[Task] = set()
+    begin, left = time.monotonic(), len(tasks)
+    processes: AbstractContextManager[Executor | None] = nullcontext() if jobs == 1 else open_pool(plan, jobs)
+    with processes as pool:
+        for _, group in groupby(tasks, key=lambda task: task.kind):
+            ready = []
+            for task in group:
+                if task.list_needed(plan) & failed.keys():
+                    failed[task] = "what it needs failed"
+                    left -= 1
+                else:
+                    ready.append(task)
+            for task, error in perform_all(plan, ready, pool):
+                left -= 1
+                if error is not None:
+                    failed[task] = error
+                minutes, seconds = divmod(int(time.monotonic() - begin), 60)
+                outcome = "failed" if error else "done"
+                print(f"[{minutes:3d}:{seconds:02d}]  {task.title}: {outcome}; {left} of the steps left", flush=True)
+    return [f"{task.title}: {error}" for task, error in failed.items()]
 
-    def take() -> Task | None:
-        for task in [task for task in waiting if any(needed in failed for needed in task.list_needed(plan))]:
-            waiting.remove(task)
-            failed[task] = "what it needs failed"
-            progress.finish(task, "left out, what it needs failed")
-        ready = [task for task in waiting if all(needed in done for needed in task.list_needed(plan))]
-        if not ready:
-            return None
-        waiting.remove(ready[0])
-        return ready[0]
 
-    def settle(task: Task, error: str | None) -> None:
-        if error is None:
-            done.add(task)
-        else:
-            failed[task] = error
-        progress.finish(task, "failed" if error else "")
+def perform_all(plan: Plan, tasks: Sequence[Task], pool: Executor | None) -> Iterator[tuple[Task, str | None]]:
+    """Does steps that do not need each other; yields each with why it failed, None if it did not."""
+    if pool is None:
+        for task in tasks:
+            yield task, perform(plan, task)
+        return
+    running: dict[Task, Future[str | None]] = {}
+    with suppress(BrokenProcessPool):  # then all fail; what is written goes on when it is started again
+        for task in tasks:
+            running[task] = pool.submit(perform, plan, task)
+    yield from ((task, KILLED) for task in tasks if task not in running)
+    tasks_by_future = {future: task for task, future in running.items()}
+    for future in as_completed(tasks_by_future):
+        error = KILLED if isinstance(future.exception(), BrokenProcessPool) else future.result()
+        yield tasks_by_future[future], error
 
-    if jobs == 1:
-        while (task := take()) is not None:
-            progress.start(task)
-            settle(task, perform(plan, task))
-        return [f"{task.title}: {error}" for task, error in failed.items()]
+
+@contextmanager
+def open_pool(plan: Plan, jobs: int) -> Iterator[Executor]:
+    """Opens the processes that do the steps; ends them if this one stops."""
     threads = max(1, (os.cpu_count() or 1) // jobs)
     os.environ["OMP_NUM_THREADS"] = str(threads)
     context = multiprocessing.get_context("spawn")
     reader, writer = context.Pipe(duplex=False)
-    with writer, ProcessPoolExecutor(jobs, context, prepare_worker, (reader, threads, plan.folder / LOG)) as pool:
-        running: dict[Future[str | None], Task] = {}
+    log = plan.folder / LOG
+    with writer, ProcessPoolExecutor(jobs, context, prepare_worker, (reader, threads, log)) as pool:
         try:
-            while True:
-                while len(running) < jobs and (task := take()) is not None:
-                    progress.start(task)
-                    running[pool.submit(perform, plan, task)] = task
-                if not running:
-                    break
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    error = future.result()
-                    settle(running.pop(future), error)
-        except BrokenProcessPool:  # ends the others too; what is written goes on when it is started again
-            for task in running.values():
-                settle(task, "its process was killed, or that of a step beside it: out of memory? Try fewer --jobs")
+            yield pool
         except BaseException:
             writer.close()  # ends the workers, which the pool would wait for
             raise
-    return [f"{task.title}: {error}" for task, error in failed.items()]
-
-
-class Progress:
-    """Says what runs and how much is left.
-
-    Args:
-        total: Number of tasks.
-    """
-
-    def __init__(self, total: int) -> None:
-        self.left = total
-        self.begin = time.monotonic()
-        self._started: dict[Task, float] = {}
-
-    def start(self, task: Task) -> None:
-        """Says that a task begins."""
-        self._started[task] = time.monotonic()
-        print(f"{self._clock()}  {task.title} ...", flush=True)
-
-    def finish(self, task: Task, remark: str = "") -> None:
-        """Says that a task ended."""
-        self.left -= 1
-        seconds = time.monotonic() - self._started.get(task, time.monotonic())
-        remark = remark or f"{seconds:.0f} s"
-        print(f"{self._clock()}  {task.title}: {remark}; {self.left} of the steps left", flush=True)
-
-    def _clock(self) -> str:
-        minutes, seconds = divmod(int(time.monotonic() - self.begin), 60)
-        return f"[{minutes:3d}:{seconds:02d}]"
 
 
 def prepare_worker(parent: Connection, threads: int, log: Path) -> None:
@@ -197,24 +168,22 @@ def prepare_worker(parent: Connection, threads: int, log: Path) -> None:
 
 def perform(plan: Plan, task: Task) -> str | None:
     """Does one step; returns why it failed, None if it did not."""
-    os.environ.setdefault("WANDB_SILENT", "true")
+    quieten()
     os.environ.setdefault("WANDB_MODE", "offline")
-    warnings.filterwarnings("ignore", module="pytorch_lightning")
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    print(f"{task.title} ...", flush=True)
     try:
+        protocol = make_protocol(plan, task.experiment)
         if task.kind == "train":
-            make_protocol(plan, task.experiment).train()
+            protocol.train()
         elif task.kind == "select":
-            make_protocol(plan, task.experiment).select()
-        else:
-            assert task.run is not None
-            test(plan, task.run)
+            protocol.select()
+        elif task.run is not None:
+            test(plan, task.run, protocol)
     except (Exception, SystemExit) as error:
         if is_interrupt(error):
             raise
         path = plan.folder / task.experiment / "error.txt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(traceback.format_exc(), encoding="utf-8")
+        write_file(path, traceback.format_exc().encode())
         return f"{type(error).__name__}: {error} (more in {path})"
     return None
 
@@ -226,13 +195,11 @@ def is_interrupt(error: BaseException) -> bool:
     return isinstance(error, KeyboardInterrupt | SIGTERMException) or isinstance(error.__context__, KeyboardInterrupt)
 
 
-def make_protocol(plan: Plan, experiment: str) -> Any:
+def make_protocol(plan: Plan, experiment: str) -> Protocol:
     """Makes the protocol of an experiment."""
-    from experiments.protocol import Grids, Protocol
-
-    config, folder = plan.world.find_config(experiment), plan.folder / experiment
     options = [*QUIET, *plan.options, *plan.world.list_arguments(experiment)]
-    return Protocol(config, folder, options, Grids(**plan.world.grids))
+    grids = Grids(**plan.world.grids)
+    return Protocol(plan.world.find_config(experiment), plan.folder / experiment, options, grids)
 
 
 def list_departures(plan: Plan, run: Run, values: Sequence[str]) -> list[str]:
@@ -243,27 +210,29 @@ def list_departures(plan: Plan, run: Run, values: Sequence[str]) -> list[str]:
     return [name for name in values if name in known and name not in plan.list_selected(run)]
 
 
-def test(plan: Plan, run: Run) -> None:
-    """Makes the results of a run whose network is trained, and its settings chosen if it needs that."""
-    protocol = make_protocol(plan, run.experiment)
-    folder = plan.find_results(run)
+def test(plan: Plan, run: Run, protocol: Protocol) -> None:
+    """Makes the results of a run whose network is trained, and its settings chosen if it needs that.
+
+    Raises:
+        ValueError: If what lies there are results that cannot be used.
+    """
     chosen = read_selection(plan, run.experiment) if plan.needs_selection(run) else None
     members = []
     if run.is_ensemble:
         members = [str(make_protocol(plan, member).train()) for member in plan.world.list_members(run.experiment)]
     arguments = [*plan.list_arguments(run, chosen, members), "--trainer.logger=false"]
-    pictured = json.dumps(run.pictured)
-    if run.stage == "test":
-        arguments += [f"--results.panels={PICTURED if run.pictured else 0}", f"--results.report={pictured}"]
-        arguments += [f"--results.baseline={pictured}"] if run.method is not None else []
-    if chosen is not None and run.stage == "test":
-        departures = list_departures(plan, run, list(chosen))
-        arguments += [f"--results.departures={json.dumps(departures)}"] if departures else []
-        protocol.test(folder.name, arguments)
-        return
-    from main import main
-
-    stage = "test" if run.stage == "test" else "validate"
-    common = [f"--config={plan.world.find_config(run.experiment)}", *QUIET, *plan.options]
-    common += [f"--ckpt_path={protocol.train()}", f"--results.folder={folder}", "--verbose=false"]
-    main([stage, *common, *arguments])
+    name = plan.find_results(run).name
+    if run.stage == "validate":
+        protocol.open_study().validate(name, arguments)
+    else:
+        shown = json.dumps(run.pictured)
+        arguments += [f"--results.panels={PICTURED if run.pictured else 0}", f"--results.report={shown}"]
+        arguments += [f"--results.baseline={shown}"] if run.method is not None else []
+        if chosen is None:
+            protocol.open_study().test(name, arguments)
+        else:
+            departures = list_departures(plan, run, list(chosen))
+            arguments += [f"--results.departures={json.dumps(departures)}"] if departures else []
+            protocol.test(name, arguments)
+    if problem := read_results(plan, run).problem:
+        raise ValueError(problem)

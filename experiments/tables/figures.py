@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,8 @@ from PIL import Image
 
 from callbacks.report.figures import draw_differences
 from callbacks.run.records import write_file
-from experiments.tables.build import BuiltPart, BuiltTable, Line, name_column
+from experiments.pages import format_markdown
+from experiments.tables.build import BuiltLine, BuiltPart, BuiltTable, name_column
 from experiments.tables.paper import DEVELOPMENT, MEAN
 from experiments.tables.results import find_picture, measure_gains
 from experiments.tables.runs import Run
@@ -45,7 +46,7 @@ def save(built: BuiltTable, name: str, figure: Figure, dpi: int = 150) -> None:
     built.pictures.append(name)
 
 
-def list_values(lines: Sequence[Line], key: str, column: str) -> list[float]:
+def list_values(lines: Sequence[BuiltLine], key: str, column: str) -> list[float]:
     """Returns the measured numbers of lines, NaN where missing."""
     found = [
         next(cell.ours for cell in line.cells if cell.metric.key == key and cell.column == column) for line in lines
@@ -120,17 +121,21 @@ def finish(axes: Axes, label: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def find_adapted(built: BuiltTable, part: BuiltPart) -> dict[str, Run]:
-    """Returns by domain the Seg-TTT run of a part, where it has results."""
+def list_gains(built: BuiltTable, part: BuiltPart) -> Iterator[tuple[str, Run, list[tuple[str, float]]]]:
+    """Yields by domain the Seg-TTT run of a part and what each of its images gains; notes what is spoilt."""
     line = next(line for line in part.lines if line.row.method is not None)
-    measured = [cell.column for cell in line.cells if cell.ours is not None and cell.column != MEAN]
-    runs = {column: built.plan.find_run(line.row, column) for column in measured}
-    return {domain: run for domain, run in runs.items() if run is not None}
-
-
-def describe_error(error: Exception) -> str:
-    """Says what was wrong with a file, in one line."""
-    return str(error) if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {error}"
+    for cell in line.cells:
+        run = None if cell.ours is None else built.plan.find_run(line.row, cell.column)
+        if run is None:
+            continue
+        try:
+            gains = [(name, gain) for name, gain in measure_gains(built.plan, run, cell.column) if math.isfinite(gain)]
+        except SPOILT as error:
+            reason = error if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {error}"
+            built.notes.append(f"{part.part.title}: {cell.column} is left out: {reason}")
+            continue
+        if gains:
+            yield cell.column, run, gains
 
 
 def draw_gains(built: BuiltTable) -> None:
@@ -139,31 +144,25 @@ def draw_gains(built: BuiltTable) -> None:
     Source: paper, Fig. 10 and Appendix H.
     """
     (part,) = built.parts
-    gains: dict[str, list[float]] = {}
-    for domain, run in find_adapted(built, part).items():
-        try:
-            values = [gain for _, gain in measure_gains(built.plan, run, domain) if math.isfinite(gain)]
-        except SPOILT as error:
-            built.notes.append(f"the images of {domain} are left out: {describe_error(error)}")
-            continue
-        if values:
-            gains[name_column(built.plan, domain)] = values
-    if not gains:
+    found = {
+        name_column(built.plan, domain): [gain for _, gain in gains] for domain, _, gains in list_gains(built, part)
+    }
+    if not found:
         return
-    rows = ["| | " + " | ".join([*gains, "mean", "paper's text"]) + " |", "|---" + "|---:" * (len(gains) + 1) + "|---|"]
     sums: dict[str, tuple[str, Callable[[Sequence[float]], float]]] = {
         "lower": ("images with a lower mean IoU (%)", lambda values: share_below(values, 0)),
         "lower_by_5": ("lower by more than 5 points (%)", lambda values: share_below(values, -5)),
         "lower_by_10": ("lower by more than 10 points (%)", lambda values: share_below(values, -10)),
         "best": ("largest gain (points)", max),
     }
+    rows = []
     for key, (title, measure) in sums.items():
-        numbers = [float(measure(values)) for values in gains.values()]
+        numbers = [float(measure(values)) for values in found.values()]
         numbers.append(sum(numbers) / len(numbers))
-        cells = [f"{number:.1f}" for number in numbers]
-        rows.append(f"| {' | '.join([title, *cells, built.table.statements[key]])} |")
-    built.extra.append("\n".join(rows))
-    save(built, built.table.name, draw_differences(gains))
+        rows.append([title, *(f"{number:.1f}" for number in numbers), built.table.statements[key]])
+    heads = ["", *found, "mean", "paper's text"]
+    built.extra.append(format_markdown(heads, rows, numbers=range(1, len(heads) - 1)))
+    save(built, built.table.name, draw_differences(found))
 
 
 def share_below(values: Sequence[float], bound: float) -> float:
@@ -178,22 +177,16 @@ def draw_pictures(built: BuiltTable) -> None:
     """
     for part in built.parts:
         shown: list[tuple[str, str, float, Path]] = []
-        for domain, run in find_adapted(built, part).items():
-            try:
-                gains = [(name, gain) for name, gain in measure_gains(built.plan, run, domain) if math.isfinite(gain)]
-                name, gain = min(gains, key=lambda item: item[1]) if part.part.show == "worst" else gains[0]
-                picture = find_picture(built.plan, run, domain, name)
-            except SPOILT as error:
-                built.notes.append(f"{part.part.title}: {domain} is left out: {describe_error(error)}")
+        for domain, run, gains in list_gains(built, part):
+            name, gain = min(gains, key=lambda item: item[1]) if part.part.show == "worst" else gains[0]
+            picture = find_picture(built.plan, run, domain, name)
+            if picture is not None:
+                shown.append((domain, name, gain, picture))
                 continue
-            if picture is None:
-                place = built.plan.find_results(run)
-                built.notes.append(
-                    f"{part.part.title}: {place} keeps no picture of {name}: test again with --results.report=true "
-                    "--results.panels=1 --results.overwrite=true"
-                )
-                continue
-            shown.append((domain, name, gain, picture))
+            built.notes.append(
+                f"{part.part.title}: {built.plan.find_results(run)} keeps no picture of {name}: test again with "
+                "--results.report=true --results.panels=1 --results.overwrite=true"
+            )
         if shown:
             draw_gallery(built, part, shown)
 

@@ -1,13 +1,16 @@
 """Tables as Markdown, CSV and LaTeX."""
 
-import csv
-import io
-
-from experiments.tables.build import BuiltPart, BuiltTable, Line, name_column
+from experiments.pages import format_csv, format_latex, format_markdown
+from experiments.tables.build import BuiltLine, BuiltPart, BuiltTable, name_column
 from experiments.tables.paper import METRICS
 from experiments.tables.results import read_selection
 
 DASH, MARK = "—", "†"
+WORDS = 3  # columns before the numbers: source, network, method
+CSV_HEADS = (
+    "table", "part", "source", "network", "method", "metric", "unit", "column", "ours", "paper", "difference",
+    "paper_real_data_mean", "doubtful", "status",
+)  # fmt: skip
 CONSTRUCTED = (
     "**A constructed demonstration, not evidence for the paper.** StreetScenes is drawn by this project, its targets "
     "are haze, dusk and dust, its networks are small and trained for a few minutes. The paper's numbers are of real "
@@ -53,7 +56,7 @@ def has_real(part: BuiltPart) -> bool:
     return any(value is not None for line in part.lines for value in line.real.values())
 
 
-def list_words(built: BuiltTable, part: BuiltPart, line: Line) -> list[str]:
+def list_words(built: BuiltTable, part: BuiltPart, line: BuiltLine) -> list[str]:
     """Lists the text of the cells of a row."""
     words = [line.row.source, line.row.network, name_line(line)]
     decimals = choose_decimals(built)
@@ -74,7 +77,7 @@ def list_words(built: BuiltTable, part: BuiltPart, line: Line) -> list[str]:
     return words
 
 
-def name_line(line: Line) -> str:
+def name_line(line: BuiltLine) -> str:
     """Names the method of a row, and the point on the curve."""
     if line.point is None:
         return line.row.name
@@ -117,8 +120,8 @@ def describe_origin(built: BuiltTable) -> str:
     return " ".join(lines)
 
 
-def format_markdown(built: BuiltTable, level: int = 1, place: str = "") -> str:
-    """Formats a table as a Markdown page.
+def make_page(built: BuiltTable, level: int = 1, place: str = "") -> str:
+    """Makes the Markdown page of a table.
 
     Args:
         built: The table.
@@ -139,9 +142,8 @@ def format_markdown(built: BuiltTable, level: int = 1, place: str = "") -> str:
         title = f"({part.part.name}) {part.part.title}" if part.part.name else part.part.title
         blocks.append(f"**{title}**")
         heads = list_heads(built, part)
-        rows = [f"| {' | '.join(heads)} |", "|---" * 3 + "|---:" * (len(heads) - 3) + "|"]
-        rows += [f"| {' | '.join(list_words(built, part, line))} |" for line in part.lines]
-        blocks.append("\n".join(rows))
+        rows = [list_words(built, part, line) for line in part.lines]
+        blocks.append(format_markdown(heads, rows, numbers=range(WORDS, len(heads))))
     blocks += built.extra
     if built.table.kind != "qualitative":
         blocks += [f"![{built.table.title}]({place}{picture}.png)" for picture in built.pictures]
@@ -162,72 +164,31 @@ def format_markdown(built: BuiltTable, level: int = 1, place: str = "") -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def format_csv(built: BuiltTable) -> str:
+def make_csv(built: BuiltTable) -> str:
     """Formats a table as CSV: one number per line."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        ["table", "part", "source", "network", "method", "metric", "unit", "column", "ours", "paper", "difference",
-         "paper_real_data_mean", "doubtful", "status"]
-    )  # fmt: skip
+    rows = []
     for part in built.parts:
         for line in part.lines:
+            words = [built.table.name, part.part.name, line.row.source, line.row.network, name_line(line)]
             for cell in line.cells:
                 status = "cited" if cell.cited else "missing" if cell.ours is None else "measured"
-                numbers = [cell.ours, cell.paper, cell.difference, line.real.get(cell.metric.key)]
-                writer.writerow(
-                    [built.table.name, part.part.name, line.row.source, line.row.network, name_line(line),
-                     cell.metric.key, cell.metric.unit, cell.column,
-                     *("" if number is None else f"{number:.6g}" for number in numbers), cell.doubtful, status]
-                )  # fmt: skip
-    return text.getvalue()
+                found = (cell.ours, cell.paper, cell.difference, line.real.get(cell.metric.key))
+                numbers = ["" if number is None else f"{number:.6g}" for number in found]
+                where = [cell.metric.key, cell.metric.unit, cell.column]
+                rows.append([*words, *where, *numbers, cell.doubtful, status])
+    return format_csv(CSV_HEADS, rows)
 
 
-LATEX = str.maketrans(
-    {
-        "\\": "\\textbackslash{}", "&": "\\&", "%": "\\%", "$": "\\$", "#": "\\#", "_": "\\_", "{": "\\{", "}": "\\}",
-        "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", DASH: "---", "−": "$-$", MARK: "$^{\\dagger}$",
-    }
-)  # fmt: skip
-
-
-def escape_latex(text: str) -> str:
-    """Writes plain text so that LaTeX prints it."""
-    return text.translate(LATEX)
-
-
-def format_latex(built: BuiltTable) -> str:
+def make_latex(built: BuiltTable) -> str:
     """Formats a table as LaTeX with booktabs: one `table` environment per part, for `input`."""
     blocks = ["% needs \\usepackage{booktabs,graphicx}"]
+    remark = ""
     if built.plan.world.targets:
         blocks.append("% A constructed demonstration on StreetScenes, not evidence for the paper.")
-    for part in built.parts:
-        if built.table.kind == "qualitative":
-            continue
-        heads = list_heads(built, part)
-        title = f"{built.table.label}: {built.table.title}. {part.part.title}"
-        if built.plan.world.targets:
-            title += " (a constructed demonstration on StreetScenes, not evidence for the paper)"
-        rows = [
-            " & ".join(escape_latex(word) for word in list_words(built, part, line)) + " \\\\" for line in part.lines
-        ]
-        blocks.append(
-            "\n".join(
-                [
-                    "\\begin{table}",
-                    "\\centering",
-                    f"\\caption{{{escape_latex(title)}}}",
-                    "\\resizebox{\\linewidth}{!}{%",
-                    f"\\begin{{tabular}}{{lll{'r' * (len(heads) - 3)}}}",
-                    "\\toprule",
-                    " & ".join(escape_latex(head) for head in heads) + " \\\\",
-                    "\\midrule",
-                    *rows,
-                    "\\bottomrule",
-                    "\\end{tabular}}",
-                    "\\end{table}",
-                ]
-            )
-        )
+        remark = " (a constructed demonstration on StreetScenes, not evidence for the paper)"
+    for part in built.parts if built.table.kind != "qualitative" else ():
+        rows = [list_words(built, part, line) for line in part.lines]
+        title = f"{built.table.label}: {built.table.title}. {part.part.title}{remark}"
+        blocks.append(format_latex(list_heads(built, part), rows, title, WORDS))
     blocks += [f"% {note}" for note in list_footnotes(built)]
     return "\n\n".join(blocks) + "\n"

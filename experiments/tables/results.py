@@ -1,8 +1,7 @@
 """Reads the results that the tables are made of, and refuses those that are not what a cell asks for."""
 
 import json
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import yaml
 
 from callbacks.results import RECORDS, SUMMARY, read_records
-from callbacks.run.records import shorten_name
+from callbacks.run.records import shorten_name, to_plain
 from experiments.tables.runs import Plan, Run, read_defaults
 from lightning_modules.metrics import Scores
 
@@ -107,26 +106,13 @@ def check_method(expected: tuple[str, Mapping[str, Any]] | None, found: Mapping[
     name, settings = expected
     if found["name"] != name:
         return f"the method is {found['name']}, expected {name}"
-    usual = {key: value for key, value in read_defaults(name).items() if key not in WITHOUT_EFFECT}
-    wrong = [
-        f"{key} is {found.get(key, usual.get(key))}, expected {value}"
-        for key, value in (usual | dict(settings)).items()
-        if not is_same(found.get(key, usual.get(key)), value)
-    ]
+    usual = {key: value for key, value in to_plain(read_defaults(name)).items() if key not in WITHOUT_EFFECT}
+    wrong = []
+    for key, value in (usual | to_plain(settings)).items():
+        own = found.get(key, usual.get(key))
+        if own != value:
+            wrong.append(f"{key} is {own}, expected {value}")
     return "; ".join(wrong)
-
-
-def is_same(found: Any, expected: Any) -> bool:
-    """Returns whether two settings are the same value, be it written as 1 or 1.0, as list or tuple."""
-    if isinstance(expected, list | tuple):
-        return (
-            isinstance(found, list | tuple)
-            and len(found) == len(expected)
-            and all(is_same(*pair) for pair in zip(found, expected, strict=True))
-        )
-    if isinstance(expected, float | int) and not isinstance(expected, bool) and isinstance(found, float | int):
-        return math.isclose(found, expected, rel_tol=1e-9)
-    return bool(found == expected)
 
 
 def check_data(run: Run, data: Any) -> str:
@@ -153,19 +139,28 @@ def measure_gains(plan: Plan, run: Run, domain: str) -> list[tuple[str, float]]:
         ValueError: If there are no records, or those of t-BN are of other images.
     """
     path = plan.find_results(run) / RECORDS
-    records = [record for record in read_records(path) if record["domain"] == domain]
+    records = list_records(path, domain)
     if not records:
         raise ValueError(f"{path} has no image of {domain}")
-    adapted = {record["name"]: Scores.from_record(record).summarize()["miou"] for record in records}
+    adapted = score_images(records)
     if all(record.get("baseline") for record in records):
-        plain = {record["name"]: Scores.from_record(record["baseline"]).summarize()["miou"] for record in records}
+        plain = score_images([record["baseline"] | {"name": record["name"]} for record in records])
     else:
         other = plan.find_results(Run(run.experiment)) / RECORDS
-        records = [record for record in read_records(other) if record["domain"] == domain]
-        plain = {record["name"]: Scores.from_record(record).summarize()["miou"] for record in records}
+        plain = score_images(list_records(other, domain))
         if plain.keys() != adapted.keys():
             raise ValueError(f"{other} has other images of {domain} than {path}: expected the same")
     return [(name, 100 * (miou - plain[name])) for name, miou in adapted.items()]
+
+
+def list_records(path: Path, domain: str) -> list[dict[str, Any]]:
+    """Reads the records of a domain."""
+    return [record for record in read_records(path) if record["domain"] == domain]
+
+
+def score_images(records: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Returns the mean IoU of each image, in [0, 1], by its name."""
+    return {record["name"]: Scores.from_record(record).summarize()["miou"] for record in records}
 
 
 def find_picture(plan: Plan, run: Run, domain: str, name: str) -> Path | None:

@@ -35,6 +35,10 @@ class SegmentationNetwork(nn.Module):
     A subclass builds its layers in `__init__`, loads weights, and then calls `change_layers`; `list_stages` says how
     they follow each other. A method that moves late layers alone runs the stages before them once per image.
 
+    Every network raises ValueError if an argument is outside its range or contradicts another, FileNotFoundError if
+    ImageNet weights are asked for and can neither be found nor downloaded, and ModuleNotFoundError if it needs timm and
+    timm is not installed.
+
     Args:
         num_classes: Number of classes K.
         output_stride: How much coarser than the image the logits are at first.
@@ -45,9 +49,6 @@ class SegmentationNetwork(nn.Module):
         channels_last: Whether images are laid out with their channels side by side for it, see `lay_out`.
         adapted_layers: What Seg-TTT moves unless told otherwise. A network whose authors' code moves others names these
             in ``released_layers``.
-
-    Raises:
-        ValueError: If there are fewer than two classes.
     """
 
     align_corners = False

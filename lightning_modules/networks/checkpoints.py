@@ -168,3 +168,24 @@ def find_difference(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> s
     examples += [f"{key} is {found[key]}, the network has {shapes[key]}" for key in differing[:2]]
     counts = f"{len(missing)} tensors missing, {len(unknown)} unknown, {len(differing)} of another shape"
     return f"{counts} (e.g. {'; '.join(examples)})"
+
+
+def fit_weights(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the weights of a checkpoint under a network's own names.
+
+    Args:
+        own: The state dict of the network.
+        saved: The state dict to be loaded.
+
+    Raises:
+        ValueError: If they are of another network, or not finite; names what differs.
+    """
+    state = rename_weights(own, saved)
+    check_weights(own, state)
+    difference = find_difference(own, state)
+    if difference is not None:
+        raise ValueError(
+            f"the checkpoint is of another network: {difference}. Use the config that the checkpoint was trained "
+            "with: its config.yaml lies in the folder of the training run"
+        )
+    return state

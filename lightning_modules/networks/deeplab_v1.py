@@ -11,9 +11,8 @@ import torch
 from lightning_modules.networks.base import SegmentationNetwork, Stage, make_classifier
 from lightning_modules.networks.checkpoints import find_difference
 from lightning_modules.networks.norms import Norm
-from lightning_modules.networks.pretrained import check_weights
 from lightning_modules.networks.released import ReleasedWeights, read_released
-from lightning_modules.networks.resnet import ResNet, load_imagenet_weights, name_late_stages, name_stages
+from lightning_modules.networks.resnet import STAGES, ResNet
 
 
 class DeepLabV1(SegmentationNetwork):
@@ -32,10 +31,6 @@ class DeepLabV1(SegmentationNetwork):
     Attributes:
         adapted_layers: What Seg-TTT moves unless told otherwise: conv4_x, conv5_x and the head; for ResNet-101
             conv5_x and the head (paper, Appendix C).
-
-    Raises:
-        ValueError: If an argument is outside its range, or weights do not exist for the backbone.
-        FileNotFoundError: If ImageNet weights are asked for and can neither be found nor downloaded.
     """
 
     align_corners = True
@@ -50,14 +45,11 @@ class DeepLabV1(SegmentationNetwork):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(num_classes, output_stride=8)
-        check_weights(weights, "imagenet")
         self.backbone_name = backbone
-        self.backbone = ResNet(backbone, width)
-        if weights == "imagenet":
-            load_imagenet_weights(self.backbone, backbone)
+        self.backbone = ResNet(backbone, width, weights=weights)
         self.head = make_classifier(self.backbone.channels, num_classes)
-        self.adapted_layers = (*name_late_stages(backbone), "head")
-        self.change_layers(norm, dropout, name_stages())
+        self.adapted_layers = (*self.backbone.late_stages, "head")
+        self.change_layers(norm, dropout, STAGES)
 
     @classmethod
     def from_released(cls, path: str | Path) -> "DeepLabV1":

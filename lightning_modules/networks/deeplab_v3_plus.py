@@ -12,8 +12,7 @@ from torchvision.models.segmentation.deeplabv3 import ASPP
 
 from lightning_modules.networks.base import SegmentationNetwork, Stage, conv_bn_relu, make_classifier
 from lightning_modules.networks.norms import Norm
-from lightning_modules.networks.pretrained import check_weights
-from lightning_modules.networks.resnet import ResNet, load_imagenet_weights, name_late_stages, name_stages
+from lightning_modules.networks.resnet import STAGES, ResNet
 
 RATES = {8: (12, 24, 36), 16: (6, 12, 18)}  # of the pyramid, by output stride
 
@@ -38,10 +37,6 @@ class DeepLabV3Plus(SegmentationNetwork):
     Attributes:
         adapted_layers: What Seg-TTT moves unless told otherwise: conv4_x, conv5_x, pyramid, decoder and head; for
             ResNet-101 without conv4_x (paper, Appendix C).
-
-    Raises:
-        ValueError: If an argument is outside its range, or weights do not exist for the backbone.
-        FileNotFoundError: If ImageNet weights are asked for and can neither be found nor downloaded.
     """
 
     def __init__(
@@ -55,10 +50,7 @@ class DeepLabV3Plus(SegmentationNetwork):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(num_classes, output_stride)
-        check_weights(weights, "imagenet")
-        self.backbone = ResNet(backbone, width, output_stride)
-        if weights == "imagenet":
-            load_imagenet_weights(self.backbone, backbone)
+        self.backbone = ResNet(backbone, width, output_stride, weights)
         channels, reduced = 4 * width, max(1, 3 * width // 4)  # 256 and 48 at the standard width
         self.aspp = ASPP(self.backbone.channels, RATES[output_stride], channels)
         self.reduction = conv_bn_relu(self.backbone.low_level_channels, reduced)
@@ -66,8 +58,8 @@ class DeepLabV3Plus(SegmentationNetwork):
             conv_bn_relu(channels + reduced, channels, kernel_size=3), conv_bn_relu(channels, channels, kernel_size=3)
         )
         self.head = make_classifier(channels, num_classes)
-        self.adapted_layers = (*name_late_stages(backbone), "aspp", "reduction", "decoder", "head")
-        self.change_layers(norm, dropout, name_stages())
+        self.adapted_layers = (*self.backbone.late_stages, "aspp", "reduction", "decoder", "head")
+        self.change_layers(norm, dropout, STAGES)
 
     def list_stages(self) -> list[Stage]:
         """Lists the stages from a (B, 3, H, W) image to (B, K, ceil(H / 4), ceil(W / 4)) logits."""

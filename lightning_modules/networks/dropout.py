@@ -5,6 +5,8 @@ Source: Gal and Ghahramani (2016); paper, Sec. 5.1, Table 1(b) and 5(b), which l
 
 from torch import nn
 
+from lightning_modules.networks.replacement import replace_modules
+
 RECTIFIERS = (nn.ReLU, nn.ReLU6)
 
 
@@ -25,14 +27,11 @@ def add_dropout(network: nn.Module, probability: float) -> None:
         raise ValueError(f"dropout is {probability}: expected a probability of 0 or more and below 1")
     if probability == 0:
         return
-    replaced: dict[nn.Module, nn.Sequential] = {}
-    for parent in list(network.modules()):
-        for name, child in list(parent._modules.items()):
-            if isinstance(child, RECTIFIERS):
-                if child not in replaced:
-                    replaced[child] = nn.Sequential(child, nn.Dropout(probability))
-                parent._modules[name] = replaced[child]
-    if not replaced:
+
+    def add(module: nn.Module) -> nn.Module | None:
+        return nn.Sequential(module, nn.Dropout(probability)) if isinstance(module, RECTIFIERS) else None
+
+    if not replace_modules(network, add):
         raise ValueError(
             f"{type(network).__name__} has no ReLU module to put a dropout behind: set dropout to 0, or use another "
             "network"

@@ -3,7 +3,6 @@
 Source: Long et al. (2015), Sec. 4; paper, Appendix D (Table 9).
 """
 
-from collections import OrderedDict
 from typing import Literal
 
 import torch.nn.functional as F
@@ -14,8 +13,8 @@ from torchvision.models.vgg import cfgs, make_layers
 
 from lightning_modules.networks.base import SegmentationNetwork, Stage, make_classifier
 from lightning_modules.networks.norms import Norm
-from lightning_modules.networks.pretrained import check_weights, fetch_imagenet_weights
-from lightning_modules.networks.resnet import ResNet, load_imagenet_weights, name_late_stages, name_stages
+from lightning_modules.networks.pretrained import check_standard_width, check_weights, fetch_imagenet_weights
+from lightning_modules.networks.resnet import STAGES, ResNet
 
 VGG_WEIGHTS: dict[str, WeightsEnum] = {
     "vgg16": VGG16_Weights.IMAGENET1K_V1,
@@ -39,10 +38,6 @@ class FCN(SegmentationNetwork):
     Attributes:
         adapted_layers: What Seg-TTT moves unless told otherwise: conv4_x, conv5_x and the head; for ResNet-101
             conv5_x and the head (paper, Appendix C).
-
-    Raises:
-        ValueError: If an argument is outside its range, or weights do not exist for the backbone.
-        FileNotFoundError: If ImageNet weights are asked for and can neither be found nor downloaded.
     """
 
     def __init__(
@@ -55,14 +50,11 @@ class FCN(SegmentationNetwork):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(num_classes, output_stride=8)
-        check_weights(weights, "imagenet")
-        self.backbone = ResNet(backbone, width)
-        if weights == "imagenet":
-            load_imagenet_weights(self.backbone, backbone)
+        self.backbone = ResNet(backbone, width, weights=weights)
         self.head = FCNHead(self.backbone.channels, num_classes)
         self.head[-1] = make_classifier(self.backbone.channels // 4, num_classes)
-        self.adapted_layers = (*name_late_stages(backbone), "head")
-        self.change_layers(norm, dropout, name_stages())
+        self.adapted_layers = (*self.backbone.late_stages, "head")
+        self.change_layers(norm, dropout, STAGES)
 
     def list_stages(self) -> list[Stage]:
         """Lists the stages from a (B, 3, H, W) image to (B, K, ceil(H / 8), ceil(W / 8)) logits."""
@@ -87,10 +79,6 @@ class FCN8s(SegmentationNetwork):
 
     Attributes:
         adapted_layers: What Seg-TTT moves unless told otherwise: conv4, conv5 and what follows, scores included.
-
-    Raises:
-        ValueError: If an argument is outside its range, or weights do not fit the width.
-        FileNotFoundError: If ImageNet weights are asked for and can neither be found nor downloaded.
 
     Source: Long et al. (2015), Sec. 4.1-4.3.
     """
@@ -168,16 +156,10 @@ def load_vgg_weights(layers: nn.Sequential, fc6: nn.Conv2d, fc7: nn.Conv2d, name
         ValueError: If the width is not torchvision's.
         FileNotFoundError: If the weights are not on disk and cannot be downloaded; names the file and its place.
     """
-    if fc7.out_channels != 4096:
-        raise ValueError(
-            f"ImageNet weights need width=64, the backbone has width={fc7.out_channels // 64}: "
-            "set width=64, or weights=None to train from scratch"
-        )
+    check_standard_width(fc7.out_channels // 64)
     state = fetch_imagenet_weights(VGG_WEIGHTS[name], name)
     prefix = "features."
-    layers.load_state_dict(
-        OrderedDict((key.removeprefix(prefix), value) for key, value in state.items() if key.startswith(prefix))
-    )
+    layers.load_state_dict({key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)})
     for layer, key in ((fc6, "classifier.0"), (fc7, "classifier.3")):
         weight = state[f"{key}.weight"].view(layer.weight.shape)
         layer.load_state_dict({"weight": weight, "bias": state[f"{key}.bias"]})

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lightning_modules.networks.base import SegmentationNetwork, Stage, conv_bn_relu, make_classifier
 from lightning_modules.networks.norms import Norm
 from lightning_modules.networks.pretrained import check_weights, create_timm_model
+from lightning_modules.networks.replacement import replace_modules
 
 
 class HRNet(SegmentationNetwork):
@@ -32,11 +33,6 @@ class HRNet(SegmentationNetwork):
     Attributes:
         adapted_layers: What Seg-TTT moves unless told otherwise: what has all four resolutions, and the head.
         released_layers: What the authors' code moves, whose frozen layers leave out two early ones.
-
-    Raises:
-        ModuleNotFoundError: If timm is not installed.
-        ValueError: If an argument is outside its range.
-        FileNotFoundError: If ImageNet weights are asked for and can neither be found nor downloaded.
     """
 
     adapted_layers = ("backbone.transition3", "backbone.stage4", "neck", "head")
@@ -80,7 +76,7 @@ class HRNet(SegmentationNetwork):
     def _concatenate(self, branches: list[Tensor]) -> Tensor:
         """Puts all branches side by side, at the size of the finest."""
         size = branches[0].shape[-2:]
-        return self.neck(torch.cat([resize(branch, size) for branch in branches], dim=1))
+        return self.neck(torch.cat([fit_size(branch, size) for branch in branches], dim=1))
 
 
 def make_branch_stage(transition: nn.ModuleList, blocks: nn.Module) -> Stage:
@@ -109,17 +105,14 @@ class BilinearFusion(nn.Module):
         self.branches = block.branches
         self.fuse_layers = block.fuse_layers
         self.fuse_act = block.fuse_act
-        for layer in self.fuse_layers.modules():  # type: ignore[union-attr]
-            for name, child in layer.named_children():
-                if isinstance(child, nn.Upsample):
-                    setattr(layer, name, nn.Identity())
+        replace_modules(self, lambda module: nn.Identity() if isinstance(module, nn.Upsample) else None)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         """Maps the features of the branches, fine to coarse, to features of the same shapes."""
         features = [branch(x) for branch, x in zip(self.branches, features, strict=True)]  # type: ignore[arg-type]
         fused = []
         for target, layers in zip(features, self.fuse_layers, strict=True):  # type: ignore[arg-type]
-            terms = [resize(layer(x), target.shape[-2:]) for layer, x in zip(layers, features, strict=True)]
+            terms = [fit_size(layer(x), target.shape[-2:]) for layer, x in zip(layers, features, strict=True)]
             fused.append(self.fuse_act(sum(terms[1:], start=terms[0])))  # type: ignore[operator]
         return fused
 
@@ -127,13 +120,10 @@ class BilinearFusion(nn.Module):
 def fuse_bilinearly(trunk: nn.Module) -> None:
     """Replaces the blocks of a timm HRNet by ones whose branches meet at any size."""
     timm_block = importlib.import_module("timm.models.hrnet").HighResolutionModule
-    for parent in list(trunk.modules()):
-        for name, child in parent.named_children():
-            if isinstance(child, timm_block):
-                setattr(parent, name, BilinearFusion(child))
+    replace_modules(trunk, lambda module: BilinearFusion(module) if isinstance(module, timm_block) else None)
 
 
-def resize(features: Tensor, size: torch.Size) -> Tensor:
+def fit_size(features: Tensor, size: torch.Size) -> Tensor:
     """Upsamples (B, C, h, w) features bilinearly to (B, C, H, W)."""
     if features.shape[-2:] == size:
         return features

@@ -3,12 +3,15 @@
 Source: Luo et al. (2019), Nam and Kim (2018), Pan et al. (2018); paper, Tables 2 and 4.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import chain
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+from lightning_modules.networks.replacement import replace_modules
 
 Norm = Literal["batch", "switchable", "batch_instance", "ibn_a", "ibn_b"]
 
@@ -47,9 +50,8 @@ class SwitchableNorm2d(nn.Module):
     @classmethod
     def from_batch_norm(cls, layer: nn.BatchNorm2d) -> "SwitchableNorm2d":
         """Makes a layer that starts from the weight, the bias and the running statistics of another."""
-        norm = cls(layer.num_features, layer.eps, get_momentum(layer))
-        copy_affine(layer, norm)
-        copy_statistics(layer, norm)
+        norm = cls(layer.num_features, layer.eps, find_momentum(layer))
+        take_over(norm, layer)
         return norm
 
     def forward(self, x: Tensor) -> Tensor:
@@ -65,7 +67,7 @@ class SwitchableNorm2d(nn.Module):
         mean = mix(self.mean_weight, mean_instance, mean_layer, mean_batch)[:, :, None, None]
         var = mix(self.var_weight, var_instance, var_layer, var_batch)[:, :, None, None]
         normalized = (values - mean) * torch.rsqrt(var + self.eps)
-        return (normalized * self.weight[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+        return scale_channels(normalized, self.weight, self.bias).to(x.dtype)
 
     def _move_statistics(self, mean: Tensor, var: Tensor, count: int) -> None:
         unbiased = var * (count / max(count - 1, 1))
@@ -102,9 +104,9 @@ class BatchInstanceNorm2d(nn.Module):
     @classmethod
     def from_batch_norm(cls, layer: nn.BatchNorm2d) -> "BatchInstanceNorm2d":
         """Makes a layer that starts from the weight, the bias and the running statistics of another."""
-        norm = cls(layer.num_features, layer.eps, get_momentum(layer))
-        copy_affine(layer, norm)
-        copy_statistics(layer, norm.batch_norm)
+        norm = cls(layer.num_features, layer.eps, find_momentum(layer))
+        take_over(norm, layer)
+        take_over(norm.batch_norm, layer)
         return norm
 
     def forward(self, x: Tensor) -> Tensor:
@@ -114,7 +116,7 @@ class BatchInstanceNorm2d(nn.Module):
         # Clamped, but with the gradient of the gate itself: a clamp has none at its bounds, where gates start.
         gate = (self.gate - (self.gate - self.gate.clamp(0, 1)).detach())[:, None, None]
         mixed = gate * self.batch_norm(x) + (1 - gate) * normalize_instances(x, self.batch_norm.eps)
-        return (mixed * self.weight[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+        return scale_channels(mixed, self.weight, self.bias).to(x.dtype)
 
 
 class InstanceNorm2d(nn.Module):
@@ -135,12 +137,12 @@ class InstanceNorm2d(nn.Module):
     def from_batch_norm(cls, layer: nn.BatchNorm2d) -> "InstanceNorm2d":
         """Makes a layer that starts from the weight and the bias of another."""
         norm = cls(layer.num_features, layer.eps)
-        copy_affine(layer, norm)
+        take_over(norm, layer)
         return norm
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalises (B, C, H, W) features."""
-        return (normalize_instances(x, self.eps) * self.weight[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+        return scale_channels(normalize_instances(x, self.eps), self.weight, self.bias).to(x.dtype)
 
 
 class InstanceBatchNorm2d(nn.Module):
@@ -168,10 +170,9 @@ class InstanceBatchNorm2d(nn.Module):
     @classmethod
     def from_batch_norm(cls, layer: nn.BatchNorm2d) -> "InstanceBatchNorm2d":
         """Makes a layer that starts from the weight, the bias and the running statistics of another."""
-        norm = cls(layer.num_features, layer.eps, get_momentum(layer))
-        copy_affine(layer, norm.instance_norm, slice(None, norm.boundary))
-        copy_affine(layer, norm.batch_norm, slice(norm.boundary, None))
-        copy_statistics(layer, norm.batch_norm, slice(norm.boundary, None))
+        norm = cls(layer.num_features, layer.eps, find_momentum(layer))
+        take_over(norm.instance_norm, layer, slice(None, norm.boundary))
+        take_over(norm.batch_norm, layer, slice(norm.boundary, None))
         return norm
 
     def forward(self, x: Tensor) -> Tensor:
@@ -185,7 +186,7 @@ class NormalizedSum(nn.Module):
     Takes the place of a block of torchvision, whose layers and names it takes over.
 
     Args:
-        block: ``torchvision.models.resnet.BasicBlock`` or ``Bottleneck``.
+        block: Of torchvision.
 
     Source: Pan et al. (2018), Sec. 3.2, Fig. 3(c).
     """
@@ -193,23 +194,28 @@ class NormalizedSum(nn.Module):
     relu: nn.Module
     downsample: nn.Module | None
 
-    def __init__(self, block: nn.Module) -> None:
+    def __init__(self, block: BasicBlock | Bottleneck) -> None:
         super().__init__()
-        for name, child in block._modules.items():
-            self.add_module(name, child)
-        if block.downsample is None:
-            self.downsample = None
-        self.depth = 3 if hasattr(block, "conv3") else 2
-        self.instance_norm = InstanceNorm2d(block.get_submodule(f"conv{self.depth}").out_channels)  # type: ignore[arg-type]
+        for name, child in block.named_children():
+            setattr(self, name, child)
+        self.downsample = block.downsample
+        self.depth = 3 if isinstance(block, Bottleneck) else 2
+        last: Any = self.get_submodule(f"conv{self.depth}")
+        self.instance_norm = InstanceNorm2d(last.out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, C, H, W) features to the next."""
         identity = x if self.downsample is None else self.downsample(x)
         for number in range(1, self.depth + 1):
-            x = self._modules[f"bn{number}"](self._modules[f"conv{number}"](x))  # type: ignore[misc]
+            x = self.get_submodule(f"bn{number}")(self.get_submodule(f"conv{number}")(x))
             if number < self.depth:
                 x = self.relu(x)
         return self.relu(self.instance_norm(x + identity))
+
+
+def scale_channels(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Multiplies each channel of (B, C, H, W) features by its weight and adds its bias."""
+    return x * weight[:, None, None] + bias[:, None, None]
 
 
 def normalize_instances(x: Tensor, eps: float) -> Tensor:
@@ -255,55 +261,47 @@ def replace_norms(network: nn.Module, norm: Norm, stages: Sequence[str]) -> None
     if norm == "batch":
         return
     if norm in ("ibn_a", "ibn_b"):
-        blocks = {stage: names for stage in stages if (names := list_blocks(network, stage))}
+        blocks = [names for stage in stages if (names := list_blocks(network, stage))]
         if len(blocks) < 3:
             raise ValueError(
                 f"norm is {norm!r}, which is defined for residual networks alone, and {type(network).__name__} has "
                 "no stages of residual blocks as torchvision and timm build them: choose another norm, or a network on "
                 "ResNet or HRNet"
             )
-        replace_for_ibn(network, norm, blocks)
+        if norm == "ibn_a":
+            for name in chain.from_iterable(blocks[:-1]):
+                replace_norm(network, f"{name}.bn1", InstanceBatchNorm2d)
+        else:
+            replace_norm(network, find_stem_norm(network, blocks[0][0]), InstanceNorm2d)
+            for name in chain.from_iterable(map(list_last_blocks, blocks[:2])):
+                normalize_sum(network, name)
         return
     kind = SwitchableNorm2d if norm == "switchable" else BatchInstanceNorm2d
-    replaced: dict[nn.Module, nn.Module] = {}
-    for parent in list(network.modules()):
-        for name, child in list(parent._modules.items()):
-            if isinstance(child, nn.BatchNorm2d):
-                if child not in replaced:
-                    replaced[child] = keep_activation(child, kind.from_batch_norm(child))
-                parent._modules[name] = replaced[child]
-    if not replaced:
+
+    def convert(module: nn.Module) -> nn.Module | None:
+        return keep_activation(module, kind.from_batch_norm(module)) if isinstance(module, nn.BatchNorm2d) else None
+
+    if not replace_modules(network, convert):
         raise ValueError(
             f"norm is {norm!r}, but {type(network).__name__} has no 2d BatchNorm to replace: set it to batch"
         )
 
 
-def replace_for_ibn(network: nn.Module, norm: Norm, stages: Mapping[str, list[str]]) -> None:
-    """Replaces norms as IBN-Net does.
+def replace_norm(network: nn.Module, name: str, kind: type[InstanceNorm2d] | type[InstanceBatchNorm2d]) -> None:
+    """Replaces one BatchNorm, given by its dotted name, by a norm of another kind."""
+    layer: Any = network.get_submodule(name)
+    network.set_submodule(name, keep_activation(layer, kind.from_batch_norm(layer)))
 
-    Args:
-        network: Any module.
-        norm: ``ibn_a`` or ``ibn_b``.
-        stages: Dotted names of the residual stages, shallow to deep, and of the residual blocks of each.
-    """
-    blocks = list(stages.values())
-    if norm == "ibn_a":
-        for name in chain.from_iterable(blocks[:-1]):
-            block = network.get_submodule(name)
-            block.bn1 = keep_activation(block.bn1, InstanceBatchNorm2d.from_batch_norm(block.bn1))  # type: ignore[arg-type]
+
+def normalize_sum(network: nn.Module, name: str) -> None:
+    """Adds an instance norm behind the addition of a residual block, given by its dotted name."""
+    block: Any = network.get_submodule(name)
+    if isinstance(block, BasicBlock | Bottleneck):
+        network.set_submodule(name, NormalizedSum(block))
         return
-    stem = find_stem_norm(network, next(iter(stages)))
-    layer = network.get_submodule(stem)
-    assert isinstance(layer, nn.BatchNorm2d)
-    network.set_submodule(stem, keep_activation(layer, InstanceNorm2d.from_batch_norm(layer)))
-    for name in chain.from_iterable(map(list_last_blocks, blocks[:2])):
-        block = network.get_submodule(name)
-        last = "act3" if hasattr(block, "act3") else "act2"
-        if hasattr(block, last):  # timm: every activation is a module of its own
-            channels = block.get_submodule(last.replace("act", "conv")).out_channels
-            setattr(block, last, nn.Sequential(InstanceNorm2d(channels), getattr(block, last)))  # type: ignore[arg-type]
-        else:  # torchvision: one activation is called several times
-            network.set_submodule(name, NormalizedSum(block))
+    last = "3" if hasattr(block, "act3") else "2"  # in timm's blocks every activation is a module of its own
+    channels = block.get_submodule(f"conv{last}").out_channels
+    setattr(block, f"act{last}", nn.Sequential(InstanceNorm2d(channels), block.get_submodule(f"act{last}")))
 
 
 def list_blocks(network: nn.Module, stage: str) -> list[str]:
@@ -319,11 +317,10 @@ def list_last_blocks(names: Sequence[str]) -> list[str]:
     return list(last.values())
 
 
-def find_stem_norm(network: nn.Module, first_stage: str) -> str:
-    """Returns the name of the last BatchNorm before the first stage, which is the stem's."""
-    names = [name for name, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)]
-    before = names[: next(number for number, name in enumerate(names) if name.startswith(f"{first_stage}."))]
-    return before[-1]
+def find_stem_norm(network: nn.Module, first_block: str) -> str:
+    """Returns the name of the last BatchNorm before the first residual block, which is the stem's."""
+    norms = [name for name, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)]
+    return norms[norms.index(f"{first_block}.bn1") - 1]
 
 
 def keep_activation(layer: nn.BatchNorm2d, norm: nn.Module) -> nn.Module:
@@ -343,24 +340,13 @@ def keep_activation(layer: nn.BatchNorm2d, norm: nn.Module) -> nn.Module:
     )
 
 
-def copy_affine(source: nn.BatchNorm2d, target: nn.Module, channels: slice = slice(None)) -> None:
-    """Copies weight and bias, if there are any."""
-    with torch.no_grad():
-        for name in ("weight", "bias"):
-            value = getattr(source, name)
-            if value is not None:
-                getattr(target, name).copy_(value[channels])
+def take_over(norm: nn.Module, layer: nn.BatchNorm2d, channels: slice = slice(None)) -> None:
+    """Copies what a norm and a BatchNorm have under the same names: weight, bias and running statistics."""
+    names = {name for name, _ in chain(norm.named_parameters(), norm.named_buffers())}
+    state = {name: value[channels] for name, value in layer.state_dict().items() if name in names and value.ndim}
+    norm.load_state_dict(state, strict=False)
 
 
-def copy_statistics(source: nn.BatchNorm2d, target: nn.Module, channels: slice = slice(None)) -> None:
-    """Copies the running statistics, if there are any."""
-    with torch.no_grad():
-        for name in ("running_mean", "running_var"):
-            value = getattr(source, name)
-            if value is not None:
-                getattr(target, name).copy_(value[channels])
-
-
-def get_momentum(layer: nn.BatchNorm2d) -> float:
+def find_momentum(layer: nn.BatchNorm2d) -> float:
     """Returns the momentum of a layer; where it averages over all batches, BatchNorm's default."""
     return 0.1 if layer.momentum is None else layer.momentum

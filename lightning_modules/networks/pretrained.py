@@ -1,10 +1,9 @@
 """ImageNet weights of torchvision, and backbones of timm, with errors that say what to do without a network."""
 
 import importlib
-from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
-from urllib.error import URLError
 from urllib.parse import urlparse
 
 import torch
@@ -14,15 +13,15 @@ from torchvision.models import WeightsEnum
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def fetch_imagenet_weights(weights: WeightsEnum, name: str) -> OrderedDict[str, Tensor]:
+def fetch_imagenet_weights(weights: WeightsEnum, name: str) -> Mapping[str, Tensor]:
     """Returns torchvision's state dict of a classifier, from disk or downloaded.
 
     Raises:
         FileNotFoundError: If the weights are not on disk and cannot be downloaded; names the file and its place.
     """
     try:
-        return OrderedDict(weights.get_state_dict(progress=True, check_hash=True))
-    except (URLError, OSError) as error:
+        return weights.get_state_dict(progress=True, check_hash=True)
+    except OSError as error:
         place = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(weights.url).path).name
         raise FileNotFoundError(
             f"ImageNet weights of {name} are not on this machine and could not be downloaded ({error}). "
@@ -35,6 +34,15 @@ def check_weights(weights: object, *known: str) -> None:
     """Raises ValueError if weights are neither None nor among the known ones."""
     if weights is not None and weights not in known:
         raise ValueError(f"weights is {weights!r}: expected {', '.join(map(repr, known))} or None")
+
+
+def check_standard_width(width: int) -> None:
+    """Raises ValueError if torchvision's ImageNet weights do not fit a backbone of this width."""
+    if width != 64:
+        raise ValueError(
+            f"ImageNet weights need width=64, the backbone has width={width}: set width=64, or weights=None to train "
+            "from scratch"
+        )
 
 
 def create_timm_model(name: str, weights: Literal["imagenet"] | None, **arguments: Any) -> nn.Module:

@@ -5,12 +5,12 @@ A file is a flat state dict. Before every name stands ``module.``; every BatchNo
 ImageNet classifier ``fc``, which nothing uses, is still there.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from lightning_modules.networks.checkpoints import read_checkpoint
 
 DEPTHS = {6: "resnet50", 23: "resnet101"}  # by the number of blocks of layer3
 UNUSED = ("backbone.fc.weight", "backbone.fc.bias")
@@ -48,15 +48,7 @@ def read_released(path: str | Path) -> ReleasedWeights:
             f"the released weights {path} do not exist: expected a file such as resnet50_gta_alpha_0.1.pth, downloaded "
             "from where the authors' README says"
         )
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch and pickle raise whatever they come across
-        raise ValueError(
-            f"{path} cannot be read as weights ({type(error).__name__}: {error}): expected a released file; is the "
-            "download complete?"
-        ) from error
-    if not isinstance(saved, Mapping) or not all(isinstance(value, Tensor) for value in saved.values()):
-        raise ValueError(f"{path} is no flat state dict: expected names and tensors, as in the released files")
+    saved = read_checkpoint(path)["state_dict"]
     state: dict[str, Tensor] = {}
     alphas: dict[str, float] = {}
     for key, value in saved.items():
@@ -81,3 +73,21 @@ def read_released(path: str | Path) -> ReleasedWeights:
         alpha=values.pop() if len(values) == 1 else None,
         state=state,
     )
+
+
+def load_released(network: nn.Module, path: str) -> float | None:
+    """Loads a file of the paper's authors into a network that can read it.
+
+    Returns:
+        The weight of IaBN that the file was released with; None if it differs from layer to layer.
+
+    Raises:
+        ValueError: If the network cannot read such files, or the file is of another network.
+    """
+    load = getattr(network, "load_released", None)
+    if load is None:
+        raise ValueError(
+            f"there are no released weights for {type(network).__name__} ({path}): expected DeepLabV1 on ResNet-50 or "
+            "ResNet-101"
+        )
+    return load(path)

@@ -4,15 +4,16 @@ Source: He et al. (2016) for the residual networks; Chen et al. (2015) for dilat
 The blocks are torchvision's, and so are all parameter names: torchvision's ImageNet weights load unchanged.
 """
 
-from collections import OrderedDict
+from typing import Literal
 
 from torch import Tensor, nn
 from torchvision.models import ResNet18_Weights, ResNet50_Weights, ResNet101_Weights, WeightsEnum
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from lightning_modules.networks.base import Stage
-from lightning_modules.networks.pretrained import fetch_imagenet_weights
+from lightning_modules.networks.pretrained import check_standard_width, check_weights, fetch_imagenet_weights
 
+STAGES = ("backbone.layer1", "backbone.layer2", "backbone.layer3", "backbone.layer4")  # of a network, by their names
 BLOCKS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
     "resnet10": (BasicBlock, (1, 1, 1, 1)),
     "resnet18": (BasicBlock, (2, 2, 2, 2)),
@@ -37,19 +38,23 @@ class ResNet(nn.Module):
         name: One of ``resnet10``, ``resnet18``, ``resnet50``, ``resnet101``.
         width: Channels of the first stage; the stages have ``width * (1, 2, 4, 8)``, times 4 with bottlenecks.
         output_stride: 8 or 16: how much coarser than the image the features are.
+        weights: ``imagenet`` starts from torchvision's ImageNet-1k (V1) weights, None from random ones.
 
     Attributes:
+        late_stages: What the paper adapts: conv4_x and conv5_x; of ResNet-101 conv5_x (paper, Appendix C).
         low_level_channels: Channels of the features of ``layer1``, at stride 4.
         channels: Channels of the features of ``layer4``.
 
     Raises:
-        ValueError: If the name is unknown, the width is not positive, or the output stride is neither 8 nor 16.
+        ValueError: If an argument is outside its range, or there are no ImageNet weights for the name and the width.
+        FileNotFoundError: If ImageNet weights can neither be found nor downloaded.
     """
 
-    stages = ("layer1", "layer2", "layer3", "layer4")
-
-    def __init__(self, name: str, width: int = 64, output_stride: int = 8) -> None:
+    def __init__(
+        self, name: str, width: int = 64, output_stride: int = 8, weights: Literal["imagenet"] | None = None
+    ) -> None:
         super().__init__()
+        check_weights(weights, "imagenet")
         if name not in BLOCKS:
             raise ValueError(f"unknown backbone {name!r}: expected one of {', '.join(BLOCKS)}")
         if width < 1:
@@ -66,12 +71,15 @@ class ResNet(nn.Module):
         self.layer2 = _stage(block, width * block.expansion, width * 2, depths[1], stride=2)
         self.layer3 = _stage(block, width * 2 * block.expansion, width * 4, depths[2], stride3, dilation3)
         self.layer4 = _stage(block, width * 4 * block.expansion, width * 8, depths[3], dilation=dilation4)
+        self.late_stages = ("layer4",) if name == "resnet101" else ("layer3", "layer4")
         self.low_level_channels = width * block.expansion
         self.channels = width * 8 * block.expansion
         self.output_stride = output_stride
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if weights == "imagenet":
+            self._load_imagenet_weights(name, width)
 
     def forward(self, image: Tensor) -> Tensor:
         """Maps a (B, 3, H, W) image to (B, channels, ceil(H / S), ceil(W / S)) features, S the output stride."""
@@ -80,6 +88,16 @@ class ResNet(nn.Module):
     def run_stem(self, image: Tensor) -> Tensor:
         """Maps a (B, 3, H, W) image to the input of ``layer1``, at stride 4."""
         return self.maxpool(self.relu(self.bn1(self.conv1(image))))
+
+    def _load_imagenet_weights(self, name: str, width: int) -> None:
+        if name not in IMAGENET_WEIGHTS:
+            known = ", ".join(IMAGENET_WEIGHTS)
+            raise ValueError(
+                f"there are no ImageNet weights for backbone {name!r}: expected one of {known}, or weights=None"
+            )
+        check_standard_width(width)
+        state = fetch_imagenet_weights(IMAGENET_WEIGHTS[name], name)
+        self.load_state_dict({key: value for key, value in state.items() if not key.startswith("fc.")})
 
     def list_stages(self) -> list[Stage]:
         """Lists what `forward` runs, in order."""
@@ -105,38 +123,3 @@ def _stage(
                 module.dilation = module.padding = (dilation, dilation)
         blocks.append(dilated)
     return nn.Sequential(*blocks)
-
-
-def load_imagenet_weights(backbone: ResNet, name: str) -> None:
-    """Loads torchvision's ImageNet-1k (V1) weights into a backbone of width 64; the unused classifier is left out.
-
-    Raises:
-        ValueError: If torchvision has no weights for this backbone, or its width is not torchvision's.
-        FileNotFoundError: If the weights are not on disk and cannot be downloaded; names the file and its place.
-    """
-    if name not in IMAGENET_WEIGHTS:
-        known = ", ".join(IMAGENET_WEIGHTS)
-        raise ValueError(
-            f"there are no ImageNet weights for backbone {name!r}: expected one of {known}, or weights=None"
-        )
-    if backbone.conv1.out_channels != 64:
-        raise ValueError(
-            f"ImageNet weights need width=64, the backbone has width={backbone.conv1.out_channels}: "
-            "set width=64, or weights=None to train from scratch"
-        )
-    state = fetch_imagenet_weights(IMAGENET_WEIGHTS[name], name)
-    state = OrderedDict((key, value) for key, value in state.items() if not key.startswith("fc."))
-    backbone.load_state_dict(state, strict=True)
-
-
-def name_stages(prefix: str = "backbone") -> tuple[str, ...]:
-    """Names the residual stages of a network's backbone, shallow to deep."""
-    return tuple(f"{prefix}.{stage}" for stage in ResNet.stages)
-
-
-def name_late_stages(backbone: str) -> tuple[str, ...]:
-    """Names the stages that the paper adapts: conv4_x and conv5_x; of ResNet-101 conv5_x.
-
-    Source: paper, Appendix C.
-    """
-    return ("layer4",) if backbone == "resnet101" else ("layer3", "layer4")

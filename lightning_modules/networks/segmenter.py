@@ -34,11 +34,6 @@ class Segmenter(SegmentationNetwork):
 
     Attributes:
         adapted_layers: What Seg-TTT moves unless told otherwise: the last third of the blocks and what follows.
-
-    Raises:
-        ModuleNotFoundError: If timm is not installed.
-        ValueError: If an argument is outside its range, or contradicts the ImageNet weights.
-        FileNotFoundError: If ImageNet weights are asked for and can neither be found nor downloaded.
     """
 
     channels_last = False  # a transformer has no convolutions that gain from it

@@ -35,11 +35,6 @@ class TimmDeepLab(SegmentationNetwork):
     Attributes:
         adapted_layers: What Seg-TTT moves unless told otherwise: the backbone's stages beyond stride 8, which are
             conv4_x and conv5_x in a residual network, and what follows them.
-
-    Raises:
-        ModuleNotFoundError: If timm, or the package with the weights, is not installed.
-        ValueError: If an argument is outside its range.
-        FileNotFoundError: If ImageNet weights are asked for and can neither be found nor downloaded.
     """
 
     def __init__(

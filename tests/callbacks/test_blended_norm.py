@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from callbacks import blended_norm
-from callbacks.blended_norm import blend, measure_statistics, normalize_blended
+from callbacks.blended_norm import measure_statistics, normalize_blended
 
 ALPHAS = [0.0, 0.1, 1.0]
 EPS = 1e-5
@@ -71,7 +71,7 @@ def lay_out(arguments: Arguments, layout: torch.memory_format) -> Arguments:
 @pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize("pooled", [False, True])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("batch", [1, 2, 3])
+@pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("alpha", ALPHAS)
 def test_value_and_gradients_are_those_of_the_formula(
     alpha: float, batch: int, layout: torch.memory_format, pooled: bool, affine: bool
@@ -83,17 +83,15 @@ def test_value_and_gradients_are_those_of_the_formula(
     assert output.dtype == torch.float32 and {gradient.dtype for gradient in gradients} == {torch.float32}
     for one, other in zip((output, *gradients), expect(arguments, alpha, pooled), strict=True):
         torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=1e-5)
+    assert blended_norm.list_faults() == {}  # or the plain formula would stand in for a kernel that is wrong
 
 
 @pytest.mark.parametrize("pooled", [False, True])
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("alpha", ALPHAS)
-def test_gradcheck(alpha: float, layout: torch.memory_format, pooled: bool) -> None:
-    x, mean, var, weight, bias = lay_out(make_arguments(2, (3, 2), channels=3), layout)
-    x, weight, bias = x.requires_grad_(), weight.requires_grad_(), bias.requires_grad_()
-    assert torch.autograd.gradcheck(
-        lambda x, weight, bias: normalize_blended(x, mean, var, weight, bias, alpha, EPS, pooled), (x, weight, bias)
-    )
+def test_maps_of_one_value(alpha: float, pooled: bool) -> None:
+    arguments = make_arguments(3, (1, 1))
+    for one, other in zip(run(arguments, alpha, pooled), expect(arguments, alpha, pooled), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
 
 
 def measure(x: Tensor, pooled: bool = False) -> tuple[Tensor, Tensor]:
@@ -140,26 +138,6 @@ def test_half_precision_features_keep_their_type_and_statistics_of_float32(
     torch.testing.assert_close(var.double(), x.var((2, 3), correction=0), rtol=1e-5, atol=1e-6)
 
 
-def test_squares_that_float16_cannot_hold_do_not_matter() -> None:
-    x = torch.tensor([300.0, 500.0, 700.0, 900.0], dtype=torch.float16).view(1, 1, 2, 2)
-    output = normalize_blended(x, torch.zeros(1), torch.ones(1), None, None, 1.0, EPS)
-    expected = torch.tensor([-1.3416, -0.4472, 0.4472, 1.3416]).view(1, 1, 2, 2)
-    torch.testing.assert_close(output.float(), expected, rtol=2e-3, atol=0)
-
-
-@pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("pooled", [False, True])
-@pytest.mark.parametrize("alpha", ALPHAS)
-def test_maps_of_one_value(alpha: float, pooled: bool, batch: int) -> None:
-    arguments = make_arguments(batch, (1, 1))
-    found, expected = run(arguments, alpha, pooled), expect(arguments, alpha, pooled)
-    for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
-    if alpha == 1 and not pooled:
-        torch.testing.assert_close(found[0], arguments[4][:, None, None].expand_as(found[0]))  # only the bias is left
-        assert found[1].abs().max() < 1e-9
-
-
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("pooled", [False, True])
 @pytest.mark.parametrize("alpha", ALPHAS)
@@ -174,8 +152,7 @@ def test_means_1000_deviations_from_0_cost_no_digits(alpha: float, pooled: bool,
         torch.testing.assert_close(one.double(), other, rtol=2e-3, atol=2e-3)
 
 
-@pytest.mark.parametrize("batch", [1, 2])
-@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize(("pooled", "batch"), [(False, 1), (True, 2)])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize(
     ("offset", "mean_error", "var_error"), [(0.0, 1e-7, 4e-7), (10.0, 1e-5, 1e-6), (2000.0, 3e-3, 1e-4)]
@@ -200,14 +177,6 @@ def test_statistics_of_maps_whose_blocks_are_measured_at_once(size: tuple[int, .
     torch.testing.assert_close(var.double(), expected[0], rtol=1e-5, atol=1e-6)
 
 
-def test_running_mean_of_1000_deviations_is_subtracted_before_scaling() -> None:
-    x = 2000 + torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    mean, var = torch.full((3,), 2000.0), torch.full((3,), 1e-2)
-    output = normalize_blended(x, mean, var, torch.ones(3), torch.zeros(3), 0.0, 0.0)
-    # mean and x are exact here, so that only scaling can round: x * scale - mean * scale would be off by 1e-3.
-    torch.testing.assert_close(output.double(), (x.double() - 2000) * 10, rtol=1e-6, atol=1e-6)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("alpha", ALPHAS)
@@ -224,36 +193,6 @@ def test_no_sample_hears_of_another(alpha: float, layout: torch.memory_format, d
     changed = x.clone()
     changed[0] += 5
     assert torch.equal(normalize_blended(changed, *others, alpha, EPS)[1:], together[1:])
-
-
-@pytest.mark.parametrize("pooled", [False, True])
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_statistics_are_mean_and_biased_variance(dtype: torch.dtype, layout: torch.memory_format, pooled: bool) -> None:
-    x = make_arguments(3)[0].to(dtype).contiguous(memory_format=layout)
-    mean, var = measure(x, pooled)
-    dims, tolerance = (0, 2, 3) if pooled else (2, 3), 1e-12 if dtype == torch.float64 else 1e-5
-    assert mean.shape == var.shape == ((1, 4) if pooled else (3, 4))
-    torch.testing.assert_close(mean.double(), x.double().mean(dims).view(mean.shape), rtol=tolerance, atol=tolerance)
-    expected = x.double().var(dims, correction=0).view(var.shape)
-    torch.testing.assert_close(var.double(), expected, rtol=tolerance, atol=tolerance)
-
-
-def test_blend_is_linear_in_alpha() -> None:
-    sample, source = torch.tensor([2.0]), torch.tensor([10.0])
-    assert [blend(sample, source, alpha).item() for alpha in (0.0, 0.25, 1.0)] == [10.0, 8.0, 2.0]
-
-
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_nothing_given_is_written(layout: torch.memory_format) -> None:
-    arguments = lay_out(cast(make_arguments(2, offset=1000.0), torch.float32), layout)
-    copies = [value.clone() for value in arguments]
-    versions = [value._version for value in arguments]
-    leaf = arguments[0].requires_grad_()
-    normalize_blended(*arguments, 0.1, EPS).sum().backward()
-    assert [value._version for value in arguments] == versions
-    assert all(torch.equal(value, copy) for value, copy in zip(arguments, copies, strict=True))
-    assert leaf.grad.shape == leaf.shape
 
 
 @pytest.mark.parametrize("alpha", ALPHAS)
@@ -290,34 +229,10 @@ def test_cuda_agrees_with_the_formula(
         torch.testing.assert_close(one.cpu().double(), other, rtol=tolerance, atol=tolerance * other.abs().max().item())
 
 
-@pytest.mark.cuda
-def test_cuda_never_waits_for_the_device() -> None:
-    arguments = [value.cuda() for value in cast(make_arguments(2), torch.float32)]
-    leaf = arguments[0].requires_grad_()
-    normalize_blended(*arguments, 0.1, EPS).sum().backward()  # loads kernels
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        normalize_blended(*arguments, 0.1, EPS).sum().backward()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    assert leaf.grad is not None
-
-
 @pytest.fixture
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """No kernel has been compared with the formula yet."""
     monkeypatch.setattr("callbacks.blended_norm._served", {})
-
-
-def test_kernels_are_checked_once_per_type_and_layout(unchecked: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    checks: list[tuple[Any, ...]] = []
-    monkeypatch.setattr("callbacks.blended_norm._find_fault", lambda *key: checks.append(key))
-    for dtype in (torch.float32, torch.bfloat16):
-        for layout in (torch.contiguous_format, torch.channels_last):
-            for _ in range(3):
-                assert blended_norm.has_kernels(torch.ones(1, 2, 3, 4, dtype=dtype).contiguous(memory_format=layout))
-    assert len(checks) == 4
-    assert set(blended_norm.fast_path_report().values()) == {"fast"} and len(blended_norm.fast_path_report()) == 4
 
 
 @pytest.mark.parametrize("way", ["raises", "disagrees", "disagrees-backward"])

@@ -1,8 +1,9 @@
 """MC dropout, Tent, AdaBN and ensembles against plain computations."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -55,32 +56,6 @@ class TestMCDropout:
         assert {name for name, training in seen if training} == {"Dropout"}
         assert not network.dropout.training
 
-    def test_with_iabn_is_dropout_on_the_converted_network(self) -> None:
-        network, image = TinyNetwork(dropout=0.3), make_images(1)
-        found = MCDropout(1, alpha=0.4).predict(network, image)
-        torch.manual_seed(0)
-        network.dropout.train()
-        converted = IaBN(0.4).adapt(network, image)
-        torch.testing.assert_close(found, converted)
-        assert not torch.allclose(found, MCDropout(1).predict(network, image))
-
-    def test_more_passes_come_closer_to_their_mean(self) -> None:
-        network, image = TinyNetwork(dropout=0.5), make_images(1)
-        mean = MCDropout(400, seed=1).predict(network, image)
-        errors = [(MCDropout(n).predict(network, image) - mean).pow(2).mean() for n in (1, 10, 100)]
-        assert errors[0] > 3 * errors[1] > 9 * errors[2]
-
-    @pytest.mark.parametrize("dropout", [0.0, None])
-    def test_a_network_without_dropout_is_a_clear_error(self, dropout: float | None) -> None:
-        with pytest.raises(ValueError, match="no Dropout module with a probability above 0"):
-            MCDropout().check_network(TinyNetwork(dropout=0.0) if dropout is not None else nn.Conv2d(3, 5, 1))
-
-    def test_arguments(self) -> None:
-        with pytest.raises(ValueError, match="passes is 0"):
-            MCDropout(0)
-        with pytest.raises(ValueError, match="alpha is 2"):
-            MCDropout(alpha=2)
-
 
 class TestTent:
     @pytest.mark.parametrize(("name", "optimizer"), [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam)])
@@ -100,12 +75,6 @@ class TestTent:
         torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-6)
         assert (found - Tent(num_steps=0).predict(network, image)).abs().max() > 1e-3
 
-    def test_entropy_falls_and_is_accounted_for(self) -> None:
-        tent = Tent(num_steps=10, lr=0.01)
-        tent.predict(TinyNetwork(), make_images(1))
-        (adaptation,) = tent.adaptations
-        assert adaptation.steps == 10 and adaptation.loss_last < adaptation.loss_first
-
     def test_without_steps_it_is_p_bn_and_alpha_blends(self) -> None:
         network, image = TinyNetwork(), make_images(1)
         assert torch.equal(Tent(num_steps=0).predict(network, image), IaBN(1.0).predict(network, image))
@@ -116,7 +85,9 @@ class TestTent:
         network, images = TinyNetwork(), make_images(3)
         before = Snapshot(network)
         tent = Tent(num_steps=2, lr=0.01, episodic=False)
-        found = torch.cat([tent.predict(network, images[:2]), tent.predict(network, images[2:])])
+        with pytest.warns(UserWarning, match="KEEPS what it learns") as caught:
+            found = torch.cat([tent.predict(network, images[:2]), tent.predict(network, images[2:])])
+        assert len(caught) == 1
         before.check(network)
         plain = plain_batch_norm(network)
         steps = torch.optim.Adam([p for layer in batch_norms(plain) for p in (layer.weight, layer.bias)], lr=0.01)
@@ -130,12 +101,6 @@ class TestTent:
         tent.forget()
         assert torch.equal(tent.predict(network, images[:1]), found[:1])
 
-    def test_online_says_so_loudly_and_once(self) -> None:
-        tent = Tent(num_steps=1, episodic=False)
-        with pytest.warns(UserWarning, match="KEEPS what it learns") as caught:
-            tent.predict(TinyNetwork(), make_images(1))
-        assert len(caught) == 1
-
     @pytest.mark.filterwarnings("ignore:Tent")
     def test_online_learns_nothing_from_an_image_that_ends_in_nan(self) -> None:
         network, images = TinyNetwork(), make_images(2)
@@ -145,24 +110,6 @@ class TestTent:
         expected = other.predict(network, images)
         assert found.isfinite().all()
         assert torch.equal(found[3], expected[1])
-
-    def test_a_network_without_batch_norm_is_a_clear_error(self) -> None:
-        with pytest.raises(ValueError, match="no BatchNorm with weight and bias"):
-            Tent().check_network(TinyNetwork(norm=None))
-
-    @pytest.mark.parametrize(
-        ("arguments", "message"),
-        [
-            ({"num_steps": -1}, "num_steps is -1"),
-            ({"num_steps": 0, "episodic": False}, "num_steps is 0"),
-            ({"lr": float("nan")}, "lr is nan"),
-            ({"optimizer": "lbfgs"}, "optimizer is 'lbfgs': expected one of adam, sgd"),
-            ({"alpha": -0.1}, "alpha is -0.1"),
-        ],
-    )
-    def test_arguments(self, arguments: dict, message: str) -> None:
-        with pytest.raises(ValueError, match=message):
-            Tent(**arguments)
 
 
 class TestAdaBN:
@@ -190,10 +137,6 @@ class TestAdaBN:
             torch.testing.assert_close(found, plain(images).softmax(dim=1), rtol=0, atol=1e-6)
         torch.testing.assert_close(AdaBN(prior=1e9).predict(network, images), predict_plainly(network, images))
 
-    def test_of_one_image_it_is_iabn(self) -> None:
-        network, image = TinyNetwork(), make_images(1)
-        torch.testing.assert_close(AdaBN(prior=3).predict(network, image), IaBN(0.25).predict(network, image))
-
     def test_a_broken_image_does_not_spoil_its_batch(self) -> None:
         network, images = TinyNetwork(), make_images(3)
         broken = images.clone()
@@ -203,20 +146,6 @@ class TestAdaBN:
             found = method.predict(network, broken)
         assert torch.equal(found[[0, 2]], AdaBN().predict(network, images[[0, 2]]))
         assert [adaptation.fallback for adaptation in method.adaptations] == [False, True, False]
-
-    def test_leaves_nothing_behind_on_a_network_with_adaptive_layers(self) -> None:
-        from callbacks.iabn import convert_batch_norm
-
-        network, images = convert_batch_norm(TinyNetwork(), 0.6), make_images(2)
-        expected = predict_plainly(network, images)
-        AdaBN().predict(network, images)
-        assert torch.equal(predict_plainly(network, images), expected)
-
-    def test_arguments_and_networks(self) -> None:
-        with pytest.raises(ValueError, match="prior is -1"):
-            AdaBN(-1)
-        with pytest.raises(ValueError, match="no 2d BatchNorm"):
-            AdaBN().check_network(TinyNetwork(norm=None))
 
 
 def save(network: nn.Module, path: Path, prefix: str = "network.") -> str:
@@ -249,19 +178,6 @@ class TestEnsemble:
             ensemble.predict(network, image)
         assert len(calls) == 3 and all(call["weights_only"] for call in calls)
 
-    def test_network_of_the_run_is_no_member_and_stays(self, paths: list[str]) -> None:
-        network, images = TinyNetwork(seed=9), make_images(1)
-        before = Snapshot(network)
-        found = Ensemble(paths).predict(network, images)
-        before.check(network)
-        assert torch.equal(found, Ensemble(paths).predict(TinyNetwork(seed=8), images))
-
-    def test_plain_state_dict_is_a_member_too(self, tmp_path: Path) -> None:
-        torch.save(TinyNetwork(seed=4).state_dict(), tmp_path / "plain.pth")
-        images = make_images(1)
-        found = Ensemble([str(tmp_path / "plain.pth")], alpha=0).predict(TinyNetwork(), images)
-        torch.testing.assert_close(found, predict_plainly(TinyNetwork(seed=4), images))
-
     def test_another_architecture_is_built_from_the_config_of_its_run(self, paths: list[str], tmp_path: Path) -> None:
         other = DeepLabV1("resnet10", 5, width=4).eval()
         path = save(other, tmp_path / "run" / "checkpoints" / "best.ckpt")
@@ -293,19 +209,33 @@ class TestEnsemble:
         ):
             with pytest.raises(error, match=message):
                 Ensemble([*paths, wrong]).check_network(network)
-
-    def test_members_for_other_classes_are_a_clear_error(self, paths: list[str], tmp_path: Path) -> None:
-        (tmp_path / "config.yaml").write_text(
-            "model: {network: {class_path: tests.fakes.TinyNetwork, init_args: {num_classes: 4}}}\n"
-        )
-        four = save(TinyNetwork(4), tmp_path / "four.ckpt")
+        config = "model: {network: {class_path: tests.fakes.TinyNetwork, init_args: {num_classes: 4}}}\n"
+        (tmp_path / "config.yaml").write_text(config)
         with pytest.raises(ValueError, match=r"four\.ckpt predicts 4 classes, the members before it 5"):
-            Ensemble([paths[0], four]).predict(TinyNetwork(), make_images(1))
+            Ensemble([paths[0], save(TinyNetwork(4), tmp_path / "four.ckpt")]).predict(network, make_images(1))
 
-    def test_arguments(self) -> None:
-        for wrong in ([], "a.ckpt"):
-            with pytest.raises(ValueError, match="expected a list of paths"):
-                Ensemble(wrong)
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: MCDropout(0), "passes is 0"),
+        (lambda: MCDropout(alpha=2), "alpha is 2"),
+        (lambda: Tent(num_steps=-1), "num_steps is -1"),
+        (lambda: Tent(num_steps=0, episodic=False), "num_steps is 0"),
+        (lambda: Tent(lr=float("nan")), "lr is nan"),
+        (lambda: Tent(optimizer="lbfgs"), "optimizer is 'lbfgs': expected one of adam, sgd"),
+        (lambda: Tent(alpha=-0.1), "alpha is -0.1"),
+        (lambda: AdaBN(-1), "prior is -1"),
+        (lambda: Ensemble([]), "expected a list of paths"),
+        (lambda: Ensemble("a.ckpt"), "expected a list of paths"),
+        (lambda: MCDropout().check_network(TinyNetwork()), "no Dropout module with a probability above 0"),
+        (lambda: Tent().check_network(TinyNetwork(norm=None)), "no BatchNorm with weight and bias"),
+        (lambda: AdaBN().check_network(TinyNetwork(norm=None)), "no 2d BatchNorm"),
+    ],
+)
+def test_bad_arguments_and_networks_are_clear_errors(make: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 class PooledNetwork(TinyNetwork):

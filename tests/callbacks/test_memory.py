@@ -25,22 +25,16 @@ def cpu_error() -> RuntimeError:
 
 
 class LimitedNetwork(TinyNetwork):
-    """Runs out of memory on images of more pixels, always or only while it keeps what gradients need."""
+    """Runs out of memory on images of more pixels."""
 
-    def __init__(
-        self, pixels: int, make_error: Callable[[], RuntimeError] = cuda_error, in_steps: bool = False, at: int = 1
-    ) -> None:
+    def __init__(self, pixels: int, make_error: Callable[[], BaseException] = cuda_error) -> None:
         super().__init__()
-        self.pixels, self.make_error, self.in_steps = pixels, make_error, in_steps
-        self.countdown = at
+        self.pixels, self.make_error = pixels, make_error
 
     def forward(self, image: Tensor) -> Tensor:
-        output = super().forward(image)
-        if image.shape[-2] * image.shape[-1] > self.pixels and (output.requires_grad or not self.in_steps):
-            self.countdown -= 1
-            if self.countdown <= 0:
-                raise self.make_error()
-        return output
+        if image.shape[-2] * image.shape[-1] > self.pixels:
+            raise self.make_error()
+        return super().forward(image)
 
 
 METHODS: dict[str, Callable[[], Method]] = {
@@ -72,23 +66,8 @@ def test_message_says_what_was_too_large_and_what_to_do(method: Method, make_err
     message = str(caught.value)
     assert "an image of 64x96 pixels (HxW) is too large for the memory of the cpu" in message
     assert str(make_error()).splitlines()[0] in message and "second line" not in message
-    assert "data.evaluation_resize" in message and "bf16-mixed" in message
+    assert "data.evaluation_resize" in message and "bf16-mixed" in message and "fewer `trainable` layers" in message
     assert not isinstance(caught.value.__cause__ or caught.value.__context__, RuntimeError)  # nothing keeps the memory
-
-
-def arguments_of(method: Method) -> dict[str, object]:
-    return {name: value for name, value in method.settings().items() if name != "name"}
-
-
-def test_other_images_are_not_affected(method: Method) -> None:
-    network, small, large = LimitedNetwork(32 * 48), make_images(1), make_images(1, 64, 96)
-    expected = METHODS["IaBN"]().predict(TinyNetwork(), small) if isinstance(method, IaBN) else None
-    first = method.predict(network, small)
-    for _ in range(2):
-        with pytest.raises(TooLargeError):
-            method.predict(network, large)
-        assert torch.equal(method.predict(network, small), first)
-    assert expected is None or torch.equal(first, expected)
 
 
 @pytest.mark.parametrize(
@@ -102,20 +81,6 @@ def test_other_errors_pass_through_unchanged(method: Method, error: BaseExceptio
     # A view that is too small for the network is a ValueError, which is told which view it was.
     assert caught.value is error or (isinstance(error, ValueError) and caught.value.__cause__ is error)
     before.check(network)
-
-
-def test_running_out_in_the_steps_is_the_same_error() -> None:
-    network = LimitedNetwork(64 * 96 // 2, in_steps=True)
-    before = Snapshot(network)
-    with pytest.raises(TooLargeError, match=r"64x96.*fewer `trainable` layers"):
-        SegTTT(num_steps=2, scales=(0.5,)).predict(network, make_images(1, 64, 96))
-    before.check(network)
-
-
-def test_running_out_in_a_search_is_the_same_error() -> None:
-    network, method = LimitedNetwork(64 * 96 // 2, in_steps=True), SegTTT(num_steps=2, scales=(0.5,))
-    with pytest.raises(TooLargeError, match="64x96"):
-        list(method.predict_variants(network, make_images(1, 64, 96), [method]))
 
 
 class KeepsTrack(TinyNetwork):
@@ -164,10 +129,8 @@ def test_tensors_of_an_image_are_gone_with_its_prediction(make: Callable[[], Met
     for _ in range(2):
         method.predict(network, image)
     before = count_tensors()
-    for _ in range(5):
-        method.predict(network, image)
-    assert count_tensors() == before
     for _ in range(3):
+        method.predict(network, image)
         with pytest.raises(TooLargeError):
             method.predict(failing, image)
     method.predict(network, image)
@@ -179,9 +142,7 @@ def test_tensors_of_an_image_are_gone_with_its_prediction(make: Callable[[], Met
     "make",
     [
         lambda: IaBN(0.1),
-        lambda: SegTTT(num_steps=2, scales=(0.5,)),
-        lambda: SegTTT(num_steps=2, scales=(0.5,), trainable=["head"], semantics="released"),
-        lambda: SegTTT(num_steps=2, scales=(0.5,), time_budget_ms=1e6),
+        lambda: SegTTT(num_steps=2, scales=(0.5,), semantics="released", time_budget_ms=1e6),
     ],
 )
 def test_a_thousand_images_need_no_more_memory_than_a_hundred(make: Callable[[], Method]) -> None:
@@ -197,17 +158,6 @@ def test_a_thousand_images_need_no_more_memory_than_a_hundred(make: Callable[[],
         method.predict(network, images[number % 4])
     assert count_tensors() <= tensors
     assert measure_memory() < memory + 20
-
-
-def test_network_without_the_smallest_size_for_the_trial_is_told_that_memory_was_the_problem() -> None:
-    class NeedsPixels(LimitedNetwork):
-        def forward(self, image: Tensor) -> Tensor:
-            if image.shape[-2] < 24:
-                raise ValueError(f"the image is {image.shape[-2]} pixels high: expected 24 or more")
-            return super().forward(image)
-
-    with pytest.raises(TooLargeError, match="64x96"):
-        SegTTT(num_steps=1, scales=(0.5,)).predict(NeedsPixels(0, in_steps=True), make_images(1, 64, 96))
 
 
 @pytest.mark.cuda
@@ -233,15 +183,3 @@ def test_cuda_out_of_memory_is_explained_and_the_memory_is_free_again() -> None:
         IaBN().predict(network, make_images(1, 64, 96).cuda())
     gc.collect()
     assert torch.cuda.memory_allocated() <= before + 2**22
-
-
-@pytest.mark.cuda
-def test_cuda_memory_stays_level() -> None:
-    network, method = TinyNetwork().cuda(), SegTTT(num_steps=2, scales=(0.5,))
-    image = make_images(1).cuda()
-    for _ in range(3):
-        method.predict(network, image)
-    before = torch.cuda.memory_allocated()
-    for _ in range(50):
-        method.predict(network, image)
-    assert torch.cuda.memory_allocated() <= before

@@ -10,102 +10,38 @@ import torch.nn.functional as F
 import yaml
 from torch import Tensor, nn
 
-from callbacks import TTA, IaBN, MCDropout, Method, SegTTT, Tent
+from callbacks import TTA, IaBN, Method, SegTTT
 from callbacks.adaptation.passes import Passes
-from callbacks.adaptation.steps import take_step
 from callbacks.stages import recording, stage
-from lightning_modules.networks import FCN, DeepLabV1, DeepLabV3Plus, HRNet, RoundedSizes
-from tests.fakes import NormAct2d, Snapshot, TinyNetwork, make_images, randomize
+from lightning_modules.networks import FCN, DeepLabV1, DeepLabV3Plus, HRNet
+from tests.fakes import Snapshot, TinyNetwork, make_images, randomize
 from tests.tiny import ROOT
 
-
-class FromTorchvision(nn.Module):
-    """torchvision's, whose logits lie in a mapping."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        from torchvision.models import segmentation
-
-        arguments: dict[str, Any] = {"weights": None, "weights_backbone": None, "num_classes": 5}
-        self.model = RoundedSizes(getattr(segmentation, name)(**arguments))
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.model(image)
-
-
-class ViT(nn.Module):
-    """A vision transformer of timm with stochastic depth, and a convolution upon its tokens."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        import timm
-
-        self.trunk = timm.create_model(
-            "vit_tiny_patch16_224",
-            num_classes=0,
-            dynamic_img_size=True,
-            depth=3,
-            embed_dim=24,
-            num_heads=2,
-            drop_path_rate=0.2,
-            attn_drop_rate=0.1,
-        )
-        self.neck = nn.Sequential(nn.BatchNorm2d(24), nn.ReLU(inplace=True))
-        self.head = nn.Conv2d(24, 5, 1)
-
-    def forward(self, image: Tensor) -> Tensor:
-        size = torch.Size(-(-side // 16) * 16 for side in image.shape[-2:])
-        image = F.interpolate(image, size, mode="bilinear")
-        tokens = self.trunk.forward_features(image)[:, 1:]
-        return self.head(self.neck(tokens.transpose(1, 2).reshape(len(image), 24, size[0] // 16, size[1] // 16)))
-
-
-TINY = {"head": ["head"], "late": ["layer4", "head"], "all": ["stem", "stem_norm", "layer3", "layer4", "head"]}
 RESNET = {"head": ["head"], "late": ["layer4", "head"], "all": ["backbone", "head"]}
 
-# A network, its image's size, and what moves: the head, some more, all.
-NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int], dict[str, list[str]]]] = {
-    "tiny": (TinyNetwork, (32, 48), TINY),
-    "tiny-coarse": (lambda: TinyNetwork(upsample=False), (33, 47), TINY),
-    "tiny-shared": (lambda: TinyNetwork(shared=True), (32, 48), {**TINY, "late": ["layer4.0", "head"]}),
-    "tiny-dropout": (lambda: TinyNetwork(dropout=0.5), (32, 48), TINY),
-    "tiny-act": (lambda: TinyNetwork(norm=NormAct2d), (32, 48), TINY),
-    "tiny-sync": (lambda: TinyNetwork(norm=nn.SyncBatchNorm), (32, 48), TINY),
-    "deeplab-v1": (lambda: DeepLabV1("resnet10", 5, width=8), (64, 96), RESNET),
-    "deeplab-v1-dropout": (lambda: DeepLabV1("resnet10", 5, width=8, dropout=0.2), (64, 96), RESNET),
-    "deeplab-v1-switchable": (lambda: DeepLabV1("resnet10", 5, width=8, norm="ibn_b"), (64, 96), RESNET),
-    "deeplab-v1-resnet50": (lambda: DeepLabV1("resnet50", 5, width=4), (64, 64), RESNET),
+# A network, and what moves: the head, some more, all.
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], dict[str, list[str]]]] = {
+    "deeplab-v1-dropout": (lambda: DeepLabV1("resnet10", 5, width=8, dropout=0.2), RESNET),
+    "deeplab-v1-switchable": (lambda: DeepLabV1("resnet10", 5, width=8, norm="ibn_b"), RESNET),
     "deeplab-v3-plus": (
         lambda: DeepLabV3Plus("resnet10", 5, width=8),
-        (64, 96),
         {**RESNET, "all": ["backbone", "aspp", "reduction", "decoder", "head"]},
     ),
-    "fcn": (lambda: FCN("resnet10", 5, width=8), (64, 96), RESNET),
+    "fcn": (lambda: FCN("resnet10", 5, width=8), RESNET),
     "hrnet": (
         lambda: HRNet(5, "hrnet_w18_small"),
-        (64, 64),
         {"head": ["head"], "late": ["backbone.stage4", "neck", "head"], "all": ["backbone", "neck", "head"]},
-    ),
-    "lraspp": (
-        lambda: FromTorchvision("lraspp_mobilenet_v3_large"),
-        (70, 90),
-        {"head": ["low_classifier", "high_classifier"], "late": ["classifier"], "all": ["model"]},
-    ),
-    "vit": (
-        ViT,
-        (48, 64),
-        {"head": ["head"], "late": ["trunk.blocks.2", "neck", "head"], "all": ["trunk", "neck", "head"]},
     ),
 }
 
 
 @pytest.fixture(params=NETWORKS)
 def case(request: pytest.FixtureRequest) -> tuple[nn.Module, Tensor, dict[str, list[str]]]:
-    make, size, trainable = NETWORKS[request.param]
+    make, trainable = NETWORKS[request.param]
     torch.manual_seed(0)
     network = make()
     randomize(network)
-    return network, make_images(1, *size), trainable
+    return network, make_images(1, 64, 64), trainable
 
 
 @pytest.fixture
@@ -143,9 +79,8 @@ def test_stages_that_run_once_change_no_prediction(
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     assert (found.argmax(dim=1) == expected.argmax(dim=1)).float().mean() > 0.9999
     assert (adaptation.loss_first, adaptation.loss_last) == pytest.approx((plain.loss_first, plain.loss_last), rel=1e-5)
-    assert not torch.allclose(
-        expected, IaBN(0.3).predict(network, image), atol=1e-4
-    )  # there was something to get wrong
+    plain_iabn = IaBN(0.3).predict(network, image)
+    assert not torch.allclose(expected, plain_iabn, atol=1e-4)  # there was something to get wrong
 
 
 @pytest.mark.parametrize("momentum", [0.1, 0.7, 1.0, None])
@@ -198,34 +133,11 @@ def test_head_only_runs_the_frozen_layers_once_at_full_size(semantics: str, at_f
         assert len(sizes) == 4 + at_full_size, name
 
 
-def test_layer4_and_head_run_what_lies_before_once() -> None:
-    network = DeepLabV1("resnet10", 5, width=8)
-    randomize(network)
-    convolutions = [module for module in network.backbone.modules() if isinstance(module, nn.Conv2d)]
-    first, last = count_runs(convolutions[0]), count_runs(convolutions[-1])
-    SegTTT(trainable=["layer4", "head"], num_steps=4, scales=(0.5,)).predict(network, make_images(1, 64, 96))
-    assert len(first) == 2 + 1 and len(last) == 2 + 4 + 1
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"time_budget_ms": 0}, "time_budget_ms is 0.*above 0"),
-        ({"time_budget_ms": -5}, "time_budget_ms is -5"),
-        ({"time_budget_ms": float("inf")}, "time_budget_ms is inf"),
-        ({"time_budget_ms": float("nan")}, "time_budget_ms is nan"),
-    ],
-)
-def test_options_outside_their_range_are_errors(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        SegTTT(**arguments)
-
-
 OPTIONS: dict[str, Any] = {"time_budget_ms": 1e6, "trainable": ["head"], "grayscale": False}
 
 
 @pytest.mark.parametrize("semantics", ["paper", "released"])
-@pytest.mark.parametrize("options", [{}, *({name: value} for name, value in OPTIONS.items()), OPTIONS], ids=str)
+@pytest.mark.parametrize("options", [{}, OPTIONS], ids=str)
 def test_network_is_bit_identical_with_any_option(options: dict[str, Any], semantics: str) -> None:
     network, images = TinyNetwork(dropout=0.3, upsample=False).train(), make_images(2)
     network.layer4.eval()
@@ -290,17 +202,6 @@ METHODS: dict[str, Callable[[], Method]] = {
 }
 
 
-BFLOAT16_IOU = 0.97  # 0.991 (TTA) to 0.999 (IaBN) were measured on a CPU
-
-
-def mean_iou(one: Tensor, other: Tensor) -> float:
-    shares = []
-    for label in torch.cat([one, other]).unique():
-        both, any_ = ((one == label) & (other == label)).sum(), ((one == label) | (other == label)).sum()
-        shares.append((both / any_).item())
-    return sum(shares) / len(shares)
-
-
 @pytest.mark.parametrize("name", METHODS)
 def test_channels_last_hardly_changes_a_label(name: str, fitted: DeepLabV1, monkeypatch: pytest.MonkeyPatch) -> None:
     images = make_pattern(3, 2000)[0] * 1.1 + 0.1
@@ -318,27 +219,6 @@ def test_channels_last_hardly_changes_a_label(name: str, fitted: DeepLabV1, monk
     assert (labels[0] == labels[1]).float().mean() >= 0.999
 
 
-class ViewsItsInput(TinyNetwork):
-    """Lists the values of an image by a view, which channels that lie side by side do not allow."""
-
-    def forward(self, image: Tensor) -> Tensor:
-        return super().forward(image.view(len(image), -1).view(image.shape))
-
-
-@pytest.mark.parametrize(
-    "method",
-    [
-        IaBN(),
-        TTA(scales=(0.5, 1.0)),
-        SegTTT(scales=(0.5, 1.0)),
-        SegTTT(scales=(0.5, 1.0), semantics="released"),
-    ],
-    ids=lambda method: type(method).__name__,
-)
-def test_networks_that_do_not_ask_for_channels_last_get_images_that_are_contiguous(method: Method) -> None:
-    assert method.predict(ViewsItsInput(), make_images(1)).shape == (1, 5, 32, 48)
-
-
 @pytest.mark.parametrize("name", METHODS)
 def test_bfloat16_autocast_predicts_nearly_the_same_labels(name: str, fitted: DeepLabV1) -> None:
     images = make_pattern(3, 2000)[0] * 1.1 + 0.1
@@ -349,7 +229,7 @@ def test_bfloat16_autocast_predicts_nearly_the_same_labels(name: str, fitted: De
         labels = method.predict(fitted, images).argmax(dim=1)
     before.check(fitted)
     assert not any(adaptation.fallback for adaptation in method.adaptations)
-    assert mean_iou(labels, expected) > BFLOAT16_IOU
+    assert (labels == expected).float().mean() > 0.98
 
 
 def test_stages_are_timed_while_recorded() -> None:
@@ -360,102 +240,12 @@ def test_stages_are_timed_while_recorded() -> None:
     found = times.milliseconds()
     assert set(found) == {"views", "fusion", "step", "final", "restore"}
     assert (len(found["views"]), len(found["step"]), len(found["final"])) == (4, 4, 1)
-    assert all(value >= 0 for values in found.values() for value in values)
-    assert sum(found["step"]) > 0
-    with recording(image.device) as times:
-        method.predict(network, image.repeat(2, 1, 1, 1))
-    assert len(times.milliseconds()["step"]) == 8
+    assert all(value > 0 for value in found["step"])
 
 
-def test_stages_of_methods_without_steps() -> None:
-    network, image = TinyNetwork(), make_images(1)
-    with recording(image.device) as times:
-        TTA(scales=(0.5,)).predict(network, image)
-    assert set(times.milliseconds()) == {"views", "fusion", "restore"}
-    with recording(image.device) as times:
-        SegTTT(scales=(0.5,), num_steps=0).predict(network, image)
-    assert set(times.milliseconds()) == {"views", "fusion", "final", "restore"}
-
-
-def test_a_recording_ends_with_its_block_also_after_an_error_and_may_be_nested() -> None:
-    with recording(torch.device("cpu")) as outer:
-        with stage("one"):
-            pass
-        with pytest.raises(RuntimeError, match="stop"), recording(torch.device("cpu")) as inner, stage("two"):
-            raise RuntimeError("stop")
-        with stage("three"):
-            pass
-    with stage("four"):
+def test_a_recording_ends_with_its_block_also_after_an_error() -> None:
+    with pytest.raises(RuntimeError, match="stop"), recording(torch.device("cpu")) as times, stage("one"):
+        raise RuntimeError("stop")
+    with stage("two"):
         pass
-    assert list(outer.milliseconds()) == ["one", "three"] and list(inner.milliseconds()) == ["two"]
-
-
-def test_stages_cost_nothing_when_nobody_records(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: Any) -> None:
-        raise AssertionError("a stopwatch was made")
-
-    monkeypatch.setattr("callbacks.stages.Stopwatch", fail)
-    SegTTT(scales=(0.5,), num_steps=2).predict(TinyNetwork(), make_images(1))
-
-
-@pytest.fixture
-def without_tf32() -> Iterator[None]:
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    yield
-    torch.backends.cudnn.allow_tf32 = before
-
-
-@pytest.mark.cuda
-@pytest.mark.parametrize("semantics", ["paper", "released"])
-@pytest.mark.parametrize("moving", ["head", "late", "all"])
-def test_cuda_steps_never_wait_for_the_device(
-    moving: str, semantics: str, fitted: DeepLabV1, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def without_waiting(function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            torch.cuda.set_sync_debug_mode("error")
-            try:
-                return function(*args, **kwargs)
-            finally:
-                torch.cuda.set_sync_debug_mode("default")
-
-        return call
-
-    network, image = copy.deepcopy(fitted).cuda(), make_pattern(1, 0)[0].cuda()
-    method = SegTTT(trainable=RESNET[moving], semantics=semantics, num_steps=3)
-    expected = method.predict(network, image)  # makes what is made once
-    monkeypatch.setattr(Passes, "compute_loss", without_waiting(Passes.compute_loss))
-    monkeypatch.setattr("callbacks.seg_ttt.take_step", without_waiting(take_step))
-    torch.testing.assert_close(method.predict(network, image), expected, rtol=1e-3, atol=1e-3)
-    assert method.adaptations[0].steps == 3
-
-
-@pytest.mark.cuda
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_cuda_autocast_predicts_nearly_the_same_labels(dtype: torch.dtype, name: str, fitted: DeepLabV1) -> None:
-    network, images = copy.deepcopy(fitted).cuda(), (make_pattern(3, 2000)[0] * 1.1 + 0.1).cuda()
-    before = Snapshot(network)
-    expected = METHODS[name]().predict(network, images).argmax(dim=1)
-    with torch.autocast("cuda", dtype):
-        method = METHODS[name]()
-        labels = method.predict(network, images).argmax(dim=1)
-    before.check(network)
-    assert not any(adaptation.fallback for adaptation in method.adaptations)
-    assert mean_iou(labels.cpu(), expected.cpu()) > BFLOAT16_IOU
-
-
-@pytest.mark.cuda
-@pytest.mark.parametrize("semantics", ["paper", "released"])
-def test_cuda_agrees_with_the_cpu(semantics: str, fitted: DeepLabV1, without_tf32: None) -> None:
-    image = make_pattern(1, 2000)[0]
-    method = SegTTT(scales=(0.5, 1.0), num_steps=3, semantics=semantics)
-    expected = method.predict(fitted, image).argmax(dim=1)
-    found = method.predict(copy.deepcopy(fitted).cuda(), image.cuda()).argmax(dim=1)
-    assert (found.cpu() == expected).float().mean() > 0.995
-
-
-@pytest.mark.parametrize("method", [MCDropout(2), Tent(num_steps=2), IaBN(), TTA(scales=(1.0,))])
-def test_other_methods_know_no_options_of_seg_ttt(method: Method) -> None:
-    assert not {"time_budget_ms", "trainable", "psi"} & method.settings().keys()
+    assert list(times.milliseconds()) == ["one"]

@@ -1,5 +1,3 @@
-from itertools import pairwise
-
 import numpy as np
 import pytest
 import torch
@@ -15,15 +13,6 @@ RESAMPLINGS = ["device", "pillow"]
 
 
 @pytest.mark.parametrize("resampling", RESAMPLINGS)
-@pytest.mark.parametrize("scale", [0.25, 0.5, 0.75, 1.0, 1.3])
-@pytest.mark.parametrize("size", [(32, 48), (61, 83)])
-def test_sizes_are_rounded_down(size: tuple[int, int], scale: float, resampling) -> None:
-    view = View(scale, flip=True, grayscale=True).apply(make_images(2, *size), resampling=resampling)
-    assert view.shape == (2, 3, int(scale * size[0]), int(scale * size[1])) and view.dtype == torch.float32
-    assert torch.equal(view[:, 0] * 0, view[:, 1] * 0)
-
-
-@pytest.mark.parametrize("resampling", RESAMPLINGS)
 @pytest.mark.parametrize("flip", [False, True])
 def test_view_at_scale_1_inverts_exactly(flip: bool, resampling) -> None:
     image = make_images(2)
@@ -33,18 +22,6 @@ def test_view_at_scale_1_inverts_exactly(flip: bool, resampling) -> None:
     assert torch.equal(view.invert(applied, (32, 48)), image)
     maps = torch.rand(2, 7, 32, 48)
     assert torch.equal(view.invert(maps.flip(-1) if flip else maps, (32, 48)), maps)
-
-
-@pytest.mark.parametrize("scale", [0.25, 0.5, 0.75, 1.5])
-@pytest.mark.parametrize("flip", [False, True])
-@pytest.mark.parametrize("resampling", RESAMPLINGS)
-def test_constant_image_survives_every_view_exactly(scale: float, flip: bool, resampling) -> None:
-    levels = torch.tensor([10.0, 128.0, 250.0])[None, :, None, None].expand(1, 3, 32, 48)
-    image = IMAGENET.apply(levels / 255)
-    view = View(scale, flip)
-    applied = view.apply(image, resampling=resampling)
-    assert (IMAGENET.undo(applied) * 255 - levels[..., :1, :1]).abs().max().item() < 1e-4
-    torch.testing.assert_close(view.invert(applied, (32, 48)), image, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("flip", [False, True])
@@ -75,20 +52,13 @@ def test_grayscale_is_pillows_luma_repeated() -> None:
 
 
 def test_normalization_undoes_itself_and_can_be_another() -> None:
+    assert Normalization([0.5, 0.4, 0.3], [1.0, 0.5, 0.25]) == Normalization((0.5, 0.4, 0.3), (1.0, 0.5, 0.25))
     values = torch.rand(1, 3, 4, 5)
     other = Normalization(mean=(0.5, 0.4, 0.3), std=(1.0, 0.5, 0.25))
     torch.testing.assert_close(other.undo(other.apply(values)), values)
     assert other.apply(values)[0, 2, 1, 1].item() == pytest.approx((values[0, 2, 1, 1].item() - 0.3) / 0.25, abs=1e-6)
     gray = View(grayscale=True).apply(other.apply(torch.full((1, 3, 4, 5), 0.2)), other)
     torch.testing.assert_close(other.undo(gray), torch.full((1, 3, 4, 5), 0.2))
-
-
-def test_image_is_not_written_by_a_view() -> None:
-    image = make_images(1)
-    before = image.clone()
-    for view in make_views((0.5, 1.0), flip=True, grayscale=True):
-        view.apply(image).add_(0)
-    assert torch.equal(image, before)
 
 
 def test_make_views_lists_each_scale_plain_and_augmented() -> None:
@@ -174,17 +144,6 @@ def test_at_psi_1_the_text_keeps_the_most_confident_pixels_and_the_code_none(map
     assert kept.any() and (pseudo_labels(maps, 1.0, strict=True) == 255).all()
 
 
-def test_at_psi_0_every_pixel_has_its_likeliest_class(maps: Tensor) -> None:
-    assert torch.equal(pseudo_labels(maps, 0.0), maps.argmax(dim=1))
-    assert torch.equal(pseudo_labels(maps, 0.0, strict=True), maps.argmax(dim=1))
-
-
-def test_fewer_pixels_are_kept_the_higher_psi(maps: Tensor) -> None:
-    kept = [pseudo_labels(maps, psi) != 255 for psi in (0.2, 0.5, 0.8, 1.0)]
-    assert all((more | fewer == more).all() for more, fewer in pairwise(kept))
-    assert kept[0].sum() > kept[-1].sum()
-
-
 @pytest.mark.parametrize("psi", [-0.1, 1.01, float("nan")])
 def test_psi_outside_0_to_1_is_an_error(maps: Tensor, psi: float) -> None:
     with pytest.raises(ValueError, match="psi is"):
@@ -202,10 +161,3 @@ def test_views_and_pseudo_labels_on_cuda_agree_with_the_cpu(maps: Tensor) -> Non
         levels = [view.apply(x, resampling="pillow").cpu() for x in (image, image.cuda())]
         torch.testing.assert_close(*levels, rtol=0, atol=1e-6)  # a GPU divides by way of the reciprocal
     assert torch.equal(pseudo_labels(maps.cuda(), 0.7).cpu(), pseudo_labels(maps, 0.7))
-
-
-def test_a_normalization_given_as_lists_is_the_same() -> None:
-    lists = Normalization([0.5, 0.4, 0.3], [1.0, 0.5, 0.25])  # type: ignore[arg-type]
-    tuples = Normalization((0.5, 0.4, 0.3), (1.0, 0.5, 0.25))
-    assert lists == tuples and hash(lists) == hash(tuples)
-    assert torch.equal(View(0.5).apply(make_images(1), lists), View(0.5).apply(make_images(1), tuples))

@@ -1,20 +1,27 @@
 import hashlib
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
 from datamodules.scenery import DOMAINS, SPLITS, draw_scene
+from datamodules.scenery.dice import Dice
 from datamodules.scenery.domains import TrainId
-from datamodules.scenery.optics import add_air, draw_exposure
-from tests import programs
+from datamodules.scenery.optics import Photographer
 
-SCENES = 32
+SCENES = 20
 # Least share of scenes with at least LEAST_PIXELS of the class, at 128x256.
 LEAST_SHARE = 0.08
 LEAST_PIXELS = 12
-ROOT = Path(__file__).resolve().parents[2]
+# Scene 1 of the test split, seed 2, at 96x192: hash of the labels, and sums of red, green and blue. Where the processor
+# lacks AVX2, OpenCV rounds a few pixels of an image otherwise, by one grey level.
+RECORDED = {
+    "source": ("3ea8cf5867219d7e", (1746966, 2007153, 1858301)),
+    "development": ("c8ddff60572f3517", (2483972, 3003042, 2765145)),
+    "haze": ("ea3ea03d5952c625", (2272674, 2596533, 2458970)),
+    "dusk": ("856953e0373e81a8", (1808554, 1742381, 1914458)),
+    "dust": ("b98142371e50d287", (2430552, 2199053, 1778335)),
+}
 
 
 def fingerprint(*arguments: str | int) -> str:
@@ -37,36 +44,26 @@ def test_names() -> None:
     assert all(domain.name == name for name, domain in DOMAINS.items())
 
 
+@pytest.mark.skipif(
+    not cv2.__version__.startswith("5.0."), reason="recorded with OpenCV 5.0, others may draw otherwise"
+)
 @pytest.mark.parametrize("domain", DOMAINS)
-def test_same_arguments_give_same_pixels_in_any_order(domain: str) -> None:
-    indices = [0, 1, 2, 3]
-    forward = {index: fingerprint(domain, "val", index, 5, 96, 192) for index in indices}
-    backward = {index: fingerprint(domain, "val", index, 5, 96, 192) for index in reversed(indices)}
-    assert forward == backward
+def test_pixels_are_as_recorded(domain: str) -> None:
+    image, labels = draw_scene(domain, "test", 1, 2, 96, 192)
+    digest, sums = RECORDED[domain]
+    assert hashlib.sha256(labels.tobytes()).hexdigest()[:16] == digest
+    np.testing.assert_allclose(image.sum(axis=(0, 1)), sums, rtol=0, atol=20)
 
 
-@pytest.mark.slow
-def test_same_arguments_give_same_pixels_in_another_process(tmp_path: Path) -> None:
-    calls = [(domain, "test", 7, 2, 96, 192) for domain in DOMAINS]
-    program = (
-        "import hashlib\n"
-        "from datamodules.scenery import draw_scene\n"
-        f"for call in {calls[::-1]!r}:\n"
-        "    image, labels = draw_scene(*call)\n"
-        "    print(hashlib.sha256(image.tobytes() + labels.tobytes()).hexdigest())\n"
-    )
-    done = programs.run(["-c", program], tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split()[::-1] == [fingerprint(*call) for call in calls]
-
-
-def test_pixels_do_not_depend_on_threads_or_global_generators() -> None:
+def test_pixels_do_not_depend_on_threads_global_generators_or_what_was_drawn_before() -> None:
     before = fingerprint("dust", "train", 3, 0, 128, 256)
     threads = cv2.getNumThreads()
     try:
         cv2.setNumThreads(1)
         cv2.setRNGSeed(99)
         np.random.seed(99)
+        for domain in reversed(DOMAINS):
+            draw_scene(domain, "train", 4, 0, 96, 192)
         assert fingerprint("dust", "train", 3, 0, 128, 256) == before
     finally:
         cv2.setNumThreads(threads)
@@ -81,35 +78,25 @@ def test_domain_split_index_and_seed_each_change_the_scene() -> None:
 
 
 @pytest.mark.parametrize("domain", DOMAINS)
-def test_every_class_appears_often_enough(domain: str, scenes: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
-    _, labels = scenes[domain]
+def test_no_image_is_nearly_empty_and_every_class_is_seen(
+    domain: str, scenes: dict[str, tuple[np.ndarray, np.ndarray]]
+) -> None:
+    images, labels = scenes[domain]
+    assert images.std(axis=(1, 2, 3)).min() > 15
     shares = {label.name: ((labels == label).sum(axis=(1, 2)) >= LEAST_PIXELS).mean() for label in TrainId}
     assert {name: share for name, share in shares.items() if share < LEAST_SHARE} == {}
 
 
-@pytest.mark.parametrize("domain", DOMAINS)
-def test_scenes_are_images_with_train_ids(domain: str, scenes: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
-    images, labels = scenes[domain]
-    assert images.dtype == labels.dtype == np.uint8
-    assert images.shape == (SCENES, 128, 256, 3)
-    assert labels.shape == (SCENES, 128, 256)
+@pytest.mark.parametrize("size", [(32, 64), (127, 253), (256, 171), (130, 420), (1024, 2048)])
+def test_any_size(size: tuple[int, int]) -> None:
+    image, labels = draw_scene("dust", "train", 4, 0, *size)
+    assert image.dtype == labels.dtype == np.uint8
+    assert (image.shape, labels.shape) == ((*size, 3), size)
+    assert image.flags.c_contiguous and labels.flags.c_contiguous
     assert labels.max() <= 18
-    assert (images.std(axis=(1, 2, 3)) > 15).all(), "an image is nearly empty"
 
 
-@pytest.mark.parametrize(
-    ("height", "width"), [(32, 64), (128, 256), (127, 253), (200, 200), (256, 171), (130, 420), (1024, 2048)]
-)
-def test_any_size(height: int, width: int) -> None:
-    for domain in ("source", "dust") if height < 1000 else ("dust",):
-        image, labels = draw_scene(domain, "train", 4, 0, height, width)
-        assert image.shape == (height, width, 3)
-        assert labels.shape == (height, width)
-        assert image.flags.c_contiguous and labels.flags.c_contiguous
-        assert labels.max() <= 18
-
-
-@pytest.mark.parametrize("index", range(6))
+@pytest.mark.parametrize("index", range(3))
 def test_same_layout_at_two_sizes(index: int) -> None:
     _, small = draw_scene("source", "val", index, 1, 128, 256)
     _, large = draw_scene("source", "val", index, 1, 512, 1024)
@@ -129,11 +116,10 @@ def test_looks_differ_from_source(scenes: dict[str, tuple[np.ndarray, np.ndarray
 
 
 def test_far_surfaces_fade_into_the_air() -> None:
-    exposure = draw_exposure(np.random.default_rng(0), DOMAINS["haze"].looks[0])
-    image = np.zeros((1, 4, 3), np.uint8)
+    photographer = Photographer(Dice(np.random.PCG64(0)), DOMAINS["haze"].looks[0])
     nearness = 1 / np.array([[1, 10, 50, 200]], np.float32)
-    faded = add_air(image, nearness, exposure) / np.array(exposure.air)
-    np.testing.assert_allclose(faded[0, :, 1], 1 - np.exp(-exposure.haze / nearness[0]), atol=1e-4)
+    faded = photographer.add_air(np.zeros((1, 4, 3), np.uint8), nearness) / photographer.air
+    np.testing.assert_allclose(faded[0, :, 1], 1 - np.exp(-photographer.haze / nearness[0]), atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from datamodules.transforms import TrainingTransform
+from datamodules.transforms import EvaluationTransform, Resize, TrainingTransform
 
 
 @pytest.mark.parametrize(("source", "crop"), [(512, 64), (64, 224)])
@@ -20,3 +20,15 @@ def test_labels_of_a_crop_lie_where_its_edges_are(source: int, crop: int) -> Non
                 bright = (bright - bright.min()) / (bright.max() - bright.min())
                 shifts.append(float((column == 0).sum() - (1 - bright).sum()))
     assert len(shifts) > 50 and abs(np.mean(shifts)) < 0.1  # pixels of the crop
+
+
+@pytest.mark.parametrize(
+    ("policy", "size"), [("protocol", (1024, 2048)), ("keep_aspect", (1117, 1877)), ("none", (1250, 2100))]
+)
+def test_large_images_are_resized_and_their_masks_are_not(policy: Resize, size: tuple[int, int]) -> None:
+    transform = EvaluationTransform(policy)
+    levels, ids = np.full((1250, 2100, 3), (10, 120, 250), np.uint8), np.arange(1250 * 2100).reshape(1250, 2100) % 19
+    image, mask = transform(levels, ids.astype(np.uint8))
+    assert image.shape[1:] == size and np.array_equal(mask.numpy(), ids)
+    assert (image == image[:, :1, :1]).all()
+    assert [array.shape[-2:] for array in transform(levels[:30, :50], ids[:30, :50])] == [(30, 50), (30, 50)]

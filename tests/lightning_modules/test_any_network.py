@@ -1,15 +1,29 @@
 """What holds for every network of this project, on tiny versions."""
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import nn
+from torchvision.models import WeightsEnum
 
 from callbacks.iabn import IaBN
 from callbacks.seg_ttt import SegTTT, select_parameters
-from lightning_modules.networks import FCN, DeepLabV1, DeepLabV3Plus, FCN8s, HRNet, SegmentationNetwork, Segmenter
+from lightning_modules.networks import (
+    FCN,
+    DeepLabV1,
+    DeepLabV3Plus,
+    FCN8s,
+    HRNet,
+    SegmentationNetwork,
+    Segmenter,
+    TimmDeepLab,
+)
 from lightning_modules.predictor import predict_plainly
 from tests.fakes import Snapshot, make_images
 
@@ -23,17 +37,19 @@ WITH_BATCH_NORM: dict[str, Make] = {
     "fcn": lambda **kwargs: FCN("resnet10", CLASSES, width=4, **kwargs),
     "fcn8s_bn": lambda **kwargs: FCN8s("vgg16_bn", CLASSES, width=4, **kwargs),
     "hrnet": lambda **kwargs: HRNet(CLASSES, "hrnet_w18_small", **kwargs),
+    "timm_deeplab": lambda **kwargs: TimmDeepLab(CLASSES, channels=16, **kwargs),
 }
 WITHOUT_BATCH_NORM: dict[str, Make] = {
     "fcn8s": lambda **kwargs: FCN8s("vgg16", CLASSES, width=4, **kwargs),
     "segmenter": lambda **kwargs: Segmenter(CLASSES, width=64, depth=3, **kwargs),
 }
 NETWORKS = WITH_BATCH_NORM | WITHOUT_BATCH_NORM
+ON_TIMM = ("hrnet", "timm_deeplab", "segmenter")
 
 
 def make(name: str, **kwargs: object) -> SegmentationNetwork:
     """Makes a tiny network whose logits differ between pixels."""
-    if name in ("hrnet", "segmenter"):
+    if name in ON_TIMM:
         pytest.importorskip("timm")
     torch.manual_seed(0)
     network = NETWORKS[name](**kwargs).eval()
@@ -71,7 +87,8 @@ def test_adapted_layers_name_parts_of_the_network_but_not_all_of_it(name: str) -
         moving = select_parameters(network, names)
         assert "head.bias" in moving or "head.4.bias" in moving
         assert 0 < len(moving) < len(list(network.parameters()))
-        assert not any(path.startswith(("backbone.conv1.", "conv1.", "backbone.patch_embed")) for path in moving)
+        early = ("backbone.conv1.", "conv1.", "backbone.conv_stem.", "backbone.patch_embed")
+        assert not any(path.startswith(early) for path in moving)
 
 
 @pytest.mark.parametrize("name", WITH_BATCH_NORM)
@@ -85,8 +102,10 @@ def test_iabn_blends_at_batch_size_1_and_leaves_the_network_as_it_was(name: str)
     before.check(network)
 
 
-@pytest.mark.parametrize("semantics", ["paper", "released"])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    ("name", "semantics"),
+    [*((name, "paper") for name in NETWORKS), *((name, "released") for name in ("deeplab_v1", "hrnet", "segmenter"))],
+)
 def test_seg_ttt_moves_it_at_batch_size_1_and_leaves_it_as_it_was(name: str, semantics: str) -> None:
     network, images = make(name), make_images(1, 67, 83)
     alpha = 0.1 if name in WITH_BATCH_NORM else 0.0
@@ -108,40 +127,21 @@ def test_iabn_says_that_there_is_no_batch_norm(name: str) -> None:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_head_starts_from_the_papers_distribution(name: str) -> None:
-    if name in ("hrnet", "segmenter"):
+    if name in ON_TIMM:
         pytest.importorskip("timm")
     torch.manual_seed(0)
     head = NETWORKS[name]().head
     classifier = head[-1] if isinstance(head, nn.Sequential) else head
     assert isinstance(classifier, nn.Conv2d) and classifier.bias is not None and (classifier.bias == 0).all()
-    assert classifier.out_channels == CLASSES
+    assert classifier.out_channels == CLASSES and classifier.kernel_size == (1, 1)
     assert classifier.weight.std().item() == pytest.approx(0.01, rel=0.4)
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-def test_unknown_weights_are_a_clear_error(name: str) -> None:
-    with pytest.raises(ValueError, match="weights is 'coco': expected 'imagenet' or None"):
-        make(name, weights="coco")
-
-
-@pytest.mark.parametrize(
-    "make_with_one_class",
-    [
-        lambda: DeepLabV3Plus("resnet10", 1, width=4),
-        lambda: FCN("resnet10", 1, width=4),
-        lambda: FCN8s("vgg16", 1, width=4),
-    ],
-)
-def test_one_class_is_a_clear_error(make_with_one_class: Callable[[], nn.Module]) -> None:
-    with pytest.raises(ValueError, match="num_classes is 1: expected 2 or more"):
-        make_with_one_class()
 
 
 NORMS = ["switchable", "batch_instance", "ibn_a", "ibn_b"]
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("name", ["deeplab_v3_plus_8", "fcn", "fcn8s_bn", "hrnet"])
+@pytest.mark.parametrize("name", ["deeplab_v3_plus_8", "fcn8s_bn", "hrnet"])
 def test_other_norms_train_and_adapt_or_are_refused(name: str, norm: str) -> None:
     if name == "fcn8s_bn" and norm.startswith("ibn"):
         with pytest.raises(ValueError, match="defined for residual networks alone"):
@@ -154,13 +154,12 @@ def test_other_norms_train_and_adapt_or_are_refused(name: str, norm: str) -> Non
     F.cross_entropy(network.train()(images), torch.zeros(2, 67, 83, dtype=torch.int64)).backward()
     optimizer.step()
     assert all(parameter.isfinite().all() for parameter in network.parameters())
-    moved = [key for key, parameter in network.named_parameters() if not torch.equal(parameter, before[key])]
-    assert "head.bias" in moved or "head.4.bias" in moved
+    assert not torch.equal(network.get_parameter("head.bias"), before["head.bias"])
     method = SegTTT(0.0, psi=0.1, num_steps=1, lr=1e-3, scales=(0.5,))
     assert method.predict(network.eval(), images[:1]).isfinite().all() and method.adaptations[0].steps == 1
 
 
-@pytest.mark.parametrize("name", [*WITH_BATCH_NORM, "fcn8s"])
+@pytest.mark.parametrize("name", NETWORKS)
 def test_dropout_is_live_in_training_only_and_adds_no_key(name: str) -> None:
     plain, network, images = make(name), make(name, dropout=0.2), make_images(2, 41, 67)
     assert sorted(network.state_dict()) == sorted(plain.state_dict())
@@ -170,3 +169,95 @@ def test_dropout_is_live_in_training_only_and_adds_no_key(name: str) -> None:
         assert torch.allclose(network(images), plain(images), atol=1e-5)
         network.train()
         assert not torch.allclose(network(images), network(images), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda: DeepLabV1("resnet34", 19), "unknown backbone 'resnet34': expected one of resnet10"),
+        (lambda: DeepLabV1("resnet18", 1), "num_classes is 1: expected 2 or more"),
+        (lambda: DeepLabV1("resnet18", 19, width=0), "width is 0"),
+        (lambda: DeepLabV1("resnet10", 19, "imagenet"), "no ImageNet weights for backbone 'resnet10'"),
+        (lambda: DeepLabV1("resnet18", 19, "imagenet", 32), "need width=64, the backbone has width=32"),
+        (lambda: DeepLabV3Plus("resnet18", 19, output_stride=4), "output_stride is 4: expected 8 or 16"),
+        (lambda: FCN8s("vgg19", 4), "unknown backbone 'vgg19': expected one of vgg16, vgg16_bn"),
+        (lambda: FCN8s("vgg16", 4, None, 0), "width is 0"),
+        (lambda: FCN8s("vgg16", 4, "imagenet", 8), "need width=64, the backbone has width=8"),
+        (lambda: HRNet(19, "resnet18"), "backbone is 'resnet18': expected an HRNet of timm"),
+        (lambda: HRNet(19, "hrnet_w17"), "knows no model 'hrnet_w17'"),
+        (lambda: TimmDeepLab(5, output_stride=4), "output_stride is 4: expected 8, 16 or 32"),
+        (lambda: TimmDeepLab(5, "resnet18", "package"), "weights=package holds tf_efficientnet_lite0 alone"),
+        (lambda: Segmenter(5, norm="switchable"), "a vision transformer has no BatchNorm"),
+        (lambda: Segmenter(5, dropout=1.0), "dropout is 1.0: expected a probability"),
+        (lambda: Segmenter(5, weights="imagenet", depth=2), "depth is 2, but ImageNet weights fit the backbone's own"),
+        (lambda: Segmenter(5, width=100), "width is 100: expected a multiple of 64"),
+        (lambda: Segmenter(5, depth=0), "depth is 0: expected a positive number"),
+        (lambda: Segmenter(5, "resnet18"), "backbone is 'resnet18': expected a vision transformer"),
+    ],
+)
+def test_arguments_outside_their_range_are_errors(wrong: Callable[[], nn.Module], message: str) -> None:
+    pytest.importorskip("timm")
+    with pytest.raises(ValueError, match=message):
+        wrong()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_unknown_weights_are_a_clear_error(name: str) -> None:
+    with pytest.raises(ValueError, match=r"weights is 'coco': expected 'imagenet'.* or None"):
+        make(name, weights="coco")
+
+
+@pytest.mark.parametrize("name", ON_TIMM)
+def test_missing_extra_is_a_clear_error(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ModuleNotFoundError, match=r"timm is not installed: .*pip install -e '\.\[timm\]'"):
+        NETWORKS[name]()
+
+
+@pytest.mark.parametrize(
+    ("build", "file", "error"),
+    [
+        (lambda: DeepLabV1("resnet50", 19, "imagenet"), "resnet50-0676ba61.pth", URLError("no network")),
+        (lambda: DeepLabV1("resnet50", 19, "imagenet"), "resnet50-0676ba61.pth", OSError("refused")),
+        (lambda: FCN8s("vgg16_bn", 19, "imagenet"), "vgg16_bn-6c64b313.pth", TimeoutError("too late")),
+    ],
+)
+def test_imagenet_weights_without_a_network_name_the_file_and_its_place(
+    build: Callable[[], nn.Module], file: str, error: Exception, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise error
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("torch.hub.download_url_to_file", fail)
+    with pytest.raises(FileNotFoundError, match="could not be downloaded") as raised:
+        build()
+    for words in (str(tmp_path / "hub" / "checkpoints" / file), f"/{file}", "weights=None", str(error.args[0])):
+        assert words in str(raised.value)
+
+
+def test_imagenet_weights_of_timm_without_a_network_are_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise OSError("no network")
+
+    pytest.importorskip("timm")
+    monkeypatch.setattr("timm.create_model", fail)
+    with pytest.raises(FileNotFoundError, match=r"ImageNet weights of hrnet_w18 are not on this machine .*no network"):
+        HRNet(19, weights="imagenet")
+
+
+def test_imagenet_weights_are_loaded_without_their_classifier(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    place = tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth"  # the place that the message names
+    place.parent.mkdir(parents=True)
+    fake = torchvision.models.resnet18(weights=None).state_dict()
+    torch.save(fake, place)
+    for network in (DeepLabV1("resnet18", 19, "imagenet"), DeepLabV3Plus("resnet18", 19, "imagenet")):
+        state = network.backbone.state_dict()
+        assert all(torch.equal(value, fake[key]) for key, value in state.items())
+        assert fake.keys() - state.keys() == {"fc.weight", "fc.bias"}
+    asked: list[WeightsEnum] = []
+    monkeypatch.setattr(WeightsEnum, "get_state_dict", lambda weights, **_: asked.append(weights) or {})
+    with pytest.raises(RuntimeError, match="Missing key"):
+        FCN("resnet50", 19, "imagenet")
+    assert asked == [torchvision.models.ResNet50_Weights.IMAGENET1K_V1]

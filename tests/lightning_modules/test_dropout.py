@@ -2,7 +2,6 @@ import pytest
 import torch
 from torch import nn
 
-from callbacks import MCDropout
 from lightning_modules.networks import DeepLabV1
 from lightning_modules.networks.dropout import add_dropout
 from tests.fakes import TinyNetwork, make_images
@@ -33,12 +32,9 @@ def test_a_share_of_the_values_is_dropped_and_the_rest_scaled() -> None:
     network = nn.Sequential(nn.ReLU(inplace=True))
     add_dropout(network, 0.25)
     torch.manual_seed(0)
-    x = torch.ones(1, 1, 100, 100, requires_grad=True)
-    y = network.train()(x * 1)
+    y = network.train()(torch.ones(1, 1, 100, 100))
     assert y.unique().tolist() == pytest.approx([0, 4 / 3])
     assert (y == 0).float().mean().item() == pytest.approx(0.25, abs=0.02)
-    y.sum().backward()
-    assert torch.equal(x.grad, y.detach())
 
 
 def test_activations_inside_other_norms_get_one() -> None:
@@ -63,9 +59,3 @@ def test_nothing_without_and_clear_errors() -> None:
         add_dropout(nn.Conv2d(3, 4, 1), 0.5)
     with pytest.raises(ValueError, match="TinyNetwork has no ReLU module"):
         add_dropout(TinyNetwork(), 0.5)
-
-
-def test_trained_with_it_mc_dropout_finds_it() -> None:
-    network, image = DeepLabV1("resnet10", 5, width=4, dropout=0.2).eval(), make_images(1)
-    MCDropout(2).check_network(network)
-    assert not torch.equal(MCDropout(2).predict(network, image), MCDropout(2, seed=1).predict(network, image))

@@ -1,6 +1,3 @@
-from pathlib import Path
-from urllib.error import URLError
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -86,30 +83,3 @@ def test_scores_are_added_from_coarse_to_fine() -> None:
         middle = F.interpolate(coarse, (4, 5), mode="bilinear") + network.score_pool4(pool4)
         fine = F.interpolate(middle, (8, 10), mode="bilinear") + network.score_pool3(pool3)
         assert torch.allclose(network(image), F.interpolate(fine, (61, 75), mode="bilinear"), atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("vgg19", 4), "unknown backbone 'vgg19': expected one of vgg16, vgg16_bn"),
-        (("vgg16", 4, None, 0), "width is 0"),
-        (("vgg16", 4, "imagenet", 8), "need width=64, the backbone has width=8"),
-    ],
-)
-def test_arguments_outside_their_range_are_errors(arguments: tuple, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        FCN8s(*arguments)
-
-
-def test_imagenet_weights_without_a_network_name_the_file_and_its_place(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    def fail(*args: object, **kwargs: object) -> None:
-        raise URLError("no network")
-
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr("torch.hub.download_url_to_file", fail)
-    place = tmp_path / "hub" / "checkpoints" / "vgg16_bn-6c64b313.pth"
-    with pytest.raises(FileNotFoundError, match="could not be downloaded") as raised:
-        FCN8s("vgg16_bn", 19, "imagenet")
-    assert str(place) in str(raised.value)

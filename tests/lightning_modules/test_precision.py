@@ -19,7 +19,7 @@ def fake_times(monkeypatch: pytest.MonkeyPatch, float32: float, bf16: float) -> 
     monkeypatch.setattr(precision, "time_convolution", times.__getitem__)
 
 
-@pytest.mark.parametrize("stage", ["fit", "validate", "test", "predict"])
+@pytest.mark.parametrize("stage", ["fit", "predict"])
 def test_bf16_that_does_not_pay_is_warned_of_at_the_start_of_every_run(
     stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

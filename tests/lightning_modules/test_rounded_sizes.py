@@ -9,32 +9,19 @@ from tests.fakes import Snapshot, TinyNetwork, make_images
 
 
 class Picky(TinyNetwork):
-    """Takes only multiples of 32."""
+    """Takes only multiples of 32, and returns its logits as other libraries do."""
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
         assert not any(side % 32 for side in image.shape[-2:])
-        return super().forward(image)
+        return {"out": super().forward(image)}
 
 
-def test_image_is_resized_to_the_next_multiple_and_its_logits_back() -> None:
-    network, image = RoundedSizes(Picky()), make_images(1, 33, 64)
-    resized = F.interpolate(image, (64, 64), mode="bilinear", align_corners=False)
-    expected = F.interpolate(network.network(resized), (33, 64), mode="bilinear", align_corners=False)
-    assert torch.equal(network(image), expected)
-
-
-def test_image_of_a_multiple_stays_as_it_is() -> None:
-    network, image = RoundedSizes(Picky()), make_images(1, 32, 64)
-    assert torch.equal(network(image), network.network(image))
-
-
-def test_logits_of_another_library_are_found_and_resized() -> None:
-    class Foreign(Picky):
-        def forward(self, image: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
-            return {"out": super().forward(image)}
-
-    image = make_images(1, 40, 50)
-    assert torch.equal(RoundedSizes(Foreign(upsample=False))(image), RoundedSizes(Picky(upsample=False))(image))
+@pytest.mark.parametrize(("size", "rounded"), [((33, 64), (64, 64)), ((32, 64), (32, 64))])
+def test_image_is_resized_to_the_next_multiple_and_its_logits_back(size, rounded) -> None:
+    network, image = RoundedSizes(Picky()), make_images(1, *size)
+    resized = F.interpolate(image, rounded, mode="bilinear", align_corners=False)
+    logits = TinyNetwork()(resized if size != rounded else image)
+    assert torch.equal(network(image), F.interpolate(logits, size, mode="bilinear", align_corners=False))
 
 
 def test_adapted_layers_are_the_networks_own_if_it_has_them() -> None:

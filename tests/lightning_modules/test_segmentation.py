@@ -10,10 +10,12 @@ from torch import nn
 
 from datamodules import TargetsDataModule
 from datamodules.labels import LabelSpace
-from lightning_modules.metrics import Scores, resize_probabilities, score_image
+from lightning_modules.loaders import name_domains
+from lightning_modules.metrics import Scores, score_image
 from lightning_modules.networks import DeepLabV1
 from lightning_modules.predictor import predict_plainly
-from lightning_modules.segmentation import SegmentationModule, name_domains
+from lightning_modules.probabilities import resize_probabilities
+from lightning_modules.segmentation import SegmentationModule
 from tests.fakes import FakeDataModule, TinyNetwork, make_images, make_trainer
 
 
@@ -42,12 +44,8 @@ def test_training_loss_is_the_mean_over_labelled_pixels(unlogged: SegmentationMo
     logits = unlogged.network.eval()(batch["image"])
     expected = F.cross_entropy(logits, batch["mask"], ignore_index=255)
     torch.testing.assert_close(unlogged.training_step(batch, 0), expected)
-
-
-def test_training_loss_of_a_batch_without_labels_is_0_and_teaches_nothing(unlogged: SegmentationModule) -> None:
-    batch = make_batch()
     batch["mask"][:] = 255
-    loss = unlogged.training_step(batch, 0)
+    loss = unlogged.training_step(batch, 0)  # without labels it is 0 and teaches nothing
     loss.backward()
     assert loss.item() == 0
     assert all(p.grad is None or not p.grad.any() for p in unlogged.parameters())
@@ -64,30 +62,21 @@ def test_images_in_training_lie_as_they_come_unless_asked_otherwise(channels_las
     assert layouts == [not expected]
 
 
-def test_training_loss_falls_over_steps(tmp_path: Path) -> None:
+def test_training_falls_and_its_learning_rate_falls_polynomially_to_0(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    losses = []
-
-    class Keep(Callback):
-        def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-            losses.append(trainer.callback_metrics["train/loss"].item())
-
-    trainer = make_trainer(tmp_path, max_epochs=8, callbacks=[Keep()])
-    trainer.fit(make_module(lr=0.1), datamodule=FakeDataModule(length=8))
-    assert sum(losses[-4:]) < 0.8 * sum(losses[:4])
-
-
-def test_learning_rate_falls_polynomially_to_0_once_per_step(tmp_path: Path) -> None:
-    rates: list[float] = []
+    losses, rates = [], []
 
     class Keep(Callback):
         def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
             rates.append(trainer.optimizers[0].param_groups[0]["lr"])
 
-    module = make_module(lr=0.2, power=0.9)
-    trainer = make_trainer(tmp_path, max_epochs=3, callbacks=[Keep()])
-    trainer.fit(module, datamodule=FakeDataModule(length=8))  # 4 batches of 2 per epoch
-    assert rates == pytest.approx([0.2 * (1 - step / 12) ** 0.9 for step in range(12)])
+        def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+            losses.append(trainer.callback_metrics["train/loss"].item())
+
+    trainer = make_trainer(tmp_path, max_epochs=8, callbacks=[Keep()])
+    trainer.fit(make_module(lr=0.1, power=0.9), datamodule=FakeDataModule(length=8))  # 4 batches of 2 per epoch
+    assert sum(losses[-4:]) < 0.8 * sum(losses[:4])
+    assert rates == pytest.approx([0.1 * (1 - step / 32) ** 0.9 for step in range(32)])
     (group,) = trainer.optimizers[0].param_groups
     assert group["lr"] == pytest.approx(0) and (group["momentum"], group["weight_decay"]) == (0.9, 1e-4)
     assert isinstance(trainer.optimizers[0], torch.optim.SGD) and not group["nesterov"]
@@ -139,22 +128,20 @@ def test_loggers_get_the_iou_of_each_class_that_is_present(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("run", ["fit", "validate", "test"])
-def test_class_counts_of_data_and_model_that_disagree_are_an_error(tmp_path: Path, run: str) -> None:
-    data = FakeDataModule(num_classes=16)
-    with pytest.raises(ValueError, match="16"):
-        getattr(make_trainer(tmp_path, max_epochs=1), run)(make_module(19), datamodule=data)
-
-
-@pytest.mark.parametrize("run", ["fit", "validate", "test"])
-def test_class_counts_of_network_and_data_that_disagree_are_an_error(tmp_path: Path, run: str) -> None:
-    module = SegmentationModule(TinyNetwork(7), 19)
-    with pytest.raises(ValueError, match="TinyNetwork predicts 7 classes, the data has 19"):
-        getattr(make_trainer(tmp_path, max_epochs=1), run)(module, datamodule=FakeDataModule())
+def test_class_counts_that_disagree_are_an_error(tmp_path: Path, run: str) -> None:
+    for module, data, message in (
+        (make_module(19), FakeDataModule(num_classes=16), "the data has 16 classes, the model 19"),
+        (SegmentationModule(TinyNetwork(7), 19), FakeDataModule(), "TinyNetwork predicts 7 classes, the data has 19"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            getattr(make_trainer(tmp_path, max_epochs=1), run)(module, datamodule=data)
 
 
 def test_class_names_have_to_be_as_many_as_classes() -> None:
     with pytest.raises(ValueError, match="2 class names for 5 classes"):
         SegmentationModule(TinyNetwork(5), 5, ["a", "b"])
+    with pytest.raises(ValueError, match="num_classes is 256: expected 2 to 255"):
+        SegmentationModule(TinyNetwork(5), 256)
     assert make_module(5).class_names == ["0", "1", "2", "3", "4"]
 
 
@@ -189,22 +176,20 @@ def test_checkpoint_of_the_same_network_is_loaded(tmp_path: Path) -> None:
     assert all(torch.equal(value, trained.state_dict()[key]) for key, value in module.state_dict().items())
 
 
-def test_predict_step_labels_at_the_size_of_the_mask_or_of_the_image() -> None:
-    module = make_module(5).eval()
-    batch = {"image": make_images(2), "name": ["a", "b"]}
-    output = module.predict_step(batch, 0)
-    assert output["name"] == ["a", "b"] and [label.shape for label in output["labels"]] == [(32, 48)] * 2
-    assert torch.equal(output["labels"][1], module(batch["image"])[1].argmax(0).to(torch.uint8))
-    batch["mask"] = torch.zeros(2, 64, 50, dtype=torch.int64)
-    assert module.predict_step(batch, 0)["labels"][0].shape == (64, 50)
-
-
-def test_predict_step_labels_each_image_at_the_size_that_it_has_on_disk() -> None:
-    module = make_module(5).eval()
-    batch = {"image": make_images(2), "name": ["a", "b"], "size": torch.tensor([[64, 50], [20, 31]])}
-    output = module.predict_step(batch, 0)
-    for number, size in enumerate([(64, 50), (20, 31)]):
-        best = resize_probabilities(module(batch["image"])[number : number + 1], size)[0].max(dim=0)
+@pytest.mark.parametrize(
+    ("more", "sizes"),
+    [
+        ({}, [(32, 48), (32, 48)]),
+        ({"mask": torch.zeros(2, 64, 50, dtype=torch.int64)}, [(64, 50), (64, 50)]),
+        ({"size": torch.tensor([[64, 50], [20, 31]])}, [(64, 50), (20, 31)]),
+    ],
+)
+def test_predict_step_labels_at_the_size_on_disk_or_of_the_mask_or_the_image(more: dict, sizes: list) -> None:
+    module, images = make_module(5).eval(), make_images(2)
+    output = module.predict_step({"image": images, "name": ["a", "b"], **more}, 0)
+    assert output["name"] == ["a", "b"]
+    for number, size in enumerate(sizes):
+        best = resize_probabilities(module(images)[number : number + 1], size)[0].max(dim=0)
         assert torch.equal(output["labels"][number], best.indices.to(torch.uint8))
         assert torch.equal(output["confidence"][number], best.values)
 

@@ -1,9 +1,6 @@
-import sys
-
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from callbacks.seg_ttt import select_parameters
 from lightning_modules.networks import Segmenter
@@ -60,37 +57,3 @@ def test_standard_size_is_timms() -> None:
         network = Segmenter(19)
     assert len(network.backbone.blocks) == 12 and network.head.weight.shape == (19, 192, 1, 1)
     assert network.output_stride == network.min_size == 16
-
-
-def test_dropout_is_live_in_training_only() -> None:
-    network, image = make_network(dropout=0.5), make_images(1, 32, 32)
-    assert {module.p for module in network.modules() if isinstance(module, nn.Dropout)} == {0.0, 0.5}
-    nn.init.normal_(network.head.weight)
-    with torch.no_grad():
-        assert torch.equal(network(image), network(image))
-        network.train()
-        assert not torch.equal(network(image), network(image))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"norm": "switchable"}, "norm is 'switchable', but a vision transformer has no BatchNorm"),
-        ({"dropout": 1.0}, "dropout is 1.0: expected a probability"),
-        ({"weights": "imagenet", "depth": 2}, "depth is 2, but ImageNet weights fit the backbone's own"),
-        ({"width": 100}, "width is 100: expected a multiple of 64"),
-        ({"width": 0}, "width is 0: expected a positive number"),
-        ({"depth": 0}, "depth is 0: expected a positive number"),
-        ({"backbone": "resnet18"}, "backbone is 'resnet18': expected a vision transformer"),
-        ({"backbone": "vit_minute"}, "knows no model 'vit_minute'"),
-    ],
-)
-def test_bad_arguments_are_clear_errors(arguments: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Segmenter(5, **arguments)
-
-
-def test_missing_extra_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ModuleNotFoundError, match=r"timm is not installed: .*pip install -e '\.\[timm\]'"):
-        Segmenter(5)

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from textwrap import indent
@@ -12,13 +13,15 @@ import numpy as np
 import yaml
 
 from datamodules.base import DataError
-from datamodules.folder import LOOKED_AT
 from datamodules.labels import IGNORED, TRAIN_IDS
 from datamodules.reading.census import Ids, count_ids
-from datamodules.reading.folders import IMAGE_SUFFIXES, SPLITS, list_files
+from datamodules.reading.headers import read_header
+from datamodules.reading.own_files import SPLITS
 from datamodules.reading.own_labels import LABEL_SUFFIXES, LOSSY_COLOURS
-from datamodules.reading.pixels import read_header, read_image, read_index
+from datamodules.reading.pairs import list_files
+from datamodules.reading.pixels import IMAGE_SUFFIXES, read_image, read_index
 
+LOOKED_AT = 50  # label files
 LABEL_FOLDER = re.compile(
     r"gt(Fine|Coarse)?|ground_?truth|\w*annot\w*|sem_?seg|seg(mentation\w*|maps?)?|labels?\w*|masks?\w*",
     re.IGNORECASE,
@@ -88,16 +91,12 @@ def guess_classes(paths: Sequence[Path]) -> dict[str, Any]:
     colours: set[tuple[int, ...]] = set()
     for path in paths:
         header = read_header(path)
-        try:
-            if header is not None and header.kind.split()[1].startswith("RGB"):
+        with suppress(DataError):  # the check says what is wrong with it
+            if header is not None and header.coloured:
                 colours |= set(map(tuple, np.unique(read_image(path).reshape(-1, 3), axis=0).tolist()))
             else:
                 ids += count_ids(read_index(path, upright=True))
-        except DataError:
-            continue  # the check says what is wrong with it
-    if colours and not ids:
-        return name_colours(sorted(colours))
-    return name_ids(sorted(ids))
+    return name_colours(sorted(colours)) if colours and not ids else name_ids(sorted(ids))
 
 
 def name_colours(colours: Sequence[tuple[int, ...]]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import logging
 import os
 import warnings
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,31 +21,10 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from callbacks.run.records import to_plain, write_file
+from experiments.benchmark.cases import METHODS, list_cases
 from experiments.study import Study, describe_method
 
-MARKERS = {"t-BN": "o", "IaBN": "s", "TTA": "D"}
-
-
-def list_points(options: argparse.Namespace) -> dict[str, tuple[dict[str, Any], list[str]]]:
-    """Lists what is tested.
-
-    Returns:
-        By name: ``method``, ``steps`` and ``trainable`` of a point, and the arguments of its run.
-    """
-    views = {"alpha": options.alpha, "scales": options.scales}
-    one = {"steps": None, "trainable": None}
-    every = {
-        "t-BN": ({"method": "t-BN", **one}, []),
-        "IaBN": ({"method": "IaBN", **one}, describe_method("IaBN", {"alpha": options.alpha})),
-        "TTA": ({"method": "TTA", **one}, describe_method("TTA", views)),
-    }
-    for choice in options.trainable:
-        names = None if choice == "default" else choice.split(",")
-        for steps in options.steps:
-            settings = views | {"psi": options.psi, "lr": options.lr, "num_steps": steps, "trainable": names}
-            point = {"method": "Seg-TTT", "steps": steps, "trainable": choice}
-            every[f"Seg-TTT_{choice.replace(',', '_')}_{steps}"] = point, describe_method("SegTTT", settings)
-    return {name: value for name, value in every.items() if value[0]["method"] in options.methods}
+MARKERS = {"t-BN": "o", "IaBN": "s", "TTA": "D", "Seg-TTT": ".-"}
 
 
 def measure_accuracy(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -63,9 +43,13 @@ def measure_accuracy(options: argparse.Namespace) -> list[dict[str, Any]]:
     common += ["--trainer.enable_model_summary=false", "--trainer.enable_progress_bar=false", *options.options]
     study = Study(options.folder / "accuracy", common)
     points: list[dict[str, Any]] = []
-    for name, (point, arguments) in list_points(options).items():
-        summary = study.test(name, arguments)
+    for case in list_cases(options.methods, options.steps, options.trainable):
+        settings = case.list_settings(options.alpha, options.scales, options.psi, options.lr)
+        method = METHODS[case.method]
+        name = "_".join(str(part).replace(",", "_") for part in (case.method, case.trainable, case.steps) if part)
+        summary = study.test(name, [] if method is None else describe_method(method.__name__, settings))
         domains = {domain: scores["miou"] for domain, scores in summary["domains"].items()}
+        point: dict[str, Any] = asdict(case)
         point |= {"miou": summary["mean"]["miou"], "ms": summary["mean"]["ms_per_image"], "domains": domains}
         points.append(point)
         print(f"{name:<32}{point['miou']:6.1f} %{point['ms']:10.1f} ms per image", flush=True)
@@ -78,18 +62,14 @@ def measure_accuracy(options: argparse.Namespace) -> list[dict[str, Any]]:
 def draw_points(points: Sequence[dict[str, Any]], folder: Path) -> None:
     """Draws mean IoU against milliseconds per image: `accuracy.png` and `accuracy.svg`."""
     figure, axes = plt.subplots(figsize=(6.5, 4), layout="constrained")
-    for point in points:
-        if point["method"] in MARKERS:
-            axes.plot(point["ms"], point["miou"], MARKERS[point["method"]], markersize=8, label=point["method"])
-    for choice in dict.fromkeys(point["trainable"] for point in points if point["method"] == "Seg-TTT"):
-        line = [point for point in points if point["trainable"] == choice]
-        label = "Seg-TTT" if choice == "default" else f"Seg-TTT, {choice.replace(',', ' + ')} only"
-        axes.plot([point["ms"] for point in line], [point["miou"] for point in line], ".-", label=label)
-        for point in line:
-            place = (point["ms"], point["miou"])
-            axes.annotate(
-                f"{point['steps']}", place, xytext=(0, 5), textcoords="offset points", fontsize=7, ha="center"
-            )
+    for method, trainable in dict.fromkeys((point["method"], point["trainable"]) for point in points):
+        line = [point for point in points if (point["method"], point["trainable"]) == (method, trainable)]
+        label = method if trainable in (None, "default") else f"{method}, {trainable.replace(',', ' + ')} only"
+        places = [(point["ms"], point["miou"]) for point in line]
+        axes.plot(*zip(*places, strict=True), MARKERS[method], markersize=8 if trainable is None else None, label=label)
+        for point, place in zip(line, places, strict=True):
+            text = f"{point['steps'] or ''}"
+            axes.annotate(text, place, xytext=(0, 5), textcoords="offset points", fontsize=7, ha="center")
     axes.set_xscale("log")
     axes.set_xlabel("ms per image")
     axes.set_ylabel("mean IoU over targets (%)")

@@ -1,0 +1,110 @@
+"""The figure of a search over settings on the development set."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from callbacks.report.figures import BASELINE, METHOD, SMALL, make_panels, styled
+
+Points = Sequence[Mapping[str, Any]]
+
+
+def draw_search(search: Mapping[str, Any]) -> Figure:
+    """Draws the mean IoU on the development set over the parameters of a search; the best point is marked.
+
+    One parameter makes a curve, two a map; of more, each gets a panel with all points, and the best for each value.
+
+    Args:
+        search: As in search.json: ``parameters``, one or more; ``points`` with ``values`` by parameter and ``miou`` in
+            percent, of one or more points not None.
+    """
+    parameters = search["parameters"]
+    points = [point for point in search["points"] if point["miou"] is not None]
+    return draw_map(parameters, points) if len(parameters) == 2 else draw_curves(parameters, points)
+
+
+@styled
+def draw_curves(parameters: Sequence[str], points: Points) -> Figure:
+    """Draws a panel per parameter."""
+    figure, panels = make_panels(parameters)
+    for axes, parameter in zip(panels, parameters, strict=True):
+        draw_curve(axes, parameter, points, with_all=len(parameters) > 1)
+    panels[0].set_ylabel("mean IoU, development (%)", fontsize=9)
+    return figure
+
+
+def draw_curve(axes: Axes, parameter: str, points: Points, with_all: bool) -> None:
+    """Draws the best mean IoU for each value of a parameter, and, if asked to, all points."""
+    values = list_values(parameter, points)
+    numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    places = [float(value) if numeric else float(number) for number, value in enumerate(values)]
+    if with_all:
+        cloud = [(places[values.index(point["values"][parameter])], point["miou"]) for point in points]
+        axes.plot(*zip(*cloud, strict=True), "o", color=BASELINE, alpha=0.35, markersize=3.5, label="all points")
+    best = [find_highest(points, {parameter: value}) for value in values]
+    axes.plot(places, best, color=METHOD, marker="o", markersize=4, label="best for the value")
+    top = int(np.argmax(best))
+    axes.plot([places[top]], [best[top]], "*", color="black", markersize=11)
+    axes.set_title(f"{parameter}\nbest: {format_value(values[top])} ({best[top]:.1f} %)")
+    axes.set_xlabel(parameter)
+    if not numeric or len(places) <= 6:
+        crowded = sum(len(format_value(value)) for value in values) > 30
+        axes.set_xticks(places, [format_value(value) for value in values], rotation=30 if crowded else 0)
+    if numeric and min(places) > 0 and max(places) / min(places) > 30:
+        axes.set_xscale("log")
+    if with_all:
+        axes.legend()
+
+
+def draw_map(parameters: Sequence[str], points: Points) -> Figure:
+    """Draws the mean IoU over two parameters as a map, with the numbers in it and a frame around the best."""
+    columns, rows = (list_values(parameter, points) for parameter in parameters)
+    grid = np.array([[find_highest(points, dict(zip(parameters, (x, y), strict=True))) for x in columns] for y in rows])
+    size = (1.8 + 0.55 * max(4, len(columns)), 1.1 + 0.32 * max(4, len(rows)))
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots()
+    mesh = axes.pcolormesh(grid, cmap="viridis", edgecolors="white", linewidth=0.5)
+    middle = (np.nanmin(grid) + np.nanmax(grid)) / 2
+    for row, column in np.argwhere(~np.isnan(grid)).tolist():
+        ink = "white" if grid[row, column] < middle else "#0b0b0b"
+        place = (column + 0.5, row + 0.5)
+        axes.text(*place, f"{grid[row, column]:.1f}", ha="center", va="center", fontsize=SMALL, color=ink)
+    top_row, top_column = np.unravel_index(np.nanargmax(grid), grid.shape)
+    axes.add_patch(Rectangle((float(top_column), float(top_row)), 1, 1, fill=False, linewidth=2.5))
+    best = f"{format_value(columns[top_column])}, {format_value(rows[top_row])} ({np.nanmax(grid):.1f} %)"
+    axes.set_xticks(np.arange(len(columns)) + 0.5, [format_value(value) for value in columns])
+    axes.set_yticks(np.arange(len(rows)) + 0.5, [format_value(value) for value in rows])
+    axes.set_title(f"best: {best}", fontsize=10)
+    axes.set(xlabel=parameters[0], ylabel=parameters[1])
+    axes.tick_params(length=0)
+    figure.colorbar(mesh, ax=axes, label="mean IoU, development (%)")
+    return figure
+
+
+def list_values(parameter: str, points: Points) -> list[Any]:
+    """Returns the different values of a parameter, numbers in order, others as they come."""
+    values: list[Any] = []
+    for point in points:
+        if point["values"][parameter] not in values:
+            values.append(point["values"][parameter])
+    return sorted(values) if all(isinstance(value, int | float) for value in values) else values
+
+
+def find_highest(points: Points, chosen: Mapping[str, Any]) -> float:
+    """Returns the largest mean IoU of the points that have these values; NaN if there is none."""
+    fitting = [point for point in points if chosen.items() <= point["values"].items()]
+    return max((point["miou"] for point in fitting), default=math.nan)
+
+
+def format_value(value: Any) -> str:
+    """Writes a value of a parameter briefly."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list | tuple):
+        return " ".join(format_value(item) for item in value)
+    return "none" if value is None else str(value)

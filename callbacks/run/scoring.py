@@ -1,0 +1,149 @@
+"""A `validate` or `test` run in its folder: which images it has to score, and which are scored already."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
+
+from callbacks.run.folder import Key, Line, RunFolder, open_folder, read_located, set_aside
+from callbacks.run.records import describe_run, find_method
+from callbacks.run.settings import find_stage, keeps_knowledge
+
+
+@dataclass
+class ScoringRun:
+    """The images of a run, and their records in its folder.
+
+    Attributes:
+        batches: The images (domain and name) of each batch, over all processes, in order.
+        available: How many images the data sets have, of which a limit may leave out some.
+        resumable: Whether images that are scored already can be skipped.
+        folder: Locked by the first process, from `open` on.
+        done: Names of the images that were scored before this run, by domain.
+    """
+
+    batches: list[list[Key]]
+    available: int
+    resumable: bool
+    folder: RunFolder = field(default_factory=lambda: RunFolder(Path()))
+    done: dict[str, set[str]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, evaluated: Sequence[Any]) -> "ScoringRun":
+        """Returns the run over data sets as the datamodule opened them, see `describe_evaluation`."""
+        batches = [
+            [(dataset.domain, dataset.name(index)) for index in batch]
+            for _, dataset, indices in evaluated
+            for batch in indices
+        ]
+        images = list(chain(*batches))
+        domains = [dataset.domain for _, dataset, _ in evaluated]
+        distinct = len(set(images)) == len(images) and len(set(domains)) == len(domains)
+        return cls(batches, sum(len(dataset) for _, dataset, _ in evaluated), bool(images) and distinct)
+
+    @property
+    def images(self) -> list[Key]:
+        """All images, in order."""
+        return list(chain(*self.batches))
+
+    @property
+    def nothing_left(self) -> bool:
+        """Whether everything was scored before this run."""
+        return bool(self.done) and sum(map(len, self.done.values())) == len(self.images)
+
+    def open(
+        self, trainer: Trainer, module: LightningModule, own: Path, given: bool, overwrite: bool, settings: Any
+    ) -> None:
+        """Opens the folder on the first process, see `open_folder`; finds what is done and writes the manifest."""
+        self.folder, runs = open_folder(own, given, overwrite, settings)
+        try:
+            lines = self.folder.locate()
+            done = self.find_done(lines) if self.resumable else []
+            reason = self.explain_restart(trainer, lines, done)
+            if reason is not None:
+                rank_zero_warn(
+                    f"{self.folder.root}: {len(lines)} images are scored, but {reason}: all are predicted anew"
+                )
+                set_aside(self.folder.root)
+                runs, done = [], []
+            self.folder.merge(done)
+            if done:
+                rank_zero_info(f"{self.folder.root}: {len(done)} of {len(self.images)} images are scored already")
+            self.folder.write_manifest(
+                {"settings": settings, "runs": [*runs, describe_run(trainer, module, len(done))]}
+            )
+        except BaseException:
+            self.folder.lock.release()
+            raise
+        for line in done:
+            domain, name = line.key
+            self.done.setdefault(domain, set()).add(name)
+
+    def find_done(self, lines: Iterable[Line]) -> list[Line]:
+        """Returns a record of each image of whole batches, in order; part of a batch has to be predicted again."""
+        found = {line.key: line for line in lines}
+        done = [batch for batch in self.batches if all(image in found for image in batch)]
+        return [found[image] for image in chain(*done)]
+
+    def explain_restart(self, trainer: Trainer, lines: Sequence[Line], done: Sequence[Line]) -> str | None:
+        """Says why the records there are cannot be kept; None if they can, or there are none.
+
+        Args:
+            trainer: Of the run.
+            lines: All records.
+            done: Those of whole batches.
+        """
+        if not lines:
+            return None
+        if not self.resumable:
+            return "these data cannot leave them out (expected a datamodule of this project, and different names)"
+        stage = find_stage(trainer)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if stage in getattr(callback, "needs_every_image", ()):
+                return f"{type(callback).__name__} needs every image in the run"
+        method = find_method(trainer)
+        if keeps_knowledge(method) and len(done) < len(self.images):
+            return f"{type(method).__name__} KEEPS KNOWLEDGE between images, which was lost when the run stopped"
+        return None
+
+    def share(self, trainer: Trainer) -> None:
+        """Tells the other processes what the first one found."""
+        root, self.done = trainer.strategy.broadcast((self.folder.root, self.done))
+        if not trainer.is_global_zero:
+            self.folder = RunFolder(root)
+
+    def locate(self) -> list[Line]:
+        """Returns where the record of each image lies that has one, in order."""
+        lines = self.folder.locate()
+        if not self.resumable:
+            several = len({line.path for line in lines}) > 1
+            return sorted(lines, key=lambda line: line.key) if several else lines
+        found = {line.key: line for line in lines}
+        return [found[image] for image in self.images if image in found]
+
+    def read(self) -> Iterator[dict[str, Any]]:
+        """Yields the record of each image that has one, in order."""
+        return read_located(self.locate())
+
+    def merge(self, trainer: Trainer) -> bool:
+        """Leaves one file with the records of all processes; returns whether every image has one.
+
+        Raises:
+            FileNotFoundError: If the first process does not see what another one wrote.
+        """
+        for path in map(self.folder.records, range(trainer.world_size)):
+            if not path.exists():
+                raise FileNotFoundError(
+                    f"{path} is not there: expected a results.folder that the processes on all machines see"
+                )
+        lines = self.folder.merge(self.locate())
+        return not self.resumable or len(lines) == len(self.images)
+
+    def describe_limit(self) -> dict[str, int] | None:
+        """Returns how many images of how many a limit leaves; None if there is none."""
+        images = len(self.images)
+        return {"images": images, "of": self.available} if images < self.available else None

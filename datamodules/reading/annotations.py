@@ -1,0 +1,108 @@
+"""Labels that are no images of ids: polygons, and segments whose classes stand in a JSON file."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+from pytorch_lightning.utilities.rank_zero import rank_zero_warn
+
+from datamodules.base import DataError
+from datamodules.labels import IGNORED
+from datamodules.reading.pixels import read_image
+
+Segments = Mapping[str, Mapping[int, int]]  # class by number of the segment, by name of the label file
+
+
+@contextmanager
+def explain_content(path: Path, expected: str) -> Iterator[None]:
+    """Raises DataError in place of what comes of a file that is damaged or holds something else."""
+    try:
+        yield
+    except Exception as error:
+        raise DataError(
+            f"{path} cannot be read ({type(error).__name__}: {error}): expected {expected}. Unpack it again"
+        ) from error
+
+
+def draw_polygons(path: Path, classes: Mapping[str, int], domain: str) -> np.ndarray:
+    """Draws the ids of an annotation, object by object in the order of the file.
+
+    As IDD's own tool does, it skips what is deleted, has fewer than three points, or is of an unknown class.
+
+    Args:
+        path: ``*_polygons.json`` in the form of Cityscapes and IDD.
+        classes: The id of each class; a ``group`` of objects has that of one.
+        domain: Of the data set, to warn of classes that it does not have.
+
+    Returns:
+        (H, W) uint8 ids, 255 where nothing is drawn.
+
+    Raises:
+        DataError: If the file cannot be read.
+
+    Source: AutoNUE public code, preperation/json2labelImg.py.
+    """
+    with explain_content(path, "a polygon file with imgWidth, imgHeight and objects"):
+        annotation = json.loads(path.read_text(encoding="utf-8"))
+        objects = [
+            (str(entry["label"]), [(float(x), float(y)) for x, y in entry["polygon"]])
+            for entry in annotation["objects"]
+            if not entry.get("deleted")
+        ]
+        canvas = Image.new("L", (int(annotation["imgWidth"]), int(annotation["imgHeight"])), IGNORED)
+    pencil = ImageDraw.Draw(canvas)
+    for name, points in objects:
+        known = name if name in classes else name.removesuffix("group")
+        if known not in classes:
+            warn_of_class(name, domain)
+        elif len(points) >= 3:
+            pencil.polygon(points, fill=classes[known])
+    return np.array(canvas)
+
+
+@cache
+def warn_of_class(name: str, domain: str) -> None:
+    """Warns of a class that a data set does not have, once."""
+    rank_zero_warn(f"{domain}: objects of class {name!r} are skipped, as {domain} has no such class")
+
+
+@cache
+def read_segments(path: Path) -> Segments:
+    """Reads the class of each segment from annotations in COCO's panoptic form.
+
+    Raises:
+        DataError: If the file cannot be read.
+    """
+    with explain_content(path, "panoptic annotations, which say what the segments of the label images are"):
+        return {
+            entry["file_name"]: {int(info["id"]): int(info["category_id"]) for info in entry["segments_info"]}
+            for entry in json.loads(path.read_text(encoding="utf-8"))["annotations"]
+        }
+
+
+def read_panoptic(path: Path, segments: Segments) -> np.ndarray:
+    """Reads panoptic labels, RGB with segment = R + 256 G + 65536 B, as (H, W) uint8 ids; 0 is no segment.
+
+    Raises:
+        DataError: If the annotations do not know the file, or one of its segments.
+    """
+    if path.name not in segments:
+        raise DataError(
+            f"{path} is not listed in the panoptic annotations: expected one with this file_name. Unpack both from the "
+            "same archive",
+            "id",
+        )
+    pixels = read_image(path).astype(np.uint32)
+    found, places = np.unique(pixels[..., 0] | pixels[..., 1] << 8 | pixels[..., 2] << 16, return_inverse=True)
+    classes = {0: 0} | dict(segments[path.name])
+    if unknown := [segment for segment in found.tolist() if segment not in classes]:
+        raise DataError(
+            f"{path} has segments that its annotations do not list: {unknown[:5]}. Unpack both from the same archive",
+            "id",
+        )
+    table = np.array([classes[segment] for segment in found.tolist()], dtype=np.uint8)
+    return table[places].reshape(pixels.shape[:2])

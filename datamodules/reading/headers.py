@@ -1,0 +1,115 @@
+"""What an image file says of its pixels beside their values: kind, size, orientation, palette, transparency."""
+
+import re
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from datamodules.base import DataError
+from datamodules.reading.kinds import BITS_PER_SAMPLE, PNG
+from datamodules.reading.pixels import UNREADABLE, explain_damage, is_deep, read_file
+
+ORIENTATION = 0x0112  # tag of EXIF
+MODES = {"1": "1-bit", "L": "gray", "LA": "gray with alpha", "P": "palette", "I": "16-bit gray", "F": "floating-point"}
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of its pixels before they are decoded.
+
+    Attributes:
+        kind: Format and what a pixel is, e.g. ``JPEG RGB``, ``PNG palette``, ``TIFF 16-bit gray``, ``PNG 1-bit``.
+        size: (height, width) as stored.
+        orientation: Of EXIF, 1 to 8; 1 is upright.
+        brightest: The highest value of an image of 16 bits, if it has been looked for.
+    """
+
+    kind: str
+    size: tuple[int, int]
+    orientation: int = 1
+    brightest: int | None = None
+
+    @property
+    def turned_size(self) -> tuple[int, int]:
+        """(height, width) after the image is turned as its orientation says."""
+        return self.size[::-1] if self.orientation > 4 else self.size
+
+    @property
+    def coloured(self) -> bool:
+        """Whether pixels are colours, red, green and blue."""
+        return "RGB" in self.kind
+
+
+def read_header(path: Path, brightest: bool = False) -> Header | None:
+    """Reads what an image file says of its pixels; None of a file that is no image.
+
+    Args:
+        path: The file.
+        brightest: Whether to decode the pixels too if they have 16 bits, for the highest value.
+    """
+    try:
+        with Image.open(path) as picture:
+            mode, size, name = picture.mode, picture.size[::-1], picture.format or ""
+            bits = getattr(picture, "tag_v2", {}).get(BITS_PER_SAMPLE, (8,))
+        with path.open("rb") as file:
+            start = file.read(26)
+    except UNREADABLE:
+        return None
+    depth = start[24] if start.startswith(PNG) else int(bits[0])
+    pixel = MODES.get(mode.partition(";")[0], mode)
+    if depth not in (1, 8) and mode not in ("P", "F"):
+        pixel = f"{depth}-bit {pixel.removeprefix('16-bit ')}"
+    most = find_brightest(path) if brightest and depth == 16 else None
+    return Header(f"{'JPEG' if name == 'MPO' else name} {pixel}", size, read_orientation(path), most)
+
+
+def find_brightest(path: Path) -> int | None:
+    """Returns the highest value of a 16-bit image, without its alpha channel; None if it cannot be decoded."""
+    try:
+        pixels = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    except UNREADABLE:
+        return None
+    return None if pixels is None or pixels.dtype != np.uint16 else int(pixels.max())
+
+
+def read_orientation(path: Path) -> int:
+    """Returns the EXIF orientation of an image, 1 to 8; 1, which is upright, if it says none or cannot be read."""
+    try:
+        with path.open("rb") as file:
+            is_png = file.read(len(PNG)) == PNG
+        if is_png and not re.search(b"eXIf|exif", path.read_bytes()):
+            return 1  # Pillow would decode all of it to know
+        with Image.open(path) as picture:
+            found = picture.getexif().get(ORIENTATION, 1)
+    except UNREADABLE:
+        return 1
+    return found if found in range(1, 9) else 1
+
+
+def read_palette(path: Path) -> np.ndarray | None:
+    """Returns the (N, 3) uint8 colours of a palette image in the order of its indices; None of any other file."""
+    try:
+        with Image.open(path) as picture:
+            colours = picture.getpalette("RGB") if picture.mode == "P" else None
+    except UNREADABLE:
+        return None
+    return None if colours is None else np.array(colours, dtype=np.uint8).reshape(-1, 3)
+
+
+def refuse_transparency(path: Path) -> None:
+    """Raises DataError if pixels of an image are not fully opaque, as their colours are then not what is seen."""
+    file = read_file(path)
+    with explain_damage(path, file, "an image"), Image.open(BytesIO(file)) as picture:
+        if is_deep(picture) or not picture.has_transparency_data:
+            return
+        transparent = int(np.count_nonzero(np.asarray(picture.convert("RGBA"))[..., 3] < 255))
+    if transparent:
+        raise DataError(
+            f"{path} has {transparent} transparent pixels: expected opaque ones, as their hidden colours mean nothing. "
+            "Flatten the image, or paint them in a colour of ignored",
+            "id",
+        )

@@ -1,0 +1,186 @@
+"""Text files that say which images there are: lists of one split, and CSVs of pairs."""
+
+import csv
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from datamodules.base import DataError
+from datamodules.reading.own_labels import LABEL_SUFFIXES
+from datamodules.reading.pairs import NAMED, Files
+from datamodules.reading.pixels import IMAGE_SUFFIXES
+
+LIST_SUFFIXES = (".txt", ".lst", ".csv")
+
+
+def is_list(value: str) -> bool:
+    """Returns whether a value of `splits` is a list file."""
+    return value.lower().endswith(LIST_SUFFIXES)
+
+
+def read_lines(path: Path, expected: str) -> list[str]:
+    """Returns the lines of a text file in UTF-8, or in UTF-16 as Excel and PowerShell write it.
+
+    A first line ``sep=;``, which is Excel's, is emptied.
+
+    Args:
+        path: The file.
+        expected: What it should hold, for the error.
+
+    Raises:
+        DataError: If it cannot be read.
+    """
+    try:
+        data = path.read_bytes()
+        lines = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {error}. Expected {expected}, in UTF-8") from error
+    if lines and lines[0].lower().startswith("sep="):
+        lines[0] = ""
+    return lines
+
+
+def remove_suffix(entry: str) -> str:
+    """Returns an entry of a list without the suffix of an image or of labels, if it has one."""
+    return entry[: -len(Path(entry).suffix)] if entry.lower().endswith((*IMAGE_SUFFIXES, *LABEL_SUFFIXES)) else entry
+
+
+def make_finder(files: Files) -> Callable[[str], list[str]]:
+    """Returns a function that names the files that an entry of a list could be: by name, else by the end of a path."""
+    by_end: dict[str, list[tuple[str, str]]] = {}  # of one part and of two: frames of many videos may be called 0001
+    for name, path in files.items():
+        bare_path = f"/{path.with_suffix('').as_posix()}"
+        for parts in (1, 2):
+            by_end.setdefault("/".join(bare_path.split("/")[-parts:]), []).append((bare_path, name))
+
+    def find(entry: str) -> list[str]:
+        bare = remove_suffix(entry)
+        if bare in files:
+            return [bare]
+        parts = bare.split("/")
+        names = {name for start in range(1, len(parts)) if (name := "/".join(parts[start:])) in files}
+        alike = by_end.get("/".join(parts[-2:]), ())
+        return sorted(names | {name for bare_path, name in alike if bare_path.endswith(f"/{bare}")})
+
+    return find
+
+
+def split_line(line: str, images: Files) -> list[list[str]]:
+    """Returns the ways to read a line of a list as fields, the likeliest first: names and folders may have blanks."""
+    if remove_suffix(line) in images:
+        return [[line]]
+    fields = [field.strip("'\" ") for field in re.split(r"[,;\t]|(?<=\.\w{3})\s+|(?<=\.\w{4})\s+", line)]
+    ways = [fields, line.split()]
+    return ways[::-1] if " " in fields[0].rpartition("/")[0] else ways
+
+
+def read_list(path: Path, images: Files, labels: Files) -> Files:
+    """Returns the images that a list file names.
+
+    The first field of each line is an image: its name or its path, with or without suffix; a path from another machine
+    will do if its end is the name. A second field that is a label file has to be that of the image. Lines that begin
+    with ``#`` do not count.
+
+    Args:
+        path: The list.
+        images: All images, by name.
+        labels: Their labels, by the same names; empty if they are not needed.
+
+    Raises:
+        DataError: If the file cannot be read, names no image, one that is not there or could be several, or other
+            labels than those of the image's name.
+    """
+    lines = read_lines(path, "a text file with one image per line")
+    if not any("\\" in name for name in images):
+        lines = [line.replace("\\", "/") for line in lines]
+    find_image, find_labels = make_finder(images), make_finder(labels)
+    chosen = set()
+    for number, line in enumerate(map(str.strip, lines), start=1):
+        if not line or line.startswith("#"):
+            continue
+        ways = [(find_image(fields[0]), fields) for fields in split_line(line, images)]
+        matches, fields = next((way for way in ways if way[0]), ([], []))
+        if len(matches) != 1:
+            found = (
+                f"could be {', '.join(matches[:NAMED])}: expected one image. Write more of its path"
+                if matches
+                else f"is none of the {len(images)} images: expected the name or path of one"
+            )
+            raise DataError(f"{path}, line {number}: {line} {found}", "missing")
+        (name,) = matches
+        second = "".join(fields[1:2])
+        bare = remove_suffix(second)
+        is_file = bare != second  # and no class of the whole image, for instance
+        is_image = any(images[other].with_suffix("").as_posix().endswith(f"/{bare}") for other in find_image(bare))
+        if name in labels and is_file and not is_image and name not in find_labels(bare):
+            raise DataError(
+                f"{path}, line {number}: {second} is not the label of the image {name}, which by its name is "
+                f"{labels[name]}: expected that file, or no label. To pair files of other names, set pairs to a CSV",
+                "missing",
+            )
+        chosen.add(name)
+    if not chosen:
+        raise DataError(f"{path} lists no images: expected one per line")
+    return {name: images[name] for name in sorted(chosen)}
+
+
+def read_table(path: Path, root: Path, split: str | None) -> tuple[Files, Files, bool]:
+    """Reads a CSV of pairs: images and labels of a split by name, and whether it has a column of splits.
+
+    Args:
+        path: The CSV.
+        root: What its paths are relative to.
+        split: What its column ``split`` says of the images that are wanted; None wants all.
+
+    Raises:
+        DataError: If it cannot be read, has other columns, an image twice, or none of the split.
+    """
+    expected = "a CSV: image,label[,split]"
+    lines = read_lines(path, expected)
+    header = next(filter(str.strip, lines), "")
+    delimiter = max(",;\t", key=header.count)
+    try:
+        rows = list(enumerate(csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True), start=1))
+    except csv.Error as error:
+        raise DataError(f"{path} cannot be read: {error}. Expected {expected}") from error
+    table = [(number, [cell.strip() for cell in cells]) for number, cells in rows if any(map(str.strip, cells))]
+    columns = [column.lower() for column in table[0][1]] if table else []
+    if not {"image", "label"} <= set(columns):
+        raise DataError(
+            f"{path} has the columns {', '.join(columns) or '(none)'}: expected a first line image,label or "
+            "image,label,split"
+        )
+    images: Files = {}
+    labels: Files = {}
+    values = set()
+    for number, cells in table[1:]:
+        row = dict.fromkeys(("image", "label", "split"), "") | dict(zip(columns, cells, strict=False))
+        values.add(row["split"])
+        if "split" in columns and split is not None and row["split"].lower() != split.lower():
+            continue
+        if not row["image"]:
+            raise DataError(f"{path}, line {number}: the column image is empty: expected a path")
+        image = root / to_posix(root, row["image"])
+        parts = Path(os.path.relpath(image, root)).with_suffix("").parts
+        name = "/".join(part for part in parts if part != "..")
+        if name in images:
+            raise DataError(
+                f"{path}, line {number}: a second image is called {name}: expected different names before the suffix. "
+                "Remove or rename one"
+            )
+        images[name] = image
+        if row["label"]:
+            labels[name] = root / to_posix(root, row["label"])
+    if not images:
+        found = f", only {', '.join(sorted(values)).strip(', ') or 'empty cells'}" if "split" in columns else ""
+        raise DataError(
+            f"{path} has no image of split {split!r}{found}. Correct the CSV, or set splits to the names in it",
+            "missing",
+        )
+    return images, labels, "split" in columns
+
+
+def to_posix(root: Path, path: str) -> str:
+    """Returns a path with slashes in place of Windows' backslashes, unless there is a file of the name as it stands."""
+    return path if "\\" not in path or (root / path).exists() else path.replace("\\", "/")

@@ -1,0 +1,230 @@
+"""Where images and labels of one's own lie, and which of them are of a split."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import get_args
+
+from pytorch_lightning.utilities.rank_zero import rank_zero_warn
+
+from datamodules.base import DataError, Split
+from datamodules.reading.lists import is_list, read_list, read_table
+from datamodules.reading.own_labels import LABEL_SUFFIXES
+from datamodules.reading.pairs import Files, find_files, list_files, list_folders, split_pattern
+from datamodules.reading.pixels import IMAGE_SUFFIXES, WHY_NOT_LOSSY
+
+SPLITS: dict[str, Split] = {  # what their folders are usually called, in lower case
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
+    "testing": "test",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class OwnFiles:
+    """Images and labels in folders or in a CSV; the arguments are those of `FolderDataModule`.
+
+    Raises:
+        ValueError: If arguments contradict each other.
+    """
+
+    domain: str
+    images: str | None = None
+    labels: str | None = None
+    exclude: tuple[str, ...] = ()
+    pairs: str | None = None
+    splits: Mapping[Split, str | float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Checks the arguments."""
+        if self.pairs is not None and self.exclude:
+            raise ValueError(
+                "exclude and pairs are both set: expected one of them. With pairs, leave exclude out, as the CSV "
+                "alone says where files are"
+            )
+        if self.pairs is not None and (self.images is not None or self.labels is not None):
+            raise ValueError(
+                "pairs is set together with images or labels: expected pairs alone, as the CSV says where files are. "
+                "Leave the others out"
+            )
+        if "" in self.exclude:
+            raise ValueError("exclude holds an empty pattern: expected patterns such as *_inst_label.png")
+        if set(self.splits) - set(get_args(Split)):
+            raise ValueError(f"splits has {', '.join(self.splits)}: expected only train, val and test")
+        shares = [value for value in self.splits.values() if not isinstance(value, str)]
+        if shares and (len(shares) < len(self.splits) or min(shares) <= 0 or not sum(shares) <= 1 + 1e-9):
+            raise ValueError(
+                f"splits is {dict(self.splits)}: expected names, or fractions above 0 that add up to at most 1"
+            )
+
+    def describe(self) -> dict[str, object]:
+        """Returns the arguments, for JSON."""
+        described = {"images": self.images, "labels": self.labels, "pairs": self.pairs, "splits": dict(self.splits)}
+        return described | ({"exclude": list(self.exclude)} if self.exclude else {})
+
+    def lie_in(self, folder: Path) -> bool:
+        """Returns whether images, or the CSV of pairs, lie in a folder."""
+        if self.pairs is not None:
+            return (folder / self.pairs).is_file()
+        patterns = [self._fill(self.images or "images", split) for split in get_args(Split)]
+        return any(split_pattern(folder, pattern)[0].is_dir() for pattern in patterns)
+
+    def find(self, root: Path, split: Split, labelled: bool) -> tuple[Files, Files]:
+        """Returns the images and the labels of a split by name.
+
+        Raises:
+            DataError: If there are none, or nothing tells which are of the split.
+        """
+        listed = self._is_listed(split)
+        if self.pairs is not None:
+            folder = None if listed else self._name_folder(split)
+            images, labels, divided = read_table(root / self.pairs, root, folder)
+        else:
+            images, labels, divided = self._find_in_folders(root, split, labelled)
+        images = self._choose(root, images, labels, split, divided)
+        if listed:
+            labels = {name: labels[name] for name in images if name in labels}
+        if labelled and images and not labels:
+            raise DataError(self._explain_no_labels(root, split, len(images)), "missing")
+        if labelled and images and not images.keys() & labels.keys():
+            raise DataError(
+                f"{self.domain}: none of the {len(images)} images of {split} in {root} has labels of the same name: "
+                f"images are called {min(images)}, labels {min(labels)}. Set images and labels to patterns whose * "
+                "stands for the same part, e.g. images/*_image and labels/*_label",
+                "missing",
+            )
+        return images, labels
+
+    def _name_folder(self, split: Split) -> str:
+        """Returns what stands for a split in paths."""
+        return split if self._is_listed(split) else str(self.splits.get(split, split))
+
+    def _fill(self, pattern: str, split: Split) -> str:
+        return pattern.replace("{split}", self._name_folder(split))
+
+    def _is_listed(self, split: Split) -> bool:
+        """Returns whether a list file or a fraction says which images a split has."""
+        value = self.splits.get(split, split)
+        return not isinstance(value, str) or is_list(value)
+
+    def _find_in_folders(self, root: Path, split: Split, labelled: bool) -> tuple[Files, Files, bool]:
+        """Returns the images and labels by name, and whether they lie in a folder of the split."""
+        images, labels = self._locate(root)
+        found = find_files(root, self._fill(images, split), IMAGE_SUFFIXES, self.exclude)
+        named: Files = {}
+        if labels is not None:
+            named = find_files(root, self._fill(labels, split), LABEL_SUFFIXES, self.exclude)
+            of_labels = set(named.values())
+            found = {name: path for name, path in found.items() if path not in of_labels}
+        line = self._suggest_splits(root, images)
+        if not found:
+            entries = ", ".join(sorted(path.name for path in root.iterdir())[:10]) or "nothing"
+            raise DataError(
+                f"{self.domain}: there are no images of {split} in {root}, which holds {entries}: expected "
+                f"{', '.join(IMAGE_SUFFIXES)} in {self._fill(images, split)}. Set root and images, or, if the "
+                f"folders of the splits have other names, splits{line and f', e.g. {line}'}",
+                "missing",
+            )
+        if labelled and labels is not None and not named:
+            for path in find_files(root, self._fill(labels, split), IMAGE_SUFFIXES, self.exclude).values():
+                webp = "WebP is not read as labels, not even lossless: save them as PNG"
+                why = webp if path.suffix.lower() == ".webp" else WHY_NOT_LOSSY
+                raise DataError(f"{path}: expected labels as {', '.join(LABEL_SUFFIXES)}. {why}")
+        return found, named if labelled else {}, "{split}" in images
+
+    def _locate(self, root: Path) -> tuple[str, str | None]:
+        """Returns the patterns of images and labels, with those that were not given."""
+        images, labels = self.images, self.labels
+        if images is None:
+            by_split = any((root / "images" / self._name_folder(split)).is_dir() for split in get_args(Split))
+            images = "images/{split}" if by_split else "images" if (root / "images").is_dir() else "."
+            beside = [path.name for path in sorted(root.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES]
+            if beside and images != ".":
+                raise DataError(
+                    f"{self.domain}: {root} has a folder images and {len(beside)} images beside it, e.g. {beside[0]}: "
+                    "expected all in one place. Set images to images to read that folder, or to . to read both"
+                )
+        if labels is None and "images" in Path(images).parts:
+            labels = Path(*("labels" if part == "images" else part for part in Path(images).parts)).as_posix()
+        return images, labels
+
+    def _suggest_splits(self, root: Path, images: str) -> str:
+        """Returns the line of the YAML that says what the folders of the splits are called; empty if none is needed.
+
+        Raises:
+            DataError: If folders that are called as splits lie below `images`, and nothing says what they are.
+        """
+        folder = split_pattern(root, images.partition("{split}")[0])[0]
+        children = [child.name for child in list_folders(folder)] if folder.is_dir() else []
+        names = {SPLITS[name.lower()]: name for name in children if name.lower() in SPLITS}
+        line = f"splits: {{{', '.join(f'{split}: {name}' for split, name in names.items())}}}"
+        if len(names) > 1 and not self.splits and "{split}" not in images and "*" not in images:
+            place = "" if images == "." else f"{images}/"
+            raise DataError(
+                f"{self.domain}: {folder} holds the folders {', '.join(names.values())}: are they the splits? If so, "
+                f'set images to "{place}{{split}}" (labels, if given, likewise) and {line}. If not, set images to '
+                f'"{place}**/*" to read all of them as one'
+            )
+        return line if any(split != name for split, name in names.items()) else ""
+
+    def _choose(self, root: Path, images: Files, labels: Files, split: Split, divided: bool) -> Files:
+        """Leaves the images of a split, where a list file or a fraction says which these are."""
+        value = self.splits.get(split)
+        if isinstance(value, str) and is_list(value):
+            return read_list(root / value, images, labels)
+        if value is not None and not isinstance(value, str):
+            if divided:
+                raise DataError(
+                    f"{self.domain}: splits has fractions, but {self.pairs or 'the folders'} in {root} already divide "
+                    "the images: expected one of them. Set images to a path without {split}, or leave splits out"
+                )
+            return self._draw(images, split)
+        if divided:
+            return images
+        if value is not None:
+            where = (
+                f"{self.pairs} has no column split: add one"
+                if self.pairs
+                else "images has no {split}: put it where the folder is, e.g. images/{split}"
+            )
+            raise DataError(f"{self.domain}: splits calls {split} {value!r}, but {where}, or leave splits out")
+        if self.splits:
+            known = ", ".join(self.splits)
+            raise DataError(
+                f"{self.domain}: splits has {known}, but not {split}: add it there, or set split to another"
+            )
+        if split == "train":
+            rank_zero_warn(
+                f"{self.domain}: train, val and test are the same {len(images)} images, as splits is not set. Set it "
+                "to score on other images than those trained on"
+            )
+        return images
+
+    def _draw(self, images: Files, split: Split) -> Files:
+        """Draws the fraction of a split, by the names of the images alone."""
+        order = sorted(images, key=lambda name: hashlib.sha1(name.encode()).hexdigest())
+        shares = [float(self.splits.get(other, 0)) for other in get_args(Split)]
+        position = get_args(Split).index(split)
+        first, last = (round(sum(shares[:end]) * len(order)) for end in (position, position + 1))
+        if first == last:
+            raise DataError(
+                f"{self.domain}: {split} is {self.splits[split]} of {len(order)} images, which rounds to none: "
+                "expected one or more. Set splits to larger fractions, or to lists"
+            )
+        return {name: images[name] for name in sorted(order[first:last])}
+
+    def _explain_no_labels(self, root: Path, split: Split, count: int) -> str:
+        pattern = None if self.pairs else self._locate(root)[1]
+        expected = self.pairs or pattern or "labels to be set"
+        folder = split_pattern(root, self._fill(pattern or "", split))[0]
+        others = [name for name in list_files(folder) if not name.lower().endswith(IMAGE_SUFFIXES)] if pattern else []
+        if others:
+            what = "the polygons" if others[0].lower().endswith((".json", ".xml")) else "them"
+            expected += (
+                f" as {', '.join(LABEL_SUFFIXES)}, found {len(others)} files of other kinds in {folder}, e.g. "
+                f"{others[0]}. Export {what} as PNG masks"
+            )
+        return (
+            f"{self.domain}: there are no labels for the {count} images of {split} in {root}: expected {expected}. "
+            "Without labels, only `predict` can run"
+        )

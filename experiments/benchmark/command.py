@@ -1,0 +1,77 @@
+"""The command line of `experiments.benchmark`."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from experiments.benchmark.cases import METHODS
+from experiments.benchmark.cost import PRECISIONS
+from experiments.command_line import to_path
+
+SIZES = {"cuda": ["1024x2048", "1080x1920", "720x1280"], "cpu": ["256x512"], "quick": ["64x128"]}
+REPEATS = {"cuda": 20, "cpu": 5, "quick": 2}
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Parses a size such as 1024x2048 (HxW)."""
+    height, separator, width = text.lower().partition("x")
+    if not separator or not height.isdigit() or not width.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is no size: expected HxW in pixels, e.g. 1024x2048")
+    return int(height), int(width)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Makes the parser."""
+    summary = "What the methods cost: time, memory and operations per image, beside a plain loop."
+    parser = argparse.ArgumentParser(prog="python -m experiments.benchmark", description=summary)
+    add = parser.add_argument
+    add("--folder", type=to_path, default=Path("outputs/benchmark"), help="where to write (%(default)s)")
+    add("--networks", nargs="+", metavar="NAME", help="files of configs/model (deeplabv1_resnet50)")
+    add("--sizes", nargs="+", type=parse_size, metavar="HxW", help="1024x2048 1080x1920 720x1280, on a CPU 256x512")
+    add("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="all")
+    add("--steps", nargs="+", type=int, metavar="N_t", help="of Seg-TTT (1 3 10)")
+    what = "what Seg-TTT moves, names joined by commas; 'default' is the network's own"
+    add("--trainable", nargs="+", metavar="NAMES", default=["default", "layer4,head", "head"], help=what)
+    add("--precision", nargs="+", choices=PRECISIONS, default=["32-true", "bf16-mixed"])
+    add("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    add("--channels-last", choices=["auto", "true", "false"], default="auto", help="auto: as the network has it")
+    add("--compile", choices=["none", "default", "reduce-overhead"], default="none", help="as --model.compile")
+    add("--threads", type=int, help="of torch on a CPU")
+    add("--repeats", type=int, help="turns that are timed (20, on a CPU 5)")
+    add("--plain", choices=["true", "false"], default="true", help="whether to run the plain loop beside it")
+    add("--alpha", type=float, default=0.1, help="of IaBN (%(default)s)")
+    add("--psi", type=float, default=0.7, help="of Seg-TTT (%(default)s)")
+    add("--lr", type=float, help="of Seg-TTT (one at which random weights stay stable; with --accuracy 0.05)")
+    add("--scales", nargs="+", type=float, default=[0.25, 0.5, 0.75], help="of the views")
+    add("--resampling", choices=["device", "pillow"], default="device", help="of our views, while timed")
+    add("--write", type=to_path, metavar="PAGE", help="a Markdown page that the table is also written into")
+    add("--quick", action="store_true", help="a tiny network and image: shows that all works")
+    add("--profile", action="store_true", help="profile one image of Seg-TTT instead")
+    add("--accuracy", metavar="CHECKPOINT", help="draw mean IoU against time per image instead, with --config")
+    example = "of the checkpoint, e.g. configs/experiment/gta_resnet50.yaml"
+    add("--config", type=to_path, metavar="EXPERIMENT", help=example)
+    add("options", nargs="*", help="with --accuracy: more arguments for main.py, after --")
+    return parser
+
+
+def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
+    """Parses the command line and fills in what depends on the device."""
+    parser = make_parser()
+    options = parser.parse_args(args)
+    if (options.accuracy is None) != (options.config is None):
+        parser.error("--accuracy and --config belong together: expected both or none")
+    if options.device == "auto":
+        options.device = "cuda" if torch.cuda.is_available() else "cpu"
+    if options.lr is None and options.accuracy is not None:
+        options.lr = 0.05
+    kind = "quick" if options.quick else options.device
+    options.plain = options.plain == "true"
+    options.networks = options.networks or ["deeplabv1_resnet10_small" if options.quick else "deeplabv1_resnet50"]
+    options.sizes = options.sizes or [parse_size(size) for size in SIZES[kind]]
+    options.steps = options.steps or ([1] if options.quick else [1, 3, 10])
+    options.repeats = options.repeats or REPEATS[kind]
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    return options

@@ -1,0 +1,76 @@
+"""What comes from the data: batches, the names of classes, images and data sets, and what may be done with them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pytorch_lightning import Trainer
+
+from lightning_modules.metrics import IGNORED
+
+
+def check_batch(batch: Any, *keys: str) -> None:
+    """Raises ValueError if a batch is not a dict with these keys."""
+    if not isinstance(batch, Mapping) or any(key not in batch for key in keys):
+        found = f"one with {sorted(batch)}" if isinstance(batch, Mapping) else type(batch).__name__
+        raise ValueError(f"a batch is {found}: expected a dict with {', '.join(keys)} from the data loader")
+
+
+def name_images(batch: Mapping[str, Any], batch_idx: int) -> list[str]:
+    """Returns the names of a batch's images, or numbers if it has none."""
+    return list(batch.get("name") or (f"{batch_idx:06d}_{number}" for number in range(len(batch["image"]))))
+
+
+def name_classes(num_classes: int, names: Sequence[str] | None) -> list[str]:
+    """Returns the names of the classes, or their numbers if they have none.
+
+    Raises:
+        ValueError: If there are too few classes or too many, or not as many names.
+    """
+    if not 2 <= num_classes <= IGNORED:
+        raise ValueError(f"num_classes is {num_classes}: expected 2 to {IGNORED} (labels are 8-bit, 255 is ignored)")
+    if names is None:
+        return [str(number) for number in range(num_classes)]
+    if len(names) != num_classes:
+        raise ValueError(f"there are {len(names)} class names for {num_classes} classes: expected one each")
+    return list(names)
+
+
+def name_domains(loaders: Any) -> list[str]:
+    """Names each loader after its data set's ``domain``, or by its number; names that repeat are numbered.
+
+    Args:
+        loaders: A loader, or a sequence or dict of loaders, as Lightning keeps them.
+    """
+    names: list[str] = []
+    for number, loader in enumerate(list_loaders(loaders)):
+        name = str(getattr(getattr(loader, "dataset", None), "domain", f"data{number}"))
+        while name in names:
+            name = f"{name}_{number}"
+        names.append(name)
+    return names
+
+
+def list_loaders(loaders: Any) -> list[Any]:
+    """Lists loaders, which Lightning keeps as one, as a sequence or as a dict."""
+    if isinstance(loaders, Mapping):
+        return list(loaders.values())
+    return list(loaders) if isinstance(loaders, Sequence) else [loaders]
+
+
+def check_not_targets(loaders: Any) -> None:
+    """Raises ValueError if a set to validate on is a target of the protocol, on whose labels nothing may be chosen."""
+    for loader in list_loaders(loaders):
+        if getattr(getattr(loader, "dataset", None), "role", None) == "target":
+            raise ValueError(
+                f"{loader.dataset.domain} is a target of the protocol: nothing may be chosen on its labels. "
+                "Validate on a development set, or set choose_on_target=true in its datamodule"
+            )
+
+
+def may_skip(trainer: Trainer, dataloader_idx: int, names: Sequence[str], why: str) -> bool:
+    """Asks the data whether they leave out images that cannot be predicted, which they note."""
+    datamodule = getattr(trainer, "datamodule", None)
+    members = getattr(datamodule, "targets", [datamodule])
+    if dataloader_idx >= len(members) or not hasattr(members[dataloader_idx], "may_skip"):
+        return False
+    return members[dataloader_idx].may_skip(names, why)

@@ -1,0 +1,77 @@
+"""What training is made of: the loss of a batch, a check for divergence, and the learning rate after resuming.
+
+Source: paper, Sec. 5 (implementation details) and Appendix A.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+import torch.nn.functional as F
+from pytorch_lightning.utilities.rank_zero import rank_zero_info
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import PolynomialLR
+
+from lightning_modules.metrics import IGNORED
+from lightning_modules.predictor import predict_logits
+
+KEYS = {"lr": "initial_lr", "momentum": "momentum", "weight_decay": "weight_decay"}  # of an optimizer's groups
+
+
+def continue_schedule(schedule: PolynomialLR, steps: int, power: float, settings: Mapping[str, float]) -> None:
+    """Has length and settings of this run count, where those of a checkpoint are others; says which changed.
+
+    Args:
+        schedule: As the checkpoint left it, or new.
+        steps: Of the whole training.
+        power: Of the decay.
+        settings: ``lr``, ``momentum`` and ``weight_decay`` of this run.
+    """
+    groups = schedule.optimizer.param_groups
+    was = {name: groups[0][key] for name, key in KEYS.items()}
+    changed = [f"{name} was {was[name]:g}, is now {now:g}" for name, now in settings.items() if was[name] != now]
+    if changed:
+        rank_zero_info(f"Continuing with other settings than the checkpoint's: {', '.join(changed)}")
+    elif schedule.total_iters == steps:
+        return
+    schedule.total_iters = steps
+    schedule.base_lrs = [settings["lr"]] * len(groups)
+    share = max(0.0, 1 - schedule.last_epoch / steps) ** power
+    for group in groups:
+        group.update({key: settings[name] for name, key in KEYS.items()}, lr=settings["lr"] * share)
+
+
+def predict_in_training(network: nn.Module, image: Tensor) -> Tensor:
+    """Returns the (B, K, H, W) logits of a (B, 3, H, W) batch.
+
+    Raises:
+        ValueError: If the batch is a single image, and a BatchNorm of the network needs several.
+    """
+    try:
+        return predict_logits(network, image)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise ValueError(
+            f"the batch has {len(image)} image, but {type(network).__name__} has a BatchNorm over one value "
+            "per image, which needs several: expected 2 images or more. Set data.batch_size to 2"
+        ) from error
+
+
+def compute_loss(logits: Tensor, mask: Tensor) -> Tensor:
+    """Computes the mean cross-entropy over the labelled pixels; 0 if there are none.
+
+    Args:
+        logits: (B, K, H, W) of any float type.
+        mask: (B, H, W) int64 in [0, K), or 255 where ignored.
+    """
+    labelled = (mask != IGNORED).sum().clamp_min(1)
+    return F.cross_entropy(logits.float(), mask, ignore_index=IGNORED, reduction="sum") / labelled
+
+
+def check_finite(loss: Tensor, parameters: Iterable[Tensor], epoch: int, lr: float) -> None:
+    """Raises ValueError if the latest loss or the weights are NaN or infinite."""
+    if not torch.stack([tensor.isfinite().all() for tensor in (loss, *parameters)]).all():
+        raise ValueError(
+            f"training diverged in epoch {epoch}: its loss ({loss.item():g}) or weights are NaN or infinite. Lower the "
+            f"learning rate (model.lr is {lr}), and train again"
+        )

@@ -1,0 +1,35 @@
+"""A check of data sets from its command line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.check_data.__main__ import main
+from tests.check_data.trees import (
+    VENDORS,
+    Check,
+    set_official,
+)
+
+
+@pytest.fixture
+def check(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Check:
+    """Runs a command line; returns its exit code, its report, and what it wrote to stdout and stderr."""
+    monkeypatch.delenv("SEGADAPT_DATA", raising=False)
+
+    def run(*args: str | Path) -> tuple[int, dict[str, Any], str, str]:
+        path = tmp_path / "reports" / "check.json"
+        code = main(["--json", str(path), *map(str, args), "--threads", "2"])
+        written = capsys.readouterr()
+        return code, json.loads(path.read_text()) if path.exists() else {}, written.out, written.err
+
+    return run
+
+
+@pytest.fixture
+def official(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes the sizes of the fake trees the official ones."""
+    for name, vendor in VENDORS.items():
+        set_official(monkeypatch, name, vendor)

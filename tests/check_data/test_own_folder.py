@@ -1,0 +1,257 @@
+"""The check of images of one's own: what they hold, what may be wrong, and the YAML that reads them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+import datamodules
+from experiments.check_data.picture import shrink
+from tests.check_data.trees import Check, write_folder, write_yaml
+from tests.fakes import write_image
+
+
+def test_own_data_are_checked_with_their_own_classes(check: Check, tmp_path: Path) -> None:
+    labels = write_folder(tmp_path / "mine", 6)
+    ids = {0: "ground", 1: "ground", 10: "sky", 18: "thing"}
+    settings = {"root": str(tmp_path / "mine"), "classes": ["thing", "ground", "sky"], "ids": ids}
+    code, report, out, _ = check("--data", write_yaml(tmp_path / "mine.yaml", "FolderDataModule", **settings))
+    (data_set,) = report["data_sets"]
+    (found,) = data_set["splits"]  # every split has all images: they are read once
+    assert code == 0 and data_set["class"] == "FolderDataModule" and data_set["name"] == "mine"
+    assert found["split"] == "train" and found["same_as_this"] == ["val", "test"] and "train, val, test" in out
+    values, counts = np.unique(np.stack(labels), return_counts=True)
+    number = dict(zip(values.tolist(), counts.tolist(), strict=True))
+    expected = {"thing": number[18], "ground": number[0] + number[1], "sky": number[10], "ignored": number[255]}
+    assert found["pixels"] == expected and "never occurs" not in out
+    shifted = settings | {"ids": {0: "thing", 1: "ground", 10: "ground"}, "ignored": [18]}
+    code, _, out, _ = check("--data", write_yaml(tmp_path / "mine.yaml", "FolderDataModule", **shifted))
+    assert code == 0 and "sky never occurs in 6 label files" in out
+    assert "a guess, in the order of the ids found" in out
+    del settings["ids"][18]
+    code, report, out, _ = check("--data", write_yaml(tmp_path / "mine.yaml", "FolderDataModule", **settings))
+    assert code == 1 and report["data_sets"][0]["splits"][0]["counts"]["id"] == 6 and "and 3 more, see" in out
+
+
+OWN: dict[str, tuple[dict[str, Any], int, dict[str, str], str]] = {  # arguments, exit code, verdicts, what is said
+    "images alone": ({"root": "images"}, 0, {"train": "ok, no labels"}, "images: 3 PNG RGB"),
+    "no labels": ({"labels": "nowhere"}, 1, {"train": "UNUSABLE"}, "there are no labels for the 3 images"),
+    "a CSV with a file that is not there": ({"pairs": "lost.csv"}, 1, {"val": "PROBLEMS"}, "labels/nowhere.png"),
+    "a list with an image that is not there": (
+        {"splits": {"train": "lost.txt", "val": "one.txt"}}, 1, {"train": "UNUSABLE", "val": "ok"}, "line 2: nowhere",
+    ),
+    "an empty list": ({"splits": {"test": "empty.txt"}}, 1, {"test": "UNUSABLE"}, "empty.txt lists no images"),
+    "images in two splits": (
+        {"splits": {"train": "two.txt", "val": "one.txt", "test": "same.txt"}}, 0, {"val": "ok", "test": "ok?"},
+        "own test: 2 of its images are also in own train: 000, 001",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_what_is_wrong_with_ones_own_files_is_said(kind: str, check: Check, tmp_path: Path) -> None:
+    arguments, code, verdicts, said = OWN[kind]
+    root = tmp_path / "own"
+    write_folder(root, 3)
+    lists = {"lost": "000 nowhere", "one": "002", "two": "000 001", "same": "000 001", "empty": "#none"}
+    for name, names in lists.items():
+        (root / f"{name}.txt").write_text(names.replace(" ", "\n"))
+    rows = ["image,label,split", "images/000.png,labels/000.png,train", "images/001.png,labels/nowhere.png,val"]
+    (root / "lost.csv").write_text("\n".join(rows))
+    place = str(root / arguments.get("root", ""))
+    config = write_yaml(tmp_path / "own.yaml", "FolderDataModule", **arguments | {"root": place, "domain": "own"})
+    found, report, out, _ = check("--data", config)
+    splits = {found["split"]: found for found in report["data_sets"][0]["splits"]}
+    assert found == code and {split: splits[split]["verdict"] for split in verdicts} == verdicts
+    assert said in out and "also in" not in str(splits.get("val", {}).get("warnings"))
+
+
+def test_copies_of_images_in_two_splits_are_named(check: Check, tmp_path: Path) -> None:
+    write_folder(tmp_path, 2)
+    for split, name in (("train", "000"), ("val", "001"), ("test", "000")):
+        for what in ("images", "labels"):
+            path = tmp_path / "own" / what / split / f"{split}.png"
+            path.parent.mkdir(parents=True)
+            path.write_bytes((tmp_path / what / f"{name}.png").read_bytes())
+    code, report, out, _ = check(
+        "--data", write_yaml(tmp_path / "own.yaml", "FolderDataModule", root=str(tmp_path / "own"))
+    )
+    assert code == 0 and "own test: 1 of its images are also in own train: test (a copy of train)" in out
+    verdicts = {found["split"]: found["verdict"] for found in report["data_sets"][0]["splits"]}
+    assert verdicts == {"train": "ok", "val": "ok", "test": "ok?"}
+
+
+def test_empty_lists_and_labels_that_count_for_nothing_fail(check: Check, tmp_path: Path) -> None:
+    write_folder(tmp_path / "own", 2)
+    for path in (tmp_path / "own" / "labels").iterdir():
+        write_image(path, np.full((4, 6), 255, dtype=np.uint8))
+    config = write_yaml(tmp_path / "own.yaml", "FolderDataModule", root=str(tmp_path / "own"))
+    code, report, out, _ = check("--data", config)
+    assert code == 1 and report["data_sets"][0]["splits"][0]["verdict"] == "NO LABELS"
+    assert "no pixel of its 2 label files belongs to a class, they hold the ids 255." in out
+
+
+LAYOUTS = {  # how people lay out their folders: images, labels, and what is guessed
+    "as ours": ("images/{}.png", "labels/{}.png", "images", "labels"),
+    "splits": ("images/train/{}.jpg", "labels/train/{}.png", "images/{split}", "labels/{split}"),
+    "idd_lite": (
+        "leftImg8bit/train/3/{}_image.jpg", "gtFine/train/3/{}_label.png",
+        "leftImg8bit/{split}/3/*_image", "gtFine/{split}/3/*_label",
+    ),
+    "segnet": ("val/{}.png", "valannot/{}.png", "{split}", "{split}annot"),
+    "voc": ("JPEGImages/{}.jpg", "SegmentationClass/{}.png", "JPEGImages", "SegmentationClass"),
+    "masks": ("data/imgs/{}.jpg", "data/masks/{}_mask.png", "data/imgs", "data/masks/*_mask"),
+    "one folder": ("photos/{}.jpg", "photos/{}_gt.png", "photos", "photos/*_gt"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_folder_of_ones_own_is_understood_and_its_yaml_reads_it(layout: str, check: Check, tmp_path: Path) -> None:
+    image, labels, images, masks = LAYOUTS[layout]
+    for number, name in enumerate("abc"):
+        write_image(tmp_path / "own" / image.format(name), np.full((8, 12, 3), 40 * number, dtype=np.uint8))
+        write_image(tmp_path / "own" / labels.format(name), np.full((8, 12), [3, 7, 9][number], dtype=np.uint8))
+    (tmp_path / "own" / "notes.txt").write_text("mine")
+    yaml_file, picture = tmp_path / "own.yaml", tmp_path / "pairs.png"
+    code, report, out, _ = check("--root", tmp_path / "own", "--write", yaml_file, "--picture", picture)
+    assert code == 0, out
+    (found,) = [found for found in report["data_sets"][0]["splits"] if not found["absent"]]
+    assert found["images"] == found["labels"] == found["read"] == 3
+    assert (
+        report["data_sets"][0]["passed_over"] == {".txt": 1} and "not part of any pair: 1 .txt (e.g. notes.txt)" in out
+    )
+    written = yaml.safe_load(yaml_file.read_text())["init_args"]
+    assert written["images"] == images and written["labels"] == masks
+    assert written["ids"] == {3: "class_3", 7: "class_7", 9: "class_9"} and yaml_file.read_text() in out
+    assert "class_0 and so on are placeholders" in out and "ids count as: 3: class_3, 7: class_7, 9: class_9" in out
+    again, repeated, _, _ = check("--data", yaml_file)
+    assert again == 0 and sum(found["read"] for found in repeated["data_sets"][0]["splits"]) == 3
+    with Image.open(picture) as drawn:
+        assert drawn.size[0] == 1200 and np.ptp(np.asarray(drawn.convert("RGB"))) > 200
+    assert check("--root", tmp_path / "own", "--write", yaml_file)[0] == 2  # it exists, and is the user's by now
+
+
+def test_images_alone_are_understood_too(check: Check, tmp_path: Path) -> None:
+    write_image(tmp_path / "photos" / "a.jpg", np.zeros((8, 12, 3), dtype=np.uint8))
+    (tmp_path / "photos" / "c.heic").write_bytes(b"?")
+    code, report, out, _ = check("--root", tmp_path / "photos", "--picture", tmp_path / "pairs.png")
+    assert code == 0 and report["data_sets"][0]["splits"][0]["verdict"] == "ok, no labels"
+    assert "  images: .\n" in out and "c.heic, which cannot be read: convert them to JPEG or PNG" in out
+    for camera in "ab":  # splits below folders of different names are no splits
+        for split in ("train", "valid"):
+            write_folder(tmp_path / "mine" / camera / split, 1)
+    code, report, out, _ = check("--root", tmp_path / "mine")
+    assert code == 0 and report["data_sets"][0]["splits"][0]["read"] == 4, out
+
+
+def test_colours_and_masks_of_0_and_255_get_a_class_each(check: Check, tmp_path: Path) -> None:
+    colours = np.zeros((8, 12, 3), dtype=np.uint8)
+    colours[:4], colours[4:, 6:] = (255, 0, 0), (0, 0, 255)
+    for folder, labels in (("colours", colours), ("masks", (colours[..., 0] // 255 * 255))):
+        write_image(tmp_path / folder / "images" / "a.png", colours)
+        write_image(tmp_path / folder / "labels" / "a.png", labels)
+    code, _, out, _ = check("--root", tmp_path / "colours")
+    assert code == 0 and "label_colours: {class_0: [0, 0, 255], class_1: [255, 0, 0]}" in out
+    assert "ignored: [[0, 0, 0]]" in out
+    code, _, out, _ = check("--root", tmp_path / "masks")
+    assert code == 0 and "ids: {0: background, 255: foreground}" in out
+
+
+def test_what_labels_may_not_mean_is_said(check: Check, tmp_path: Path) -> None:
+    root = tmp_path / "camvid"
+    for number in range(12):  # ids of eleven classes, taken for Cityscapes' train ids
+        write_image(root / "images" / f"{number:02d}.png", np.zeros((4, 12, 3), dtype=np.uint8))
+        write_image(root / "labels" / f"{number:02d}.png", np.tile(np.arange(12, dtype=np.uint8), (4, 1)))
+    config = write_yaml(tmp_path / "camvid.yaml", "FolderDataModule", root=str(root))
+    code, report, out, _ = check("--data", config)
+    (warning,) = report["data_sets"][0]["splits"][0]["warnings"]
+    assert code == 0 and report["data_sets"][0]["splits"][0]["verdict"] == "ok?" and warning in out
+    assert "car never occurs in 12 label files, which hold the ids 0-11. If they are not Cityscapes' 19" in warning
+    ids = {0: "thing", 1: "thing", 5: "sky"}
+    named = {"root": str(root), "classes": ["thing", "sky"], "ids": ids, "ignored": [2, 3, 4, *range(6, 12)]}
+    _, report, _, _ = check("--data", write_yaml(tmp_path / "camvid.yaml", "FolderDataModule", **named))
+    (warning,) = report["data_sets"][0]["splits"][0]["warnings"]
+    assert "75% of the label pixels are ignored, in training and scores, as their ids (2-4, 6-11) stand" in warning
+    Image.fromarray(np.eye(4, 12) > 0).save(root / "labels" / "03.png")
+    code, report, out, _ = check("--data", config)
+    assert code == 1 and report["data_sets"][0]["splits"][0]["verdict"] == "PROBLEMS" and "is a 1-bit mask" in out
+
+
+def test_what_happens_to_images_is_said(check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datamodules.transforms.MAX_EVALUATION_SIZE", (16, 32))
+    root = tmp_path / "mine"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (root / "images").mkdir(parents=True)
+    for number in range(3):
+        Image.new("RGB", (64, 48)).save(root / "images" / f"{number}.jpg", **({"exif": exif} if number else {}))
+    config = write_yaml(tmp_path / "mine.yaml", "FolderDataModule", root=str(root))
+    _, report, out, _ = check("--data", config)
+    resized, turned = report["data_sets"][0]["splits"][0]["notes"]
+    assert "3 of 3 images have more than" in resized and "keeping the aspect ratio, e.g. 48x64 to 19x26" in resized
+    assert turned == "mine train, val, test: 2 of 3 images are turned as their EXIF orientation says, e.g. 1"
+    assert "images: 3 JPEG RGB; 2 of 48x64, 1 of 64x48 pixels (WxH)" in out and "2 of 3 images are turned" in out
+    squeezed = write_yaml(tmp_path / "mine.yaml", "FolderDataModule", root=str(root), evaluation_resize="protocol")
+    assert "changing the aspect ratio, e.g. 48x64 to 32x16" in check("--data", squeezed)[2]
+    data = datamodules.FolderDataModule(str(root), num_workers=0)
+    said: list[str] = []
+    monkeypatch.setattr("datamodules.folder.rank_zero_info", said.append)
+    data.predict_dataloader()
+    data.predict_dataloader()
+    assert said == [resized.replace("train, val, test", "test")]  # the worst, once
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("classes: [no, yes, on]", "is False, expected str or dict: quote words that YAML reads as others"),
+        ("classes: sky, road", "classes"),
+        ("classes: {0: sky, 1: road}", "classes"),
+        ("ids: {sky: 0}", "ids"),
+        ("ids: [0, 1]", "ids"),
+        ("ignored: 2", "ignored"),
+        ("label_colours: {sky: '#ff0000'}", "label_colours"),
+        ("crop_size: 32", "crop_size"),
+        ("ids: {0: sky, 0: road}", "own.yaml, line 2: the key 0 occurs twice"),
+    ],
+)
+def test_a_mistake_in_the_yaml_is_one_short_sentence(text: str, said: str, check: Check, tmp_path: Path) -> None:
+    config = tmp_path / "own.yaml"
+    config.write_text(f"class_path: datamodules.FolderDataModule\ninit_args: {{root: {tmp_path}, {text}}}\n")
+    code, _, _, err = check("--data", config)
+    assert code == 2 and said in err and "Union" not in err and len(err.replace(str(tmp_path), "")) < 300
+
+
+def test_a_picture_is_drawn_of_any_names_and_its_failure_leaves_the_report(check: Check, tmp_path: Path) -> None:
+    write_folder(tmp_path / "mine", 1, (900, 4))
+    for folder in ("images", "labels"):
+        (tmp_path / "mine" / folder / "000.png").rename(tmp_path / "mine" / folder / r"$\frac$.png")  # no formula
+    code, _, _, err = check("--root", tmp_path / "mine", "--picture", tmp_path / "picture.png")
+    assert code == 0, err
+    with Image.open(tmp_path / "picture.png") as picture:
+        assert picture.height < 2500
+    for path in (tmp_path / "mine" / "images").iterdir():
+        path.write_bytes(b"x")
+    code, _, out, err = check("--root", tmp_path / "mine", "--picture", tmp_path / "picture.png")
+    assert code == 1 and "1 pair with an unreadable file" in out and "is not drawn" in err
+
+
+def test_a_path_below_home_is_found_as_main_finds_it(
+    check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_folder(tmp_path / "mine", 2)
+    (tmp_path / "pairs.csv").write_text("image,label\nimages/000.png,labels/000.png\n")
+    config = write_yaml(tmp_path / "mine.yaml", "FolderDataModule", root="~/mine", pairs="~/pairs.csv")
+    code, report, out, _ = check("--data", config)
+    assert code == 0 and report["data_sets"][0]["splits"][0]["read"] == 1, out
+
+
+@pytest.mark.parametrize(
+    ("size", "shown"), [((720, 1280), (360, 640)), ((800, 600), (800, 600)), ((9, 1601), (3, 534))]
+)
+def test_images_in_the_picture_keep_their_proportions(size: tuple[int, int], shown: tuple[int, int]) -> None:
+    assert shrink(np.zeros((*size, 3), dtype=np.uint8)).shape == (*shown, 3)

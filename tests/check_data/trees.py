@@ -1,0 +1,59 @@
+"""Data sets to check, and what is reported of them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from experiments.check_data.checks import DATA_SETS
+from tests.fakes import BDD, CITYSCAPES, GTA, IDD, MAPILLARY, SYNTHIA, WILDDASH_BETA, Vendor, write_image
+
+Check = Callable[..., tuple[int, dict[str, Any], str, str]]
+VENDORS = {
+    "gta": GTA,
+    "synthia": SYNTHIA,
+    "wilddash": WILDDASH_BETA,
+    "cityscapes": CITYSCAPES,
+    "bdd": BDD,
+    "idd": IDD,
+    "mapillary": MAPILLARY,
+}
+TRAIN_IDS_OF_CITYSCAPES = {
+    7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10, 24: 11, 25: 12, 26: 13, 27: 14, 28: 15,
+    31: 16, 32: 17, 33: 18,
+}  # fmt: skip
+
+
+def set_official(monkeypatch: pytest.MonkeyPatch, name: str, vendor: Vendor, **more: int) -> None:
+    counts = {split: len(keys) + more.get(split, 0) for split, keys in vendor.keys.items()}
+    monkeypatch.setattr(DATA_SETS[name], "counts", counts)
+
+
+def find_split(report: dict[str, Any], name: str, split: str) -> dict[str, Any]:
+    (data_set,) = [data_set for data_set in report["data_sets"] if data_set["name"] == name]
+    (found,) = [found for found in data_set["splits"] if found["split"] == split]
+    return found
+
+
+def cityscapes_file(root: Path, split: str, number: int, what: str) -> Path:
+    key = CITYSCAPES.keys[split][number]
+    folder, ending = ("leftImg8bit", "leftImg8bit") if what == "image" else ("gtFine", "gtFine_labelIds")
+    return root / folder / split / f"{key}_{ending}.png"
+
+
+def write_folder(root: Path, number: int, size: tuple[int, int] = (4, 6)) -> list[np.ndarray]:
+    """Writes images and labels of Cityscapes' train ids into one folder each; returns the labels."""
+    generator = np.random.default_rng(3)
+    labels = [generator.choice([0, 1, 10, 18, 255], size).astype(np.uint8) for _ in range(number)]
+    for index, mask in enumerate(labels):
+        write_image(root / "images" / f"{index:03d}.png", generator.integers(0, 256, (*size, 3)).astype(np.uint8))
+        write_image(root / "labels" / f"{index:03d}.png", mask)
+    return labels
+
+
+def write_yaml(path: Path, name: str, **arguments: Any) -> Path:
+    path.write_text(json.dumps({"class_path": f"datamodules.{name}", "init_args": arguments}))  # JSON is YAML
+    return path

@@ -1,0 +1,278 @@
+"""FolderDataModule: what own labels mean, however they are encoded; its YAML and its documentation."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from jsonargparse import ArgumentParser
+from PIL import Image
+from pytorch_lightning import LightningDataModule
+
+from datamodules.base import DataError, ProtocolError
+from datamodules.folder import FolderDataModule
+from datamodules.labels import CITYSCAPES_COLOURS
+from datamodules.reading.dataset import look_at
+from datamodules.reading.tables import list_colours
+from main import main
+from tests.datamodules.own import (
+    CAMVID,
+    SIZE,
+    draw,
+    make_module,
+    make_pairs,
+    make_segnet,
+    read_mask,
+    save,
+)
+from tests.tiny import NO_LOGGER, QUIET, ROOT
+
+# What labels mean: the labels, arguments, and the classes or what is said
+
+IDS16 = np.array([[7, 0, 300], [65535, 255, 9]], np.uint16)
+IDS8 = np.where(IDS16 < 256, IDS16, 7).astype(np.uint8)
+TO_CLASSES = {7: "road", 0: "sky", 300: "car", 65535: "car"}
+GATHERED = {"ground": ["road", "sidewalk"], "vehicle": ["car", "truck"], "rest": ["sky"]}
+MANY = [f"class {number}" for number in range(253)]
+SIXTEEN = {"classes": None, "num_classes": 16}
+COLOURS = {"sky": [128, 128, 128], "car": [[64, 0, 128], [64, 128, 192]], "tree": [[128, 128, 0]]}
+PIXELS = [[128, 128, 128, 255], [64, 0, 128, 255], [64, 128, 192, 255], [128, 128, 0, 255], [0, 0, 0, 255]]
+RGBA, RGB = np.array([PIXELS], np.uint8), np.array([PIXELS], np.uint8)[..., :3]
+SWAPPED = {"classes": ["sky", "road"], "label_colours": {"sky": [30, 20, 10], "road": [0, 255, 0]}}
+
+
+def row(*ids: int) -> np.ndarray:
+    return np.array([ids], np.uint8)
+
+
+MEANINGS: dict[str, tuple[Any, dict[str, Any], Any]] = {
+    "16 bits": (IDS16, {"ids": TO_CLASSES, "ignored": [9]}, [[3, 0, 8], [8, 255, 255]]),
+    "8 bits": (IDS8, {"ids": TO_CLASSES, "ignored": [9]}, [[3, 0, 3], [3, 255, 255]]),
+    "unknown ids": (
+        IDS16, {"ids": {7: "road", 0: "sky", 300: "car"}},
+        "hold the ids 9, 65535, expected only 0, 7, 255, 300. Say what they are in ids",
+    ),
+    "255 as a class": (row(255), {"ids": {255: "sky"}}, [[0]]),
+    "id c is class c": (row(*range(253)), {"classes": MANY}, [[*range(253)]]),
+    "one too many": (row(0, 2), {"classes": MANY[:2]}, "hold the ids 2, expected only 0-1, 255"),
+    "16 classes": (row(7, 22, 33), SIXTEEN | {"ids": {7: "road", 22: "terrain", 33: "bicycle"}}, [[0, 255, 15]]),
+    "16 of the train ids": (row(0, 9, 18, 255), SIXTEEN, [[0, 255, 15, 255]]),
+    "gathered": (
+        row(1, 2, 3, 4), {"classes": GATHERED, "ids": {1: "sidewalk", 2: "truck", 3: "ground", 4: "person"}},
+        [[0, 1, 0, 255]],
+    ),
+    "gathered train ids": (row(1, 13, 10, 11), {"classes": GATHERED}, [[0, 1, 2, 255]]),
+    "RGB": (RGB, {"label_colours": COLOURS, "ignored": [[0, 0, 0]]}, [[0, 8, 8, 5, 255]]),
+    "RGBA": (RGBA, {"label_colours": COLOURS, "ignored": [[0, 0, 0]]}, [[0, 8, 8, 5, 255]]),
+    "unknown colours": (
+        RGB, {"label_colours": COLOURS}, r"1 colours that are not defined, e.g. \[0, 0, 0\]: expected only those of la",
+    ),
+    "colours for ids": (RGB, {}, "mode RGB: expected labels with one channel.*list them in label_colours"),
+    "alpha for ids": (RGBA, {}, "mode RGBA: expected labels with one channel.*list them in label_colours"),
+    "red and blue exchanged": (np.full((1, 1, 3), (10, 20, 30), np.uint8), SWAPPED, "red and blue swapped"),
+    "other colours": (np.full((1, 1, 3), (11, 20, 30), np.uint8), SWAPPED, "Add them there"),
+    "Cityscapes' label ids": (row(26), {"classes": None}, "look like Cityscapes' label ids: use Citys"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", MEANINGS)
+def test_labels_become_classes(kind: str, tmp_path: Path) -> None:
+    label, arguments, expected = MEANINGS[kind]
+    if isinstance(expected, list):
+        assert read_mask(tmp_path, label, **arguments).tolist() == expected
+        return
+    with pytest.raises(DataError, match=expected):
+        read_mask(tmp_path, label, **arguments)
+
+
+def test_labels_as_jpeg_are_refused_whatever_they_are_called(tmp_path: Path) -> None:
+    make_pairs(tmp_path, ["a"])
+    (tmp_path / "labels" / "a.png").write_bytes(save(tmp_path / "labels" / "a.jpg", 3).read_bytes())
+    for kwargs in ({}, {"label_colours": {"sky": [3, 3, 3]}}):
+        with pytest.raises(DataError, match=r"a\.png is a JPEG: expected labels as .png.*ruins ids and colours"):
+            next(iter(make_module(tmp_path, **kwargs).test_dataloader()))
+
+
+def test_label_ids_of_cityscapes_are_told_by_the_name_of_their_file(tmp_path: Path) -> None:
+    save(tmp_path / "images" / "a.png", draw())
+    save(tmp_path / "labels" / "a_gtFine_labelIds.png", 26)
+    data = make_module(tmp_path, classes=["sky", "road", "box"], labels="labels/*_gtFine_labelIds.png")
+    with pytest.raises(DataError, match="They look like Cityscapes' label ids: use CityscapesDataModule, or give ids"):
+        data.make_dataset("test", data.evaluation_transform).load_mask(0)
+
+
+def test_what_label_colours_may_not_mean_is_said(tmp_path: Path) -> None:
+    save(tmp_path / "images" / "a.png", draw())
+    save(tmp_path / "labels" / "a.png", np.zeros((*SIZE, 3), np.uint8))
+    colours = {"sky": [255, 0, 0], "road": [0, 255, 0]}
+    data = make_module(tmp_path, classes=["sky", "road"], label_colours=colours, ignored=[[0, 0, 0]])
+    dataset = data.make_dataset("test", data.evaluation_transform)
+    assert data.find_warnings(dataset, look_at(dataset, number=1), "mine") == [
+        "mine: sky, road never occurs in 1 label files. If it should, correct label_colours",
+        "mine: 100% of the label pixels are ignored, in training and scores, as their colours stand for no class. If "
+        "they should, correct label_colours or ignored",
+    ]
+
+
+def test_classes_that_never_occur_are_named_with_the_line_that_fits(tmp_path: Path) -> None:
+    for number in range(3):
+        save(tmp_path / "images" / f"{number}.png", draw())
+        save(tmp_path / "labels" / f"{number}.png", np.eye(*SIZE, dtype=np.uint8) * 255)
+    data = make_module(tmp_path, classes=["background", "road"])
+    said = r"test: road never occurs in 3 label files, .* ids 0, 255.*background, 255: r"
+    with pytest.warns(UserWarning, match=said):
+        data.test_dataloader()
+    Image.fromarray(np.eye(*SIZE) > 0).save(tmp_path / "labels" / "1.png")
+    with pytest.raises(DataError, match=r"1\.png is a 1-bit mask \(ids 0 and 1\), .*all of one"):
+        make_module(tmp_path, classes=["background", "road"]).test_dataloader()
+
+
+def test_a_class_that_a_first_look_misses_is_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    monkeypatch.setattr("datamodules.folder.LOOKED_AT", 3)
+    for number in range(12):
+        save(tmp_path / "images" / f"{number:02}.png", draw())
+        save(tmp_path / "labels" / f"{number:02}.png", int(number == 10))
+    make_module(tmp_path, classes=["ground", "thing"]).test_dataloader()
+    assert not [warning for warning in recwarn if "never occurs" in str(warning.message)]
+    monkeypatch.setattr("datamodules.folder.MOST_LOOKED_AT", 4)
+    with pytest.warns(UserWarning, match="thing never occurs in 4 label files"):
+        make_module(tmp_path, classes=["ground", "thing"]).test_dataloader()
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"ids": {0: "sky"}, "label_colours": {"sky": [0, 0, 0]}}, "ids and label_colours are both given"),
+        ({"pairs": "a.csv", "images": "b"}, "pairs is set together with images"),
+        ({"ids": {0: "sky"}, "ignored": [0]}, "id 0 is sky in ids, but also in ignored"),
+        ({"ids": {0: "sky"}, "ignored": [[0, 0, 0]]}, "expected ids .* set label_colours too"),
+        ({"ids": {-1: "sky"}}, "has -1: expected 0 to 65535"),
+        ({"ignored": [65536]}, "has 65536"),
+        ({"label_colours": {"sky": [0, 0, 0], "car": [[1, 1, 1], [0, 0, 0]]}}, r"\[0, 0, 0\] is given twice"),
+        ({"label_colours": {"sky": [0, 0, 0]}, "ignored": [[0, 0, 0]]}, "for a class and in ignored"),
+        ({"label_colours": {"sky": [0, 0, 0]}, "ignored": [11]}, "11 is not a colour"),
+        ({"label_colours": {"sky": [0, 256, 0]}}, r"\[0, 256, 0\] is not a colour"),
+        ({"label_colours": {"sky": [0, 0]}}, r"\[0, 0\] is not a colour"),
+        ({"label_colours": {"sky": []}}, r"not a colour"),
+        ({"label_colours": {"lawn": [0, 0, 0]}}, "no class 'lawn'"),
+        (
+            {"label_colours": {"a": [0, 0, 0]}, "classes": ["a", "b", "c"]},
+            "no colour of b, c: expected one for every class",
+        ),
+        (
+            {"classes": ["sky", "road", "box"], "ignored": [2]},
+            r"which is the id of box .* \{0: sky, 1: road, 3: box\}",
+        ),
+        ({"classes": ["sky", "road", "Sky"]}, "all different .not only in case or spaces"),
+        ({"classes": ["sky ", "sky"]}, "all different"),
+        ({"ids": {1: "lawn"}, "classes": None}, r"no class 'lawn': expected one of road, .*, or a class of Cityscapes"),
+        ({"classes": ["car", "sky"], "ids": {1: "truck"}}, "no class 'truck': expected one of car, sky$"),
+        ({"classes": ["", "road"]}, "expected 2 to 253 names"),
+        ({"exclude": ["*_inst*"], "pairs": "pairs.csv"}, "exclude and pairs are both set"),
+        ({"exclude": [""]}, "exclude holds an empty pattern"),
+        ({"splits": {"train": 0.8, "val": 0.3}}, "splits"),
+        ({"splits": {"train": -0.1}}, "splits"),
+        ({"splits": {"train": 0.5, "val": "val"}}, "splits"),
+        ({"splits": {"trian": 0.5}}, "splits"),
+        ({"splits": {"test": 0}}, "splits"),
+        ({"role": "judge"}, "role is 'judge'"),
+        ({"split": "night"}, "split is 'night'"),
+        ({"classes": ["sky"]}, "expected 2 to 253 names"),
+        ({"classes": [str(number) for number in range(254)]}, "expected 2 to 253 names"),
+    ],
+)
+def test_contradictions_are_refused(tmp_path: Path, kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_module(tmp_path, **kwargs)
+
+
+def test_targets_refuse_to_teach(tmp_path: Path) -> None:
+    make_pairs(tmp_path, ["a", "b"])
+    with pytest.raises(ProtocolError, match=f"{tmp_path.name} is a target"):
+        make_module(tmp_path).train_dataloader()
+    batch = next(iter(make_module(tmp_path, role="source", batch_size=2, crop_size=(4, 4)).train_dataloader()))
+    assert batch["image"].shape == (2, 3, 4, 4) and set(batch["mask"].unique().tolist()) <= {0, 1}
+
+
+def test_worker_processes_read_colours(tmp_path: Path) -> None:
+    make_pairs(tmp_path, ["a", "b"])
+    data = make_module(tmp_path, label_colours={"car": [0, 0, 0], "sky": [1, 1, 1]}, num_workers=1)
+    assert [batch["mask"].unique().tolist() for batch in data.test_dataloader()] == [[8], [0]]
+
+
+def test_ids_are_asked_for_where_0_is_ignored() -> None:
+    with pytest.raises(ValueError, match=r"ignored holds 0.*set ids, e\.g\. \{1: sky, 2: road\}"):
+        FolderDataModule(classes=["sky", "road"], ignored=[0])
+    FolderDataModule(classes=["sky", "road"], ignored=[0], ids={1: "sky", 2: "road"})
+
+
+# The command line and the documentation
+
+
+def run(command: str, tmp_path: Path, data: Path, *more: str) -> Any:
+    network = ["--model.network=tests.fakes.TinyNetwork"]
+    place = [f"--trainer.default_root_dir={tmp_path}", f"--results.folder={tmp_path / 'results'}"]
+    return main([command, f"--data={data}", *network, *QUIET, *NO_LOGGER, *place, *more])
+
+
+def test_command_line_reads_maps_and_nested_lists(tmp_path: Path) -> None:
+    make_segnet(tmp_path / "camvid")
+    colours = {"sky": [0, 0, 0], "building": [9, 9, 1], "road": [9, 9, 2], "car": [[1, 1, 1], [2, 2, 2]]}
+    arguments = {"images": "{split}", "labels": "{split}annot", "classes": list(colours), "label_colours": colours}
+    arguments |= {"ignored": [[number] * 3 for number in range(3, 12)]}
+    arguments |= {"root": str(tmp_path / "camvid"), "num_workers": 0}
+    config = tmp_path / "data.yaml"
+    config.write_text(yaml.safe_dump({"class_path": "datamodules.FolderDataModule", "init_args": arguments}))
+    cli = run("test", tmp_path, config)
+    assert cli.datamodule.num_classes == cli.model.num_classes == 4
+    assert set(next(iter(cli.datamodule.test_dataloader()))["mask"].unique().tolist()) == {0, 3, 255}
+    summary = json.loads((tmp_path / "results" / "results.json").read_text())
+    assert list(summary["domains"]) == ["camvid"] and summary["domains"]["camvid"]["images"] == 1
+    run("predict", tmp_path, config)
+    assert [path.name for path in (tmp_path / "results" / "labels" / "camvid").iterdir()] == ["Seq05.png"]
+
+
+def read_blocks() -> list[dict[str, Any]]:
+    text = (ROOT / "docs" / "own_data.md").read_text(encoding="utf-8")
+    return [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_every_block_of_the_documentation_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    make_segnet(tmp_path / "CamVid")
+    (tmp_path / "CamVid" / "pairs.csv").write_text("image,label,split\ntest/Seq05.png,testannot/Seq05.png,test\n")
+    for index in range(8):
+        save(tmp_path / "CamVidOriginal" / "701_StillsRaw_full" / f"{index}.png", draw(index))
+        save(tmp_path / "CamVidOriginal" / "LabeledApproved_full" / f"{index}_L.png", np.zeros((*SIZE, 3), np.uint8))
+    monkeypatch.chdir(tmp_path)
+    blocks = read_blocks()
+    assert len(blocks) == 5
+    parser = ArgumentParser()
+    parser.add_subclass_arguments(LightningDataModule, "data")
+    data = parser.instantiate_classes(parser.parse_object({"data": blocks[number]})).data
+    members = [data] if isinstance(data, FolderDataModule) else [data.development, *data.targets]
+    for member in members:
+        dataset = member.make_dataset(member.test_split, member.evaluation_transform)
+        assert [dataset[index]["mask"].shape == SIZE for index in range(len(dataset))] == [True] * (
+            2 if number == 2 else 1
+        )
+        assert member.num_classes in (5, 11)
+
+
+def test_the_colours_of_the_documentation_are_camvids_32() -> None:
+    (arguments,) = [block["init_args"] for block in read_blocks() if "label_colours" in block["init_args"]]
+    colours = [tuple(colour) for value in arguments["label_colours"].values() for colour in list_colours(value)]
+    colours += [tuple(colour) for colour in arguments["ignored"]]
+    assert arguments["classes"] == list(arguments["label_colours"]) == CAMVID
+    assert len(colours) == len(set(colours)) == 32
+    assert {part for colour in colours for part in colour} == {0, 64, 128, 192}
+
+
+def test_own_names_get_colours_of_their_own() -> None:
+    data = FolderDataModule("/", classes=["road", "lawn", "pond"])
+    assert data.colours[0] == CITYSCAPES_COLOURS["road"] and len(set(data.colours)) == 3 and data.domain == "folder"

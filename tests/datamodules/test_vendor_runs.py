@@ -1,0 +1,166 @@
+"""Runs of the command line on the data sets of vendors, and the roles that these have in the protocol."""
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from cityscapesscripts.helpers.labels import labels as official_labels
+from torch import nn
+
+from datamodules import (
+    BDDDataModule,
+    CityscapesDataModule,
+    GTADataModule,
+    IDDDataModule,
+    TargetsDataModule,
+    WildDashDataModule,
+)
+from datamodules.base import ProtocolError
+from main import main
+from tests import fakes
+from tests.datamodules.vendors import (
+    FOLDERS,
+    TARGETS,
+)
+from tests.tiny import NO_LOGGER, QUIET
+
+# Trees of two or three images have fewer than the official number, and say so each time.
+pytestmark = pytest.mark.filterwarnings("ignore:.*the official number is:UserWarning")
+
+
+def arguments(folder: Path, *more: str) -> list[str]:
+    place = [f"--trainer.default_root_dir={folder}", f"--results.folder={folder / 'results'}", "--results.panels=0"]
+    return [*QUIET, *NO_LOGGER, *place, "--model.network=tests.fakes.TinyNetwork", *more]
+
+
+SMALL = ["--data.num_workers=0", "--data.batch_size=2", "--data.crop_size=[16,16]"]
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "results" / "results.json").read_text())
+
+
+def test_a_target_is_found_by_the_environment_variable_and_says_what_was_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fakes.write_old_bdd(tmp_path / "data" / "bdd", unpaired=True)
+    monkeypatch.setenv("SEGADAPT_DATA", str(tmp_path / "data"))
+    main(["test", *arguments(tmp_path, "--data=BDDDataModule", "--data.broken=skip", *SMALL)])
+    results = read_results(tmp_path)
+    (scores,) = results["domains"].values()
+    assert results["complete"] and scores["images"] == len(fakes.BDD.keys["val"])
+    left_out = results["data"]["left_out"]["val"]
+    assert [entry["name"] for entry in left_out] == list(fakes.BDD_UNPAIRED) and left_out[0]["why"] == "missing"
+    assert results["data"]["role"] == "target" and not results["data"]["choose_on_target"]
+
+
+@pytest.mark.parametrize(("source", "num_classes"), [("GTADataModule", 19), ("SYNTHIADataModule", 16)])
+def test_the_whole_protocol_in_one_file(source: str, num_classes: int, trees: Path, tmp_path: Path) -> None:
+    def member(name: str) -> dict[str, Any]:
+        settings = {"num_classes": num_classes, "num_workers": 0, "batch_size": 2, "crop_size": [16, 16]}
+        return {"class_path": name, "init_args": settings}
+
+    data = {
+        "root": str(trees),
+        "source": member(source),
+        "development": member("WildDashDataModule"),
+        "targets": [member(module.__name__) for module in TARGETS],
+    }
+    config = tmp_path / "protocol.yaml"
+    config.write_text(yaml.safe_dump({"data": {"class_path": "TargetsDataModule", "init_args": data}}))
+    cli = main(["fit", *arguments(tmp_path, f"--config={config}", "--trainer.max_epochs=1")])
+    assert cli.trainer.global_step == 2
+    assert 0 <= cli.trainer.callback_metrics["val/miou"].item() <= 1
+    checkpoint = tmp_path / "checkpoints" / "best.ckpt"
+    common = [f"--config={config}", f"--ckpt_path={checkpoint}", "--data.broken=skip"]  # of all data sets
+    main(["test", *arguments(tmp_path, *common)])
+    results = read_results(tmp_path)
+    assert [target["broken"] for target in results["data"]["targets"]] == ["skip"] * 4
+    assert results["complete"] and [scores["images"] for scores in results["domains"].values()] == [3, 2, 2, 2]
+    assert all(len(scores["iou"]) == num_classes for scores in results["domains"].values())
+    assert [target["role"] for target in results["data"]["targets"]] == ["target"] * 4
+    assert (results["data"]["source"]["role"], results["data"]["development"]["role"]) == ("source", "development")
+
+
+class NearestColour(nn.Module):
+    """A network of a stranger: each pixel has the class whose colour, drawn at random, is nearest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.colours = nn.Parameter(torch.randn(1, 19, 3, 1, 1, generator=torch.Generator().manual_seed(0)))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return -(image[:, None] - self.colours).square().sum(dim=2)
+
+
+def test_mean_iou_is_that_of_the_official_evaluation(tmp_path: Path) -> None:
+    evaluation = importlib.import_module("cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling")
+
+    root = fakes.write_cityscapes(tmp_path / "data")
+    network = "--model.network=tests.datamodules.test_vendor_runs.NearestColour"
+    cli = main(["test", *arguments(tmp_path, "--data=CityscapesDataModule", f"--data.root={root}", *SMALL, network)])
+    (ours,) = read_results(tmp_path)["domains"].values()
+
+    to_id = np.zeros(19, dtype=np.uint8)
+    for label in official_labels:
+        if 0 <= label.trainId < 19:
+            to_id[label.trainId] = label.id
+    predictions, truths, seen = [], [], set()
+    for batch in cli.datamodule.test_dataloader():
+        with torch.no_grad():
+            labels = cli.model.network.eval()(batch["image"])[0].argmax(dim=0).numpy()
+        path = tmp_path / "predictions" / f"{batch['name'][0]}.png"
+        fakes.write_image(path, to_id[labels])
+        predictions.append(str(path))
+        (truth,) = (root / "gtFine" / "val").rglob(f"{path.stem}_gtFine_labelIds.png")
+        truths.append(str(truth))
+        seen |= set(labels.ravel().tolist())
+    assert len(seen) > 12
+    evaluation.args.quiet, evaluation.args.JSONOutput, evaluation.args.evalInstLevelScore = True, False, False
+    theirs = evaluation.evaluateImgLists(predictions, truths, evaluation.args)
+    assert ours["miou"] == pytest.approx(100 * theirs["averageScoreClasses"], abs=1e-9)
+    for name, iou in ours["iou"].items():
+        assert iou == pytest.approx(100 * theirs["classScores"][name], abs=1e-9, nan_ok=True)
+
+
+@pytest.mark.parametrize("stage", ["validate", "fit"])
+def test_choosing_on_a_target_is_refused(stage: str, trees: Path, tmp_path: Path) -> None:
+    said = r"target.*source.*development.*choose_on_target=true"
+    more = ["--data=CityscapesDataModule", f"--data.root={trees / 'cityscapes'}", *SMALL]
+    with pytest.raises(ProtocolError, match=said):
+        main([stage, *arguments(tmp_path, *more)])
+    assert not (tmp_path / "results" / "results.json").exists()
+    for module in TARGETS:
+        data = module(str(trees / FOLDERS[module]))
+        with pytest.raises(ProtocolError, match=said):
+            data.val_dataloader() if stage == "validate" else data.train_dataloader()
+
+
+def test_a_target_as_development_set_or_source_is_refused() -> None:
+    target = CityscapesDataModule()
+    with pytest.raises(ProtocolError, match=r"target.*development set.*choose_on_target"):
+        TargetsDataModule([target], development=BDDDataModule())
+    with pytest.raises(ProtocolError, match=r"target.*source.*choose_on_target"):
+        TargetsDataModule([target], source=IDDDataModule())
+    TargetsDataModule([target], source=GTADataModule(), development=WildDashDataModule())
+    TargetsDataModule([target], development=BDDDataModule(choose_on_target=True))
+
+
+def test_a_sweep_may_not_test_a_target(trees: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_SWEEP_ID", "abc")
+    more = ["--data=CityscapesDataModule", f"--data.root={trees / 'cityscapes'}", *SMALL]
+    with pytest.raises(ProtocolError, match=r"sweep.*development"):
+        main(["test", *arguments(tmp_path, *more)])
+    with pytest.raises(ProtocolError, match=r"sweep.*development"):
+        TargetsDataModule([CityscapesDataModule()], root=str(trees)).test_dataloader()
+    for stage in ("validate", "test"):  # nor on purpose
+        with pytest.raises(ProtocolError, match="in a sweep there is no other way"):
+            main([stage, *arguments(tmp_path, *more, "--data.choose_on_target=true")])
+    more = ["--data=WildDashDataModule", f"--data.root={trees / 'wilddash'}", *SMALL]
+    main(["validate", *arguments(tmp_path, *more)])
+    assert read_results(tmp_path)["complete"]
