@@ -25,6 +25,7 @@ from callbacks.run.parser import Parser, read_whole_numbers
 from callbacks.run.processes import run_to_end
 from lightning_modules.checkpoints import CheckpointReader
 from lightning_modules.segmentation import SegmentationModule
+from lightning_modules.training import TrainingMethod
 
 DEFAULTS = Path(__file__).parent / "configs" / "trainer" / "default.yaml"
 
@@ -36,6 +37,7 @@ class SegmentationCLI(LightningCLI):
         """Adds the method, the results, and what data and model share."""
         parser.add_lightning_class_args(Results, "results")
         parser.add_subclass_arguments(Method, "method", required=False)
+        parser.add_subclass_arguments(TrainingMethod, "training", required=False)
         parser.add_argument("--untrained", type=bool, default=False, help="whether random weights may be used")
         parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
         parser.link_arguments("data.class_names", "model.class_names", apply_on="instantiate")
@@ -49,9 +51,7 @@ class SegmentationCLI(LightningCLI):
         run = self.config[self.subcommand]
         run_checks.check_run(run, str(self.subcommand))
         training_folder.drop_checkpoints(run.trainer)
-        arguments = run.model.network.get("init_args")
-        if (run.get("ckpt_path") or run.model.released) and arguments is not None and arguments.get("weights"):
-            arguments.weights = None
+        run_checks.drop_weights(run)
         if self.subcommand == "predict":
             run.return_predictions = False  # they are on disk, and would fill the memory
 
@@ -63,6 +63,7 @@ class SegmentationCLI(LightningCLI):
         if self.subcommand == "fit":
             training_folder.check_checkpoints(trainer, self._get(self.config, "ckpt_path"))
             training_folder.reserve_folders(trainer)
+            self.model.training_method = self._get(self.config_init, "training")
         method = self._get(self.config_init, "method")
         if method is not None:
             trainer.callbacks.insert(0, method)  # type: ignore[attr-defined]

@@ -21,6 +21,17 @@ from lightning_modules.precision import warn_of_slow_bf16
 from lightning_modules.predictor import Predictor, Stopwatch, describe_adaptations, predict_plainly
 from lightning_modules.probabilities import check_temperature, label_images, scale_temperature
 from lightning_modules.recipe import check_finite, compute_loss, continue_schedule, predict_in_training
+from lightning_modules.training.method import (
+    Normalization,
+    SourceImages,
+    TrainingMethod,
+    find_method_state,
+    find_seed,
+    seeded,
+    train_step,
+)
+
+OF_TRAINING = "training_method."  # begins the names of what a checkpoint's weights have no part of
 
 
 class Evaluation(TypedDict):
@@ -70,6 +81,7 @@ class SegmentationModule(LightningModule):
     Attributes:
         origin: Class path and arguments of the network, as far as they are known; checkpoints hold it.
         predictor: The seam: (network, image) -> (B, K, H, W) probabilities. Methods put themselves here.
+        training_method: What a training adds to the cross-entropy; to be set before `fit`.
 
     Source: paper, Sec. 5 (implementation details) and Appendix A.
     """
@@ -110,6 +122,7 @@ class SegmentationModule(LightningModule):
         self.power = power
         self.temperature = temperature
         self.predictor: Predictor = predict_plainly
+        self.training_method: TrainingMethod | None = None
         self.origin: dict[str, Any] = {"network": f"{type(network).__module__}.{type(network).__qualname__}"}
         self.domains: list[str] = []
         self._scores: list[SegmentationScores] = []
@@ -118,6 +131,11 @@ class SegmentationModule(LightningModule):
     def setup(self, stage: str) -> None:
         """Warns if the precision of the run does not pay on this machine."""
         warn_of_slow_bf16(str(self.trainer.precision), self.trainer.strategy.root_device)
+        if stage == "fit" and self.training_method is not None:
+            normalization = getattr(getattr(self.trainer, "datamodule", None), "normalization", None)
+            if normalization is not None:
+                self.training_method.normalization = Normalization(**normalization)
+            self.training_method.prepare(self.network, self.num_classes)
 
     def forward(self, image: Tensor) -> Tensor:
         """Predicts (B, K, H, W) probabilities of a (B, 3, H, W) image with whatever predictor is installed."""
@@ -139,17 +157,37 @@ class SegmentationModule(LightningModule):
         continue_schedule(self.lr_schedulers(), steps, self.power, settings)  # type: ignore[arg-type]
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
-        """Returns the cross-entropy over the labelled pixels of a batch."""
-        image = batch["image"]
-        if self.channels_last:
-            image = image.contiguous(memory_format=torch.channels_last)
-        logits = predict_in_training(self.network, image)
-        self._check_classes(logits)
-        loss = compute_loss(logits, batch["mask"])
+        """Returns the cross-entropy over the labelled pixels of a batch, and what the training method adds to it."""
+        image, mask = batch["image"], batch["mask"]
+        added: dict[str, Tensor] = {}
+        if self.training_method is None:
+            logits = self._predict_in_training(image)
+        else:
+            with seeded(find_seed(), self.global_rank, self.global_step, batch_idx):
+                step = train_step(self.training_method, self._predict_in_training, self.network, image, mask)
+                added = self.training_method.compute_losses(step)
+            logits, mask = step.logits, step.masks
+        loss = compute_loss(logits, mask)
+        for name, value in added.items():
+            self.log(f"train/{type(self.training_method).__name__}/{name}", value, batch_size=len(image))
+            loss = loss + value
         self.log("train/loss", loss, batch_size=len(batch["image"]), prog_bar=True)
         self._latest_loss = loss.detach()
         self.log("train/lr", self.optimizers().param_groups[0]["lr"], batch_size=len(batch["image"]))  # type: ignore[union-attr]
         return loss
+
+    def on_train_epoch_start(self) -> None:
+        """Lets the training method look at the source."""
+        if self.training_method is not None:
+            images = SourceImages(self.trainer.train_dataloader, self.device)  # type: ignore[arg-type]
+            self.training_method.start_epoch(self.current_epoch, self.network, images)
+
+    def _predict_in_training(self, image: Tensor) -> Tensor:
+        if self.channels_last:
+            image = image.contiguous(memory_format=torch.channels_last)
+        logits = predict_in_training(self.network, image)
+        self._check_classes(logits)
+        return logits
 
     def on_train_epoch_end(self) -> None:
         """Stops a training whose loss or weights are NaN or infinite."""
@@ -231,7 +269,12 @@ class SegmentationModule(LightningModule):
 
         Raises ValueError if the checkpoint belongs to another network or other classes; names what differs.
         """
-        checkpoint["state_dict"] = fit_weights(self.state_dict(), checkpoint["state_dict"])
+        own = self.state_dict()
+        method = {name: own.pop(name) for name in list(own) if name.startswith(OF_TRAINING)}
+        saved = checkpoint.get("training_method")
+        if method and self._trainer and self._trainer.state.fn == TrainerFn.FITTING:
+            method = find_method_state(method, saved, type(self.training_method).__name__)
+        checkpoint["state_dict"] = fit_weights(own, checkpoint["state_dict"]) | method
         check_origin(self, checkpoint)
         if "optimizer_states" not in checkpoint and self._trainer and self._trainer.state.fn == TrainerFn.FITTING:
             raise ValueError(
@@ -242,6 +285,10 @@ class SegmentationModule(LightningModule):
         """Adds the names of the classes, and what else weights do not say of themselves."""
         checkpoint["class_names"] = self.class_names
         checkpoint["origin"] = describe_origin(self)
+        weights = checkpoint["state_dict"]
+        method = {name: weights.pop(name) for name in list(weights) if name.startswith(OF_TRAINING)}
+        if self.training_method is not None:
+            checkpoint["training_method"] = {"name": type(self.training_method).__name__, "state": method}
 
     def _evaluate(self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int) -> Evaluation:
         check_batch(batch, "image", "mask")

@@ -29,6 +29,18 @@ def check_run(run: Any, subcommand: str) -> None:
         check_weights_given(run)
 
 
+def drop_weights(run: Any) -> None:
+    """Leaves out ImageNet weights that a checkpoint replaces, unless a training method holds the network to them.
+
+    Args:
+        run: The config of the sub-command.
+    """
+    arguments = run.model.network.get("init_args")
+    replaced = run.get("ckpt_path") or run.model.released
+    if replaced and arguments is not None and arguments.get("weights") and not run.get("training"):
+        arguments.weights = None
+
+
 def check_checkpoint(path: str | Path | None) -> None:
     """Raises an error if a file is no checkpoint, but empty, cut off or of another kind; no file at all passes."""
     if path in NAMED:

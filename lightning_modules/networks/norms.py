@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from lightning_modules.networks.replacement import replace_modules
+from lightning_modules.networks.statistics import normalize_instances
+from lightning_modules.networks.whitening import WhitenedNorm2d, whiten_output
 
-Norm = Literal["batch", "switchable", "batch_instance", "ibn_a", "ibn_b"]
+Norm = Literal["batch", "switchable", "batch_instance", "ibn_a", "ibn_b", "isw"]
 
 
 class SwitchableNorm2d(nn.Module):
@@ -187,6 +189,7 @@ class NormalizedSum(nn.Module):
 
     Args:
         block: Of torchvision.
+        kind: Of instance norm.
 
     Source: Pan et al. (2018), Sec. 3.2, Fig. 3(c).
     """
@@ -194,14 +197,16 @@ class NormalizedSum(nn.Module):
     relu: nn.Module
     downsample: nn.Module | None
 
-    def __init__(self, block: BasicBlock | Bottleneck) -> None:
+    def __init__(
+        self, block: BasicBlock | Bottleneck, kind: "type[InstanceNorm2d] | type[WhitenedNorm2d]" = InstanceNorm2d
+    ) -> None:
         super().__init__()
         for name, child in block.named_children():
             setattr(self, name, child)
         self.downsample = block.downsample
         self.depth = 3 if isinstance(block, Bottleneck) else 2
         last: Any = self.get_submodule(f"conv{self.depth}")
-        self.instance_norm = InstanceNorm2d(last.out_channels)
+        self.instance_norm = kind(last.out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, C, H, W) features to the next."""
@@ -216,13 +221,6 @@ class NormalizedSum(nn.Module):
 def scale_channels(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Multiplies each channel of (B, C, H, W) features by its weight and adds its bias."""
     return x * weight[:, None, None] + bias[:, None, None]
-
-
-def normalize_instances(x: Tensor, eps: float) -> Tensor:
-    """Normalises each channel of each sample of (B, C, H, W) features, in float32 or better."""
-    values = x if x.dtype == torch.float64 else x.float()
-    var, mean = torch.var_mean(values, dim=(2, 3), correction=0, keepdim=True)
-    return (values - mean) * torch.rsqrt(var + eps)
 
 
 def pool(means: Tensor, variances: Tensor, dim: int) -> tuple[Tensor, Tensor]:
@@ -246,7 +244,8 @@ def replace_norms(network: nn.Module, norm: Norm, stages: Sequence[str]) -> None
 
     ``switchable`` and ``batch_instance`` replace every 2d BatchNorm. ``ibn_a`` replaces the first one of each residual
     block in all stages but the deepest. ``ibn_b`` replaces the stem's by an instance norm, and adds one behind the last
-    addition of the two shallowest stages.
+    addition of the two shallowest stages. ``isw`` does the same with instance norms without weights (RobustNet), also
+    in networks without residual blocks, there behind the two stages of stride 4 and 8.
 
     Args:
         network: Any module.
@@ -259,6 +258,9 @@ def replace_norms(network: nn.Module, norm: Norm, stages: Sequence[str]) -> None
     if norm not in get_args(Norm):
         raise ValueError(f"norm is {norm!r}: expected one of {', '.join(get_args(Norm))}")
     if norm == "batch":
+        return
+    if norm == "isw":
+        add_whitening(network, stages)
         return
     if norm in ("ibn_a", "ibn_b"):
         blocks = [names for stage in stages if (names := list_blocks(network, stage))]
@@ -274,7 +276,7 @@ def replace_norms(network: nn.Module, norm: Norm, stages: Sequence[str]) -> None
         else:
             replace_norm(network, find_stem_norm(network, blocks[0][0]), InstanceNorm2d)
             for name in chain.from_iterable(map(list_last_blocks, blocks[:2])):
-                normalize_sum(network, name)
+                normalize_sum(network, name, InstanceNorm2d)
         return
     kind = SwitchableNorm2d if norm == "switchable" else BatchInstanceNorm2d
 
@@ -287,21 +289,43 @@ def replace_norms(network: nn.Module, norm: Norm, stages: Sequence[str]) -> None
         )
 
 
-def replace_norm(network: nn.Module, name: str, kind: type[InstanceNorm2d] | type[InstanceBatchNorm2d]) -> None:
+def replace_norm(network: nn.Module, name: str, kind: Any) -> None:
     """Replaces one BatchNorm, given by its dotted name, by a norm of another kind."""
     layer: Any = network.get_submodule(name)
     network.set_submodule(name, keep_activation(layer, kind.from_batch_norm(layer)))
 
 
-def normalize_sum(network: nn.Module, name: str) -> None:
+def add_whitening(network: nn.Module, stages: Sequence[str]) -> None:
+    """Puts the instance norms of RobustNet into a network.
+
+    Raises:
+        ValueError: If its stages are not known.
+    """
+    if len(stages) < 4:
+        raise ValueError(
+            f"norm is 'isw', but {type(network).__name__} does not name its stages: expected a network on ResNet, or "
+            "TimmDeepLab"
+        )
+    norms = [name for name, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)]
+    before = [name for name in norms if not name.startswith(tuple(f"{stage}." for stage in stages))]
+    replace_norm(network, before[0], WhitenedNorm2d)
+    for stage in stages[-4:][:2]:
+        blocks = list_last_blocks(list_blocks(network, stage))
+        for name in blocks:
+            normalize_sum(network, name, WhitenedNorm2d)
+        if not blocks:
+            whiten_output(network.get_submodule(stage))
+
+
+def normalize_sum(network: nn.Module, name: str, kind: type[InstanceNorm2d] | type[WhitenedNorm2d]) -> None:
     """Adds an instance norm behind the addition of a residual block, given by its dotted name."""
     block: Any = network.get_submodule(name)
     if isinstance(block, BasicBlock | Bottleneck):
-        network.set_submodule(name, NormalizedSum(block))
+        network.set_submodule(name, NormalizedSum(block, kind))
         return
     last = "3" if hasattr(block, "act3") else "2"  # in timm's blocks every activation is a module of its own
     channels = block.get_submodule(f"conv{last}").out_channels
-    setattr(block, f"act{last}", nn.Sequential(InstanceNorm2d(channels), block.get_submodule(f"act{last}")))
+    setattr(block, f"act{last}", nn.Sequential(kind(channels), block.get_submodule(f"act{last}")))
 
 
 def list_blocks(network: nn.Module, stage: str) -> list[str]:

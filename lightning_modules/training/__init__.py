@@ -1,7 +1,12 @@
 """Training for generalisation: what others add to the cross-entropy, one file each, at one seam."""
 
+from lightning_modules.training.asg import ASG
+from lightning_modules.training.csg import CSG
+from lightning_modules.training.drpc import DRPC
+from lightning_modules.training.fsdr import FSDR
+from lightning_modules.training.isw import ISW
 from lightning_modules.training.method import TrainingMethod
 from lightning_modules.training.mixstyle import MixStyle
 from lightning_modules.training.randomization import PhotometricRandomization
 
-__all__ = ["MixStyle", "PhotometricRandomization", "TrainingMethod"]
+__all__ = ["ASG", "CSG", "DRPC", "FSDR", "ISW", "MixStyle", "PhotometricRandomization", "TrainingMethod"]

@@ -79,7 +79,7 @@ class CSG(TrainingMethod):
     def compute_losses(self, step: Step) -> dict[str, Tensor]:
         """Returns the contrastive loss of each stage; puts the keys of all processes into the queues."""
         assert self._held is not None
-        changed = step.normalization.apply(self._change(step.normalization.undo(step.images)))
+        changed = self.normalization.apply(self._change(self.normalization.undo(step.images)))
         frozen = self._held[0].describe(changed)
         losses = {}
         with torch.autocast(step.images.device.type, enabled=False):

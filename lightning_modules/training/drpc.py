@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.training.method import Normalization, Step, TrainingMethod
+from lightning_modules.training.method import Step, TrainingMethod
 from lightning_modules.training.styles import Styles, transfer_colours
 from lightning_modules.training.teacher import name_deep_stages
 
@@ -48,11 +48,11 @@ class DRPC(TrainingMethod):
         """Names the features that are pooled."""
         self.features = [self.layer or name_deep_stages(network)[1]]
 
-    def change_batch(self, images: Tensor, masks: Tensor, normalization: Normalization) -> tuple[Tensor, Tensor]:
+    def change_batch(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the images in their own and in other styles: first all images, then all first copies, ..."""
-        plain = normalization.undo(images).repeat(self.copies, 1, 1, 1)
+        plain = self.normalization.undo(images).repeat(self.copies, 1, 1, 1)
         styles = self.styles.draw(len(plain)).to(plain)
-        changed = normalization.apply(transfer_colours(plain, styles))
+        changed = self.normalization.apply(transfer_colours(plain, styles))
         return torch.cat([images, changed]), masks.repeat(self.copies + 1, 1, 1)
 
     def compute_losses(self, step: Step) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.predictor import predict_logits
-from lightning_modules.training.method import Normalization, TrainingMethod, seeded
+from lightning_modules.training.method import TrainingMethod, seeded
 from lightning_modules.training.processes import average_over_processes
 from lightning_modules.training.styles import Styles, match_histograms
 
@@ -66,17 +66,15 @@ class FSDR(TrainingMethod):
         varying[bands - high :] = True
         self.register_buffer("varying", varying)
 
-    def change_batch(self, images: Tensor, masks: Tensor, normalization: Normalization) -> tuple[Tensor, Tensor]:
+    def change_batch(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         """Randomises the bands that vary, of each image with the probability asked for."""
-        plain = normalization.undo(images)
+        plain = self.normalization.undo(images)
         styles = self.styles.draw(len(plain)).to(plain)
         changed = randomize_bands(plain, styles, self.get_buffer("varying"))
         chosen = torch.rand(len(plain)).to(plain.device)[:, None, None, None] < self.probability
-        return torch.where(chosen, normalization.apply(changed), images), masks
+        return torch.where(chosen, self.normalization.apply(changed), images), masks
 
-    def start_epoch(
-        self, epoch: int, network: nn.Module, images: Iterable[Tensor], normalization: Normalization
-    ) -> None:
+    def start_epoch(self, epoch: int, network: nn.Module, images: Iterable[Tensor]) -> None:
         """Learns which bands vary with the domain, where that is asked for."""
         if self.learn_from is None or epoch < self.learn_from:
             return
@@ -84,22 +82,22 @@ class FSDR(TrainingMethod):
         network.eval()
         try:
             with seeded(epoch), torch.no_grad():
-                entropies = self._measure_entropies(network, images, normalization)
+                entropies = self._measure_entropies(network, images)
         finally:
             network.train(was_training)
         found = choose_varying(entropies)
         self.get_buffer("varying").copy_(found)
 
-    def _measure_entropies(self, network: nn.Module, images: Iterable[Tensor], normalization: Normalization) -> Tensor:
+    def _measure_entropies(self, network: nn.Module, images: Iterable[Tensor]) -> Tensor:
         """Returns the (bands,) mean entropy of predictions where each band alone is randomised."""
         bands = len(self.get_buffer("varying"))
         total, count = torch.zeros(bands, dtype=torch.float64), 0
         for batch in images:
-            plain = normalization.undo(batch[: self.images - count])
+            plain = self.normalization.undo(batch[: self.images - count])
             styles = self.styles.draw(len(plain)).to(plain)
             for band in range(bands):
                 alone = torch.arange(bands, device=plain.device) == band
-                logits = predict_logits(network, normalization.apply(randomize_bands(plain, styles, alone)))
+                logits = predict_logits(network, self.normalization.apply(randomize_bands(plain, styles, alone)))
                 total[band] += measure_entropy(logits).double().cpu() * len(plain)
             count += len(plain)
             if count >= self.images:

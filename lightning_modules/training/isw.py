@@ -9,8 +9,8 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from scipy.cluster.vq import kmeans2
 from torch import Tensor, nn
 
-from lightning_modules.networks.norms import WhitenedNorm2d
-from lightning_modules.training.method import Normalization, Step, TrainingMethod, record_outputs, seeded
+from lightning_modules.networks.whitening import WhitenedNorm2d
+from lightning_modules.training.method import Step, TrainingMethod, record_outputs, seeded
 from lightning_modules.training.photometric import PhotometricChange
 from lightning_modules.training.processes import average_over_processes
 
@@ -82,9 +82,7 @@ class ISW(TrainingMethod):
         """The (C, C) bool mask of each map: which covariances are whitened; all False before they are chosen."""
         return [self.get_buffer(f"mask{number}") for number in range(len(self.features))]
 
-    def start_epoch(
-        self, epoch: int, network: nn.Module, images: Iterable[Tensor], normalization: Normalization
-    ) -> None:
+    def start_epoch(self, epoch: int, network: nn.Module, images: Iterable[Tensor]) -> None:
         """Chooses the covariances, in the epoch when whitening starts."""
         if epoch < self.from_epoch or any(mask.any() for mask in self.masks):
             return
@@ -93,7 +91,7 @@ class ISW(TrainingMethod):
         try:
             for trial in range(self.trials):
                 with seeded(epoch, trial), torch.no_grad():
-                    variances = self._measure_variances(network, images, normalization)
+                    variances = self._measure_variances(network, images)
                 for mask, variance in zip(self.masks, variances, strict=True):
                     chosen = choose_covariances(variance, self.clusters, self.semantics)
                     mask.copy_(chosen if trial == 0 else mask & chosen)
@@ -112,15 +110,13 @@ class ISW(TrainingMethod):
         ]
         return {"whitening": self.weight * torch.stack(losses).mean()} if losses else {}
 
-    def _measure_variances(
-        self, network: nn.Module, images: Iterable[Tensor], normalization: Normalization
-    ) -> list[Tensor]:
+    def _measure_variances(self, network: nn.Module, images: Iterable[Tensor]) -> list[Tensor]:
         """Returns the (C, C) variance of each map's covariances between images and their copies, over all images."""
         sums: list[Tensor] = []
         count = 0
         for batch in images:
             kept = batch[: self.images - count]
-            copies = normalization.apply(self._change(normalization.undo(kept)))
+            copies = self.normalization.apply(self._change(self.normalization.undo(kept)))
             pairs = []
             for version in (kept, copies):
                 with record_outputs(network, self.features) as outputs:

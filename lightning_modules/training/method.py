@@ -1,11 +1,14 @@
 """The seam of training: a method may change the images of a batch, look at features of the network, and add losses."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,6 @@ class Step:
         masks: (B, H, W) int64 train ids, 255 where ignored.
         logits: (B, K, H, W) float.
         features: Outputs of the modules that the method asks for, by name.
-        normalization: Of the images.
     """
 
     network: nn.Module
@@ -51,7 +53,6 @@ class Step:
     masks: Tensor
     logits: Tensor
     features: Mapping[str, Tensor] = field(default_factory=dict)
-    normalization: Normalization = field(default_factory=Normalization)
 
 
 class TrainingMethod(nn.Module):
@@ -63,9 +64,11 @@ class TrainingMethod(nn.Module):
 
     Attributes:
         features: Names of modules of the network whose outputs the losses need, e.g. ``backbone.layer1``.
+        normalization: Of the images.
     """
 
     features: Sequence[str] = ()
+    normalization = Normalization()
 
     def prepare(self, network: nn.Module, num_classes: int) -> None:
         """Called once before a training, with the weights that it starts from, also before one that resumes.
@@ -74,25 +77,21 @@ class TrainingMethod(nn.Module):
             ValueError: If the method cannot train this network.
         """
 
-    def start_epoch(
-        self, epoch: int, network: nn.Module, images: Iterable[Tensor], normalization: Normalization
-    ) -> None:
+    def start_epoch(self, epoch: int, network: nn.Module, images: Iterable[Tensor]) -> None:
         """Called at the start of each epoch.
 
         Args:
             epoch: From 0 on.
             network: In training mode; to be left as it was.
             images: (B, 3, H, W) batches of the source on the network's device, read when they are asked for.
-            normalization: Of the images.
         """
 
-    def change_batch(self, images: Tensor, masks: Tensor, normalization: Normalization) -> tuple[Tensor, Tensor]:
+    def change_batch(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the images and labels that the network is trained on, of the same shapes or with more images.
 
         Args:
             images: (B, 3, H, W) float, normalised.
             masks: (B, H, W) int64 train ids, 255 where ignored.
-            normalization: Of the images.
         """
         return images, masks
 
@@ -143,6 +142,75 @@ def record_outputs(network: nn.Module, names: Sequence[str]) -> Iterator[dict[st
     finally:
         for handle in handles:
             handle.remove()
+
+
+class SourceImages:
+    """The images of a training loader once more, as often as asked for, on a device.
+
+    Args:
+        loader: Of the training, of batches with ``image``.
+        device: Of the network.
+    """
+
+    def __init__(self, loader: DataLoader, device: torch.device) -> None:
+        self._loader = DataLoader(
+            loader.dataset, loader.batch_size, sampler=loader.sampler, collate_fn=loader.collate_fn, drop_last=False
+        )
+        self._device = device
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Yields (B, 3, H, W) batches."""
+        for batch in self._loader:
+            yield batch["image"].to(self._device)
+
+
+def train_step(
+    method: TrainingMethod,
+    predict: Callable[[Tensor], Tensor],
+    network: nn.Module,
+    images: Tensor,
+    masks: Tensor,
+) -> Step:
+    """Changes a batch as a method wants, and predicts it.
+
+    Args:
+        method: Of the training.
+        predict: From (B, 3, H, W) images to (B, K, H, W) logits of the network.
+        network: In training mode.
+        images: (B, 3, H, W) float, normalised.
+        masks: (B, H, W) int64 train ids, 255 where ignored.
+    """
+    images, masks = method.change_batch(images, masks)
+    with record_outputs(network, method.features) as features:
+        logits = predict(images)
+    return Step(network, images, masks, logits, features)
+
+
+def find_method_state(own: Mapping[str, Tensor], saved: Mapping[str, Any] | None, name: str) -> dict[str, Tensor]:
+    """Returns the state of a method of training in a checkpoint.
+
+    Args:
+        own: The state of the method of this run.
+        saved: The ``name`` and ``state`` of that of the checkpoint; None if it has none.
+        name: Of the method of this run.
+
+    Raises:
+        ValueError: If the checkpoint was trained by another method, or by the same with other sizes.
+    """
+    found = "no method" if saved is None else saved["name"]
+    state = {} if saved is None else saved["state"]
+    shapes = [{key: value.shape for key, value in one.items()} for one in (own, state)]
+    if found != name or shapes[0] != shapes[1]:
+        raise ValueError(
+            f"the checkpoint was trained by {found}{' with other sizes' * (found == name)}, this run trains by {name}: "
+            "expected the same --training and its arguments to go on; to begin anew leave out --ckpt_path"
+        )
+    return dict(state)
+
+
+def find_seed() -> int:
+    """Returns the seed of the run, as `seed_everything` leaves it; 0 without one."""
+    return int(os.environ.get("PL_GLOBAL_SEED", 0))
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from lightning_modules.training.method import Normalization, TrainingMethod
+from lightning_modules.training.method import TrainingMethod
 from lightning_modules.training.photometric import PhotometricChange
 
 
@@ -30,9 +30,9 @@ class PhotometricRandomization(TrainingMethod):
         self._change = PhotometricChange(most, most, most, 0.3 * strength, blur, probability)
         self._gray = gray
 
-    def change_batch(self, images: Tensor, masks: Tensor, normalization: Normalization) -> tuple[Tensor, Tensor]:
+    def change_batch(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         """Changes each image on its own."""
-        changed = self._change(normalization.undo(images))
+        changed = self._change(self.normalization.undo(images))
         gray = images.new_empty(len(images), 1, 1, 1).uniform_() < self._gray
         luma = (changed * changed.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(dim=1, keepdim=True)
-        return normalization.apply(changed.where(~gray, luma)), masks
+        return self.normalization.apply(changed.where(~gray, luma)), masks
