@@ -1,0 +1,178 @@
+"""Training methods through the command line: they train, resume as if never stopped, and leave nothing at test time."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from lightning_modules.networks import DeepLabV1, TimmDeepLab
+from lightning_modules.networks.whitening import WhitenedNorm2d
+from lightning_modules.training import ASG, CSG, DRPC, FSDR, ISW, MixStyle, PhotometricRandomization, TrainingMethod
+from lightning_modules.training.method import find_module, record_outputs, seeded
+from lightning_modules.training.styles import Styles
+from main import main
+from tests.fakes import TinyNetwork
+from tests.tiny import arguments
+
+RESNET = ["--model.network.init_args.norm=isw"]
+# Of each method: its arguments, those of the network, and the loss that it adds.
+METHODS: dict[str, tuple[list[str], list[str], str | None]] = {
+    "ISW": (["--training.from_epoch=1", "--training.images=4", "--training.trials=2"], RESNET, "ISW/whitening"),
+    "DRPC": (["--training.copies=1"], ["--training.layer=layer4"], "DRPC/consistency"),
+    "FSDR": (["--training.learn_from=1", "--training.images=4", "--training.bands=4", "--training.high=1"], [], None),
+    "MixStyle": ([], [], None),
+    "PhotometricRandomization": ([], [], None),
+}
+
+
+def fit(folder: Path, name: str, *more: str, epochs: int = 2) -> Any:
+    own, network, _ = METHODS[name]
+    args = ["fit", *arguments(folder, f"--training={name}", *own, *network, logger=True)]
+    return main([*args, f"--trainer.max_epochs={epochs}", "--trainer.log_every_n_steps=1", *more])
+
+
+def read_curve(folder: Path, name: str) -> list[float]:
+    (path,) = folder.rglob("metrics.csv")
+    with path.open(encoding="utf-8") as file:
+        return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_trains_and_a_training_that_resumes_ends_as_one_that_did_not_stop(name: str, tmp_path: Path) -> None:
+    whole = fit(tmp_path / "whole", name, "--data.repeats=2", epochs=3)
+    weights = {key: value.clone() for key, value in whole.model.state_dict().items()}
+    fit(tmp_path / "cut", name, "--data.repeats=2", "--trainer.max_steps=8", epochs=3)
+    (last,) = (tmp_path / "cut").rglob("last.ckpt")
+    resumed = fit(tmp_path / "cut", name, "--data.repeats=2", f"--ckpt_path={last}", epochs=3)
+    assert resumed.trainer.global_step == whole.trainer.global_step == 12
+    for key, value in resumed.model.state_dict().items():
+        assert torch.equal(value, weights[key]), key
+    loss = METHODS[name][2]
+    if loss is not None:
+        assert all(value > 0 for value in read_curve(tmp_path / "whole", f"train/{loss}"))
+    (best,) = (tmp_path / "whole").rglob("best.ckpt")
+    saved = torch.load(best, weights_only=False)
+    assert not [key for key in saved["state_dict"] if key.startswith("training_method")]
+    assert saved["training_method"]["name"] == name
+    network = METHODS[name][1] if name == "ISW" else []
+    tested = main(["test", *arguments(tmp_path / "test", *network, f"--ckpt_path={best}")])
+    assert tested.model.training_method is None and "test/miou" in tested.trainer.callback_metrics
+
+
+@pytest.mark.parametrize("method", [PhotometricRandomization(), DRPC(copies=2), FSDR(bands=4, high=1, probability=1.0)])
+def test_images_change_and_labels_stay_beside_them(method: TrainingMethod) -> None:
+    images, masks = torch.randn(3, 3, 24, 32), torch.randint(0, 5, (3, 24, 32))
+    with seeded(1):
+        changed, labels = method.change_batch(images, masks)
+    with seeded(1):
+        again, _ = method.change_batch(images, masks)
+    assert torch.equal(changed, again) and changed.isfinite().all()
+    assert len(changed) == len(labels) and torch.equal(labels[:3], masks) and changed.shape[1:] == images.shape[1:]
+    assert not torch.equal(changed[-3:], images) and torch.equal(labels[-3:], masks)
+
+
+def test_features_of_modules_are_recorded_and_hooks_are_gone_after() -> None:
+    network, image = TinyNetwork(), torch.randn(2, 3, 16, 16)
+    with record_outputs(network, ["layer3", "head"]) as outputs:
+        network(image)
+    assert outputs.keys() == {"layer3", "head"} and outputs["head"].shape[1] == 5
+    assert not any(module._forward_hooks for module in network.modules())
+    with pytest.raises(ValueError, match=r"TinyNetwork has no module 'layer9': expected one such as stem, stem_norm"):
+        find_module(network, "layer9")
+
+
+def test_seeds_are_put_back() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    with seeded(7, 1):
+        first = torch.rand(2)
+    assert torch.equal(torch.rand(2), expected)
+    with seeded(7, 2):
+        assert not torch.equal(torch.rand(2), first)
+
+
+@pytest.mark.parametrize("network", [DeepLabV1("resnet10", 5, width=8, norm="isw"), TimmDeepLab(5, norm="isw")])
+def test_whitened_norms_have_no_weights_and_sit_in_three_places(network: torch.nn.Module) -> None:
+    layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, WhitenedNorm2d)}
+    assert len(layers) == 3 and not any(layer.state_dict() for layer in layers.values())
+    with record_outputs(network.eval(), list(layers)) as outputs, torch.no_grad():
+        network(torch.randn(2, 3, 64, 64))
+    for name, layer in layers.items():
+        assert outputs[name].shape[1] == layer.num_features
+        assert outputs[name].mean(dim=(2, 3)).abs().max() < 1e-4
+
+
+def test_teachers_know_imagenet_and_queues_wrap(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = TimmDeepLab(5, weights="package").train()
+    images, masks = torch.randn(2, 3, 64, 64), torch.randint(0, 5, (2, 64, 64))
+    from lightning_modules.training.method import train_step
+
+    asg = ASG()
+    asg.prepare(network.eval(), 5)
+    step = train_step(asg, network, network, images, masks)
+    assert asg.compute_losses(step)["divergence"].item() == pytest.approx(0, abs=1e-3)  # nothing has moved yet
+    csg = CSG(chunks=2, queue=5)
+    csg.prepare(network, 5)
+    before = csg.get_buffer("queue0").clone()
+    losses = csg.compute_losses(train_step(csg, network, network, images, masks))
+    assert losses.keys() == {"contrast3", "contrast4"} and all(loss.item() > 0 for loss in losses.values())
+    assert csg.get_buffer("position").item() == 8 % 5 or csg.get_buffer("position").item() == 0
+    assert not torch.equal(csg.get_buffer("queue0"), before)
+    sum(losses.values()).backward()
+    assert csg.get_submodule("query0")[0].weight.grad is not None
+    assert csg.get_submodule("key0")[0].weight.grad is None
+    assert not [name for name in {**asg.state_dict(), **csg.state_dict()} if "network" in name]  # teachers stay outside
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ISW(clusters=1), "clusters is 1: expected 2 or more"),
+        (lambda: ISW(semantics="theirs"), "semantics is 'theirs': expected paper or released"),  # type: ignore[arg-type]
+        (lambda: ISW().prepare(TinyNetwork(), 5), "TinyNetwork has none: expected a network with norm=isw"),
+        (lambda: ASG(weight=-1.0), "weight is -1.0: expected 0 or more"),
+        (lambda: ASG().prepare(TinyNetwork(), 5), "TinyNetwork has no backbone with an ImageNet teacher"),
+        (lambda: CSG(temperature=0), "temperature is 0: expected a number above 0"),
+        (lambda: CSG().prepare(DeepLabV1("resnet10", 5, width=4), 5), None),
+        (lambda: DRPC(copies=0), "copies is 0: expected 1 or more"),
+        (lambda: DRPC(styles="nowhere"), "styles is nowhere, which is no folder"),
+        (lambda: FSDR(bands=4, low=2, high=2), "expected some of two or more bands to vary"),
+        (lambda: MixStyle(alpha=0), "alpha is 0: expected a number above 0"),
+        (lambda: MixStyle().prepare(TinyNetwork(), 5), "set layers to the names of those"),
+        (lambda: MixStyle(["layer7"]).prepare(TinyNetwork(), 5), "has no module 'layer7'"),
+        (lambda: PhotometricRandomization(strength=2), "strength is 2: expected 0 to 1"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(make: Any, message: str | None) -> None:
+    if message is None:
+        make()  # any network with the two stages has features to contrast
+        return
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        make()
+
+
+def test_styles_come_from_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"holds 0 images: expected 2 or more as styles"):
+        Styles(str(tmp_path))
+    for number in range(3):
+        (tmp_path / "sub").mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / "sub" / f"{number}.png"), np.full((20, 30, 3), 80 * number, np.uint8))
+    styles = Styles(str(tmp_path))
+    assert styles.images.shape == (3, 3, 256, 256) and styles.images[1].unique().tolist() == [pytest.approx(80 / 255)]
+    (tmp_path / "broken.jpg").write_bytes(b"no photograph")
+    with pytest.raises(ValueError, match=r"broken\.jpg cannot be read"):
+        Styles(str(tmp_path))
+    assert Styles().images.min() >= 0 and len(Styles().images) >= 12
+
+
+def test_another_method_does_not_go_on(tmp_path: Path) -> None:
+    fit(tmp_path, "MixStyle", epochs=1)
+    (last,) = tmp_path.rglob("last.ckpt")
+    with pytest.raises(ValueError, match="was trained by MixStyle, this run trains by ISW: expected the same"):
+        fit(tmp_path, "ISW", f"--ckpt_path={last}")
