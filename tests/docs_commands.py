@@ -39,7 +39,7 @@ EXCEPTIONS = {
 # The test that runs each program of experiments/.
 TESTED = {
     "benchmark": "test_benchmark.py",
-    "check_data": "test_check_data.py",
+    "check_data": "check_data/test_data_sets.py",
     "comparison": "test_comparison.py",
     "contact_sheets": "test_docs_commands.py",
     "demo": "test_demo.py",

@@ -119,6 +119,7 @@ def read_manifest(folder: Path) -> dict:
 TTT = ["--method=SegTTT", "--method.num_steps=2", "--method.scales=[0.75]"]
 
 
+@pytest.mark.slow
 def test_predict_on_photographs_and_again(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

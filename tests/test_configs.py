@@ -163,6 +163,7 @@ def test_seg_ttt_adapts_networks_of_other_libraries_and_a_transformer(name: str,
     assert {json.loads(record)["adaptation"]["steps"] for record in records} == {1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list_configs("data"))
 def test_data_is_tested_one_batch(name: str, tmp_path: Path, vendors: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cli = main(["test", *tiny_arguments(name, "data", tmp_path, vendors, monkeypatch)])

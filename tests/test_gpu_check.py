@@ -91,6 +91,7 @@ def hang(setup: Setup) -> Iterator[Row]:
     time.sleep(60)
 
 
+@pytest.mark.slow
 def test_all_short_steps_run_on_a_cpu_with_little_installed(tmp_path: Path) -> None:
     run_without(tmp_path, *(check.name for check in CHECKS if check.name not in LONG))
     page = (tmp_path / "gpu_check.md").read_text(encoding="utf-8")

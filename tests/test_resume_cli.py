@@ -76,6 +76,7 @@ def uninterrupted(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return read_outcome(folder)
 
 
+@pytest.mark.slow
 def test_the_same_command_again_and_others(checkpoint: Path, tmp_path: Path) -> None:
     args = ["test", *arguments(tmp_path, "--method=IaBN", f"--ckpt_path={checkpoint}")]
     metrics = [main(args).trainer.callback_metrics]

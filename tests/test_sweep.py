@@ -544,6 +544,7 @@ def test_a_study_of_other_settings_is_refused(tmp_path: Path) -> None:
 # The whole program, with another function in place of main.py.
 
 
+@pytest.mark.slow
 def test_a_sweep_writes_what_came_out(
     tmp_path: Path, calls: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -572,6 +573,7 @@ def test_a_sweep_writes_what_came_out(
     assert not list(folder.glob(".running-*"))
 
 
+@pytest.mark.slow
 def test_other_metrics_and_parameters(tmp_path: Path, calls: Any) -> None:
     parameters = {"method.alpha": {"values": [0.2, 0.4]}, "model.temperature": {"values": [1.0, "auto"]}}
     write_sweep(tmp_path, metric={"name": "val/ece", "goal": "minimize"}, parameters=parameters)
@@ -584,6 +586,7 @@ def test_other_metrics_and_parameters(tmp_path: Path, calls: Any) -> None:
     assert sweep(tmp_path, "--name=other") == 1
 
 
+@pytest.mark.slow
 def test_a_trial_that_fails_does_not_stop_the_sweep_and_is_tried_again(
     tmp_path: Path, calls: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -627,6 +630,7 @@ def test_a_sweep_that_is_killed_again_and_again_ends_in_the_same_table(
     assert tables[0] == tables[1] and len(tables[0]) == trials
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_tidily_and_the_same_command_goes_on(
     tmp_path: Path, calls: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -653,6 +657,7 @@ def test_ctrl_c_ends_tidily_and_the_same_command_goes_on(
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "options", "stopped"),
     [
@@ -721,6 +726,7 @@ def sweep_psi(folder: Path, checkpoint: Path, *options: str, more: tuple[str, ..
     return read_outcome(folder)
 
 
+@pytest.mark.slow
 def test_one_pass_and_separate_runs_give_the_same_scores(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -533,6 +533,7 @@ def run_logged(folder: Path, *callbacks: Callback, at: int | None = None, **resu
     return stop.names
 
 
+@pytest.mark.slow
 def test_without_a_folder_the_newest_unfinished_run_goes_on(tmp_path: Path) -> None:
     csv = tmp_path / "csv"
     assert len(run_logged(tmp_path)) == 9  # finished: version_0

@@ -338,7 +338,7 @@ def test_read_records_leaves_out_a_last_line_that_was_cut_off(tmp_path: Path) ->
 
 def test_summary_of_no_records_is_empty_and_keeps_the_order_of_domains() -> None:
     assert summarize_records([], ["a", "b"], ["x"]) == {"domains": {}, "mean": {}}
-    record = {"milliseconds": 1.0, "adaptation": None, **Scores.zeros(2).to_record()}
+    record = {"name": "image", "milliseconds": 1.0, "adaptation": None, **Scores.zeros(2).to_record()}
     summary = summarize_records([{**record, "domain": d} for d in "zyx"], ["a", "b"], ["x", "y"])
     assert list(summary["domains"]) == ["x", "y", "z"]
     assert to_plain(summary)["domains"]["x"]["miou"] is None  # nothing was scored

@@ -59,6 +59,7 @@ def test_a_target_is_found_by_the_environment_variable_and_says_what_was_left_ou
     assert results["data"]["role"] == "target" and not results["data"]["choose_on_target"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("source", "num_classes"), [("GTADataModule", 19), ("SYNTHIADataModule", 16)])
 def test_the_whole_protocol_in_one_file(source: str, num_classes: int, trees: Path, tmp_path: Path) -> None:
     def member(name: str) -> dict[str, Any]:
