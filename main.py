@@ -1,7 +1,6 @@
 """The command line: `python main.py fit|validate|test|predict --config configs/experiment/NAME.yaml`.
 
-One key picks the test-time method: `--method SegTTT --method.psi=0.7`, or `--method configs/method/seg_ttt.yaml`.
-No method is a plain forward (t-BN).
+`--method SegTTT --method.psi=0.7` picks the test-time method (none is t-BN), `--training ISW` one of training.
 """
 
 import sys
@@ -47,11 +46,11 @@ class SegmentationCLI(LightningCLI):
         run_checks.check_checkpoint(self.config[self.config.subcommand].get("ckpt_path"))
 
     def before_instantiate_classes(self) -> None:
-        """Leaves out ImageNet weights that others replace: they may not be on this machine."""
+        """Checks the run, and leaves out what it has no use for."""
         run = self.config[self.subcommand]
         run_checks.check_run(run, str(self.subcommand))
-        training_folder.drop_checkpoints(run.trainer)
         run_checks.drop_weights(run)
+        training_folder.drop_checkpoints(run.trainer)
         if self.subcommand == "predict":
             run.return_predictions = False  # they are on disk, and would fill the memory
 

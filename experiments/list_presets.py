@@ -17,6 +17,7 @@ KINDS = {  # in the order of docs/configs.md; a folder that is not named here co
     "data": "`--data configs/data/NAME.yaml`",
     "model": "`--model configs/model/NAME.yaml`",
     "method": "`--method configs/method/NAME.yaml`",
+    "training": "`--training configs/training/NAME.yaml`",
     "trainer": "`--config configs/trainer/NAME.yaml`; `default` is under every run",
 }
 MARKS = "presets"

@@ -132,9 +132,11 @@ class SegmentationModule(LightningModule):
         """Warns if the precision of the run does not pay on this machine."""
         warn_of_slow_bf16(str(self.trainer.precision), self.trainer.strategy.root_device)
         if stage == "fit" and self.training_method is not None:
-            normalization = getattr(getattr(self.trainer, "datamodule", None), "normalization", None)
+            datamodule = getattr(self.trainer, "datamodule", None)
+            normalization = getattr(datamodule, "normalization", None)
             if normalization is not None:
                 self.training_method.normalization = Normalization(**normalization)
+            self.training_method.check_data(datamodule)
             self.training_method.prepare(self.network, self.num_classes)
 
     def forward(self, image: Tensor) -> Tensor:

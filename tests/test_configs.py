@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+import yaml
 
 from lightning_modules.networks import DeepLabV1
 from main import main
@@ -50,7 +51,7 @@ def list_configs(kind: str) -> list[str]:
 
 def test_no_kind_of_config_is_forgotten() -> None:
     kinds = {path.relative_to(CONFIGS).parts[0] for path in CONFIGS.rglob("*.yaml")}
-    assert kinds == {"trainer", "data", "model", "method", "experiment", "sweep", "paper"}
+    assert kinds == {"trainer", "data", "model", "method", "training", "experiment", "sweep", "paper"}
 
 
 def shrink_network(name: str) -> list[str]:
@@ -171,6 +172,14 @@ def test_data_is_tested_one_batch(name: str, tmp_path: Path, vendors: Path, monk
     targets = OF_STREETS.get(name, targets)
     metrics = {f"test/{target}/miou" for target in targets} if len(targets) > 1 and name != "camvid.yaml" else set()
     assert {*metrics, "test/miou"} <= set(cli.trainer.callback_metrics)
+
+
+@pytest.mark.parametrize("name", list_configs("training"))
+def test_training_is_parsed(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        main(["fit", *arguments(tmp_path, f"--training={CONFIGS / 'training' / name}"), "--print_config"])
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert raised.value.code == 0 and config["training"]["class_path"].startswith("lightning_modules.training.")
 
 
 @pytest.mark.parametrize("name", list_configs("method"))

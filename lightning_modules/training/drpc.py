@@ -1,5 +1,7 @@
 """DRPC (Yue et al., 2019): domain randomisation, and features that are the same in all styles of an image."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -43,6 +45,10 @@ class DRPC(TrainingMethod):
         self.weight = weight
         self.layer = layer
         self.styles = Styles(styles, least=copies)
+
+    def check_data(self, datamodule: Any) -> None:
+        """Refuses style images that belong to a target."""
+        self.styles.check_apart(datamodule)
 
     def prepare(self, network: nn.Module, num_classes: int) -> None:
         """Names the features that are pooled."""

@@ -1,7 +1,7 @@
 """FSDR (Huang et al., 2021): randomises the frequency bands that carry the domain, and keeps the others."""
 
 from collections.abc import Iterable, Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +65,10 @@ class FSDR(TrainingMethod):
         varying[:low] = True
         varying[bands - high :] = True
         self.register_buffer("varying", varying)
+
+    def check_data(self, datamodule: Any) -> None:
+        """Refuses style images that belong to a target."""
+        self.styles.check_apart(datamodule)
 
     def change_batch(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         """Randomises the bands that vary, of each image with the probability asked for."""

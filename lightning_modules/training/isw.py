@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 from typing import Literal, get_args
 
+import kmeans1d
 import numpy as np
 import torch
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
-from scipy.cluster.vq import kmeans2
 from torch import Tensor, nn
 
 from lightning_modules.networks.whitening import WhitenedNorm2d
@@ -178,11 +178,6 @@ def choose_covariances(variances: Tensor, clusters: int, semantics: str = "paper
 
 
 def divide_into_groups(values: np.ndarray, count: int) -> np.ndarray:
-    """Divides (N,) float64 numbers into groups by k-means from quantiles on; returns the (N,) groups, the lowest 0."""
-    if len(np.unique(values)) <= count:
-        return np.unique(values, return_inverse=True)[1]
-    start = np.quantile(values, (np.arange(count) + 0.5) / count)
-    scale = values.max() - values.min()
-    centres, groups = kmeans2((values / scale)[:, None], np.unique(start / scale)[:, None], iter=100, minit="matrix")
-    rank = np.argsort(np.argsort(centres[:, 0]))
-    return rank[groups]
+    """Divides (N,) float64 numbers into groups by the best k-means; returns the (N,) groups, the lowest 0."""
+    groups, _ = kmeans1d.cluster(values, min(count, len(np.unique(values))))
+    return np.asarray(groups)

@@ -70,6 +70,9 @@ class TrainingMethod(nn.Module):
     features: Sequence[str] = ()
     normalization = Normalization()
 
+    def check_data(self, datamodule: Any) -> None:
+        """Raises ValueError if the method was given what belongs to a target of the run; called before a training."""
+
     def prepare(self, network: nn.Module, num_classes: int) -> None:
         """Called once before a training, with the weights that it starts from, also before one that resumes.
 
@@ -130,7 +133,7 @@ def record_outputs(network: nn.Module, names: Sequence[str]) -> Iterator[dict[st
 
     def keep(name: str) -> None:
         def hook(_: nn.Module, __: object, output: Tensor) -> None:
-            outputs[name] = output
+            outputs[name] = output.clone()  # the next layer may write into it
 
         handles.append(find_module(network, name).register_forward_hook(hook))
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -38,6 +39,27 @@ class Styles:
         if len(images) < least:
             raise ValueError(f"{self.folder} holds {len(images)} images: expected {least} or more as styles")
         self.images = torch.stack(images)
+
+    def check_apart(self, datamodule: Any) -> None:
+        """Raises ValueError if the folder lies in that of a target, or holds it: nothing may be learned from one.
+
+        Args:
+            datamodule: Of the training; one of several targets has ``targets``.
+        """
+        if self.folder is None:
+            return
+        own = self.folder.resolve()
+        for target in getattr(datamodule, "targets", ()):
+            root = getattr(target, "root", None)
+            place = target.find_root() if hasattr(target, "find_root") else None if root is None else Path(root)
+            if place is None:
+                continue
+            other = place.expanduser().resolve()
+            if own.is_relative_to(other) or other.is_relative_to(own):
+                raise ValueError(
+                    f"styles is {self.folder}, but {place} is read as a target of this run: expected photographs that "
+                    "are no target's, as nothing may be learned from one. Set --training.styles to another folder"
+                )
 
     def draw(self, count: int) -> Tensor:
         """Returns (count, 3, 256, 256) style images in [0, 1], drawn with torch's generator."""

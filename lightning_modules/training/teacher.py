@@ -2,15 +2,13 @@
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.networks.deeplab_v1 import DeepLabV1
-from lightning_modules.networks.deeplab_v3_plus import DeepLabV3Plus
-from lightning_modules.networks.fcn import FCN
 from lightning_modules.networks.pretrained import fetch_imagenet_weights, import_extra
-from lightning_modules.networks.resnet import IMAGENET_WEIGHTS
+from lightning_modules.networks.resnet import IMAGENET_WEIGHTS, ResNet
 from lightning_modules.networks.timm_deeplab import TimmDeepLab
 from lightning_modules.training.method import record_outputs
 
@@ -65,15 +63,12 @@ def name_deep_stages(network: nn.Module) -> tuple[str, str]:
     if isinstance(network, TimmDeepLab):
         names = [f"backbone.{entry['module']}" for entry in network.backbone.feature_info.info]
         return names[-2], names[-1]
-    prefix = {DeepLabV1: "", DeepLabV3Plus: "backbone.", FCN: "backbone."}.get(type(network))
-    names = [f"{prefix}layer3", f"{prefix}layer4"]
-    modules = dict(network.named_modules())
-    if prefix is None or any(name not in modules for name in names):
+    if not isinstance(getattr(network, "backbone", None), ResNet):
         raise ValueError(
             f"{type(network).__name__} has no backbone with an ImageNet teacher: expected DeepLabV1, DeepLabV3Plus or "
-            "FCN on ResNet-50 or ResNet-101, or TimmDeepLab"
+            "FCN on a ResNet, or TimmDeepLab"
         )
-    return names[0], names[1]
+    return "backbone.layer3", "backbone.layer4"
 
 
 def load_classifier(network: nn.Module) -> ImageNetClassifier:
@@ -98,11 +93,10 @@ def find_backbone(network: nn.Module) -> str:
     Raises:
         ValueError: If torchvision has no ImageNet weights for it.
     """
-    deep = network.get_submodule(name_deep_stages(network)[0])
-    depth = len(list(deep.children()))
-    channels = next(p.shape[0] for name, p in network.named_parameters() if name.endswith("conv1.weight"))
-    name = {6: "resnet50", 23: "resnet101", 2: "resnet18"}.get(depth)
-    if name is None or channels != 64:
+    backbone: Any = network.get_submodule("backbone")
+    depth, width = len(backbone.layer3), backbone.conv1.out_channels
+    name = {2: "resnet18", 6: "resnet50", 23: "resnet101"}.get(depth)
+    if name is None or width != 64:
         raise ValueError(
             f"there is no ImageNet classifier for the backbone of this {type(network).__name__}: expected resnet18, "
             "resnet50 or resnet101 of width 64, or TimmDeepLab with weights=package"

@@ -2,6 +2,7 @@
 
 import csv
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -9,20 +10,24 @@ import numpy as np
 import pytest
 import torch
 
+from datamodules import FolderDataModule
 from lightning_modules.networks import DeepLabV1, TimmDeepLab
 from lightning_modules.networks.whitening import WhitenedNorm2d
 from lightning_modules.training import ASG, CSG, DRPC, FSDR, ISW, MixStyle, PhotometricRandomization, TrainingMethod
 from lightning_modules.training.method import find_module, record_outputs, seeded
 from lightning_modules.training.styles import Styles
 from main import main
-from tests.fakes import TinyNetwork
-from tests.tiny import arguments
+from tests.fakes import FakeDataModule, TinyNetwork
+from tests.tiny import ROOT, arguments
 
 RESNET = ["--model.network.init_args.norm=isw"]
+LITE0 = [f"--model={ROOT / 'configs' / 'model' / 'timm_efficientnet_lite0.yaml'}"]
 # Of each method: its arguments, those of the network, and the loss that it adds.
 METHODS: dict[str, tuple[list[str], list[str], str | None]] = {
     "ISW": (["--training.from_epoch=1", "--training.images=4", "--training.trials=2"], RESNET, "ISW/whitening"),
-    "DRPC": (["--training.copies=1"], ["--training.layer=layer4"], "DRPC/consistency"),
+    "ASG": ([], LITE0, "ASG/divergence"),
+    "CSG": (["--training.queue=16"], LITE0, "CSG/contrast3"),
+    "DRPC": (["--training.copies=1"], [], "DRPC/consistency"),
     "FSDR": (["--training.learn_from=1", "--training.images=4", "--training.bands=4", "--training.high=1"], [], None),
     "MixStyle": ([], [], None),
     "PhotometricRandomization": ([], [], None),
@@ -31,7 +36,8 @@ METHODS: dict[str, tuple[list[str], list[str], str | None]] = {
 
 def fit(folder: Path, name: str, *more: str, epochs: int = 2) -> Any:
     own, network, _ = METHODS[name]
-    args = ["fit", *arguments(folder, f"--training={name}", *own, *network, logger=True)]
+    logger = ["--trainer.logger=pytorch_lightning.loggers.CSVLogger", f"--trainer.logger.save_dir={folder}"]
+    args = ["fit", *arguments(folder, f"--training={name}", *own, *network, *logger, logger=True)]
     return main([*args, f"--trainer.max_epochs={epochs}", "--trainer.log_every_n_steps=1", *more])
 
 
@@ -46,9 +52,11 @@ def read_curve(folder: Path, name: str) -> list[float]:
 def test_a_method_trains_and_a_training_that_resumes_ends_as_one_that_did_not_stop(name: str, tmp_path: Path) -> None:
     whole = fit(tmp_path / "whole", name, "--data.repeats=2", epochs=3)
     weights = {key: value.clone() for key, value in whole.model.state_dict().items()}
-    fit(tmp_path / "cut", name, "--data.repeats=2", "--trainer.max_steps=8", epochs=3)
+    with pytest.raises(RuntimeError, match="power"):
+        interrupt = "--trainer.callbacks+=tests.test_cli._Interrupt"
+        fit(tmp_path / "cut", name, "--data.repeats=2", interrupt, epochs=3)
     (last,) = (tmp_path / "cut").rglob("last.ckpt")
-    resumed = fit(tmp_path / "cut", name, "--data.repeats=2", f"--ckpt_path={last}", epochs=3)
+    resumed = fit(tmp_path / "resumed", name, "--data.repeats=2", f"--ckpt_path={last}", epochs=3)
     assert resumed.trainer.global_step == whole.trainer.global_step == 12
     for key, value in resumed.model.state_dict().items():
         assert torch.equal(value, weights[key]), key
@@ -59,8 +67,7 @@ def test_a_method_trains_and_a_training_that_resumes_ends_as_one_that_did_not_st
     saved = torch.load(best, weights_only=False)
     assert not [key for key in saved["state_dict"] if key.startswith("training_method")]
     assert saved["training_method"]["name"] == name
-    network = METHODS[name][1] if name == "ISW" else []
-    tested = main(["test", *arguments(tmp_path / "test", *network, f"--ckpt_path={best}")])
+    tested = main(["test", *arguments(tmp_path / "test", *METHODS[name][1], f"--ckpt_path={best}")])
     assert tested.model.training_method is None and "test/miou" in tested.trainer.callback_metrics
 
 
@@ -169,6 +176,17 @@ def test_styles_come_from_a_folder(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"broken\.jpg cannot be read"):
         Styles(str(tmp_path))
     assert Styles().images.min() >= 0 and len(Styles().images) >= 12
+
+
+def test_styles_of_a_target_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "city" / "sub").mkdir(parents=True)
+    for number in range(2):
+        cv2.imwrite(str(tmp_path / "city" / "sub" / f"{number}.png"), np.zeros((8, 8, 3), np.uint8))
+    data = SimpleNamespace(targets=[FolderDataModule(str(tmp_path / "city"))])
+    with pytest.raises(ValueError, match=r"is read as a target of this run: expected photographs"):
+        DRPC(styles=str(tmp_path / "city" / "sub")).check_data(data)
+    FSDR(styles=str(tmp_path / "city" / "sub")).check_data(SimpleNamespace(targets=[FakeDataModule()]))
+    DRPC().check_data(data)
 
 
 def test_another_method_does_not_go_on(tmp_path: Path) -> None:
