@@ -66,8 +66,8 @@ def _find_fault(device: torch.device, dtype: torch.dtype, layout: torch.memory_f
         for _ in range(2)
     )
     kind = torch.float64 if dtype == torch.float64 else torch.float32
-    drawn = torch.rand(4, 5, generator=generator, device="cpu") + 0.5
-    mean, var, weight, bias = drawn.to(device, kind)
+    mean, weight, bias, deviation = torch.randn(4, 5, generator=generator, device="cpu").to(device, kind)
+    var = deviation.abs() + 0.5
     results = []
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
         for normalize in (_BlendedNorm.apply, _normalize_plainly):

@@ -179,6 +179,7 @@ class Results(Callback):
         if self._run is None or self._stream is None:
             return  # validation inside fit
         self._stream.close()
+        self._stream = None  # what goes wrong from here on does not make the summary one of an interrupted run
         trainer.strategy.barrier("results written")
         with all_or_none(trainer):
             if trainer.is_global_zero:
@@ -263,7 +264,7 @@ class Results(Callback):
         with all_or_none(trainer):
             gallery, palette = self.report and stage == "test", find_palette(trainer, module)
             self._pictures = RunPictures(run.folder, trainer, self.panels, gallery, palette)
-        self._stream = run.folder.records(trainer.global_rank).open("a", encoding="utf-8")
+            self._stream = run.folder.records(trainer.global_rank).open("a", encoding="utf-8")
         if run.done:  # its loaders have no more than is left of what the limit allows
             name = f"limit_{'val' if stage == 'validate' else 'test'}_batches"
             self._limit = name, getattr(trainer, name)

@@ -21,7 +21,7 @@ PROGRAM = f"""
 import os, sys, time
 sys.path.insert(0, {str(ROOT)!r})
 from callbacks.run.processes import run_to_end
-from callbacks.results import Results
+from callbacks.report.run_pictures import RunPictures
 from datamodules.base import DataError
 from datamodules.street_scenes import StreetScenesDataModule
 from lightning_modules.segmentation import SegmentationModule
@@ -48,7 +48,7 @@ def delay(original, error):
 if fault == "data" and here:
     StreetScenesDataModule.make_dataset = fail(DataError("the disk of this machine is empty"))
 elif fault == "folder" and here:
-    Results._join = fail(PermissionError(13, "Permission denied", "results"))
+    RunPictures.__init__ = fail(PermissionError(13, "Permission denied", "results"))
 elif fault in ("midway", "slow"):
     error = MemoryError("out of memory, as it were") if fault == "midway" else None
     SegmentationModule.test_step = delay(SegmentationModule.test_step, error)

@@ -345,6 +345,15 @@ def test_other_forms_are_refused(form: Any, message: str) -> None:
 def test_other_ways_to_write_numbers(tmp_path: Path) -> None:
     path = write_sweep(tmp_path, early_terminate={"type": "hyperband", "max_iter": 32, "s": 2, "eta": 4})
     assert read_definition(path).halving == (2, 4)
+    odd = {"metric": {"name": "val/miou", "goal": "maximize", "target": 50}, "command": None, "name": 5}
+    path = write_sweep(tmp_path, **odd)
+    path.write_text(path.read_text() + "command:\nearly_terminate:\n")
+    read = read_definition(path)
+    assert read.halving is None and read.name == "5" and "${program}" in read.command
+    path = write_sweep(tmp_path, early_terminate={"type": "hyperband", "min_iter": 3, "strict": True})
+    assert read_definition(path).halving == (3, 3)
+    path = write_sweep(tmp_path, command=["${program}", "validate", "--seed_everything", 1, "${args}"])
+    assert read_definition(path).command[3] == "1"
     path.write_text(path.read_text().replace("0.2", "1e-3").replace("0.4", "1E+2"))
     assert read_definition(path).parameters[0].grid == [0.0, 0.001, 100.0, 0.6]
 

@@ -46,8 +46,8 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 def moving(network: nn.Module, names: Sequence[str], buffers: bool = False) -> Iterator[list[nn.Parameter]]:
     """Lets parameters of a network move within a ``with`` block, and puts their values and gradients back after it.
 
-    In the block they alone require gradients, and autocast keeps no casts: one of a weight that has moved since would
-    be stale. The flags ``requires_grad`` are left to `evaluating` to put back.
+    In the block they alone require gradients, and autocast's cache of weights is off: a cached cast is stale once the
+    weight has moved. The flags ``requires_grad`` are left to `evaluating` to put back.
 
     Args:
         network: Any module.

@@ -18,8 +18,8 @@ def check_method(args: Sequence[str]) -> None:
         if name not in ("null", *callbacks.__all__) and not any(mark in name for mark in "./{"):
             known = ", ".join(known for known in callbacks.__all__ if known != "Method")
             raise ValueError(
-                f"unknown method {name!r}: expected one of {known}, or a YAML file such as "
-                "configs/method/seg_ttt.yaml; leave --method out for a plain forward (t-BN)"
+                f"unknown method {name!r}: expected one of {known}, a class path such as my_package.MyMethod, or a "
+                "YAML file such as configs/method/seg_ttt.yaml; leave --method out for a plain forward (t-BN)"
             )
 
 

@@ -2,6 +2,7 @@
 
 import socket
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from os import getpid
 from pathlib import Path
@@ -36,24 +37,28 @@ class FolderLock:
             FolderInUseError: If another run holds it, in this process or another; says which.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self._lock.acquire()
-        except Timeout as error:
-            holder = self.path.read_text(errors="replace").strip() or "a process that did not say who"
-            raise FolderInUseError(
-                f"another run is writing into {self.path.parent}: {holder}. Expected a folder of its own for each "
-                "run: wait until that one has ended, or set another results.folder"
-            ) from error
-        except OSError as error:
-            rank_zero_warn(
-                f"{self.path.parent} cannot be locked ({error.strerror}): see to it that no second run writes there"
-            )
+        while not self._lock.is_locked:
+            try:
+                self._lock.acquire()
+            except Timeout as error:
+                with suppress(FileNotFoundError):  # its holder has just released it: try again
+                    holder = self.path.read_text(errors="replace").strip() or "a process that did not say who"
+                    raise FolderInUseError(
+                        f"another run is writing into {self.path.parent}: {holder}. Expected a folder of its own for "
+                        "each run: wait until that one has ended, or set another results.folder"
+                    ) from error
+            except OSError as error:
+                rank_zero_warn(
+                    f"{self.path.parent} cannot be locked ({error.strerror}): see to it that no second run writes there"
+                )
+                return
         self.path.write_text(describe_process())
 
     def release(self) -> None:
         """Unlocks the folder, if it is locked."""
         if self._lock.is_locked:
-            self.path.unlink(missing_ok=True)  # while it is locked: whoever waits for it sees that it is gone
+            with suppress(OSError):
+                self.path.unlink()  # while it is locked: whoever waits for it sees that it is gone
             self._lock.release()
 
 

@@ -23,7 +23,7 @@ from datamodules.reading.pixels import IMAGE_SUFFIXES, read_image, read_index
 
 LOOKED_AT = 50  # label files
 LABEL_FOLDER = re.compile(
-    r"gt(Fine|Coarse)?|ground_?truth|\w*annot\w*|sem_?seg|seg(mentation\w*|maps?)?|labels?\w*|masks?\w*",
+    r"gt(Fine|Coarse)?|ground_?truth|(class_?)?ids?|classes|semantics?|\w*annot\w*|sem_?seg|seg(mentation\w*|maps?)?|labels?\w*|masks?\w*",
     re.IGNORECASE,
 )
 ENDING = re.compile(r"(_[A-Za-z]+)+$")  # of names: _leftImg8bit, _gtFine_labelIds, _mask

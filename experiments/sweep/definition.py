@@ -147,6 +147,7 @@ def make_schema() -> ArgumentParser:
     schema.add_argument("--method", type=Literal["grid", "random", "bayes"], required=True)
     schema.add_argument("--metric.name", type=str, required=True)
     schema.add_argument("--metric.goal", type=Literal["maximize", "minimize"], default="minimize")
+    schema.add_argument("--metric.target", type=float | None, help="of no use here")
     schema.add_argument("--parameters", type=dict[str, Any], required=True)
     schema.add_argument("--command", type=list[str], default=DEFAULT_SWEEP_COMMAND)
     schema.add_argument("--run_cap", type=PositiveInt | None)
@@ -154,6 +155,7 @@ def make_schema() -> ArgumentParser:
     schema.add_argument("--early_terminate.eta", type=PositiveInt, default=3)
     for count in ("min_iter", "max_iter", "s"):
         schema.add_argument(f"--early_terminate.{count}", type=PositiveInt | None)
+    schema.add_argument("--early_terminate.strict", type=bool | None, help="of no use here")
     for text in ("name", "description", "project", "entity"):
         schema.add_argument(f"--{text}", type=str | None)
     return schema
@@ -169,6 +171,13 @@ def read_definition(path: Path) -> Definition:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader)
         if not isinstance(content, dict):
             raise ValueError(f"found {type(content).__name__}, expected a mapping as in configs/sweep/alpha.yaml")
+        content = {key: value for key, value in content.items() if value is not None}
+        for key in ("name", "command"):  # words that YAML takes for numbers
+            value = content.get(key)
+            if isinstance(value, list):
+                content[key] = [str(word) for word in value]
+            elif isinstance(value, int | float):
+                content[key] = str(value)
         own = make_schema().parse_object(content)
         check_metric(own.metric.name, own.metric.goal)
         arguments = {str(name): read_parameter(str(name), form) for name, form in content["parameters"].items()}
@@ -225,7 +234,12 @@ def check_names(arguments: Mapping[str, Any]) -> None:
 
 
 def read_halving(
-    type: str | None, eta: int, min_iter: int | None, max_iter: int | None, s: int | None
+    type: str | None,
+    eta: int,
+    min_iter: int | None,
+    max_iter: int | None,
+    s: int | None,
+    strict: bool | None = None,
 ) -> tuple[int, int] | None:
     """Returns after how many images trials are compared first, and one in how many goes on, by W&B's `early_terminate`.
 

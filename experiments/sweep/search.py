@@ -226,6 +226,13 @@ class SweepRun:
         self.study.sampler = make_sampler(self.sampler, point)
         values = {parameter.name: parameter.suggest(trial) for parameter in self.definition.parameters}
         trial.set_user_attr(VALUES, values)
+        for other in find_attempts(self.study).values():  # of few values the same may be drawn twice
+            if other.number != trial.number and other.user_attrs.get(VALUES) == values:
+                if other.state == TrialState.COMPLETE and other.value is not None:
+                    return other.value
+                if other.state == TrialState.RUNNING:
+                    time.sleep(WAIT)
+                    raise TakenError
         bar.set_description(f"{self.total} points in one pass" if self.alone else name_point(values))
         start = time.monotonic()
 

@@ -266,6 +266,20 @@ def test_interrupted_run_leaves_the_records_it_finished(
     before.check(module.network)
 
 
+class BreakAtTheEnd(Callback):
+    """Raises an error once the summary is written."""
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        raise RuntimeError("after the end")
+
+
+def test_an_error_after_the_end_leaves_the_summary_whole(module, tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, callbacks=[Results(str(tmp_path)), BreakAtTheEnd()])
+    with pytest.raises(RuntimeError, match="after the end"):
+        trainer.test(module, datamodule=FakeDataModule(length=2), verbose=False)
+    assert read_summary(tmp_path)["complete"] is True and not (tmp_path / ".lock").exists()
+
+
 def test_run_that_fails_before_its_first_image_leaves_a_summary_without_scores(module, tmp_path: Path) -> None:
     module.network.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(RuntimeError("broken")))
     with pytest.raises(RuntimeError, match="broken"):
