@@ -35,7 +35,8 @@ TARGETS = ["haze", "dusk", "dust"]
 QUICK = ("street_scenes.yaml", "camvid.yaml")  # `make test` runs these
 RUN = (  # one of each kind: networks without BatchNorm, data of each source, with a method; the others are parsed
     "gta_resnet50.yaml", "gta_fcn_vgg16.yaml", "gta_resnet50_switchable.yaml", "gta_hrnet_w18.yaml",
-    "gta_deeplabv3plus_resnet50.yaml", "synthia_resnet50_dropout.yaml", "bdd_resnet50.yaml", "released_synthia_resnet50.yaml",
+    "gta_deeplabv3plus_resnet50.yaml", "synthia_resnet50_dropout.yaml", "bdd_resnet50.yaml",
+    "released_synthia_resnet50.yaml",
 )  # fmt: skip
 
 OF_STREETS = {  # configs of the photographs of streets, and what they test on
