@@ -40,6 +40,7 @@ def test_comparison_writes_its_page_and_does_nothing_twice(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     args = ["--quick", "--folder", "comparison", "--page", "page.md", "--only", name]
+    args += ["--", "--data.num_val=1", "--data.num_test=1", "--data.height=64", "--data.width=128"]
     report = run_comparison(args)
     methods = [row["method"] for row in report["rows"]]
     assert len(methods) == len(set(methods)) == {"DeepLabv1": 28, "DeepLabv1, dropout": 6, "DeepLabv1, SN": 3}[name]

@@ -125,7 +125,7 @@ def test_data_missing_on_one_process_ends_all_with_its_message(tmp_path: Path) -
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize(("fault", "processes"), [("data:0", 2), ("data:2", 3), ("folder:0", 2), ("folder:1", 3)])
+@pytest.mark.parametrize(("fault", "processes"), [("data:2", 3), ("folder:0", 2), ("folder:1", 2)])
 def test_a_run_that_cannot_begin_on_one_process_ends_on_all(fault: str, processes: int, tmp_path: Path) -> None:
     screen = run_with_fault(tmp_path, fault, processes)
     message = "the disk of this machine is empty" if "data" in fault else "Permission denied"
@@ -135,15 +135,14 @@ def test_a_run_that_cannot_begin_on_one_process_ends_on_all(fault: str, processe
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize(("fault", "processes"), [("midway:0", 2), ("midway:1", 2), ("midway:2", 3)])
+@pytest.mark.parametrize(("fault", "processes"), [("midway:0", 2), ("midway:1", 2)])
 def test_an_error_midway_on_one_process_ends_all(fault: str, processes: int, tmp_path: Path) -> None:
     assert "MemoryError: out of memory, as it were" in run_with_fault(tmp_path, fault, processes)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("command", ["test", "predict"])
-@pytest.mark.parametrize("victim", ["parent", "child"])
+@pytest.mark.parametrize(("command", "victim"), [("test", "child"), ("predict", "parent")])
 def test_a_process_that_is_killed_takes_the_others_with_it(command: str, victim: str, tmp_path: Path) -> None:
     process = start(tmp_path, "slow:0", 2, command)
     try:
