@@ -3,9 +3,9 @@
 Source: paper, Sec. 4, Eq. 5-8; Sec. 5.2 and Appendix C for the settings.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +18,12 @@ from callbacks.iabn import adaptive_batch_norm, check_alpha, check_batch_norm
 from callbacks.method import Adaptation, Method
 from callbacks.pseudo_labels import IGNORED, check_psi, fuse_views, pseudo_labels
 from callbacks.stages import stage
-from callbacks.views import Normalization, Resampling, check_resampling, make_views
+from callbacks.views import Normalization, Resampling, View, check_resampling, make_views
 from lightning_modules.predictor import predict_logits
 
 DEFAULT_TRAINABLE = ("layer3", "layer4", "head")
-LEAVE_THE_VIEWS = ("psi", "num_steps", "lr", "trainable")  # arguments that the mean over views does not depend on
+# Arguments that the mean over the views of the labels does not depend on.
+LEAVE_THE_VIEWS = ("psi", "num_steps", "lr", "trainable", "final_views")
 UNLABELLED = "no pixel passed the confidence threshold, no step was taken"
 
 Semantics = Literal["paper", "released"]
@@ -52,6 +53,8 @@ class SegTTT(Method):
         normalization: How images were normalised; None is ImageNet's mean and deviation.
         time_budget_ms: Milliseconds that an image may take: as many steps are taken, up to `num_steps`, as are expected
             to fit. The number depends on the machine, and is in the records. None is no limit.
+        final_views: Views that the adapted network's prediction is averaged over: ``scales``, and if wanted ``flip``
+            (true) and ``grayscale`` (false). None predicts the image alone, as the paper does.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -71,6 +74,7 @@ class SegTTT(Method):
         resampling: Resampling | None = None,
         normalization: Normalization | None = None,
         time_budget_ms: float | None = None,
+        final_views: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         check_alpha(alpha)
@@ -94,6 +98,8 @@ class SegTTT(Method):
         self.normalization = normalization or Normalization()
         self.views = make_views(scales, flip, grayscale)
         self.scales = tuple(scales)
+        self.final_views = final_views
+        self._final = None if final_views is None else read_views(final_views)
         self.time_budget_ms = time_budget_ms
         self._pace: Pace = {}
 
@@ -166,11 +172,18 @@ class SegTTT(Method):
                 with stage("final"), seeded(image.device):
                     if released:
                         passes.move_statistics(len(losses))
-                    logits = predict_logits(network, image) if released else passes.predict()
-                probabilities = logits.float().softmax(dim=1)
+                    probabilities = self._predict(network, image, passes)
                 note = None if labelled or count == 0 else UNLABELLED
                 yield Adaptation(probabilities, torch.stack(losses).tolist() if losses else [], note)
         deadline.end()
+
+    def _predict(self, network: nn.Module, image: Tensor, passes: Passes) -> Tensor:
+        """Returns the (1, K, H, W) probabilities of the adapted network."""
+        if self._final is not None:
+            predict = partial(predict_logits, network)
+            return fuse_views(predict, image, self._final, self.normalization, self.resampling)
+        logits = predict_logits(network, image) if self.semantics == "released" else passes.predict()
+        return logits.float().softmax(dim=1)
 
     def _select(self, network: nn.Module) -> list[str]:
         """Returns the full names of the parameters that move."""
@@ -178,6 +191,17 @@ class SegTTT(Method):
         if self.semantics == "released":
             own = getattr(network, "released_layers", own)
         return select_parameters(network, own if self.trainable is None else self.trainable)
+
+
+def read_views(given: Mapping[str, Any]) -> tuple[View, ...]:
+    """Makes views from ``scales``, ``flip`` (true) and ``grayscale`` (false); raises ValueError for anything else."""
+    unknown = sorted(given.keys() - {"scales", "flip", "grayscale"})
+    if unknown or "scales" not in given:
+        raise ValueError(
+            f"final_views is {dict(given)}: expected scales, and if wanted flip and grayscale, e.g. "
+            "{scales: [0.75, 1.0, 1.25], flip: true}; or null for the image alone"
+        )
+    return make_views(given["scales"], given.get("flip", True), given.get("grayscale", False))
 
 
 def _group(numbered: Sequence[tuple[int, SegTTT]], left_out: Sequence[str]) -> list[list[tuple[int, SegTTT]]]:

@@ -11,6 +11,7 @@ from callbacks.adaptation.steps import take_step
 from callbacks.iabn import convert_batch_norm
 from callbacks.pseudo_labels import fuse_views, pseudo_labels
 from callbacks.seg_ttt import select_parameters
+from callbacks.views import make_views
 from lightning_modules.networks import DeepLabV1
 from lightning_modules.predictor import predict_plainly
 from tests.fakes import Snapshot, TinyNetwork, make_images
@@ -204,3 +205,53 @@ def test_a_scaled_loss_takes_the_same_step() -> None:
         parameter = nn.Parameter(torch.tensor([3.0]))
         take_step(parameter.square().sum(), [parameter], torch.optim.SGD([parameter], lr=0.1), scale)
         assert parameter.item() == pytest.approx(3.0 - 0.1 * 6.0)
+
+
+@pytest.mark.parametrize("semantics", ["paper", "released"])
+def test_the_prediction_is_fused_over_views_of_its_own(semantics: Any) -> None:
+    network, image = TinyNetwork(), make_images(1)
+    before = Snapshot(network)
+    plain = SegTTT(0.3, 0.6, 3, 0.3, ("layer3", "layer4", "head"), scales=(0.5,), semantics=semantics)
+    alone = plain.vary({"final_views": {"scales": [1.0], "flip": False}})
+    torch.testing.assert_close(alone.predict(network, image), plain.predict(network, image), rtol=1e-4, atol=1e-6)
+    fused = plain.vary({"final_views": {"scales": [0.75, 1.0, 1.25]}})
+    found = fused.predict(network, image)
+    before.check(network)
+    (adapted,) = fused.adaptations
+    assert adapted.steps == 3 and not torch.allclose(found, plain.predict(network, image), atol=1e-3)
+    if semantics == "paper":
+        copied = convert_batch_norm(copy.deepcopy(network), 0.3).eval()
+        optimizer = torch.optim.SGD([p for n, p in copied.named_parameters() if not n.startswith("stem")], lr=0.3)
+        with torch.no_grad():
+            target = pseudo_labels(fuse_views(copied, image, plain.views), 0.6)
+        for _ in range(3):
+            optimizer.zero_grad()
+            F.cross_entropy(copied(image), target, ignore_index=255).backward()
+            optimizer.step()
+        with torch.no_grad():
+            expected = fuse_views(copied, image, make_views((0.75, 1.0, 1.25), True, False))
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_final_views_in_a_search_are_those_of_each_setting_alone() -> None:
+    network, image = TinyNetwork(), make_images(1)
+    method = SegTTT(0.3, 0.6, 2, 0.3, ("head",), scales=(0.5,))
+    views = [None, {"scales": [1.0, 1.25]}, {"scales": [0.75], "flip": False, "grayscale": True}]
+    variants = [method.vary({"final_views": one}) for one in views]
+    found = {number: one.probabilities for number, _, one in method.predict_variants(network, image, variants)}
+    for number, variant in enumerate(variants):
+        torch.testing.assert_close(found[number], variant.predict(network, image), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("views", "message"),
+    [
+        ({"flip": True}, "expected scales, and if wanted flip and grayscale"),
+        ({"scales": [1.0], "rotate": 90}, "expected scales, and if wanted flip and grayscale"),
+        ({"scales": []}, "scales is empty"),
+        ({"scales": [-1.0]}, "the scale of a view is -1.0"),
+    ],
+)
+def test_other_final_views_are_refused(views: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SegTTT(final_views=views)
