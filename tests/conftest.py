@@ -20,7 +20,7 @@ import wandb
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
-LONG = 5.0  # seconds
+LONG = 10.0  # seconds of a slow or busy machine: 5 of an idle core here
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -192,6 +192,7 @@ def test_rows_on_a_gpu(tmp_path: Path) -> None:
         assert row["ms"] > 0 and row["ratio"] > 0
 
 
+@pytest.mark.slow
 def test_earlier_rows_are_kept_and_the_plain_loop_can_be_left_out(tmp_path: Path) -> None:
     for _ in range(3):
         (row,) = quick(tmp_path, "--methods", "t-BN", "--plain=false")
@@ -235,6 +236,7 @@ def test_out_of_memory_becomes_a_note(
     assert (full["ms"] is None) == (where is TTA) and other["ms"] > 0
 
 
+@pytest.mark.slow
 def test_differing_labels_end_the_run_with_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "LEAST_AGREEMENT", 1.1)
     with pytest.raises(ValueError, match="2 rows in float32 differ"):

@@ -24,7 +24,7 @@ import yaml
 import callbacks
 import datamodules
 import main as program
-from lightning_modules import networks
+from lightning_modules import networks, training
 from main import main
 from tests.docs_commands import (
     NAMED,
@@ -290,7 +290,12 @@ def options() -> set[str]:
         with contextlib.redirect_stdout(output), pytest.raises(SystemExit):
             main([subcommand, "--help"])
     found = set(re.findall(r"--[\w.]+", output.getvalue()))
-    prefixes = {"--method": callbacks, "--data": datamodules, "--model.network.init_args": networks}
+    prefixes = {
+        "--method": callbacks,
+        "--data": datamodules,
+        "--model.network.init_args": networks,
+        "--training": training,
+    }
     for prefix, package in prefixes.items():
         bases = {base for name in package.__all__ for base in getattr(package, name).__mro__ if base is not object}
         found |= {f"{prefix}.{name}" for base in bases for name in inspect.signature(base.__init__).parameters}
@@ -301,7 +306,7 @@ def options() -> set[str]:
 
 # Slurm's, jsonargparse's, and ways to write an option.
 OF_OTHERS = re.compile(
-    r"--(nodes|ntasks-per-node|print_config|trainer\.callbacks\+?(\..*)?|(data|method|model\.network)\.help)"
+    r"--(nodes|ntasks-per-node|print_config|trainer\.callbacks\+?(\..*)?|(data|method|training|model\.network)\.help)"
     r"|.*(ARGUMENT|NAME).*"
 )
 

@@ -47,6 +47,7 @@ def test_head_reads_layer4_through_a_quarter_of_its_channels() -> None:
     assert network.adapted_layers == ("layer4", "head")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["vgg16", "vgg16_bn"])
 def test_features_and_fc_layers_are_those_of_the_classifier(backbone: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the 7x7 map that the classifier takes, the centre of fc7 is the classifier's second layer."""
