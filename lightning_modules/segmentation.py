@@ -123,6 +123,7 @@ class SegmentationModule(LightningModule):
         self.temperature = temperature
         self.predictor: Predictor = predict_plainly
         self.training_method: TrainingMethod | None = None
+        self._prepared = False
         self.origin: dict[str, Any] = {"network": f"{type(network).__module__}.{type(network).__qualname__}"}
         self.domains: list[str] = []
         self._scores: list[SegmentationScores] = []
@@ -137,7 +138,9 @@ class SegmentationModule(LightningModule):
             if normalization is not None:
                 self.training_method.normalization = Normalization(**normalization)
             self.training_method.check_data(datamodule)
-            self.training_method.prepare(self.network, self.num_classes)
+            if not self._prepared:  # by an earlier `fit` of this module
+                self.training_method.prepare(self.network, self.num_classes)
+            self._prepared = True
 
     def forward(self, image: Tensor) -> Tensor:
         """Predicts (B, K, H, W) probabilities of a (B, 3, H, W) image with whatever predictor is installed."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.predictor import predict_logits
-from lightning_modules.training.method import TrainingMethod, seeded
+from lightning_modules.training.method import TrainingMethod, in_evaluation, seeded
 from lightning_modules.training.processes import average_over_processes
 from lightning_modules.training.styles import Styles, match_histograms
 
@@ -82,13 +82,8 @@ class FSDR(TrainingMethod):
         """Learns which bands vary with the domain, where that is asked for."""
         if self.learn_from is None or epoch < self.learn_from:
             return
-        was_training = network.training
-        network.eval()
-        try:
-            with seeded(epoch), torch.no_grad():
-                entropies = self._measure_entropies(network, images)
-        finally:
-            network.train(was_training)
+        with in_evaluation(network), seeded(epoch):
+            entropies = self._measure_entropies(network, images)
         found = choose_varying(entropies)
         self.get_buffer("varying").copy_(found)
 

@@ -10,7 +10,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 
 from lightning_modules.networks.whitening import WhitenedNorm2d
-from lightning_modules.training.method import Step, TrainingMethod, record_outputs, seeded
+from lightning_modules.training.method import Step, TrainingMethod, in_evaluation, record_outputs, seeded
 from lightning_modules.training.photometric import PhotometricChange
 from lightning_modules.training.processes import average_over_processes
 
@@ -86,17 +86,13 @@ class ISW(TrainingMethod):
         """Chooses the covariances, in the epoch when whitening starts."""
         if epoch < self.from_epoch or any(mask.any() for mask in self.masks):
             return
-        was_training = network.training
-        network.eval()
-        try:
+        with in_evaluation(network):
             for trial in range(self.trials):
-                with seeded(epoch, trial), torch.no_grad():
+                with seeded(epoch, trial):
                     variances = self._measure_variances(network, images)
                 for mask, variance in zip(self.masks, variances, strict=True):
                     chosen = choose_covariances(variance, self.clusters, self.semantics)
                     mask.copy_(chosen if trial == 0 else mask & chosen)
-        finally:
-            network.train(was_training)
         shares = [f"{name} {mask.sum().item()} of {mask.triu(1).new_ones(mask.shape).triu(1).sum().item()}"
                   for name, mask in zip(self.features, self.masks, strict=True)]  # fmt: skip
         rank_zero_info(f"ISW whitens from epoch {epoch} on: {', '.join(shares)} covariances")

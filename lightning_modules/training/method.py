@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -98,6 +98,10 @@ class TrainingMethod(nn.Module):
         """
         return images, masks
 
+    def changing(self, network: nn.Module) -> AbstractContextManager[None]:
+        """Changes what modules of the network return within a ``with`` block, in which a batch is predicted."""
+        return nullcontext()
+
     def compute_losses(self, step: Step) -> dict[str, Tensor]:
         """Returns the losses to add to the cross-entropy, weighted, by name: () each."""
         return {}
@@ -184,7 +188,7 @@ def train_step(
         masks: (B, H, W) int64 train ids, 255 where ignored.
     """
     images, masks = method.change_batch(images, masks)
-    with record_outputs(network, method.features) as features:
+    with method.changing(network), record_outputs(network, method.features) as features:
         logits = predict(images)
     return Step(network, images, masks, logits, features)
 
@@ -214,6 +218,19 @@ def find_method_state(own: Mapping[str, Tensor], saved: Mapping[str, Any] | None
 def find_seed() -> int:
     """Returns the seed of the run, as `seed_everything` leaves it; 0 without one."""
     return int(os.environ.get("PL_GLOBAL_SEED", 0))
+
+
+@contextmanager
+def in_evaluation(network: nn.Module) -> Iterator[None]:
+    """Sets evaluation mode without gradients within a ``with`` block, and puts every module's mode back after it."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 @contextmanager

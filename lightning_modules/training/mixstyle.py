@@ -1,6 +1,7 @@
 """MixStyle (Zhou et al., 2021): mixes the feature statistics of the images of a batch."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -31,15 +32,27 @@ class MixStyle(TrainingMethod):
             raise ValueError(f"probability is {probability}: expected 0 to 1")
         self.layers = None if layers is None else list(layers)
         self.probability = probability
+        self._names: Sequence[str] = ()
         self._beta = torch.distributions.Beta(alpha, alpha)
 
     def prepare(self, network: nn.Module, num_classes: int) -> None:
-        """Has the outputs of the layers mixed while the network trains."""
-        for name in self.layers or find_early_stages(network):
-            find_module(network, name).register_forward_hook(self._mix)
+        """Finds the layers."""
+        self._names = self.layers or find_early_stages(network)
+        for name in self._names:
+            find_module(network, name)
+
+    @contextmanager
+    def changing(self, network: nn.Module) -> Iterator[None]:
+        """Has the outputs of the layers mixed."""
+        handles = [find_module(network, name).register_forward_hook(self._mix) for name in self._names]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def _mix(self, layer: nn.Module, _: Any, output: Tensor) -> Tensor:
-        if not layer.training or len(output) < 2 or torch.rand(()).item() >= self.probability:
+        if len(output) < 2 or torch.rand(()).item() >= self.probability:
             return output
         return mix_statistics(output, torch.randperm(len(output)), self._beta.sample((len(output),)))
 

@@ -14,7 +14,7 @@ from datamodules import FolderDataModule
 from lightning_modules.networks import DeepLabV1, TimmDeepLab
 from lightning_modules.networks.whitening import WhitenedNorm2d
 from lightning_modules.training import ASG, CSG, DRPC, FSDR, ISW, MixStyle, PhotometricRandomization, TrainingMethod
-from lightning_modules.training.method import find_module, record_outputs, seeded
+from lightning_modules.training.method import find_module, in_evaluation, record_outputs, seeded
 from lightning_modules.training.styles import Styles
 from main import main
 from tests.fakes import FakeDataModule, TinyNetwork
@@ -91,6 +91,25 @@ def test_features_of_modules_are_recorded_and_hooks_are_gone_after() -> None:
     assert not any(module._forward_hooks for module in network.modules())
     with pytest.raises(ValueError, match=r"TinyNetwork has no module 'layer9': expected one such as stem, stem_norm"):
         find_module(network, "layer9")
+
+
+def test_features_are_mixed_in_the_step_alone() -> None:
+    network, images = TinyNetwork(), torch.randn(2, 3, 16, 16)
+    method = MixStyle(["layer3"], probability=1.0)
+    method.prepare(network, 5)
+    plain = network(images)
+    with seeded(0), method.changing(network):
+        mixed = network(images)
+        assert torch.allclose(network(images[:1]), plain[:1], atol=1e-5)  # an image alone has nothing to mix with
+    assert not torch.allclose(mixed, plain) and torch.equal(network(images), plain)
+
+
+def test_modes_are_put_back_one_by_one() -> None:
+    network = TinyNetwork().train()
+    network.stem_norm.eval()
+    with in_evaluation(network):
+        assert not any(module.training for module in network.modules())
+    assert network.training and network.head.training and not network.stem_norm.training
 
 
 def test_seeds_are_put_back() -> None:
