@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from typing import Literal, get_args
 
-import kmeans1d
 import numpy as np
 import torch
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
@@ -175,5 +174,7 @@ def choose_covariances(variances: Tensor, clusters: int, semantics: str = "paper
 
 def divide_into_groups(values: np.ndarray, count: int) -> np.ndarray:
     """Divides (N,) float64 numbers into groups by the best k-means; returns the (N,) groups, the lowest 0."""
+    import kmeans1d  # not on every machine that runs the GPU check
+
     groups, _ = kmeans1d.cluster(values, min(count, len(np.unique(values))))
     return np.asarray(groups)
