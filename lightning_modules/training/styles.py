@@ -4,7 +4,6 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -68,6 +67,8 @@ class Styles:
 
 def read_style(path: Path) -> Tensor:
     """Reads a photograph as (3, 256, 256) float in [0, 1]; raises ValueError if it is none."""
+    import cv2  # not on every machine that runs the GPU check
+
     pixels = cv2.imdecode(np.frombuffer(path.read_bytes(), dtype=np.uint8), cv2.IMREAD_COLOR)
     if pixels is None:
         raise ValueError(f"the style {path} cannot be read: expected a photograph; delete it or unpack it again")
@@ -82,11 +83,13 @@ def list_packaged() -> list[Path]:
         spec = importlib.util.find_spec(package)
         for place in (spec.submodule_search_locations or []) if spec is not None else []:
             found += [path for path in sorted((Path(place) / inside).glob("*")) if path.suffix in (".jpg", ".png")]
-    return [path for path in found if cv2.haveImageReader(str(path)) and is_colour(path)]
+    return [path for path in found if is_colour(path)]
 
 
 def is_colour(path: Path) -> bool:
     """Returns whether an image file has three channels or more."""
+    import cv2
+
     pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     return pixels is not None and pixels.ndim == 3 and pixels.shape[2] >= 3
 
