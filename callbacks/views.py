@@ -5,7 +5,6 @@ Source: paper, Sec. 4 (step 1-2 of the one-sample adaptation, Fig. 1) and Sec. 5
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal, get_args
 
 import numpy as np
@@ -15,33 +14,11 @@ from PIL import Image
 from torch import Tensor
 
 from lightning_modules.networks.base import TooSmallError
+from lightning_modules.normalization import IMAGENET, Normalization, per_channel
 
 LUMA = (19595 / 65536, 38470 / 65536, 7471 / 65536)  # ITU-R 601 (0.299, 0.587, 0.114) in Pillow's fixed-point form
 
 Resampling = Literal["device", "pillow"]
-
-
-@dataclass(frozen=True)
-class Normalization:
-    """How images were normalised: (value in [0, 1] - mean) / std per RGB channel. The default is ImageNet's."""
-
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-
-    def __post_init__(self) -> None:
-        for name in ("mean", "std"):  # of a list, too, so that equal ones are known as equal
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-
-    def undo(self, image: Tensor) -> Tensor:
-        """Maps a (B, 3, H, W) normalised image to values in [0, 1]."""
-        return image * _per_channel(self.std, image) + _per_channel(self.mean, image)
-
-    def apply(self, image: Tensor) -> Tensor:
-        """Maps (B, 3, H, W) values in [0, 1] to a normalised image."""
-        return (image - _per_channel(self.mean, image)) / _per_channel(self.std, image)
-
-
-IMAGENET = Normalization()
 
 
 @dataclass(frozen=True)
@@ -120,7 +97,7 @@ class View:
             if target != tuple(levels.shape[-2:]):
                 levels = _round(F.interpolate(levels, target, mode="bilinear", align_corners=False, antialias=True))
         if self.grayscale:
-            luma = _round((levels * _per_channel(LUMA, levels)).sum(dim=1, keepdim=True))
+            luma = _round((levels * per_channel(LUMA, levels)).sum(dim=1, keepdim=True))
             levels = luma.expand_as(levels)
         return levels.flip(-1) if self.flip else levels
 
@@ -140,18 +117,6 @@ def check_resampling(resampling: str | None) -> None:
     """Raises ValueError if there is no such way to resize views; None leaves the choice to the method."""
     if resampling is not None and resampling not in get_args(Resampling):
         raise ValueError(f"resampling is {resampling!r}: expected one of {', '.join(get_args(Resampling))}")
-
-
-def _per_channel(values: tuple[float, float, float], like: Tensor) -> Tensor:
-    """Returns (3, 1, 1) numbers, one per channel, of the type and on the device of another tensor."""
-    return _make_per_channel(values, like.dtype, like.device)
-
-
-@lru_cache(maxsize=64)
-def _make_per_channel(values: tuple[float, float, float], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Makes them once per device: the host waits for each copy to a GPU."""
-    with torch.inference_mode(False):
-        return torch.tensor(values, dtype=dtype, device=device)[:, None, None]
 
 
 def _round(levels: Tensor) -> Tensor:

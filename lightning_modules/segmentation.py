@@ -16,13 +16,13 @@ from lightning_modules.metrics import Scores, SegmentationScores, fetch_scores, 
 from lightning_modules.networks.base import TooSmallError
 from lightning_modules.networks.checkpoints import fit_weights
 from lightning_modules.networks.released import load_released
+from lightning_modules.normalization import Normalization
 from lightning_modules.origin import check_origin, describe_origin
 from lightning_modules.precision import warn_of_slow_bf16
 from lightning_modules.predictor import Predictor, Stopwatch, describe_adaptations, predict_plainly
 from lightning_modules.probabilities import check_temperature, label_images, scale_temperature
 from lightning_modules.recipe import check_finite, compute_loss, continue_schedule, predict_in_training
 from lightning_modules.training.method import (
-    Normalization,
     SourceImages,
     TrainingMethod,
     find_method_state,

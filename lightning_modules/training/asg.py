@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.training.method import Step, TrainingMethod
+from lightning_modules.training.method import Step, TrainingMethod, check_least
 from lightning_modules.training.teacher import ImageNetClassifier, Teacher, load_classifier, name_deep_stages
 
 
@@ -24,8 +24,7 @@ class ASG(TrainingMethod):
 
     def __init__(self, weight: float = 75.0) -> None:
         super().__init__()
-        if weight < 0:
-            raise ValueError(f"weight is {weight}: expected 0 or more")
+        check_least(0, weight=weight)
         self.weight = weight
         self._held: tuple[Teacher, ImageNetClassifier] | None = None  # in a tuple: no part of the module
 

@@ -1,12 +1,10 @@
 """CSG (Chen et al., 2021): contrasts patches of the trained network with those of a frozen ImageNet network."""
 
-from typing import Literal, get_args
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.training.method import Step, TrainingMethod, find_module
+from lightning_modules.training.method import Semantics, Step, TrainingMethod, check_least, check_semantics, find_module
 from lightning_modules.training.photometric import PhotometricChange
 from lightning_modules.training.processes import gather_from_processes
 from lightning_modules.training.teacher import Teacher, name_deep_stages
@@ -40,17 +38,14 @@ class CSG(TrainingMethod):
         chunks: int = 8,
         temperature: float = 0.07,
         queue: int = 65536,
-        semantics: Literal["paper", "released"] = "paper",
+        semantics: Semantics = "paper",
     ) -> None:
         super().__init__()
-        if weight < 0:
-            raise ValueError(f"weight is {weight}: expected 0 or more")
+        check_least(0, weight=weight)
+        check_least(1, chunks=chunks, queue=queue)
         if temperature <= 0:
             raise ValueError(f"temperature is {temperature}: expected a number above 0")
-        if chunks < 1 or queue < 1:
-            raise ValueError(f"chunks is {chunks}, queue is {queue}: expected 1 or more")
-        if semantics not in get_args(Literal["paper", "released"]):
-            raise ValueError(f"semantics is {semantics!r}: expected paper or released")
+        check_semantics(semantics)
         self.weight = weight
         self.chunks = chunks
         self.temperature = temperature
@@ -79,7 +74,7 @@ class CSG(TrainingMethod):
     def compute_losses(self, step: Step) -> dict[str, Tensor]:
         """Returns the contrastive loss of each stage; puts the keys of all processes into the queues."""
         assert self._held is not None
-        changed = self.normalization.apply(self._change(self.normalization.undo(step.images)))
+        changed = self.normalization.apply(self._change(self.restore(step.images)))
         frozen = self._held[0].describe(changed)
         losses = {}
         with torch.autocast(step.images.device.type, enabled=False):

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.training.method import Step, TrainingMethod
+from lightning_modules.training.method import Step, TrainingMethod, check_least
 from lightning_modules.training.styles import Styles, transfer_colours
 from lightning_modules.training.teacher import name_deep_stages
 
@@ -37,10 +37,8 @@ class DRPC(TrainingMethod):
         self, copies: int = 2, weight: float = 1.0, styles: str | None = None, layer: str | None = None
     ) -> None:
         super().__init__()
-        if copies < 1:
-            raise ValueError(f"copies is {copies}: expected 1 or more")
-        if weight < 0:
-            raise ValueError(f"weight is {weight}: expected 0 or more")
+        check_least(1, copies=copies)
+        check_least(0, weight=weight)
         self.copies = copies
         self.weight = weight
         self.layer = layer
@@ -56,7 +54,7 @@ class DRPC(TrainingMethod):
 
     def change_batch(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the images in their own and in other styles: first all images, then all first copies, ..."""
-        plain = self.normalization.undo(images).repeat(self.copies, 1, 1, 1)
+        plain = self.restore(images).repeat(self.copies, 1, 1, 1)
         styles = self.styles.draw(len(plain)).to(plain)
         changed = self.normalization.apply(transfer_colours(plain, styles))
         return torch.cat([images, changed]), masks.repeat(self.copies + 1, 1, 1)

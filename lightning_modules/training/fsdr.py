@@ -1,13 +1,13 @@
 """FSDR (Huang et al., 2021): randomises the frequency bands that carry the domain, and keeps the others."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lightning_modules.predictor import predict_logits
-from lightning_modules.training.method import TrainingMethod, in_evaluation, seeded
+from lightning_modules.training.method import TrainingMethod, check_least, check_shares, in_evaluation, seeded
 from lightning_modules.training.processes import average_over_processes
 from lightning_modules.training.styles import Styles, match_histograms
 
@@ -27,8 +27,6 @@ class FSDR(TrainingMethod):
         images: How many source images are looked at for that, at most, by each process.
         probability: Of changing an image at all.
         styles: Folder of style images; None takes photographs of installed packages and random textures.
-        semantics: ``paper`` learns the choice; ``released`` is the same as ``learn_from: null``, as the published code
-            only tests.
 
     Raises:
         ValueError: If an argument is outside its range, or the folder holds too few images.
@@ -46,18 +44,13 @@ class FSDR(TrainingMethod):
         images: int = 64,
         probability: float = 0.5,
         styles: str | None = None,
-        semantics: Literal["paper", "released"] = "paper",
     ) -> None:
         super().__init__()
         if bands < 2 or low < 0 or high < 0 or not 0 < low + high < bands:
             raise ValueError(f"bands is {bands}, low {low}, high {high}: expected some of two or more bands to vary")
-        if not 0 <= probability <= 1:
-            raise ValueError(f"probability is {probability}: expected 0 to 1")
-        if images < 1:
-            raise ValueError(f"images is {images}: expected 1 or more")
-        if semantics not in get_args(Literal["paper", "released"]):
-            raise ValueError(f"semantics is {semantics!r}: expected paper or released")
-        self.learn_from = learn_from if semantics == "paper" else None
+        check_shares(probability=probability)
+        check_least(1, images=images)
+        self.learn_from = learn_from
         self.images = images
         self.probability = probability
         self.styles = Styles(styles)
@@ -72,7 +65,7 @@ class FSDR(TrainingMethod):
 
     def change_batch(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         """Randomises the bands that vary, of each image with the probability asked for."""
-        plain = self.normalization.undo(images)
+        plain = self.restore(images)
         styles = self.styles.draw(len(plain)).to(plain)
         changed = randomize_bands(plain, styles, self.get_buffer("varying"))
         chosen = torch.rand(len(plain)).to(plain.device)[:, None, None, None] < self.probability
@@ -92,7 +85,7 @@ class FSDR(TrainingMethod):
         bands = len(self.get_buffer("varying"))
         total, count = torch.zeros(bands, dtype=torch.float64), 0
         for batch in images:
-            plain = self.normalization.undo(batch[: self.images - count])
+            plain = self.restore(batch[: self.images - count])
             styles = self.styles.draw(len(plain)).to(plain)
             for band in range(bands):
                 alone = torch.arange(bands, device=plain.device) == band
@@ -105,14 +98,6 @@ class FSDR(TrainingMethod):
             raise ValueError("there are no source images to learn from which bands vary: expected one batch or more")
         device = self.get_buffer("varying").device
         return average_over_processes((total / count).to(device, torch.float32))
-
-
-def split_bands(images: Tensor, bands: int) -> Tensor:
-    """Splits (B, C, H, W) images into (bands, B, C, H, W) parts of rings of their spectrum, lowest first.
-
-    The parts add up to the images.
-    """
-    return torch.stack([keep_bands(images, torch.arange(bands, device=images.device) == band) for band in range(bands)])
 
 
 def keep_bands(images: Tensor, kept: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
 """ISW, the loss of RobustNet (Choi et al., 2021): whitens the covariances of features that photometric changes move."""
 
 from collections.abc import Iterable
-from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -9,7 +8,16 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 
 from lightning_modules.networks.whitening import WhitenedNorm2d
-from lightning_modules.training.method import Step, TrainingMethod, in_evaluation, record_outputs, seeded
+from lightning_modules.training.method import (
+    Semantics,
+    Step,
+    TrainingMethod,
+    check_least,
+    check_semantics,
+    in_evaluation,
+    record_outputs,
+    seeded,
+)
 from lightning_modules.training.photometric import PhotometricChange
 from lightning_modules.training.processes import average_over_processes
 
@@ -45,17 +53,13 @@ class ISW(TrainingMethod):
         clusters: int = 3,
         images: int = 500,
         trials: int = 10,
-        semantics: Literal["paper", "released"] = "paper",
+        semantics: Semantics = "paper",
     ) -> None:
         super().__init__()
-        for name, value, least in (("weight", weight, 0), ("from_epoch", from_epoch, 0), ("clusters", clusters, 2)):
-            if value < least:
-                raise ValueError(f"{name} is {value}: expected {least} or more")
-        for name, count in (("images", images), ("trials", trials)):
-            if count < 1:
-                raise ValueError(f"{name} is {count}: expected 1 or more")
-        if semantics not in get_args(Literal["paper", "released"]):
-            raise ValueError(f"semantics is {semantics!r}: expected paper or released")
+        check_least(0, weight=weight, from_epoch=from_epoch)
+        check_least(1, images=images, trials=trials)
+        check_least(2, clusters=clusters)
+        check_semantics(semantics)
         self.weight = weight
         self.from_epoch = from_epoch
         self.clusters = clusters
@@ -92,8 +96,10 @@ class ISW(TrainingMethod):
                 for mask, variance in zip(self.masks, variances, strict=True):
                     chosen = choose_covariances(variance, self.clusters, self.semantics)
                     mask.copy_(chosen if trial == 0 else mask & chosen)
-        shares = [f"{name} {mask.sum().item()} of {mask.triu(1).new_ones(mask.shape).triu(1).sum().item()}"
-                  for name, mask in zip(self.features, self.masks, strict=True)]  # fmt: skip
+        shares = [
+            f"{name} {mask.sum().item()} of {len(mask) * (len(mask) - 1) // 2}"
+            for name, mask in zip(self.features, self.masks, strict=True)
+        ]
         rank_zero_info(f"ISW whitens from epoch {epoch} on: {', '.join(shares)} covariances")
 
     def compute_losses(self, step: Step) -> dict[str, Tensor]:
@@ -111,7 +117,7 @@ class ISW(TrainingMethod):
         count = 0
         for batch in images:
             kept = batch[: self.images - count]
-            copies = self.normalization.apply(self._change(self.normalization.undo(kept)))
+            copies = self.normalization.apply(self._change(self.restore(kept)))
             pairs = []
             for version in (kept, copies):
                 with record_outputs(network, self.features) as outputs:

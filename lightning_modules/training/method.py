@@ -4,36 +4,15 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from lightning_modules.normalization import IMAGENET
 
-@dataclass(frozen=True)
-class Normalization:
-    """How images are normalised.
-
-    Attributes:
-        mean: Of red, green and blue, in [0, 1].
-        std: Their deviation.
-    """
-
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
-
-    def undo(self, images: Tensor) -> Tensor:
-        """Returns (B, 3, H, W) normalised images as values in [0, 1]."""
-        return (images * self._shape(self.std, images) + self._shape(self.mean, images)).clamp(0, 1)
-
-    def apply(self, images: Tensor) -> Tensor:
-        """Returns (B, 3, H, W) images in [0, 1] normalised."""
-        return (images - self._shape(self.mean, images)) / self._shape(self.std, images)
-
-    @staticmethod
-    def _shape(values: Sequence[float], images: Tensor) -> Tensor:
-        return torch.tensor(values, dtype=images.dtype, device=images.device)[:, None, None]
+Semantics = Literal["paper", "released"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +47,7 @@ class TrainingMethod(nn.Module):
     """
 
     features: Sequence[str] = ()
-    normalization = Normalization()
+    normalization = IMAGENET
 
     def check_data(self, datamodule: Any) -> None:
         """Raises ValueError if the method was given what belongs to a target of the run; called before a training."""
@@ -98,6 +77,10 @@ class TrainingMethod(nn.Module):
         """
         return images, masks
 
+    def restore(self, images: Tensor) -> Tensor:
+        """Returns (B, 3, H, W) normalised images as values in [0, 1]."""
+        return self.normalization.undo(images).clamp(0, 1)
+
     def changing(self, network: nn.Module) -> AbstractContextManager[None]:
         """Changes what modules of the network return within a ``with`` block, in which a batch is predicted."""
         return nullcontext()
@@ -105,6 +88,26 @@ class TrainingMethod(nn.Module):
     def compute_losses(self, step: Step) -> dict[str, Tensor]:
         """Returns the losses to add to the cross-entropy, weighted, by name: () each."""
         return {}
+
+
+def check_least(least: float, **values: float) -> None:
+    """Raises ValueError if one of some arguments, given by name, is below what is expected at least."""
+    for name, value in values.items():
+        if value < least:
+            raise ValueError(f"{name} is {value}: expected {least} or more")
+
+
+def check_shares(**values: float) -> None:
+    """Raises ValueError if one of some arguments, given by name, is outside [0, 1]."""
+    for name, value in values.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} is {value}: expected 0 to 1")
+
+
+def check_semantics(semantics: str) -> None:
+    """Raises ValueError if there are no such semantics."""
+    if semantics not in get_args(Semantics):
+        raise ValueError(f"semantics is {semantics!r}: expected paper or released")
 
 
 def find_module(network: nn.Module, name: str) -> nn.Module:

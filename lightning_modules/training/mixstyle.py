@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.training.method import TrainingMethod, find_module
+from lightning_modules.training.method import TrainingMethod, check_shares, find_module
 
 
 class MixStyle(TrainingMethod):
@@ -28,8 +28,7 @@ class MixStyle(TrainingMethod):
         super().__init__()
         if alpha <= 0:
             raise ValueError(f"alpha is {alpha}: expected a number above 0")
-        if not 0 <= probability <= 1:
-            raise ValueError(f"probability is {probability}: expected 0 to 1")
+        check_shares(probability=probability)
         self.layers = None if layers is None else list(layers)
         self.probability = probability
         self._names: Sequence[str] = ()

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from lightning_modules.training.method import TrainingMethod
+from lightning_modules.training.method import TrainingMethod, check_shares
 from lightning_modules.training.photometric import PhotometricChange
 
 
@@ -23,16 +23,14 @@ class PhotometricRandomization(TrainingMethod):
 
     def __init__(self, strength: float = 1.0, blur: float = 0.5, gray: float = 0.1, probability: float = 0.8) -> None:
         super().__init__()
-        for name, value in (("strength", strength), ("blur", blur), ("gray", gray), ("probability", probability)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name} is {value}: expected 0 to 1")
+        check_shares(strength=strength, blur=blur, gray=gray, probability=probability)
         most = 0.8 * strength
         self._change = PhotometricChange(most, most, most, 0.3 * strength, blur, probability)
         self._gray = gray
 
     def change_batch(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         """Changes each image on its own."""
-        changed = self._change(self.normalization.undo(images))
+        changed = self._change(self.restore(images))
         gray = images.new_empty(len(images), 1, 1, 1).uniform_() < self._gray
         luma = (changed * changed.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(dim=1, keepdim=True)
         return self.normalization.apply(changed.where(~gray, luma)), masks
