@@ -49,7 +49,7 @@ class SegmentationCLI(LightningCLI):
         """Checks the run, and leaves out what it has no use for."""
         run = self.config[self.subcommand]
         run_checks.check_run(run, str(self.subcommand))
-        run_checks.drop_weights(run)
+        run_checks.drop_unused(run, str(self.subcommand))
         training_folder.drop_checkpoints(run.trainer)
         if self.subcommand == "predict":
             run.return_predictions = False  # they are on disk, and would fill the memory

@@ -202,8 +202,8 @@ class SegmentationDataModule(LightningDataModule, ABC):
         seed: Of order and augmentation.
         classes: In place of `num_classes`: names of classes, each with the Cityscapes classes that it gathers. What
             none gathers is ignored.
-        evaluation_resize: What happens to images of more than 1024x2048 pixels before the network, see
-            `EvaluationTransform`; scores are at ground-truth size in any case.
+        evaluation_resize: What happens to images of more than 1024x2048 pixels before the network, or the (height,
+            width) of as many pixels as they may have, see `EvaluationTransform`; scores are at ground-truth size.
         choose_on_target: Breaks the protocol: lets the labels of a target teach and choose. Noted in results.json.
 
     Attributes:

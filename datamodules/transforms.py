@@ -21,7 +21,8 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 MAX_EVALUATION_SIZE = (1024, 2048)
 
-Resize = Literal["protocol", "keep_aspect", "none"]
+Policy = Literal["protocol", "keep_aspect", "none"]
+Resize = Policy | tuple[int, int]
 
 
 class Transform(Protocol):
@@ -81,16 +82,25 @@ class EvaluationTransform:
 
     Args:
         resize: What happens to an image of more than 1024x2048 pixels. ``protocol`` resizes it to exactly that, as the
-            authors do; ``keep_aspect`` to as many pixels in its own proportions; ``none`` leaves it as it is.
+            authors do; ``keep_aspect`` to as many pixels in its own proportions; ``none`` leaves it as it is. A
+            (height, width) limits images to as many pixels as that, in their own proportions: for a network that was
+            trained on small images.
+
+    Attributes:
+        most: Pixels above which an image is resized.
 
     Raises:
-        ValueError: If there is no such policy.
+        ValueError: If there is no such policy, or a side is below 1.
     """
 
     def __init__(self, resize: Resize = "protocol") -> None:
-        if resize not in get_args(Resize):
-            raise ValueError(f"evaluation_resize is {resize!r}: expected one of {', '.join(get_args(Resize))}")
+        most = MAX_EVALUATION_SIZE if isinstance(resize, str) else tuple(resize)
+        if (isinstance(resize, str) and resize not in get_args(Policy)) or len(most) != 2 or min(most) < 1:
+            raise ValueError(
+                f"evaluation_resize is {resize!r}: expected one of {', '.join(get_args(Policy))}, or (height, width)"
+            )
         self.resize = resize
+        self.most = most[0] * most[1]
         levels = np.arange(256, dtype=np.float64) / 255
         self._tables = [((levels - mean) / std).astype(np.float32) for mean, std in zip(MEAN, STD, strict=True)]
 
@@ -111,12 +121,11 @@ class EvaluationTransform:
     def fit(self, size: Sequence[int]) -> tuple[int, int]:
         """Returns the (height, width) at which an image of some (height, width) goes through the network."""
         height, width = size
-        most = MAX_EVALUATION_SIZE[0] * MAX_EVALUATION_SIZE[1]
-        if height * width <= most or self.resize == "none":
+        if height * width <= self.most or self.resize == "none":
             return height, width
         if self.resize == "protocol":
             return MAX_EVALUATION_SIZE
-        factor = math.sqrt(most / (height * width))
+        factor = math.sqrt(self.most / (height * width))
         return max(1, int(height * factor)), max(1, int(width * factor))
 
 

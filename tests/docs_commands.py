@@ -44,6 +44,7 @@ TESTED = {
     "contact_sheets": "test_docs_commands.py",
     "demo": "test_demo.py",
     "describe": "test_situations.py",
+    "generalization": "test_generalization.py",
     "gpu_check": "test_gpu_check.py",
     "list_presets": "test_docs.py",
     "real_photographs": "test_configs.py",  # its experiment, configs/experiment/camvid.yaml

@@ -32,7 +32,7 @@ FOREIGN = {
 
 
 TARGETS = ["haze", "dusk", "dust"]
-QUICK = ("street_scenes.yaml", "camvid.yaml")  # `make test` runs these
+QUICK = ("street_scenes.yaml", "camvid.yaml", "photographs.yaml")  # `make test` runs these
 RUN = (  # one of each kind: networks without BatchNorm, data of each source, with a method; the others are parsed
     "gta_resnet50.yaml", "gta_fcn_vgg16.yaml", "gta_resnet50_switchable.yaml", "gta_hrnet_w18.yaml",
     "gta_deeplabv3plus_resnet50.yaml", "synthia_resnet50_dropout.yaml", "bdd_resnet50.yaml",
@@ -42,6 +42,7 @@ RUN = (  # one of each kind: networks without BatchNorm, data of each source, wi
 OF_STREETS = {  # configs of the photographs of streets, and what they test on
     "idd_lite.yaml": ["idd_lite"],
     "streets.yaml": ["idd_lite", "cityscapes", "kitti_step"],
+    "photographs.yaml": ["camvid", "bdd100k", "cityscapes", "kitti_step"],
 }
 
 
@@ -78,10 +79,11 @@ def vendors(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All data sets below one folder, tiny, in their vendors' layouts."""
     root = write_vendors(tmp_path_factory.mktemp("vendors"))
     for split in ("train", "val"):
-        for name in ("0001TP_006690", "Seq05VD_f00000"):
+        for name in (f"0001TP_{number:06d}" for number in range(20)):  # of which a config takes 7 %
             write_image(root / "camvid" / "images" / split / f"{name}.jpg", draw_image(name, (48, 64)))
             write_image(root / "camvid" / "labels" / split / f"{name}.png", draw_ids(name, range(12), (48, 64)), "L")
     write_streets(root / "streets")
+    (root / "streets" / "camvid").symlink_to(root / "camvid")
     return root
 
 
@@ -95,7 +97,9 @@ def tiny_arguments(name: str, kind: str, folder: Path, vendors: Path, monkeypatc
     place = [f"--trainer.default_root_dir={folder}", f"--results.folder={folder / 'results'}"]
     data = [] if kind == "experiment" else [f"--data={CONFIGS / 'data' / name}"]
     source = ["batch_size=2", "num_workers=0", "crop_size=[32,32]", "repeats=2"]
-    source += ["num_train=2", "height=64", "width=128"] if name in ("camvid.yaml", "streets.yaml") else []
+    source += (
+        ["num_train=2", "height=64", "width=128"] if name in ("camvid.yaml", "photographs.yaml", "streets.yaml") else []
+    )
     tiny = [f"--data.source.init_args.{argument}" for argument in source]
     tiny += ["--data.development.init_args.num_workers=0"]
     if name == "idd_lite.yaml":  # one data set alone
@@ -109,6 +113,8 @@ def test_experiment_trains_and_tests_one_batch(
     name: str, tmp_path: Path, vendors: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     args = tiny_arguments(name, "experiment", tmp_path, vendors, monkeypatch)
+    if name == "photographs.yaml":  # the images of this test are too small for its network
+        args += [f"--model={CONFIGS / 'model' / 'deeplabv1_resnet10_small.yaml'}"]
     args += shrink_network("timm" if name == "camvid.yaml" else name)
     if name.startswith("released"):
         args += ["--method.scales=[0.5,1.0]"]  # the images of this test are too small for a quarter

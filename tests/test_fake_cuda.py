@@ -20,7 +20,7 @@ from callbacks.blended_norm import normalize_blended
 from callbacks.ensemble import Ensemble
 from callbacks.tent import Tent
 from lightning_modules.metrics import SegmentationScores
-from lightning_modules.networks import FCN, DeepLabV1, DeepLabV3Plus, FCN8s
+from lightning_modules.networks import FCN, DeepLabV1, DeepLabV2, DeepLabV3Plus, FCN8s
 from lightning_modules.networks.hrnet import HRNet
 from lightning_modules.networks.resnet import ResNet
 from lightning_modules.networks.segmenter import Segmenter
@@ -50,6 +50,7 @@ class Foreign(nn.Module):
 
 FAMILIES: dict[str, Callable[[], nn.Module]] = {
     "DeepLabV1": lambda: DeepLabV1("resnet10", CLASSES, dropout=0.1),
+    "DeepLabV2": lambda: DeepLabV2("resnet10", CLASSES),
     "DeepLabV3Plus": lambda: DeepLabV3Plus("resnet10", CLASSES, dropout=0.1),
     "FCN": lambda: FCN("resnet10", CLASSES),
     "FCN8s": lambda: FCN8s("vgg16_bn", CLASSES),

@@ -84,7 +84,8 @@ def test_the_same_cell_has_the_same_number_in_every_table() -> None:
     for table, part, row in ROWS:
         for (metric, column), value in zip(part.list_cells(), row.paper, strict=False):
             run = plan.find_run(row, column)
-            if run is not None and value is not None and row.decimals is None:
+            theirs = row.name.startswith("No adaptation of")  # another recipe than this project's
+            if run is not None and value is not None and row.decimals is None and not theirs:
                 assert seen.setdefault((run, metric, column), value) == value, (table.name, row, column)
 
 
@@ -114,8 +115,8 @@ def test_a_file_that_does_not_hold_together_is_a_clear_error() -> None:
     data = {"title": "T", "metrics": ["miou"], "columns": ["bdd", "mean"], "rows": [row | {"paper": [1.0]}]}
     with pytest.raises(ValueError, match=r"t.yaml, row GTA, N, IaBN: 1 numbers, expected 2"):
         read_part(Path("t.yaml"), data)
-    with pytest.raises(ValueError, match="exactly one of cited, experiment"):
-        read_part(Path("t.yaml"), data | {"rows": [row | {"cited": True, "paper": [1.0, 2.0]}]})
+    with pytest.raises(ValueError, match="expected one of experiment and in_domain"):
+        read_part(Path("t.yaml"), data | {"rows": [row | {"in_domain": "resnet50", "paper": [1.0, 2.0]}]})
 
 
 @pytest.mark.parametrize(
@@ -297,12 +298,12 @@ def test_the_other_world_has_its_own_columns_and_no_differences(tmp_path: Path) 
     assert "| GTA | ResNet-50 | t-BN | 30.0 | 31.0 | 33.0 | 31.3 | 30.75 |" in page
     bound = make_page(build_table(plan, read_table("table4")))
     assert "haze_resnet50/test/t_bn" in bound and "| 62.72 |" in bound  # mean of 71.23, 58.39, 58.53
-    assert "| GTA | ResNet-50, FCN | Yue et al. | cited | cited | cited | cited | 34.56 |" in bound
+    assert "| GTA | ResNet-50, FCN | Yue et al. | — | — | — | — | 34.56 |" in bound
 
 
 def test_doubtful_numbers_are_marked_and_explained(tmp_path: Path) -> None:
     page = make_page(build_table(plan_of("--folder", str(tmp_path)), read_table("table4")))
-    assert "| cited | 29.64 † |" in page
+    assert "| — | 29.64 † |" in page
     doubt = "GTA, ResNet-50, DeepLabv1, IBN-Net (Pan et al.), cityscapes: restored"
     assert f"† doubtful in the text of the paper's PDF: {doubt}" in page
 

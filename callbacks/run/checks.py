@@ -29,12 +29,17 @@ def check_run(run: Any, subcommand: str) -> None:
         check_weights_given(run)
 
 
-def drop_weights(run: Any) -> None:
-    """Leaves out ImageNet weights that a checkpoint replaces, unless a training method holds the network to them.
+def drop_unused(run: Any, subcommand: str) -> None:
+    """Leaves out a training method where nothing is trained, and ImageNet weights that a checkpoint replaces.
+
+    These stay where a training method holds the network to them.
 
     Args:
         run: The config of the sub-command.
+        subcommand: ``fit``, ``validate``, ``test`` or ``predict``.
     """
+    if subcommand != "fit":
+        run.training = None
     arguments = run.model.network.get("init_args")
     replaced = run.get("ckpt_path") or run.model.released
     if replaced and arguments is not None and arguments.get("weights") and not run.get("training"):

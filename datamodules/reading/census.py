@@ -13,7 +13,7 @@ from datamodules.base import DataError, Problem
 from datamodules.labels import IGNORED, UNKNOWN, format_ids
 from datamodules.reading.headers import Header
 from datamodules.reading.pairs import Pair
-from datamodules.transforms import MAX_EVALUATION_SIZE, EvaluationTransform
+from datamodules.transforms import EvaluationTransform
 
 COMMON = ("road", "building", "vegetation", "sky", "car")  # classes that hardly any ten street scenes are without
 ENOUGH = 10  # label files
@@ -190,8 +190,8 @@ class Census:
             squeezed = transform.resize == "protocol" and fitted[size][0] * size[1] != fitted[size][1] * size[0]
             how = "changing the aspect ratio" if squeezed else "keeping the aspect ratio"
             notes.append(
-                f"{where}: {count:,} of {number:,} images have more than "
-                f"{MAX_EVALUATION_SIZE[0]}x{MAX_EVALUATION_SIZE[1]} pixels and are resized for evaluation, {how}, e.g. "
+                f"{where}: {count:,} of {number:,} images have more than {transform.most:,} pixels and are resized for "
+                f"evaluation, {how}, e.g. "
                 f"{format_size(size)} to {format_size(fitted[size])} (WxH; see evaluation_resize)"
             )
         if self.turned:

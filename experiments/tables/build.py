@@ -29,10 +29,9 @@ class Cell:
     Attributes:
         metric: What it is.
         column: Domain or ``mean``.
-        ours: As measured here; None if missing or cited.
+        ours: As measured here; None if missing.
         paper: As printed; None if the paper has none, or has it on other images alone.
         doubtful: Why the printed number is not certain; empty if it is.
-        cited: Whether only the paper's number can be given.
     """
 
     metric: Metric
@@ -40,7 +39,6 @@ class Cell:
     ours: float | None = None
     paper: float | None = None
     doubtful: str = ""
-    cited: bool = False
 
     @property
     def difference(self) -> float | None:
@@ -180,7 +178,7 @@ def make_cell(plan: Plan, original: Part, row: Row, key: str, column: str, ours:
         metric = replace(metric, decimals=row.decimals)
     printed = dict(zip(original.list_cells(), row.paper, strict=False)) if not plan.world.targets else {}
     paper = printed.get((key, column))
-    return Cell(metric, column, ours, paper, row.doubtful.get(column, "") if paper is not None else "", row.cited)
+    return Cell(metric, column, ours, paper, row.doubtful.get(column, "") if paper is not None else "")
 
 
 def write_command(plan: Plan, run: Run) -> str:

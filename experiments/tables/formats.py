@@ -65,8 +65,7 @@ def list_words(built: BuiltTable, part: BuiltPart, line: BuiltLine) -> list[str]
             if cell.metric.key != key:
                 continue
             own = decimals.get(key, cell.metric.decimals)
-            ours = "cited" if cell.cited and cell.column in part.part.columns else format_number(cell.ours, own)
-            words.append(ours)
+            words.append(format_number(cell.ours, own))
             if not built.plan.world.targets and has_paper(part):
                 mark = f" {MARK}" if cell.doubtful else ""
                 words.append(format_number(cell.paper, cell.metric.decimals) + mark)
@@ -150,8 +149,6 @@ def make_page(built: BuiltTable, level: int = 1, place: str = "") -> str:
     footnotes = list_footnotes(built)
     if footnotes:
         blocks.append("\n".join(f"{MARK} doubtful in the text of the paper's PDF: {note}." for note in footnotes))
-    if any(line.row.cited for part in built.parts for line in part.lines):
-        blocks.append("Rows marked cited are methods of others that are not run here.")
     blocks += [f"Note: {note}." for note in built.notes]
     if built.missing:
         lines = [f"{DASH} is missing. All that is missing: `python -m experiments.tables {built.table.name} --run"]
@@ -171,7 +168,7 @@ def make_csv(built: BuiltTable) -> str:
         for line in part.lines:
             words = [built.table.name, part.part.name, line.row.source, line.row.network, name_line(line)]
             for cell in line.cells:
-                status = "cited" if cell.cited else "missing" if cell.ours is None else "measured"
+                status = "missing" if cell.ours is None else "measured"
                 found = (cell.ours, cell.paper, cell.difference, line.real.get(cell.metric.key))
                 numbers = ["" if number is None else f"{number:.6g}" for number in found]
                 where = [cell.metric.key, cell.metric.unit, cell.column]

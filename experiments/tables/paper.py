@@ -58,12 +58,11 @@ class Row:
         source: Data set that the network is trained on; ``target`` for in-domain training.
         network: For the reader.
         name: Of the method, for the reader.
-        experiment: File in configs/experiment that trains the network; None if the row is cited or in-domain.
+        experiment: File in configs/experiment that trains the network; None if the row is in-domain.
         in_domain: What follows the name of the target in the experiment that trains on that target.
         method: File in configs/method; None is the network as trained (t-BN).
         arguments: Settings of the method that make the row what it is; no selection replaces them.
         options: More arguments of the command line.
-        cited: Whether only the paper's numbers can be given.
         paper: Printed numbers in the order of metrics and columns, None where the paper has none.
         gain: Printed differences to the row before, where the paper has them.
         doubtful: Reason by column, for numbers that cannot be read for certain.
@@ -79,7 +78,6 @@ class Row:
     method: str | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
     options: tuple[str, ...] = ()
-    cited: bool = False
     paper: tuple[float | None, ...] = ()
     gain: tuple[float | None, ...] = ()
     doubtful: Mapping[str, str] = field(default_factory=dict)
@@ -183,8 +181,8 @@ def read_part(path: Path, data: Mapping[str, Any]) -> Part:
         unknown = set(row.doubtful) - set(data["columns"])
         if unknown:
             raise ValueError(f"{where}: doubtful names {sorted(unknown)}, expected some of {data['columns']}")
-        if sum((row.cited, row.experiment is not None, row.in_domain is not None)) != 1:
-            raise ValueError(f"{where}: expected exactly one of cited, experiment and in_domain")
+        if (row.experiment is None) == (row.in_domain is None):
+            raise ValueError(f"{where}: expected one of experiment and in_domain")
         rows.append(row)
     more = {key: data[key] for key in ("name", "show") if key in data}
     worlds = tuple(data.get("worlds", ()))

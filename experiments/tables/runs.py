@@ -266,8 +266,8 @@ class Plan:
             yield value, row if value is None else replace(row, arguments={**row.arguments, str(row.sweep): value})
 
     def find_run(self, row: Row, column: str) -> Run | None:
-        """Returns the run that makes a cell; None for cited rows and the mean."""
-        if row.cited or column == MEAN:
+        """Returns the run that makes a cell; None for the mean."""
+        if column == MEAN:
             return None
         experiment = row.find_experiment(column)
         assert experiment is not None

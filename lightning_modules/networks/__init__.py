@@ -2,6 +2,7 @@
 
 from lightning_modules.networks.base import SegmentationNetwork
 from lightning_modules.networks.deeplab_v1 import DeepLabV1
+from lightning_modules.networks.deeplab_v2 import DeepLabV2
 from lightning_modules.networks.deeplab_v3_plus import DeepLabV3Plus
 from lightning_modules.networks.fcn import FCN, FCN8s
 from lightning_modules.networks.hrnet import HRNet
@@ -12,6 +13,7 @@ from lightning_modules.networks.timm_deeplab import TimmDeepLab
 __all__ = [
     "FCN",
     "DeepLabV1",
+    "DeepLabV2",
     "DeepLabV3Plus",
     "FCN8s",
     "HRNet",

@@ -4,10 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.training.method import Semantics, Step, TrainingMethod, check_least, check_semantics, find_module
+from lightning_modules.training.method import Semantics, Step, TrainingMethod, check_least, check_semantics
 from lightning_modules.training.photometric import PhotometricChange
 from lightning_modules.training.processes import gather_from_processes
-from lightning_modules.training.teacher import Teacher, name_deep_stages
+from lightning_modules.training.teacher import Teacher, count_channels, name_deep_stages
 
 DIMENSIONS = 128
 
@@ -60,7 +60,7 @@ class CSG(TrainingMethod):
         self._held = (Teacher(network, self.features),)
         generator = torch.Generator().manual_seed(0)
         for number, name in enumerate(self.features):
-            channels = count_channels(find_module(network, name))
+            channels = count_channels(network, name)
             query = make_projection(channels)
             query.requires_grad_(self.semantics == "paper")
             key = make_projection(channels).requires_grad_(False)
@@ -104,11 +104,6 @@ class CSG(TrainingMethod):
 def make_projection(channels: int) -> nn.Sequential:
     """Makes the projection of (N, C) pooled features to (N, 128)."""
     return nn.Sequential(nn.Linear(channels, channels), nn.ReLU(inplace=True), nn.Linear(channels, DIMENSIONS))
-
-
-def count_channels(module: nn.Module) -> int:
-    """Returns the number of channels that leave a stage: those of its last convolution."""
-    return [layer for layer in module.modules() if isinstance(layer, nn.Conv2d)][-1].out_channels
 
 
 def compute_attention(features: Tensor) -> Tensor:

@@ -4,10 +4,13 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 
+from lightning_modules.networks.base import conv_bn_relu, make_classifier
 from lightning_modules.networks.whitening import WhitenedNorm2d
+from lightning_modules.recipe import compute_loss
 from lightning_modules.training.method import (
     Semantics,
     Step,
@@ -20,6 +23,7 @@ from lightning_modules.training.method import (
 )
 from lightning_modules.training.photometric import PhotometricChange
 from lightning_modules.training.processes import average_over_processes
+from lightning_modules.training.teacher import count_channels, name_deep_stages
 
 EPS = 1e-5  # on the diagonal of covariances
 
@@ -32,6 +36,8 @@ class ISW(TrainingMethod):
 
     Args:
         weight: Of the loss.
+        auxiliary: Weight of the cross-entropy of a second classifier, on the features of the last stage but one, which
+            trains the network alone; 0 has none.
         from_epoch: Epochs before it train with the cross-entropy alone.
         clusters: Into how many groups the variances of covariances are divided; all but the lowest are whitened. The
             authors take 20 for MobileNet.
@@ -43,12 +49,13 @@ class ISW(TrainingMethod):
     Raises:
         ValueError: If an argument is outside its range.
 
-    Source: Choi et al. (2021), Sec. 3.3, Eq. 9-14.
+    Source: Choi et al. (2021), Sec. 3.3, Eq. 9-14; auxiliary loss: Sec. 4.
     """
 
     def __init__(
         self,
         weight: float = 0.6,
+        auxiliary: float = 0.4,
         from_epoch: int = 5,
         clusters: int = 3,
         images: int = 500,
@@ -56,11 +63,12 @@ class ISW(TrainingMethod):
         semantics: Semantics = "paper",
     ) -> None:
         super().__init__()
-        check_least(0, weight=weight, from_epoch=from_epoch)
+        check_least(0, weight=weight, auxiliary=auxiliary, from_epoch=from_epoch)
         check_least(1, images=images, trials=trials)
         check_least(2, clusters=clusters)
         check_semantics(semantics)
         self.weight = weight
+        self.auxiliary = auxiliary
         self.from_epoch = from_epoch
         self.clusters = clusters
         self.images = images
@@ -69,21 +77,31 @@ class ISW(TrainingMethod):
         self._change = PhotometricChange(0.8, 0.8, 0.8, 0.3, blur=0.5)
 
     def prepare(self, network: nn.Module, num_classes: int) -> None:
-        """Finds the maps, and makes an empty mask for each."""
+        """Finds the maps, and makes an empty mask for each; makes the second classifier."""
         layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, WhitenedNorm2d)}
         if not layers:
             raise ValueError(
                 f"ISW whitens the maps of instance norms, of which {type(network).__name__} has none: expected a "
                 "network with norm=isw, e.g. --model.network.init_args.norm=isw"
             )
-        self.features = list(layers)
+        self.maps = list(layers)
+        self.features = list(self.maps)
+        if self.auxiliary:
+            self._deep = name_deep_stages(network)[0]
+            self.features.append(self._deep)
+            channels = count_channels(network, self._deep)
+            self.classifier = nn.Sequential(
+                conv_bn_relu(channels, channels // 2, kernel_size=3),
+                nn.Dropout2d(0.1),
+                make_classifier(channels // 2, num_classes),
+            )
         for number, layer in enumerate(layers.values()):
             self.register_buffer(f"mask{number}", torch.zeros(layer.num_features, layer.num_features, dtype=torch.bool))
 
     @property
     def masks(self) -> list[Tensor]:
         """The (C, C) bool mask of each map: which covariances are whitened; all False before they are chosen."""
-        return [self.get_buffer(f"mask{number}") for number in range(len(self.features))]
+        return [self.get_buffer(f"mask{number}") for number in range(len(self.maps))]
 
     def start_epoch(self, epoch: int, network: nn.Module, images: Iterable[Tensor]) -> None:
         """Chooses the covariances, in the epoch when whitening starts."""
@@ -98,18 +116,23 @@ class ISW(TrainingMethod):
                     mask.copy_(chosen if trial == 0 else mask & chosen)
         shares = [
             f"{name} {mask.sum().item()} of {len(mask) * (len(mask) - 1) // 2}"
-            for name, mask in zip(self.features, self.masks, strict=True)
+            for name, mask in zip(self.maps, self.masks, strict=True)
         ]
         rank_zero_info(f"ISW whitens from epoch {epoch} on: {', '.join(shares)} covariances")
 
     def compute_losses(self, step: Step) -> dict[str, Tensor]:
-        """Returns the mean absolute covariance over what is whitened, as a mean over maps and images."""
-        losses = [
+        """Returns the mean absolute covariance over what is whitened, over maps and images, and the second loss."""
+        found = [
             measure_whitening(step.features[name], mask)
-            for name, mask in zip(self.features, self.masks, strict=True)
+            for name, mask in zip(self.maps, self.masks, strict=True)
             if mask.any()
         ]
-        return {"whitening": self.weight * torch.stack(losses).mean()} if losses else {}
+        losses = {"whitening": self.weight * torch.stack(found).mean()} if found else {}
+        if self.auxiliary:
+            logits = self.classifier(step.features[self._deep])
+            logits = F.interpolate(logits, size=step.masks.shape[-2:], mode="bilinear", align_corners=False)
+            losses["auxiliary"] = self.auxiliary * compute_loss(logits, step.masks)
+        return losses
 
     def _measure_variances(self, network: nn.Module, images: Iterable[Tensor]) -> list[Tensor]:
         """Returns the (C, C) variance of each map's covariances between images and their copies, over all images."""
@@ -120,9 +143,9 @@ class ISW(TrainingMethod):
             copies = self.normalization.apply(self._change(self.restore(kept)))
             pairs = []
             for version in (kept, copies):
-                with record_outputs(network, self.features) as outputs:
+                with record_outputs(network, self.maps) as outputs:
                     network(version)
-                pairs.append([compute_covariances(outputs[name]) for name in self.features])
+                pairs.append([compute_covariances(outputs[name]) for name in self.maps])
             found = [((first - second) / 2).square().sum(dim=0) for first, second in zip(*pairs, strict=True)]
             sums = [total + one for total, one in zip(sums, found, strict=True)] if sums else found
             count += len(kept)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.networks.timm_deeplab import TimmDeepLab, list_stages
 from lightning_modules.training.method import TrainingMethod, check_shares, find_module
 
 
@@ -14,7 +15,7 @@ class MixStyle(TrainingMethod):
     """Gives features of each image the mean and deviation of a mixture of its own and another image's.
 
     Args:
-        layers: Names of the modules whose outputs are mixed; None is the first two residual stages.
+        layers: Names of the modules whose outputs are mixed; None is the stages of stride 4 and 8.
         alpha: Of the Beta distribution that the shares of the mixture are drawn from.
         probability: Of mixing a batch at all.
 
@@ -57,11 +58,13 @@ class MixStyle(TrainingMethod):
 
 
 def find_early_stages(network: nn.Module) -> list[str]:
-    """Names the first two residual stages of a network.
+    """Names the stages of stride 4 and 8 of a network.
 
     Raises:
         ValueError: If the network does not name its stages as residual networks do.
     """
+    if isinstance(network, TimmDeepLab):
+        return [f"backbone.{name}" for name in list_stages(network.backbone)[1:3]]
     names = {name for name, _ in network.named_modules()}
     found = [f"{prefix}{stage}" for prefix in ("", "backbone.") for stage in ("layer1", "layer2")]
     present = [name for name in found if name in names]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lightning_modules.networks.pretrained import fetch_imagenet_weights, import_extra
 from lightning_modules.networks.resnet import IMAGENET_WEIGHTS, ResNet
-from lightning_modules.networks.timm_deeplab import TimmDeepLab
+from lightning_modules.networks.timm_deeplab import TimmDeepLab, list_stages
 from lightning_modules.training.method import record_outputs
 
 
@@ -61,14 +61,19 @@ def name_deep_stages(network: nn.Module) -> tuple[str, str]:
         ValueError: If the network has no ImageNet backbone that is known here.
     """
     if isinstance(network, TimmDeepLab):
-        names = [f"backbone.{entry['module']}" for entry in network.backbone.feature_info.info]
-        return names[-2], names[-1]
+        *_, third, last = list_stages(network.backbone)
+        return f"backbone.{third}", f"backbone.{last}"
     if not isinstance(getattr(network, "backbone", None), ResNet):
         raise ValueError(
-            f"{type(network).__name__} has no backbone with an ImageNet teacher: expected DeepLabV1, DeepLabV3Plus or "
-            "FCN on a ResNet, or TimmDeepLab"
+            f"{type(network).__name__} has no backbone whose stages are known here: expected a network on a "
+            "ResNet (DeepLabV1, DeepLabV2, DeepLabV3Plus, FCN), or TimmDeepLab"
         )
     return "backbone.layer3", "backbone.layer4"
+
+
+def count_channels(network: nn.Module, name: str) -> int:
+    """Returns the number of channels that leave a module of a network: those of its last convolution."""
+    return [layer for layer in network.get_submodule(name).modules() if isinstance(layer, nn.Conv2d)][-1].out_channels
 
 
 def load_classifier(network: nn.Module) -> ImageNetClassifier:

@@ -23,7 +23,8 @@ def test_labels_of_a_crop_lie_where_its_edges_are(source: int, crop: int) -> Non
 
 
 @pytest.mark.parametrize(
-    ("policy", "size"), [("protocol", (1024, 2048)), ("keep_aspect", (1117, 1877)), ("none", (1250, 2100))]
+    ("policy", "size"),
+    [("protocol", (1024, 2048)), ("keep_aspect", (1117, 1877)), ("none", (1250, 2100)), ((500, 800), (487, 819))],
 )
 def test_large_images_are_resized_and_their_masks_are_not(policy: Resize, size: tuple[int, int]) -> None:
     transform = EvaluationTransform(policy)

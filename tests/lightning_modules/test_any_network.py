@@ -17,6 +17,7 @@ from callbacks.seg_ttt import SegTTT, select_parameters
 from lightning_modules.networks import (
     FCN,
     DeepLabV1,
+    DeepLabV2,
     DeepLabV3Plus,
     FCN8s,
     HRNet,
@@ -32,6 +33,7 @@ Make = Callable[..., SegmentationNetwork]
 
 WITH_BATCH_NORM: dict[str, Make] = {
     "deeplab_v1": lambda **kwargs: DeepLabV1("resnet10", CLASSES, width=4, **kwargs),
+    "deeplab_v2": lambda **kwargs: DeepLabV2("resnet10", CLASSES, width=4, **kwargs),
     "deeplab_v3_plus_8": lambda **kwargs: DeepLabV3Plus("resnet10", CLASSES, width=4, **kwargs),
     "deeplab_v3_plus_16": lambda **kwargs: DeepLabV3Plus("resnet10", CLASSES, width=4, output_stride=16, **kwargs),
     "fcn": lambda **kwargs: FCN("resnet10", CLASSES, width=4, **kwargs),
@@ -85,7 +87,7 @@ def test_adapted_layers_name_parts_of_the_network_but_not_all_of_it(name: str) -
     network = make(name)
     for names in (network.adapted_layers, getattr(network, "released_layers", network.adapted_layers)):
         moving = select_parameters(network, names)
-        assert "head.bias" in moving or "head.4.bias" in moving
+        assert set(moving) & {"head.bias", "head.4.bias", "head.branches.3.bias"}
         assert 0 < len(moving) < len(list(network.parameters()))
         early = ("backbone.conv1.", "conv1.", "backbone.conv_stem.", "backbone.patch_embed")
         assert not any(path.startswith(early) for path in moving)
@@ -130,11 +132,14 @@ def test_head_starts_from_the_papers_distribution(name: str) -> None:
     if name in ON_TIMM:
         pytest.importorskip("timm")
     torch.manual_seed(0)
-    head = NETWORKS[name]().head
-    classifier = head[-1] if isinstance(head, nn.Sequential) else head
-    assert isinstance(classifier, nn.Conv2d) and classifier.bias is not None and (classifier.bias == 0).all()
-    assert classifier.out_channels == CLASSES and classifier.kernel_size == (1, 1)
-    assert classifier.weight.std().item() == pytest.approx(0.01, rel=0.4)
+    layers = [layer for layer in NETWORKS[name]().head.modules() if isinstance(layer, nn.Conv2d)]
+    classifiers = layers if name == "deeplab_v2" else layers[-1:]
+    for classifier in classifiers:
+        assert classifier.bias is not None and (classifier.bias == 0).all()
+        assert classifier.out_channels == CLASSES and classifier.kernel_size == (
+            (3, 3) if len(classifiers) > 1 else (1, 1)
+        )
+        assert classifier.weight.std().item() == pytest.approx(0.01, rel=0.4)
 
 
 NORMS = ["switchable", "batch_instance", "ibn_a", "ibn_b"]

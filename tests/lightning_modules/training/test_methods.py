@@ -1,6 +1,7 @@
 """Training methods through the command line: they train, resume as if never stopped, and leave nothing at test time."""
 
 import csv
+import socket
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,14 +10,19 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import distributed
 
 from datamodules import FolderDataModule
-from lightning_modules.networks import DeepLabV1, TimmDeepLab
+from lightning_modules.networks import DeepLabV1, HRNet, TimmDeepLab
 from lightning_modules.networks.whitening import WhitenedNorm2d
 from lightning_modules.training import ASG, CSG, DRPC, FSDR, ISW, MixStyle, PhotometricRandomization, TrainingMethod
-from lightning_modules.training.method import find_module, in_evaluation, record_outputs, seeded
+from lightning_modules.training.method import find_module, in_evaluation, record_outputs, seeded, train_step
+from lightning_modules.training.mixstyle import find_early_stages
+from lightning_modules.training.processes import average_over_processes, gather_from_processes
 from lightning_modules.training.styles import Styles
 from main import main
+from tests import programs
 from tests.fakes import FakeDataModule, TinyNetwork
 from tests.tiny import ROOT, arguments
 
@@ -67,7 +73,8 @@ def test_a_method_trains_and_a_training_that_resumes_ends_as_one_that_did_not_st
     saved = torch.load(best, weights_only=False)
     assert not [key for key in saved["state_dict"] if key.startswith("training_method")]
     assert saved["training_method"]["name"] == name
-    tested = main(["test", *arguments(tmp_path / "test", *METHODS[name][1], f"--ckpt_path={best}")])
+    both = [f"--training={name}", *METHODS[name][1]]  # as a config of an experiment says it
+    tested = main(["test", *arguments(tmp_path / "test", *both, f"--ckpt_path={best}")])
     assert tested.model.training_method is None and "test/miou" in tested.trainer.callback_metrics
 
 
@@ -137,8 +144,6 @@ def test_whitened_norms_have_no_weights_and_sit_in_three_places(network: torch.n
 def test_teachers_know_imagenet_and_queues_wrap(monkeypatch: pytest.MonkeyPatch) -> None:
     network = TimmDeepLab(5, weights="package").train()
     images, masks = torch.randn(2, 3, 64, 64), torch.randint(0, 5, (2, 64, 64))
-    from lightning_modules.training.method import train_step
-
     asg = ASG()
     asg.prepare(network.eval(), 5)
     step = train_step(asg, network, network, images, masks)
@@ -156,14 +161,79 @@ def test_teachers_know_imagenet_and_queues_wrap(monkeypatch: pytest.MonkeyPatch)
     assert not [name for name in {**asg.state_dict(), **csg.state_dict()} if "network" in name]  # teachers stay outside
 
 
+def test_the_auxiliary_classifier_of_isw_learns_from_the_last_stage_but_one() -> None:
+    torch.manual_seed(0)
+    network = DeepLabV1("resnet10", 5, width=8, norm="isw").train()
+    method, without = ISW(auxiliary=0.4), ISW(auxiliary=0)
+    for one in (method, without):
+        one.prepare(network, 5)
+    images, masks = torch.randn(2, 3, 32, 32), torch.randint(0, 5, (2, 32, 32))
+    masks[0, :9] = 255
+    method.classifier[1].eval()  # its dropout draws
+    step = train_step(method, network, network, images, masks)
+    (loss,) = method.compute_losses(step).values()
+    logits = F.interpolate(method.classifier(step.features["backbone.layer3"]), size=(32, 32), mode="bilinear")
+    assert loss.item() == pytest.approx(0.4 * F.cross_entropy(logits, masks, ignore_index=255).item(), rel=1e-4)
+    loss.backward()
+    assert method.classifier[0][0].weight.grad is not None and network.backbone.layer3[0].conv1.weight.grad is not None
+    assert network.head.weight.grad is None  # the network's own classifier has its own loss
+    assert not without.compute_losses(train_step(without, network, network, images, masks))  # and nothing to whiten yet
+    assert not list(without.parameters())
+
+
+@pytest.mark.parametrize("network", [DeepLabV1("resnet10", 5, width=8), TimmDeepLab(5)])
+def test_features_are_mixed_at_strides_of_4_and_8(network: torch.nn.Module) -> None:
+    with record_outputs(network.eval(), find_early_stages(network)) as outputs, torch.no_grad():
+        network(torch.randn(1, 3, 64, 64))
+    assert [len(output[0, 0]) for output in outputs.values()] == [16, 8]
+
+
+def share_between_processes(rank: int, port: int) -> None:
+    distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    own = torch.full((2, 3), float(rank), requires_grad=True)
+    gathered = gather_from_processes(own)
+    assert gathered[:, 0].tolist() == [0, 0, 1, 1] and not gathered.requires_grad
+    assert average_over_processes(torch.tensor([rank, 4.0])).tolist() == [0.5, 4.0] and own[0, 0].item() == rank
+    distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_what_processes_share_is_the_same_on_all() -> None:
+    assert torch.equal(gather_from_processes(torch.ones(2, 3)), torch.ones(2, 3))  # without processes
+    assert torch.equal(average_over_processes(torch.ones(2)), torch.ones(2))
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    torch.multiprocessing.spawn(share_between_processes, (port,), nprocs=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["CSG", "ISW", "FSDR"])
+def test_two_processes_train_and_hold_what_they_share(name: str, tmp_path: Path) -> None:
+    own, network, _ = METHODS[name]
+    two = ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.max_epochs=2", "--data.batch_size=2"]
+    done = programs.run(["main.py", "fit", *arguments(tmp_path, f"--training={name}", *own, *network, *two)], tmp_path)
+    assert done.returncode == 0, done.stderr
+    (last,) = tmp_path.rglob("last.ckpt")
+    state = torch.load(last, weights_only=False)["training_method"]["state"]
+    if name == "CSG":  # 2 epochs of 2 steps; each process has 2 images, of 2x2 chunks at stride 16 for 32x32 pixels
+        assert state["position"].item() == 2 * 2 * 2 * 2 * 4 % 16
+    elif name == "ISW":
+        assert any(state[f"mask{number}"].any() for number in range(3))
+    else:
+        assert state["varying"].any()
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: ISW(clusters=1), "clusters is 1: expected 2 or more"),
         (lambda: ISW(semantics="theirs"), "semantics is 'theirs': expected paper or released"),  # type: ignore[arg-type]
+        (lambda: ISW(auxiliary=-1), "auxiliary is -1: expected 0 or more"),
+        (lambda: ISW().prepare(HRNet(5, "hrnet_w18_small", norm="isw"), 5), "HRNet has no backbone whose stages are"),
         (lambda: ISW().prepare(TinyNetwork(), 5), "TinyNetwork has none: expected a network with norm=isw"),
         (lambda: ASG(weight=-1.0), "weight is -1.0: expected 0 or more"),
-        (lambda: ASG().prepare(TinyNetwork(), 5), "TinyNetwork has no backbone with an ImageNet teacher"),
+        (lambda: ASG().prepare(TinyNetwork(), 5), "TinyNetwork has no backbone whose stages are known here"),
         (lambda: CSG(temperature=0), "temperature is 0: expected a number above 0"),
         (lambda: CSG().prepare(DeepLabV1("resnet10", 5, width=4), 5), None),
         (lambda: DRPC(copies=0), "copies is 0: expected 1 or more"),
