@@ -13,7 +13,8 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from callbacks.iabn import adaptive_batch_norm, check_alpha, check_batch_norm
+from callbacks.adaptation.alpha import Alpha, read_alpha
+from callbacks.iabn import adaptive_batch_norm, check_batch_norm
 from callbacks.method import Method
 from callbacks.pseudo_labels import fuse_views
 from callbacks.views import Normalization, make_views
@@ -46,7 +47,7 @@ class Ensemble(Method):
     def __init__(
         self,
         checkpoints: Sequence[str],
-        alpha: float = 0.1,
+        alpha: Alpha = 0.1,
         tta: bool = False,
         scales: Sequence[float] = (0.25, 0.5, 0.75),
         flip: bool = True,
@@ -54,13 +55,12 @@ class Ensemble(Method):
         normalization: Normalization | None = None,
     ) -> None:
         super().__init__()
-        check_alpha(alpha)
         if isinstance(checkpoints, str | Path) or len(checkpoints) == 0:
             raise ValueError(
                 f"checkpoints is {checkpoints!r}: expected a list of paths, one per member, e.g. [a.ckpt, b.ckpt]"
             )
         self.checkpoints = [str(path) for path in checkpoints]
-        self.alpha = alpha
+        self.alpha = read_alpha(alpha)
         self.tta = tta
         self.flip = flip
         self.grayscale = grayscale

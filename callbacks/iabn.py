@@ -3,7 +3,7 @@
 Source: paper, Sec. 3, Eq. 1-4.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from callbacks.adaptation.alpha import Alpha, is_blended, read_alpha, spread_alpha
 from callbacks.blended_norm import normalize_blended
 from callbacks.method import Method
 from lightning_modules.networks.norms import SwitchableNorm2d
@@ -40,13 +41,13 @@ class InstanceAdaptiveBatchNorm2d(nn.BatchNorm2d):
 
     def __init__(self, num_features: int, alpha: float = 0.1, **kwargs: Any) -> None:
         super().__init__(num_features, **kwargs)
-        check_alpha(alpha)
+        read_alpha(alpha)
         self.alpha = alpha
 
     @classmethod
     def from_batch_norm(cls, layer: _BatchNorm, alpha: float) -> "InstanceAdaptiveBatchNorm2d":
         """Makes the adaptive twin of a layer; the two share parameters, buffers, hooks and train flag."""
-        check_alpha(alpha)
+        read_alpha(alpha)
         twin = cls.__new__(cls)
         twin.__dict__.update(layer.__dict__)
         twin.alpha = alpha
@@ -99,7 +100,7 @@ class _AdaptiveInput(InstanceAdaptiveBatchNorm2d):
         return type(layer).forward(layer, x)
 
 
-def convert_batch_norm(network: nn.Module, alpha: float) -> nn.Module:
+def convert_batch_norm(network: nn.Module, alpha: float | Mapping[str, float]) -> nn.Module:
     """Replaces every 2d BatchNorm of a network by its instance-adaptive twin; existing twins get the new alpha.
 
     Parameters, buffers and train flags are shared with the layers replaced. Convert to SyncBatchNorm before, never
@@ -107,7 +108,7 @@ def convert_batch_norm(network: nn.Module, alpha: float) -> nn.Module:
 
     Args:
         network: Any module; changed in place.
-        alpha: Weight of the sample's statistics in [0, 1].
+        alpha: Weight of the sample's statistics in [0, 1], of all layers or by layer.
 
     Returns:
         The network, or the twin if the network itself is a BatchNorm.
@@ -117,20 +118,20 @@ def convert_batch_norm(network: nn.Module, alpha: float) -> nn.Module:
     """
     check_batch_norm(network, alpha, required=True)
     if _is_batch_norm(network):
-        return _make_twin(network, alpha)
+        return _make_twin(network, spread_alpha(alpha, [""])[""])
     _replace(network, alpha)
     return network
 
 
 @contextmanager
 def adaptive_batch_norm(
-    network: nn.Module, alpha: float, required: bool = False, pooled: bool = False
+    network: nn.Module, alpha: float | Mapping[str, float], required: bool = False, pooled: bool = False
 ) -> Iterator[None]:
     """Converts the BatchNorm layers of a network within a ``with`` block and puts the originals back after it.
 
     Args:
         network: Any module.
-        alpha: Weight of the sample's statistics in [0, 1].
+        alpha: Weight of the sample's statistics in [0, 1], of all layers or by layer.
         required: Whether a network without BatchNorm is an error at alpha 0, too.
         pooled: Whether statistics are the whole batch's in place of each sample's.
 
@@ -152,16 +153,19 @@ def adaptive_batch_norm(
             twin.alpha, twin.pooled = old_alpha, False
 
 
-def check_batch_norm(network: nn.Module, alpha: float, required: bool = False) -> None:
-    """Raises ValueError if alpha is outside [0, 1], or if a network has no 2d BatchNorm and alpha is above 0.
+def check_batch_norm(network: nn.Module, alpha: float | Mapping[str, float], required: bool = False) -> None:
+    """Raises ValueError if alpha does not suit a network: it is outside [0, 1], or there is no 2d BatchNorm.
 
     Args:
         network: Any module.
-        alpha: Weight of the sample's statistics in [0, 1].
+        alpha: Weight of the sample's statistics in [0, 1], of all layers or by layer.
         required: Whether a network without BatchNorm is an error at alpha 0, too.
     """
-    check_alpha(alpha)
-    if has_batch_norm(network) or not (required or alpha > 0):
+    read_alpha(alpha)
+    if names := list_batch_norms(network):
+        spread_alpha(alpha, names)
+        return
+    if not (required or is_blended(alpha)):
         return
     switchable = any(isinstance(module, SwitchableNorm2d) for module in network.modules())
     reason = ", as its Switchable Norms mix in the image's own statistics by trained weights" if switchable else ""
@@ -176,24 +180,20 @@ def has_batch_norm(network: nn.Module) -> bool:
     return any(map(_is_batch_norm, network.modules()))
 
 
-def check_alpha(alpha: float) -> None:
-    """Raises ValueError if alpha is outside [0, 1]."""
-    if not 0 <= alpha <= 1:
-        raise ValueError(
-            f"alpha is {alpha}: expected the weight of the test image's statistics in [0, 1], e.g. 0.1 "
-            "(0 is t-BN, 1 is p-BN)"
-        )
+def list_batch_norms(network: nn.Module) -> dict[str, nn.Module]:
+    """Returns the 2d BatchNorm layers of a network by their full names; one that is used twice has its first."""
+    return {name: layer for name, layer in network.named_modules() if _is_batch_norm(layer)}
 
 
-def _replace(network: nn.Module, alpha: float) -> list[tuple[nn.Module, str, nn.Module]]:
+def _replace(network: nn.Module, alpha: float | Mapping[str, float]) -> list[tuple[nn.Module, str, nn.Module]]:
     """Puts twins in the places of layers; a layer that is used twice keeps being one. Returns what was where."""
-    twins: dict[nn.Module, nn.Module] = {}
+    layers = list_batch_norms(network)
+    alphas = spread_alpha(alpha, layers)
+    twins = {layer: _make_twin(layer, alphas[name]) for name, layer in layers.items()}
     replaced = []
     for parent in list(network.modules()):
         for name, layer in parent._modules.items():
-            if layer is not None and _is_batch_norm(layer):
-                if layer not in twins:
-                    twins[layer] = _make_twin(layer, alpha)
+            if layer in twins:
                 replaced.append((parent, name, layer))
     for parent, name, layer in replaced:
         setattr(parent, name, twins[layer])
@@ -217,16 +217,16 @@ class IaBN(Method):
     """Predicts with instance-adaptive batch normalisation.
 
     Args:
-        alpha: Weight of the test image's statistics in [0, 1]: 0 is t-BN, 1 is p-BN. The paper chose 0.1.
+        alpha: Weight of the test image's statistics in [0, 1]: 0 is t-BN, 1 is p-BN. The paper chose 0.1. By layer: a
+            mapping from names of modules, or a file of `experiments.learn_alpha`.
 
     Raises:
         ValueError: If alpha is outside [0, 1].
     """
 
-    def __init__(self, alpha: float = 0.1) -> None:
+    def __init__(self, alpha: Alpha = 0.1) -> None:
         super().__init__()
-        check_alpha(alpha)
-        self.alpha = alpha
+        self.alpha = read_alpha(alpha)
 
     def check_network(self, network: nn.Module) -> None:
         """Raises ValueError if the network has no BatchNorm."""

@@ -6,8 +6,9 @@ Source: Gal and Ghahramani (2016); paper, Sec. 5.1, Table 1(b) and 5(b).
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from callbacks.adaptation.alpha import Alpha, read_alpha
 from callbacks.adaptation.steps import seeded
-from callbacks.iabn import adaptive_batch_norm, check_alpha, check_batch_norm
+from callbacks.iabn import adaptive_batch_norm, check_batch_norm
 from callbacks.method import Method
 from lightning_modules.predictor import predict_plainly
 
@@ -27,13 +28,12 @@ class MCDropout(Method):
         ValueError: If an argument is outside its range.
     """
 
-    def __init__(self, passes: int = 10, alpha: float = 0.0, seed: int = 0) -> None:
+    def __init__(self, passes: int = 10, alpha: Alpha = 0.0, seed: int = 0) -> None:
         super().__init__()
-        check_alpha(alpha)
         if passes < 1:
             raise ValueError(f"passes is {passes}: expected one forward pass or more, e.g. 10")
         self.passes = passes
-        self.alpha = alpha
+        self.alpha = read_alpha(alpha)
         self.seed = seed
 
     def check_network(self, network: nn.Module) -> None:

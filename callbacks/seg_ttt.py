@@ -10,11 +10,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from callbacks.adaptation.alpha import Alpha, read_alpha
 from callbacks.adaptation.parameters import check_names, counting_values, select_parameters
 from callbacks.adaptation.passes import Passes
 from callbacks.adaptation.steps import check_steps, evaluating, in_float16, moving, seeded, take_step, try_scales
 from callbacks.adaptation.stopping import Deadline, Pace
-from callbacks.iabn import adaptive_batch_norm, check_alpha, check_batch_norm
+from callbacks.iabn import adaptive_batch_norm, check_batch_norm
 from callbacks.method import Adaptation, Method
 from callbacks.pseudo_labels import IGNORED, check_psi, fuse_views, pseudo_labels
 from callbacks.stages import stage
@@ -62,7 +63,7 @@ class SegTTT(Method):
 
     def __init__(
         self,
-        alpha: float = 0.1,
+        alpha: Alpha = 0.1,
         psi: float = 0.7,
         num_steps: int = 10,
         lr: float = 0.05,
@@ -77,7 +78,6 @@ class SegTTT(Method):
         final_views: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        check_alpha(alpha)
         check_psi(psi)
         check_steps(num_steps, lr)
         check_names(trainable)
@@ -86,7 +86,7 @@ class SegTTT(Method):
             raise ValueError(f"semantics is {semantics!r}: expected 'paper' or 'released'")
         if time_budget_ms is not None and not 0 < time_budget_ms < float("inf"):
             raise ValueError(f"time_budget_ms is {time_budget_ms}: expected milliseconds above 0, e.g. 500, or null")
-        self.alpha = alpha
+        self.alpha = read_alpha(alpha)
         self.psi = psi
         self.num_steps = num_steps
         self.lr = lr

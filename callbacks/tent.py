@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
+from callbacks.adaptation.alpha import Alpha, read_alpha
 from callbacks.adaptation.steps import check_steps, moving, restore, take_step, try_scales
-from callbacks.iabn import adaptive_batch_norm, check_alpha, check_batch_norm
+from callbacks.iabn import adaptive_batch_norm, check_batch_norm
 from callbacks.method import Adaptation, Method
 from lightning_modules.predictor import predict_logits
 from lightning_modules.segmentation import SegmentationModule
@@ -46,18 +47,17 @@ class Tent(Method):
 
     def __init__(
         self,
-        alpha: float = 1.0,
+        alpha: Alpha = 1.0,
         num_steps: int = 10,
         lr: float = 0.001,
         episodic: bool = True,
         optimizer: Literal["adam", "sgd"] = "adam",
     ) -> None:
         super().__init__()
-        check_alpha(alpha)
         check_steps(num_steps, lr, least=0 if episodic else 1)
         if optimizer not in OPTIMIZERS:
             raise ValueError(f"optimizer is {optimizer!r}: expected one of {', '.join(OPTIMIZERS)}")
-        self.alpha = alpha
+        self.alpha = read_alpha(alpha)
         self.num_steps = num_steps
         self.lr = lr
         self.episodic = episodic

@@ -8,7 +8,8 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from callbacks.iabn import adaptive_batch_norm, check_alpha, check_batch_norm
+from callbacks.adaptation.alpha import Alpha, read_alpha
+from callbacks.iabn import adaptive_batch_norm, check_batch_norm
 from callbacks.method import Method
 from callbacks.pseudo_labels import fuse_views
 from callbacks.views import Normalization, Resampling, check_resampling, make_views
@@ -32,7 +33,7 @@ class TTA(Method):
 
     def __init__(
         self,
-        alpha: float = 0.1,
+        alpha: Alpha = 0.1,
         scales: Sequence[float] = (0.25, 0.5, 0.75),
         flip: bool = True,
         grayscale: bool = True,
@@ -40,9 +41,8 @@ class TTA(Method):
         normalization: Normalization | None = None,
     ) -> None:
         super().__init__()
-        check_alpha(alpha)
         check_resampling(resampling)
-        self.alpha = alpha
+        self.alpha = read_alpha(alpha)
         self.flip = flip
         self.grayscale = grayscale
         self.resampling = resampling

@@ -84,7 +84,7 @@ def describe_machine() -> dict[str, str]:
     threads = torch.get_num_threads()
     cores = f"{os.cpu_count()} CPU cores ({platform.machine()}, no GPU), {threads} thread{'s' if threads > 1 else ''}"
     machine = torch.cuda.get_device_name() if torch.cuda.is_available() else cores
-    return {"machine": machine, "torch": torch.__version__, "date": datetime.now(UTC).strftime("%Y-%m-%d")}
+    return {"machine": machine, "torch": str(torch.__version__), "date": datetime.now(UTC).strftime("%Y-%m-%d")}
 
 
 def make_marks(name: str = "measured") -> tuple[str, str]:

@@ -138,6 +138,7 @@ class SegmentationModule(LightningModule):
             if normalization is not None:
                 self.training_method.normalization = Normalization(**normalization)
             self.training_method.check_data(datamodule)
+            self.training_method.check_length(self.trainer.max_epochs or -1)
             if not self._prepared:  # by an earlier `fit` of this module
                 self.training_method.prepare(self.network, self.num_classes)
             self._prepared = True

@@ -46,6 +46,7 @@ TESTED = {
     "describe": "test_situations.py",
     "generalization": "test_generalization.py",
     "gpu_check": "test_gpu_check.py",
+    "learn_alpha": "callbacks/test_learned_alpha.py",
     "list_presets": "test_docs.py",
     "real_photographs": "test_configs.py",  # its experiment, configs/experiment/camvid.yaml
     "sweep": "test_sweep.py",

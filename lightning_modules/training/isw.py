@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pytorch_lightning.utilities.rank_zero import rank_zero_info
+from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_modules.networks.base import conv_bn_relu, make_classifier
@@ -75,6 +75,14 @@ class ISW(TrainingMethod):
         self.trials = trials
         self.semantics = semantics
         self._change = PhotometricChange(0.8, 0.8, 0.8, 0.3, blur=0.5)
+
+    def check_length(self, epochs: int) -> None:
+        """Warns of a training that ends before anything is whitened."""
+        if 0 < epochs <= self.from_epoch:
+            rank_zero_warn(
+                f"ISW whitens from epoch {self.from_epoch} on, counted from 0, but the training has {epochs}: nothing "
+                "will be whitened. Set --training.from_epoch to a smaller number"
+            )
 
     def prepare(self, network: nn.Module, num_classes: int) -> None:
         """Finds the maps, and makes an empty mask for each; makes the second classifier."""

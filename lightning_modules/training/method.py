@@ -52,6 +52,9 @@ class TrainingMethod(nn.Module):
     def check_data(self, datamodule: Any) -> None:
         """Raises ValueError if the method was given what belongs to a target of the run; called before a training."""
 
+    def check_length(self, epochs: int) -> None:
+        """Warns if a training of so many epochs (-1 is endless) ends before the method begins."""
+
     def prepare(self, network: nn.Module, num_classes: int) -> None:
         """Called once before a training, with the weights that it starts from, also before one that resumes.
 

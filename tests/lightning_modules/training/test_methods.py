@@ -2,6 +2,7 @@
 
 import csv
 import socket
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -179,6 +180,15 @@ def test_the_auxiliary_classifier_of_isw_learns_from_the_last_stage_but_one() ->
     assert network.head.weight.grad is None  # the network's own classifier has its own loss
     assert not without.compute_losses(train_step(without, network, network, images, masks))  # and nothing to whiten yet
     assert not list(without.parameters())
+
+
+def test_a_training_that_ends_before_isw_begins_is_warned() -> None:
+    with pytest.warns(UserWarning, match=r"ISW whitens from epoch 5 on, counted from 0, but the training has 5"):
+        ISW().check_length(5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ISW().check_length(6)
+        ISW().check_length(-1)  # endless
 
 
 @pytest.mark.parametrize("network", [DeepLabV1("resnet10", 5, width=8), TimmDeepLab(5)])

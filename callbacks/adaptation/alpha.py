@@ -1,0 +1,77 @@
+"""The weight of IaBN: one number for all layers, or one for each, given as a mapping or in a file."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import yaml
+
+Alpha = float | dict[str, float] | str
+
+
+def read_alpha(alpha: Alpha | Mapping[str, float]) -> float | dict[str, float]:
+    """Returns the weight of the image's statistics, of all layers or by layer.
+
+    Args:
+        alpha: A number in [0, 1]; a mapping from names of modules to such numbers; or a YAML file that holds one under
+            ``alpha``, as `experiments.learn_alpha` writes it.
+
+    Raises:
+        ValueError: If a weight is outside [0, 1], or the file holds none.
+        FileNotFoundError: If there is no such file.
+    """
+    if isinstance(alpha, str):
+        alpha = read_file(Path(alpha).expanduser())
+    for where, value in alpha.items() if isinstance(alpha, Mapping) else [("", alpha)]:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise ValueError(
+                f"alpha{f' of {where}' if where else ''} is {value}: expected the weight of the test image's "
+                "statistics in [0, 1], e.g. 0.1 (0 is t-BN, 1 is p-BN)"
+            )
+    return dict(alpha) if isinstance(alpha, Mapping) else alpha
+
+
+def read_file(path: Path) -> Mapping[str, float]:
+    """Reads the weights of a file by layer."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"alpha is {path}: expected a number in [0, 1], a mapping from layers to such numbers, or a file that "
+            "`python -m experiments.learn_alpha` has written"
+        )
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (UnicodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} is no YAML: {str(error).splitlines()[0]}") from error
+    found = content.get("alpha") if isinstance(content, Mapping) else None
+    if not isinstance(found, Mapping) or not found:
+        raise ValueError(f"{path} holds no weights: expected names of layers with a number each under `alpha`")
+    return {str(name): value for name, value in found.items()}
+
+
+def is_blended(alpha: float | Mapping[str, float]) -> bool:
+    """Returns whether any layer takes something from the test image."""
+    return any(value > 0 for value in (alpha.values() if isinstance(alpha, Mapping) else [alpha]))
+
+
+def spread_alpha(alpha: float | Mapping[str, float], layers: Iterable[str]) -> dict[str, float]:
+    """Returns the weight of each layer.
+
+    Args:
+        alpha: Of all layers, or by name: a name stands for all layers at and below it, the longest that fits counts.
+        layers: Full names of the layers.
+
+    Raises:
+        ValueError: If a layer has no weight, or a name stands for no layer.
+    """
+    layers = list(layers)
+    if not isinstance(alpha, Mapping):
+        return dict.fromkeys(layers, alpha)
+    fitting = {layer: [name for name in alpha if f"{layer}.".startswith(f"{name}.")] for layer in layers}
+    unknown = sorted(set(alpha) - {name for names in fitting.values() for name in names})
+    missing = [layer for layer, names in fitting.items() if not names]
+    if unknown or missing:
+        wrong = f"{unknown[0]}, which is no layer" if unknown else f"no weight of {missing[0]}"
+        raise ValueError(
+            f"alpha has {wrong}: expected a weight for each BatchNorm of the network, {len(layers)} such as "
+            f"{', '.join(layers[:3])}, and no other. Was it learned for another network?"
+        )
+    return {layer: alpha[max(names, key=len)] for layer, names in fitting.items()}

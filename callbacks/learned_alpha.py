@@ -1,0 +1,116 @@
+"""Learns the weight of IaBN of each layer from source images alone; the network stays as it is.
+
+What differs between domains is imitated by photometric changes of source images. Statistics are measured per image, as
+at test time, and only the weights of the blend move: down the cross-entropy with the images' own labels.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from callbacks.adaptation.steps import evaluating, seeded
+from callbacks.iabn import check_batch_norm, list_batch_norms
+from lightning_modules.normalization import IMAGENET, Normalization
+from lightning_modules.predictor import predict_logits
+from lightning_modules.recipe import compute_loss
+from lightning_modules.training.photometric import PhotometricChange
+
+START = 0.1  # the paper's alpha
+
+
+def learn_alpha(
+    network: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    lr: float = 0.05,
+    normalization: Normalization = IMAGENET,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Learns one weight of the image's statistics per BatchNorm layer, by a step of Adam per batch.
+
+    Args:
+        network: (B, 3, H, W) -> (B, K, H, W) logits, with BatchNorm; left as it was.
+        batches: (B, 3, H, W) normalised source images on the network's device, and their (B, H, W) int64 labels, 255
+            where ignored.
+        lr: Learning rate of Adam, on the logits of the weights.
+        normalization: Of the images.
+        seed: Of the photometric changes.
+
+    Returns:
+        The weight of each layer in [0, 1], by its full name.
+
+    Raises:
+        ValueError: If the network has no BatchNorm with running statistics, or there are no batches.
+    """
+    check_batch_norm(network, START, required=True)
+    layers = {name: one for name, one in list_batch_norms(network).items() if one.running_mean is not None}
+    device = next(network.parameters()).device
+    logits = torch.full((len(layers),), START, device=device).logit().requires_grad_()
+    optimizer = torch.optim.Adam([logits], lr=lr)
+    steps = 0
+    with torch.inference_mode(False), evaluating(network), torch.enable_grad():
+        network.requires_grad_(False)
+        for images, masks in batches:
+            with seeded(device, seed + steps):
+                changed = normalization.apply(change_strongly(normalization.undo(images).clamp(0, 1)))
+            with blending(layers, logits):
+                loss = compute_loss(predict_logits(network, changed), masks)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            steps += 1
+    if not steps:
+        raise ValueError("there are no source images to learn alpha from: expected one batch or more")
+    return dict(zip(layers, logits.detach().sigmoid().tolist(), strict=True))
+
+
+@contextmanager
+def blending(layers: Mapping[str, Any], logits: Tensor) -> Iterator[None]:
+    """Normalises by blended statistics within a ``with`` block, with a gradient to the weights of the blend.
+
+    Args:
+        layers: BatchNorm layers with running statistics, in evaluation mode.
+        logits: (N,): the sigmoid of each is the weight of a layer.
+    """
+
+    def make_hook(alpha: Tensor) -> Any:
+        def blend(layer: Any, inputs: tuple[Tensor]) -> Tensor:
+            x = inputs[0].float()
+            var, mean = torch.var_mean(x, dim=(2, 3), correction=0, keepdim=True)
+            own_mean, own_var = (running.view(1, -1, 1, 1) for running in (layer.running_mean, layer.running_var))
+            scale = ((own_var + layer.eps) / (torch.lerp(own_var, var, alpha) + layer.eps)).sqrt()
+            return (x - torch.lerp(own_mean, mean, alpha)) * scale + own_mean  # which the layer then normalises
+
+        return blend
+
+    handles = [
+        layer.register_forward_pre_hook(make_hook(alpha))
+        for layer, alpha in zip(layers.values(), logits.sigmoid(), strict=True)
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+_jitter = PhotometricChange(0.6, 0.6, 0.6, 0.1, blur=0.5)
+
+
+def change_strongly(images: Tensor) -> Tensor:
+    """Changes the light and the camera of (B, 3, H, W) images in [0, 1]: returns new ones in [0, 1].
+
+    Brightness, contrast and saturation by factors of 0.4 to 1.6, hue, blur, a gamma of 0.6 to 1.7, a tint of each
+    channel by up to 20 %, a veil of one colour over up to half of the light, and noise of up to 5 %.
+    """
+
+    def draw(low: float, high: float, channels: int = 1) -> Tensor:
+        return torch.empty(len(images), channels, 1, 1).uniform_(low, high).to(images)
+
+    changed = _jitter(images) ** draw(-0.5, 0.5).exp()
+    changed = changed * draw(0.8, 1.2, channels=3)
+    changed = torch.lerp(changed, draw(0.3, 1.0, channels=3), draw(0.0, 0.5))
+    noise = torch.randn(images.shape).to(images) * draw(0.0, 0.05)
+    return (changed + noise).clamp(0, 1)

@@ -1,0 +1,189 @@
+"""One alpha per layer: how it is given, and how it is learned."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+import yaml
+from torch import Tensor, nn
+
+from callbacks.adaptation.alpha import is_blended, read_alpha, spread_alpha
+from callbacks.ensemble import Ensemble
+from callbacks.iabn import IaBN, InstanceAdaptiveBatchNorm2d, adaptive_batch_norm, convert_batch_norm
+from callbacks.learned_alpha import blending, change_strongly, learn_alpha
+from callbacks.mc_dropout import MCDropout
+from callbacks.seg_ttt import SegTTT
+from callbacks.tent import Tent
+from callbacks.tta import TTA
+from experiments.learn_alpha import run_learning
+from lightning_modules.networks import DeepLabV1
+from lightning_modules.normalization import IMAGENET
+from tests.fakes import Snapshot, TinyNetwork, make_images, randomize
+from tests.tiny import EXPERIMENT, arguments
+
+BY_LAYER = {"stem_norm": 0.9, "layer3": 0.2, "layer4.1": 0.0}
+
+
+def list_alphas(network: nn.Module) -> list[float]:
+    return [layer.alpha for layer in network.modules() if isinstance(layer, InstanceAdaptiveBatchNorm2d)]
+
+
+def test_each_layer_gets_its_own_alpha_for_the_time_of_a_block() -> None:
+    network = TinyNetwork()
+    before = Snapshot(network)
+    with adaptive_batch_norm(network, BY_LAYER):
+        assert list_alphas(network) == [0.9, 0.2, 0.0]
+    before.check(network)
+    converted = convert_batch_norm(network, BY_LAYER)
+    assert list_alphas(converted) == [0.9, 0.2, 0.0]
+    with adaptive_batch_norm(converted, 0.5):
+        assert list_alphas(converted) == [0.5, 0.5, 0.5]
+    assert list_alphas(converted) == [0.9, 0.2, 0.0]
+
+
+def test_a_name_stands_for_the_layers_below_it_and_the_longest_counts() -> None:
+    layers = ["a.bn", "a.b.bn", "ab.bn", "a.b.bn2"]
+    assert spread_alpha({"a": 0.1, "a.b": 0.2, "ab": 0.3, "a.b.bn2": 0.4}, layers) == {
+        "a.bn": 0.1, "a.b.bn": 0.2, "ab.bn": 0.3, "a.b.bn2": 0.4,
+    }  # fmt: skip
+    assert spread_alpha(0.7, layers) == dict.fromkeys(layers, 0.7)
+    assert is_blended({"a": 0.0, "b": 0.1}) and not is_blended({"a": 0.0}) and is_blended(0.3) and not is_blended(0)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        IaBN(BY_LAYER), TTA(BY_LAYER, scales=[1.0]), Tent(BY_LAYER, lr=0.01), MCDropout(2, BY_LAYER),
+        SegTTT(BY_LAYER, scales=[1.0], num_steps=2), SegTTT(BY_LAYER, scales=[1.0], num_steps=2, semantics="released"),
+    ],
+    ids=lambda method: type(method).__name__,
+)  # fmt: skip
+def test_every_method_takes_alpha_by_layer(method: IaBN) -> None:
+    network, image = TinyNetwork(dropout=0.1), make_images(1)
+    method.check_network(network)
+    found = method.predict(network, image)
+    assert not torch.equal(found, method.vary({"alpha": 0.1}).predict(network, image))
+    same = method.vary({"alpha": dict.fromkeys(BY_LAYER, 0.1)}).predict(network, image)
+    assert torch.equal(same, method.vary({"alpha": 0.1}).predict(network, image))
+    assert method.settings()["alpha"] == BY_LAYER
+
+
+@pytest.mark.parametrize(
+    ("alpha", "message"),
+    [
+        ({"stem_norm": 0.1, "layer3": 0.2}, r"no weight of layer4\.1: .* 3 such as stem_norm, layer3\.1, layer4\.1"),
+        ({**BY_LAYER, "layer": 0.1}, r"alpha has layer, which is no layer"),
+        ({**BY_LAYER, "layer3": 1.2}, r"alpha of layer3 is 1\.2: expected .*\[0, 1\]"),
+        ({**BY_LAYER, "layer3": "much"}, r"alpha of layer3 is much: expected"),
+        (True, r"alpha is True: expected"),
+    ],
+)
+def test_a_mapping_that_does_not_fit_is_a_clear_error(alpha: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        IaBN(alpha).check_network(TinyNetwork())
+
+
+def test_alpha_comes_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "alpha.yaml"
+    path.write_text(yaml.safe_dump({"alpha": BY_LAYER, "steps": 3}))
+    assert read_alpha(str(path)) == BY_LAYER and IaBN(str(path)).settings()["alpha"] == BY_LAYER
+    assert Ensemble(["a.ckpt"], alpha=str(path)).alpha == BY_LAYER
+    with pytest.raises(FileNotFoundError, match=r"alpha is .*nowhere.yaml: expected a number in \[0, 1\], a mapping"):
+        IaBN(str(tmp_path / "nowhere.yaml"))
+    for text, message in (("alpha: 0.1", "holds no weights"), ("a: [", "is no YAML"), ("- 1", "holds no weights")):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            IaBN(str(path))
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+def test_blending_is_iabn(alpha: float) -> None:
+    network, images = TinyNetwork(), make_images(2)
+    layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, nn.BatchNorm2d)}
+    expected = convert_batch_norm(TinyNetwork(), alpha).eval()(images)
+    with blending(layers, torch.tensor([alpha] * 3).logit()):
+        torch.testing.assert_close(network(images), expected, rtol=1e-4, atol=1e-5)
+    assert not any(layer._forward_pre_hooks for layer in layers.values())
+
+
+class Tinted(nn.Module):
+    """One BatchNorm in front of a classifier of gray levels: a tint is undone by the image's own statistics alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+        self.head = nn.Conv2d(3, 2, 1)
+        randomize(self)
+        self.norm.running_mean.zero_()
+        self.norm.running_var.fill_(1)
+        self.head.weight.data.copy_(torch.tensor([[-4.0], [4.0]]).expand(2, 3)[..., None, None])
+        self.head.bias.data.zero_()
+        nn.init.ones_(self.norm.weight)
+        nn.init.zeros_(self.norm.bias)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.head(self.norm(image))
+
+
+def draw_batches(steps: int) -> Iterator[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(steps):
+        masks = (torch.rand(2, 12, 16, generator=generator) > 0.5).long()
+        masks[:, ::2] = masks[:, :1]  # the classes are not always as frequent
+        levels = (0.3 + 0.4 * masks[:, None].expand(2, 3, 12, 16)).float()
+        yield IMAGENET.apply(levels), masks.masked_fill(torch.rand(masks.shape, generator=generator) < 0.1, 255)
+
+
+def test_what_the_image_knows_better_is_taken_from_it_and_the_network_stays() -> None:
+    network = Tinted()
+    before = Snapshot(network)
+    found = learn_alpha(network, draw_batches(40))
+    before.check(network)
+    assert found.keys() == {"norm"} and found["norm"] > 0.3  # from 0.1
+    assert learn_alpha(network, draw_batches(40)) == found
+    images, masks = next(draw_batches(1))
+    tinted = images + torch.tensor([0.9, 0.7, 0.8])[:, None, None]
+    losses = [F.nll_loss(IaBN(a).predict(network, tinted).log(), masks, ignore_index=255) for a in (0.1, found)]
+    assert losses[1] < losses[0]
+
+
+def test_a_step_of_adam_goes_down_the_gradient_of_the_loss() -> None:
+    network, (images, masks) = TinyNetwork(), (make_images(2), torch.randint(0, 5, (2, 32, 48)))
+    found = learn_alpha(network, [(images, masks)], lr=0.05)
+    logits = torch.full((3,), 0.1).logit()
+    for value in found.values():  # Adam's first step has the length of its rate
+        assert abs(abs(torch.tensor(value).logit() - logits[0]).item() - 0.05) < 1e-3
+
+
+def test_changed_images_are_images() -> None:
+    torch.manual_seed(0)
+    images = torch.rand(4, 3, 24, 32)
+    changed = change_strongly(images)
+    assert changed.shape == images.shape and changed.min() >= 0 and changed.max() <= 1
+    assert (changed - images).abs().mean(dim=(1, 2, 3)).min() > 0.01
+
+
+def test_nothing_to_learn_from_is_a_clear_error() -> None:
+    with pytest.raises(ValueError, match="no source images to learn alpha from"):
+        learn_alpha(TinyNetwork(), [])
+    with pytest.raises(ValueError, match="no 2d BatchNorm"):
+        learn_alpha(TinyNetwork(norm=None), draw_batches(1))
+
+
+@pytest.mark.slow
+def test_the_program_writes_a_file_that_methods_take(tmp_path: Path) -> None:
+    path, checkpoint = tmp_path / "alpha.yaml", tmp_path / "network.pth"
+    torch.save(DeepLabV1("resnet10", 19, width=16).state_dict(), checkpoint)
+    tiny = [argument for argument in arguments(tmp_path) if argument.startswith(("--data", "--trainer.accelerator"))]
+    args = [str(EXPERIMENT), str(checkpoint), "--write", str(path), "--steps", "2", "--", *tiny]
+    found = run_learning(args)
+    content = yaml.safe_load(path.read_text())
+    assert content["alpha"] == {name: round(value, 4) for name, value in found.items()} and len(found) == 12
+    assert content["learned_from"]["source"] == "source" and content["steps"] == 2
+    summary = json.loads((tmp_path / "alpha" / "IaBN" / "results.json").read_text())
+    assert summary["method"]["alpha"] == content["alpha"]
+    with pytest.raises(ValueError, match="--steps and --batch-size: expected 1 or more"):
+        run_learning([str(EXPERIMENT), str(checkpoint), "--steps", "0"])
