@@ -255,5 +255,6 @@ def is_of_another(manifest: Mapping[str, Any] | None, wanted: Mapping[str, Any])
 
 def describe_method(method: str, settings: Mapping[str, Any]) -> list[str]:
     """Returns the arguments that pick a method with its settings."""
-    values = {key: json.dumps(value) if isinstance(value, list | dict | bool) else value for key, value in settings.items()}
+    structured = list | dict | bool
+    values = {key: json.dumps(value) if isinstance(value, structured) else value for key, value in settings.items()}
     return [f"--method={method}", *(f"--method.{key}={value}" for key, value in values.items() if value is not None)]
