@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from callbacks.adaptation.alpha import Alpha, read_alpha
+from callbacks.adaptation.outcome import check_trust
 from callbacks.adaptation.parameters import check_names, counting_values, select_parameters
 from callbacks.adaptation.passes import Passes
 from callbacks.adaptation.steps import check_steps, evaluating, in_float16, moving, seeded, take_step, try_scales
@@ -24,10 +25,12 @@ from lightning_modules.predictor import predict_logits
 
 DEFAULT_TRAINABLE = ("layer3", "layer4", "head")
 # Arguments that the mean over the views of the labels does not depend on.
-LEAVE_THE_VIEWS = ("psi", "num_steps", "lr", "trainable", "final_views")
+LEAVE_THE_VIEWS = ("psi", "num_steps", "lr", "trainable", "final_views", "trust")
+LEAVE_THE_STEPS = ("num_steps", "trust")
 UNLABELLED = "no pixel passed the confidence threshold, no step was taken"
 
 Semantics = Literal["paper", "released"]
+ViewSets = dict[str, Any] | list[dict[str, Any]]
 
 
 class SegTTT(Method):
@@ -54,8 +57,12 @@ class SegTTT(Method):
         normalization: How images were normalised; None is ImageNet's mean and deviation.
         time_budget_ms: Milliseconds that an image may take: as many steps are taken, up to `num_steps`, as are expected
             to fit. The number depends on the machine, and is in the records. None is no limit.
-        final_views: Views that the adapted network's prediction is averaged over: ``scales``, and if wanted ``flip``
-            (true) and ``grayscale`` (false). None predicts the image alone, as the paper does.
+        label_views: Views behind the pseudo labels, in place of `scales`, `flip` and `grayscale`: a set, or a list of
+            sets, with ``scales``, and if wanted ``flip`` (true) and ``grayscale`` (false). The mean is over all.
+        final_views: The same of the views that the adapted network's prediction is averaged over. None predicts the
+            image alone, as the paper does.
+        trust: Weight of the adapted prediction in [0, 1], beside IaBN's own of the image: below 1 it hurts fewer images
+            and gains a little less. 1 is the paper.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -75,7 +82,9 @@ class SegTTT(Method):
         resampling: Resampling | None = None,
         normalization: Normalization | None = None,
         time_budget_ms: float | None = None,
-        final_views: dict[str, Any] | None = None,
+        label_views: ViewSets | None = None,
+        final_views: ViewSets | None = None,
+        trust: float = 1.0,
     ) -> None:
         super().__init__()
         check_psi(psi)
@@ -96,9 +105,11 @@ class SegTTT(Method):
         self.semantics = semantics
         self.resampling: Resampling = resampling or ("pillow" if semantics == "released" else "device")
         self.normalization = normalization or Normalization()
-        self.views = make_views(scales, flip, grayscale)
         self.scales = tuple(scales)
+        self.label_views = label_views
         self.final_views = final_views
+        self.trust = check_trust(trust)
+        self.views = make_views(scales, flip, grayscale) if label_views is None else read_views(label_views)
         self._final = None if final_views is None else read_views(final_views)
         self.time_budget_ms = time_budget_ms
         self._pace: Pace = {}
@@ -128,7 +139,8 @@ class SegTTT(Method):
             deadline = Deadline(first.time_budget_ms, first._pace, image)
             with evaluating(network), adaptive_batch_norm(network, first.alpha):
                 fused, repeats = first._fuse(network, image)
-                for same_steps in _group(same_views, () if alone else ("num_steps",)):
+                own = predict_logits(network, image).float().softmax(dim=1) if _distrusts(same_views) else None
+                for same_steps in _group(same_views, () if alone else LEAVE_THE_STEPS):
                     one = same_steps[0][1]
                     target = one._label(fused).repeat(repeats, 1, 1)
                     counts = sorted({variant.num_steps for _, variant in same_steps})
@@ -136,7 +148,7 @@ class SegTTT(Method):
                     for count, outcome in zip(counts, try_scales(adapt, image.device), strict=True):
                         for number, variant in same_steps:
                             if variant.num_steps == count:
-                                yield number, outcome
+                                yield number, outcome if own is None else outcome.temper(own, variant.trust)
 
     def _fuse(self, network: nn.Module, image: Tensor) -> tuple[Tensor, int]:
         """Returns the (1, K, H, W) mean over views, and how often the steps are to see the image at once."""
@@ -193,15 +205,26 @@ class SegTTT(Method):
         return select_parameters(network, own if self.trainable is None else self.trainable)
 
 
-def read_views(given: Mapping[str, Any]) -> tuple[View, ...]:
-    """Makes views from ``scales``, ``flip`` (true) and ``grayscale`` (false); raises ValueError for anything else."""
-    unknown = sorted(given.keys() - {"scales", "flip", "grayscale"})
-    if unknown or "scales" not in given:
-        raise ValueError(
-            f"final_views is {dict(given)}: expected scales, and if wanted flip and grayscale, e.g. "
-            "{scales: [0.75, 1.0, 1.25], flip: true}; or null for the image alone"
-        )
-    return make_views(given["scales"], given.get("flip", True), given.get("grayscale", False))
+def read_views(given: ViewSets) -> tuple[View, ...]:
+    """Makes views from one or several sets of ``scales``, ``flip`` (true) and ``grayscale`` (false).
+
+    Raises:
+        ValueError: If there is no set, or one says anything else.
+    """
+    sets = [given] if isinstance(given, Mapping) else given
+    for one in sets or [{}]:
+        if not isinstance(one, Mapping) or "scales" not in one or one.keys() - {"scales", "flip", "grayscale"}:
+            raise ValueError(
+                f"views are {given}: expected a set with scales, and if wanted flip and grayscale, e.g. "
+                "{scales: [0.75, 1.0, 1.25], flip: true}, or a list of such sets; or null"
+            )
+    return tuple(
+        view for one in sets for view in make_views(one["scales"], one.get("flip", True), one.get("grayscale", False))
+    )
+
+
+def _distrusts(numbered: Sequence[tuple[int, SegTTT]]) -> bool:
+    return any(variant.trust < 1 for _, variant in numbered)
 
 
 def _group(numbered: Sequence[tuple[int, SegTTT]], left_out: Sequence[str]) -> list[list[tuple[int, SegTTT]]]:

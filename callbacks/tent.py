@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from callbacks.adaptation.alpha import Alpha, read_alpha
+from callbacks.adaptation.outcome import check_trust
 from callbacks.adaptation.steps import check_steps, moving, restore, take_step, try_scales
 from callbacks.iabn import adaptive_batch_norm, check_batch_norm
 from callbacks.method import Adaptation, Method
@@ -40,6 +41,7 @@ class Tent(Method):
             processes, on how images are dealt out); the prediction is the forward pass of the last step, made before
             the network moves. Knowledge lasts until the run ends; the network itself is left as it was.
         optimizer: ``adam``, as in the original code, or ``sgd`` without momentum.
+        trust: Weight of the adapted prediction in [0, 1], beside the unadapted one with the same alpha.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -52,6 +54,7 @@ class Tent(Method):
         lr: float = 0.001,
         episodic: bool = True,
         optimizer: Literal["adam", "sgd"] = "adam",
+        trust: float = 1.0,
     ) -> None:
         super().__init__()
         check_steps(num_steps, lr, least=0 if episodic else 1)
@@ -62,6 +65,7 @@ class Tent(Method):
         self.lr = lr
         self.episodic = episodic
         self.optimizer = optimizer
+        self.trust = check_trust(trust)
         self._learned: WeakKeyDictionary[nn.Module, tuple[list[Tensor], dict[str, Any]]] = WeakKeyDictionary()
 
     @property
@@ -77,8 +81,9 @@ class Tent(Method):
     def adapt(self, network: nn.Module, image: Tensor) -> Adaptation:
         """Predicts one image; see `Method.adapt`."""
         with adaptive_batch_norm(network, self.alpha):
+            own = predict_logits(network, image).float().softmax(dim=1) if self.trust < 1 else None
             (outcome,) = try_scales(lambda scale: [self._learn(network, image, scale)], image.device)
-        return outcome
+        return outcome if own is None else outcome.temper(own, self.trust)
 
     def forget(self) -> None:
         """Starts from the trained network again."""

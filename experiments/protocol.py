@@ -73,6 +73,7 @@ class Protocol:
         grids: What is tried.
         semantics: Of Seg-TTT, ``paper`` or ``released``.
         trainable: Names of the modules that Seg-TTT moves; None is the network's own choice.
+        most_hurt: Share of images that Seg-TTT may make worse by more than a point: chooses its trust; None does not.
 
     Raises:
         ValueError: If there is no such config.
@@ -86,6 +87,7 @@ class Protocol:
         grids: Grids | None = None,
         semantics: str = "paper",
         trainable: Sequence[str] | None = None,
+        most_hurt: float | None = None,
     ) -> None:
         if not config.is_file():
             raise ValueError(
@@ -95,11 +97,15 @@ class Protocol:
         self.folder = folder
         self.options = list(options)
         self.grids = grids or Grids()
+        if most_hurt is not None and not 0 < most_hurt < 1:
+            raise ValueError(f"--most-hurt is {most_hurt}: expected a share of images above 0 and below 1, e.g. 0.03")
+        self.most_hurt = most_hurt
         self.given = {"semantics": semantics, "trainable": None if trainable is None else list(trainable)}
 
     def train(self) -> Path:
         """Trains, unless that is done; see `experiments.study.train`."""
-        tried = {"grids": asdict(self.grids), **self.given}
+        tried: dict[str, Any] = {"grids": asdict(self.grids), **self.given}
+        tried |= {} if self.most_hurt is None else {"most_hurt": self.most_hurt}
         return train(self.folder, self.config, self.options, [CHOOSE_ALPHA], tried)
 
     def open_study(self, *more: str) -> Study:
@@ -112,6 +118,10 @@ class Protocol:
         if not path.exists():
             study = self.open_study("--trainer.logger=false", "--results.panels=0")
             values, passes = self._choose(study)
+            risk = None
+            if self.most_hurt is not None:
+                risk = study.choose_trust("SegTTT", self.given | values, self.most_hurt)
+                values["trust"] = risk["trust"]
             manifest = json.loads((study.folder / "development" / "alpha" / MANIFEST).read_text(encoding="utf-8"))
             content = {
                 "checkpoint": str(self.train()),
@@ -120,6 +130,7 @@ class Protocol:
                 "semantics": self.given["semantics"],
                 "development": {
                     "miou": passes[-1]["best"]["miou"], "data": manifest["settings"]["data"], "passes": passes,
+                    **({} if risk is None else {"risk": risk}),
                 },
                 "config": str(self.config),
                 "options": self.options,
@@ -156,7 +167,7 @@ class Protocol:
         """Returns the arguments that pick one of `METHODS` as it was chosen."""
         values = self.select().values
         views = {"alpha": values["alpha"], "scales": values["scales"]}
-        steps = {name: values[name] for name in ("psi", "num_steps", "lr", "trainable") if name in values}
+        steps = {name: values[name] for name in ("psi", "num_steps", "lr", "trainable", "trust") if name in values}
         plain = ["--method=null"]  # none, or that of the experiment; alpha 0 is t-BN, and needs no BatchNorm
         return {
             "t-BN": plain,
@@ -206,6 +217,8 @@ def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--scales", type=parse_scales, nargs="+", default=grids.scales, help=scales)
     semantics = "of Seg-TTT: as the paper's text says, or as the authors' code does (%(default)s)"
     parser.add_argument("--semantics", choices=("paper", "released"), default="paper", help=semantics)
+    hurt = "share of images that Seg-TTT may make worse by over a point, e.g. 0.03: chooses how far it is trusted"
+    parser.add_argument("--most-hurt", type=float, metavar="SHARE", help=hurt)
     trainable = "names of the modules that Seg-TTT moves, for a network that does not say so itself"
     parser.add_argument("--trainable", nargs="+", metavar="MODULE", help=trainable)
     return parse(parser, args)
@@ -227,7 +240,8 @@ def run_protocol(args: Sequence[str] | None = None) -> dict[str, dict[str, Any]]
     arguments = parse_arguments(args)
     folder = arguments.folder or Path("outputs/protocol") / name_folder(arguments.config)
     grids = Grids(arguments.scales, arguments.psi, arguments.num_steps, arguments.lr)
-    protocol = Protocol(arguments.config, folder, arguments.options, grids, arguments.semantics, arguments.trainable)
+    choice = (arguments.semantics, arguments.trainable, arguments.most_hurt)
+    protocol = Protocol(arguments.config, folder, arguments.options, grids, *choice)
     protocol.train()
     selection = protocol.select()
     chosen = ", ".join(f"{name} {value}" for name, value in selection.values.items())

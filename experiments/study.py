@@ -21,6 +21,7 @@ from callbacks.run.records import find_commit, read_manifest, to_plain, write_fi
 from callbacks.run.settings import check_settings
 from experiments.command_line import drop_options
 from experiments.parent_death import end_with_parent
+from experiments.risk import TRUSTS, choose_trust, score_images
 from lightning_modules.metrics import Scores
 
 ROOT = Path(__file__).parent.parent
@@ -217,6 +218,12 @@ class Study:
         init_args = {"method": {"class_path": f"callbacks.{method}", "init_args": settings}, "grid": grid}
         search = {"class_path": "callbacks.method_search.MethodSearch", "init_args": init_args}
         return self._search(name, to_plain(search), arguments)
+
+    def choose_trust(self, method: str, settings: Mapping[str, Any], most_hurt: float) -> dict[str, Any]:
+        """Chooses how far a method is trusted on the development set; see `experiments.risk.choose_trust`."""
+        self.choose("trust", method, settings, {"trust": TRUSTS})
+        scores = score_images(read_records(self.folder / "development" / "trust" / RECORDS))
+        return choose_trust(dict(zip(TRUSTS, zip(*scores, strict=True), strict=True)), most_hurt)
 
     def compare_images(self, name: str, other: str) -> list[float]:
         """Returns by how many points of mean IoU each test image differs from one method to the other."""

@@ -67,6 +67,22 @@ def test_the_protocol_trains_chooses_freezes_and_tests(tmp_path: Path, monkeypat
 
 
 @pytest.mark.slow
+def test_the_protocol_chooses_how_far_seg_ttt_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = [str(EXPERIMENT), "--folder", str(tmp_path / "protocol"), *SMALL]
+    with pytest.raises(ValueError, match="--most-hurt is 3.0: expected a share of images"):
+        run_protocol([*given, "--most-hurt", "3", "--", *OPTIONS])
+    with pytest.raises(ValueError, match="has 2 labelled images: expected 33 or more"):
+        run_protocol([*given, "--most-hurt", "0.03", "--", *OPTIONS])
+    summaries = run_protocol([*given, "--most-hurt", "0.5", "--", *OPTIONS])  # goes on with what was trained
+    content = yaml.safe_load((tmp_path / "protocol" / "selection.yaml").read_text())
+    risk = content["development"]["risk"]
+    assert risk["images"] == 2 and risk["most_hurt"] == 0.5 and risk["trust"] == content["values"]["trust"]
+    assert list(risk["tried"])[0] == "0.0" and len(risk["tried"]) == 9
+    assert summaries["Seg-TTT"]["method"]["trust"] == risk["trust"]
+
+
+@pytest.mark.slow
 def test_a_training_that_was_stopped_goes_on_from_its_last_epoch(tmp_path: Path) -> None:
     command = ["-m", "experiments.protocol", str(EXPERIMENT), "--folder", str(tmp_path / "cut"), "--"]
     command += [*DATA, *QUIET, "--trainer.max_epochs=200"]

@@ -4,7 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
+
+
+def check_trust(trust: float) -> float:
+    """Returns the weight of an adapted prediction; raises ValueError if it is outside [0, 1]."""
+    if not 0 <= trust <= 1:
+        raise ValueError(f"trust is {trust}: expected the weight of the adapted prediction in [0, 1]; 1 is the paper")
+    return trust
 
 
 @dataclass
@@ -16,12 +24,16 @@ class Adaptation:
         losses: Loss before each update step.
         note: Why adaptation was skipped or undone; None if all went well.
         fallback: Whether the prediction is the unadapted one.
+        relabelled: Share of the pixels whose class is another than the unadapted prediction's, and
+        held_back: share of those that trust below 1 left as they were; None with full trust.
     """
 
     probabilities: Tensor
     losses: Sequence[float] = ()
     note: str | None = None
     fallback: bool = False
+    relabelled: float | None = None
+    held_back: float | None = None
 
     @property
     def steps(self) -> int:
@@ -42,11 +54,24 @@ class Adaptation:
         """Returns whether no probability is NaN or infinite: their sum would be, too."""
         return bool(self.probabilities.sum().isfinite())
 
+    def temper(self, unadapted: Tensor, trust: float) -> "Adaptation":
+        """Returns the outcome with the mean of both predictions, in which the adapted one has a weight of trust.
+
+        Args:
+            unadapted: (1, K, H, W) prediction before the adaptation.
+            trust: In [0, 1].
+        """
+        mixed = torch.lerp(unadapted, self.probabilities, trust)
+        before, adapted, after = (found.argmax(dim=1) for found in (unadapted, self.probabilities, mixed))
+        relabelled, held_back = ((before != after), (before != adapted) & (before == after))
+        shares = torch.stack([relabelled, held_back]).double().mean(dim=(1, 2, 3)).tolist()
+        return replace(self, probabilities=mixed, relabelled=shares[0], held_back=shares[1])
+
     def split(self) -> list["Adaptation"]:
         """Returns the outcome of each image, if several were predicted at once."""
         return [replace(self, probabilities=single) for single in self.probabilities.split(1)]
 
     def to_record(self) -> dict[str, Any]:
         """Returns all but the prediction, for JSON."""
-        names = ("steps", "loss_first", "loss_last", "note", "fallback")
+        names = ("steps", "loss_first", "loss_last", "note", "fallback", "relabelled", "held_back")
         return {name: getattr(self, name) for name in names} | {"losses": list(self.losses)}

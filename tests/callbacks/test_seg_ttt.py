@@ -11,6 +11,7 @@ from callbacks.adaptation.steps import take_step
 from callbacks.iabn import convert_batch_norm
 from callbacks.pseudo_labels import fuse_views, pseudo_labels
 from callbacks.seg_ttt import select_parameters
+from callbacks.tent import Tent
 from callbacks.views import make_views
 from lightning_modules.networks import DeepLabV1
 from lightning_modules.predictor import predict_plainly
@@ -246,12 +247,59 @@ def test_final_views_in_a_search_are_those_of_each_setting_alone() -> None:
 @pytest.mark.parametrize(
     ("views", "message"),
     [
-        ({"flip": True}, "expected scales, and if wanted flip and grayscale"),
-        ({"scales": [1.0], "rotate": 90}, "expected scales, and if wanted flip and grayscale"),
+        ({"flip": True}, "expected a set with scales, and if wanted flip and grayscale"),
+        ({"scales": [1.0], "rotate": 90}, "expected a set with scales, and if wanted flip and grayscale"),
         ({"scales": []}, "scales is empty"),
         ({"scales": [-1.0]}, "the scale of a view is -1.0"),
+        ([], "expected a set with scales, and if wanted flip and grayscale"),
+        ([{"scales": [1.0]}, {"scale": 1.0}], "expected a set with scales, and if wanted flip and grayscale"),
     ],
 )
-def test_other_final_views_are_refused(views: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        SegTTT(final_views=views)
+def test_other_views_are_refused(views: Any, message: str) -> None:
+    for name in ("label_views", "final_views"):
+        with pytest.raises(ValueError, match=message):
+            SegTTT(**{name: views})
+
+
+def test_labels_are_made_of_all_sets_of_views() -> None:
+    sets = [{"scales": [0.5, 1.0], "grayscale": True}, {"scales": [1.25], "flip": False}]
+    method = SegTTT(0.3, label_views=sets)
+    assert method.views == (*make_views((0.5, 1.0), True, True), *make_views((1.25,), False, False))
+    assert SegTTT(0.3, label_views=sets[1]).views == method.views[4:]
+    network, image = TinyNetwork(), make_images(1)
+    same = SegTTT(0.3, 0.6, 2, 0.3, ("head",), label_views={"scales": [0.5, 0.75], "grayscale": True})
+    usual = SegTTT(0.3, 0.6, 2, 0.3, ("head",), scales=(0.5, 0.75))
+    assert torch.equal(same.predict(network, image), usual.predict(network, image))
+
+
+@pytest.mark.parametrize("semantics", ["paper", "released"])
+def test_trust_mixes_the_adapted_prediction_with_iabns(semantics: Any) -> None:
+    network, image = TinyNetwork(), make_images(2)
+    before = Snapshot(network)
+    method = SegTTT(0.3, 0.6, 3, 0.3, ("layer3", "layer4", "head"), scales=(0.5,), semantics=semantics)
+    own, adapted = IaBN(0.3).predict(network, image), method.predict(network, image)
+    half = method.vary({"trust": 0.5})
+    found = half.predict(network, image)
+    before.check(network)
+    torch.testing.assert_close(found, (own + adapted) / 2, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(method.vary({"trust": 0.0}).predict(network, image), own, rtol=0, atol=0)
+    classes = [one.argmax(dim=1) for one in (own, adapted, found)]
+    for place, outcome in enumerate(half.adaptations):
+        record = outcome.to_record()
+        assert record["relabelled"] == (classes[0] != classes[2])[place].double().mean().item() > 0
+        held = (classes[0] != classes[1]) & (classes[0] == classes[2])
+        assert record["held_back"] == held[place].double().mean().item() > 0
+    assert method.adaptations[0].to_record()["relabelled"] is None
+    variants = [method.vary({"trust": one, "num_steps": steps}) for one in (0.0, 0.5, 1.0) for steps in (1, 3)]
+    shared = method.predict_variants(network, image[:1], variants)
+    for number, _, outcome in shared:
+        assert torch.equal(outcome.probabilities, variants[number].predict(TinyNetwork(), image[:1])), number
+    with pytest.raises(ValueError, match=r"trust is 1\.5: expected the weight of the adapted prediction in \[0, 1\]"):
+        SegTTT(trust=1.5)
+
+
+def test_tent_may_be_trusted_less() -> None:
+    network, image = TinyNetwork(), make_images(1)
+    own, adapted = (Tent(0.5, steps, lr=0.05).predict(network, image) for steps in (0, 5))
+    found = Tent(0.5, 5, lr=0.05, trust=0.25).predict(network, image)
+    torch.testing.assert_close(found, 0.75 * own + 0.25 * adapted, rtol=1e-4, atol=1e-6)

@@ -1,0 +1,58 @@
+"""How far an adaptation may be trusted, by conformal risk control on the images of the development set.
+
+Source: Angelopoulos et al. (2024), Conformal Risk Control, Sec. 2: the bound on the risk of a new image.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+MARGIN = 1.0  # points of mean IoU by which an image has to be worse to count as hurt
+TRUSTS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+
+def choose_trust(miou: Mapping[float, Sequence[float]], most_hurt: float, margin: float = MARGIN) -> dict[str, Any]:
+    """Chooses the largest trust at which few enough images are hurt, and at every smaller one, too.
+
+    A new image from where the development images are from is hurt with a probability of at most `most_hurt`, as far as
+    the share of images hurt rises with trust.
+
+    Args:
+        miou: Mean IoU in percent of each development image, by trust; 0 is the prediction before the adaptation.
+        most_hurt: The share of images that may be hurt, in (0, 1).
+        margin: Points by which an image has to be worse than at trust 0 to count.
+
+    Returns:
+        ``trust``; ``images``, how many it was chosen on; ``most_hurt`` and ``margin``; and ``tried``: by trust the
+        share of images hurt, its ``bound`` on a new image, and the mean ``gain`` in points.
+
+    Raises:
+        ValueError: If there are too few images for the promise, whatever they say.
+    """
+    places = [place for place, value in enumerate(miou[0.0]) if not math.isnan(value)]  # nothing labelled, no score
+    n, least = len(places), math.ceil(1 / most_hurt) - 1
+    if n < least:
+        raise ValueError(
+            f"the development set has {n} labelled images: expected {least} or more to promise that at most "
+            f"{100 * most_hurt:g} % of new images are hurt. Take more images, or allow more by --most-hurt"
+        )
+    chosen, tried, fine = 0.0, {}, True
+    for trust in sorted(miou):
+        gains = [miou[trust][place] - miou[0.0][place] for place in places]
+        hurt = sum(gain < -margin for gain in gains) / n
+        bound = n / (n + 1) * hurt + 1 / (n + 1)
+        fine = fine and bound <= most_hurt
+        chosen = trust if fine else chosen
+        tried[trust] = {"hurt": hurt, "bound": bound, "gain": sum(gains) / n}
+    return {"trust": chosen, "images": n, "most_hurt": most_hurt, "margin": margin, "tried": tried}
+
+
+def score_images(records: Sequence[Mapping[str, Any]]) -> list[list[float]]:
+    """Returns the mean IoU in percent of each image at every point of a search, from the records of its run."""
+    scores = []
+    for record in records:
+        overlap = torch.tensor(record["search"]["overlap"], dtype=torch.float64)  # points, 2, classes
+        scores.append((100 * overlap[:, 0] / overlap[:, 1]).nanmean(dim=1).tolist())
+    return scores

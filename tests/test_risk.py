@@ -1,0 +1,44 @@
+"""How far an adaptation is trusted, on hand-made scores."""
+
+import pytest
+import torch
+
+from experiments.risk import choose_trust, score_images
+
+NAN = float("nan")
+
+
+def make_scores(n: int, hurt: dict[float, int]) -> dict[float, list[float]]:
+    """Of n images, so many are two points worse at each trust, the others three better."""
+    return {0.0: [30.0] * n} | {trust: [28.0] * bad + [33.0] * (n - bad) for trust, bad in hurt.items()}
+
+
+def test_the_largest_trust_that_keeps_the_promise_is_chosen() -> None:
+    found = choose_trust(make_scores(99, {0.5: 0, 0.8: 2, 1.0: 3}), 0.03)
+    assert found["trust"] == 0.8 and found["images"] == 99
+    assert found["tried"][0.8]["bound"] == pytest.approx(0.03)  # 99 / 100 * 2 / 99 + 1 / 100
+    assert found["tried"][1.0]["hurt"] == 3 / 99
+    assert found["tried"][0.8]["gain"] == pytest.approx((2 * -2 + 97 * 3) / 99)
+
+
+def test_what_hurts_at_a_smaller_trust_is_not_trusted_at_a_larger_one() -> None:
+    assert choose_trust(make_scores(40, {0.5: 1, 1.0: 0}), 0.03)["trust"] == 0.0
+    assert choose_trust(make_scores(40, {0.5: 1, 1.0: 0}), 0.05)["trust"] == 1.0
+    exactly = {0.0: [30.0] * 40, 1.0: [29.0] * 40}  # a point is not more than a point
+    assert choose_trust(exactly, 0.03)["trust"] == 1.0
+
+
+def test_too_few_images_promise_nothing() -> None:
+    with pytest.raises(ValueError, match=r"has 32 labelled images: expected 33 or more to promise that at most 3 %"):
+        choose_trust(make_scores(32, {1.0: 0}), 0.03)
+    assert choose_trust(make_scores(33, {1.0: 0}), 0.03)["trust"] == 1.0
+    unlabelled = {trust: [*scores, NAN] for trust, scores in make_scores(32, {1.0: 0}).items()}
+    with pytest.raises(ValueError, match="has 32 labelled images"):
+        choose_trust(unlabelled, 0.03)
+
+
+def test_images_are_scored_at_every_point_over_the_classes_that_are_there() -> None:
+    overlap = [[[1, 0, 3], [2, 0, 4]], [[0, 0, 4], [4, 0, 4]]]  # 2 points, intersections and unions of 3 classes
+    (scores,) = score_images([{"search": {"overlap": overlap}}])
+    assert scores == pytest.approx([100 * (1 / 2 + 3 / 4) / 2, 50.0])
+    assert torch.tensor(score_images([{"search": {"overlap": [[[0], [0]]]}}])).isnan().all()
