@@ -57,49 +57,70 @@ def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
     return parse(parser, args)
 
 
-def run_learning(args: Sequence[str] | None = None) -> dict[str, float]:
-    """Runs the command line; returns the weights by layer.
+def learn_file(
+    config: Path,
+    checkpoint: Path,
+    path: Path,
+    options: Sequence[str],
+    steps: int = 300,
+    batch_size: int = 2,
+    lr: float = 0.05,
+) -> tuple[float, float]:
+    """Learns alpha by layer, writes it, and scores it.
+
+    Args:
+        config: The experiment that the network was trained by.
+        checkpoint: The trained network.
+        path: The YAML file to write.
+        options: More arguments of main.py.
+        steps: Of Adam.
+        batch_size: Images of one size per step.
+        lr: Learning rate.
+
+    Returns:
+        The mean IoU in percent on the development set, as trained (t-BN) and by IaBN with what was learned.
 
     Raises:
         ValueError: If a number is out of range, or the experiment has no source.
     """
     from main import main  # takes long
 
-    arguments = parse_arguments(args)
-    if min(arguments.steps, arguments.batch_size) < 1:
-        raise ValueError("--steps and --batch-size: expected 1 or more")
-    common = [f"--config={arguments.config}", f"--ckpt_path={arguments.checkpoint}", *QUIET, "--trainer.logger=false"]
-    common += ["--results.report=false", "--results.panels=0", "--verbose=false", *arguments.options]
-    place = arguments.write.with_suffix("")
-    cli = main(["validate", *common, f"--results.folder={place / 't-BN'}", "--results.overwrite=true", "--method=null"])
+    if min(steps, batch_size) < 1:
+        raise ValueError(f"steps is {steps}, the batch size {batch_size}: expected 1 or more of each")
+    common = [f"--config={config}", *options, f"--ckpt_path={checkpoint}", *QUIET, "--trainer.logger=false"]
+    common += ["--results.report=false", "--results.panels=0", "--verbose=false", "--results.overwrite=true"]
+    place = path.with_suffix("")
+    cli = main(["validate", *common, f"--results.folder={place / 't-BN'}", "--method=null"])
     source = getattr(cli.datamodule, "source", cli.datamodule)
     if source is None or source.role != "source":
-        raise ValueError(f"{arguments.config} has no source data: expected an experiment that `fit` can train")
+        raise ValueError(f"{config} has no source data: expected an experiment that `fit` can train")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    batches = list_batches(source, arguments.batch_size, arguments.steps, device)
     begin = time.perf_counter()
-    alpha = learn_alpha(cli.model.network.to(device), batches, arguments.lr, Normalization(**source.normalization))
+    batches = list_batches(source, batch_size, steps, device)
+    alpha = learn_alpha(cli.model.network.to(device), batches, lr, Normalization(**source.normalization))
     content = {
         "alpha": {name: round(value, 4) for name, value in alpha.items()},
         "learned_from": {
-            "config": str(arguments.config), "checkpoint": str(arguments.checkpoint),
-            "source": source.describe()["domain"],
+            "config": str(config), "checkpoint": str(checkpoint), "source": source.describe()["domain"],
+            "steps": steps, "batch_size": batch_size, "lr": lr,
         },
-        "steps": arguments.steps, "batch_size": arguments.batch_size, "lr": arguments.lr, **describe_machine(),
+        **describe_machine(),
     }  # fmt: skip
-    write_file(arguments.write, (HEADING.format(arguments.write) + yaml.safe_dump(content, sort_keys=False)).encode())
-    print(f"Learned in {time.perf_counter() - begin:.0f} s: {arguments.write}, {len(alpha)} layers", flush=True)
-    more = [
-        f"--results.folder={place / 'IaBN'}",
-        "--results.overwrite=true",
-        "--method=IaBN",
-        f"--method.alpha={arguments.write}",
-    ]
-    found = [float(run.trainer.callback_metrics["val/miou"]) for run in (cli, main(["validate", *common, *more]))]
-    print(
-        f"Mean IoU on the development set: {found[0]:.1f} as trained (t-BN), {found[1]:.1f} by IaBN with these weights"
-    )
-    return alpha
+    write_file(path, (HEADING.format(path) + yaml.safe_dump(content, sort_keys=False)).encode())
+    print(f"Learned in {time.perf_counter() - begin:.0f} s: {path}, {len(alpha)} layers", flush=True)
+    own = [f"--results.folder={place / 'IaBN'}", "--method=IaBN", f"--method.alpha={path}"]
+    blended = main(["validate", *common, *own])
+    first, second = (float(run.trainer.callback_metrics["val/miou"]) for run in (cli, blended))
+    return first, second
+
+
+def run_learning(args: Sequence[str] | None = None) -> tuple[float, float]:
+    """Runs the command line; returns what `learn_file` does."""
+    given = parse_arguments(args)
+    numbers = (given.steps, given.batch_size, given.lr)
+    plain, blended = learn_file(given.config, given.checkpoint, given.write, given.options, *numbers)
+    print(f"Mean IoU on the development set: {plain:.1f} as trained (t-BN), {blended:.1f} by IaBN with these weights")
+    return plain, blended
 
 
 if __name__ == "__main__":

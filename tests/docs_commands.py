@@ -38,6 +38,7 @@ EXCEPTIONS = {
 }
 # The test that runs each program of experiments/.
 TESTED = {
+    "beyond": "test_beyond.py",
     "benchmark": "test_benchmark.py",
     "check_data": "check_data/test_data_sets.py",
     "comparison": "test_comparison.py",

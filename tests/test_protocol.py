@@ -70,7 +70,7 @@ def test_the_protocol_trains_chooses_freezes_and_tests(tmp_path: Path, monkeypat
 def test_the_protocol_chooses_how_far_seg_ttt_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     given = [str(EXPERIMENT), "--folder", str(tmp_path / "protocol"), *SMALL]
-    with pytest.raises(ValueError, match="--most-hurt is 3.0: expected a share of images"):
+    with pytest.raises(ValueError, match=r"--most-hurt is 3\.0: expected a share of images"):
         run_protocol([*given, "--most-hurt", "3", "--", *OPTIONS])
     with pytest.raises(ValueError, match="has 2 labelled images: expected 33 or more"):
         run_protocol([*given, "--most-hurt", "0.03", "--", *OPTIONS])
@@ -78,7 +78,7 @@ def test_the_protocol_chooses_how_far_seg_ttt_is_trusted(tmp_path: Path, monkeyp
     content = yaml.safe_load((tmp_path / "protocol" / "selection.yaml").read_text())
     risk = content["development"]["risk"]
     assert risk["images"] == 2 and risk["most_hurt"] == 0.5 and risk["trust"] == content["values"]["trust"]
-    assert list(risk["tried"])[0] == "0.0" and len(risk["tried"]) == 9
+    assert next(iter(risk["tried"])) == "0.0" and len(risk["tried"]) == 9
     assert summaries["Seg-TTT"]["method"]["trust"] == risk["trust"]
 
 

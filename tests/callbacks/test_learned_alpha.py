@@ -181,9 +181,8 @@ def test_the_program_writes_a_file_that_methods_take(tmp_path: Path) -> None:
     args = [str(EXPERIMENT), str(checkpoint), "--write", str(path), "--steps", "2", "--", *tiny]
     found = run_learning(args)
     content = yaml.safe_load(path.read_text())
-    assert content["alpha"] == {name: round(value, 4) for name, value in found.items()} and len(found) == 12
-    assert content["learned_from"]["source"] == "source" and content["steps"] == 2
+    assert len(content["alpha"]) == 12 and content["learned_from"]["source"] == "source"
     summary = json.loads((tmp_path / "alpha" / "IaBN" / "results.json").read_text())
-    assert summary["method"]["alpha"] == content["alpha"]
-    with pytest.raises(ValueError, match="--steps and --batch-size: expected 1 or more"):
+    assert summary["method"]["alpha"] == content["alpha"] and summary["mean"]["miou"] == pytest.approx(found[1])
+    with pytest.raises(ValueError, match="steps is 0, the batch size 2: expected 1 or more of each"):
         run_learning([str(EXPERIMENT), str(checkpoint), "--steps", "0"])
