@@ -15,7 +15,7 @@ from experiments.demo import QUICK
 from experiments.generalization import WORLDS, World, format_spread
 from experiments.learn_alpha import learn_file
 from experiments.pages import describe_machine, format_markdown, insert_report, write_json
-from experiments.study import QUIET, Study, describe_method, train
+from experiments.study import Study, describe_method, train
 
 REFERENCE, BEST = "IaBN", "Seg-TTT, labels of both, final views (best)"
 FINAL = {"scales": [0.75, 1.0, 1.25], "flip": True, "grayscale": False}  # chosen on StreetScenes' development domain
@@ -61,7 +61,7 @@ def run_seed(name: str, seed: int, folder: Path, options: Sequence[str], most_hu
         most_hurt: Share of images that the best row may make worse by more than a point.
     """
     world = WORLDS[name]
-    arguments = [f"--seed_everything={seed}", *QUIET, *OPTIONS[name], *options]
+    arguments = [*world.list_arguments(seed), *OPTIONS[name], *options]
     print(f"[seed {seed}] Training ...", flush=True)
     checkpoint = train(folder, world.config, arguments)
     more = ["--trainer.logger=false", "--results.panels=0"]

@@ -36,16 +36,25 @@ class World:
         config: The experiment.
         trainings: Names of files in configs/training; `PLAIN` has none.
         seg_ttt: Settings of Seg-TTT besides alpha, as chosen before on the development set.
+        seeds: The arguments of main.py that a training seed sets.
     """
 
     config: Path
     trainings: Sequence[str]
     seg_ttt: Mapping[str, Any]
+    seeds: Sequence[str] = ("seed_everything",)
+
+    def list_arguments(self, seed: int) -> list[str]:
+        """Lists the arguments of every command of one training seed."""
+        return [*(f"--{name}={seed}" for name in self.seeds), *QUIET]
 
 
 WORLDS = {
     "street_scenes": World(
-        CONFIG, (PLAIN, "photometric", "mixstyle", "isw", "drpc", "fsdr"), {"scales": SCALES, "lr": 0.1}
+        CONFIG,
+        (PLAIN, "photometric", "mixstyle", "isw", "drpc", "fsdr"),
+        {"scales": SCALES, "lr": 0.1},
+        ("seed_everything", "data.seed"),
     ),
     "photographs": World(  # ASG and CSG need ImageNet weights, which the small network of the other world has not
         ROOT / "configs" / "experiment" / "photographs.yaml",
@@ -72,8 +81,7 @@ def run_training(world: World, name: str, seed: int, folder: Path, options: Sequ
         options: More arguments of every command.
     """
     print(f"[{name}, seed {seed}] Training ...", flush=True)
-    arguments = [f"--seed_everything={seed}", f"--data.seed={seed}"] if world.config == CONFIG else []
-    arguments = [*(arguments or [f"--seed_everything={seed}"]), *QUIET, *list_training(name), *options]
+    arguments = [*world.list_arguments(seed), *list_training(name), *options]
     checkpoint = train(folder, world.config, arguments)
     more = ["--trainer.logger=false", "--results.panels=0"]
     study = Study.of_training(folder, world.config, arguments, checkpoint, more)

@@ -1,11 +1,19 @@
 """ASG (Chen et al., 2020): a training on synthetic images that stays classifiable by a frozen ImageNet network."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_modules.training.method import Step, TrainingMethod, check_least
-from lightning_modules.training.teacher import ImageNetClassifier, Teacher, load_classifier, name_deep_stages
+from lightning_modules.training.teacher import (
+    ImageNetClassifier,
+    Teacher,
+    frozen_statistics,
+    load_classifier,
+    name_deep_stages,
+)
 
 
 class ASG(TrainingMethod):
@@ -15,6 +23,7 @@ class ASG(TrainingMethod):
 
     Args:
         weight: Of the divergence.
+        frozen_norms: Whether the backbone normalises by its ImageNet statistics all along, as in the authors' code.
 
     Raises:
         ValueError: If the weight is negative.
@@ -22,16 +31,21 @@ class ASG(TrainingMethod):
     Source: Chen et al. (2020), Sec. 3.1, Eq. 1: weight 75.
     """
 
-    def __init__(self, weight: float = 75.0) -> None:
+    def __init__(self, weight: float = 75.0, frozen_norms: bool = True) -> None:
         super().__init__()
         check_least(0, weight=weight)
         self.weight = weight
+        self.frozen_norms = frozen_norms
         self._held: tuple[Teacher, ImageNetClassifier] | None = None  # in a tuple: no part of the module
 
     def prepare(self, network: nn.Module, num_classes: int) -> None:
         """Copies the network as the teacher, and loads the classifier."""
         self.features = name_deep_stages(network)[1:]
         self._held = Teacher(network, self.features), load_classifier(network)
+
+    def changing(self, network: nn.Module) -> AbstractContextManager[None]:
+        """Has the backbone normalise by the teacher's statistics, where that is asked for."""
+        return frozen_statistics(network) if self.frozen_norms else nullcontext()
 
     def compute_losses(self, step: Step) -> dict[str, Tensor]:
         """Returns the Kullback-Leibler divergence of the trained features' classes from the frozen ones'."""
@@ -45,5 +59,6 @@ class ASG(TrainingMethod):
 
 def measure_divergence(frozen: Tensor, trained: Tensor) -> Tensor:
     """Returns the () mean over images of KL(softmax frozen || softmax trained) for (B, K) logits, in nats."""
+    frozen, trained = (logits if logits.dtype == torch.float64 else logits.float() for logits in (frozen, trained))
     with torch.autocast(frozen.device.type, enabled=False):
         return F.kl_div(trained.log_softmax(dim=1), frozen.log_softmax(dim=1), reduction="batchmean", log_target=True)

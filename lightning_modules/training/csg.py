@@ -1,5 +1,7 @@
 """CSG (Chen et al., 2021): contrasts patches of the trained network with those of a frozen ImageNet network."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -7,7 +9,7 @@ from torch import Tensor, nn
 from lightning_modules.training.method import Semantics, Step, TrainingMethod, check_least, check_semantics
 from lightning_modules.training.photometric import PhotometricChange
 from lightning_modules.training.processes import gather_from_processes
-from lightning_modules.training.teacher import Teacher, count_channels, name_deep_stages
+from lightning_modules.training.teacher import Teacher, count_channels, frozen_statistics, name_deep_stages
 
 DIMENSIONS = 128
 
@@ -23,6 +25,7 @@ class CSG(TrainingMethod):
         chunks: Into how many rows, and columns, a map is cut.
         temperature: Divides the similarities.
         queue: How many keys of earlier batches a query is told from.
+        frozen_norms: Whether the backbone normalises by its ImageNet statistics all along, as in the authors' code.
         semantics: ``paper`` trains the projections of the queries, ``released`` leaves them at random values, as the
             authors' code does.
 
@@ -38,6 +41,7 @@ class CSG(TrainingMethod):
         chunks: int = 8,
         temperature: float = 0.07,
         queue: int = 65536,
+        frozen_norms: bool = True,
         semantics: Semantics = "paper",
     ) -> None:
         super().__init__()
@@ -50,6 +54,7 @@ class CSG(TrainingMethod):
         self.chunks = chunks
         self.temperature = temperature
         self.queue = queue
+        self.frozen_norms = frozen_norms
         self.semantics = semantics
         self._change = PhotometricChange(0.4, 0.4, 0.4, 0.4)
         self._held: tuple[Teacher] | None = None  # in a tuple: no part of the module
@@ -70,6 +75,10 @@ class CSG(TrainingMethod):
             keys = torch.randn(self.queue, DIMENSIONS, generator=generator)
             self.register_buffer(f"queue{number}", F.normalize(keys, dim=1))
         self.register_buffer("position", torch.zeros((), dtype=torch.int64))
+
+    def changing(self, network: nn.Module) -> AbstractContextManager[None]:
+        """Has the backbone normalise by the teacher's statistics, where that is asked for."""
+        return frozen_statistics(network) if self.frozen_norms else nullcontext()
 
     def compute_losses(self, step: Step) -> dict[str, Tensor]:
         """Returns the contrastive loss of each stage; puts the keys of all processes into the queues."""

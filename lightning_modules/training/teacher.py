@@ -1,11 +1,13 @@
 """The frozen ImageNet network that ASG and CSG hold a training to."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_modules.networks.pretrained import fetch_imagenet_weights, import_extra
 from lightning_modules.networks.resnet import IMAGENET_WEIGHTS, ResNet
@@ -69,6 +71,24 @@ def name_deep_stages(network: nn.Module) -> tuple[str, str]:
             "ResNet (DeepLabV1, DeepLabV2, DeepLabV3Plus, FCN), or TimmDeepLab"
         )
     return "backbone.layer3", "backbone.layer4"
+
+
+@contextmanager
+def frozen_statistics(network: nn.Module) -> Iterator[None]:
+    """Normalises by the running statistics of a network's backbone within a ``with`` block, and does not move them.
+
+    A teacher's features are those of the ImageNet statistics: with statistics of the batch the trained features differ
+    from them before the first step.
+    """
+    layers = [layer for layer in network.get_submodule("backbone").modules() if isinstance(layer, _BatchNorm)]
+    modes = [layer.training for layer in layers]
+    for layer in layers:
+        layer.eval()
+    try:
+        yield
+    finally:
+        for layer, mode in zip(layers, modes, strict=True):
+            layer.train(mode)
 
 
 def count_channels(network: nn.Module, name: str) -> int:

@@ -79,6 +79,16 @@ def test_a_method_trains_and_a_training_that_resumes_ends_as_one_that_did_not_st
     assert tested.model.training_method is None and "test/miou" in tested.trainer.callback_metrics
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_trains_in_bf16_with_accumulated_gradients(name: str, tmp_path: Path) -> None:
+    more = ["--trainer.precision=bf16-mixed", "--trainer.accumulate_grad_batches=2", "--data.repeats=2"]
+    trained = fit(tmp_path, name, *more)
+    assert trained.trainer.global_step == 4  # 2 epochs of 4 batches
+    assert all(value.isfinite().all() for value in trained.model.state_dict().values())
+    assert all(value < 100 for value in read_curve(tmp_path, "train/loss"))
+
+
 @pytest.mark.parametrize("method", [PhotometricRandomization(), DRPC(copies=2), FSDR(bands=4, high=1, probability=1.0)])
 def test_images_change_and_labels_stay_beside_them(method: TrainingMethod) -> None:
     images, masks = torch.randn(3, 3, 24, 32), torch.randint(0, 5, (3, 24, 32))
@@ -146,9 +156,16 @@ def test_teachers_know_imagenet_and_queues_wrap(monkeypatch: pytest.MonkeyPatch)
     network = TimmDeepLab(5, weights="package").train()
     images, masks = torch.randn(2, 3, 64, 64), torch.randint(0, 5, (2, 64, 64))
     asg = ASG()
-    asg.prepare(network.eval(), 5)
+    asg.prepare(network, 5)
+    before = {name: value.clone() for name, value in network.backbone.state_dict().items()}
     step = train_step(asg, network, network, images, masks)
     assert asg.compute_losses(step)["divergence"].item() == pytest.approx(0, abs=1e-3)  # nothing has moved yet
+    assert all(torch.equal(value, before[name]) for name, value in network.backbone.state_dict().items())
+    assert all(module.training for module in network.modules())
+    moving = ASG(frozen_norms=False)
+    moving.prepare(network, 5)
+    step = train_step(moving, network, network, images, masks)
+    assert moving.compute_losses(step)["divergence"].item() > 1  # the statistics of the batch are others
     csg = CSG(chunks=2, queue=5)
     csg.prepare(network, 5)
     before = csg.get_buffer("queue0").clone()
