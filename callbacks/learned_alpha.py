@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from callbacks.adaptation.steps import evaluating, seeded
-from callbacks.iabn import check_batch_norm, list_batch_norms
+from callbacks.iabn import adaptive_batch_norm, check_batch_norm, list_batch_norms
 from lightning_modules.normalization import IMAGENET, Normalization
 from lightning_modules.predictor import predict_logits
 from lightning_modules.recipe import compute_loss
@@ -42,17 +42,25 @@ def learn_alpha(
         The weight of each layer in [0, 1], by its full name.
 
     Raises:
-        ValueError: If the network has no BatchNorm with running statistics, or there are no batches.
+        ValueError: If the network has no BatchNorm with running statistics, there are no batches, or alpha becomes NaN.
     """
+    names = list_batch_norms(network)
     check_batch_norm(network, START, required=True)
-    layers = {name: one for name, one in list_batch_norms(network).items() if one.running_mean is not None}
+    if all(layer.running_mean is None for layer in names.values()):
+        raise ValueError(
+            f"no BatchNorm of {type(network).__name__} has running statistics, so all there are come from the image: "
+            "expected a network with track_running_stats"
+        )
     device = next(network.parameters()).device
-    logits = torch.full((len(layers),), START, device=device).logit().requires_grad_()
-    optimizer = torch.optim.Adam([logits], lr=lr)
     steps = 0
-    with torch.inference_mode(False), evaluating(network), torch.enable_grad():
+    plain = adaptive_batch_norm(network, 0.0)  # also where layers blend already
+    with torch.inference_mode(False), evaluating(network), plain, torch.enable_grad():
+        layers = {name: one for name, one in list_batch_norms(network).items() if one.running_mean is not None}
+        logits = torch.full((len(layers),), START, device=device).logit().requires_grad_()
+        optimizer = torch.optim.Adam([logits], lr=lr)
         network.requires_grad_(False)
         for images, masks in batches:
+            images, masks = images.clone(), masks.clone()  # of inference mode, maybe
             with seeded(device, seed + steps):
                 changed = normalization.apply(change_strongly(normalization.undo(images).clamp(0, 1)))
             with blending(layers, logits):
@@ -63,7 +71,10 @@ def learn_alpha(
             steps += 1
     if not steps:
         raise ValueError("there are no source images to learn alpha from: expected one batch or more")
-    return dict(zip(layers, logits.detach().sigmoid().tolist(), strict=True))
+    if not logits.isfinite().all():
+        raise ValueError("alpha became NaN or infinite: expected finite source images; try a smaller learning rate")
+    learned = dict(zip(layers, logits.detach().sigmoid().tolist(), strict=True))
+    return {name: learned.get(name, 1.0) for name in names}  # without running statistics the image's are all there are
 
 
 @contextmanager

@@ -166,7 +166,24 @@ def test_changed_images_are_images() -> None:
     assert (changed - images).abs().mean(dim=(1, 2, 3)).min() > 0.01
 
 
+def test_layers_without_running_statistics_have_the_images_own() -> None:
+    network = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2, track_running_stats=False))
+    found = learn_alpha(network, draw_batches(2))
+    assert found["2"] == 1.0 and found["0"] != 0.1
+    IaBN(found).check_network(network)
+    with pytest.raises(ValueError, match="no BatchNorm of Sequential has running statistics"):
+        learn_alpha(network[1:], draw_batches(1))
+
+
+def test_what_blends_already_is_learned_as_if_it_did_not() -> None:
+    plain, converted = Tinted(), convert_batch_norm(Tinted(), 0.7)
+    with torch.inference_mode():
+        assert learn_alpha(converted, draw_batches(5)) == learn_alpha(plain, draw_batches(5))
+
+
 def test_nothing_to_learn_from_is_a_clear_error() -> None:
+    with pytest.raises(ValueError, match="alpha became NaN or infinite"):
+        learn_alpha(TinyNetwork(), [(torch.full((2, 3, 32, 48), torch.nan), torch.zeros(2, 32, 48, dtype=torch.int64))])
     with pytest.raises(ValueError, match="no source images to learn alpha from"):
         learn_alpha(TinyNetwork(), [])
     with pytest.raises(ValueError, match="no 2d BatchNorm"):
