@@ -148,7 +148,7 @@ class SegTTT(Method):
                     for count, outcome in zip(counts, try_scales(adapt, image.device), strict=True):
                         for number, variant in same_steps:
                             if variant.num_steps == count:
-                                yield number, outcome if own is None else outcome.temper(own, variant.trust)
+                                yield number, variant._temper(outcome, own)
 
     def _fuse(self, network: nn.Module, image: Tensor) -> tuple[Tensor, int]:
         """Returns the (1, K, H, W) mean over views, and how often the steps are to see the image at once."""
@@ -197,6 +197,10 @@ class SegTTT(Method):
         logits = predict_logits(network, image) if self.semantics == "released" else passes.predict()
         return logits.float().softmax(dim=1)
 
+    def _temper(self, outcome: Adaptation, own: Tensor | None) -> Adaptation:
+        """Mixes an outcome with IaBN's own (1, K, H, W) prediction, where it is not trusted fully."""
+        return outcome if own is None or self.trust == 1 else outcome.temper(own, self.trust)
+
     def _select(self, network: nn.Module) -> list[str]:
         """Returns the full names of the parameters that move."""
         own = getattr(network, "adapted_layers", DEFAULT_TRAINABLE)
@@ -211,9 +215,10 @@ def read_views(given: ViewSets) -> tuple[View, ...]:
     Raises:
         ValueError: If there is no set, or one says anything else.
     """
-    sets = [given] if isinstance(given, Mapping) else given
+    sets = given if isinstance(given, list | tuple) else [given]
     for one in sets or [{}]:
-        if not isinstance(one, Mapping) or "scales" not in one or one.keys() - {"scales", "flip", "grayscale"}:
+        known = isinstance(one, Mapping) and not one.keys() - {"scales", "flip", "grayscale"}
+        if not known or not isinstance(one.get("scales"), list | tuple) or not _are_switches(one, "flip", "grayscale"):
             raise ValueError(
                 f"views are {given}: expected a set with scales, and if wanted flip and grayscale, e.g. "
                 "{scales: [0.75, 1.0, 1.25], flip: true}, or a list of such sets; or null"
@@ -221,6 +226,10 @@ def read_views(given: ViewSets) -> tuple[View, ...]:
     return tuple(
         view for one in sets for view in make_views(one["scales"], one.get("flip", True), one.get("grayscale", False))
     )
+
+
+def _are_switches(given: Mapping[str, Any], *names: str) -> bool:
+    return all(isinstance(given.get(name, True), bool) for name in names)
 
 
 def _distrusts(numbered: Sequence[tuple[int, SegTTT]]) -> bool:

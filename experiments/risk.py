@@ -41,11 +41,11 @@ def choose_trust(miou: Mapping[float, Sequence[float]], most_hurt: float, margin
     chosen, tried, fine = 0.0, {}, True
     for trust in sorted(miou):
         gains = [miou[trust][place] - miou[0.0][place] for place in places]
-        hurt = sum(gain < -margin for gain in gains) / n
-        bound = n / (n + 1) * hurt + 1 / (n + 1)
+        hurt = sum(gain < -margin for gain in gains)
+        bound = (hurt + 1) / (n + 1)  # n / (n + 1) * share + 1 / (n + 1), without rounding twice
         fine = fine and bound <= most_hurt
         chosen = trust if fine else chosen
-        tried[trust] = {"hurt": hurt, "bound": bound, "gain": sum(gains) / n}
+        tried[trust] = {"hurt": hurt / n, "bound": bound, "gain": sum(gains) / n}
     return {"trust": chosen, "images": n, "most_hurt": most_hurt, "margin": margin, "tried": tried}
 
 

@@ -28,6 +28,12 @@ def test_what_hurts_at_a_smaller_trust_is_not_trusted_at_a_larger_one() -> None:
     assert choose_trust(exactly, 0.03)["trust"] == 1.0
 
 
+@pytest.mark.parametrize("n", [33, 66, 99, 132, 199, 232])
+def test_a_promise_that_is_kept_exactly_is_kept(n: int) -> None:
+    for hurt in range(5):
+        assert choose_trust(make_scores(n, {1.0: hurt}), (hurt + 1) / (n + 1))["trust"] == 1.0
+
+
 def test_too_few_images_promise_nothing() -> None:
     with pytest.raises(ValueError, match=r"has 32 labelled images: expected 33 or more to promise that at most 3 %"):
         choose_trust(make_scores(32, {1.0: 0}), 0.03)

@@ -1,6 +1,8 @@
 """The weight of IaBN: one number for all layers, or one for each, given as a mapping or in a file."""
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from numbers import Real
 from pathlib import Path
 
 import yaml
@@ -20,9 +22,11 @@ def read_alpha(alpha: Alpha | Mapping[str, float]) -> float | dict[str, float]:
         FileNotFoundError: If there is no such file.
     """
     if isinstance(alpha, str):
+        with suppress(ValueError):
+            return read_alpha(float(alpha))
         alpha = read_file(Path(alpha).expanduser())
     for where, value in alpha.items() if isinstance(alpha, Mapping) else [("", alpha)]:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= 1:
             raise ValueError(
                 f"alpha{f' of {where}' if where else ''} is {value}: expected the weight of the test image's "
                 "statistics in [0, 1], e.g. 0.1 (0 is t-BN, 1 is p-BN)"

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 def check_trust(trust: float) -> float:
     """Returns the weight of an adapted prediction; raises ValueError if it is outside [0, 1]."""
-    if not 0 <= trust <= 1:
+    if not isinstance(trust, Real) or not 0 <= trust <= 1:
         raise ValueError(f"trust is {trust}: expected the weight of the adapted prediction in [0, 1]; 1 is the paper")
     return trust
 

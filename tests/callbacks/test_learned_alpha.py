@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -89,6 +90,7 @@ def test_a_mapping_that_does_not_fit_is_a_clear_error(alpha: dict[str, float], m
 def test_alpha_comes_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "alpha.yaml"
     path.write_text(yaml.safe_dump({"alpha": BY_LAYER, "steps": 3}))
+    assert read_alpha("0.25") == 0.25 and read_alpha(np.float32(0.5)) == 0.5
     assert read_alpha(str(path)) == BY_LAYER and IaBN(str(path)).settings()["alpha"] == BY_LAYER
     assert Ensemble(["a.ckpt"], alpha=str(path)).alpha == BY_LAYER
     with pytest.raises(FileNotFoundError, match=r"alpha is .*nowhere.yaml: expected a number in \[0, 1\], a mapping"):

@@ -158,6 +158,9 @@ def test_trainable_that_matches_nothing_names_the_modules_there_are(trainable: l
         ({"psi": 1.5}, "psi is 1.5"),
         ({"alpha": 2}, "alpha is 2"),
         ({"scales": []}, "scales is empty"),
+        ({"scales": None}, "expected a set with scales, and if wanted flip and grayscale"),
+        ({"scales": [1.0], "flip": "no"}, "expected a set with scales, and if wanted flip and grayscale"),
+        (5, "expected a set with scales, and if wanted flip and grayscale"),
         ({"resampling": "bicubic"}, "resampling is 'bicubic'"),
         ({"time_budget_ms": 0}, "time_budget_ms is 0.*above 0"),
         ({"time_budget_ms": float("inf")}, "time_budget_ms is inf"),
@@ -250,6 +253,9 @@ def test_final_views_in_a_search_are_those_of_each_setting_alone() -> None:
         ({"flip": True}, "expected a set with scales, and if wanted flip and grayscale"),
         ({"scales": [1.0], "rotate": 90}, "expected a set with scales, and if wanted flip and grayscale"),
         ({"scales": []}, "scales is empty"),
+        ({"scales": None}, "expected a set with scales, and if wanted flip and grayscale"),
+        ({"scales": [1.0], "flip": "no"}, "expected a set with scales, and if wanted flip and grayscale"),
+        (5, "expected a set with scales, and if wanted flip and grayscale"),
         ({"scales": [-1.0]}, "the scale of a view is -1.0"),
         ([], "expected a set with scales, and if wanted flip and grayscale"),
         ([{"scales": [1.0]}, {"scale": 1.0}], "expected a set with scales, and if wanted flip and grayscale"),
@@ -290,12 +296,16 @@ def test_trust_mixes_the_adapted_prediction_with_iabns(semantics: Any) -> None:
         held = (classes[0] != classes[1]) & (classes[0] == classes[2])
         assert record["held_back"] == held[place].double().mean().item() > 0
     assert method.adaptations[0].to_record()["relabelled"] is None
+    both = method.predict_variants(network, image, [half, method])
+    assert {one.relabelled for number, _, one in both if number == 1} == {None}
     variants = [method.vary({"trust": one, "num_steps": steps}) for one in (0.0, 0.5, 1.0) for steps in (1, 3)]
     shared = method.predict_variants(network, image[:1], variants)
     for number, _, outcome in shared:
         assert torch.equal(outcome.probabilities, variants[number].predict(TinyNetwork(), image[:1])), number
     with pytest.raises(ValueError, match=r"trust is 1\.5: expected the weight of the adapted prediction in \[0, 1\]"):
         SegTTT(trust=1.5)
+    with pytest.raises(ValueError, match="trust is much: expected"):
+        SegTTT(trust="much")
 
 
 def test_tent_may_be_trusted_less() -> None:
