@@ -72,7 +72,7 @@ class SegmentationCLI(LightningCLI):
 def main(args: Sequence[str] | None = None) -> SegmentationCLI:
     """Runs a command line; returns what it made (trainer, model, datamodule)."""
     args = list(sys.argv[1:] if args is None else args)
-    choice.check_method(args)
+    choice.check_choices(args)
     read_whole_numbers()
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
     outer_run = wandb.run

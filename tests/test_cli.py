@@ -352,6 +352,10 @@ def test_training_resumed_from_the_last_checkpoint_ends_the_same(tmp_path: Path)
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
+        (
+            ["--training=IWS"],
+            r"unknown training 'IWS': expected one of ASG, CSG, .*leave --training out",
+        ),
         (["--method=Tnet"], r"unknown method 'Tnet': expected one of TTA, AdaBN, Ensemble, IaBN, .*SegTTT"),
         (["--method=IaBN", "--method=TTA"], r"--method is given 2 times \(IaBN, TTA\)"),
         (["--data.targets=[haze,mars]"], r"unknown domain 'mars'"),

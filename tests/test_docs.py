@@ -16,7 +16,7 @@ import yaml
 from torch import nn
 
 import callbacks
-from callbacks.run.choice import check_method
+from callbacks.run.choice import check_choices
 from datamodules import CityscapesDataModule
 from experiments.docs_hooks import replace_equations, replace_outward_links
 from experiments.list_presets import MARKS, list_presets
@@ -142,8 +142,8 @@ def test_pages_on_extending_are_short(name: str) -> None:
 
 FLAT = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten())
 PROVOKED: dict[str, Callable[[], Any]] = {
-    "unknown method": lambda: check_method(["--method", "SegTT"]),
-    "two methods": lambda: check_method(["--method", "IaBN", "--method=TTA"]),
+    "unknown method": lambda: check_choices(["--method", "SegTT"]),
+    "two methods": lambda: check_choices(["--method", "IaBN", "--method=TTA"]),
     "text for names": lambda: callbacks.SegTTT(trainable="head"),  # type: ignore[arg-type]
     "choice on a target": lambda: CityscapesDataModule(root=str(ROOT)).val_dataloader(),
     "no root": lambda: CityscapesDataModule().find_root(),

@@ -6,21 +6,29 @@ from typing import Any
 
 import callbacks
 from callbacks.run.records import to_plain
+from lightning_modules import training
+
+# By option: the names it knows, a file, and what a run without it is.
+CHOICES = {
+    "method": (callbacks.__all__, "configs/method/seg_ttt.yaml", "a plain forward (t-BN)"),
+    "training": (training.__all__, "configs/training/isw.yaml", "the cross-entropy alone"),
+}
 
 
-def check_method(args: Sequence[str]) -> None:
-    """Raises ValueError if `--method` is given a name that is neither a method, a class path nor a file."""
-    names = [later for earlier, later in pairwise(args) if earlier == "--method"]
-    names += [arg.removeprefix("--method=") for arg in args if arg.startswith("--method=")]
-    if len(names) > 1:
-        raise ValueError(f"--method is given {len(names)} times ({', '.join(names)}): expected one method per run")
-    for name in names:
-        if name not in ("null", *callbacks.__all__) and not any(mark in name for mark in "./{"):
-            known = ", ".join(known for known in callbacks.__all__ if known != "Method")
-            raise ValueError(
-                f"unknown method {name!r}: expected one of {known}, a class path such as my_package.MyMethod, or a "
-                "YAML file such as configs/method/seg_ttt.yaml; leave --method out for a plain forward (t-BN)"
-            )
+def check_choices(args: Sequence[str]) -> None:
+    """Raises ValueError if `--method` or `--training` gets a name that is neither known, a class path nor a file."""
+    for option, (known, file, without) in CHOICES.items():
+        names = [later for earlier, later in pairwise(args) if earlier == f"--{option}"]
+        names += [arg.removeprefix(f"--{option}=") for arg in args if arg.startswith(f"--{option}=")]
+        if len(names) > 1:
+            raise ValueError(f"--{option} is given {len(names)} times ({', '.join(names)}): expected one per run")
+        for name in names:
+            if name not in ("null", *known) and not any(mark in name for mark in "./{"):
+                listed = ", ".join(name for name in known if name not in ("Method", "TrainingMethod"))
+                raise ValueError(
+                    f"unknown {option} {name!r}: expected one of {listed}, a class path such as my_package.MyClass, or "
+                    f"a YAML file such as {file}; leave --{option} out for {without}"
+                )
 
 
 def describe_network(network: Any) -> dict[str, Any]:
