@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from callbacks.adaptation.steps import evaluating, seeded
@@ -24,16 +25,18 @@ START = 0.1  # the paper's alpha
 def learn_alpha(
     network: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
+    per_step: int = 1,
     lr: float = 0.05,
     normalization: Normalization = IMAGENET,
     seed: int = 0,
 ) -> dict[str, float]:
-    """Learns one weight of the image's statistics per BatchNorm layer, by a step of Adam per batch.
+    """Learns one weight of the image's statistics per BatchNorm layer, by steps of Adam.
 
     Args:
         network: (B, 3, H, W) -> (B, K, H, W) logits, with BatchNorm; left as it was.
-        batches: (B, 3, H, W) normalised source images on the network's device, and their (B, H, W) int64 labels, 255
-            where ignored.
+        batches: (B, 3, H, W) normalised source images on the network's device, and their (B, H', W') int64 labels, 255
+            where ignored. Batches may differ in size.
+        per_step: How many batches a step is taken on.
         lr: Learning rate of Adam, on the logits of the weights.
         normalization: Of the images.
         seed: Of the photometric changes.
@@ -52,7 +55,7 @@ def learn_alpha(
             "expected a network with track_running_stats"
         )
     device = next(network.parameters()).device
-    steps = 0
+    seen = 0
     plain = adaptive_batch_norm(network, 0.0)  # also where layers blend already
     with torch.inference_mode(False), evaluating(network), plain, torch.enable_grad():
         layers = {name: one for name, one in list_batch_norms(network).items() if one.running_mean is not None}
@@ -61,15 +64,17 @@ def learn_alpha(
         network.requires_grad_(False)
         for images, masks in batches:
             images, masks = images.clone(), masks.clone()  # of inference mode, maybe
-            with seeded(device, seed + steps):
+            with seeded(device, seed + seen):
                 changed = normalization.apply(change_strongly(normalization.undo(images).clamp(0, 1)))
             with blending(layers, logits):
-                loss = compute_loss(predict_logits(network, changed), masks)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            steps += 1
-    if not steps:
+                predicted = predict_logits(network, changed)
+            predicted = F.interpolate(predicted, size=masks.shape[-2:], mode="bilinear", align_corners=False)
+            (compute_loss(predicted, masks) / per_step).backward()
+            seen += 1
+            if seen % per_step == 0:
+                optimizer.step()
+                optimizer.zero_grad()
+    if not seen:
         raise ValueError("there are no source images to learn alpha from: expected one batch or more")
     if not logits.isfinite().all():
         raise ValueError("alpha became NaN or infinite: expected finite source images; try a smaller learning rate")

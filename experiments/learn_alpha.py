@@ -28,20 +28,17 @@ HEADING = (
 )
 
 
-def list_batches(source: Any, batch_size: int, steps: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yields (B, 3, H, W) whole images of the source's train split and their (B, H, W) labels, in a random order.
+def list_images(source: Any, count: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yields (1, 3, H, W) whole images of the source's train split and their (1, H', W') labels, in a random order.
 
     Args:
         source: The datamodule of the source.
-        batch_size: B; images of one size.
-        steps: How many batches.
+        count: How many.
         device: Where to put them.
     """
     dataset = source.make_dataset("train", source.evaluation_transform)
-    order = RandomSampler(
-        dataset, num_samples=batch_size * steps, replacement=True, generator=torch.Generator().manual_seed(0)
-    )
-    for batch in DataLoader(dataset, batch_size, sampler=order, num_workers=source.num_workers):
+    order = RandomSampler(dataset, replacement=True, num_samples=count, generator=torch.Generator().manual_seed(0))
+    for batch in DataLoader(dataset, 1, sampler=order, num_workers=source.num_workers):
         yield batch["image"].to(device), batch["mask"].to(device)
 
 
@@ -52,7 +49,7 @@ def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("checkpoint", type=to_path, help="the trained network")
     parser.add_argument("--write", type=to_path, default=Path("alpha.yaml"), help="where to (%(default)s)")
     parser.add_argument("--steps", type=int, default=300, help="of Adam (%(default)s)")
-    parser.add_argument("--batch-size", type=int, default=2, help="images of one size per step (%(default)s)")
+    parser.add_argument("--batch-size", type=int, default=2, help="images per step (%(default)s)")
     parser.add_argument("--lr", type=float, default=0.05, help="learning rate (%(default)s)")
     return parse(parser, args)
 
@@ -74,7 +71,7 @@ def learn_file(
         path: The YAML file to write.
         options: More arguments of main.py.
         steps: Of Adam.
-        batch_size: Images of one size per step.
+        batch_size: Images per step.
         lr: Learning rate.
 
     Returns:
@@ -89,15 +86,15 @@ def learn_file(
         raise ValueError(f"steps is {steps}, the batch size {batch_size}: expected 1 or more of each")
     common = [f"--config={config}", *options, f"--ckpt_path={checkpoint}", *QUIET, "--trainer.logger=false"]
     common += ["--results.report=false", "--results.panels=0", "--verbose=false", "--results.overwrite=true"]
-    place = path.with_suffix("")
+    place = path.with_name(f"{path.stem}_scores")
     cli = main(["validate", *common, f"--results.folder={place / 't-BN'}", "--method=null"])
     source = getattr(cli.datamodule, "source", cli.datamodule)
     if source is None or source.role != "source":
         raise ValueError(f"{config} has no source data: expected an experiment that `fit` can train")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     begin = time.perf_counter()
-    batches = list_batches(source, batch_size, steps, device)
-    alpha = learn_alpha(cli.model.network.to(device), batches, lr, Normalization(**source.normalization))
+    images = list_images(source, batch_size * steps, device)
+    alpha = learn_alpha(cli.model.network.to(device), images, batch_size, lr, Normalization(**source.normalization))
     content = {
         "alpha": {name: round(value, 4) for name, value in alpha.items()},
         "learned_from": {

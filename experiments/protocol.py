@@ -104,8 +104,7 @@ class Protocol:
 
     def train(self) -> Path:
         """Trains, unless that is done; see `experiments.study.train`."""
-        tried: dict[str, Any] = {"grids": asdict(self.grids), **self.given}
-        tried |= {} if self.most_hurt is None else {"most_hurt": self.most_hurt}
+        tried = {"grids": asdict(self.grids), **self.given, "most_hurt": self.most_hurt}
         return train(self.folder, self.config, self.options, [CHOOSE_ALPHA], tried)
 
     def open_study(self, *more: str) -> Study:

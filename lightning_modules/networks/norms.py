@@ -301,13 +301,13 @@ def add_whitening(network: nn.Module, stages: Sequence[str]) -> None:
     Raises:
         ValueError: If its stages are not known.
     """
-    if len(stages) < 4:
-        raise ValueError(
-            f"norm is 'isw', but {type(network).__name__} does not name its stages: expected a network on ResNet, or "
-            "TimmDeepLab"
-        )
     norms = [name for name, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)]
     before = [name for name in norms if not name.startswith(tuple(f"{stage}." for stage in stages))]
+    if len(stages) < 4 or not before:
+        raise ValueError(
+            f"norm is 'isw', but {type(network).__name__} has no stem in front of four named stages: expected a network "
+            "on ResNet, or TimmDeepLab"
+        )
     replace_norm(network, before[0], WhitenedNorm2d)
     for stage in stages[-4:][:2]:
         blocks = list_last_blocks(list_blocks(network, stage))

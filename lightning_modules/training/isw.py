@@ -95,7 +95,7 @@ class ISW(TrainingMethod):
         self.maps = list(layers)
         self.features = list(self.maps)
         if self.auxiliary:
-            self._deep = name_deep_stages(network)[0]
+            self._deep = find_deep_stage(network)
             self.features.append(self._deep)
             channels = count_channels(network, self._deep)
             self.classifier = nn.Sequential(
@@ -162,6 +162,14 @@ class ISW(TrainingMethod):
         if not count:
             raise ValueError("there are no source images to choose what ISW whitens: expected one batch or more")
         return [average_over_processes(total / count) for total in sums]
+
+
+def find_deep_stage(network: nn.Module) -> str:
+    """Names the last stage but one; raises ValueError that says how to do without it."""
+    try:
+        return name_deep_stages(network)[0]
+    except ValueError as error:
+        raise ValueError(f"{error}; or --training.auxiliary=0, which does without the second classifier") from error
 
 
 def compute_covariances(features: Tensor) -> Tensor:

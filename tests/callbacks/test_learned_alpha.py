@@ -168,6 +168,15 @@ def test_changed_images_are_images() -> None:
     assert (changed - images).abs().mean(dim=(1, 2, 3)).min() > 0.01
 
 
+def test_a_step_may_be_taken_on_several_images_of_any_size() -> None:
+    network = Tinted()
+    (images, masks), _ = batches = list(draw_batches(2))
+    steps = learn_alpha(network, batches, per_step=2)["norm"]
+    assert steps != learn_alpha(network, batches)["norm"] and abs(steps - 0.1) < 0.01  # one step of Adam
+    larger = F.interpolate(masks[:, None].float(), scale_factor=2).long()[:, 0]
+    learn_alpha(network, [(images, larger), (images[:, :, :8], masks[:, :8])], per_step=2)
+
+
 def test_layers_without_running_statistics_have_the_images_own() -> None:
     network = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2, track_running_stats=False))
     found = learn_alpha(network, draw_batches(2))
@@ -201,7 +210,7 @@ def test_the_program_writes_a_file_that_methods_take(tmp_path: Path) -> None:
     found = run_learning(args)
     content = yaml.safe_load(path.read_text())
     assert len(content["alpha"]) == 12 and content["learned_from"]["source"] == "source"
-    summary = json.loads((tmp_path / "alpha" / "IaBN" / "results.json").read_text())
+    summary = json.loads((tmp_path / "alpha_scores" / "IaBN" / "results.json").read_text())
     assert summary["method"]["alpha"] == content["alpha"] and summary["mean"]["miou"] == pytest.approx(found[1])
     with pytest.raises(ValueError, match="steps is 0, the batch size 2: expected 1 or more of each"):
         run_learning([str(EXPERIMENT), str(checkpoint), "--steps", "0"])

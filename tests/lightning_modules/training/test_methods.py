@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import distributed
 
 from datamodules import FolderDataModule
-from lightning_modules.networks import DeepLabV1, HRNet, TimmDeepLab
+from lightning_modules.networks import DeepLabV1, FCN8s, HRNet, TimmDeepLab
 from lightning_modules.networks.whitening import WhitenedNorm2d
 from lightning_modules.training import ASG, CSG, DRPC, FSDR, ISW, MixStyle, PhotometricRandomization, TrainingMethod
 from lightning_modules.training.method import find_module, in_evaluation, record_outputs, seeded, train_step
@@ -257,7 +257,11 @@ def test_two_processes_train_and_hold_what_they_share(name: str, tmp_path: Path)
         (lambda: ISW(clusters=1), "clusters is 1: expected 2 or more"),
         (lambda: ISW(semantics="theirs"), "semantics is 'theirs': expected paper or released"),  # type: ignore[arg-type]
         (lambda: ISW(auxiliary=-1), "auxiliary is -1: expected 0 or more"),
-        (lambda: ISW().prepare(HRNet(5, "hrnet_w18_small", norm="isw"), 5), "HRNet has no backbone whose stages are"),
+        (
+            lambda: ISW().prepare(HRNet(5, "hrnet_w18_small", norm="isw"), 5),
+            "are known here.* or --training.auxiliary=0",
+        ),
+        (lambda: FCN8s("vgg16_bn", 5, width=4, norm="isw"), "FCN8s has no stem in front of four named stages"),
         (lambda: ISW().prepare(TinyNetwork(), 5), "TinyNetwork has none: expected a network with norm=isw"),
         (lambda: ASG(weight=-1.0), "weight is -1.0: expected 0 or more"),
         (lambda: ASG().prepare(TinyNetwork(), 5), "TinyNetwork has no backbone whose stages are known here"),
