@@ -94,8 +94,12 @@ class EvaluationTransform:
     """
 
     def __init__(self, resize: Resize = "protocol") -> None:
-        most = MAX_EVALUATION_SIZE if isinstance(resize, str) else tuple(resize)
-        if (isinstance(resize, str) and resize not in get_args(Policy)) or len(most) != 2 or min(most) < 1:
+        if isinstance(resize, str):
+            fine, most = resize in get_args(Policy), MAX_EVALUATION_SIZE
+        else:
+            fine = isinstance(resize, tuple | list) and len(resize) == 2 and all(type(side) is int for side in resize)
+            most = (resize[0], resize[1]) if fine else (0, 0)
+        if not fine or min(most) < 1:
             raise ValueError(
                 f"evaluation_resize is {resize!r}: expected one of {', '.join(get_args(Policy))}, or (height, width)"
             )

@@ -6,12 +6,12 @@ targets. What is done already is not done again.
 """
 
 import statistics
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from experiments.command_line import add_quick, make_parser, parse, to_path
-from experiments.demo import QUICK
 from experiments.generalization import WORLDS, World, format_spread
 from experiments.learn_alpha import learn_file
 from experiments.pages import describe_machine, format_markdown, insert_report, write_json
@@ -120,7 +120,7 @@ def run_beyond(args: Sequence[str] | None = None) -> list[dict[str, Any]]:
     add_quick(parser)
     arguments = parse(parser, args)
     folder = arguments.folder or Path("outputs/beyond") / arguments.world
-    options = [*(QUICK if arguments.quick else ()), *arguments.options]
+    options = [*(WORLDS[arguments.world].quick if arguments.quick else ()), *arguments.options]
     most_hurt = 0.5 if arguments.quick else MOST_HURT[arguments.world]
     seeds = []
     for seed in arguments.seeds:
@@ -133,4 +133,7 @@ def run_beyond(args: Sequence[str] | None = None) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    run_beyond()
+    try:
+        run_beyond()
+    except (ValueError, RuntimeError, OSError) as error:
+        sys.exit(f"error: {error}")

@@ -6,6 +6,7 @@ in the same folder, it goes on where it stopped.
 """
 
 import statistics
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,12 +37,14 @@ class World:
         config: The experiment.
         trainings: Names of files in configs/training; `PLAIN` has none.
         seg_ttt: Settings of Seg-TTT besides alpha, as chosen before on the development set.
+        quick: Arguments of a tiny budget.
         seeds: The arguments of main.py that a training seed sets.
     """
 
     config: Path
     trainings: Sequence[str]
     seg_ttt: Mapping[str, Any]
+    quick: Sequence[str]
     seeds: Sequence[str] = ("seed_everything",)
 
     def list_arguments(self, seed: int) -> list[str]:
@@ -54,12 +57,14 @@ WORLDS = {
         CONFIG,
         (PLAIN, "photometric", "mixstyle", "isw", "drpc", "fsdr"),
         {"scales": SCALES, "lr": 0.1},
+        QUICK,
         ("seed_everything", "data.seed"),
     ),
     "photographs": World(  # ASG and CSG need ImageNet weights, which the small network of the other world has not
         ROOT / "configs" / "experiment" / "photographs.yaml",
         (PLAIN, "photometric", "mixstyle", "isw", "asg", "csg", "drpc", "fsdr"),
         {"scales": [0.75, 1.0, 1.25], "psi": 0.5, "lr": 0.01, "trainable": ["neck", "head"]},
+        ("--trainer.max_epochs=2", "--data.source.init_args.num_train=16", "--trainer.limit_test_batches=2"),
     ),
 }
 
@@ -152,7 +157,7 @@ def run_generalization(args: Sequence[str] | None = None) -> list[dict[str, Any]
     if unknown := sorted(set(names) - set(world.trainings)):
         raise ValueError(f"unknown trainings {unknown}: expected some of {list(world.trainings)}")
     folder = arguments.folder or Path("outputs/generalization") / arguments.world
-    options = [*(QUICK if arguments.quick else ()), *arguments.options]
+    options = [*(world.quick if arguments.quick else ()), *arguments.options]
     rows = []
     for seed in arguments.seeds:
         for name in names:
@@ -166,4 +171,7 @@ def run_generalization(args: Sequence[str] | None = None) -> list[dict[str, Any]
 
 
 if __name__ == "__main__":
-    run_generalization()
+    try:
+        run_generalization()
+    except (ValueError, RuntimeError, OSError) as error:
+        sys.exit(f"error: {error}")

@@ -17,7 +17,8 @@ def choose_trust(miou: Mapping[float, Sequence[float]], most_hurt: float, margin
     """Chooses the largest trust at which few enough images are hurt, and at every smaller one, too.
 
     A new image from where the development images are from is hurt with a probability of at most `most_hurt`, as far as
-    the share of images hurt rises with trust.
+    the share of images hurt rises with trust and nothing else was chosen on these images. A target is from elsewhere:
+    there it is an expectation, not a promise.
 
     Args:
         miou: Mean IoU in percent of each development image, by trust; 0 is the prediction before the adaptation.

@@ -29,8 +29,7 @@ SETTINGS, TRAINING, SELECTION = "protocol.json", "training.json", "selection.yam
 PATIENCE = 30.0  # seconds for a training that is stopped to write what it has
 QUIET = ("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false")
 # Of the training alone; all else runs on one device.
-OF_DEVICES = ("trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.sync_batchnorm")
-OF_TRAINING = (*OF_DEVICES, "training")
+OF_TRAINING = ("trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.sync_batchnorm")
 # What changes nothing of the outcome, so that a folder may go on with another.
 WITHOUT_EFFECT = (
     "trainer.accelerator", "trainer.enable_progress_bar", "trainer.enable_model_summary", "data.num_workers", "verbose",
@@ -101,7 +100,7 @@ def claim_folder(folder: Path, config: Path, options: Sequence[str], tried: Mapp
     """Writes into a folder what it is for; raises ValueError if that is something else already."""
     trained = {
         "experiment": read_config(config),
-        "options": reduce(drop_options, OF_DEVICES + WITHOUT_EFFECT, options),
+        "options": reduce(drop_options, OF_TRAINING + WITHOUT_EFFECT, options),
     }
     settings = to_plain({**trained, **tried})
     path = folder / SETTINGS
@@ -171,7 +170,7 @@ class Study:
         Args:
             folder: Where everything is written.
             config: Of the experiment.
-            options: Of the training; what belongs to it alone is left out.
+            options: Of the training; those of several devices are left out.
             checkpoint: The weights.
             more: Arguments that the training did not have.
             development: See the class.

@@ -1,7 +1,6 @@
 """The weight of IaBN: one number for all layers, or one for each, given as a mapping or in a file."""
 
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from numbers import Real
 from pathlib import Path
 
@@ -22,23 +21,26 @@ def read_alpha(alpha: Alpha | Mapping[str, float]) -> float | dict[str, float]:
         FileNotFoundError: If there is no such file.
     """
     if isinstance(alpha, str):
-        with suppress(ValueError):
-            return read_alpha(float(alpha))
-        alpha = read_file(Path(alpha).expanduser())
+        name = alpha
+        try:
+            alpha = float(name)
+        except ValueError:
+            alpha = read_file(name)
     for where, value in alpha.items() if isinstance(alpha, Mapping) else [("", alpha)]:
         if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= 1:
             raise ValueError(
                 f"alpha{f' of {where}' if where else ''} is {value}: expected the weight of the test image's "
                 "statistics in [0, 1], e.g. 0.1 (0 is t-BN, 1 is p-BN)"
             )
-    return dict(alpha) if isinstance(alpha, Mapping) else alpha
+    return {name: float(value) for name, value in alpha.items()} if isinstance(alpha, Mapping) else alpha
 
 
-def read_file(path: Path) -> Mapping[str, float]:
+def read_file(name: str) -> Mapping[str, float]:
     """Reads the weights of a file by layer."""
+    path = Path(name).expanduser()
     if not path.is_file():
         raise FileNotFoundError(
-            f"alpha is {path}: expected a number in [0, 1], a mapping from layers to such numbers, or a file that "
+            f"alpha is {name!r}: expected a number in [0, 1], a mapping from layers to such numbers, or a file that "
             "`python -m experiments.learn_alpha` has written"
         )
     try:
@@ -69,7 +71,7 @@ def spread_alpha(alpha: float | Mapping[str, float], layers: Iterable[str]) -> d
     layers = list(layers)
     if not isinstance(alpha, Mapping):
         return dict.fromkeys(layers, alpha)
-    fitting = {layer: [name for name in alpha if f"{layer}.".startswith(f"{name}.")] for layer in layers}
+    fitting = {layer: [name for name in list_parents(layer) if name in alpha] for layer in layers}
     unknown = sorted(set(alpha) - {name for names in fitting.values() for name in names})
     missing = [layer for layer, names in fitting.items() if not names]
     if unknown or missing:
@@ -78,4 +80,10 @@ def spread_alpha(alpha: float | Mapping[str, float], layers: Iterable[str]) -> d
             f"alpha has {wrong}: expected a weight for each BatchNorm of the network, {len(layers)} such as "
             f"{', '.join(layers[:3])}, and no other. Was it learned for another network?"
         )
-    return {layer: alpha[max(names, key=len)] for layer, names in fitting.items()}
+    return {layer: alpha[names[-1]] for layer, names in fitting.items()}
+
+
+def list_parents(layer: str) -> list[str]:
+    """Lists the names of the modules that a layer lies in, from the outermost to itself."""
+    parts = layer.split(".")
+    return [".".join(parts[:end]) for end in range(1, len(parts) + 1)]

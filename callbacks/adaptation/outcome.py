@@ -25,8 +25,8 @@ class Adaptation:
         losses: Loss before each update step.
         note: Why adaptation was skipped or undone; None if all went well.
         fallback: Whether the prediction is the unadapted one.
-        relabelled: Share of the pixels whose class is another than the unadapted prediction's, and
-        held_back: share of those that trust below 1 left as they were; None with full trust.
+        relabelled: Share of all pixels whose class is another than the unadapted prediction's; None with full trust.
+        held_back: Share of all pixels that the adapted prediction alone would have changed as well; None likewise.
     """
 
     probabilities: Tensor
@@ -62,7 +62,7 @@ class Adaptation:
             unadapted: (1, K, H, W) prediction before the adaptation.
             trust: In [0, 1].
         """
-        mixed = torch.lerp(unadapted, self.probabilities, trust)
+        mixed = torch.lerp(unadapted, self.probabilities, trust) if trust else unadapted  # not NaN of the adapted one
         before, adapted, after = (found.argmax(dim=1) for found in (unadapted, self.probabilities, mixed))
         relabelled, held_back = ((before != after), (before != adapted) & (before == after))
         shares = torch.stack([relabelled, held_back]).double().mean(dim=(1, 2, 3)).tolist()

@@ -3,6 +3,7 @@
 Source: Chen et al. (2018a), Sec. 3.2, Fig. 7 (ASPP-L); paper, Table 4 (the network of ASG and CSG).
 """
 
+from functools import reduce
 from typing import Literal
 
 import torch
@@ -29,7 +30,7 @@ class SummedPyramid(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Sums the logits of all branches."""
-        return torch.stack([branch(features) for branch in self.branches]).sum(dim=0)
+        return reduce(torch.add, [branch(features) for branch in self.branches])
 
 
 class DeepLabV2(SegmentationNetwork):

@@ -305,8 +305,8 @@ def add_whitening(network: nn.Module, stages: Sequence[str]) -> None:
     before = [name for name in norms if not name.startswith(tuple(f"{stage}." for stage in stages))]
     if len(stages) < 4 or not before:
         raise ValueError(
-            f"norm is 'isw', but {type(network).__name__} has no stem in front of four named stages: expected a network "
-            "on ResNet, or TimmDeepLab"
+            f"norm is 'isw', but {type(network).__name__} has no stem in front of four named stages: expected a "
+            "network on ResNet, or TimmDeepLab"
         )
     replace_norm(network, before[0], WhitenedNorm2d)
     for stage in stages[-4:][:2]:

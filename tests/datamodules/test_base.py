@@ -367,6 +367,8 @@ def test_what_is_given_for_all_data_sets_of_targets_reaches_each() -> None:
         ({"broken": "skipp"}, "broken is 'skipp': expected one of error, skip"),
         ({"eval_batch_size": 0}, "eval_batch_size is 0: expected 1 or more"),
         ({"evaluation_resize": "no"}, "evaluation_resize is 'no': expected one of protocol"),
+        ({"evaluation_resize": (1.5, 9)}, r"evaluation_resize is \(1\.5, 9\): expected one of"),
+        ({"evaluation_resize": 360}, "evaluation_resize is 360: expected one of"),
         ({"evaluation_resize": (0, 9)}, r"evaluation_resize is \(0, 9\): expected one of .*, or \(height, width\)"),
     ],
 )
