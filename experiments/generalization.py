@@ -110,7 +110,7 @@ def run_training(world: World, name: str, seed: int, folder: Path, options: Sequ
 def format_rows(rows: Sequence[Mapping[str, Any]]) -> str:
     """Formats the rows as a Markdown table: mean over seeds, with several also the deviation, in percent."""
     domains = list(rows[0][METHODS[0]])
-    heads = ["training", "method", *domains, "mean", "over plain", "alpha", "development"]
+    heads = ["training", "method", *domains, "mean", "over plain", "alpha", "development", "time of plain's"]
     plain = {row["seed"]: row for row in rows if row["training"] == PLAIN}
     lines = []
     for name in dict.fromkeys(row["training"] for row in rows):
@@ -121,9 +121,11 @@ def format_rows(rows: Sequence[Mapping[str, Any]]) -> str:
             compared = [row for row in own if row["seed"] in plain]
             gains = [average(row, method) - average(plain[row["seed"]], method) for row in compared]
             cells = [name, method, *map(format_spread, columns), f"{statistics.mean(gains):+.1f}" if gains else ""]
+            times = [row["seconds"] / plain[row["seed"]]["seconds"] for row in compared]
             alphas = ", ".join(dict.fromkeys(f"{row['alpha']:g}" for row in own))
             development = format_spread([row["development"] for row in own])
-            lines.append([*cells, *((alphas, development) if method == "IaBN" else ("", ""))])
+            relative = f"{statistics.mean(times):.1f}" if times else ""
+            lines.append([*cells, *((alphas, development, relative) if method == "IaBN" else ("", "", ""))])
     return format_markdown(heads, lines, numbers=range(2, len(heads)))
 
 
