@@ -51,10 +51,15 @@ class FCN(SegmentationNetwork):
     ) -> None:
         super().__init__(num_classes, output_stride=8)
         self.backbone = ResNet(backbone, width, weights=weights)
-        self.head = FCNHead(self.backbone.channels, num_classes)
-        self.head[-1] = make_classifier(self.backbone.channels // 4, num_classes)
+        self.head = self.make_head(num_classes)
         self.adapted_layers = (*self.backbone.late_stages, "head")
         self.change_layers(norm, dropout, STAGES)
+
+    def make_head(self, num_classes: int) -> nn.Module:
+        """Makes what follows the backbone."""
+        head = FCNHead(self.backbone.channels, num_classes)
+        head[-1] = make_classifier(self.backbone.channels // 4, num_classes)
+        return head
 
     def list_stages(self) -> list[Stage]:
         """Lists the stages from a (B, 3, H, W) image to (B, K, ceil(H / 8), ceil(W / 8)) logits."""
