@@ -24,7 +24,8 @@ ARGUMENTS = {
     "isw": (
         "--model.network.init_args.norm=isw", "--training.from_epoch=1", "--training.images=32", "--training.trials=3",
     ),
-    "csg": ("--training.queue=4096",),
+    "asg": ("--training.weight=0.75",),  # 75 at the paper's rate of 1e-4: as large steps at 0.01
+    "csg": ("--training.weight=0.75", "--training.queue=4096"),
     "fsdr": ("--training.learn_from=1", "--training.images=16"),
 }  # fmt: skip
 
