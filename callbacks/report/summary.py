@@ -27,6 +27,8 @@ class ImageRow:
         losses: Loss before each step; empty if there were no steps, or if the losses were not recorded.
         fallback: Whether the prediction is the unadapted one.
         note: Why adaptation was skipped or undone.
+        relabelled: Share of the pixels that adaptation gave another class; None with full trust.
+        held_back: Share of the pixels that it would have given one, had it been trusted fully; None likewise.
     """
 
     domain: str
@@ -37,6 +39,8 @@ class ImageRow:
     losses: tuple[float, ...]
     fallback: bool
     note: str | None
+    relabelled: float | None = None
+    held_back: float | None = None
 
     @property
     def gain(self) -> float:
@@ -98,7 +102,8 @@ def summarize_records(
         ``domains``: per domain miou, iou per class (NaN where absent), accuracy, ece, classwise_ece, brier in [0, 2],
         nll in nats, reliability (see `Scores.summarize`), the median of milliseconds per image, and the numbers of
         images, of fallbacks and of images with a note; if the unadapted network was scored too, baseline_miou and
-        worse_than_baseline, the share of images in percent that it is better at, else None. ``mean``: the simple
+        worse_than_baseline, the share of images in percent that it is better at, else None; with trust below 1 also
+        relabelled and held_back, shares of the pixels in percent. ``mean``: the simple
         average of the scores and milliseconds over domains, empty if one of them has no image yet.
     """
     order = list(domains)
@@ -146,6 +151,9 @@ def summarize_domain(
         "baseline_miou": None,
         "worse_than_baseline": None,
     }
+    for key in ("relabelled", "held_back"):  # of a method that is not trusted fully
+        shares = [share for row in rows if (share := getattr(row, key)) is not None]
+        summary |= {key: 100 * sum(shares) / len(shares)} if shares else {}
     domain = DomainData(name, summary, rows=rows)
     if all(row.baseline_miou is not None for row in rows):
         before = baseline.summarize()
@@ -173,6 +181,8 @@ def read_row(record: Mapping[str, Any]) -> ImageRow:
         losses=tuple(adaptation.get("losses") or ()),
         fallback=bool(adaptation.get("fallback", False)),
         note=adaptation.get("note"),
+        relabelled=adaptation.get("relabelled"),
+        held_back=adaptation.get("held_back"),
     )
 
 

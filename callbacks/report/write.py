@@ -107,6 +107,12 @@ def list_notes(data: RunData) -> list[str]:
             more = f"; and {len(found) - SHOWN_NOTES} more" if len(found) > SHOWN_NOTES else ""
             count = domain.scores["images_with_notes"]
             notes.append(f"{name}: {count} images have a note: {'; '.join(found[:SHOWN_NOTES])}{more}")
+        if "held_back" in domain.scores:
+            relabelled, held_back = domain.scores["relabelled"], domain.scores["held_back"]
+            notes.append(
+                f"{name}: adaptation gave {relabelled:.1f} % of the pixels another class; {held_back:.1f} % more it "
+                "would have, had it been trusted fully"
+            )
     return notes
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pytorch_lightning.loggers import CSVLogger
 
-from callbacks import IaBN
+from callbacks import IaBN, SegTTT
 from callbacks.report.summary import gain_of_image, summarize_records
 from callbacks.results import Results, read_records
 from lightning_modules.metrics import Scores
@@ -52,6 +52,19 @@ def test_images_without_labels_are_none_that_got_worse() -> None:
             for own, plain in chosen
         ]
         assert summarize_records(records, list("abc"))["domains"]["d"]["worse_than_baseline"] == worse
+
+
+def test_what_trust_below_one_did_is_summed_up(tmp_path: Path) -> None:
+    full = run(tmp_path / "full", IaBN())
+    half = run(tmp_path / "half", SegTTT(0.3, num_steps=1, lr=1.0, scales=[0.5], trust=0.5), report=True)
+    records = read_records(tmp_path / "half" / "records.jsonl")
+    for domain, scores in half["domains"].items():
+        assert not {"relabelled", "held_back"} & full["domains"][domain].keys()
+        shares = [record["adaptation"] for record in records if record["domain"] == domain]
+        for key in ("relabelled", "held_back"):
+            assert scores[key] == pytest.approx(100 * sum(share[key] for share in shares) / len(shares))
+        said = f"{domain}: adaptation gave {scores['relabelled']:.1f} % of the pixels another class; "
+        assert f"{said}{scores['held_back']:.1f} % more" in (tmp_path / "half" / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
