@@ -298,13 +298,13 @@ def test_the_other_world_has_its_own_columns_and_no_differences(tmp_path: Path) 
     assert "| GTA | ResNet-50 | t-BN | 30.0 | 31.0 | 33.0 | 31.3 | 30.75 |" in page
     bound = make_page(build_table(plan, read_table("table4")))
     assert "haze_resnet50/test/t_bn" in bound and "| 62.72 |" in bound  # mean of 71.23, 58.39, 58.53
-    assert "| GTA | ResNet-50, FCN | Yue et al. | — | — | — | — | 34.56 |" in bound
+    assert "| GTA | ResNet-50, FCN | Yue et al., trained here | — | — | — | — | 34.56 |" in bound
 
 
 def test_doubtful_numbers_are_marked_and_explained(tmp_path: Path) -> None:
     page = make_page(build_table(plan_of("--folder", str(tmp_path)), read_table("table4")))
     assert "| — | 29.64 † |" in page
-    doubt = "GTA, ResNet-50, DeepLabv1, IBN-Net (Pan et al.), cityscapes: restored"
+    doubt = "GTA, ResNet-50, DeepLabv1, IBN-Net (Pan et al.), trained here, cityscapes: restored"
     assert f"† doubtful in the text of the paper's PDF: {doubt}" in page
 
 

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_modules.training.contrast import compute_attention, contrast, pool_chunks
 from lightning_modules.training.method import Semantics, Step, TrainingMethod, check_least, check_semantics
 from lightning_modules.training.photometric import PhotometricChange
 from lightning_modules.training.processes import gather_from_processes
@@ -113,49 +114,3 @@ class CSG(TrainingMethod):
 def make_projection(channels: int) -> nn.Sequential:
     """Makes the projection of (N, C) pooled features to (N, 128)."""
     return nn.Sequential(nn.Linear(channels, channels), nn.ReLU(inplace=True), nn.Linear(channels, DIMENSIONS))
-
-
-def compute_attention(features: Tensor) -> Tensor:
-    """Returns (B, 1, H, W) weights of 0 or more: how similar the features of a place are to the image's mean.
-
-    Args:
-        features: (B, C, H, W); no gradient goes through the weights.
-
-    Source: Chen et al. (2021), Eq. 4.
-    """
-    features = features.detach()
-    return (features * features.mean(dim=(2, 3), keepdim=True)).sum(dim=1, keepdim=True).clamp_min(0)
-
-
-def pool_chunks(features: Tensor, attention: Tensor, chunks: int) -> Tensor:
-    """Averages features over chunks of the map by the weights of an attention.
-
-    Args:
-        features: (B, C, H, W).
-        attention: (B, 1, H, W) weights of 0 or more.
-        chunks: Rows, and columns; no more than the map has.
-
-    Returns:
-        (B * rows * columns, C): chunk by chunk, row by row, image by image.
-    """
-    rows, columns = min(chunks, features.shape[2]), min(chunks, features.shape[3])
-    weights = attention + 1e-6  # a chunk without attention is averaged evenly
-    total = F.adaptive_avg_pool2d(features * weights, (rows, columns))
-    pooled = total / F.adaptive_avg_pool2d(weights, (rows, columns))
-    return pooled.flatten(2).transpose(1, 2).reshape(-1, features.shape[1])
-
-
-def contrast(queries: Tensor, keys: Tensor, queue: Tensor, temperature: float) -> Tensor:
-    """Returns the () mean InfoNCE: the cross-entropy of telling a query's own key from those of the queue.
-
-    Args:
-        queries: (N, D), normalised.
-        keys: (N, D), normalised: the key of each query.
-        queue: (Q, D), normalised.
-        temperature: Divides the similarities.
-
-    Source: Chen et al. (2021), Eq. 1.
-    """
-    own = (queries * keys).sum(dim=1, keepdim=True)
-    logits = torch.cat([own, queries @ queue.T], dim=1) / temperature
-    return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64, device=logits.device))

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from lightning_modules.networks.base import conv_bn_relu, make_classifier
 from lightning_modules.networks.whitening import WhitenedNorm2d
 from lightning_modules.recipe import compute_loss
+from lightning_modules.training.covariances import choose_covariances, compute_covariances, measure_whitening
 from lightning_modules.training.method import (
     Semantics,
     Step,
@@ -24,8 +24,6 @@ from lightning_modules.training.method import (
 from lightning_modules.training.photometric import PhotometricChange
 from lightning_modules.training.processes import average_over_processes
 from lightning_modules.training.teacher import count_channels, name_deep_stages
-
-EPS = 1e-5  # on the diagonal of covariances
 
 
 class ISW(TrainingMethod):
@@ -170,56 +168,3 @@ def find_deep_stage(network: nn.Module) -> str:
         return name_deep_stages(network)[0]
     except ValueError as error:
         raise ValueError(f"{error}; or --training.auxiliary=0, which does without the second classifier") from error
-
-
-def compute_covariances(features: Tensor) -> Tensor:
-    """Returns the (B, C, C) covariances between the channels of (B, C, H, W) features whose means are 0, in float32.
-
-    Source: Choi et al. (2021), Eq. 2.
-    """
-    values = features.flatten(2)
-    values = values if values.dtype == torch.float64 else values.float()
-    identity = torch.eye(values.shape[1], dtype=values.dtype, device=values.device)
-    return values @ values.mT / max(values.shape[2] - 1, 1) + EPS * identity
-
-
-def measure_whitening(features: Tensor, mask: Tensor) -> Tensor:
-    """Returns the () mean over images of the mean absolute covariance over a (C, C) bool mask.
-
-    Source: Choi et al. (2021), Eq. 14.
-    """
-    with torch.autocast(features.device.type, enabled=False):
-        covariances = compute_covariances(features)
-        return (covariances.abs() * mask).sum(dim=(1, 2)).mean() / mask.sum().clamp_min(1)
-
-
-def choose_covariances(variances: Tensor, clusters: int, semantics: str = "paper") -> Tensor:
-    """Chooses the covariances above the diagonal whose variances are not in the lowest of so many groups.
-
-    Args:
-        variances: (C, C) float.
-        clusters: Number of groups, by one-dimensional k-means.
-        semantics: ``paper`` groups what is above the diagonal; ``released`` the whole matrix, with 0 elsewhere.
-
-    Returns:
-        (C, C) bool.
-
-    Source: Choi et al. (2021), Eq. 12 and 13.
-    """
-    above = torch.ones_like(variances, dtype=torch.bool).triu(diagonal=1)
-    values = variances[above] if semantics == "paper" else variances.triu(diagonal=1).flatten()
-    groups = divide_into_groups(values.double().cpu().numpy(), clusters)
-    high = torch.from_numpy(groups > 0).to(variances.device)
-    if semantics == "released":
-        return high.reshape(variances.shape) & above
-    mask = torch.zeros_like(above)
-    mask[above] = high
-    return mask
-
-
-def divide_into_groups(values: np.ndarray, count: int) -> np.ndarray:
-    """Divides (N,) float64 numbers into groups by the best k-means; returns the (N,) groups, the lowest 0."""
-    import kmeans1d  # not on every machine that runs the GPU check
-
-    groups, _ = kmeans1d.cluster(values, min(count, len(np.unique(values))))
-    return np.asarray(groups)

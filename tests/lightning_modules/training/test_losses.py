@@ -8,15 +8,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_modules.training.asg import measure_divergence
-from lightning_modules.training.csg import compute_attention, contrast, pool_chunks
-from lightning_modules.training.drpc import measure_consistency
-from lightning_modules.training.fsdr import choose_varying, keep_bands, measure_entropy, randomize_bands
-from lightning_modules.training.isw import (
+from lightning_modules.training.contrast import compute_attention, contrast, pool_chunks
+from lightning_modules.training.covariances import (
     choose_covariances,
     compute_covariances,
     divide_into_groups,
     measure_whitening,
 )
+from lightning_modules.training.drpc import measure_consistency
+from lightning_modules.training.fsdr import choose_varying, keep_bands, measure_entropy, randomize_bands
 from lightning_modules.training.mixstyle import mix_statistics
 from lightning_modules.training.styles import match_histograms, transfer_colours
 

@@ -1,0 +1,60 @@
+"""Covariances between the channels of a map, which of them photometric changes move, and how far they are from 0."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+EPS = 1e-5  # on the diagonal
+
+
+def compute_covariances(features: Tensor) -> Tensor:
+    """Returns the (B, C, C) covariances between the channels of (B, C, H, W) features whose means are 0, in float32.
+
+    Source: Choi et al. (2021), Eq. 2.
+    """
+    values = features.flatten(2)
+    values = values if values.dtype == torch.float64 else values.float()
+    identity = torch.eye(values.shape[1], dtype=values.dtype, device=values.device)
+    return values @ values.mT / max(values.shape[2] - 1, 1) + EPS * identity
+
+
+def measure_whitening(features: Tensor, mask: Tensor) -> Tensor:
+    """Returns the () mean over images of the mean absolute covariance over a (C, C) bool mask.
+
+    Source: Choi et al. (2021), Eq. 14.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        covariances = compute_covariances(features)
+        return (covariances.abs() * mask).sum(dim=(1, 2)).mean() / mask.sum().clamp_min(1)
+
+
+def choose_covariances(variances: Tensor, clusters: int, semantics: str = "paper") -> Tensor:
+    """Chooses the covariances above the diagonal whose variances are not in the lowest of so many groups.
+
+    Args:
+        variances: (C, C) float.
+        clusters: Number of groups, by one-dimensional k-means.
+        semantics: ``paper`` groups what is above the diagonal; ``released`` the whole matrix, with 0 elsewhere.
+
+    Returns:
+        (C, C) bool.
+
+    Source: Choi et al. (2021), Eq. 12 and 13.
+    """
+    above = torch.ones_like(variances, dtype=torch.bool).triu(diagonal=1)
+    values = variances[above] if semantics == "paper" else variances.triu(diagonal=1).flatten()
+    groups = divide_into_groups(values.double().cpu().numpy(), clusters)
+    high = torch.from_numpy(groups > 0).to(variances.device)
+    if semantics == "released":
+        return high.reshape(variances.shape) & above
+    mask = torch.zeros_like(above)
+    mask[above] = high
+    return mask
+
+
+def divide_into_groups(values: np.ndarray, count: int) -> np.ndarray:
+    """Divides (N,) float64 numbers into groups by the best k-means; returns the (N,) groups, the lowest 0."""
+    import kmeans1d  # not on every machine that runs the GPU check
+
+    groups, _ = kmeans1d.cluster(values, min(count, len(np.unique(values))))
+    return np.asarray(groups)
