@@ -14,7 +14,7 @@ FUNCTION = "torchvision.models.segmentation.lraspp_mobilenet_v3_large"
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (["--method=IaBN", "--method.alpha=much"], "method.alpha (callbacks.IaBN) is much, expected float"),
+        (["--method=SegTTT", "--method.psi=much"], "method.psi (callbacks.SegTTT) is much, expected float"),
         (["--method=SegTTT", "--method.steps=3"], "method (callbacks.SegTTT): Option 'steps' is not accepted"),
         (["--trainer.max_epochs=many"], "trainer.max_epochs is many, expected int"),
         (["--trainer.epochs=3"], "unrecognized arguments: --trainer.epochs=3"),
@@ -44,8 +44,8 @@ def test_what_a_constructor_says_is_passed_on_as_it_is(tmp_path: Path) -> None:
     [
         ("trainer: {max_epochs: many}", "trainer.max_epochs is many, expected int (in FILE)"),
         (
-            "method: {class_path: IaBN, init_args: {alpha: much}}",
-            "method.alpha (callbacks.IaBN) is much, expected float (in FILE)",
+            "method: {class_path: SegTTT, init_args: {psi: much}}",
+            "method.psi (callbacks.SegTTT) is much, expected float (in FILE)",
         ),
         ("modle: 3", "does not accept option 'modle' (in FILE)"),
         ("trainer: [1\nx: }", "in FILE"),
