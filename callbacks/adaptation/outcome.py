@@ -74,5 +74,6 @@ class Adaptation:
 
     def to_record(self) -> dict[str, Any]:
         """Returns all but the prediction, for JSON."""
-        names = ("steps", "loss_first", "loss_last", "note", "fallback", "relabelled", "held_back")
+        names = ["steps", "loss_first", "loss_last", "note", "fallback"]
+        names += [] if self.relabelled is None else ["relabelled", "held_back"]
         return {name: getattr(self, name) for name in names} | {"losses": list(self.losses)}
