@@ -5,6 +5,7 @@ the development set; tests t-BN, IaBN and Seg-TTT on the targets. What is done a
 in the same folder, it goes on where it stopped.
 """
 
+import argparse
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -52,6 +53,12 @@ class World:
         """Lists the arguments of every command of one training seed."""
         return [*(f"--{name}={seed}" for name in self.seeds), *QUIET]
 
+    def open_study(self, folder: Path, arguments: Sequence[str]) -> Study:
+        """Trains with the arguments of main.py given, unless that is done; returns the study of the network."""
+        checkpoint = train(folder, self.config, arguments)
+        more = ["--trainer.logger=false", "--results.panels=0"]
+        return Study.of_training(folder, self.config, arguments, checkpoint, more)
+
 
 WORLDS = {
     "street_scenes": World(
@@ -88,9 +95,7 @@ def run_training(world: World, name: str, seed: int, folder: Path, options: Sequ
     """
     print(f"[{name}, seed {seed}] Training ...", flush=True)
     arguments = [*world.list_arguments(seed), *list_training(name), *options]
-    checkpoint = train(folder, world.config, arguments)
-    more = ["--trainer.logger=false", "--results.panels=0"]
-    study = Study.of_training(folder, world.config, arguments, checkpoint, more)
+    study = world.open_study(folder, arguments)
     found = study.choose_alpha()["best"]
     alpha = found["values"]["alpha"]
     given = {
@@ -141,19 +146,25 @@ def format_spread(values: Sequence[float]) -> str:
     return f"{statistics.mean(values):.1f}{spread}"
 
 
+def make_world_parser(name: str, summary: str | None) -> argparse.ArgumentParser:
+    """Makes the parser of a program over one of the worlds, see `make_parser`."""
+    parser = make_parser(name, summary)
+    parser.add_argument("world", choices=list(WORLDS), help="generated scenes, or photographs (--data.root after --)")
+    parser.add_argument("--folder", type=to_path, help=f"where to write (outputs/{name}/WORLD)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the training (%(default)s)")
+    parser.add_argument("--page", type=to_path, help="also write the table between the marks of this page")
+    add_quick(parser)
+    return parser
+
+
 def run_generalization(args: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """Runs the command line; returns the rows, which are also written as JSON.
 
     Raises:
         ValueError: If a training is named that there is not.
     """
-    parser = make_parser("generalization", __doc__)
-    parser.add_argument("world", choices=list(WORLDS), help="generated scenes, or photographs (--data.root after --)")
-    parser.add_argument("--folder", type=to_path, help="where to write (outputs/generalization/WORLD)")
+    parser = make_world_parser("generalization", __doc__)
     parser.add_argument("--only", nargs="+", metavar="NAME", help="trainings: files of configs/training, or plain")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the training (%(default)s)")
-    parser.add_argument("--page", type=to_path, help="also write the table between the marks of this page")
-    add_quick(parser)
     arguments = parse(parser, args)
     world = WORLDS[arguments.world]
     names = arguments.only or world.trainings
