@@ -5,19 +5,17 @@ chooses by conformal risk control how far the best row is trusted, all without a
 targets. What is done already is not done again.
 """
 
-import statistics
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.command_line import parse
-from experiments.generalization import WORLDS, World, format_spread, make_world_parser
+from experiments.command_line import parse, run_program
+from experiments.generalization import WORLDS, World, make_world_parser, write_world_report
 from experiments.learn_alpha import learn_file
-from experiments.pages import describe_machine, format_markdown, insert_report, write_json
-from experiments.study import describe_method
+from experiments.scores import Column, find_row, format_scores, list_columns
+from experiments.study import CHECKPOINT, describe_method, open_study
 
-REFERENCE, BEST = "IaBN", "Seg-TTT, labels of both, final views (best)"
+REFERENCE, BEST, TRUSTED = "IaBN", "Seg-TTT, labels of both, final views (best)", "best, trusted as chosen"
 FINAL = {"scales": [0.75, 1.0, 1.25], "flip": True, "grayscale": False}  # chosen on StreetScenes' development domain
 MOST_HURT = {"street_scenes": 0.03, "photographs": 0.05}  # share of images; the latter has 26 to choose on
 # Of each world: enough development images for that, and target images that nobody has looked at.
@@ -50,8 +48,8 @@ def list_rows(world: World, alpha: float, by_layer: str) -> dict[str, tuple[str,
     }
 
 
-def run_seed(name: str, seed: int, folder: Path, options: Sequence[str], most_hurt: float) -> dict[str, Any]:
-    """Trains with one seed, chooses, and tests every row; returns what came out.
+def run_seed(name: str, seed: int, folder: Path, options: Sequence[str], most_hurt: float) -> list[dict[str, Any]]:
+    """Trains with one seed, chooses, and tests every row.
 
     Args:
         name: Of the world.
@@ -59,73 +57,61 @@ def run_seed(name: str, seed: int, folder: Path, options: Sequence[str], most_hu
         folder: Where to write.
         options: More arguments of every command.
         most_hurt: Share of images that the best row may make worse by more than a point.
+
+    Returns:
+        The rows; the trusted one also has ``risk``, see `experiments.risk.choose_trust`.
     """
     world = WORLDS[name]
     arguments = [*world.list_arguments(seed), *OPTIONS[name], *options]
     print(f"[seed {seed}] Training ...", flush=True)
-    study = world.open_study(folder, arguments)
+    study = open_study(folder, world.config, arguments)
     alpha = study.choose_alpha()["best"]["values"]["alpha"]
     by_layer = folder / "alpha.yaml"
     if not by_layer.exists():
-        learn_file(world.config, folder / "checkpoints" / "best.ckpt", by_layer, arguments)
-    rows = list_rows(world, alpha, str(by_layer))
-    method, settings = rows[BEST]
+        learn_file(world.config, folder / CHECKPOINT, by_layer, arguments)
+    methods = list_rows(world, alpha, str(by_layer))
+    method, settings = methods[BEST]
     risk = study.choose_trust(method, settings, most_hurt)
-    rows["best, trusted as chosen"] = method, settings | {"trust": risk["trust"]}
-    found: dict[str, Any] = {"seed": seed, "alpha": alpha, "risk": risk, "rows": {}}
-    for row, (method, settings) in rows.items():
-        print(f"[seed {seed}] Testing {row} ...", flush=True)
-        summary = study.test(row, describe_method(method, settings))
-        differences = study.compare_images(REFERENCE, row)
-        found["rows"][row] = {
-            "miou": {domain: scores["miou"] for domain, scores in summary["domains"].items()},
-            "ece": summary["mean"]["ece"], "ms": summary["mean"]["ms_per_image"],
-            "worse": 100 * sum(value < -1 for value in differences) / len(differences),
-            "gain": statistics.mean(differences),
-        }  # fmt: skip
-    return found
+    methods[TRUSTED] = method, settings | {"trust": risk["trust"]}
+    rows: list[dict[str, Any]] = []
+    for title, (method, settings) in methods.items():
+        print(f"[seed {seed}] Testing {title} ...", flush=True)
+        scores = study.score(title, describe_method(method, settings), REFERENCE)
+        rows.append({"method": title, "seed": seed, "alpha": alpha, **scores})
+    rows[-1]["risk"] = risk
+    usual = find_row(rows, method="Seg-TTT")
+    assert usual is not None
+    for row in rows:
+        row["over"] = row["miou.mean"] - usual["miou.mean"]
+        row["time"] = row["ms_per_image"] / usual["ms_per_image"]
+    return rows
 
 
-def format_report(seeds: Sequence[Mapping[str, Any]]) -> str:
-    """Formats the rows as a Markdown table: mean and standard deviation over seeds, in percent."""
-    domains = list(seeds[0]["rows"][REFERENCE]["miou"])
-    heads = ["method", *domains, "mean", "over Seg-TTT", "worse by > 1", "gain per image", "ECE", "time of Seg-TTT's"]
-    lines = []
-    for row in seeds[0]["rows"]:
-        own = [seed["rows"][row] for seed in seeds]
-        usual = [seed["rows"]["Seg-TTT"] for seed in seeds]
-        means = [statistics.mean(one["miou"].values()) for one in own]
-        gains = [mean - statistics.mean(other["miou"].values()) for mean, other in zip(means, usual, strict=True)]
-        times = [one["ms"] / other["ms"] for one, other in zip(own, usual, strict=True)]
-        cells = [format_spread([one["miou"][domain] for one in own]) for domain in domains]
-        cells += [format_spread(means), f"{statistics.mean(gains):+.1f}"]
-        cells += [f"{statistics.mean(one['worse'] for one in own):.1f} %"]
-        cells += [
-            f"{statistics.mean(one['gain'] for one in own):+.1f}",
-            f"{statistics.mean(one['ece'] for one in own):.1f}",
-        ]
-        lines.append([row, *cells, f"{statistics.mean(times):.2f}"])
-    return format_markdown(heads, lines, numbers=range(1, len(heads)))
+def format_rows(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Formats the rows as a Markdown table: means over seeds, in percent."""
+    columns = [
+        *list_columns(rows[0]),
+        Column("over Seg-TTT", "over", "{:+.1f}"),
+        Column("worse by > 1", "worse", "{:.1f} %"),
+        Column("gain per image", "gain", "{:+.1f}"),
+        Column("ECE", "ece"),
+        Column("time of Seg-TTT's", "time", "{:.2f}"),
+    ]
+    return format_scores(rows, ["method"], columns)
 
 
 def run_beyond(args: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """Runs the command line; returns what came out of each seed, which is also written as JSON."""
+    """Runs the command line; returns the rows of all seeds, which are also written as JSON."""
     arguments = parse(make_world_parser("beyond", __doc__), args)
     folder = arguments.folder or Path("outputs/beyond") / arguments.world
     options = [*(WORLDS[arguments.world].quick if arguments.quick else ()), *arguments.options]
     most_hurt = 0.5 if arguments.quick else MOST_HURT[arguments.world]
-    seeds = []
+    rows: list[dict[str, Any]] = []
     for seed in arguments.seeds:
-        seeds.append(run_seed(arguments.world, seed, folder / f"seed_{seed}", options, most_hurt))
-        write_json(folder / "report.json", {"seeds": seeds, "world": arguments.world, **describe_machine()})
-    print(f"\n{format_report(seeds)}\n\nWritten to {folder}", flush=True)
-    if arguments.page:
-        insert_report(arguments.page, format_report(seeds) + "\n", f"beyond {arguments.world}")
-    return seeds
+        rows += run_seed(arguments.world, seed, folder / f"seed_{seed}", options, most_hurt)
+        write_world_report(arguments, "beyond", folder, rows, format_rows(rows))
+    return rows
 
 
 if __name__ == "__main__":
-    try:
-        run_beyond()
-    except (ValueError, RuntimeError, OSError) as error:
-        sys.exit(f"error: {error}")
+    run_program(run_beyond)

@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 
@@ -30,6 +30,14 @@ def make_parser(name: str, summary: str | None, folder: str | None = None) -> ar
     if folder is not None:
         parser.add_argument("--folder", type=to_path, default=Path(folder), help="where to write (%(default)s)")
     return parser
+
+
+def run_program(program: Callable[[], object]) -> None:
+    """Runs a program of this folder; an error whose message says it all ends it without a traceback."""
+    try:
+        program()
+    except (ValueError, RuntimeError, OSError) as error:
+        sys.exit(f"error: {error}")
 
 
 def add_quick(parser: argparse.ArgumentParser) -> None:

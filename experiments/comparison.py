@@ -12,10 +12,11 @@ from typing import Any
 
 from callbacks.run.records import write_file
 from callbacks.temperature import TemperatureSearch
-from experiments.command_line import add_quick, make_parser, parse, to_path
+from experiments.command_line import add_quick, make_parser, parse, run_program, to_path
 from experiments.demo import CONFIG, QUICK, SCALES, list_options
 from experiments.pages import describe_machine, format_markdown, insert_report, write_json
-from experiments.study import QUIET, ROOT, Study, describe_method, read_json, train
+from experiments.scores import Column, format_scores, list_columns
+from experiments.study import CHECKPOINT, QUIET, ROOT, TRAINING, Study, describe_method, open_study, read_json
 from lightning_modules.networks.checkpoints import read_checkpoint
 
 SEG_TTT_RATES = (0.02, 0.05, 0.1)
@@ -23,7 +24,7 @@ TENT_RATES = (0.0003, 0.001, 0.003, 0.01)
 PRIORS = (1.0, 4.0, 16.0, 64.0)
 BATCH = 10  # images of a target that AdaBN sees at once
 MEMBERS = 3
-TARGETS, REFERENCE = ("haze", "dusk", "dust"), "t-BN"
+REFERENCE = "t-BN"
 PLAIN = {"scales": [1.0], "flip": False, "grayscale": False}
 AUGMENTATIONS = {
     "no augmentation": PLAIN,
@@ -77,23 +78,21 @@ OTHERS = [
 ]
 
 
-def open_study(contender: Contender, folder: Path, options: Sequence[str]) -> Study:
+def open_contender(contender: Contender, folder: Path, options: Sequence[str]) -> Study:
     """Trains a network, unless that is done; returns its study."""
     place = folder / contender.name.lower().replace(",", "").replace(" ", "_")
-    if not (place / "training.json").exists():
+    if not (place / TRAINING).exists():
         print(f"Training {contender.name} ...", flush=True)
-    own = [f"--model={ROOT / 'configs' / 'model' / contender.model}.yaml", *contender.arguments, *QUIET]
-    arguments = [*own, *list_options(contender.seed, more=options)]
-    more = ["--trainer.logger=false", "--results.panels=0"]
-    return Study.of_training(place, CONFIG, arguments, train(place, CONFIG, arguments), more)
+    model = f"--model={ROOT / 'configs' / 'model' / contender.model}.yaml"
+    return open_study(place, CONFIG, [model, *contender.arguments, *QUIET, *list_options(contender.seed, more=options)])
 
 
 def describe_training(study: Study) -> dict[str, Any]:
     """Returns what the report says of a training: ``seconds``, ``parameters`` and ``checkpoint``."""
-    checkpoint = study.folder / "checkpoints" / "best.ckpt"
+    checkpoint = study.folder / CHECKPOINT
     weights = read_checkpoint(checkpoint)["state_dict"]
     parameters = sum(value.numel() for name, value in weights.items() if not name.endswith(BUFFERS))
-    seconds = read_json(study.folder / "training.json")["seconds"]
+    seconds = read_json(study.folder / TRAINING)["seconds"]
     return {"seconds": seconds, "parameters": parameters, "checkpoint": str(checkpoint)}
 
 
@@ -190,26 +189,17 @@ def score_methods(contender: Contender, study: Study, methods: dict[str, list[st
     rows = []
     for name, arguments in methods.items():
         print(f"Testing {contender.name}: {name} ...", flush=True)
-        summary = study.test(name, arguments)
-        differences = study.compare_images(REFERENCE, name)
-        worse = None if name == REFERENCE else 100 * sum(value < 0 for value in differences) / len(differences)
-        row = {"network": contender.name, "method": name, "mean": summary["mean"], "worse": worse}
-        rows.append(row | {"miou": {target: summary["domains"][target]["miou"] for target in TARGETS}})
+        scores = study.score(name, arguments, REFERENCE if name != REFERENCE else None)
+        rows.append({"network": contender.name, "method": name, **scores})
     return rows
 
 
 def format_rows(rows: Sequence[dict[str, Any]]) -> str:
     """Formats the results as a Markdown table."""
-    heads = ["network", "method", *TARGETS, "mean", "ECE", "class-wise ECE", "Brier", "NLL", "ms/image", "worse"]
-    lines = []
-    for row in rows:
-        mean = row["mean"]
-        cells = [row["network"], row["method"], *(f"{row['miou'][target]:.1f}" for target in TARGETS)]
-        cells += [f"{mean[key]:.1f}" for key in ("miou", "ece", "classwise_ece")]
-        cells += [f"{mean[key]:.3f}" for key in ("brier", "nll")]
-        cells += [f"{mean['ms_per_image']:.0f}", "" if row["worse"] is None else f"{row['worse']:.0f} %"]
-        lines.append(cells)
-    return format_markdown(heads, lines)
+    columns = [*list_columns(rows[0]), Column("ECE", "ece"), Column("class-wise ECE", "classwise_ece")]
+    columns += [Column("Brier", "brier", "{:.3f}"), Column("NLL", "nll", "{:.3f}")]
+    columns += [Column("ms/image", "ms_per_image", "{:.0f}"), Column("worse", "lower", "{:.0f} %")]
+    return format_scores(rows, ["network", "method"], columns)
 
 
 def format_networks(networks: Sequence[dict[str, Any]]) -> str:
@@ -274,12 +264,12 @@ def run_comparison(args: Sequence[str] | None = None) -> dict[str, Any]:
     for contender in contenders:
         if arguments.only and contender.name not in arguments.only:
             continue
-        study = open_study(contender, arguments.folder, options)
+        study = open_contender(contender, arguments.folder, options)
         trained = describe_training(study)
         chosen = choose_shared(study)
         methods = list_shared(contender, chosen)
         if contender is BASE:
-            others = [open_study(other, arguments.folder, options) for other in OTHER_SEEDS]
+            others = [open_contender(other, arguments.folder, options) for other in OTHER_SEEDS]
             chosen |= choose_others(study, chosen)
             members = [trained["checkpoint"], *(describe_training(other)["checkpoint"] for other in others)]
             methods |= list_others(chosen, members)
@@ -297,4 +287,4 @@ def run_comparison(args: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    run_comparison()
+    run_program(run_comparison)

@@ -14,8 +14,9 @@ from typing import Any
 from callbacks.results import SUMMARY
 from callbacks.run.records import number_files, write_file
 from experiments.command_line import add_quick, make_parser, parse
-from experiments.pages import format_markdown, write_json
-from experiments.study import ROOT, Study, describe_method, read_json, train
+from experiments.pages import write_json
+from experiments.scores import COST, flatten_summary, format_scores, group_rows, list_columns
+from experiments.study import CHECKPOINT, ROOT, TRAINING, describe_method, open_study, read_json
 
 CONFIG = ROOT / "configs" / "experiment" / "street_scenes.yaml"
 PUBLISHED_SEED = 2026  # of the target images; never looked at while the world or the recipe was designed
@@ -45,10 +46,9 @@ def run_seed(seed: int, folder: Path, options: Sequence[str]) -> dict[str, Any]:
         method's test run) and ``seconds`` of training.
     """
     print(f"\n[seed {seed}] Training on source ...", flush=True)
-    checkpoint = train(folder, CONFIG, options)
-    seconds = read_json(folder / "training.json")["seconds"]
+    study = open_study(folder, CONFIG, options, ["--trainer.logger=false"])
+    checkpoint, seconds = folder / CHECKPOINT, read_json(folder / TRAINING)["seconds"]
     print(f"[seed {seed}] Trained in {seconds:.0f} s. Best checkpoint on development: {checkpoint}", flush=True)
-    study = Study.of_training(folder, CONFIG, options, checkpoint, ["--trainer.logger=false"])
 
     print(f"[seed {seed}] Choosing alpha and the learning rate of Seg-TTT on development ...", flush=True)
     alphas = study.choose_alpha()
@@ -88,28 +88,25 @@ def tabulate(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         several seeds also ``miou_spread``, the standard deviation of each over seeds.
     """
     rows = []
-    for method in METHODS:
-        summaries = [run["methods"][method] for run in runs]
-        keyed = {name: [s["domains"][name]["miou"] for s in summaries] for name in summaries[0]["domains"]}
-        keyed["mean"] = [s["mean"]["miou"] for s in summaries]
-        row: dict[str, Any] = {"method": method, "miou": {key: statistics.mean(v) for key, v in keyed.items()}}
-        for key in ("ece", "ms_per_image"):
-            row[key] = statistics.mean(s["mean"][key] for s in summaries)
+    for (method,), scores in group_rows(list_scores(runs), ["method"]):
+        miou = {column.title: [row[column.key] for row in scores] for column in list_columns(scores[0])}
+        row: dict[str, Any] = {"method": method, "miou": {name: statistics.mean(miou[name]) for name in miou}}
+        row |= {key: statistics.mean(row[key] for row in scores) for key in ("ece", "ms_per_image")}
         if len(runs) > 1:
-            row["miou_spread"] = {key: statistics.stdev(values) for key, values in keyed.items()}
+            row["miou_spread"] = {name: statistics.stdev(miou[name]) for name in miou}
         rows.append(row)
     return rows
 
 
-def format_table(rows: Sequence[dict[str, Any]]) -> str:
-    """Formats rows as a Markdown table: mean IoU in percent (higher is better), ECE in percent (lower is better)."""
-    columns = list(rows[0]["miou"])
-    cells = []
-    for row in rows:
-        spread = row.get("miou_spread", {})
-        scores = [f"{row['miou'][key]:.1f}" + (f" ± {spread[key]:.1f}" if spread else "") for key in columns]
-        cells.append([row["method"], *scores, f"{row['ece']:.1f}", f"{row['ms_per_image']:.0f}"])
-    return format_markdown(["method", *columns, "ECE", "ms/image"], cells)
+def list_scores(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Lists the scores of all methods in all runs."""
+    return [{"method": name, **flatten_summary(run["methods"][name])} for run in runs for name in METHODS]
+
+
+def format_table(runs: Sequence[dict[str, Any]]) -> str:
+    """Formats a Markdown table: mean IoU in percent (higher is better), ECE in percent (lower is better)."""
+    rows = list_scores(runs)
+    return format_scores(rows, ["method"], [*list_columns(rows[0]), *COST])
 
 
 def draw_chart(rows: Sequence[dict[str, Any]], path: Path) -> None:
@@ -168,11 +165,11 @@ def run_demo(args: Sequence[str] | None = None) -> list[dict[str, Any]]:
         seconds = time.perf_counter() - start
         report = {"rows": rows, "seeds": arguments.seeds[: len(runs)], "quick": arguments.quick, "seconds": seconds}
         write_json(folder / SUMMARY, report | {"target_seed": arguments.target_seed, "runs": runs})
-        write_file(folder / "table.md", (format_table(rows) + "\n").encode())
+        write_file(folder / "table.md", (format_table(runs) + "\n").encode())
         draw_chart(rows, folder / "miou.png")
     copy_pictures(folder, arguments.seeds[0])
     print(f"\nMean IoU in percent per target, ECE in percent; {time.perf_counter() - start:.0f} s\n")
-    print(format_table(rows))
+    print(format_table(runs))
     if arguments.quick:
         print("\n--quick: the budget is far too small for these numbers to mean anything.")
     print(f"\nTable, chart and pictures: {folder}")

@@ -6,20 +6,19 @@ in the same folder, it goes on where it stopped.
 """
 
 import argparse
-import statistics
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-from experiments.command_line import add_quick, make_parser, parse, to_path
+from experiments.command_line import add_quick, make_parser, parse, run_program, to_path
 from experiments.demo import CONFIG, QUICK, SCALES
-from experiments.pages import describe_machine, format_markdown, insert_report, write_json
-from experiments.study import QUIET, ROOT, Study, describe_method, read_json, train
+from experiments.pages import describe_machine, insert_report, write_json
+from experiments.scores import Column, find_row, format_scores, list_columns
+from experiments.study import QUIET, ROOT, TRAINING, describe_method, open_study, read_json
 
 PLAIN = "plain"
-METHODS = ("t-BN", "IaBN", "Seg-TTT")
 # What is cut down for few epochs on a CPU, and what a method needs of the network.
 ARGUMENTS = {
     "isw": (
@@ -53,12 +52,6 @@ class World:
         """Lists the arguments of every command of one training seed."""
         return [*(f"--{name}={seed}" for name in self.seeds), *QUIET]
 
-    def open_study(self, folder: Path, arguments: Sequence[str]) -> Study:
-        """Trains with the arguments of main.py given, unless that is done; returns the study of the network."""
-        checkpoint = train(folder, self.config, arguments)
-        more = ["--trainer.logger=false", "--results.panels=0"]
-        return Study.of_training(folder, self.config, arguments, checkpoint, more)
-
 
 WORLDS = {
     "street_scenes": World(
@@ -83,8 +76,8 @@ def list_training(name: str) -> list[str]:
     return [*chosen, *ARGUMENTS.get(name, ())]
 
 
-def run_training(world: World, name: str, seed: int, folder: Path, options: Sequence[str]) -> dict[str, Any]:
-    """Trains by one method with one seed, and tests; returns a row of the report.
+def run_training(world: World, name: str, seed: int, folder: Path, options: Sequence[str]) -> list[dict[str, Any]]:
+    """Trains by one method with one seed, chooses alpha, and tests; returns a row per test-time method.
 
     Args:
         world: Of the data.
@@ -94,56 +87,45 @@ def run_training(world: World, name: str, seed: int, folder: Path, options: Sequ
         options: More arguments of every command.
     """
     print(f"[{name}, seed {seed}] Training ...", flush=True)
-    arguments = [*world.list_arguments(seed), *list_training(name), *options]
-    study = world.open_study(folder, arguments)
+    study = open_study(folder, world.config, [*world.list_arguments(seed), *list_training(name), *options])
     found = study.choose_alpha()["best"]
     alpha = found["values"]["alpha"]
-    given = {
+    methods = {
         "t-BN": [],
         "IaBN": describe_method("IaBN", {"alpha": alpha}),
         "Seg-TTT": describe_method("SegTTT", {"alpha": alpha, **world.seg_ttt}),
     }
-    row: dict[str, Any] = {"training": name, "seed": seed, "alpha": alpha, "development": found["miou"]}
-    row["seconds"] = read_json(folder / "training.json")["seconds"]
-    for method in METHODS:
-        summary = study.test(method, given[method])
-        row[method] = {domain: scores["miou"] for domain, scores in summary["domains"].items()}
-    scores = ", ".join(f"{method} {statistics.mean(row[method].values()):.1f}" for method in METHODS)
+    rows = [
+        {"training": name, "method": method, "seed": seed, **study.score(method, arguments)}
+        for method, arguments in methods.items()
+    ]
+    seconds = read_json(folder / TRAINING)["seconds"]
+    rows[1] |= {"alpha": alpha, "development": found["miou"], "seconds": seconds}
+    scores = ", ".join(f"{row['method']} {row['miou.mean']:.1f}" for row in rows)
     print(f"[{name}, seed {seed}] alpha {alpha:g}, mean IoU: {scores}", flush=True)
-    return row
+    return rows
+
+
+def compare_with_plain(rows: Sequence[dict[str, Any]]) -> None:
+    """Adds to rows what they are ``over`` plain training with the same seed, and the ``time`` relative to it."""
+    for row in rows:
+        plain = find_row(rows, training=PLAIN, method=row["method"], seed=row["seed"])
+        if plain is not None:
+            row["over"] = row["miou.mean"] - plain["miou.mean"]
+            if "seconds" in row:
+                row["time"] = row["seconds"] / plain["seconds"]
 
 
 def format_rows(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Formats the rows as a Markdown table: mean over seeds, with several also the deviation, in percent."""
-    domains = list(rows[0][METHODS[0]])
-    heads = ["training", "method", *domains, "mean", "over plain", "alpha", "development", "time of plain's"]
-    plain = {row["seed"]: row for row in rows if row["training"] == PLAIN}
-    lines = []
-    for name in dict.fromkeys(row["training"] for row in rows):
-        own = [row for row in rows if row["training"] == name]
-        for method in METHODS:
-            columns = [[row[method][domain] for row in own] for domain in domains]
-            columns.append([statistics.mean(row[method].values()) for row in own])
-            compared = [row for row in own if row["seed"] in plain]
-            gains = [average(row, method) - average(plain[row["seed"]], method) for row in compared]
-            cells = [name, method, *map(format_spread, columns), f"{statistics.mean(gains):+.1f}" if gains else ""]
-            times = [row["seconds"] / plain[row["seed"]]["seconds"] for row in compared]
-            alphas = ", ".join(dict.fromkeys(f"{row['alpha']:g}" for row in own))
-            development = format_spread([row["development"] for row in own])
-            relative = f"{statistics.mean(times):.1f}" if times else ""
-            lines.append([*cells, *((alphas, development, relative) if method == "IaBN" else ("", "", ""))])
-    return format_markdown(heads, lines, numbers=range(2, len(heads)))
-
-
-def average(row: Mapping[str, Any], method: str) -> float:
-    """Returns the mean over targets of a row."""
-    return statistics.mean(row[method].values())
-
-
-def format_spread(values: Sequence[float]) -> str:
-    """Formats a mean, and the standard deviation of several values."""
-    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.1f}{spread}"
+    """Formats the rows as a Markdown table: means over seeds, in percent."""
+    columns = [
+        *list_columns(rows[0]),
+        Column("over plain", "over", "{:+.1f}"),
+        Column("alpha", "alpha", "{:.2f}"),
+        Column("development", "development", spread=True),
+        Column("time of plain's", "time"),
+    ]
+    return format_scores(rows, ["training", "method"], columns)
 
 
 def make_world_parser(name: str, summary: str | None) -> argparse.ArgumentParser:
@@ -172,20 +154,24 @@ def run_generalization(args: Sequence[str] | None = None) -> list[dict[str, Any]
         raise ValueError(f"unknown trainings {unknown}: expected some of {list(world.trainings)}")
     folder = arguments.folder or Path("outputs/generalization") / arguments.world
     options = [*(world.quick if arguments.quick else ()), *arguments.options]
-    rows = []
-    for seed in arguments.seeds:
-        for name in names:
-            rows.append(run_training(world, name, seed, folder / f"{name}_{seed}", options))
-    report = {"rows": rows, "world": arguments.world, "options": arguments.options, **describe_machine()}
-    write_json(folder / "report.json", report)
-    print(f"\n{format_rows(rows)}\n\nWritten to {folder}", flush=True)
-    if arguments.page:
-        insert_report(arguments.page, format_rows(rows) + "\n", f"generalization {arguments.world}")
+    rows: list[dict[str, Any]] = []
+    for name, seed in product(names, arguments.seeds):
+        rows += run_training(world, name, seed, folder / f"{name}_{seed}", options)
+    compare_with_plain(rows)
+    write_world_report(arguments, "generalization", folder, rows, format_rows(rows))
     return rows
 
 
+def write_world_report(
+    arguments: argparse.Namespace, name: str, folder: Path, rows: Sequence[Mapping[str, Any]], table: str
+) -> None:
+    """Writes the rows of a program as JSON, shows its table, and puts that into a page if one is named."""
+    report = {"rows": rows, "world": arguments.world, "options": arguments.options, **describe_machine()}
+    write_json(folder / "report.json", report)
+    print(f"\n{table}\n\nWritten to {folder}", flush=True)
+    if arguments.page:
+        insert_report(arguments.page, table + "\n", f"{name} {arguments.world}")
+
+
 if __name__ == "__main__":
-    try:
-        run_generalization()
-    except (ValueError, RuntimeError, OSError) as error:
-        sys.exit(f"error: {error}")
+    run_program(run_generalization)

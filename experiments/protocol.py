@@ -24,9 +24,9 @@ from callbacks import SegTTT
 from callbacks.run.folder import MANIFEST
 from callbacks.run.records import find_commit, to_plain, write_file
 from callbacks.run.selection import Selection
-from experiments.command_line import make_parser, parse, to_path
-from experiments.pages import format_markdown
-from experiments.study import ROOT, SELECTION, Study, describe_method, train
+from experiments.command_line import make_parser, parse, run_program, to_path
+from experiments.scores import COST, flatten_summary, format_scores, list_columns
+from experiments.study import ROOT, SELECTION, Study, describe_method, open_study, train
 
 CHOOSE_ALPHA = ROOT / "configs" / "trainer" / "choose_alpha.yaml"
 HEADING = """\
@@ -109,7 +109,7 @@ class Protocol:
 
     def open_study(self, *more: str) -> Study:
         """Returns the study of the trained network, with more arguments for every command."""
-        return Study.of_training(self.folder, self.config, self.options, self.train(), more)
+        return open_study(self.folder, self.config, self.options, more, checkpoint=self.train())
 
     def select(self) -> Selection:
         """Chooses on the development set and freezes the choice, unless that is done; trains before, if need be."""
@@ -191,15 +191,8 @@ class Protocol:
 
 def tabulate(summaries: Mapping[str, Mapping[str, Any]]) -> str:
     """Formats results as a Markdown table: mean IoU per target and their mean, ECE, all in percent; ms per image."""
-    domains = list(next(iter(summaries.values()))["domains"])
-    heads = ["method", *domains, "mean", "ECE", "ms/image"]
-    rows = []
-    for name, summary in summaries.items():
-        mean = summary["mean"]
-        scores = [*(summary["domains"][domain]["miou"] for domain in domains), mean["miou"], mean["ece"]]
-        cells = ["-" if score is None else f"{score:.1f}" for score in scores]  # None: no labelled pixel
-        rows.append([name, *cells, f"{mean['ms_per_image']:.0f}"])
-    return format_markdown(heads, rows, numbers=range(1, len(heads)))
+    rows = [{"method": name, **flatten_summary(summary)} for name, summary in summaries.items()]
+    return format_scores(rows, ["method"], [*list_columns(rows[0]), *COST])
 
 
 def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
@@ -256,7 +249,4 @@ def run_protocol(args: Sequence[str] | None = None) -> dict[str, dict[str, Any]]
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # 128 + SIGTERM; the training ends too
-    try:
-        run_protocol()
-    except (ValueError, RuntimeError, OSError) as error:
-        sys.exit(f"error: {error}")
+    run_program(run_protocol)

@@ -18,9 +18,10 @@ from callbacks.iabn import adaptive_batch_norm
 from callbacks.method import evaluating
 from callbacks.pseudo_labels import IGNORED, fuse_views, pseudo_labels
 from callbacks.views import make_views
-from experiments.command_line import make_parser, parse, to_path
+from experiments.command_line import make_parser, parse, run_program, to_path
 from experiments.pages import write_json
-from experiments.study import QUIET, ROOT, Study, describe_method, train
+from experiments.scores import Column, format_scores, list_columns
+from experiments.study import QUIET, ROOT, Study, describe_method, open_study
 from lightning_modules.predictor import predict_logits
 
 CONFIG = ROOT / "configs" / "experiment" / "camvid.yaml"
@@ -122,13 +123,8 @@ def run_study(args: Sequence[str] | None = None) -> dict[str, Any]:
     photographs = folder.resolve() / "development.txt"
     list_photographs(root, arguments.every, photographs)
     options = [f"--data.root={root}", f"--seed_everything={arguments.seed}", *QUIET, *arguments.options]
-    checkpoint = arguments.checkpoint
-    if checkpoint is None:
-        print("Training on generated scenes ...", flush=True)
-        checkpoint = train(folder, CONFIG, options)
-        print(f"Checkpoint: {checkpoint}", flush=True)
     development = [f"--data.development.init_args.splits={json.dumps({'val': str(photographs)})}"]
-    study = Study.of_training(folder, CONFIG, options, checkpoint, ["--trainer.logger=false"], development)
+    study = open_study(folder, CONFIG, options, ["--trainer.logger=false"], development, arguments.checkpoint)
 
     print("Choosing on development photographs ...", flush=True)
     found = study.choose_alpha()
@@ -153,19 +149,14 @@ def run_study(args: Sequence[str] | None = None) -> dict[str, Any]:
         "Seg-TTT": describe_method("SegTTT", chosen),
         "Seg-TTT, the paper's settings": describe_method("SegTTT", paper),
     }
-    tested = {name: study.test(name, method) for name, method in methods.items()}
-    report: dict[str, Any] = {"checkpoint": str(checkpoint), "alpha": alphas, "tta": tta, "tta_scales": best_scales}
-    report |= {"tried": tried, "chosen": chosen, "labels": labels, "methods": {}}
-    for name, summary in tested.items():
-        row = {key: summary["mean"][key] for key in ("miou", "ece", "ms_per_image")}
-        differences = study.compare_images("IaBN", name)
-        row["lost"] = 100 * sum(value < -1 for value in differences) / len(differences)
-        row["won"] = 100 * sum(value > 1 for value in differences) / len(differences)
-        report["methods"][name] = row | {"iou": summary["domains"]["camvid"]["iou"]}
-        print(f"{name:32s} mean IoU {row['miou']:.1f}  lost {row['lost']:.0f} %  won {row['won']:.0f} %", flush=True)
-    write_json(folder / "report.json", report)
+    study.test("IaBN", methods["IaBN"])  # the reference of all
+    rows = [{"method": name, **study.score(name, method, "IaBN")} for name, method in methods.items()]
+    report = {"alpha": alphas, "tta": tta, "tta_scales": best_scales, "tried": tried, "chosen": chosen}
+    write_json(folder / "report.json", report | {"labels": labels, "rows": rows})
+    shares = [Column("worse by > 1", "worse", "{:.0f} %"), Column("better by > 1", "better", "{:.0f} %")]
+    print(format_scores(rows, ["method"], [*list_columns(rows[0]), *shares]), flush=True)
     return report
 
 
 if __name__ == "__main__":
-    run_study()
+    run_program(run_study)

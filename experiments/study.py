@@ -5,6 +5,7 @@ and tests run in this process.
 """
 
 import json
+import statistics
 import subprocess
 import sys
 import time
@@ -22,10 +23,12 @@ from callbacks.run.settings import check_settings
 from experiments.command_line import drop_options
 from experiments.parent_death import end_with_parent
 from experiments.risk import TRUSTS, choose_trust, score_images
+from experiments.scores import flatten_summary
 from lightning_modules.metrics import Scores
 
 ROOT = Path(__file__).parent.parent
 SETTINGS, TRAINING, SELECTION = "protocol.json", "training.json", "selection.yaml"
+CHECKPOINT = "checkpoints/best.ckpt"
 PATIENCE = 30.0  # seconds for a training that is stopped to write what it has
 QUIET = ("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false")
 # Of the training alone; all else runs on one device.
@@ -73,9 +76,9 @@ def train(
         start = time.perf_counter()
         if run_training([sys.executable, str(ROOT / "main.py"), *command]):
             raise RuntimeError(f"the training of {config} failed: its last lines above say why")
-        report = {"checkpoint": "checkpoints/best.ckpt", "commit": find_commit()}
+        report = {"checkpoint": CHECKPOINT, "commit": find_commit()}
         write_file(done, json.dumps(report | {"seconds": time.perf_counter() - start}).encode())
-    checkpoint = checkpoints / "best.ckpt"
+    checkpoint = folder / CHECKPOINT
     if not checkpoint.exists():
         raise ValueError(f"{checkpoint} is gone, but {done} says that it was trained: delete {done} to train again")
     return checkpoint
@@ -141,6 +144,30 @@ def read_config(path: Path) -> Any:
         raise ValueError(f"{path} is no YAML: {str(error).splitlines()[0]}") from error
 
 
+def open_study(
+    folder: Path,
+    config: Path,
+    options: Sequence[str],
+    more: Sequence[str] = ("--trainer.logger=false", "--results.panels=0"),
+    development: Sequence[str] = (),
+    checkpoint: Path | None = None,
+) -> "Study":
+    """Opens the study of a network, which is trained first unless that is done.
+
+    Args:
+        folder: Where everything is written.
+        config: Of the experiment.
+        options: Of the training and of what follows, where those of several devices are left out.
+        more: Arguments that the training does not have.
+        development: See `Study`.
+        checkpoint: Trained weights, in place of a training.
+    """
+    checkpoint = checkpoint or train(folder, config, options)
+    own = reduce(drop_options, OF_TRAINING, list(options))
+    common = [f"--config={config}", *own, f"--ckpt_path={checkpoint}", "--verbose=false", *more]
+    return Study(folder, common, development)
+
+
 class Study:
     """One trained network, its choices on the development set, and its tests, each made once.
 
@@ -154,31 +181,6 @@ class Study:
         self.folder = folder
         self.common = list(common)
         self.development = list(development)
-
-    @classmethod
-    def of_training(
-        cls,
-        folder: Path,
-        config: Path,
-        options: Sequence[str],
-        checkpoint: Path,
-        more: Sequence[str] = (),
-        development: Sequence[str] = (),
-    ) -> "Study":
-        """Opens the study of a network that `train` has trained with these options.
-
-        Args:
-            folder: Where everything is written.
-            config: Of the experiment.
-            options: Of the training; those of several devices are left out.
-            checkpoint: The weights.
-            more: Arguments that the training did not have.
-            development: See the class.
-        """
-        own = reduce(drop_options, OF_TRAINING, list(options))
-        return cls(
-            folder, [f"--config={config}", *own, f"--ckpt_path={checkpoint}", "--verbose=false", *more], development
-        )
 
     def validate(self, name: str, arguments: Iterable[str]) -> dict[str, Any]:
         """Scores a method on the development set; returns its summary, also of an earlier run."""
@@ -223,6 +225,25 @@ class Study:
         self.choose("trust", method, settings, {"trust": TRUSTS})
         scores = score_images(read_records(self.folder / "development" / "trust" / RECORDS))
         return choose_trust(dict(zip(TRUSTS, zip(*scores, strict=True), strict=True)), most_hurt)
+
+    def score(self, name: str, arguments: Iterable[str], reference: str | None = None) -> dict[str, Any]:
+        """Tests a method and returns its scores, see `flatten_summary`.
+
+        Args:
+            name: Of the method.
+            arguments: That pick it.
+            reference: A method tested before, to compare each image with: adds ``gain``, the mean difference in points
+                of mean IoU, and the shares of images in percent that are ``lower``, and that are ``worse`` or
+                ``better`` by more than a point.
+        """
+        row = flatten_summary(self.test(name, arguments))
+        if reference is None:
+            return row
+        differences = self.compare_images(reference, name)
+        row["gain"] = statistics.mean(differences)
+        marks = {"lower": (d < 0 for d in differences), "worse": (d < -1 for d in differences)}
+        marks["better"] = (d > 1 for d in differences)
+        return row | {key: 100 * statistics.mean(map(int, found)) for key, found in marks.items()}
 
     def compare_images(self, name: str, other: str) -> list[float]:
         """Returns by how many points of mean IoU each test image differs from one method to the other."""

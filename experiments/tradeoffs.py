@@ -16,9 +16,10 @@ import torch
 
 from callbacks import SegTTT
 from callbacks.run.records import write_file
-from experiments.command_line import add_quick, make_parser, parse, to_path
-from experiments.comparison import BASE, QUICK, SCALES, TARGETS, choose_shared, list_shared, open_study
+from experiments.command_line import add_quick, make_parser, parse, run_program, to_path
+from experiments.comparison import BASE, QUICK, SCALES, choose_shared, list_shared, open_contender
 from experiments.pages import describe_machine, format_markdown, write_json
+from experiments.scores import COST, find_row, format_scores, list_columns
 from experiments.study import Study, describe_method
 from lightning_modules.networks import DeepLabV1
 
@@ -118,10 +119,8 @@ def format_page(report: Mapping[str, Any]) -> str:
         [way, settings, f"{row['miou']:.1f}", share(row), f"{row['ms']:.0f}", f"{row['ms'] / full['ms']:.2f}"]
         for way, settings, row in ways
     ]
-    tested = [
-        [name, *(f"{row['targets'][target]:.1f}" for target in TARGETS), f"{row['miou']:.1f}", f"{row['ms']:.0f}"]
-        for name, row in report["targets"].items()
-    ]
+    targets = report["targets"]
+    tested = format_scores(targets, ["method"], [*list_columns(targets[0]), *COST])
     chosen = report["preset"]
     return f"""# Cheaper by choice: what Seg-TTT keeps in less time
 
@@ -145,7 +144,7 @@ small network here views and overhead weigh more.) Chosen: {chosen["name"] if ch
 has the rule on the paper's alpha, scales and rate, a combination that was not tested. Tested once on the targets,
 with the settings of this page:
 
-{format_markdown(["method", *TARGETS, "mean", "ms/image"], tested)}
+{tested}
 {report["verdict"]}
 """
 
@@ -185,7 +184,7 @@ def run_tradeoffs(args: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--page", type=to_path, help="also write the page and its figure here, e.g. docs/tradeoffs.md")
     add_quick(parser)
     arguments = parse(parser, args)
-    study = open_study(BASE, arguments.folder, [*(QUICK if arguments.quick else ()), *arguments.options])
+    study = open_contender(BASE, arguments.folder, [*(QUICK if arguments.quick else ()), *arguments.options])
     chosen = choose_shared(study)
     usual = {"alpha": chosen["alpha"], "lr": chosen["lr"], "scales": SCALES}
     known = list_shared(BASE, chosen)
@@ -203,11 +202,10 @@ def run_tradeoffs(args: Sequence[str] | None = None) -> dict[str, Any]:
     preset = choose_preset(rows, development["IaBN"]["miou"], full["miou"], shares)
     if preset is not None:
         known["seg_ttt_fast"] = describe_method("SegTTT", resolve(preset["settings"], usual, full["ms"]))
-    targets = {}
+    targets = []
     for name, method in known.items():
         print(f"Testing {name} on the targets ...", flush=True)
-        summary = study.test(name, method)
-        targets[name] = {**pick(summary), "targets": {key: summary["domains"][key]["miou"] for key in TARGETS}}
+        targets.append({"method": name, **study.score(name, method)})
     report = {
         **describe_machine(),
         "images": study.validate("known_IaBN", known["IaBN"])["domains"]["development"]["images"],
@@ -229,15 +227,16 @@ def run_tradeoffs(args: Sequence[str] | None = None) -> dict[str, Any]:
     return report
 
 
-def judge(targets: Mapping[str, Mapping[str, Any]]) -> str:
+def judge(targets: Sequence[Mapping[str, Any]]) -> str:
     """Says what the preset keeps on the targets, and in which share of the time."""
-    if "seg_ttt_fast" not in targets:
+    fast = find_row(targets, method="seg_ttt_fast")
+    iabn, full = (find_row(targets, method=name) for name in ("IaBN", "Seg-TTT"))
+    if fast is None or iabn is None or full is None:
         return ""
-    iabn, full, fast = (targets[name] for name in ("IaBN", "Seg-TTT", "seg_ttt_fast"))
-    kept = (fast["miou"] - iabn["miou"]) / (full["miou"] - iabn["miou"])
-    share = fast["ms"] / full["ms"]
+    kept = (fast["miou.mean"] - iabn["miou.mean"]) / (full["miou.mean"] - iabn["miou.mean"])
+    share = fast["ms_per_image"] / full["ms_per_image"]
     return f"\nOn the targets it keeps {100 * kept:.0f} % of the gain in {share:.2f} of this network's time."
 
 
 if __name__ == "__main__":
-    run_tradeoffs()
+    run_program(run_tradeoffs)

@@ -8,24 +8,22 @@ import pytest
 import yaml
 
 import callbacks
-from experiments.beyond import BEST, REFERENCE, format_report, list_rows, run_beyond
+from experiments.beyond import BEST, REFERENCE, TRUSTED, format_rows, list_rows, run_beyond
 from experiments.generalization import WORLDS
 from experiments.pages import make_marks
 from tests.tiny import ROOT
 
 
-def make_row(miou: float, ms: float, worse: float) -> dict[str, Any]:
-    return {"miou": {"haze": miou, "dusk": miou + 4}, "ece": 5.0, "ms": ms, "worse": worse, "gain": miou - 40}
+def make_row(method: str, miou: float, over: float, time: float, worse: float) -> dict[str, Any]:
+    scores = {"miou.haze": miou, "miou.dusk": miou + 4, "miou.mean": miou + 2, "ece": 5.0, "ms_per_image": 10.0}
+    return {"method": method, **scores, "worse": worse, "gain": miou - 40, "over": over, "time": time}
 
 
-def test_rows_are_compared_with_seg_ttt_seed_by_seed() -> None:
-    seeds = [
-        {"rows": {"IaBN": make_row(40, 10, 0), "Seg-TTT": make_row(44, 200, 8), BEST: make_row(47, 300, 1)}},
-        {"rows": {"IaBN": make_row(42, 10, 0), "Seg-TTT": make_row(45, 200, 6), BEST: make_row(48, 400, 2)}},
-    ]
-    lines = format_report(seeds).splitlines()
+def test_lines_are_means_over_seeds() -> None:
+    rows = [make_row("IaBN", 40, -4, 0.1, 0), make_row(BEST, 47, 3, 1.5, 1)]
+    rows += [make_row("IaBN", 42, -3, 0.1, 0), make_row(BEST, 48, 3, 2.0, 2)]
     expected = "47.5 ± 0.7 | 51.5 ± 0.7 | 49.5 ± 0.7 | +3.0 | 1.5 % | +7.5 | 5.0 | 1.75 |"
-    assert lines[4] == f"| {BEST} | {expected}"
+    assert format_rows(rows).splitlines()[3] == f"| {BEST} | {expected}"
 
 
 def test_presets_say_what_the_study_measures() -> None:
@@ -50,10 +48,11 @@ def test_every_row_is_tested_and_nothing_is_done_twice(tmp_path: Path, monkeypat
     (tmp_path / "page.md").write_text("\n".join(make_marks("beyond street_scenes")))
     args = ["street_scenes", "--quick", "--page", "page.md", "--", "--data.num_val=2", "--data.num_test=1"]
     args += ["--data.height=64", "--data.width=128", "--data.num_train=8"]
-    (found,) = run_beyond(args)
-    assert found["risk"]["images"] == 2 and len(found["rows"]) == 9
-    assert all(list(row["miou"]) == ["haze", "dusk", "dust"] for row in found["rows"].values())
-    assert format_report([found]) in (tmp_path / "page.md").read_text()
+    rows = run_beyond(args)
+    assert [row["method"] for row in rows][-1] == TRUSTED and len(rows) == 9
+    assert rows[-1]["risk"]["images"] == 2
+    assert rows[0]["gain"] == rows[0]["worse"] == 0 and rows[3]["over"] == 0 and rows[3]["time"] == 1
+    assert format_rows(rows) in (tmp_path / "page.md").read_text()
     made = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json*") if path.name != "report.json"}
-    assert run_beyond(args) == [found]
+    assert run_beyond(args) == rows
     assert {path: path.stat().st_mtime_ns for path in made} == made

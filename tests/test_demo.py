@@ -29,7 +29,8 @@ def test_table_averages_over_seeds() -> None:
         summary = {"domains": {"haze": {"miou": miou}}, "mean": {"miou": miou, "ece": 1.0, "ms_per_image": 2.0}}
         return {"methods": dict.fromkeys(METHODS, summary)}
 
-    rows = tabulate([run(40.0), run(44.0)])
+    runs = [run(40.0), run(44.0)]
+    rows = tabulate(runs)
     assert rows[0]["miou"] == {"haze": 42.0, "mean": 42.0}
     assert rows[0]["miou_spread"]["haze"] == pytest.approx(2.828, abs=1e-3)
-    assert "| t-BN | 42.0 ± 2.8 | 42.0 ± 2.8 | 1.0 | 2 |" in format_table(rows)
+    assert "| t-BN | 42.0 ± 2.8 | 42.0 ± 2.8 | 1.0 | 2 |" in format_table(runs)
