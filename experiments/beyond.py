@@ -2,9 +2,11 @@
 
 For each training seed: trains on generated scenes, chooses alpha, learns one alpha per layer from source images, and
 chooses by conformal risk control how far the best row is trusted, all without a target; then tests every row on the
-targets. What is done already is not done again.
+targets. On photographs there is a last row that is chosen for each data set on the others (leave one set out). The same
+command again goes on with what is left.
 """
 
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from experiments.scores import Column, find_row, format_scores, list_columns
 from experiments.study import CHECKPOINT, describe_method, open_study
 
 REFERENCE, BEST, TRUSTED = "IaBN", "Seg-TTT, labels of both, final views (best)", "best, trusted as chosen"
+ELSEWHERE = "for each set the row that is best on the others"
 FINAL = {"scales": [0.75, 1.0, 1.25], "flip": True, "grayscale": False}  # chosen on StreetScenes' development domain
 MOST_HURT = {"street_scenes": 0.03, "photographs": 0.05}  # share of images; the latter has 26 to choose on
 # Of each world: enough development images for that, and target images that nobody has looked at.
@@ -79,12 +82,32 @@ def run_seed(name: str, seed: int, folder: Path, options: Sequence[str], most_hu
         scores = study.score(title, describe_method(method, settings), REFERENCE)
         rows.append({"method": title, "seed": seed, "alpha": alpha, **scores})
     rows[-1]["risk"] = risk
+    if name == "photographs":  # the targets of the other world are never chosen on
+        rows.append(choose_elsewhere(rows))
     usual = find_row(rows, method="Seg-TTT")
     assert usual is not None
     for row in rows:
         row["over"] = row["miou.mean"] - usual["miou.mean"]
-        row["time"] = row["ms_per_image"] / usual["ms_per_image"]
+        if "ms_per_image" in row:
+            row["time"] = row["ms_per_image"] / usual["ms_per_image"]
     return rows
+
+
+def choose_elsewhere(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Chooses a row for each data set by the mean over the others, so that nothing is chosen where it is scored.
+
+    Args:
+        rows: Of one training seed.
+
+    Returns:
+        A row of the scores so chosen; ``chosen`` says which row they are of, by data set.
+    """
+    sets = [key for key in rows[0] if key.startswith("miou.") and key != "miou.mean"]
+    chosen = {key: max(rows, key=lambda row: sum(row[other] for other in sets if other != key)) for key in sets}
+    scores = {key: row[key] for key, row in chosen.items()}
+    scores["miou.mean"] = statistics.mean(scores.values())
+    named = {key.removeprefix("miou."): row["method"] for key, row in chosen.items()}
+    return {"method": ELSEWHERE, "seed": rows[0]["seed"], **scores, "chosen": named}
 
 
 def format_rows(rows: Sequence[Mapping[str, Any]]) -> str:

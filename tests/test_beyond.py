@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 import callbacks
-from experiments.beyond import BEST, REFERENCE, TRUSTED, format_rows, list_rows, run_beyond
+from experiments.beyond import BEST, REFERENCE, TRUSTED, choose_elsewhere, format_rows, list_rows, run_beyond
 from experiments.generalization import WORLDS
 from experiments.pages import make_marks
 from tests.tiny import ROOT
@@ -24,6 +24,15 @@ def test_lines_are_means_over_seeds() -> None:
     rows += [make_row("IaBN", 42, -3, 0.1, 0), make_row(BEST, 48, 3, 2.0, 2)]
     expected = "47.5 ± 0.7 | 51.5 ± 0.7 | 49.5 ± 0.7 | +3.0 | 1.5 % | +7.5 | 5.0 | 1.75 |"
     assert format_rows(rows).splitlines()[3] == f"| {BEST} | {expected}"
+
+
+def test_nothing_is_chosen_where_it_is_scored() -> None:
+    first = {"method": "A", "seed": 0, "miou.x": 90.0, "miou.y": 10.0, "miou.z": 30.0, "miou.mean": 43.3}
+    second = {"method": "B", "seed": 0, "miou.x": 10.0, "miou.y": 20.0, "miou.z": 40.0, "miou.mean": 23.3}
+    row = choose_elsewhere([first, second])
+    assert row["chosen"] == {"x": "B", "y": "A", "z": "A"}  # by y + z, x + z, x + y
+    assert [row[key] for key in ("miou.x", "miou.y", "miou.z")] == [10, 10, 30]
+    assert row["miou.mean"] == pytest.approx(50 / 3)
 
 
 def test_presets_say_what_the_study_measures() -> None:
