@@ -5,7 +5,8 @@ at test time, and only the weights of the blend move: down the cross-entropy wit
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -54,8 +55,7 @@ def learn_alpha(
             f"no BatchNorm of {type(network).__name__} has running statistics, so all there are come from the image: "
             "expected a network with track_running_stats"
         )
-    device = next(network.parameters()).device
-    seen = 0
+    device, seen = next(network.parameters()).device, 0
     plain = adaptive_batch_norm(network, 0.0)  # also where layers blend already
     with torch.inference_mode(False), evaluating(network), plain, torch.enable_grad():
         layers = {name: one for name, one in list_batch_norms(network).items() if one.running_mean is not None}
@@ -91,25 +91,17 @@ def blending(layers: Mapping[str, Any], logits: Tensor) -> Iterator[None]:
         logits: (N,): the sigmoid of each is the weight of a layer.
     """
 
-    def make_hook(alpha: Tensor) -> Any:
-        def blend(layer: Any, inputs: tuple[Tensor]) -> Tensor:
-            x = inputs[0].float()
-            var, mean = torch.var_mean(x, dim=(2, 3), correction=0, keepdim=True)
-            own_mean, own_var = (running.view(1, -1, 1, 1) for running in (layer.running_mean, layer.running_var))
-            scale = ((own_var + layer.eps) / (torch.lerp(own_var, var, alpha) + layer.eps)).sqrt()
-            return (x - torch.lerp(own_mean, mean, alpha)) * scale + own_mean  # which the layer then normalises
+    def blend(layer: Any, inputs: tuple[Tensor], alpha: Tensor) -> Tensor:
+        x = inputs[0].float()
+        var, mean = torch.var_mean(x, dim=(2, 3), correction=0, keepdim=True)
+        own_mean, own_var = (running.view(1, -1, 1, 1) for running in (layer.running_mean, layer.running_var))
+        scale = ((own_var + layer.eps) / (torch.lerp(own_var, var, alpha) + layer.eps)).sqrt()
+        return (x - torch.lerp(own_mean, mean, alpha)) * scale + own_mean  # which the layer then normalises
 
-        return blend
-
-    handles = [
-        layer.register_forward_pre_hook(make_hook(alpha))
-        for layer, alpha in zip(layers.values(), logits.sigmoid(), strict=True)
-    ]
-    try:
+    with ExitStack() as handles:
+        for layer, alpha in zip(layers.values(), logits.sigmoid(), strict=True):
+            handles.enter_context(layer.register_forward_pre_hook(partial(blend, alpha=alpha)))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 _jitter = PhotometricChange(0.6, 0.6, 0.6, 0.1, blur=0.5)

@@ -15,10 +15,7 @@ from latex2mathml.converter import convert
 
 ROOT = Path(__file__).parent.parent
 # What pymdownx.arithmatex (generic) leaves in a page: \(...\) in a span, \[...\] in a div.
-EQUATION = re.compile(
-    r'<span class="arithmatex">\\\((?P<inline>.*?)\\\)</span>|<div class="arithmatex">\\\[(?P<block>.*?)\\\]</div>',
-    re.DOTALL,
-)
+EQUATION = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 OUTWARD_LINK = re.compile(r"(?<!!)\[(?P<text>[^\]]*)\]\((?P<target>\.\./[^)#\s]*)(?:#[^)\s]*)?\)")
 
 log = logging.getLogger("mkdocs.hooks.segadapt")  # a warning here ends a strict build
@@ -42,22 +39,16 @@ def replace_equations(content: str) -> str:
     """Replaces every equation in a page's HTML, as arithmatex marks them, by MathML."""
 
     def convert_match(match: re.Match[str]) -> str:
-        block = match["block"]
-        latex = html.unescape(match["inline"] if block is None else block).strip()
-        return convert(latex) if block is None else f"<p>{convert(latex, display='block')}</p>"
+        latex = html.unescape(match[2]).strip()
+        return convert(latex) if match[1] == "span" else f"<p>{convert(latex, display='block')}</p>"
 
     return EQUATION.sub(convert_match, content)
 
 
 def replace_outward_links(markdown: str, source: str) -> str:
-    """Replaces every link to a file outside of docs/ by its text and the file's path.
+    """Replaces links from a page (its path is relative to docs/) to files outside of docs/ by their text and path.
 
-    Args:
-        markdown: Of a page.
-        source: Path of the page, relative to docs/.
-
-    Returns:
-        The page; a link to a file that does not exist is kept, with a warning.
+    A link to a file that does not exist is kept, with a warning.
     """
 
     def name_file(match: re.Match[str]) -> str:

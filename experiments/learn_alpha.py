@@ -4,7 +4,6 @@ The file is what IaBN, TTA, Seg-TTT and all other methods take in place of a num
 IaBN with it on the development set, beside the network as trained.
 """
 
-import argparse
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -29,29 +28,11 @@ HEADING = (
 
 
 def list_images(source: Any, count: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yields (1, 3, H, W) whole images of the source's train split and their (1, H', W') labels, in a random order.
-
-    Args:
-        source: The datamodule of the source.
-        count: How many.
-        device: Where to put them.
-    """
+    """Yields so many (1, 3, H, W) images of a datamodule's train split and their (1, H', W') labels, at random."""
     dataset = source.make_dataset("train", source.evaluation_transform)
     order = RandomSampler(dataset, replacement=True, num_samples=count, generator=torch.Generator().manual_seed(0))
     for batch in DataLoader(dataset, 1, sampler=order, num_workers=source.num_workers):
         yield batch["image"].to(device), batch["mask"].to(device)
-
-
-def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
-    """Parses the command line."""
-    parser = make_parser("learn_alpha", __doc__)
-    parser.add_argument("config", type=to_path, help="the experiment, e.g. configs/experiment/street_scenes.yaml")
-    parser.add_argument("checkpoint", type=to_path, help="the trained network")
-    parser.add_argument("--write", type=to_path, default=Path("alpha.yaml"), help="where to (%(default)s)")
-    parser.add_argument("--steps", type=int, default=300, help="of Adam (%(default)s)")
-    parser.add_argument("--batch-size", type=int, default=2, help="images per step (%(default)s)")
-    parser.add_argument("--lr", type=float, default=0.05, help="learning rate (%(default)s)")
-    return parse(parser, args)
 
 
 def learn_file(
@@ -113,7 +94,14 @@ def learn_file(
 
 def run_learning(args: Sequence[str] | None = None) -> tuple[float, float]:
     """Runs the command line; returns what `learn_file` does."""
-    given = parse_arguments(args)
+    parser = make_parser("learn_alpha", __doc__)
+    parser.add_argument("config", type=to_path, help="the experiment, e.g. configs/experiment/street_scenes.yaml")
+    parser.add_argument("checkpoint", type=to_path, help="the trained network")
+    parser.add_argument("--write", type=to_path, default=Path("alpha.yaml"), help="where to (%(default)s)")
+    parser.add_argument("--steps", type=int, default=300, help="of Adam (%(default)s)")
+    parser.add_argument("--batch-size", type=int, default=2, help="images per step (%(default)s)")
+    parser.add_argument("--lr", type=float, default=0.05, help="learning rate (%(default)s)")
+    given = parse(parser, args)
     numbers = (given.steps, given.batch_size, given.lr)
     plain, blended = learn_file(given.config, given.checkpoint, given.write, given.options, *numbers)
     print(f"Mean IoU on the development set: {plain:.1f} as trained (t-BN), {blended:.1f} by IaBN with these weights")

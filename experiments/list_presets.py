@@ -6,6 +6,7 @@ python -m experiments.list_presets --write docs/configs.md
 import argparse
 import re
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 
 from experiments.command_line import to_path
@@ -26,22 +27,17 @@ SENTENCE_END = re.compile(r"\.\s+(?=[A-Z])")
 
 def describe_preset(path: Path) -> str:
     """Returns the first sentence of the comment on top of a YAML file; nothing if there is none."""
-    lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if not line.startswith("#"):
-            break
-        lines.append(line.removeprefix("#").strip())
-    sentence = SENTENCE_END.split(" ".join(lines))[0].strip().removesuffix(".")
-    return sentence.replace("|", "\\|")
+    comment = takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
+    text = " ".join(line.removeprefix("#").strip() for line in comment)
+    return SENTENCE_END.split(text)[0].strip().removesuffix(".").replace("|", "\\|")
 
 
-def list_presets(configs: Path = CONFIGS) -> str:
+def list_presets() -> str:
     """Returns the list as Markdown: a heading and a table for each folder."""
-    folders = {path.parent.relative_to(configs).as_posix() for path in configs.rglob("*.yaml")}
-    order = [*KINDS, *sorted(folders - set(KINDS))]
+    folders = {path.parent.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml")}
     parts = []
-    for kind in [kind for kind in order if kind in folders]:
-        rows = [[f"`{path.stem}`", describe_preset(path)] for path in sorted((configs / kind).glob("*.yaml"))]
+    for kind in [*KINDS, *sorted(folders - set(KINDS))]:
+        rows = [[f"`{path.stem}`", describe_preset(path)] for path in sorted((CONFIGS / kind).glob("*.yaml"))]
         intro = [f"{KINDS[kind]}:"] if kind in KINDS else []
         parts += [f"### {kind}", *intro, format_markdown(["file", "what it is"], rows)]
     return "\n\n".join(parts) + "\n"

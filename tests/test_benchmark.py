@@ -3,6 +3,7 @@
 import csv
 import json
 import mmap
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from callbacks.tta import TTA
-from experiments.benchmark import cost, run
-from experiments.benchmark.cases import Case
+from experiments.benchmark import __main__ as program
+from experiments.benchmark import cost
+from experiments.benchmark.__main__ import run_benchmark
+from experiments.benchmark.cases import METHODS, SCALES, Case, make_call
 from experiments.benchmark.plain_loop import PlainLoop
-from experiments.benchmark.run import run_benchmark
-from experiments.benchmark.subject import draw_image, resolve_trainable
+from experiments.benchmark.presets import draw_image, resolve_trainable
 from experiments.benchmark.table import COLUMNS
-from lightning_modules.predictor import predict_plainly
 from main import main
 from tests.fakes import NormAct2d, Snapshot, TinyNetwork
 from tests.tiny import DATA, EXPERIMENT, QUIET, arguments
 
-SCALES = (0.25, 0.5, 0.75)
 CPU = torch.device("cpu")
 
 
@@ -50,13 +50,12 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
 # The plain loop.
 
 
-def compare(case: Case, alpha: float, sample: tuple[np.ndarray, Tensor], folder: Path, psi: float = 0.9) -> Tensor:
+def compare(case: Case, alpha: float, sample: tuple[np.ndarray, Tensor], folder: Path) -> Tensor:
     """Asserts that ours and the plain loop predict the same; returns the prediction."""
-    network, settings = TinyNetwork(), case.list_settings(alpha, SCALES, psi, lr=0.02)
+    network, settings = TinyNetwork(), case.list_settings(alpha, lr=0.02, psi=0.9)
     before = Snapshot(network)
     loop, method = PlainLoop(network, folder / "checkpoint.pt", **settings), case.make_method(settings, "pillow")
-    plain = loop.predict(*sample)
-    ours = predict_plainly(network, sample[1]) if method is None else method.predict(network, sample[1])
+    plain, ours = loop.predict(*sample), make_call(method, network, sample[1], "32-true")()
     assert (ours - plain).abs().max() < 1e-4
     assert (ours.argmax(dim=1) == plain.argmax(dim=1)).float().mean() >= 0.999
     assert ours.argmax(dim=1).unique().numel() > 1
@@ -72,7 +71,7 @@ def test_plain_loop_predicts_as_ours(
     compare(Case(method), alpha, sample, tmp_path)
 
 
-@pytest.mark.parametrize("trainable", ["layer4,head", "head", "layer3,layer4,head"])
+@pytest.mark.parametrize("trainable", ["layer4,head", "head"])
 def test_plain_loop_is_seg_ttt(trainable: str, sample: tuple[np.ndarray, Tensor], tmp_path: Path) -> None:
     one, five = (compare(Case("Seg-TTT", steps, trainable), 0.1, sample, tmp_path) for steps in (1, 5))
     assert (five - one).abs().max() > 0.01  # the steps do something, and still both agree
@@ -101,9 +100,8 @@ def test_operations_equal_a_count_by_hand() -> None:
         return 2 * height * width * 4 * 3 * 9
 
     def count(case: Case) -> tuple[int, dict[str, int]]:
-        method = case.make_method(case.list_settings(0.0, SCALES, 0.7, 0.01))
-        predict = predict_plainly if method is None else method.predict
-        return cost.count_flops(lambda: predict(network, image))
+        method = case.make_method(case.list_settings(0.0, 0.01))
+        return cost.count_flops(make_call(method, network, image, "32-true"))
 
     assert count(Case("t-BN"))[0] == forward(64, 128)
     views = 2 * (forward(16, 32) + forward(32, 64) + forward(48, 96))
@@ -114,29 +112,27 @@ def test_operations_equal_a_count_by_hand() -> None:
     assert stages["step"] == 3 * step and stages["final"] == forward(64, 128)
 
 
-def touch_fresh_pages(megabytes: int) -> None:
+def take_memory(device: torch.device, megabytes: int = 100) -> None:
     """Takes memory from the system; a tensor may get what earlier tests gave back to malloc, which counts already."""
+    if device.type == "cuda":
+        torch.ones(megabytes * 2**18, device=device)
+        return
     with mmap.mmap(-1, megabytes * 2**20) as pages:
         for start in range(0, len(pages), mmap.PAGESIZE):
             pages[start] = 1
 
 
-def test_peak_memory_sees_an_allocation() -> None:
-    before = cost.measure_peak(lambda: None, CPU)
+@pytest.mark.parametrize(
+    ("name", "least", "most"), [("cpu", 90, 130), pytest.param("cuda", 99, 103, marks=pytest.mark.cuda)]
+)
+def test_peak_memory_sees_an_allocation(name: str, least: float, most: float) -> None:
+    device = torch.device(name)
+    before = cost.measure_peak(lambda: None, device)
     if before is None:
         pytest.skip("this system does not tell the peak memory of a process")
-    found = cost.measure_peak(lambda: touch_fresh_pages(100), CPU)
-    assert found is not None and 90 < found - before < 130
-    again = cost.measure_peak(lambda: None, CPU)
+    found, again = (cost.measure_peak(call, device) for call in (lambda: take_memory(device), lambda: None))
+    assert found is not None and least <= found - before <= most
     assert again is not None and again - before < 30
-
-
-@pytest.mark.cuda
-def test_peak_memory_sees_an_allocation_on_a_gpu() -> None:
-    device = torch.device("cuda")
-    before = cost.measure_peak(lambda: None, device)
-    found = cost.measure_peak(lambda: torch.ones(100 * 2**18, device=device), device)
-    assert before is not None and found is not None and 99 <= found - before <= 103
 
 
 def test_peak_memory_is_unknown_where_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -161,9 +157,7 @@ def test_rows_have_every_key(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- measured: begin -->\nold\n<!-- measured: end -->\nafter\n", encoding="utf-8")
     rows = quick(tmp_path, "bf16-mixed", "--trainable", "head", "--sizes", "32x64", f"--write={page}")
-    methods = [("t-BN", None), ("IaBN", None), ("TTA", None), ("Seg-TTT", "head")]
-    found = [(row["method"], row["trainable"], row["precision"]) for row in rows]
-    assert found == [(*method, precision) for method in methods for precision in ("32-true", "bf16-mixed")]
+    assert [(row["method"], row["precision"]) for row in rows] == list(product(METHODS, ("32-true", "bf16-mixed")))
     for row in rows:
         assert tuple(row) == COLUMNS
         assert (row["height"], row["width"], row["device"], row["note"]) == (32, 64, "cpu", "")
@@ -172,6 +166,7 @@ def test_rows_have_every_key(tmp_path: Path) -> None:
         assert row["precision"] != "32-true" or row["agreement"] >= 0.999
         assert row["method"] != "Seg-TTT" or row["steps_fraction"] > 0
         assert row["agreement"] > 0.7 and row["largest_difference"] < 0.3
+        assert row["method"] != "Seg-TTT" or row["trainable"] == "head"
     assert json.loads(json.dumps(rows)) == read_rows(tmp_path)
     with (tmp_path / "benchmark.csv").open(newline="") as file:
         assert [float(row["ms"]) for row in csv.DictReader(file)] == [row["ms"] for row in rows]
@@ -202,14 +197,18 @@ def test_earlier_rows_are_kept_and_the_plain_loop_can_be_left_out(tmp_path: Path
     assert {"benchmark.json", "benchmark.1.json", "benchmark.2.json", "machine.2.json"} <= names
 
 
+def fail_with(error: BaseException, monkeypatch: pytest.MonkeyPatch, where: type = TTA) -> None:
+    def fail(*_: Any) -> Tensor:
+        raise error
+
+    monkeypatch.setattr(where, "predict", fail)
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("shapes differ")])
 def test_an_interrupted_run_keeps_its_rows(
     error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(self: TTA, network: nn.Module, image: Tensor) -> Tensor:
-        raise error
-
-    monkeypatch.setattr(TTA, "predict", fail)
+    fail_with(error, monkeypatch)
     with pytest.raises(type(error)):
         quick(tmp_path, "--plain=false")
     assert [row["method"] for row in read_rows(tmp_path)] == ["t-BN", "IaBN"]
@@ -227,10 +226,7 @@ def test_an_interrupted_run_keeps_its_rows(
 def test_out_of_memory_becomes_a_note(
     error: Exception, where: type, note: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run_out(*_: Any) -> Tensor:
-        raise error
-
-    monkeypatch.setattr(where, "predict", run_out)
+    fail_with(error, monkeypatch, where)
     full, other = quick(tmp_path, "--methods", "TTA", "t-BN", *(["--plain=false"] if where is TTA else []))
     assert full["note"] == note and full["ratio"] is None
     assert (full["ms"] is None) == (where is TTA) and other["ms"] > 0
@@ -238,7 +234,7 @@ def test_out_of_memory_becomes_a_note(
 
 @pytest.mark.slow
 def test_differing_labels_end_the_run_with_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "LEAST_AGREEMENT", 1.1)
+    monkeypatch.setattr(program, "LEAST_AGREEMENT", 1.1)
     with pytest.raises(ValueError, match="2 rows in float32 differ"):
         quick(tmp_path, "--methods", "t-BN", "IaBN")
     assert all("DIFFERS" in row["note"] for row in read_rows(tmp_path))

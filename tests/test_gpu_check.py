@@ -68,27 +68,22 @@ def run_checks(folder: Path, seconds: float = 60, **runs: Callable[[Setup], Iter
     return report
 
 
-def fail(setup: Setup) -> Iterator[Row]:
-    yield {"value": 1.0, "ok": True}
+def make_check(then: Callable[[], Any] = list, **row: Any) -> Callable[[Setup], Iterator[Row]]:
+    """Makes a check that yields a row, and then does something."""
+
+    def check(setup: Setup) -> Iterator[Row]:
+        yield row
+        then()
+
+    return check
+
+
+def fail() -> None:
     raise ValueError("one | two")
 
 
-def succeed(setup: Setup) -> Iterator[Row]:
-    yield {"value": 2.0}
-
-
-def disagree(setup: Setup) -> Iterator[Row]:
-    yield {"value": 3.0, "ok": False}
-
-
-def stop(setup: Setup) -> Iterator[Row]:
-    yield {"value": 4.0}
+def stop() -> None:
     raise KeyboardInterrupt
-
-
-def hang(setup: Setup) -> Iterator[Row]:
-    yield {"value": 5.0}
-    time.sleep(60)
 
 
 @pytest.mark.slow
@@ -106,7 +101,8 @@ def test_two_processes_and_compilation_on_a_cpu_with_little_installed(tmp_path: 
 
 
 def test_a_check_that_raises_is_recorded_and_the_rest_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    report = run_checks(tmp_path, a=fail, b=succeed, c=disagree, t=fail)
+    failing, differing = make_check(fail, value=1.0, ok=True), make_check(value=3.0, ok=False)
+    report = run_checks(tmp_path, a=failing, b=make_check(value=2.0), c=differing, t=failing)
     assert states(tmp_path) == {"a": "FAILED", "b": "ok", "c": "FAILED", "t": "FAILED"}
     assert report.failed == ["a", "c"]
     first = read(tmp_path)[0]
@@ -118,27 +114,26 @@ def test_a_check_that_raises_is_recorded_and_the_rest_goes_on(tmp_path: Path, ca
 
 def test_what_is_known_is_written_when_the_process_is_stopped(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        run_checks(tmp_path, a=succeed, b=stop, c=succeed)
-    assert states(tmp_path) == {"a": "ok", "b": "FAILED"}
-    assert read(tmp_path)[1]["rows"] == [{"value": 4.0}]
-    assert read(tmp_path)[1]["error"] == "KeyboardInterrupt"
+        run_checks(tmp_path, a=make_check(), b=make_check(stop, value=4.0), c=make_check())
+    first, second = read(tmp_path)
+    assert (first["state"], second["state"]) == ("ok", "FAILED")
+    assert second["rows"] == [{"value": 4.0}] and second["error"] == "KeyboardInterrupt"
 
 
 def test_a_row_is_in_the_file_before_the_next_is_measured(tmp_path: Path) -> None:
-    def look(setup: Setup) -> Iterator[Row]:
-        yield {"value": 1.0}
+    def look() -> None:
         (step,) = read(tmp_path)
         assert step["rows"] == [{"value": 1.0}] and step["state"] == "running" and step["ok"] is None
 
-    run_checks(tmp_path, a=look)
+    run_checks(tmp_path, a=make_check(look, value=1.0))
     assert states(tmp_path) == {"a": "ok"}
 
 
 def test_a_check_ends_at_its_limit_and_later_ones_at_that_of_all(tmp_path: Path) -> None:
-    report = run_checks(tmp_path, seconds=4.0, a=hang, b=succeed)
-    assert states(tmp_path) == {"a": "out of time", "b": "not run"}
-    assert read(tmp_path)[0]["rows"] == [{"value": 5.0}]
-    assert read(tmp_path)[1]["error"] == "out of time" and report.failed == ["a"]
+    report = run_checks(tmp_path, 4.0, a=make_check(lambda: time.sleep(60), value=5.0), b=make_check())
+    assert states(tmp_path) == {"a": "out of time", "b": "not run"} and report.failed == ["a"]
+    first, second = read(tmp_path)
+    assert first["rows"] == [{"value": 5.0}] and second["error"] == "out of time"
 
 
 def test_exit_status_and_wrong_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +148,7 @@ def test_exit_status_and_wrong_names(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_gradient_that_is_wrong_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def forget_statistics(x, mean, var, weight, bias, alpha, eps):
-        output = correctness.normalise_features(mean, var, weight, bias, alpha, eps, x).detach()
+        output = correctness.normalise_features(x, mean, var, weight, bias, alpha, eps).detach()
         return output + 0 * x + 0 * weight[:, None, None] + 0 * bias[:, None, None]
 
     monkeypatch.setattr(correctness.blended_norm, "normalize_blended", forget_statistics)

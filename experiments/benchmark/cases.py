@@ -15,6 +15,7 @@ from experiments.benchmark.cost import autocast
 from lightning_modules.predictor import predict_plainly
 
 METHODS: dict[str, type[Method] | None] = {"t-BN": None, "IaBN": IaBN, "TTA": TTA, "Seg-TTT": SegTTT}
+SCALES = (0.25, 0.5, 0.75)
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,9 @@ class Case:
         """Whether the method averages over views."""
         return self.method in ("TTA", "Seg-TTT")
 
-    def list_settings(self, alpha: float, scales: Sequence[float], psi: float, lr: float) -> dict[str, Any]:
+    def list_settings(
+        self, alpha: float, lr: float, scales: Sequence[float] = SCALES, psi: float = 0.7
+    ) -> dict[str, Any]:
         """Returns the arguments of the method; those of its plain loop have the same names."""
         settings: dict[str, Any] = {} if self.method == "t-BN" else {"alpha": alpha}
         if self.has_views:

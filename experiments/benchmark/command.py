@@ -1,12 +1,13 @@
 """The command line of `experiments.benchmark`."""
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from experiments.benchmark.cases import METHODS
+from experiments.benchmark.cases import METHODS, SCALES
 from experiments.benchmark.cost import PRECISIONS
 from experiments.command_line import to_path
 
@@ -16,14 +17,14 @@ REPEATS = {"cuda": 20, "cpu": 5, "quick": 2}
 
 def parse_size(text: str) -> tuple[int, int]:
     """Parses a size such as 1024x2048 (HxW)."""
-    height, separator, width = text.lower().partition("x")
-    if not separator or not height.isdigit() or not width.isdigit():
+    match = re.fullmatch(r"(\d+)x(\d+)", text.lower())
+    if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no size: expected HxW in pixels, e.g. 1024x2048")
-    return int(height), int(width)
+    return int(match[1]), int(match[2])
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Makes the parser."""
+def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
+    """Parses the command line and fills in what depends on the device."""
     summary = "What the methods cost: time, memory and operations per image, beside a plain loop."
     parser = argparse.ArgumentParser(prog="python -m experiments.benchmark", description=summary)
     add = parser.add_argument
@@ -44,7 +45,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--alpha", type=float, default=0.1, help="of IaBN (%(default)s)")
     add("--psi", type=float, default=0.7, help="of Seg-TTT (%(default)s)")
     add("--lr", type=float, help="of Seg-TTT (one at which random weights stay stable; with --accuracy 0.05)")
-    add("--scales", nargs="+", type=float, default=[0.25, 0.5, 0.75], help="of the views")
+    add("--scales", nargs="+", type=float, default=list(SCALES), help="of the views")
     add("--resampling", choices=["device", "pillow"], default="device", help="of our views, while timed")
     add("--write", type=to_path, metavar="PAGE", help="a Markdown page that the table is also written into")
     add("--quick", action="store_true", help="a tiny network and image: shows that all works")
@@ -53,12 +54,6 @@ def make_parser() -> argparse.ArgumentParser:
     example = "of the checkpoint, e.g. configs/experiment/gta_resnet50.yaml"
     add("--config", type=to_path, metavar="EXPERIMENT", help=example)
     add("options", nargs="*", help="with --accuracy: more arguments for main.py, after --")
-    return parser
-
-
-def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
-    """Parses the command line and fills in what depends on the device."""
-    parser = make_parser()
     options = parser.parse_args(args)
     if (options.accuracy is None) != (options.config is None):
         parser.error("--accuracy and --config belong together: expected both or none")

@@ -1,12 +1,12 @@
 """What a call costs: time, memory, counted operations; and how fast the machine multiplies matrices."""
 
 import gc
-import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.profiler import ProfilerActivity
 from torch.utils.benchmark import Measurement, TaskSpec, timer
@@ -49,33 +49,24 @@ def time_by_turns(calls: Sequence[Call], repeats: int, device: torch.device) -> 
         For each call its times, and by name the median milliseconds of its stages (see `callbacks.stages`); of a stage
         that runs several times in a call, each of its times.
     """
-    times: list[list[float]] = [[] for _ in calls]
+    seconds: list[list[float]] = [[] for _ in calls]
     stages: list[list[dict[str, list[float]]]] = [[] for _ in calls]
     gc.collect()
     for turn in range(repeats):
-        order = range(len(calls)) if turn % 2 == 0 else reversed(range(len(calls)))
-        for number in order:
+        numbers = range(len(calls))
+        for number in numbers if turn % 2 == 0 else reversed(numbers):
             with recording(device) as record:
-                times[number].append(time_call(calls[number]))
+                seconds[number].append(time_call(calls[number]))
             stages[number].append(record.milliseconds())
     results = []
-    for seconds, runs in zip(times, stages, strict=True):
-        medians = {
-            name: [statistics.median(turns) for turns in zip(*(run[name] for run in runs), strict=True)]
-            for name in runs[0]
-        }
-        results.append((Measurement(1, seconds, TaskSpec("call()", "")), medians))
+    for times, turns in zip(seconds, stages, strict=True):
+        medians = {name: np.median([stage[name] for stage in turns], axis=0).tolist() for name in turns[0]}
+        results.append((Measurement(1, times, TaskSpec("call()", "")), medians))
     return results
 
 
 def count_flops(call: Call) -> tuple[int, dict[str, int]]:
-    """Counts the floating-point operations of the matrix products and convolutions of a call, backward ones too.
-
-    A multiplication and an addition are two. The call must not be compiled.
-
-    Returns:
-        The number of all, and by name those of each stage (see `callbacks.stages`).
-    """
+    """Counts the floating-point operations of a call's matrix products and convolutions: all, and by name of stage."""
     stages: dict[str, int] = {}
     with FlopCounterMode(display=False) as counter, recording(torch.device("cpu")) as record:
 
@@ -91,11 +82,10 @@ def count_flops(call: Call) -> tuple[int, dict[str, int]]:
 
 
 def measure_peak(call: Call, device: torch.device) -> float | None:
-    """Returns the peak memory during a call.
+    """Returns the peak memory during a call in MB (2^20 bytes).
 
-    Returns:
-        In MB (2^20 bytes): on a GPU that of torch's tensors, weights included; else that of the whole process, or
-        None where the system does not tell.
+    On a GPU that of torch's tensors, weights included; else that of the whole process, or None where the system does
+    not tell.
     """
     free_memory(device)
     if device.type == "cuda":
@@ -121,16 +111,13 @@ def free_memory(device: torch.device) -> None:
 
 
 def measure_rate(device: torch.device, precision: str, tf32: bool = True, size: int | None = None) -> float:
-    """Measures how fast a large square matrix product runs, in the best of some turns.
+    """Returns the TFLOP/s of a large square matrix product, in the best of some turns.
 
     Args:
         device: Where.
         precision: One of `PRECISIONS`.
         tf32: Whether float32 products on a GPU use TF32, as convolutions do unless they are told otherwise.
         size: Rows and columns; None is enough for the device.
-
-    Returns:
-        TFLOP/s.
     """
     size = size or MATRIX_SIZES[device.type]
     matrix = torch.randn(size, size, device=device, dtype=PRECISIONS[precision])
@@ -152,23 +139,18 @@ def float32_products(tf32: bool) -> Iterator[None]:
 
 
 def profile_call(call: Call, device: torch.device, place: Path) -> str:
-    """Profiles a call when it is warm.
+    """Profiles a call when it is warm; returns the table of the operators that take most time themselves.
 
     Args:
         call: What to profile.
         device: Where it runs.
         place: Where to write a trace (``.trace.json.gz``, for chrome://tracing or Perfetto) and the table (``.txt``).
-
-    Returns:
-        The table of the operators that take most time themselves.
     """
-    on_cuda = device.type == "cuda"
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_cuda else [])]
+    activities = {"cpu": [ProfilerActivity.CPU], "cuda": [ProfilerActivity.CPU, ProfilerActivity.CUDA]}
     call()
-    with torch.profiler.profile(activities=activities) as profiler:
+    with torch.profiler.profile(activities=activities[device.type]) as profiler:
         time_call(call)
-    order = "self_cuda_time_total" if on_cuda else "self_cpu_time_total"
-    table = profiler.key_averages().table(order, row_limit=PROFILE_ROWS)
+    table = profiler.key_averages().table(f"self_{device.type}_time_total", row_limit=PROFILE_ROWS)
     place.with_name(f"{place.name}.txt").write_text(f"{table}\n", encoding="utf-8")
     profiler.export_chrome_trace(str(place.with_name(f"{place.name}.trace.json.gz")))
     return table

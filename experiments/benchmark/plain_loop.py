@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lightning_modules.networks.base import find_logits
+from lightning_modules.predictor import predict_logits, predict_plainly
 
 MEAN = (0.485, 0.456, 0.406)  # ImageNet's
 STD = (0.229, 0.224, 0.225)
@@ -57,6 +57,7 @@ class PlainLoop:
         self.checkpoint = checkpoint
         self.scales, self.psi, self.lr, self.num_steps = scales, psi, lr, num_steps
         self.network = copy.deepcopy(network).float().to(memory_format=torch.contiguous_format).eval()
+        self.network.channels_last = False  # type: ignore[assignment]
         for name, parameter in self.network.named_parameters():
             parameter.requires_grad_(any(f".{module}." in f".{name}." for module in trainable))
         if alpha is not None:
@@ -78,7 +79,7 @@ class PlainLoop:
         if self.scales:
             self.network.load_state_dict(torch.load(self.checkpoint, map_location=image.device, weights_only=True))
             self._take_steps(image, label_confident(self._average_views(pixels, image.device), self.psi))
-        return self._predict(image)
+        return predict_plainly(self.network, image)
 
     def _average_views(self, pixels: np.ndarray, device: torch.device) -> Tensor:
         height, width = pixels.shape[:2]
@@ -89,7 +90,7 @@ class PlainLoop:
                 picture = Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR)
                 if changed:
                     picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).convert("L").convert("RGB")
-                probabilities = self._predict(normalise(np.array(picture)).to(device))
+                probabilities = predict_plainly(self.network, normalise(np.array(picture)).to(device))
                 if changed:
                     probabilities = probabilities.flip(-1)
                 maps.append(F.interpolate(probabilities, (height, width), mode="bilinear", align_corners=True))
@@ -102,20 +103,10 @@ class PlainLoop:
         optimizer = torch.optim.SGD(moving, lr=self.lr)
         for _ in range(self.num_steps):
             self.network.zero_grad()
-            loss = F.cross_entropy(self._compute_logits(image), target, ignore_index=IGNORED)
+            loss = F.cross_entropy(predict_logits(self.network, image), target, ignore_index=IGNORED)
             loss.backward()
             optimizer.step()
         self.network.zero_grad()
-
-    @torch.no_grad()
-    def _predict(self, image: Tensor) -> Tensor:
-        return self._compute_logits(image).softmax(dim=1)
-
-    def _compute_logits(self, image: Tensor) -> Tensor:
-        logits = find_logits(self.network(image))
-        if logits.shape[-2:] != image.shape[-2:]:
-            logits = F.interpolate(logits, image.shape[-2:], mode="bilinear", align_corners=False)
-        return logits
 
 
 def adapt_batch_norm(network: nn.Module, alpha: float) -> None:
@@ -133,12 +124,18 @@ def adapt_batch_norm(network: nn.Module, alpha: float) -> None:
         mean, var = layer.running_mean, layer.running_var
         assert mean is not None and var is not None
         layer.forward = partial(  # type: ignore[method-assign]
-            normalise_features, mean, var, layer.weight, layer.bias, alpha, layer.eps
+            normalise_features,
+            running_mean=mean,
+            running_var=var,
+            weight=layer.weight,
+            bias=layer.bias,
+            alpha=alpha,
+            eps=layer.eps,
         )
 
 
 def normalise_features(
-    running_mean: Tensor, running_var: Tensor, weight: Tensor, bias: Tensor, alpha: float, eps: float, x: Tensor
+    x: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor, bias: Tensor, alpha: float, eps: float
 ) -> Tensor:
     """Normalises (B, C, H, W) features by the formula of instance-adaptive batch normalisation (Eq. 3-4)."""
     mean, var = x.mean(dim=(2, 3), keepdim=True), x.var(dim=(2, 3), unbiased=False, keepdim=True)

@@ -1,22 +1,19 @@
-"""What the benchmark measures on: a network of configs/model with random weights, and a generated street scene."""
+"""A network with random weights that behaves, for a measurement, as a trained one does, and an image for it."""
 
-import argparse
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
-from jsonargparse import ArgumentParser
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from callbacks.seg_ttt import DEFAULT_TRAINABLE
-from datamodules import StreetScenesDataModule
-from datamodules.transforms import EvaluationTransform
-from experiments.benchmark.random_weights import CLASSES, choose_rate, imitate_training
+from lightning_modules.predictor import predict_logits
 
-CONFIGS = Path(__file__).parents[2] / "configs" / "model"
+CLASSES = 19
+LOGITS_DEVIATION = 2.0  # about that of a trained network
+FIRST_STEP = 0.01  # by about how much the first step of Seg-TTT lowers the loss
+PART = (256, 512)  # of the image that is enough to choose a learning rate
 
 
 @dataclass(frozen=True)
@@ -24,11 +21,10 @@ class Subject:
     """A network and an image on the device that is measured.
 
     Attributes:
-        name: Of the network's file in configs/model.
+        name: Of the network.
         network: In evaluation mode.
         pixels: (H, W, 3) uint8 RGB.
         image: (1, 3, H, W) float32, the same normalised.
-        alpha: Of IaBN; None if the network has no BatchNorm.
         lr: Of Seg-TTT.
     """
 
@@ -36,53 +32,67 @@ class Subject:
     network: nn.Module
     pixels: np.ndarray
     image: Tensor
-    alpha: float | None
     lr: float
 
-
-def make_network(name: str, num_classes: int = CLASSES) -> nn.Module:
-    """Makes a network of configs/model with random weights.
-
-    Raises:
-        FileNotFoundError: If there is no such file; lists those there are.
-    """
-    path = CONFIGS / f"{name}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(other.stem for other in CONFIGS.glob("*.yaml")))
-        raise FileNotFoundError(f"there is no {path}: expected one of {known}")
-    config = yaml.safe_load(path.read_text(encoding="utf-8"))["network"]
-    arguments = config.setdefault("init_args", {})
-    if "weights" in arguments:
-        arguments["weights"] = None
-    if "network" not in arguments:  # a wrapper has the number of classes inside
-        arguments["num_classes"] = num_classes
-    parser = ArgumentParser()
-    parser.add_argument("--network", type=nn.Module)
-    return parser.instantiate(parser.parse_object({"network": config})).network
+    @property
+    def has_batch_norm(self) -> bool:
+        """Whether IaBN changes anything of the network."""
+        return bool(list_batch_norms(self.network))
 
 
-def draw_image(size: tuple[int, int]) -> tuple[np.ndarray, Tensor]:
-    """Draws a street scene: (H, W, 3) uint8 pixels, and (1, 3, H, W) normalised."""
-    data = StreetScenesDataModule("dusk", *size, num_test=1, num_workers=0)
-    dataset = data.make_dataset("test", EvaluationTransform("none"))
-    return dataset.load_image(0), dataset[0]["image"][None]
-
-
-def make_subject(name: str, size: tuple[int, int], options: argparse.Namespace) -> Subject:
-    """Makes a network and an image on the device of the command line, the same each time."""
-    torch.manual_seed(0)
-    pixels, image = draw_image(size)
-    image = image.to(options.device)
-    network = make_network(name).to(options.device)
+def make_subject(name: str, network: nn.Module, pixels: np.ndarray, image: Tensor, lr: float | None = None) -> Subject:
+    """Makes a subject of a network, which is changed as by `imitate_training`; without a rate one is chosen."""
     imitate_training(network, image)
-    if options.channels_last != "auto":
-        network.channels_last = options.channels_last == "true"
-    has_batch_norm = any(isinstance(module, _BatchNorm) for module in network.modules())
-    lr = choose_rate(network, image) if options.lr is None else options.lr
-    return Subject(name, network, pixels, image, options.alpha if has_batch_norm else None, lr)
+    return Subject(name, network, pixels, image, choose_rate(network, image) if lr is None else lr)
 
 
-def resolve_trainable(network: nn.Module, choices: list[str]) -> list[str]:
-    """Puts the network's own layers in place of ``default``; choices that name the same modules are one."""
-    own = ",".join(getattr(network, "adapted_layers", DEFAULT_TRAINABLE))
-    return list(dict.fromkeys(own if choice == "default" else choice for choice in choices))
+def list_batch_norms(network: nn.Module) -> list[_BatchNorm]:
+    """Lists the BatchNorm layers of a network."""
+    return [module for module in network.modules() if isinstance(module, _BatchNorm)]
+
+
+def imitate_training(network: nn.Module, image: Tensor) -> None:
+    """Gives a network with random weights what training gives: fitting running statistics and some confidence.
+
+    With the initial statistics (mean 0, variance 1) the features of a deep network grow without bounds. With equal
+    probabilities rounding alone decides many labels, and all pixels are as confident as the best.
+
+    Args:
+        network: Left in evaluation mode. Its running statistics become those of the image and its mirror image; layers
+            with an output per class are scaled.
+        image: (1, 3, H, W) float, normalised.
+    """
+    layers = list_batch_norms(network)
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum = 1.0
+    network.train()
+    with torch.no_grad():
+        network(torch.cat([image, image.flip(-1)]))
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
+        network.eval()
+        factor = LOGITS_DEVIATION / predict_logits(network, image).std(dim=(2, 3)).mean().item()
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d) and module.out_channels == CLASSES:
+                module.weight *= factor
+                if module.bias is not None:
+                    module.bias *= factor
+
+
+def choose_rate(network: nn.Module, image: Tensor) -> float:
+    """Chooses a learning rate for a network with random weights.
+
+    Its gradients may be so large that the paper's rate leads to a chaos, in which rounding alone decides the labels.
+
+    Args:
+        network: In evaluation mode.
+        image: (1, 3, H, W) float, normalised.
+
+    Returns:
+        The rate at which the first step on the network's own labels would lower the loss by about `FIRST_STEP`.
+    """
+    logits = predict_logits(network, image[..., : PART[0], : PART[1]])
+    loss = F.cross_entropy(logits, logits.detach().argmax(dim=1))
+    gradients = torch.autograd.grad(loss, list(network.parameters()), allow_unused=True)
+    return FIRST_STEP / sum(float((gradient**2).sum()) for gradient in gradients if gradient is not None)

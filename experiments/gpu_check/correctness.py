@@ -22,13 +22,14 @@ from callbacks.tent import Tent
 from callbacks.tta import TTA
 from experiments.benchmark.cost import autocast, float32_products, measure_peak
 from experiments.benchmark.plain_loop import normalise_features
-from experiments.benchmark.random_weights import choose_rate
+from experiments.benchmark.subject import Subject
 from experiments.gpu_check.runner import Row
 from experiments.gpu_check.subjects import Setup, copy_state, is_unchanged, share_equal
 from lightning_modules.predictor import predict_plainly
 
 # The largest error allowed, as a share of the largest value: some units in the last place of the type.
 NORM_ERRORS = {torch.float32: 1e-4, torch.bfloat16: 4e-2, torch.float16: 5e-3}
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 # The smallest share of equal labels. Rounding decides more of them after steps in bf16; a wrong formula, far more.
 SAME_LABELS = {"32-true": 0.995, "bf16-mixed": 0.95}
 VARIANT_SLACK = 1e-3  # of the labels, beside what differs between two runs of the same
@@ -36,19 +37,22 @@ COUNTS = (1, 3, 6)
 FEW, MANY = 2, 8  # steps, between which the host must not wait more often
 ALPHA, EPS = 0.3, 1e-5  # of the blended norm
 
-METHODS: dict[str, Callable[[int, float], Method]] = {  # (number of steps, learning rate) -> method
-    "IaBN": lambda steps, lr: IaBN(),
-    "TTA": lambda steps, lr: TTA(),
-    "SegTTT": lambda steps, lr: SegTTT(num_steps=steps, lr=lr),
-    "SegTTT released": lambda steps, lr: SegTTT(num_steps=steps, lr=lr, semantics="released"),
-    "Tent": lambda steps, lr: Tent(num_steps=steps),
-}
+
+def make_methods(steps: int, lr: float) -> dict[str, Method]:
+    """Makes the methods that need nothing but the network."""
+    return {
+        "IaBN": IaBN(),
+        "TTA": TTA(),
+        "SegTTT": SegTTT(num_steps=steps, lr=lr),
+        "SegTTT released": SegTTT(num_steps=steps, lr=lr, semantics="released"),
+        "Tent": Tent(num_steps=steps),
+    }
 
 
 def check_norm(setup: Setup) -> Iterator[Row]:
     """Compares the blended norm, forward and backward, with its formula in float64 on the CPU."""
     height, width = (9, 14) if setup.tiny else (128, 256)
-    for dtype, layout, batch in product(NORM_ERRORS, ("contiguous", "channels_last"), (1, 2)):
+    for dtype, layout, batch in product(NORM_ERRORS, LAYOUTS, (1, 2)):
         errors = measure_norm_errors(setup.device, dtype, layout, (batch, 64, height, width))
         served = blended_norm.fast_path_report().items()  # keys: cuda:0 torch.bfloat16 channels_last
         path = next((how for key, how in served if key.split()[1:] == [str(dtype), layout]), None)
@@ -62,29 +66,15 @@ def measure_norm_errors(
 ) -> dict[str, float]:
     """Returns the largest error of the output and of each gradient, as a share of the largest value; inf for NaN."""
     generator = torch.Generator().manual_seed(0)
-    mean, shift = (torch.randn(size[1], generator=generator) for _ in range(2))
+    mean, bias = (torch.randn(size[1], generator=generator) for _ in range(2))
     var, weight = (torch.rand(size[1], generator=generator) + 0.5 for _ in range(2))
-    x = (torch.randn(size, generator=generator) * 1.5 + shift[:, None, None]).to(dtype)
+    x = (torch.randn(size, generator=generator) * 1.5 + bias[:, None, None]).to(dtype)
     gradient = torch.randn(size, generator=generator).to(dtype)
-
-    def differentiate(normalize: Callable[..., Tensor], place: Callable[[Tensor], Tensor]) -> list[Tensor]:
-        inputs = [place(tensor).requires_grad_() for tensor in (x, weight, shift)]
-        output = normalize(inputs[0], place(mean), place(var), *inputs[1:])
-        return [output.detach(), *torch.autograd.grad(output, inputs, place(gradient))]
-
-    def by_formula(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return normalise_features(mean, var, weight, bias, ALPHA, EPS, x)
-
-    def by_ours(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return blended_norm.normalize_blended(x, mean, var, weight, bias, ALPHA, EPS)
-
-    def place(tensor: Tensor) -> Tensor:
-        channels_last = layout == "channels_last" and tensor.ndim == 4
-        form = torch.channels_last if channels_last else torch.contiguous_format
-        return tensor.to(device).clone(memory_format=form)
-
-    expected = differentiate(by_formula, lambda tensor: tensor.double())
-    found = differentiate(by_ours, place)
+    exact = [tensor.double() for tensor in (x, mean, var, weight, bias, gradient)]
+    x, gradient = (tensor.clone(memory_format=LAYOUTS[layout]) for tensor in (x, gradient))
+    moved = [tensor.to(device) for tensor in (x, mean, var, weight, bias, gradient)]
+    expected = differentiate(normalise_features, *exact)
+    found = differentiate(blended_norm.normalize_blended, *moved)
     errors = {}
     for name, one, other in zip(("output", "gradient", "of weight", "of bias"), found, expected, strict=True):
         error = (one.double().cpu() - other).abs().amax() / other.abs().amax()
@@ -92,33 +82,41 @@ def measure_norm_errors(
     return errors
 
 
+def differentiate(
+    normalize: Callable[..., Tensor], x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, grad: Tensor
+) -> list[Tensor]:
+    """Returns the output of a norm, and the gradients of its features, weight and bias for one of the output."""
+    inputs = [tensor.requires_grad_() for tensor in (x, weight, bias)]
+    output = normalize(x, mean, var, weight, bias, ALPHA, EPS)
+    return [output.detach(), *torch.autograd.grad(output, inputs, grad)]
+
+
 def check_methods(setup: Setup) -> Iterator[Row]:
     """Compares what every method predicts on the device, exactly and in bf16, with the CPU in float32."""
-    network, image = setup.make_subject()
-    lr = choose_rate(network, image)
-    yield from compare_method(setup, "plain", None, network, image)
-    for name, make in METHODS.items():
-        yield from compare_method(setup, name, make(2, lr), network, image)
+    subject = setup.make_calm_subject()
     with tempfile.TemporaryDirectory() as folder:
-        yield from compare_method(setup, "Ensemble", Ensemble(save_members(network, Path(folder))), network, image)
-    network, image = setup.make_subject(dropout=0.1)
+        methods: dict[str, Method | None] = {"plain": None, **make_methods(2, subject.lr)}
+        methods["Ensemble"] = Ensemble(save_members(subject.network, Path(folder)))
+        for name, method in methods.items():
+            yield from compare_method(setup, name, method, subject)
     # Other masks are drawn on another device: the same labels cannot be asked for, the same network can.
-    yield from compare_method(setup, "MCDropout", MCDropout(passes=4, alpha=0.1), network, image, alike=False)
+    dropping = setup.make_calm_subject(dropout=0.1)
+    yield from compare_method(setup, "MCDropout", MCDropout(passes=4, alpha=0.1), dropping, alike=False)
 
 
 def compare_method(
-    setup: Setup, name: str, method: Method | None, network: nn.Module, image: Tensor, alike: bool = True
+    setup: Setup, name: str, method: Method | None, subject: Subject, alike: bool = True
 ) -> Iterator[Row]:
     """Predicts one image by a method on the CPU, then on the device in two precisions."""
     predict = predict_plainly if method is None else method.predict
-    expected = predict(network, image)
-    moved, placed = deepcopy(network).to(setup.device), image.to(setup.device)
-    before = copy_state(moved)
+    expected = predict(subject.network, subject.image)
+    network, image = deepcopy(subject.network).to(setup.device), subject.image.to(setup.device)
+    before = copy_state(network)
     outputs: list[Tensor] = []
     for precision, limit in SAME_LABELS.items():
         with float32_products(tf32=False), autocast(setup.device, precision):
-            peak = measure_peak(lambda: outputs.append(predict(moved, placed)), setup.device)
-        same, unchanged = share_equal(outputs[-1], expected), is_unchanged(moved, before)
+            peak = measure_peak(lambda: outputs.append(predict(network, image)), setup.device)
+        same, unchanged = share_equal(outputs[-1], expected), is_unchanged(network, before)
         fell_back = method is not None and any(adaptation.fallback for adaptation in method.adaptations)
         ok = unchanged and not fell_back and (same >= limit or not alike)
         row: Row = {"method": name, "precision": precision, "same labels": same, "network as before": unchanged}
@@ -140,11 +138,11 @@ def save_members(network: nn.Module, folder: Path) -> list[str]:
 
 def check_variants(setup: Setup) -> Iterator[Row]:
     """Compares several numbers of steps in one pass with each alone, beside what two runs of the same differ by."""
-    network, image = setup.make_subject(setup.device)
-    lr = choose_rate(network, image)
+    subject = setup.make_calm_subject(setup.device)
+    network, image = subject.network, subject.image
     before = copy_state(network)
     for precision, semantics in product(SAME_LABELS, get_args(Semantics)):
-        variants = [SegTTT(num_steps=count, lr=lr, semantics=semantics) for count in COUNTS]
+        variants = [SegTTT(num_steps=count, lr=subject.lr, semantics=semantics) for count in COUNTS]
         with autocast(setup.device, precision):
             pairs = variants[0].predict_variants(network, image, variants)
             together = {number: outcome.probabilities for number, _, outcome in pairs}
@@ -163,26 +161,27 @@ def check_waits(setup: Setup) -> Iterator[Row]:
     if setup.device.type != "cuda":
         yield {"note": f"not applicable: nothing waits for a {setup.device.type}"}
         return
-    network, image = setup.make_subject(setup.device)
-    lr = choose_rate(network, image)
-    for precision, (name, make) in product(SAME_LABELS, METHODS.items()):
-        with autocast(setup.device, precision):
-            few, many = (count_waits(make(steps, lr), network, image) for steps in (FEW, MANY))
-        more = dict(many - few)
-        row: Row = {"method": name, "precision": precision, f"waits at {FEW} steps": few.total()}
-        row |= {f"waits at {MANY} steps": many.total(), "where more": str(more) if more else None}
-        yield {**row, "where": str(dict(few)), "ok": few.total() == many.total()}
+    subject = setup.make_calm_subject(setup.device)
+    for precision in SAME_LABELS:
+        methods, longer = make_methods(FEW, subject.lr), make_methods(MANY, subject.lr)
+        for name in methods:
+            with autocast(setup.device, precision):
+                few, many = (count_waits(each[name], subject) for each in (methods, longer))
+            more = dict(many - few)
+            row: Row = {"method": name, "precision": precision, f"waits at {FEW} steps": few.total()}
+            row |= {f"waits at {MANY} steps": many.total(), "where more": str(more) if more else None}
+            yield {**row, "where": str(dict(few)), "ok": few.total() == many.total()}
 
 
-def count_waits(method: Method, network: nn.Module, image: Tensor) -> Counter[str]:
+def count_waits(method: Method, subject: Subject) -> Counter[str]:
     """Counts the waits of one prediction by the lines they happen on; what happens once in a process does not count."""
-    method.predict(network, image)
+    method.predict(subject.network, subject.image)
     torch.cuda.synchronize()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")
         try:
-            method.predict(network, image)
+            method.predict(subject.network, subject.image)
         finally:
             torch.cuda.set_sync_debug_mode("default")
     waits = [warning for warning in caught if "synchronizing CUDA operation" in str(warning.message)]

@@ -1,7 +1,6 @@
 """Runs checks one after another, whatever becomes of each, and writes what is known after every row."""
 
 import faulthandler
-import json
 import signal
 import sys
 import time
@@ -15,10 +14,12 @@ from typing import Any
 
 from callbacks.run.records import to_plain, write_file
 from experiments.gpu_check.subjects import Setup
+from experiments.pages import format_markdown, write_json
 
 Row = dict[str, Any]
 LEAST_SECONDS = 3.0  # that are left for a check to start
 GRACE = 20.0  # seconds after which a check that cannot be interrupted ends the process
+TITLES = {"step": "name", "result": "state", "seconds": "seconds", "error": "error"}  # of the first table
 
 
 class OutOfTimeError(BaseException):
@@ -62,11 +63,6 @@ class Report:
         self._start = time.monotonic() if start is None else start
 
     @property
-    def elapsed(self) -> float:
-        """Seconds since the start."""
-        return time.monotonic() - self._start
-
-    @property
     def failed(self) -> list[str]:
         """Names of the checks that failed, or did not end."""
         return [step["name"] for step in self.steps if step["ok"] is False and not step["timing"]]
@@ -74,51 +70,48 @@ class Report:
     def run_all(self, checks: Sequence[Check], setup: Setup, seconds: float) -> None:
         """Runs checks in their order while there is time; the rest is listed as not run."""
         for check in checks:
-            left = seconds - self.elapsed
-            limit = round(min(check.seconds, left), 1)
-            step: dict[str, Any] = {"name": check.name, "limit": limit, "timing": check.proves is None}
-            step |= {"state": "running", "seconds": 0.0, "rows": [], "error": None, "traceback": None, "ok": None}
+            left = seconds - (time.monotonic() - self._start)
+            step: dict[str, Any] = {"name": check.name, "limit": round(min(check.seconds, left), 1)}
+            step |= {"timing": check.proves is None, "state": "running", "seconds": 0.0, "rows": []}
+            step |= {"error": None, "traceback": None, "ok": None}
             self.steps.append(step)
             if left < LEAST_SECONDS:
                 step |= {"state": "not run", "error": "out of time"}
             else:
-                self._print(
-                    f"start    {check.name} (at most {limit:.0f} s){f': {check.proves}' if check.proves else ''}"
-                )
                 self._run(check, setup, step)
-            self.write()
+            self._write()
 
     def _run(self, check: Check, setup: Setup, step: dict[str, Any]) -> None:
-        self.write()
+        proves = f": {check.proves}" if check.proves else ""
+        self._print(f"start    {check.name} (at most {step['limit']:.0f} s){proves}")
+        self._write()
         start = time.monotonic()
         try:
             with limited(step["limit"]):
                 for row in check.run(setup):
                     step["rows"].append(row)
                     self._print(f"         {format_row(row)}")
-                    self.write()
+                    self._write()
             step["ok"] = all(row.get("ok", True) for row in step["rows"])
             step["state"] = "ok" if step["ok"] else "FAILED"
         except BaseException as error:  # what is known stays, and the other checks can still tell something
-            step["ok"] = False
-            step["state"] = "out of time" if isinstance(error, OutOfTimeError) else "FAILED"
+            step |= {"ok": False, "state": "out of time" if isinstance(error, OutOfTimeError) else "FAILED"}
             step["error"] = traceback.format_exception_only(error)[-1].strip()
             step["traceback"] = traceback.format_exc()
             if not isinstance(error, Exception | OutOfTimeError):  # somebody stops the process
                 raise
         finally:
             step["seconds"] = round(time.monotonic() - start, 2)
-            self.write()
+            self._write()
             reason = f": {step['error']}" if step["error"] else ""
             self._print(f"{step['state']:<8} {check.name} ({step['seconds']:.1f} s){reason}")
 
     def _print(self, text: str) -> None:
-        print(f"[{self.elapsed:6.1f} s] {text}", flush=True)
+        print(f"[{time.monotonic() - self._start:6.1f} s] {text}", flush=True)
 
-    def write(self) -> None:
-        """Writes both files."""
-        data = to_plain({"machine": self.machine, "failed": self.failed, "steps": self.steps})
-        write_file(self.folder / "gpu_check.json", json.dumps(data, indent=1).encode())
+    def _write(self) -> None:
+        data = {"machine": self.machine, "failed": self.failed, "steps": self.steps}
+        write_json(self.folder / "gpu_check.json", to_plain(data))
         write_file(self.folder / "gpu_check.md", format_page(self.machine, self.steps).encode())
 
 
@@ -157,19 +150,18 @@ def format_row(row: Row) -> str:
 
 def format_page(machine: Mapping[str, Any], steps: Sequence[Row]) -> str:
     """Formats all that is known as Markdown: the machine, the checks, and a table of the rows of each."""
-    lines = ["# GPU check", "", *(f"- {key}: {format_value(value)}" for key, value in machine.items()), ""]
-    titles = {"step": "name", "result": "state", "seconds": "seconds", "error": "error"}
-    lines += format_table([{title: step[key] for title, key in titles.items()} for step in steps])
+    parts = ["# GPU check", "\n".join(f"- {key}: {format_value(value)}" for key, value in machine.items())]
+    parts.append(format_table([{title: step[key] for title, key in TITLES.items()} for step in steps]))
     for step in steps:
         if step["rows"]:
-            lines += ["", f"## {step['name']}", "", *format_table(step["rows"])]
+            parts += [f"## {step['name']}", format_table(step["rows"])]
         if step["traceback"]:
-            lines += ["", f"Traceback of {step['name']}:", "", "```text", step["traceback"].rstrip(), "```"]
-    return "\n".join(lines) + "\n"
+            parts += [f"Traceback of {step['name']}:", f"```text\n{step['traceback'].rstrip()}\n```"]
+    return "\n\n".join(parts) + "\n"
 
 
-def format_table(rows: Sequence[Row]) -> list[str]:
+def format_table(rows: Sequence[Row]) -> str:
     """Formats rows as a Markdown table with a column per key."""
     keys = list(dict.fromkeys(key for row in rows for key in row))
     cells = [[format_value(row.get(key)).replace("|", "\\|").replace("\n", " ") for key in keys] for row in rows]
-    return [f"| {' | '.join(line)} |" for line in (keys, ["---"] * len(keys), *cells)]
+    return format_markdown(keys, cells)

@@ -6,19 +6,16 @@ from contextlib import contextmanager
 from functools import cache, lru_cache, partial
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from experiments.benchmark import cases, cost
 from experiments.benchmark.cases import Case
-from experiments.benchmark.plain_loop import PlainLoop, normalise
-from experiments.benchmark.random_weights import CLASSES, choose_rate, imitate_training
+from experiments.benchmark.plain_loop import PlainLoop
+from experiments.benchmark.subject import CLASSES, Subject
 from experiments.gpu_check.runner import Row
 from experiments.gpu_check.subjects import Setup
 from lightning_modules.compilation import compile_network
-from lightning_modules.networks.deeplab_v1 import DeepLabV1
 
 CASES = {  # the most wanted first
     "plain": Case("t-BN"),
@@ -28,6 +25,7 @@ CASES = {  # the most wanted first
     "TTA": Case("TTA"),
 }
 RATES = {"bf16": ("bf16-mixed", True), "float32 (TF32)": ("32-true", True), "float32": ("32-true", False)}
+ALPHA = 0.1
 REPEATS = 5
 
 
@@ -45,65 +43,57 @@ def list_rates(setup: Setup) -> Iterator[Row]:
 
 
 @lru_cache(maxsize=1)
-def make_subject(setup: Setup, backbone: str) -> tuple[DeepLabV1, Tensor, float]:
-    """Makes a network on the device, its image and its learning rate."""
-    image = normalise(setup.draw_pixels(1024, 2048)).to(setup.device)
-    network = setup.make_network(backbone).to(setup.device)
-    imitate_training(network, image)
-    return network, image, choose_rate(network, image)
+def make_subject(setup: Setup, backbone: str) -> Subject:
+    """Makes a network on the device, and an image of full size."""
+    return setup.make_subject(setup.make_network(backbone), 1024, 2048, setup.device)
 
 
-def list_settings(case: Case, lr: float) -> dict[str, Any]:
-    """Returns the arguments of a method, and of its plain loop."""
-    return case.list_settings(alpha=0.1, scales=(0.25, 0.5, 0.75), psi=0.7, lr=lr)
-
-
-def make_call(setup: Setup, backbone: str, name: str, precision: str) -> cost.Call:
-    """Returns a call that predicts the image by one of `CASES`."""
-    network, image, lr = make_subject(setup, backbone)
-    method = CASES[name].make_method(list_settings(CASES[name], lr))
-    return cases.make_call(method, network, image, RATES[precision][0])
+def make_call(subject: Subject, case: Case, precision: str) -> cost.Call:
+    """Returns a call that predicts the image by a method in one of the precisions of `RATES`."""
+    method = case.make_method(case.list_settings(ALPHA, subject.lr))
+    return cases.make_call(method, subject.network, subject.image, RATES[precision][0])
 
 
 @cache
 def count_tflop(setup: Setup, backbone: str, name: str) -> float:
     """Counts the operations of one of `CASES`; the network must not be compiled."""
-    return cost.count_flops(make_call(setup, backbone, name, "bf16"))[0] / 1e12
+    return cost.count_flops(make_call(make_subject(setup, backbone), CASES[name], "bf16"))[0] / 1e12
 
 
 def time_methods(setup: Setup, backbone: str, precision: str, compiled: bool = False) -> Iterator[Row]:
     """Times the methods in one of the precisions of `RATES`."""
-    network, *_ = make_subject(setup, backbone)
+    subject = make_subject(setup, backbone)
     names = ["plain"] if compiled and setup.tiny else list(CASES)  # compiling takes long, however tiny
     tflops = [count_tflop(setup, backbone, name) for name in names]
     rate = measure_rate(setup, precision)
     if compiled:
-        compile_network(network)
+        compile_network(subject.network)
     try:
         for name, tflop in zip(names, tflops, strict=True):
             row: Row = {"network": backbone, "precision": precision, "method": name}
-            call = make_call(setup, backbone, name, precision)
+            call = make_call(subject, CASES[name], precision)
             if compiled:
                 with fast_float32():
                     row["compiling s"] = cost.time_call(call)
-                row["compiled"] = network._compiled_call_impl is not None  # else it runs as written, with a warning
+                row["compiled"] = (
+                    subject.network._compiled_call_impl is not None
+                )  # else it runs as written, with a warning
             row |= time_call(setup, call)
             yield {**row, "TFLOP": tflop, "of matrix rate": tflop / row["ms"] * 1000 / rate}
     finally:
-        compile_network(network, "none")
+        compile_network(subject.network, "none")
 
 
 def time_plain_loop(setup: Setup, backbone: str) -> Iterator[Row]:
     """Times the methods as one writes them at first, in float32 (TF32)."""
-    network, image, lr = make_subject(setup, backbone)
-    pixels = setup.draw_pixels(1024, 2048)
+    subject = make_subject(setup, backbone)
     for name, case in CASES.items():
-        settings = list_settings(case, lr)
+        settings = case.list_settings(ALPHA, subject.lr)
         if case.steps:
-            settings["trainable"] = network.adapted_layers
+            settings["trainable"] = subject.network.adapted_layers
         with tempfile.TemporaryDirectory() as folder:
-            loop = PlainLoop(network, Path(folder) / "checkpoint.pth", **settings)
-            times = time_call(setup, partial(loop.predict, pixels, image))
+            loop = PlainLoop(subject.network, Path(folder) / "checkpoint.pth", **settings)
+            times = time_call(setup, partial(loop.predict, subject.pixels, subject.image))
         yield {"network": backbone, "precision": "float32 (TF32)", "method": f"plain loop: {name}", **times}
 
 

@@ -3,14 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from experiments.benchmark.plain_loop import normalise
-from experiments.benchmark.random_weights import CLASSES, imitate_training
+from experiments.benchmark.subject import CLASSES, Subject, make_subject
 from lightning_modules.networks.deeplab_v1 import DeepLabV1
 
 CALM = 0.1  # weight of what a residual block adds
@@ -36,37 +35,27 @@ class Setup:
             return DeepLabV1("resnet10", CLASSES, width=8, dropout=dropout)
         return DeepLabV1(backbone, CLASSES, dropout=dropout)
 
-    def draw_pixels(self, height: int, width: int) -> np.ndarray:
-        """Draws an (H, W, 3) uint8 RGB image, a tiny one if all is to be."""
-        return draw_pixels((64, 128) if self.tiny else (height, width))
+    def make_subject(self, network: nn.Module, height: int, width: int, device: str | torch.device) -> Subject:
+        """Makes a network behave like a trained one on an image that is smooth, as photographs are."""
+        size = (64, 128) if self.tiny else (height, width)
+        generator = torch.Generator().manual_seed(0)
+        total = torch.zeros(1, 3, *size)
+        for divisor, weight in ((32, 1.0), (8, 0.4), (2, 0.1)):  # noise at three scales
+            noise = torch.randn(1, 3, *(max(2, length // divisor) for length in size), generator=generator)
+            total += weight * F.interpolate(noise, size, mode="bicubic", align_corners=False)
+        pixels = (128 + 50 * total[0]).clamp(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+        return make_subject(type(network).__name__, network.to(device), pixels, normalise(pixels).to(device))
 
-    def make_subject(self, device: str | torch.device = "cpu", dropout: float = 0.0) -> tuple[DeepLabV1, Tensor]:
-        """Makes a network that behaves like a trained one, and an image."""
-        image = normalise(self.draw_pixels(512, 1024)).to(device)
-        network = self.make_network(dropout=dropout).to(device)
-        calm(network)
-        imitate_training(network, image)
-        return network, image
+    def make_calm_subject(self, device: str | torch.device = "cpu", dropout: float = 0.0) -> Subject:
+        """Makes a subject whose residual blocks each add little, as trained ones do.
 
-
-def calm(network: nn.Module) -> None:
-    """Lets each residual block add little, as trained ones do.
-
-    A deep network of random weights else makes so much of bfloat16's rounding that a third of its labels change.
-    """
-    for block in network.modules():
-        if isinstance(block, BasicBlock | Bottleneck):
-            nn.init.constant_((block.bn3 if isinstance(block, Bottleneck) else block.bn2).weight, CALM)
-
-
-def draw_pixels(size: tuple[int, int]) -> np.ndarray:
-    """Draws (H, W, 3) uint8 RGB that is smooth, as photographs are: noise at three scales."""
-    generator = torch.Generator().manual_seed(0)
-    total = torch.zeros(1, 3, *size)
-    for divisor, weight in ((32, 1.0), (8, 0.4), (2, 0.1)):
-        noise = torch.randn(1, 3, *(max(2, length // divisor) for length in size), generator=generator)
-        total += weight * F.interpolate(noise, size, mode="bicubic", align_corners=False)
-    return (128 + 50 * total[0]).clamp(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+        A deep network of random weights else makes so much of bfloat16's rounding that a third of its labels change.
+        """
+        network = self.make_network(dropout=dropout)
+        for block in network.modules():
+            if isinstance(block, BasicBlock | Bottleneck):
+                nn.init.constant_((block.bn3 if isinstance(block, Bottleneck) else block.bn2).weight, CALM)
+        return self.make_subject(network, 512, 1024, device)
 
 
 def copy_state(network: nn.Module) -> dict[str, Tensor]:

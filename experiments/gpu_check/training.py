@@ -1,23 +1,22 @@
 """Trains on two processes as a user would."""
 
-import logging
 import os
-import socket
 import tempfile
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.multiprocessing
+from lightning_fabric.plugins.environments.lightning import find_free_network_port
 from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
 from callbacks.iabn import IaBN
-from experiments.benchmark.random_weights import CLASSES
+from experiments.benchmark.subject import CLASSES
+from experiments.command_line import quieten
 from experiments.gpu_check.runner import Row
 from experiments.gpu_check.subjects import Setup
 from lightning_modules.networks.deeplab_v1 import DeepLabV1
@@ -49,9 +48,7 @@ def check_processes(setup: Setup) -> Iterator[Row]:
 
 def run_processes(device: str, backend: str) -> list[dict[str, Any]]:
     """Runs `train_and_test` in two processes, none of which outlives this call; returns what each has found."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        port = server.getsockname()[1]
+    port = find_free_network_port()
     with tempfile.TemporaryDirectory() as folder:
         context = torch.multiprocessing.start_processes(
             train_and_test, (device, backend, port, Path(folder)), PROCESSES, join=False, start_method="spawn"
@@ -67,10 +64,9 @@ def run_processes(device: str, backend: str) -> list[dict[str, Any]]:
 
 def train_and_test(rank: int, device: str, backend: str, port: int, folder: Path) -> None:
     """Does the part of one process, a node of one device for Lightning, and saves what came of it."""
-    warnings.filterwarnings("ignore", module="pytorch_lightning")
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": "0", "NODE_RANK": str(rank)}
-    os.environ["WORLD_SIZE"] = str(PROCESSES)
+    quieten()
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(PROCESSES)}
+    os.environ |= {"LOCAL_RANK": "0", "NODE_RANK": str(rank)}
     torch.set_num_threads(1)
     gpu = device == "cuda"
     seed_everything(0, verbose=False)
