@@ -39,6 +39,7 @@ class FilesDataModule(SegmentationDataModule):
         archives: What to unpack, for error messages.
         unlabelled_splits: Splits whose labels are not public; only `predict` can use them.
         known_broken: Names of pairs that are broken in the official release.
+        upright: Whether images and labels are turned as their EXIF orientation says.
         hint: What to add to errors about ids that the data set does not define.
     """
 
@@ -50,6 +51,7 @@ class FilesDataModule(SegmentationDataModule):
     archives: ClassVar[str]
     unlabelled_splits: ClassVar[frozenset[str]] = frozenset()
     known_broken: ClassVar[frozenset[str]] = frozenset()
+    upright: ClassVar[bool] = False
     hint: ClassVar[str] = ""
 
     def __init__(
@@ -76,8 +78,13 @@ class FilesDataModule(SegmentationDataModule):
         if self.broken == "skip":
             dataset = self.open_pairs(pairs, transform, labelled)
             problems += [problem for found in check_dataset(dataset) for problem in found.problems]
-            self._report_left_out(split, problems)
-            wrong = {problem.name for problem in problems}
+            self.left_out[split] = problems
+            wrong = sorted({problem.name for problem in problems})
+            if problems:
+                rank_zero_warn(f"{self.domain}: left out {len(wrong)} broken pairs of {split}: {', '.join(wrong)}")
+            said = [f"  {problem.message}" for problem in problems]
+            for text in said or [f"{self.domain}: no pair of {split} is broken"]:
+                rank_zero_info(text)
             pairs = [pair for pair in pairs if pair.name not in wrong]
         elif problems:
             named = "; ".join(problem.message for problem in problems[:NAMED])
@@ -92,7 +99,9 @@ class FilesDataModule(SegmentationDataModule):
     def open_pairs(self, pairs: Sequence[Pair], transform: Transform, labelled: bool = True) -> FilesDataset:
         """Makes a dataset of pairs."""
         table = self.make_table()
-        return FilesDataset(self.domain, pairs, table, transform, self.read_ids, self.seed, labelled, hint=self.hint)
+        return FilesDataset(
+            self.domain, pairs, table, transform, self.read_ids, self.seed, labelled, self.upright, self.hint
+        )
 
     def make_table(self) -> np.ndarray:
         """Makes the lookup from ids to labels, see `LabelSpace.table`."""
@@ -122,30 +131,26 @@ class FilesDataModule(SegmentationDataModule):
             )
         root = self.find_root()
         images, labels = self.find_files(root, split, labelled)
-        if not images:
-            raise self._miss(root, split, "images")
-        if not labelled:
-            return [Pair(name, path, None) for name, path in sorted(images.items())], []
-        if not labels:
-            raise self._miss(root, split, "labels")
+        if not images or (labelled and not labels):
+            raise self._miss(root, split, "labels" if images else "images")
         official = self.counts.get(split, 0)
-        if len(images) < official:
+        if labelled and len(images) < official:
             rank_zero_warn(
                 f"{self.domain}: {root} holds {len(images)} images of {split}, the official number is {official}. "
                 "To see what is missing: `python -m experiments.check_data`"
             )
-        return match_files(images, labels)
+        return match_files(images, labels if labelled else None)
 
     def find_files(self, root: Path, split: Split, labelled: bool) -> tuple[Files, Files]:
         """Returns the image and the label files of a split by name, in the first layout that has both."""
-        candidates = []
+        found: list[tuple[Files, Files]] = []
         for layout in self.layouts:
-            images = layout.find_images(root, split)
-            labels = layout.find_labels(root, split) if labelled and images else {}
+            images = layout.find(root, layout.images, split)
+            labels = layout.find(root, layout.labels, split) if labelled and images else {}
             if images and (labels or not labelled):
                 return images, labels
-            candidates.append((images, labels))
-        return max(candidates, key=lambda found: len(found[0]))
+            found.append((images, labels))
+        return max(found, key=lambda files: len(files[0]))
 
     def find_root(self) -> Path:
         """Returns the folder in which the data set lies, which may be the one given or lie in it.
@@ -164,13 +169,16 @@ class FilesDataModule(SegmentationDataModule):
                 )
             if found:
                 return found[0]
-        images, labels = self.layouts[0].describe(self.test_split)
+        layout = self.layouts[0]
+        expected = " and ".join(
+            " or ".join(layout.fill(patterns, self.test_split)) for patterns in (layout.images, layout.labels)
+        )
         place = named[0] if named else base
         entries = ", ".join(sorted(path.name for path in place.iterdir())[:10])
         wanted = "" if given or named else f" a folder {self.folders[0]} with"
         raise DataError(
             f"{self.domain} is not in {place}, which holds {entries or 'nothing'}: expected{wanted} "
-            f"{images} and {labels}. Unpack {self.archives} there"
+            f"{expected}. Unpack {self.archives} there"
         )
 
     def find_base(self) -> tuple[Path, bool]:
@@ -198,14 +206,15 @@ class FilesDataModule(SegmentationDataModule):
     def _miss(self, root: Path, split: Split, what: Literal["images", "labels"]) -> DataError:
         """Returns the error about a split without images, or without labels."""
         others = [layout for layout in self.layouts if split not in layout.holds]  # lie there, but not with this split
-        held = [name for layout in others for name in layout.holds if layout.find_images(root, name)]
+        held = [name for layout in others for name in layout.holds if layout.find(root, layout.images, name)]
         if held:
             names = " or ".join(dict.fromkeys(held))
             return DataError(f"{self.domain}: {root} has no {split} split: expected {names}, set split", "missing")
-        images, labels = self.layouts[0].describe(split)
+        layout = self.layouts[0]
+        patterns = layout.fill(layout.images if what == "images" else layout.labels, split)
         return DataError(
-            f"{self.domain}: there are no {what} of {split} in {root}: expected files like "
-            f"{images if what == 'images' else labels}. Unpack {self.archives} there",
+            f"{self.domain}: there are no {what} of {split} in {root}: expected files like {' or '.join(patterns)}. "
+            f"Unpack {self.archives} there",
             "missing",
         )
 
@@ -216,13 +225,3 @@ class FilesDataModule(SegmentationDataModule):
         self.left_out.setdefault(self.test_split, []).extend(Problem(name, "size", why) for name in names)
         rank_zero_warn(f"{self.domain}: left out {why}")
         return True
-
-    def _report_left_out(self, split: Split, problems: list[Problem]) -> None:
-        self.left_out[split] = problems
-        names = sorted({problem.name for problem in problems})
-        if not problems:
-            rank_zero_info(f"{self.domain}: no pair of {split} is broken")
-            return
-        rank_zero_warn(f"{self.domain}: left out {len(names)} broken pairs of {split}: {', '.join(names)}")
-        for problem in problems:
-            rank_zero_info(f"  {problem.message}")

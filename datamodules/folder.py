@@ -12,21 +12,21 @@ Data card:
         neighbouring frames into different splits: give lists instead.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, get_args
 
+import numpy as np
 from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from datamodules.base import DataError, Problem, Role, Split
-from datamodules.files import Broken, FilesDataModule
+from datamodules.files import FilesDataModule
 from datamodules.reading.census import Census, find_odd_pairs
 from datamodules.reading.dataset import FilesDataset, look_at
 from datamodules.reading.own_files import OwnFiles
-from datamodules.reading.own_labels import read_colours, read_labels
+from datamodules.reading.own_labels import read_colours, read_labels, tabulate_colours, tabulate_ids
 from datamodules.reading.pairs import Pair, find_lost, list_folders, match_files
-from datamodules.reading.tables import tabulate_colours, tabulate_ids
 from datamodules.transforms import Resize, Transform
 
 LOOKED_AT = 50  # pairs of a split, to see whether they hold what they are taken for
@@ -61,11 +61,9 @@ class FolderDataModule(FilesDataModule):
             gathers them, or as ignored.
         label_colours: For RGB labels, in place of `ids`: the colour of each class, or several colours.
         ignored: Ids, or colours, that belong to no class; id 255 is one unless `ids` names it.
-        broken: As for `FilesDataModule`.
-        num_classes: 19 or 16 where `classes` are not given.
         evaluation_resize: As for `SegmentationDataModule`, but images of more than 1024x2048 pixels keep their
             proportions: they may stand upright.
-        **kwargs: As for `SegmentationDataModule`.
+        **kwargs: As for `FilesDataModule`.
 
     Raises:
         ValueError: If an argument is outside its range, or they contradict each other.
@@ -74,6 +72,8 @@ class FolderDataModule(FilesDataModule):
     layouts = ()
     counts: ClassVar[Mapping[Split, int]] = {}
     archives = "your images and labels"
+    upright = True
+    hint = "Say what they are in ids, or list them in ignored"
 
     def __init__(
         self,
@@ -90,20 +90,10 @@ class FolderDataModule(FilesDataModule):
         ids: dict[int, str] | None = None,
         label_colours: dict[str, list[int] | list[list[int]]] | None = None,
         ignored: list[int | list[int]] | None = None,
-        broken: Broken = "error",
-        num_classes: int = 19,
         evaluation_resize: Resize = "keep_aspect",
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            root=root,
-            split=split,
-            broken=broken,
-            num_classes=num_classes,
-            classes=classes,
-            evaluation_resize=evaluation_resize,
-            **kwargs,
-        )
+        super().__init__(root=root, split=split, classes=classes, evaluation_resize=evaluation_resize, **kwargs)
         if role not in get_args(Role):
             raise ValueError(f"role is {role!r}: expected one of {', '.join(get_args(Role))}")
         if ids is not None and label_colours is not None:
@@ -119,11 +109,11 @@ class FolderDataModule(FilesDataModule):
         self.coloured = label_colours is not None
         if label_colours is None:
             self.table = tabulate_ids(self.labels, self.own_names, ids, ignored or [])
-            self.reader = partial(read_labels, palette=self.labels.palette)
+            self.read_ids = partial(read_labels, palette=self.labels.palette)  # type: ignore[method-assign]
         else:  # which are read as labels
             self.table = tabulate_ids(self.labels, True, None, [])
             colours = tabulate_colours(self.labels, self.own_names, label_colours, ignored or [])
-            self.reader = partial(read_colours, table=colours)
+            self.read_ids = partial(read_colours, table=colours)  # type: ignore[method-assign]
         self._looked_at: set[Split] = set()
 
     @property
@@ -160,21 +150,14 @@ class FolderDataModule(FilesDataModule):
         odd = find_odd_pairs(dataset.pairs, where)
         return odd + census.find_warnings(where, self.table, self.class_names, self.own_names, self.coloured)
 
-    def open_pairs(self, pairs: Sequence[Pair], transform: Transform, labelled: bool = True) -> FilesDataset:
-        """Makes a dataset of pairs."""
-        hint = "Say what they are in ids, or list them in ignored"
-        return FilesDataset(
-            self.domain, pairs, self.table, transform, self.reader, self.seed, labelled, upright=True, hint=hint
-        )
+    def make_table(self) -> np.ndarray:
+        """Returns the lookup from ids, or from what `read_colours` makes of colours, to labels."""
+        return self.table
 
     def find_pairs(self, split: Split, labelled: bool = True) -> tuple[list[Pair], list[Problem]]:
         """Lists the pairs of a split, sorted by name, and the files without a partner."""
         images, labels = self.files.find(self.find_root(), split, labelled)
-        problems: list[Problem] = []
-        if labelled:
-            pairs, problems = match_files(images, labels)
-        else:
-            pairs = [Pair(name, path, None) for name, path in sorted(images.items())]
+        pairs, problems = match_files(images, labels if labelled else None)
         if self.broken == "error":  # to skip broken pairs is to read them all, which finds these too
             lost = find_lost(pairs)
             names = {problem.name for problem in lost}
@@ -185,10 +168,10 @@ class FolderDataModule(FilesDataModule):
         """Returns the folder that paths are relative to."""
         base, given = self.find_base()
         named = [child for child in list_folders(base) if child.name.lower() in self.folders]
-        if not given and not named:
+        candidates = [base, *named] if given else named
+        if not candidates:
             raise DataError(
                 f"there is no folder {self.domain} in {base}: set root to the folder of your images, or domain to the "
                 "name of a folder there"
             )
-        inside = bool(named) and not self.files.lie_in(base) and self.files.lie_in(named[0])
-        return named[0] if inside or not given else base
+        return next((folder for folder in candidates if self.files.lie_in(folder)), candidates[0])

@@ -41,9 +41,6 @@ def draw_polygons(path: Path, classes: Mapping[str, int], domain: str) -> np.nda
     Returns:
         (H, W) uint8 ids, 255 where nothing is drawn.
 
-    Raises:
-        DataError: If the file cannot be read.
-
     Source: AutoNUE public code, preperation/json2labelImg.py.
     """
     with explain_content(path, "a polygon file with imgWidth, imgHeight and objects"):
@@ -72,11 +69,7 @@ def warn_of_class(name: str, domain: str) -> None:
 
 @cache
 def read_segments(path: Path) -> Segments:
-    """Reads the class of each segment from annotations in COCO's panoptic form.
-
-    Raises:
-        DataError: If the file cannot be read.
-    """
+    """Reads the class of each segment from annotations in COCO's panoptic form."""
     with explain_content(path, "panoptic annotations, which say what the segments of the label images are"):
         return {
             entry["file_name"]: {int(info["id"]): int(info["category_id"]) for info in entry["segments_info"]}
@@ -104,5 +97,4 @@ def read_panoptic(path: Path, segments: Segments) -> np.ndarray:
             f"{path} has segments that its annotations do not list: {unknown[:5]}. Unpack both from the same archive",
             "id",
         )
-    table = np.array([classes[segment] for segment in found.tolist()], dtype=np.uint8)
-    return table[places].reshape(pixels.shape[:2])
+    return np.array([classes[segment] for segment in found.tolist()], dtype=np.uint8)[places].reshape(pixels.shape[:2])

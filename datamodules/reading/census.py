@@ -11,7 +11,6 @@ import numpy as np
 
 from datamodules.base import DataError, Problem
 from datamodules.labels import IGNORED, UNKNOWN, format_ids
-from datamodules.reading.headers import Header
 from datamodules.reading.pairs import Pair
 from datamodules.transforms import EvaluationTransform
 
@@ -27,42 +26,8 @@ Ids = Counter[int]  # number of pixels by id
 
 
 @dataclass
-class PairCheck:
-    """What reading an image and its labels has found.
-
-    Attributes:
-        pair: The files.
-        image: Kind, size and orientation of the image; None if it could not be read.
-        labels: The same of the label file; None if there is none, or it could not be read.
-        ids: Number of pixels by id.
-        problems: What is wrong.
-        digest: Size and CRC-32 of the image file, which copies have too; None if it has not been read.
-    """
-
-    pair: Pair
-    image: Header | None = None
-    labels: Header | None = None
-    ids: Ids = field(default_factory=Counter)
-    problems: list[Problem] = field(default_factory=list)
-    digest: tuple[int, int] | None = None
-
-    @property
-    def name(self) -> str:
-        """Name of the pair."""
-        return self.pair.name
-
-    @contextmanager
-    def note_problem(self) -> Iterator[None]:
-        """Adds a DataError to the problems."""
-        try:
-            yield
-        except DataError as error:
-            self.problems.append(Problem(self.name, error.kind, str(error)))
-
-
-@dataclass
 class Census:
-    """What the files of a split hold, as far as they have been looked at, and what is wrong with them.
+    """What pairs hold, as far as they have been looked at, and what is wrong with them.
 
     Attributes:
         read: Number of pairs looked at.
@@ -74,7 +39,7 @@ class Census:
         ids: Number of pixels by id, by kind of label file.
         example: A label file of each kind.
         brightest: The highest values of images of 16 bits, as far as they have been looked for.
-        digests: Name of an image by size and CRC-32 of its file.
+        digests: Name of an image by size and CRC-32 of its file, which copies have too.
     """
 
     read: int = 0
@@ -84,7 +49,7 @@ class Census:
     turned: list[str] = field(default_factory=list)
     labels: Counter[str] = field(default_factory=Counter)
     ids: dict[str, Ids] = field(default_factory=dict)
-    example: dict[str, Path | None] = field(default_factory=dict)
+    example: dict[str, Path] = field(default_factory=dict)
     brightest: list[int] = field(default_factory=list)
     digests: dict[tuple[int, int], str] = field(default_factory=dict)
 
@@ -93,27 +58,30 @@ class Census:
         """Number of pixels by id, of all kinds of label files."""
         return sum(self.ids.values(), Counter())
 
-    def add(self, found: PairCheck) -> None:
-        """Counts a pair."""
-        self.read += 1
-        self.problems += found.problems
-        if found.digest is not None:
-            self.digests[found.digest] = found.name
-        if found.image is not None:
-            self.images[found.image.kind] += 1
-            self.sizes[found.image.turned_size] += 1
-            self.turned += [found.name] if found.image.orientation != 1 else []
-            self.brightest += [] if found.image.brightest is None else [found.image.brightest]
-        if found.labels is not None:
-            self.labels[found.labels.kind] += 1
-            self.example.setdefault(found.labels.kind, found.pair.labels)
-            self.ids.setdefault(found.labels.kind, Counter()).update(found.ids)
+    @contextmanager
+    def note_problem(self, name: str) -> Iterator[None]:
+        """Adds a DataError about a pair to the problems."""
+        try:
+            yield
+        except DataError as error:
+            self.problems.append(Problem(name, error.kind, str(error)))
+
+    def update(self, other: "Census") -> None:
+        """Adds what is known of other pairs."""
+        self.read += other.read
+        self.problems += other.problems
+        self.turned += other.turned
+        self.brightest += other.brightest
+        self.images.update(other.images)
+        self.sizes.update(other.sizes)
+        self.labels.update(other.labels)
+        for kind, ids in other.ids.items():
+            self.ids.setdefault(kind, Counter()).update(ids)
+            self.example.setdefault(kind, other.example[kind])
+        self.digests |= other.digests
 
     def find_mixture(self, where: str) -> str:
-        """Returns why masks of one bit cannot lie beside others; empty if they do not.
-
-        1 would be one thing here and 255 another there.
-        """
+        """Returns why masks of one bit cannot lie beside others, 1 here and 255 there; empty if they do not."""
         binary = [kind for kind in self.labels if kind.endswith(ONE_BIT)]
         others = [kind for kind in self.labels if kind not in binary]
         if not binary or not others:
@@ -136,27 +104,24 @@ class Census:
             coloured: Whether the ids come from colours.
         """
         ids, warnings = self.all_ids, self.find_dark_images(where)
-        if not ids:
-            return warnings
         seen = {int(table[value]) for value in ids}
         common = COMMON if self.labels.total() >= ENOUGH else ()
         absent = [name for number, name in enumerate(names) if number not in seen and (own or name in common)]
-        if absent:
-            found = f"{where}: {', '.join(absent)} never occurs in {self.labels.total():,} label files"
-            mapping = ", ".join(f"{value}: {name}" for value, name in zip(sorted(ids), names, strict=False))
+        if ids and absent:
+            held = f", which hold the ids {format_ids(sorted(ids))}"
+            remedy = "If they are not Cityscapes' 19 train ids, set classes and ids"
             if coloured:
-                remedy = "If it should, correct label_colours"
+                held, remedy = "", "If it should, correct label_colours"
             elif own:
+                mapping = ", ".join(f"{value}: {name}" for value, name in zip(sorted(ids), names, strict=False))
                 remedy = (
                     "If the ids do not number your classes in order, say what they are, e.g. (a guess, in the order of "
                     f"the ids found) ids: {{{mapping}}}"
                 )
-            else:
-                remedy = "If they are not Cityscapes' 19 train ids, set classes and ids"
-            held = "" if coloured else f", which hold the ids {format_ids(sorted(ids))}"
+            found = f"{where}: {', '.join(absent)} never occurs in {self.labels.total():,} label files"
             warnings.append(f"{found}{held}. {remedy}")
         ignored = [value for value in sorted(ids) if table[value] == IGNORED]
-        share = sum(ids[value] for value in ignored) / ids.total()
+        share = sum(ids[value] for value in ignored) / max(1, ids.total())
         if share > MOSTLY:
             what = "colours" if coloured else f"ids ({format_ids(ignored)})"
             warnings.append(
@@ -181,17 +146,14 @@ class Census:
 
     def find_notes(self, where: str, transform: EvaluationTransform) -> list[str]:
         """Returns what happens to the images before they reach the network."""
-        notes = []
-        number = self.sizes.total()
+        notes, number = [], self.sizes.total()
         fitted = {size: transform.fit(size) for size in self.sizes}
         changed = Counter({size: count for size, count in self.sizes.items() if fitted[size] != size})
-        if changed:
-            (size, _), count = changed.most_common(1)[0], changed.total()
+        for size, _ in changed.most_common(1):
             squeezed = transform.resize == "protocol" and fitted[size][0] * size[1] != fitted[size][1] * size[0]
-            how = "changing the aspect ratio" if squeezed else "keeping the aspect ratio"
             notes.append(
-                f"{where}: {count:,} of {number:,} images have more than {transform.most:,} pixels and are resized for "
-                f"evaluation, {how}, e.g. "
+                f"{where}: {changed.total():,} of {number:,} images have more than {transform.most:,} pixels and are "
+                f"resized for evaluation, {'changing' if squeezed else 'keeping'} the aspect ratio, e.g. "
                 f"{format_size(size)} to {format_size(fitted[size])} (WxH; see evaluation_resize)"
             )
         if self.turned:

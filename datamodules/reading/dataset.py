@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from zlib import crc32
 
@@ -11,8 +10,8 @@ import numpy as np
 
 from datamodules.base import DataError, Problem, SegmentationDataset
 from datamodules.labels import TRAIN_IDS, UNKNOWN
-from datamodules.reading.census import Census, PairCheck, count_ids
-from datamodules.reading.headers import Header, read_header, read_orientation
+from datamodules.reading.census import Census, count_ids
+from datamodules.reading.headers import read_header, read_orientation
 from datamodules.reading.pairs import Pair
 from datamodules.reading.pixels import read_file, read_image
 from datamodules.transforms import Transform
@@ -112,7 +111,7 @@ class FilesDataset(SegmentationDataset):
         """Returns the two files."""
         return f"{self.pairs[index].image} and {self.pairs[index].labels}"
 
-    def check(self, index: int, whole: bool = True, brightest: bool = True) -> PairCheck:
+    def check(self, index: int, whole: bool = True, brightest: bool = True) -> Census:
         """Reads a pair; says what it holds, and what is wrong with it.
 
         Args:
@@ -120,33 +119,36 @@ class FilesDataset(SegmentationDataset):
             whole: Whether to read the image to its last byte, and not its header alone; labels are read in any case.
             brightest: Whether to decode an image of 16 bits for its highest value.
         """
-        pair, size = self.pairs[index], None
-        found = PairCheck(pair)
-        with found.note_problem():
+        pair, size, found = self.pairs[index], None, Census(read=1)
+        with found.note_problem(pair.name):
             if whole:
                 size = self.load_image(index).shape[:2]
                 file = read_file(pair.image)
-                found.digest = len(file), crc32(file)
-            header = read_header(pair.image, brightest)
-            found.image = header if header is None or self.upright else replace(header, orientation=1)
+                found.digests[len(file), crc32(file)] = pair.name
+            if header := read_header(pair.image, brightest):
+                found.images[header.kind] += 1
+                found.sizes[header.turned_size if self.upright else header.size] += 1
+                found.turned += [pair.name] if self.upright and header.orientation != 1 else []
+                found.brightest += [] if header.brightest is None else [header.brightest]
         if not self.labelled:
             return found
-        with found.note_problem():
+        with found.note_problem(pair.name):
             ids = self.load_ids(index)
             assert pair.labels is not None
-            polygons = Header(pair.labels.suffix.removeprefix(".").upper(), ids.shape)
-            found.labels, found.ids = read_header(pair.labels) or polygons, count_ids(ids)
+            header = read_header(pair.labels)
+            kind = header.kind if header else pair.labels.suffix.removeprefix(".").upper()  # polygons
+            found.labels[kind], found.ids[kind], found.example[kind] = 1, count_ids(ids), pair.labels
             if size is not None and size != ids.shape:
                 found.problems.append(Problem(pair.name, "size", self.explain_sizes(index, size, ids.shape)))
             self.convert_ids(index, ids)
-        with found.note_problem():
+        with found.note_problem(pair.name):
             self.check_orientation(index)
         return found
 
 
 def check_dataset(
     dataset: FilesDataset, indices: Sequence[int] | None = None, num_threads: int | None = None
-) -> Iterator[PairCheck]:
+) -> Iterator[Census]:
     """Reads pairs with all cores; yields what is found in each, in order, see `FilesDataset.check`."""
     chosen = range(len(dataset)) if indices is None else indices
     with ThreadPoolExecutor(num_threads or os.cpu_count()) as pool:  # decoders leave Python's lock
@@ -157,7 +159,7 @@ def look_at(dataset: FilesDataset, number: int) -> Census:
     """Looks at about so many pairs, evenly spread: at the labels, at headers of images, and at a few deep ones."""
     census = Census()
     for index in range(0, len(dataset), max(1, len(dataset) // number)):
-        census.add(dataset.check(index, whole=False, brightest=len(census.brightest) < DEEP_LOOKED_AT))
+        census.update(dataset.check(index, whole=False, brightest=len(census.brightest) < DEEP_LOOKED_AT))
     return census
 
 

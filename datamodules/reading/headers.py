@@ -79,11 +79,9 @@ def find_brightest(path: Path) -> int | None:
 def read_orientation(path: Path) -> int:
     """Returns the EXIF orientation of an image, 1 to 8; 1, which is upright, if it says none or cannot be read."""
     try:
-        with path.open("rb") as file:
-            is_png = file.read(len(PNG)) == PNG
-        if is_png and not re.search(b"eXIf|exif", path.read_bytes()):
-            return 1  # Pillow would decode all of it to know
         with Image.open(path) as picture:
+            if picture.format == "PNG" and not re.search(b"eXIf|exif", path.read_bytes()):
+                return 1  # Pillow would decode all of it to know
             found = picture.getexif().get(ORIENTATION, 1)
     except UNREADABLE:
         return 1

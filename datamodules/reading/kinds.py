@@ -10,6 +10,10 @@ REDUCED, MASK = 1, 4  # bits of SUBFILE
 SUBFILE, BITS_PER_SAMPLE, COMPRESSION, PHOTOMETRIC, SAMPLE_FORMAT = 254, 258, 259, 262, 339  # tags of TIFF
 DEFAULTS = {SUBFILE: 0, BITS_PER_SAMPLE: 1, COMPRESSION: 1, PHOTOMETRIC: 1, SAMPLE_FORMAT: 1}
 LOSSY_TIFF = {6, 7, 33003, 33005, 34712, 34892, 50001, 50002, 52546}  # JPEG, JPEG 2000, WebP, JPEG XL
+LOSSY = {JPEG: "a JPEG", b"\0\0\0\x0cjP  ": "a JPEG 2000", b"\xff\x4f\xff\x51": "a JPEG 2000"}
+BRANDS = dict.fromkeys(("avif", "avis"), "an AVIF") | dict.fromkeys(
+    ("heic", "heix", "hevc", "hevx", "heim", "heis", "mif1", "msf1"), "a HEIC"
+)
 SIGNATURES = {  # files that come under the name of an image
     b"%PDF": "a PDF", b"PK\3\4": "a ZIP archive", b"\x1f\x8b": "a gzip archive", b"\x93NUMPY": "an array of NumPy",
     b"v/1\x01": "an OpenEXR image", b"\xff\x0a": "a JPEG XL", b"\0\0\0\x0cJXL ": "a JPEG XL",
@@ -53,12 +57,11 @@ def count_pictures(data: bytes) -> int:
 
 def find_loss(data: bytes) -> str:
     """Returns what a file is that changes the values stored in it, e.g. ``a JPEG``; empty if it keeps them."""
-    if data.startswith(JPEG):
-        return "a JPEG"
-    if data.startswith((b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")):
-        return "a JPEG 2000"
-    if data[4:8] == b"ftyp":
-        return name_photograph(data)
+    for signature, name in LOSSY.items():
+        if data.startswith(signature):
+            return name
+    if photograph := name_photograph(data):
+        return photograph
     if is_lossy_webp(data):
         return "a lossy WebP"
     return "a TIFF with lossy compression" if any(page[COMPRESSION] in LOSSY_TIFF for page in read_tags(data)) else ""
@@ -79,24 +82,13 @@ def is_lossy_webp(data: bytes) -> bool:
 
 
 def name_photograph(data: bytes) -> str:
-    """Returns what a file of phones and cameras is: ``an AVIF``, ``a HEIC``, or one of its brand."""
+    """Returns what a file of phones and cameras is, ``an AVIF``, ``a HEIC`` or one of its brand; empty of any other."""
     brand = data[8:12].decode("latin-1").strip()
-    if brand in ("avif", "avis"):
-        return "an AVIF"
-    return (
-        "a HEIC"
-        if brand in ("heic", "heix", "hevc", "hevx", "heim", "heis", "mif1", "msf1")
-        else f"a photograph of the kind {brand}"
-    )
+    return BRANDS.get(brand, f"a photograph of the kind {brand}") if data[4:8] == b"ftyp" else ""
 
 
 def name_numbers(data: bytes, mode: str = "") -> str:
-    """Returns what a file holds if it is no whole numbers of up to 16 bits from 0 on; empty otherwise.
-
-    Args:
-        data: The file.
-        mode: What Pillow has made of it.
-    """
+    """Returns what a file holds if not whole numbers of up to 16 bits from 0 on; `mode` is what Pillow makes of it."""
     tags = next(iter(read_tags(data)), DEFAULTS)
     bits, form = tags[BITS_PER_SAMPLE], tags[SAMPLE_FORMAT]
     if form in (3, 6) or mode == "F":
@@ -119,8 +111,8 @@ def explain_kind(data: bytes) -> str:
     if re.match(rb"\s*<", data.removeprefix(b"\xef\xbb\xbf")):
         start = data[:40].decode("utf-8", "replace").strip()
         return f"It is text such as a web page ({start!r}): the download failed, so download it again"
-    if data[4:8] == b"ftyp":
-        return f"It is {name_photograph(data)}, whatever its name says: convert it to PNG"
+    if photograph := name_photograph(data):
+        return f"It is {photograph}, whatever its name says: convert it to PNG"
     for signature, name in SIGNATURES.items():
         if data.startswith(signature):
             return f"It is {name}: save it as PNG"

@@ -24,12 +24,8 @@ def read_lines(path: Path, expected: str) -> list[str]:
 
     A first line ``sep=;``, which is Excel's, is emptied.
 
-    Args:
-        path: The file.
-        expected: What it should hold, for the error.
-
     Raises:
-        DataError: If it cannot be read.
+        DataError: If it cannot be read; says what is `expected`.
     """
     try:
         data = path.read_bytes()
@@ -48,22 +44,24 @@ def remove_suffix(entry: str) -> str:
 
 def make_finder(files: Files) -> Callable[[str], list[str]]:
     """Returns a function that names the files that an entry of a list could be: by name, else by the end of a path."""
-    by_end: dict[str, list[tuple[str, str]]] = {}  # of one part and of two: frames of many videos may be called 0001
+    by_end: dict[str, set[str]] = {}
     for name, path in files.items():
-        bare_path = f"/{path.with_suffix('').as_posix()}"
-        for parts in (1, 2):
-            by_end.setdefault("/".join(bare_path.split("/")[-parts:]), []).append((bare_path, name))
+        for end in list_ends(path.with_suffix("").as_posix()):
+            by_end.setdefault(end, set()).add(name)
 
     def find(entry: str) -> list[str]:
         bare = remove_suffix(entry)
         if bare in files:
             return [bare]
-        parts = bare.split("/")
-        names = {name for start in range(1, len(parts)) if (name := "/".join(parts[start:])) in files}
-        alike = by_end.get("/".join(parts[-2:]), ())
-        return sorted(names | {name for bare_path, name in alike if bare_path.endswith(f"/{bare}")})
+        return sorted(by_end.get(bare, set()).union(end for end in list_ends(bare) if end in files))
 
     return find
+
+
+def list_ends(path: str) -> list[str]:
+    """Lists a path, and what is left of it without the first folder, the first two, and so on."""
+    parts = path.split("/")
+    return ["/".join(parts[start:]) for start in range(len(parts))]
 
 
 def split_line(line: str, images: Files) -> list[list[str]]:
@@ -88,8 +86,7 @@ def read_list(path: Path, images: Files, labels: Files) -> Files:
         labels: Their labels, by the same names; empty if they are not needed.
 
     Raises:
-        DataError: If the file cannot be read, names no image, one that is not there or could be several, or other
-            labels than those of the image's name.
+        DataError: If the file cannot be read, or names none, an unknown or ambiguous image, or labels of another.
     """
     lines = read_lines(path, "a text file with one image per line")
     if not any("\\" in name for name in images):
@@ -102,12 +99,10 @@ def read_list(path: Path, images: Files, labels: Files) -> Files:
         ways = [(find_image(fields[0]), fields) for fields in split_line(line, images)]
         matches, fields = next((way for way in ways if way[0]), ([], []))
         if len(matches) != 1:
-            found = (
-                f"could be {', '.join(matches[:NAMED])}: expected one image. Write more of its path"
-                if matches
-                else f"is none of the {len(images)} images: expected the name or path of one"
-            )
-            raise DataError(f"{path}, line {number}: {line} {found}", "missing")
+            found = f"is none of the {len(images)} images: expected the name or path of one"
+            if matches:
+                found = f"could be {', '.join(matches[:NAMED])}: expected one image. Write more of its path"
+            raise DataError(f"{path}, line {number}: {line} {found}")
         (name,) = matches
         second = "".join(fields[1:2])
         bare = remove_suffix(second)
@@ -116,8 +111,7 @@ def read_list(path: Path, images: Files, labels: Files) -> Files:
         if name in labels and is_file and not is_image and name not in find_labels(bare):
             raise DataError(
                 f"{path}, line {number}: {second} is not the label of the image {name}, which by its name is "
-                f"{labels[name]}: expected that file, or no label. To pair files of other names, set pairs to a CSV",
-                "missing",
+                f"{labels[name]}: expected that file, or no label. To pair files of other names, set pairs to a CSV"
             )
         chosen.add(name)
     if not chosen:
@@ -138,13 +132,14 @@ def read_table(path: Path, root: Path, split: str | None) -> tuple[Files, Files,
     """
     expected = "a CSV: image,label[,split]"
     lines = read_lines(path, expected)
-    header = next(filter(str.strip, lines), "")
-    delimiter = max(",;\t", key=header.count)
+    delimiter = max(",;\t", key=next(filter(str.strip, lines), "").count)
     try:
-        rows = list(enumerate(csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True), start=1))
+        rows = list(csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True))
     except csv.Error as error:
         raise DataError(f"{path} cannot be read: {error}. Expected {expected}") from error
-    table = [(number, [cell.strip() for cell in cells]) for number, cells in rows if any(map(str.strip, cells))]
+    table = [
+        (number, [cell.strip() for cell in cells]) for number, cells in enumerate(rows, 1) if "".join(cells).strip()
+    ]
     columns = [column.lower() for column in table[0][1]] if table else []
     if not {"image", "label"} <= set(columns):
         raise DataError(

@@ -77,16 +77,16 @@ class OwnFiles:
         """
         listed = self._is_listed(split)
         if self.pairs is not None:
-            folder = None if listed else self._name_folder(split)
+            folder = None if listed else self._fill("{split}", split)
             images, labels, divided = read_table(root / self.pairs, root, folder)
         else:
             images, labels, divided = self._find_in_folders(root, split, labelled)
         images = self._choose(root, images, labels, split, divided)
         if listed:
             labels = {name: labels[name] for name in images if name in labels}
-        if labelled and images and not labels:
+        if labelled and not labels:
             raise DataError(self._explain_no_labels(root, split, len(images)), "missing")
-        if labelled and images and not images.keys() & labels.keys():
+        if labelled and images.keys().isdisjoint(labels):
             raise DataError(
                 f"{self.domain}: none of the {len(images)} images of {split} in {root} has labels of the same name: "
                 f"images are called {min(images)}, labels {min(labels)}. Set images and labels to patterns whose * "
@@ -95,12 +95,10 @@ class OwnFiles:
             )
         return images, labels
 
-    def _name_folder(self, split: Split) -> str:
-        """Returns what stands for a split in paths."""
-        return split if self._is_listed(split) else str(self.splits.get(split, split))
-
     def _fill(self, pattern: str, split: Split) -> str:
-        return pattern.replace("{split}", self._name_folder(split))
+        """Puts in what stands for a split in paths."""
+        name = split if self._is_listed(split) else str(self.splits.get(split, split))
+        return pattern.replace("{split}", name)
 
     def _is_listed(self, split: Split) -> bool:
         """Returns whether a list file or a fraction says which images a split has."""
@@ -128,8 +126,8 @@ class OwnFiles:
             )
         if labelled and labels is not None and not named:
             for path in find_files(root, self._fill(labels, split), IMAGE_SUFFIXES, self.exclude).values():
-                webp = "WebP is not read as labels, not even lossless: save them as PNG"
-                why = webp if path.suffix.lower() == ".webp" else WHY_NOT_LOSSY
+                webp = path.suffix.lower() == ".webp"
+                why = "WebP is not read as labels, not even lossless: save them as PNG" if webp else WHY_NOT_LOSSY
                 raise DataError(f"{path}: expected labels as {', '.join(LABEL_SUFFIXES)}. {why}")
         return found, named if labelled else {}, "{split}" in images
 
@@ -137,7 +135,7 @@ class OwnFiles:
         """Returns the patterns of images and labels, with those that were not given."""
         images, labels = self.images, self.labels
         if images is None:
-            by_split = any((root / "images" / self._name_folder(split)).is_dir() for split in get_args(Split))
+            by_split = any((root / self._fill("images/{split}", split)).is_dir() for split in get_args(Split))
             images = "images/{split}" if by_split else "images" if (root / "images").is_dir() else "."
             beside = [path.name for path in sorted(root.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES]
             if beside and images != ".":

@@ -1,15 +1,18 @@
-"""Label files of one's own: ids, or colours that stand for classes.
+"""Labels of one's own: which class an id or a colour is, and files of ids or of colours that stand for classes.
 
 Beside what `reading.pixels` refuses of any label file, these refuse what vendors do not have: colours that are stored
 with loss or transparent, and palettes that a program has made.
 """
 
+from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from datamodules.base import DataError
-from datamodules.labels import CITYSCAPES_COLOURS, IGNORED, UNKNOWN, Colour
+from datamodules.labels import CITYSCAPES_COLOURS, IGNORED, TRAIN_IDS, UNKNOWN, Colour, LabelSpace
 from datamodules.reading.headers import read_header, read_palette, refuse_transparency
 from datamodules.reading.pairs import NAMED
 from datamodules.reading.pixels import WHY_NOT_LOSSY, read_file, read_image, read_index, refuse_loss
@@ -109,3 +112,119 @@ def read_colours(path: Path, table: np.ndarray) -> np.ndarray:
             "id",
         )
     return labels
+
+
+def tabulate_ids(space: LabelSpace, own: bool, ids: Mapping[int, str] | None, ignored: Sequence[Any]) -> np.ndarray:
+    """Makes the lookup from ids to labels.
+
+    Args:
+        space: The classes.
+        own: Whether id c is class c where `ids` is None, and not Cityscapes' train id.
+        ids: The class of each id.
+        ignored: Ids that belong to no class.
+
+    Returns:
+        (65536,) uint8 labels, 255 where ignored, 254 where the id is not defined.
+
+    Raises:
+        ValueError: If an id is out of range, of a class that is not there, or of a class and ignored.
+    """
+    table = np.full(2**16, UNKNOWN, dtype=np.uint8)
+    table[IGNORED] = IGNORED
+    if ids is None and own:
+        refuse_ignored_classes(ignored, space.names)
+        table[: len(space.names)] = np.arange(len(space.names))
+    elif ids is None:
+        table[:256] = space.table(TRAIN_IDS)
+    for value, name in (ids or {}).items():
+        table[check_id(value)] = find_class(space, own, name)
+    for value in ignored:
+        if not isinstance(value, int):
+            raise ValueError(f"ignored holds {value}: expected ids (whole numbers). For colours, set label_colours too")
+        if ids is not None and value in ids:
+            raise ValueError(f"id {value} is {ids[value]} in ids, but also in ignored: expected it in one of them")
+        table[check_id(value)] = IGNORED
+    return table
+
+
+def tabulate_colours(
+    space: LabelSpace, own: bool, colours: Mapping[str, Sequence[Any]], ignored: Sequence[Any]
+) -> np.ndarray:
+    """Makes the lookup from red * 65536 + green * 256 + blue to labels.
+
+    Args:
+        space: The classes.
+        own: Whether each class has to have a colour.
+        colours: The colour of each class, or several.
+        ignored: Colours that belong to no class.
+
+    Returns:
+        (2**24,) uint8 labels, 255 where ignored, 254 where the colour is not defined.
+
+    Raises:
+        ValueError: If a colour is none or given twice, or a class is not there or has none.
+    """
+    table = np.full(2**24, UNKNOWN, dtype=np.uint8)
+    given = [
+        (colour, find_class(space, own, name)) for name, value in colours.items() for colour in list_colours(value)
+    ]
+    missing = set(range(len(space.names))) - {label for _, label in given}
+    if missing and own:
+        names = ", ".join(space.names[label] for label in sorted(missing))
+        raise ValueError(
+            f"label_colours has no colour of {names}: expected one for every class. Add it (any unused colour, if "
+            "the class does not occur), or remove the class from classes"
+        )
+    for (red, green, blue), label in [*given, *((check_colour(colour), IGNORED) for colour in ignored)]:
+        key = red << 16 | green << 8 | blue
+        if table[key] not in (UNKNOWN, label):
+            raise ValueError(
+                f"the colour [{red}, {green}, {blue}] is given twice, for two classes or for a class and in "
+                "ignored: expected each colour once"
+            )
+        table[key] = label
+    return table
+
+
+def find_class(space: LabelSpace, own: bool, name: str) -> int:
+    """Returns the label of a class by its own name, or by that of a Cityscapes class that it gathers."""
+    for label, gathered in enumerate(space.members):
+        if name == space.names[label] or (name in gathered and name not in space.names):
+            return label
+    if name in CITYSCAPES_COLOURS and not own:
+        return IGNORED
+    more = "" if own else ", or a class of Cityscapes"
+    raise ValueError(f"there is no class {name!r}: expected one of {', '.join(space.names)}{more}")
+
+
+def refuse_ignored_classes(ignored: Sequence[Any], classes: Sequence[str]) -> None:
+    """Raises ValueError if ids that are ignored are those of classes, as nothing says that these have others."""
+    taken = [value for value in ignored if value in range(len(classes))]
+    if taken:
+        free = (number for number in count() if number not in ignored)
+        mapping = ", ".join(f"{number}: {name}" for number, name in zip(free, classes, strict=False))
+        raise ValueError(
+            f"ignored holds {taken[0]}, which is the id of {classes[taken[0]]} as long as ids is not set: set ids, "
+            f"e.g. {{{mapping}}}, or take {taken[0]} out of ignored"
+        )
+
+
+def check_id(value: int) -> int:
+    """Returns an id of a label file; raises ValueError if it is not in [0, 65535]."""
+    if not 0 <= value < 2**16:
+        raise ValueError(f"ids or ignored has {value}: expected 0 to 65535, as an 8- or 16-bit label image holds them")
+    return value
+
+
+def check_colour(value: Any) -> Colour:
+    """Returns a colour; raises ValueError if it is not three numbers in [0, 255]."""
+    numbers = list(value) if isinstance(value, Sequence) else []
+    if len(numbers) != 3 or not all(isinstance(part, int) and 0 <= part <= 255 for part in numbers):
+        raise ValueError(f"{value!r} is not a colour: expected three numbers in [0, 255], e.g. [128, 64, 128]")
+    return numbers[0], numbers[1], numbers[2]
+
+
+def list_colours(value: Sequence[Any]) -> list[Colour]:
+    """Returns several colours as they are, one as a list of one; raises ValueError if one is no colour."""
+    several = isinstance(value, Sequence) and len(value) > 0 and all(isinstance(part, Sequence) for part in value)
+    return [check_colour(colour) for colour in (value if several else [value])]

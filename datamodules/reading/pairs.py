@@ -62,32 +62,21 @@ class Layout:
     splits: Mapping[Split, str] = field(default_factory=dict)
     holds: tuple[Split, ...] = get_args(Split)
 
-    def find_images(self, root: Path, split: Split) -> Files:
-        """Returns the image files of a split by name."""
-        return self._find(root, self.images, split)
+    def find(self, root: Path, patterns: Sequence[str], split: Split) -> Files:
+        """Returns the files of a split by name that match `images` or `labels`."""
+        found: Files = {}
+        for pattern in self.fill(patterns, split) if split in self.holds else ():
+            found |= find_files(root, pattern, [Path(pattern).suffix], [TRAIN_IDS_BESIDE])
+        return found
 
-    def find_labels(self, root: Path, split: Split) -> Files:
-        """Returns the label files of a split by name."""
-        return self._find(root, self.labels, split)
-
-    def describe(self, split: Split) -> tuple[str, str]:
-        """Returns the patterns of images and of labels for an error message."""
-        return " or ".join(self._fill(self.images, split)), " or ".join(self._fill(self.labels, split))
+    def fill(self, patterns: Sequence[str], split: Split) -> list[str]:
+        """Returns patterns with the folder of a split."""
+        return [pattern.format(split=self.splits.get(split, split)) for pattern in patterns]
 
     def lies_in(self, root: Path) -> bool:
         """Returns whether a folder holds one of the folders of this layout."""
-        patterns = (*self.images, *self.labels)
-        filled = [pattern for split in self.holds for pattern in self._fill(patterns, split)]
+        filled = [pattern for split in self.holds for pattern in self.fill((*self.images, *self.labels), split)]
         return any(split_pattern(root, pattern)[0].is_dir() for pattern in filled)
-
-    def _fill(self, patterns: Sequence[str], split: Split) -> list[str]:
-        return [pattern.format(split=self.splits.get(split, split)) for pattern in patterns]
-
-    def _find(self, root: Path, patterns: Sequence[str], split: Split) -> Files:
-        found: Files = {}
-        for pattern in self._fill(patterns, split) if split in self.holds else ():
-            found |= find_files(root, pattern, [Path(pattern).suffix], [TRAIN_IDS_BESIDE])
-        return found
 
 
 def split_pattern(root: Path, pattern: str) -> tuple[Path, str]:
@@ -188,8 +177,10 @@ def list_folders(folder: Path) -> list[Path]:
         return sorted(Path(entry.path) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
 
-def match_files(images: Files, labels: Files) -> tuple[list[Pair], list[Problem]]:
-    """Pairs files by name; returns the pairs sorted by name, and the files without a partner."""
+def match_files(images: Files, labels: Files | None) -> tuple[list[Pair], list[Problem]]:
+    """Pairs files by name, or images with nothing; returns the pairs by name, and the files without a partner."""
+    if labels is None:
+        return [Pair(name, images[name], None) for name in sorted(images)], []
     pairs = [Pair(name, images[name], labels[name]) for name in sorted(images.keys() & labels.keys())]
     problems = [
         Problem(name, "missing", f"{images[name]} has no labels" if name in images else f"{labels[name]} has no image")
@@ -200,9 +191,5 @@ def match_files(images: Files, labels: Files) -> tuple[list[Pair], list[Problem]
 
 def find_lost(pairs: Sequence[Pair]) -> list[Problem]:
     """Returns the files of pairs that are not there, such as links that lead nowhere."""
-    return [
-        Problem(pair.name, "missing", f"there is no file {path}")
-        for pair in pairs
-        for path in pair.files
-        if not path.is_file()
-    ]
+    files = [(pair.name, path) for pair in pairs for path in pair.files]
+    return [Problem(name, "missing", f"there is no file {path}") for name, path in files if not path.is_file()]

@@ -79,7 +79,8 @@ def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help=text)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser.add_argument("--threads", type=int, default=cores, metavar="N", help="default: all cores (here %(default)s)")
-    parser.set_defaults(json=Path("outputs/check_data.json"), strangers=[])
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    parser.set_defaults(json=Path("outputs/check_data.json"), strangers=[], started=started)
     options = parser.parse_args(args)
     if options.threads < 1:
         parser.error(f"--threads is {options.threads}: expected 1 or more")
@@ -92,45 +93,42 @@ def find_data_sets(options: argparse.Namespace) -> list[DataSetCheck]:
     Raises:
         ValueError: If the arguments are wrong, or there is nothing to check.
     """
+    place = options.root or os.environ.get(ROOT_VARIABLE)
     if options.data is not None:
         found = listing.open_config(options.data, options.datasets)
+    elif place:
+        found = listing.find_below(str(place), options.datasets)
+        if options.datasets is None and not found[0].yaml:
+            options.strangers = listing.find_strangers(to_path(str(place)))
     else:
-        place = options.root or os.environ.get(ROOT_VARIABLE)
-        if not place:
-            raise ValueError(
-                f"no folder of data sets is set: set the environment variable {ROOT_VARIABLE}, or give --root or --data"
-            )
-        base = to_path(str(place))
-        found = listing.find_below(base, options.datasets)
-        if not any(data_set.module or data_set.required for data_set in found):
-            names = ", ".join(kind.folders[0] for kind in DATA_SETS.values())
-            raise ValueError(f"there is no data set in {place}: expected folders called {names}, or images of your own")
-        if options.datasets is None and not any(data_set.yaml for data_set in found):
-            options.strangers = listing.find_strangers(base)
+        raise ValueError(
+            f"no folder of data sets is set: set the environment variable {ROOT_VARIABLE}, or give --root or --data"
+        )
     if options.write is not None:
-        write_yaml(found, options.write)
+        write_yaml(found[0].yaml, options.write)
     print("Listing files ...", file=sys.stderr, flush=True)
     for data_set in found:
         listing.list_splits(data_set, options.quick)
-    listing.keep_apart([check for data_set in found for check in data_set.checks])
+    checks = [check for data_set in found for check in data_set.checks]
+    for place, check in enumerate(checks):  # no split of one's own should have images of another use
+        use = (check.module.role, check.split)
+        check.others = [other for other in checks[:place] if other.own and (other.module.role, other.split) != use]
     return found
 
 
-def write_yaml(found: Sequence[DataSetCheck], path: Path) -> None:
-    """Writes the YAML that reads a folder of one's own; raises ValueError if there is none, or the file exists."""
-    texts = [data_set.yaml for data_set in found if data_set.yaml]
-    if not texts:
+def write_yaml(text: str, path: Path) -> None:
+    """Writes the YAML that reads a folder of one's own; raises ValueError if it is empty, or the file exists."""
+    if not text:
         raise ValueError("--write is given, but a YAML is only written for images of your own: expected --root FOLDER")
     if path.exists():
         raise ValueError(f"{path} already exists: expected the name of a new file for --write")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(texts[0], encoding="utf-8")
+    path.write_text(text, encoding="utf-8")
 
 
 def read_all(found: Sequence[DataSetCheck], options: argparse.Namespace) -> None:
-    """Reads all splits, shows the progress, and writes the report before, after each of them, and at the end."""
-    started = datetime.now(UTC).isoformat(timespec="seconds")
-    write_report(found, options, started, complete=False)
+    """Reads all splits, shows the progress, and writes the report before, and after each of them."""
+    write_report(found, options)
     checks = [check for data_set in found for check in data_set.checks]
     seldom = 0.1 if sys.stderr.isatty() else 30  # seconds between two lines in a log file
     total = sum(len(check.chosen) for check in checks)
@@ -140,18 +138,18 @@ def read_all(found: Sequence[DataSetCheck], options: argparse.Namespace) -> None
             try:
                 check.read(options.threads, bar.update)
             finally:
-                write_report(found, options, started, complete=False)
-    write_report(found, options, started, complete=True)
+                write_report(found, options)
 
 
-def write_report(found: Sequence[DataSetCheck], options: argparse.Namespace, started: str, complete: bool) -> None:
+def write_report(found: Sequence[DataSetCheck], options: argparse.Namespace) -> None:
     """Writes the JSON file, which is whole at any time."""
+    checks = [check for data_set in found for check in data_set.checks]
     report = {
-        "complete": complete,
+        "complete": all(check.census.read == len(check.chosen) for check in checks),
         "failed": any(data_set.failed for data_set in found),
         "quick": options.quick,
         "threads": options.threads,
-        "started": started,
+        "started": options.started,
         "images_per_second": measure_speed(found),
         "data_sets": [data_set.describe() for data_set in found],
     }
@@ -178,9 +176,9 @@ def print_report(found: Sequence[DataSetCheck], options: argparse.Namespace, sec
         print(f"\nNot checked, as no data set has these names (to check one: --root FOLDER): {names}")
     if sentences := explain(found, options.json):
         print("\n" + "\n".join(sentences))
-    for text in (data_set.yaml for data_set in found if data_set.yaml):
+    if found and found[0].yaml:
         written = f"is in {options.write}" if options.write else "(to save it: --write FILE)"
-        print(f"\nThe YAML that reads these files {written}:\n\n{text}")
+        print(f"\nThe YAML that reads these files {written}:\n\n{found[0].yaml}")
     if advice := advise(found):
         print("\nWhat to do:\n" + "\n".join(f"- {line}" for line in advice))
     if options.quick:

@@ -1,6 +1,7 @@
 """What is looked at, and what is found: data sets and their splits."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
@@ -12,18 +13,12 @@ from datamodules.reading.census import Census, name_id
 from datamodules.reading.dataset import FilesDataset, check_dataset
 from datamodules.reading.pairs import NAMED
 
-DATA_SETS: dict[str, type[FilesDataModule]] = {
-    module.domain: module
-    for module in (
-        datamodules.GTADataModule,
-        datamodules.SYNTHIADataModule,
-        datamodules.WildDashDataModule,
-        datamodules.CityscapesDataModule,
-        datamodules.BDDDataModule,
-        datamodules.IDDDataModule,
-        datamodules.MapillaryDataModule,
-    )
-}
+VENDORS: tuple[type[FilesDataModule], ...] = (
+    datamodules.GTADataModule, datamodules.SYNTHIADataModule, datamodules.WildDashDataModule,
+    datamodules.CityscapesDataModule, datamodules.BDDDataModule, datamodules.IDDDataModule,
+    datamodules.MapillaryDataModule,
+)  # fmt: skip
+DATA_SETS = {module.domain: module for module in VENDORS}
 KINDS: dict[ProblemKind, tuple[str, str]] = {  # heading of the column, what a sentence says
     "missing": ("missing", "a missing image or labels"),
     "size": ("sizes", "image and labels of different sizes"),
@@ -39,14 +34,14 @@ class SplitCheck:
     Attributes:
         module: Finds and reads it.
         split: Name of the split.
+        dataset: Reads the pairs; without any if nothing could be read.
         required: Whether it is wrong if the split is not there.
+        labelled: Whether it has labels, as far as it should.
         absent: Why the split is not there; empty if it is.
         unusable: Why none of it can be used, although it is there; empty if it can.
-        labelled: Whether it has labels, as far as it should.
         images: Number of image files.
         labels: Number of label files; None where none are expected.
         same: Other splits that consist of the same pairs.
-        dataset: Reads the pairs; None if there is nothing that could be read.
         chosen: The pairs to read.
         seconds: Spent reading.
         unpaired: Files without a partner.
@@ -57,14 +52,14 @@ class SplitCheck:
 
     module: FilesDataModule
     split: Split
+    dataset: FilesDataset
     required: bool = False
+    labelled: bool = True
     absent: str = ""
     unusable: str = ""
-    labelled: bool = True
     images: int = 0
     labels: int | None = None
     same: list[Split] = field(default_factory=list)
-    dataset: FilesDataset | None = None
     chosen: Sequence[int] = ()
     seconds: float = 0.0
     unpaired: list[Problem] = field(default_factory=list)
@@ -90,12 +85,7 @@ class SplitCheck:
     @property
     def lacking(self) -> int:
         """How many images fewer than the official number there are."""
-        return 0 if self.official is None or self.absent else max(0, self.official - self.images)
-
-    @property
-    def mixed(self) -> str:
-        """Why label files of one's own cannot be used beside each other; empty if they can."""
-        return self.census.find_mixture(self.name)
+        return 0 if self.absent else max(0, (self.official or 0) - self.images)
 
     @property
     def void(self) -> bool:
@@ -110,7 +100,7 @@ class SplitCheck:
             ("NOT THERE", self.absent and self.required),
             ("not there", self.absent),
             ("UNUSABLE", self.unusable),
-            ("PROBLEMS", self.find_problems() or self.mixed),
+            ("PROBLEMS", self.find_problems() or self.census.find_mixture(self.name)),
             ("NO LABELS", self.void),
             ("ok?", self.find_warnings()),
             ("INCOMPLETE", self.lacking),
@@ -133,37 +123,37 @@ class SplitCheck:
         """Returns the number of pairs with a problem of a kind."""
         return len({problem.name for problem in self.find_problems() if problem.kind == kind})
 
-    def count_pixels(self) -> dict[str, int]:
+    def count_pixels(self) -> Counter[str]:
         """Returns the number of pixels of each class, and of those that are ignored."""
-        counts = dict.fromkeys([*self.module.class_names, "ignored"], 0)
-        if self.dataset is not None:
-            for value, number in self.census.all_ids.items():
-                name = name_id(value, self.dataset.table, self.module.class_names)
-                if name in counts:
-                    counts[name] += number
+        counts = Counter(dict.fromkeys([*self.module.class_names, "ignored"], 0))
+        for value, number in self.census.all_ids.items():
+            name = name_id(value, self.dataset.table, self.module.class_names)
+            if name in counts:
+                counts[name] += number
         return counts
 
     def measure_frequencies(self) -> dict[str, float]:
         """Returns the share of pixels, in [0, 1], of each class and of what is ignored; empty without any labels."""
         counts = self.count_pixels()
-        total = sum(counts.values())
-        return {name: count / total for name, count in counts.items()} if total else {}
+        return {name: count / counts.total() for name, count in counts.items()} if counts.total() else {}
 
     def find_warnings(self) -> list[str]:
         """Returns what speaks for images or labels of one's own that mean something else than is thought."""
-        if self.dataset is None or not isinstance(self.module, datamodules.FolderDataModule):
+        if not isinstance(self.module, datamodules.FolderDataModule):
             return []
         shared = [self.compare(other) for other in self.others]
         found = self.module.find_warnings(self.dataset, self.census, self.name)
-        return [warning for warning in (self.mixed, *shared, *found) if warning]
+        return [warning for warning in (self.census.find_mixture(self.name), *shared, *found) if warning]
 
     def compare(self, other: "SplitCheck") -> str:
         """Returns which images another split has too, the same files or copies of them; empty if none."""
-        mine, theirs = ({pair.image: pair.name for pair in c.dataset.pairs} if c.dataset else {} for c in (self, other))
-        theirs_by_digest = other.census.digests
-        copies = {name: theirs_by_digest[key] for key, name in self.census.digests.items() if key in theirs_by_digest}
-        shared = {name: f"{name} (a copy of {copy})" for name, copy in copies.items()}
-        shared |= {name: name for path, name in mine.items() if path in theirs}
+        copies, files = other.census.digests, {pair.image for pair in other.dataset.pairs}
+        shared = {
+            name: f"{name} (a copy of {copies[digest]})"
+            for digest, name in self.census.digests.items()
+            if digest in copies
+        }
+        shared |= {pair.name: pair.name for pair in self.dataset.pairs if pair.image in files}
         if not shared:
             return ""
         named = ", ".join(list(shared.values())[:NAMED]) + (", ..." if len(shared) > NAMED else "")
@@ -175,19 +165,17 @@ class SplitCheck:
 
     def read(self, num_threads: int, update: Callable[[], object]) -> None:
         """Reads the chosen pairs, as far as it gets; `update` is called after each."""
-        if self.dataset is None:
-            return
         start = time.perf_counter()
         try:
             for found in check_dataset(self.dataset, self.chosen, num_threads):
-                self.census.add(found)
+                self.census.update(found)
                 update()
         finally:
             self.seconds = time.perf_counter() - start
 
     def describe(self) -> dict[str, Any]:
         """Returns everything, for JSON."""
-        names = self.module.class_names
+        nothing = self.absent or self.unusable
         return {
             "split": self.split,
             "same_as_this": self.same,
@@ -207,7 +195,7 @@ class SplitCheck:
             "known_problems": [vars(problem) for problem in self.find_problems(known=True)],
             "pixels": self.count_pixels(),
             "frequencies": self.measure_frequencies(),
-            "holds": None if self.dataset is None else self.census.describe(self.dataset.table, names),
+            "holds": None if nothing else self.census.describe(self.dataset.table, self.module.class_names),
             "warnings": self.find_warnings(),
             "notes": self.find_notes(),
         }
@@ -219,7 +207,7 @@ class DataSetCheck:
 
     Attributes:
         name: Of the data set.
-        module: Finds and reads it; None if it is not there.
+        module: Finds and reads it.
         splits: Those to look at.
         required: Whether it is wrong if the data set (in a run's data YAML: one of these splits) is not there.
         error: Why it cannot be used at all, or is not there.
@@ -229,9 +217,9 @@ class DataSetCheck:
     """
 
     name: str
-    module: FilesDataModule | None
+    module: FilesDataModule
     splits: Sequence[Split] = get_args(Split)
-    required: bool = False
+    required: bool = True
     error: str = ""
     checks: list[SplitCheck] = field(default_factory=list)
     passed_over: dict[str, list[str]] | None = None
@@ -240,7 +228,7 @@ class DataSetCheck:
     @property
     def lost(self) -> bool:
         """Whether it cannot be used at all, and should be usable."""
-        return bool(self.error) and (self.required or self.module is not None)
+        return bool(self.error) and self.required
 
     @property
     def failed(self) -> bool:
@@ -256,8 +244,8 @@ class DataSetCheck:
         """Returns everything, for JSON."""
         return {
             "name": self.name,
-            "class": type(self.module).__name__ if self.module else DATA_SETS[self.name].__name__,
-            "root": str(self.module.find_root()) if self.module and self.checks else None,
+            "class": type(self.module).__name__,
+            "root": str(self.module.find_root()) if self.checks else None,
             "release": self.release,
             "found": bool(self.checks),
             "failed": self.failed,

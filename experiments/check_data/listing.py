@@ -16,24 +16,22 @@ from datamodules.files import FilesDataModule
 from datamodules.reading.guess import format_yaml, guess_arguments
 from datamodules.reading.pairs import list_files, list_folders
 from experiments.check_data.checks import DATA_SETS, DataSetCheck, SplitCheck
+from experiments.command_line import to_path
 
 QUICK_PAIRS = 50  # that --quick reads of each split
-LINE_OF_LIST = ", line "  # in errors about an entry of a CSV or list file
 
 
-def find_below(base: Path, wanted: Sequence[str] | None) -> list[DataSetCheck]:
+def find_below(place: str, wanted: Sequence[str] | None) -> list[DataSetCheck]:
     """Finds the seven data sets in a folder, by the names of the folders in it; where none is, images of one's own.
 
     Args:
-        base: Folder with one folder per data set; or the folder of a data set itself; or one of other images.
+        place: Folder with one folder per data set; or the folder of a data set itself; or one of other images.
         wanted: Those to look for, which then have to be there; None looks for all.
 
-    Returns:
-        A check per data set that was looked for.
-
     Raises:
-        ValueError: If there is no such folder, or no data set of a wanted name.
+        ValueError: If there is no such folder, nothing in it, or no data set of a wanted name.
     """
+    base = to_path(place)
     if not base.is_dir():
         raise ValueError(
             f"{base} is not a folder: expected one that holds a folder per data set ({', '.join(DATA_SETS)})"
@@ -43,26 +41,24 @@ def find_below(base: Path, wanted: Sequence[str] | None) -> list[DataSetCheck]:
     found = []
     for name in wanted or DATA_SETS:
         kind = DATA_SETS[name]
-        module = kind(root=str(base)) if here & set(kind.folders) else None
-        error = "" if module else f"{name} is not in {base}: expected a folder called {' or '.join(kind.folders)}"
-        found.append(DataSetCheck(name, module, required=wanted is not None, error=error))
-    own = None if wanted or any(data_set.module for data_set in found) else guess_arguments(base)
-    if own is not None:
+        there = not here.isdisjoint(kind.folders)
+        error = "" if there else f"{name} is not in {base}: expected a folder called {' or '.join(kind.folders)}"
+        found.append(DataSetCheck(name, kind(root=str(base)), required=there or wanted is not None, error=error))
+    if any(data_set.required for data_set in found):
+        return found
+    if own := guess_arguments(base):
         module = datamodules.FolderDataModule(**own)
-        return [DataSetCheck(module.domain, module, required=True, yaml=format_yaml(own))]
-    return found
+        return [DataSetCheck(module.domain, module, yaml=format_yaml(own))]
+    names = ", ".join(kind.folders[0] for kind in DATA_SETS.values())
+    raise ValueError(f"there is no data set in {place}: expected folders called {names}, or images of your own")
 
 
 def open_config(path: Path, wanted: Sequence[str] | None) -> list[DataSetCheck]:
-    """Finds what the data YAML of a run reads.
+    """Finds what a data YAML of main.py reads: of one data set all splits, of several those of `fit` and `test`.
 
     Args:
-        path: YAML file of a datamodule, as `main.py` takes it after ``--data``.
+        path: Of the YAML.
         wanted: Names of its data sets to check; None checks all.
-
-    Returns:
-        A check per data set: of all its splits if the YAML is of one data set; of the splits that `fit` and `test`
-        read, which then have to be there, if it is of several.
 
     Raises:
         ValueError: If there is no such file, it describes no datamodule, or none whose data lie in files.
@@ -80,13 +76,9 @@ def open_config(path: Path, wanted: Sequence[str] | None) -> list[DataSetCheck]:
     if isinstance(opened, datamodules.TargetsDataModule):
         members: list[tuple[Any, Split]] = [(opened.source, "train"), (opened.development, "val")]
         members += [(target, target.test_split) for target in opened.targets]
-        found = [
-            DataSetCheck(module.domain, module, [split], required=True)
-            for module, split in members
-            if isinstance(module, FilesDataModule)
-        ]
+        found = [DataSetCheck(m.domain, m, [split]) for m, split in members if isinstance(m, FilesDataModule)]
     elif isinstance(opened, FilesDataModule):
-        found = [DataSetCheck(opened.domain, opened, required=True)]
+        found = [DataSetCheck(opened.domain, opened)]
     if not found:
         raise ValueError(
             f"{path} describes a {type(opened).__name__}, which reads no files, so there is nothing to check"
@@ -104,9 +96,9 @@ def check_names(wanted: Sequence[str] | None, known: Collection[str]) -> None:
 
 def list_splits(found: DataSetCheck, quick: bool) -> None:
     """Lists the files of a data set; fills in its checks, or its error."""
-    module = found.module
-    if module is None:
+    if found.error:
         return
+    module, whole = found.module, len(found.splits) == len(get_args(Split))
     try:
         root = module.find_root()
     except DataError as error:
@@ -116,7 +108,7 @@ def list_splits(found: DataSetCheck, quick: bool) -> None:
     checks: list[SplitCheck] = []
     for split in (split for split in found.splits if split in held):
         check = list_split(module, split, quick)
-        check.required = found.required and len(found.splits) == 1
+        check.required = found.required and not whole
         twin = next((other for other in checks if have_same_pairs(check, other)), None)
         if twin is not None:
             twin.same.append(split)
@@ -126,15 +118,14 @@ def list_splits(found: DataSetCheck, quick: bool) -> None:
         found.error = checks[0].absent if checks else f"{found.name} has no split {' or '.join(found.splits)}"
     else:
         found.checks = checks
-    if len(found.splits) == len(get_args(Split)):
+    if whole:
         with suppress(DataError):  # of a folder that may not be listed: the data may lie in others
             found.passed_over = find_passed_over(root, checks)
 
 
 def find_passed_over(root: Path, checks: Sequence[SplitCheck]) -> dict[str, list[str]]:
     """Returns the files below a folder that are of no pair, by their suffixes; the most frequent suffix first."""
-    datasets = [check.dataset for check in checks if check.dataset is not None]
-    used = {path for dataset in datasets for pair in dataset.pairs for path in pair.files}
+    used = {path for check in checks for pair in check.dataset.pairs for path in pair.files}
     passed_over: dict[str, list[str]] = {}
     for name in list_files(root):
         if root / name not in used:
@@ -150,32 +141,22 @@ def find_strangers(base: Path) -> list[str]:
     return [child.name for child in list_folders(base) if child.name.lower() not in known]
 
 
-def keep_apart(checks: Sequence[SplitCheck]) -> None:
-    """Tells each split of one's own which of those before it should have none of its images."""
-    for place, check in enumerate(checks):
-        use = (check.module.role, check.split)
-        check.others = [other for other in checks[:place] if other.own and (other.module.role, other.split) != use]
-
-
 def have_same_pairs(check: SplitCheck, other: SplitCheck) -> bool:
     """Returns whether two splits have pairs, and all of them in common, and nothing says that they should differ."""
     splits = check.module.files.splits if isinstance(check.module, datamodules.FolderDataModule) else {}
     if splits and splits.get(check.split, check.split) != splits.get(other.split, other.split):
         return False
-    pairs, others = (list(each.dataset.pairs) if each.dataset is not None else [] for each in (check, other))
-    return bool(pairs) and pairs == others
+    return bool(check.dataset.pairs) and check.dataset.pairs == other.dataset.pairs
 
 
 def list_split(module: FilesDataModule, split: Split, quick: bool) -> SplitCheck:
     """Lists the files of a split and what is missing among them, without reading them."""
-    check = SplitCheck(module, split, labelled=split not in module.unlabelled_splits)
+    nothing = module.open_pairs([], module.evaluation_transform)
+    check = SplitCheck(module, split, nothing, labelled=split not in module.unlabelled_splits)
     try:
         pairs, check.unpaired = module.find_pairs(split, labelled=False)
     except DataError as error:
-        if error.kind == "missing" and LINE_OF_LIST not in str(error):
-            check.absent = str(error)
-        else:
-            check.unusable = str(error)
+        check.absent, check.unusable = (str(error), "") if error.kind == "missing" else ("", str(error))
         return check
     names = {pair.name for pair in pairs}
     check.images = len(names)
@@ -191,13 +172,8 @@ def list_split(module: FilesDataModule, split: Split, quick: bool) -> SplitCheck
         check.labelled = False  # images that nobody said have labels
     check.known = sorted(module.known_broken & (names | {problem.name for problem in check.unpaired}))
     check.dataset = module.open_pairs(pairs, module.evaluation_transform, check.labelled)
-    check.chosen = choose([pair.name for pair in pairs], check.known, quick)
+    check.chosen = range(len(pairs))
+    if quick:  # evenly spread ones, and those known to be broken
+        spread = np.linspace(0, len(pairs) - 1, min(len(pairs), QUICK_PAIRS)).round().astype(int).tolist()
+        check.chosen = sorted({*spread, *(index for index, pair in enumerate(pairs) if pair.name in check.known)})
     return check
-
-
-def choose(names: Sequence[str], known: Collection[str], quick: bool) -> Sequence[int]:
-    """Returns the indices of the pairs to read: all, or evenly spread ones and those known to be broken."""
-    if not quick:
-        return range(len(names))
-    spread = np.linspace(0, len(names) - 1, min(len(names), QUICK_PAIRS)).round().astype(int).tolist()
-    return sorted({*spread, *(index for index, name in enumerate(names) if name in known)})

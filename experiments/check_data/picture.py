@@ -22,10 +22,6 @@ NAME = 46  # characters of a file's name that are shown
 def draw_pairs(found: Sequence[DataSetCheck], path: Path) -> None:
     """Writes a PNG with three images of each split, below them the labels laid over, and a legend.
 
-    Args:
-        found: What was checked.
-        path: Of the PNG.
-
     Raises:
         ValueError: If no pair can be drawn.
     """
@@ -67,7 +63,6 @@ def load_pairs(check: SplitCheck) -> list[tuple[str, np.ndarray, np.ndarray | No
     dataset, pairs = check.dataset, []
     read = check.census.read
     for index in np.linspace(0, read - 1, min(read, PAIRS)).round().astype(int):
-        assert dataset is not None
         number = check.chosen[index]
         try:
             image, labels = dataset.load_pair(number) if check.labelled else (dataset.load_image(number), None)

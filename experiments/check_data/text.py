@@ -35,19 +35,19 @@ def format_overview(found: Sequence[DataSetCheck]) -> str:
 
 def format_frequencies(checks: Sequence[SplitCheck]) -> str:
     """Formats the percent of pixels of each class in each split, some splits beside each other; may be empty."""
-    groups: dict[tuple[str, ...], list[SplitCheck]] = {}
+    groups: dict[tuple[str, ...], dict[str, dict[str, float]]] = {}
     for check in checks:
-        if check.measure_frequencies():
-            groups.setdefault(tuple(check.module.class_names), []).append(check)
+        if shares := check.measure_frequencies():
+            groups.setdefault(tuple(shares), {})[check.name] = shares
     tables = []
-    for members in groups.values():
-        for first in range(0, len(members), COLUMNS):
-            shown = members[first : first + COLUMNS]
-            shares = [check.measure_frequencies() for check in shown]
+    for names, columns in groups.items():
+        for first in range(0, len(columns), COLUMNS):
+            shown = dict(list(columns.items())[first : first + COLUMNS])
             rows = [
-                [name, *(f"{100 * share[name]:.2f}" if share[name] else "-" for share in shares)] for name in shares[0]
+                [name, *(f"{100 * shares[name]:.2f}" if shares[name] else "-" for shares in shown.values())]
+                for name in names
             ]
-            tables.append(format_table(["class", *(check.name for check in shown)], rows, left=(0,)))
+            tables.append(format_table(["class", *shown], rows, left=(0,)))
     return "\n\n".join(tables)
 
 
@@ -86,12 +86,12 @@ def describe_split(check: SplitCheck) -> list[str]:
     more = [f"{len(census.sizes) - SIZES} other sizes"] if len(census.sizes) > SIZES else []
     lines = [f"images: {', '.join(images)}; {', '.join([*sizes, *more])} pixels (WxH)"]
     if census.labels:
-        held = {
-            kind: f" (ids {format_ids(sorted(ids))})" if len(census.ids) > 1 else "" for kind, ids in census.ids.items()
-        }
-        kinds = [f"{number:,} {kind}{held[kind]}" for kind, number in census.labels.most_common()]
+        kinds = [f"{number:,} {kind}" for kind, number in census.labels.most_common()]
+        if len(census.ids) > 1:
+            held = [format_ids(sorted(census.ids[kind])) for kind, _ in census.labels.most_common()]
+            kinds = [f"{kind} (ids {ids})" for kind, ids in zip(kinds, held, strict=True)]
         lines.append(f"labels: {', '.join(kinds)}")
-    if census.ids and check.dataset is not None and not getattr(check.module, "coloured", False):
+    if census.ids and not getattr(check.module, "coloured", False):
         table, names = check.dataset.table, check.module.class_names
         mapping = [f"{value}: {name_id(value, table, names)}" for value in sorted(census.all_ids)]
         lines.append(f"ids count as: {', '.join(mapping[:IDS])}{', ...' if len(mapping) > IDS else ''}")
@@ -155,7 +155,7 @@ def advise(found: Sequence[DataSetCheck]) -> list[str]:
         damaged = any(
             check.unusable or check.count("missing") or check.count("unreadable") for check in data_set.checks
         )
-        if (lacking or damaged) and data_set.module is not None and data_set.module.counts:
+        if (lacking or damaged) and data_set.module.counts:
             deleted = 0 < lacking <= len(data_set.module.known_broken)
             why = " (or were known broken pairs deleted?)" if deleted else ""
             advice.append(f"{data_set.name} is not complete{why}: unpack {data_set.module.archives} again.")

@@ -7,11 +7,7 @@ from typing import Any
 import pytest
 
 from experiments.check_data.__main__ import main
-from tests.check_data.trees import (
-    VENDORS,
-    Check,
-    set_official,
-)
+from tests.check_data.trees import VENDORS, Check, CheckOwn, set_official, write_yaml
 
 
 @pytest.fixture
@@ -24,6 +20,18 @@ def check(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytes
         code = main(["--json", str(path), *map(str, args), "--threads", "2"])
         written = capsys.readouterr()
         return code, json.loads(path.read_text()) if path.exists() else {}, written.out, written.err
+
+    return run
+
+
+@pytest.fixture
+def check_own(check: Check, tmp_path: Path) -> CheckOwn:
+    """Runs it on the YAML of a `FolderDataModule`; returns the exit code, what is found of each split, and stdout."""
+
+    def run(root: Path, *args: str, **arguments: Any) -> tuple[int, dict[str, Any], str]:
+        config = write_yaml(tmp_path / "own.yaml", "FolderDataModule", root=str(root), **arguments)
+        code, report, out, _ = check("--data", config, *args)
+        return code, {found["split"]: found for found in report["data_sets"][0]["splits"]}, out
 
     return run
 

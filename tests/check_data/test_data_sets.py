@@ -12,14 +12,15 @@ import pytest
 from PIL import Image
 from tqdm import tqdm
 
+from datamodules.cityscapes import LABEL_IDS
 from datamodules.reading.dataset import FilesDataset
 from experiments.check_data import listing
 from experiments.check_data.__main__ import main
 from experiments.check_data.checks import DATA_SETS, SplitCheck
 from tests.check_data.trees import (
-    TRAIN_IDS_OF_CITYSCAPES,
     VENDORS,
     Check,
+    CheckOwn,
     cityscapes_file,
     find_split,
     set_official,
@@ -37,7 +38,6 @@ from tests.fakes import (
     write_mapillary,
     write_old_bdd,
     write_vendors,
-    write_wilddash,
 )
 
 
@@ -62,14 +62,8 @@ def test_seven_complete_data_sets_are_all_right(check: Check, tmp_path: Path, mo
             else:
                 assert found["frequencies"] == {}
     assert find_split(report, "mapillary", "test")["read"] == 1  # its images are decoded, too
-    assert "wilddash (beta)" in out and "What to do" not in out
+    assert report["data_sets"][2]["release"] == "beta" and "wilddash (beta)" in out and "What to do" not in out
     assert report["images_per_second"] > 0 and "images per second with 2 threads" in out
-
-
-def test_final_wilddash_is_told_from_the_beta(check: Check, tmp_path: Path) -> None:
-    write_wilddash(tmp_path / "data" / "wilddash", final=True, labels=False)
-    _, report, out, _ = check("--root", tmp_path / "data", "--datasets", "wilddash")
-    assert report["data_sets"][0]["release"] == "final" and "wilddash (final)" in out
 
 
 @pytest.mark.usefixtures("official")
@@ -79,7 +73,7 @@ def test_class_frequencies_are_those_of_numpy(check: Check, tmp_path: Path) -> N
     counts = np.zeros(20, dtype=int)
     for path in root.glob("gtFine/train/*/*_labelIds.png"):
         for value, number in enumerate(np.bincount(np.asarray(Image.open(path)).ravel(), minlength=34)):
-            counts[TRAIN_IDS_OF_CITYSCAPES.get(value, 19)] += number
+            counts[min(LABEL_IDS[value], 19)] += number
     found = find_split(report, "cityscapes", "train")
     assert counts[19] > 0 and list(found["pixels"].values()) == counts.tolist()
     assert list(found["frequencies"].values()) == pytest.approx((counts / counts.sum()).tolist())
@@ -192,15 +186,13 @@ def test_data_sets_that_are_not_there_fail_only_if_they_were_named(check: Check,
     assert code == 0 and find_split(report, "cityscapes", "val")["read"] == 3
 
 
-def test_quick_reads_evenly_spread_pairs_and_says_so(check: Check, tmp_path: Path) -> None:
+def test_quick_reads_evenly_spread_pairs_and_says_so(check_own: CheckOwn, tmp_path: Path) -> None:
     write_folder(tmp_path / "mine", 120)
     (tmp_path / "mine" / "labels" / "001.png").write_bytes(b"broken")  # not among those that are read
-    config = write_yaml(tmp_path / "mine.yaml", "FolderDataModule", root=str(tmp_path / "mine"))
-    code, report, out, _ = check("--data", config, "--quick")
-    (found,) = report["data_sets"][0]["splits"]
-    assert code == 0 and report["quick"] and found["images"] == 120 and found["read"] == 50
+    code, splits, out = check_own(tmp_path / "mine", "--quick")
+    assert code == 0 and splits["train"]["images"] == 120 and splits["train"]["read"] == 50
     assert "--quick: up to 50 pairs" in out
-    assert check("--data", config)[0] == 1
+    assert check_own(tmp_path / "mine")[0] == 1
 
 
 @pytest.mark.usefixtures("official")

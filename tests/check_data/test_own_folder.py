@@ -10,34 +10,32 @@ from PIL import Image
 
 import datamodules
 from experiments.check_data.picture import shrink
-from tests.check_data.trees import Check, write_folder, write_yaml
+from tests.check_data.trees import Check, CheckOwn, write_folder
 from tests.fakes import write_image
 
 
-def test_own_data_are_checked_with_their_own_classes(check: Check, tmp_path: Path) -> None:
-    labels = write_folder(tmp_path / "mine", 6)
-    ids = {0: "ground", 1: "ground", 10: "sky", 18: "thing"}
-    settings = {"root": str(tmp_path / "mine"), "classes": ["thing", "ground", "sky"], "ids": ids}
-    code, report, out, _ = check("--data", write_yaml(tmp_path / "mine.yaml", "FolderDataModule", **settings))
-    (data_set,) = report["data_sets"]
-    (found,) = data_set["splits"]  # every split has all images: they are read once
-    assert code == 0 and data_set["class"] == "FolderDataModule" and data_set["name"] == "mine"
-    assert found["split"] == "train" and found["same_as_this"] == ["val", "test"] and "train, val, test" in out
+def test_own_data_are_checked_with_their_own_classes(check_own: CheckOwn, tmp_path: Path) -> None:
+    root = tmp_path / "mine"
+    labels = write_folder(root, 6)
+    classes, ids = ["thing", "ground", "sky"], {0: "ground", 1: "ground", 10: "sky", 18: "thing"}
+    code, splits, out = check_own(root, classes=classes, ids=ids)
+    found = splits.pop("train")  # every split has all images: they are read once
+    assert code == 0 and not splits and found["same_as_this"] == ["val", "test"] and "train, val, test" in out
     values, counts = np.unique(np.stack(labels), return_counts=True)
     number = dict(zip(values.tolist(), counts.tolist(), strict=True))
     expected = {"thing": number[18], "ground": number[0] + number[1], "sky": number[10], "ignored": number[255]}
     assert found["pixels"] == expected and "never occurs" not in out
-    shifted = settings | {"ids": {0: "thing", 1: "ground", 10: "ground"}, "ignored": [18]}
-    code, _, out, _ = check("--data", write_yaml(tmp_path / "mine.yaml", "FolderDataModule", **shifted))
+    shifted = {0: "thing", 1: "ground", 10: "ground"}
+    code, _, out = check_own(root, classes=classes, ids=shifted, ignored=[18])
     assert code == 0 and "sky never occurs in 6 label files" in out
     assert "a guess, in the order of the ids found" in out
-    del settings["ids"][18]
-    code, report, out, _ = check("--data", write_yaml(tmp_path / "mine.yaml", "FolderDataModule", **settings))
-    assert code == 1 and report["data_sets"][0]["splits"][0]["counts"]["id"] == 6 and "and 3 more, see" in out
+    del ids[18]
+    code, splits, out = check_own(root, classes=classes, ids=ids)
+    assert code == 1 and splits["train"]["counts"]["id"] == 6 and "and 3 more, see" in out
 
 
 OWN: dict[str, tuple[dict[str, Any], int, dict[str, str], str]] = {  # arguments, exit code, verdicts, what is said
-    "images alone": ({"root": "images"}, 0, {"train": "ok, no labels"}, "images: 3 PNG RGB"),
+    "images alone": ({"folder": "images"}, 0, {"train": "ok, no labels"}, "images: 3 PNG RGB"),
     "no labels": ({"labels": "nowhere"}, 1, {"train": "UNUSABLE"}, "there are no labels for the 3 images"),
     "a CSV with a file that is not there": ({"pairs": "lost.csv"}, 1, {"val": "PROBLEMS"}, "labels/nowhere.png"),
     "a list with an image that is not there": (
@@ -52,45 +50,38 @@ OWN: dict[str, tuple[dict[str, Any], int, dict[str, str], str]] = {  # arguments
 
 
 @pytest.mark.parametrize("kind", OWN)
-def test_what_is_wrong_with_ones_own_files_is_said(kind: str, check: Check, tmp_path: Path) -> None:
-    arguments, code, verdicts, said = OWN[kind]
-    root = tmp_path / "own"
+def test_what_is_wrong_with_ones_own_files_is_said(kind: str, check_own: CheckOwn, tmp_path: Path) -> None:
+    given, code, verdicts, said = OWN[kind]
+    root, arguments = tmp_path / "own", {"folder": "", **given}
     write_folder(root, 3)
     lists = {"lost": "000 nowhere", "one": "002", "two": "000 001", "same": "000 001", "empty": "#none"}
     for name, names in lists.items():
         (root / f"{name}.txt").write_text(names.replace(" ", "\n"))
     rows = ["image,label,split", "images/000.png,labels/000.png,train", "images/001.png,labels/nowhere.png,val"]
     (root / "lost.csv").write_text("\n".join(rows))
-    place = str(root / arguments.get("root", ""))
-    config = write_yaml(tmp_path / "own.yaml", "FolderDataModule", **arguments | {"root": place, "domain": "own"})
-    found, report, out, _ = check("--data", config)
-    splits = {found["split"]: found for found in report["data_sets"][0]["splits"]}
+    found, splits, out = check_own(root / arguments.pop("folder"), domain="own", **arguments)
     assert found == code and {split: splits[split]["verdict"] for split in verdicts} == verdicts
     assert said in out and "also in" not in str(splits.get("val", {}).get("warnings"))
 
 
-def test_copies_of_images_in_two_splits_are_named(check: Check, tmp_path: Path) -> None:
+def test_copies_of_images_in_two_splits_are_named(check_own: CheckOwn, tmp_path: Path) -> None:
     write_folder(tmp_path, 2)
     for split, name in (("train", "000"), ("val", "001"), ("test", "000")):
         for what in ("images", "labels"):
             path = tmp_path / "own" / what / split / f"{split}.png"
             path.parent.mkdir(parents=True)
             path.write_bytes((tmp_path / what / f"{name}.png").read_bytes())
-    code, report, out, _ = check(
-        "--data", write_yaml(tmp_path / "own.yaml", "FolderDataModule", root=str(tmp_path / "own"))
-    )
+    code, splits, out = check_own(tmp_path / "own")
     assert code == 0 and "own test: 1 of its images are also in own train: test (a copy of train)" in out
-    verdicts = {found["split"]: found["verdict"] for found in report["data_sets"][0]["splits"]}
-    assert verdicts == {"train": "ok", "val": "ok", "test": "ok?"}
+    assert [found["verdict"] for found in splits.values()] == ["ok", "ok", "ok?"]
 
 
-def test_empty_lists_and_labels_that_count_for_nothing_fail(check: Check, tmp_path: Path) -> None:
+def test_empty_lists_and_labels_that_count_for_nothing_fail(check_own: CheckOwn, tmp_path: Path) -> None:
     write_folder(tmp_path / "own", 2)
     for path in (tmp_path / "own" / "labels").iterdir():
         write_image(path, np.full((4, 6), 255, dtype=np.uint8))
-    config = write_yaml(tmp_path / "own.yaml", "FolderDataModule", root=str(tmp_path / "own"))
-    code, report, out, _ = check("--data", config)
-    assert code == 1 and report["data_sets"][0]["splits"][0]["verdict"] == "NO LABELS"
+    code, splits, out = check_own(tmp_path / "own")
+    assert code == 1 and splits["train"]["verdict"] == "NO LABELS"
     assert "no pixel of its 2 label files belongs to a class, they hold the ids 255." in out
 
 
@@ -160,27 +151,25 @@ def test_colours_and_masks_of_0_and_255_get_a_class_each(check: Check, tmp_path:
     assert code == 0 and "ids: {0: background, 255: foreground}" in out
 
 
-def test_what_labels_may_not_mean_is_said(check: Check, tmp_path: Path) -> None:
+def test_what_labels_may_not_mean_is_said(check_own: CheckOwn, tmp_path: Path) -> None:
     root = tmp_path / "camvid"
     for number in range(12):  # ids of eleven classes, taken for Cityscapes' train ids
         write_image(root / "images" / f"{number:02d}.png", np.zeros((4, 12, 3), dtype=np.uint8))
         write_image(root / "labels" / f"{number:02d}.png", np.tile(np.arange(12, dtype=np.uint8), (4, 1)))
-    config = write_yaml(tmp_path / "camvid.yaml", "FolderDataModule", root=str(root))
-    code, report, out, _ = check("--data", config)
-    (warning,) = report["data_sets"][0]["splits"][0]["warnings"]
-    assert code == 0 and report["data_sets"][0]["splits"][0]["verdict"] == "ok?" and warning in out
+    code, splits, out = check_own(root)
+    (warning,) = splits["train"]["warnings"]
+    assert code == 0 and splits["train"]["verdict"] == "ok?" and warning in out
     assert "car never occurs in 12 label files, which hold the ids 0-11. If they are not Cityscapes' 19" in warning
-    ids = {0: "thing", 1: "thing", 5: "sky"}
-    named = {"root": str(root), "classes": ["thing", "sky"], "ids": ids, "ignored": [2, 3, 4, *range(6, 12)]}
-    _, report, _, _ = check("--data", write_yaml(tmp_path / "camvid.yaml", "FolderDataModule", **named))
-    (warning,) = report["data_sets"][0]["splits"][0]["warnings"]
+    ids, ignored = {0: "thing", 1: "thing", 5: "sky"}, [2, 3, 4, *range(6, 12)]
+    _, splits, _ = check_own(root, classes=["thing", "sky"], ids=ids, ignored=ignored)
+    (warning,) = splits["train"]["warnings"]
     assert "75% of the label pixels are ignored, in training and scores, as their ids (2-4, 6-11) stand" in warning
     Image.fromarray(np.eye(4, 12) > 0).save(root / "labels" / "03.png")
-    code, report, out, _ = check("--data", config)
-    assert code == 1 and report["data_sets"][0]["splits"][0]["verdict"] == "PROBLEMS" and "is a 1-bit mask" in out
+    code, splits, out = check_own(root, classes=["thing", "sky"], ids=ids, ignored=ignored)
+    assert code == 1 and splits["train"]["verdict"] == "PROBLEMS" and "is a 1-bit mask" in out
 
 
-def test_what_happens_to_images_is_said(check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_happens_to_images_is_said(check_own: CheckOwn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datamodules.transforms.MAX_EVALUATION_SIZE", (16, 32))
     root = tmp_path / "mine"
     exif = Image.Exif()
@@ -188,14 +177,13 @@ def test_what_happens_to_images_is_said(check: Check, tmp_path: Path, monkeypatc
     (root / "images").mkdir(parents=True)
     for number in range(3):
         Image.new("RGB", (64, 48)).save(root / "images" / f"{number}.jpg", **({"exif": exif} if number else {}))
-    config = write_yaml(tmp_path / "mine.yaml", "FolderDataModule", root=str(root))
-    _, report, out, _ = check("--data", config)
-    resized, turned = report["data_sets"][0]["splits"][0]["notes"]
+    _, splits, out = check_own(root)
+    resized, turned = splits["train"]["notes"]
     assert "3 of 3 images have more than" in resized and "keeping the aspect ratio, e.g. 48x64 to 19x26" in resized
     assert turned == "mine train, val, test: 2 of 3 images are turned as their EXIF orientation says, e.g. 1"
     assert "images: 3 JPEG RGB; 2 of 48x64, 1 of 64x48 pixels (WxH)" in out and "2 of 3 images are turned" in out
-    squeezed = write_yaml(tmp_path / "mine.yaml", "FolderDataModule", root=str(root), evaluation_resize="protocol")
-    assert "changing the aspect ratio, e.g. 48x64 to 32x16" in check("--data", squeezed)[2]
+    squeezed = check_own(root, evaluation_resize="protocol")[2]
+    assert "changing the aspect ratio, e.g. 48x64 to 32x16" in squeezed
     data = datamodules.FolderDataModule(str(root), num_workers=0)
     said: list[str] = []
     monkeypatch.setattr("datamodules.folder.rank_zero_info", said.append)
@@ -240,14 +228,13 @@ def test_a_picture_is_drawn_of_any_names_and_its_failure_leaves_the_report(check
 
 
 def test_a_path_below_home_is_found_as_main_finds_it(
-    check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    check_own: CheckOwn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     write_folder(tmp_path / "mine", 2)
     (tmp_path / "pairs.csv").write_text("image,label\nimages/000.png,labels/000.png\n")
-    config = write_yaml(tmp_path / "mine.yaml", "FolderDataModule", root="~/mine", pairs="~/pairs.csv")
-    code, report, out, _ = check("--data", config)
-    assert code == 0 and report["data_sets"][0]["splits"][0]["read"] == 1, out
+    code, splits, out = check_own("~/mine", pairs="~/pairs.csv")
+    assert code == 0 and splits["train"]["read"] == 1, out
 
 
 @pytest.mark.parametrize(

@@ -11,20 +11,9 @@ import pytest
 from experiments.check_data.checks import DATA_SETS
 from tests.fakes import BDD, CITYSCAPES, GTA, IDD, MAPILLARY, SYNTHIA, WILDDASH_BETA, Vendor, write_image
 
-Check = Callable[..., tuple[int, dict[str, Any], str, str]]
-VENDORS = {
-    "gta": GTA,
-    "synthia": SYNTHIA,
-    "wilddash": WILDDASH_BETA,
-    "cityscapes": CITYSCAPES,
-    "bdd": BDD,
-    "idd": IDD,
-    "mapillary": MAPILLARY,
-}
-TRAIN_IDS_OF_CITYSCAPES = {
-    7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10, 24: 11, 25: 12, 26: 13, 27: 14, 28: 15,
-    31: 16, 32: 17, 33: 18,
-}  # fmt: skip
+Check = Callable[..., tuple[int, dict[str, Any], str, str]]  # see conftest.py
+CheckOwn = Callable[..., tuple[int, dict[str, Any], str]]
+VENDORS = dict(zip(DATA_SETS, (GTA, SYNTHIA, WILDDASH_BETA, CITYSCAPES, BDD, IDD, MAPILLARY), strict=True))
 
 
 def set_official(monkeypatch: pytest.MonkeyPatch, name: str, vendor: Vendor, **more: int) -> None:

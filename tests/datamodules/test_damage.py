@@ -2,6 +2,7 @@
 
 import os
 import re
+from io import BytesIO
 from pathlib import Path
 
 import cv2
@@ -83,22 +84,16 @@ def test_files_that_are_none_are_errors(tmp_path: Path, read: Reader) -> None:
             read(tmp_path / "other.png")
 
 
-@pytest.mark.parametrize("read", [read_image, read_index])
-@pytest.mark.parametrize("place", [18, 22])  # of width and height
-def test_a_size_that_no_image_has_is_damage(place: int, read: Reader, tmp_path: Path) -> None:
-    Image.fromarray(IDS).save(tmp_path / "a.bmp")
-    data = (tmp_path / "a.bmp").read_bytes()
-    (tmp_path / "a.bmp").write_bytes(data[:place] + (2**31 - 2).to_bytes(4, "little") + data[place + 4 :])
-    with pytest.raises(DataError, match=r"a\.bmp \(\d+ bytes\) cannot be decoded"):
-        read(tmp_path / "a.bmp")
+def bmp_of_size(place: int) -> Write:
+    """Returns what writes a BMP whose width (at byte 18) or height (22) no image has."""
+    stored = BytesIO()
+    Image.fromarray(IDS).save(stored, "BMP")
+    data = stored.getvalue()
+    return put(data[:place] + (2**31 - 2).to_bytes(4, "little") + data[place + 4 :])
 
 
 WHAT: dict[str, tuple[str, Write, str]] = {
-    "lfs": (
-        "a.png",
-        put(b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"),
-        "a Git LFS pointer.*git lfs pull",
-    ),
+    "lfs": ("a.png", put(b"version https://git-lfs.github.com/spec/v1\nsize 12345\n"), "a Git LFS .*git lfs pull"),
     "html": ("a.jpg", put(b"\n<!DOCTYPE html><html>"), "a web page .*download it again"),
     "heic": ("a.jpg", put(b"\0\0\0\x18ftypheic" + bytes(99)), "a HEIC.*convert it to PNG"),
     "avif": ("a.jpg", put(b"\0\0\0\x18ftypavif" + bytes(99)), "an AVIF.*convert it to PNG"),
@@ -106,10 +101,12 @@ WHAT: dict[str, tuple[str, Write, str]] = {
     "float colours": (
         "a.tif",
         store(np.dstack([LEVELS] * 3).astype(np.float32)),
-        "floating-point numbers: save it with 8 or 16 bits",
+        "floating-point numbers: save it with",
     ),
     "float64": ("a.tif", store(IDS.astype(np.float64)), "floating-point numbers"),
     "bmp 4": ("a.bmp", bmp(4, 16, IDS), "a BMP with 4 bits per pixel.*save it as PNG"),
+    "bmp of impossible width": ("a.bmp", bmp_of_size(18), "truncated, damaged"),
+    "bmp of impossible height": ("a.bmp", bmp_of_size(22), "truncated, damaged"),
     "bmp 8 of 2 colours": ("a.bmp", bmp(8, 2, IDS % 2), "a BMP with 8 bits.*save it as PNG"),
 }
 

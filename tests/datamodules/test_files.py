@@ -13,7 +13,6 @@ from datamodules.base import DataError, Split, collate
 from datamodules.files import FilesDataModule
 from datamodules.labels import TRAIN_IDS
 from datamodules.reading.dataset import FilesDataset, check_dataset
-from datamodules.reading.headers import Header
 from datamodules.reading.pairs import Layout, find_files, list_folders
 from datamodules.transforms import MEAN, STD
 
@@ -47,10 +46,10 @@ def test_layout_finds_its_splits(tmp_path: Path) -> None:
         ("{split}/*.png", "{split}/*.jpg"), ("masks/{split}/*.png",), {"val": "validation"}, ("train", "val")
     )
     write_files(tmp_path, "validation/2.png", "validation/1.jpg", "val/3.png", "masks/validation/1.png", "test/4.png")
-    assert set(layout.find_images(tmp_path, "val")) == {"1", "2"}
-    assert set(layout.find_labels(tmp_path, "val")) == {"1"}
-    assert layout.find_images(tmp_path, "train") == {} == layout.find_images(tmp_path, "test")
-    assert layout.describe("val") == ("validation/*.png or validation/*.jpg", "masks/validation/*.png")
+    assert set(layout.find(tmp_path, layout.images, "val")) == {"1", "2"}
+    assert set(layout.find(tmp_path, layout.labels, "val")) == {"1"}
+    assert layout.find(tmp_path, layout.images, "train") == {} == layout.find(tmp_path, layout.images, "test")
+    assert layout.fill(layout.images, "val") == ["validation/*.png", "validation/*.jpg"]
     assert layout.lies_in(tmp_path) and not layout.lies_in(tmp_path / "validation")
     write_files(tmp_path / "other", "test/1.png")
     assert not layout.lies_in(tmp_path / "other")  # it has no split of that name
@@ -183,40 +182,21 @@ def test_broken_pairs_are_left_out_on_request_and_reported(tmp_path: Path) -> No
     assert [batch["name"] for batch in loader] == [["a"], ["d"], ["f"], ["h"]]
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("c", r"images/test/c\.png \(\d+ bytes\) cannot be decoded"),
-        ("e", r"e\.png: the image has 50x37 pixels \(WxH\), its labels have 50x36: expected the same size"),
-        ("g", r"g\.png: the labels hold the ids 19, 200, expected only 0-18, 255"),
-    ],
-)
-def test_broken_pairs_are_errors_where_they_are_read(tmp_path: Path, name: str, message: str) -> None:
-    damage(write_small(tmp_path, "abcdefgh"))
-    write_small(tmp_path, "b")
-    dataset = SmallDataModule(str(tmp_path)).open()
-    with pytest.raises(DataError, match=message):
-        dataset["abcdefgh".index(name)]
-    assert dataset[0]["name"] == "a"
-
-
 @pytest.mark.parametrize("num_threads", [None, 1])
 def test_pairs_are_checked_in_order_and_their_pixels_counted(tmp_path: Path, num_threads: int | None) -> None:
     write_small(tmp_path, "abcdefgh")
     dataset = SmallDataModule(str(tmp_path)).open()
     damage(tmp_path)
-    checked = list(check_dataset(dataset, num_threads=num_threads))
-    assert [found.name for found in checked] == list("abcdefgh")
-    problems = {found.name: [problem.kind for problem in found.problems] for found in checked if found.problems}
+    checked = dict(zip("abcdefgh", check_dataset(dataset, num_threads=num_threads), strict=True))
+    for name, found in checked.items():
+        assert list(found.digests.values()) == [name] * (name != "c") and len(found.sizes) == (name != "c")
+        values, counts = np.unique(IDS[1:] if name == "e" else IDS, return_counts=True)
+        if name not in "bg":
+            assert found.ids == {"PNG gray": dict(zip(values.tolist(), counts.tolist(), strict=True))}
+    problems = {name: [problem.kind for problem in found.problems] for name, found in checked.items() if found.problems}
     assert problems == {"b": ["missing"], "c": ["unreadable"], "e": ["size"], "g": ["id"]}
-    for found in checked:
-        values, counts = np.unique(IDS[1:] if found.name == "e" else IDS, return_counts=True)
-        if found.name not in "bg":
-            assert found.ids == dict(zip(values.tolist(), counts.tolist(), strict=True))
-            assert found.labels == Header("PNG gray", (len(IDS) - (found.name == "e"), IDS.shape[1]))
-        assert (found.image is None) == (found.name == "c"), found
-    assert not checked[1].ids and sum(checked[6].ids.values()) == IDS.size
-    assert [found.name for found in check_dataset(dataset, [5, 0, 2])] == ["f", "a", "c"]
+    assert not checked["b"].ids and checked["g"].all_ids.total() == IDS.size
+    assert [list(found.digests.values()) for found in check_dataset(dataset, [5, 0, 2])] == [["f"], ["a"], []]
 
 
 def test_samples_are_the_files_to_the_bit(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from datamodules.base import DataError, ProtocolError
 from datamodules.folder import FolderDataModule
 from datamodules.labels import CITYSCAPES_COLOURS
 from datamodules.reading.dataset import look_at
-from datamodules.reading.tables import list_colours
+from datamodules.reading.own_labels import list_colours
 from main import main
 from tests.datamodules.own import (
     CAMVID,
