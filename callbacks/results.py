@@ -17,12 +17,11 @@ from callbacks.blended_norm import list_faults
 from callbacks.method import require_segmentation
 from callbacks.method_search import list_searches
 from callbacks.predictions import OUTPUTS, Output, Predictions
-from callbacks.report.dashboard import log_dashboard
+from callbacks.report.figures import draw_reliability, encode_figure
+from callbacks.report.gallery import RunPictures
+from callbacks.report.page import write_report, write_training_report
 from callbacks.report.panels import find_palette
-from callbacks.report.reliability import draw_reliability, encode_figure
-from callbacks.report.run_pictures import RunPictures
 from callbacks.report.summary import summarize_records
-from callbacks.report.write import write_report, write_training_report
 from callbacks.run.folder import RECORDS, RELIABILITY, SUMMARY, set_aside
 from callbacks.run.processes import all_or_none
 from callbacks.run.records import (
@@ -358,7 +357,9 @@ class Results(Callback):
                 rank_zero_info(f"Report: {write_report(root)}")
             for logger in trainer.loggers:
                 if isinstance(logger, WandbLogger):
-                    log_dashboard(logger.experiment, root, scored.class_names)
+                    from callbacks.report.dashboard import log_dashboard  # loads wandb
+
+                    log_dashboard(logger.experiment, root)
         except Exception as error:  # the scores are on disk, and a run that was interrupted says why by itself
             rank_zero_warn(
                 f"{root}: report or dashboard could not be made ({type(error).__name__}: {error}). The results are "

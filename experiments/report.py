@@ -5,8 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from callbacks.report.page import write_report, write_training_report
 from callbacks.report.run_data import has_results
-from callbacks.report.write import write_report, write_training_report
 from experiments.command_line import to_path
 
 

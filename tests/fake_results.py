@@ -72,7 +72,7 @@ def write_results(
     """
     folder.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(0)
-    palette, gallery = make_palette(len(CLASSES)), Gallery(folder, first)
+    gallery = Gallery(folder, first, make_palette(len(CLASSES)))
     records: list[dict[str, Any]] = []
     gains: dict[tuple[str, str], float] = {}
     for place, domain in enumerate(domains):
@@ -92,8 +92,8 @@ def write_results(
             gain = gains[domain, record["name"]] = gain_of_image(record)
             image = make_images(1, *size, seed=100 * place + number)[0]
             if first:
-                shown = before if baseline else None
-                gallery.add(domain, record["name"], gain, image, truth, shown, after, palette)
+                shown = {"baseline": before} if baseline else {}
+                gallery.add(domain, record["name"], gain, image, {"truth": truth, **shown, "prediction": after})
     gallery.trim(gains)
     (folder / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     data = {domain: {"domain": domain, "images": expected or images, "root": None} for domain in domains}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from callbacks.report.write import write_report
+from callbacks.report.page import write_report
 from tests.browser import MISSING, list_requests, open_browser, open_page, set_size, wait_for_pictures
 from tests.fake_results import make_search, write_results
 

@@ -21,7 +21,7 @@ PROGRAM = f"""
 import os, sys, time
 sys.path.insert(0, {str(ROOT)!r})
 from callbacks.run.processes import run_to_end
-from callbacks.report.run_pictures import RunPictures
+from callbacks.report.gallery import RunPictures
 from datamodules.base import DataError
 from datamodules.street_scenes import StreetScenesDataModule
 from lightning_modules.segmentation import SegmentationModule

@@ -1,12 +1,20 @@
 """Which figures show a run: one list, which the page draws one domain at a time and the dashboard all together."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
-from callbacks.report.figures import draw_classes, draw_differences, draw_domains, draw_losses, draw_times
-from callbacks.report.reliability import draw_reliability, is_scored
+from callbacks.report.figures import (
+    draw_classes,
+    draw_differences,
+    draw_domains,
+    draw_losses,
+    draw_reliability,
+    draw_times,
+    is_scored,
+)
 from callbacks.report.run_data import BASELINE, RunData
 from callbacks.report.search_figure import draw_search
 
@@ -22,7 +30,7 @@ class Chart(NamedTuple):
         draw: Draws `values`, or those of one domain.
         values: What is drawn, by domain unless `is_whole`; empty if there is nothing to show.
         caption: Below the figure.
-        is_whole: Whether the page shows all domains in one figure too.
+        is_whole: Whether the page shows all domains in one figure too; single ones fit on narrow screens.
     """
 
     name: str
@@ -33,32 +41,33 @@ class Chart(NamedTuple):
     is_whole: bool = False
 
     def draw_parts(self) -> list[Figure]:
-        """Draws what the page shows; single domains fit on narrow screens."""
+        """Draws what the page shows."""
         parts = [self.values] if self.is_whole else [{name: value} for name, value in self.values.items()]
         return [self.draw(part) for part in parts]
 
 
-def list_charts(data: RunData) -> list[Chart]:
-    """Lists the figures of a run in the order of the page; those that would show nothing are left out."""
+def list_charts(data: RunData) -> dict[str, Chart]:
+    """Lists the figures of a run by name, in the order of the page; those that would show nothing are left out."""
     domains = data.domains.values()
     mious = {
         BASELINE: {d.name: d.scores["baseline_miou"] for d in domains if d.has_baseline},
         data.label: {d.name: d.scores["miou"] for d in domains},
     }
+    gains = {d.name: d.gains for d in domains}
     classes = {d.name: drop_empty({BASELINE: d.baseline_iou, data.label: d.scores["iou"]}) for d in domains}
-    losses = {d.name: [row.losses for row in d.rows if row.losses] for d in domains}
-    times = {d.name: [row.milliseconds for row in d.rows] for d in domains}
     calibrations = {d.name: d.scores for d in domains if is_scored(d.scores)}
+    losses = {d.name: [steps for row in d.rows if (steps := row.adaptation.get("losses"))] for d in domains}
+    times = {d.name: [row.milliseconds for row in d.rows] for d in domains}
     charts = [
         Chart("miou", "Gains", draw_domains, drop_empty(mious), "Mean IoU per domain", is_whole=True),
-        Chart("difference", "Gains", draw_differences, drop_empty({d.name: d.gains for d in domains}), FIGURE_10),
+        Chart("difference", "Gains", draw_differences, drop_empty(gains), FIGURE_10),
         Chart("search", "Search", draw_search, data.search or {}, is_whole=True),
-        Chart("class_iou", "Classes", lambda values: draw_classes(values, data.colours), classes),
+        Chart("class_iou", "Classes", partial(draw_classes, colours=data.colours), classes),
         Chart("reliability", "Calibration", draw_reliability, calibrations),
         Chart("loss_per_step", "Steps", draw_losses, drop_empty(losses)),
         Chart("milliseconds", "Time", draw_times, drop_empty(times)),
     ]
-    return [chart for chart in charts if chart.values]
+    return {chart.name: chart for chart in charts if chart.values}
 
 
 def drop_empty(values: Mapping[str, Any]) -> dict[str, Any]:

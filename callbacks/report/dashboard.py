@@ -1,17 +1,26 @@
 """What a Weights & Biases run shows of a results folder: scores, charts, class masks; all of it works offline."""
 
+import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from callbacks.report.run_data import RunData, read_run
+import numpy as np
+import wandb
+from PIL import Image
+
+from callbacks.report.charts import list_charts
+from callbacks.report.figures import encode_figure, list_steps
+from callbacks.report.run_data import BASELINE, ImageRow, RunData, read_run
+from callbacks.report.search_figure import format_value
+from lightning_modules.metrics import IGNORED
 
 ROOT = "results"  # all keys begin with it
 ORIGIN = ("commit", "selection", "method", "checkpoint", "complete", "device", "precision", "temperature")
 
 
-def log_dashboard(run: Any, folder: Path, class_names: Sequence[str] | None = None) -> None:
+def log_dashboard(run: Any, folder: Path) -> None:
     """Logs the scores, figures and pictures of a results folder to a run.
 
     Scores are summary values ``results/DOMAIN/miou`` and so on, of all domains ``results/mean/miou``; commit and
@@ -21,23 +30,18 @@ def log_dashboard(run: Any, folder: Path, class_names: Sequence[str] | None = No
     Args:
         run: A run of Weights & Biases, offline or not.
         folder: Of a test or validate run; what is missing in there is left out.
-        class_names: K names; those in the folder if None.
 
     Raises:
         FileNotFoundError: If there are no scores in the folder.
     """
-    from callbacks.report.media import collect_media  # loads wandb
-
     data = read_run(folder)
-    if class_names is not None and len(class_names) == len(data.class_names):
-        data.class_names = list(class_names)
     origin = {key: data.summary.get(key) for key in ORIGIN} | {"images": data.images}
     run.config.update({"provenance": origin}, allow_val_change=True)
     for key, value in list_scores(data).items():
         run.summary[f"{ROOT}/{key}"] = value
-    entries = {f"{ROOT}/{key}": value for key, value in collect_media(data).items()}
+    entries = collect_charts(data) | collect_pictures(data)
     if entries:
-        run.log(entries)
+        run.log({f"{ROOT}/{key}": value for key, value in entries.items()})
 
 
 def list_scores(data: RunData) -> dict[str, float]:
@@ -51,3 +55,136 @@ def list_scores(data: RunData) -> dict[str, float]:
         classes = {f"iou/{label}": value for label, value in domain.scores["iou"].items()}
         scores |= {f"{name}/{key}": value for key, value in (domain.numbers | counts | classes).items()}
     return {key: value for key, value in scores.items() if value is not None and not math.isnan(value)}
+
+
+def collect_charts(data: RunData) -> dict[str, Any]:
+    """Returns all figures as pictures, and what they are drawn from as histograms, tables and charts, by key."""
+    entries: dict[str, Any] = {}
+    for name, chart in list_charts(data).items():
+        picture = Image.open(io.BytesIO(encode_figure(chart.draw(chart.values))))
+        entries[f"{name}_figure"] = wandb.Image(picture)
+        match name:
+            case "difference" | "milliseconds":
+                for domain, values in chart.values.items():
+                    entries[f"{name}/{domain}"] = wandb.Histogram(values)
+            case "class_iou":
+                entries |= show_classes(data, chart.values)
+            case "reliability":
+                entries[name] = tabulate_bins(chart.values)
+            case "loss_per_step":
+                entries[name] = plot_losses(chart.values)
+            case "search":
+                entries |= show_search(chart.values)
+    return entries
+
+
+def show_classes(data: RunData, classes: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, Any]:
+    """Returns the IoU by domain, method and class as a table and as a bar chart; absent classes have no number."""
+    labels = [BASELINE, data.label] if data.method else [data.label]
+    rows: list[list[Any]] = []
+    bars: list[list[Any]] = []
+    for domain, methods in classes.items():
+        for name in methods[data.label]:
+            values = [blank_nan(methods.get(label, {}).get(name)) for label in labels]
+            rows.append([domain, name, *values])
+            named = zip(labels, values, strict=True)
+            bars += [[f"{domain}: {name} ({label})", value] for label, value in named if value is not None]
+    table = wandb.Table(columns=["class", "IoU (%)"], data=bars)
+    return {
+        "class_iou": wandb.Table(columns=["domain", "class", *labels], data=rows),
+        "class_iou_bars": wandb.plot.bar(table, "class", "IoU (%)", title=f"IoU per class, {data.label}"),
+    }
+
+
+def tabulate_bins(summaries: Mapping[str, Mapping[str, Any]]) -> wandb.Table:
+    """Makes a table with a line per domain and bin of confidence, in percent."""
+    columns: list[str | int] = ["domain", "confidence up to (%)", "pixels", "mean confidence (%)", "accuracy (%)"]
+    table = wandb.Table(columns=columns)
+    for domain, summary in summaries.items():
+        bins = summary["reliability"]
+        lines = zip(bins["pixels"], bins["confidence"], bins["accuracy"], strict=True)
+        for number, (pixels, confidence, accuracy) in enumerate(lines, start=1):
+            upper = 100 * number / len(bins["pixels"])
+            table.add_data(domain, upper, pixels, blank_nan(confidence, 100), blank_nan(accuracy, 100))
+    return table
+
+
+def plot_losses(losses: Mapping[str, Sequence[Sequence[float]]]) -> Any:
+    """Makes a line chart of the mean loss before each step, a line per domain."""
+    means = [[float(np.mean(values)) for values in list_steps(images)] for images in losses.values()]
+    return wandb.plot.line_series(
+        xs=[list(range(1, len(mean) + 1)) for mean in means],
+        ys=means,
+        keys=list(losses),
+        title="Loss before each step, mean over images",
+        xname="step",
+    )
+
+
+def show_search(search: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the search on the development set as a table and, over one parameter, as a line chart."""
+    parameters, rows = search["parameters"], []
+    for point in search["points"]:
+        values = [point["values"][name] for name in parameters]
+        plain = [value if isinstance(value, int | float) else format_value(value) for value in values]
+        rows.append([*plain, point["miou"]])
+    table = wandb.Table(columns=[*parameters, "mean IoU (%)"], data=rows, allow_mixed_types=True)
+    if len(parameters) > 1:
+        return {"search": table}
+    line = wandb.plot.line(table, parameters[0], "mean IoU (%)", title=f"Search of {parameters[0]}")
+    return {"search": table, "search_line": line}
+
+
+def collect_pictures(data: RunData) -> dict[str, Any]:
+    """Returns the images in the gallery with masks, by domain, and as tables: all of them, the best, and the worst."""
+    layers = {"truth": "truth", "baseline": BASELINE, "prediction": data.label}
+    if not data.method:
+        del layers["baseline"]
+    entries: dict[str, Any] = {}
+    tables: dict[str, list[ImageRow]] = {"images": [], "best": [], "worst": []}
+    for name, domain in data.domains.items():
+        shown = [row for row in domain.rows if data.pictures(row)]
+        if shown:
+            entries[f"pictures/{name}"] = [mask_picture(data, row, layers) for row in shown]
+        for rows, chosen in zip(tables.values(), (shown, *domain.rank()), strict=True):
+            rows += filter(data.pictures, chosen)
+    return entries | {name: tabulate_pictures(data, rows, layers) for name, rows in tables.items() if rows}
+
+
+def mask_picture(data: RunData, row: ImageRow, layers: Mapping[str, str]) -> wandb.Image:
+    """Returns the photograph of an image with masks.
+
+    Args:
+        data: Of the run.
+        row: Of the image.
+        layers: Titles of its label maps; those that are not there are left out.
+    """
+    paths = data.pictures(row)
+    labels = {**dict(enumerate(data.class_names)), IGNORED: "ignored"}
+    masks = {
+        title: {"mask_data": np.asarray(Image.open(paths[layer])), "class_labels": labels}
+        for layer, title in layers.items()
+        if layer in paths
+    }
+    return wandb.Image(str(paths["image"]), masks=masks or None, caption=row.name)
+
+
+def tabulate_pictures(data: RunData, rows: Iterable[ImageRow], layers: Mapping[str, str]) -> wandb.Table:
+    """Makes a table of image | truth | t-BN | method, with masks over the photograph, and the scores of each image."""
+    scores = {"baseline_miou": f"mIoU {BASELINE}", "miou": f"mIoU {data.label}", "gain": "delta"}
+    if not data.method:
+        scores = {"miou": scores["miou"]}
+    table = wandb.Table(columns=["domain", "name", "image", *layers.values(), *scores.values()])
+    for row in rows:
+        masked = [
+            mask_picture(data, row, {layer: title}) if layer in data.pictures(row) else None
+            for layer, title in layers.items()
+        ]
+        values = [blank_nan(getattr(row, key)) for key in scores]
+        table.add_data(row.domain, row.name, mask_picture(data, row, {}), *masked, *values)
+    return table
+
+
+def blank_nan(value: float | None, factor: float = 1.0) -> float | None:
+    """Returns a number times a factor, or None for NaN and None: tables leave the cell empty then."""
+    return None if value is None or math.isnan(value) else factor * value

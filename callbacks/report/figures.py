@@ -1,7 +1,10 @@
 """The figures of a run, from plain values: for the report, the dashboard and the tables. Nothing here knows pyplot."""
 
+import io
 import math
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -10,10 +13,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-METHOD, BASELINE = (matplotlib.colormaps["viridis"](place) for place in (0.62, 0.25))
+viridis = matplotlib.colormaps["viridis"]
+METHOD, BASELINE = viridis(0.62), viridis(0.25)
 COLOURS = (BASELINE, METHOD)  # of one or two series, the method last
+ACCURACY, GAP, SHARE = viridis(0.3), viridis(0.9), viridis(0.5)
 WIDTH, HEIGHT = 3.6, 2.7  # inches per panel
 LEFT, RIGHT, ABOVE, BELOW, FOOT = 0.62, 0.15, 0.48, 0.52, 0.28  # margins of a panel; for a legend
+COLUMNS = 4  # panels in a line
 SMALL = 8  # points
 styled = matplotlib.rc_context(
     {
@@ -41,8 +47,7 @@ def draw_differences(differences: Values) -> Figure:
     """
     figure, panels = make_panels(list(differences))
     largest = max((abs(value) for values in differences.values() for value in values), default=1.0)
-    width = choose_width(largest, 12)
-    edges = (width * np.arange(-math.ceil(largest / width), math.ceil(largest / width) + 1)).tolist()
+    edges = MaxNLocator(24, steps=[1, 2, 5, 10]).tick_values(-largest, largest)
     for axes, (domain, values) in zip(panels, differences.items(), strict=True):
         worse, better = [value for value in values if value < 0], [value for value in values if value >= 0]
         for part, colour in ((worse, BASELINE), (better, METHOD)):
@@ -65,7 +70,7 @@ def draw_domains(series: Mapping[str, Mapping[str, float]]) -> Figure:
     domains = list(dict.fromkeys(domain for values in series.values() for domain in values))
     figure, (axes,) = make_panels([""], width=max(WIDTH, 0.9 + 0.8 * len(domains)), foot=FOOT)
     for number, (label, values) in enumerate(series.items()):
-        places, size = place_bars(number, len(series), domains)
+        places, size = place_bars(number, len(series), len(domains))
         heights = [values.get(domain, math.nan) for domain in domains]
         bars = axes.bar(places, heights, 0.94 * size, color=COLOURS[number - len(series)], label=label)
         axes.bar_label(bars, fmt="%.1f", fontsize=SMALL, padding=1)
@@ -89,8 +94,8 @@ def draw_classes(
         colours: By class (R, G, B) in 0 to 255, drawn beside its name.
     """
     shown = {domain: list_present(series) for domain, series in classes.items()}
-    most = max((len(series) for series in classes.values()), default=1)
-    longest = max((len(names) for names in shown.values()), default=1)
+    most = max(len(series) for series in classes.values())
+    longest = max(len(names) for names in shown.values())
     letters = max((len(shorten(name, 18)) for names in shown.values() for name in names), default=1)
     figure, panels = make_panels(
         list(classes),
@@ -102,7 +107,7 @@ def draw_classes(
     for axes, (domain, series) in zip(panels, classes.items(), strict=True):
         names = shown[domain]
         for number, (label, values) in enumerate(series.items()):
-            places, size = place_bars(number, len(series), names)
+            places, size = place_bars(number, len(series), len(names))
             lengths = [values[name] for name in names]
             axes.barh(places, lengths, 0.92 * size, color=COLOURS[number - len(series)], label=label)
         axes.set_yticks(range(len(names)), [shorten(name, 18) for name in names])
@@ -111,10 +116,24 @@ def draw_classes(
         if colours:
             axes.tick_params(axis="y", length=0, pad=14)
             for index, name in enumerate(names):
-                draw_swatch(axes, index, colours.get(name, (128, 128, 128)))
+                draw_swatch(axes, index, colours[name])
     if most > 1:
         add_legend(figure, max(panels, key=lambda axes: len(axes.containers)))
     return figure
+
+
+def list_present(series: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Returns the classes that have an IoU with one method or more, in order."""
+    names = next(iter(series.values()))
+    return [name for name in names if any(not math.isnan(values[name]) for values in series.values())]
+
+
+def draw_swatch(axes: Axes, index: int, colour: Sequence[int]) -> None:
+    """Draws the colour of a class between its name and the bars."""
+    face = tuple(max(1, channel) / 255 for channel in colour)  # not quite black, which is the colour of ink
+    swatch = Rectangle((-0.06, index - 0.3), 0.045, 0.6, facecolor=face, edgecolor="gray", linewidth=0.5)
+    swatch.set(transform=axes.get_yaxis_transform(), clip_on=False)
+    axes.add_patch(swatch)
 
 
 @styled
@@ -144,10 +163,11 @@ def draw_losses(losses: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
     """
     figure, panels = make_panels(list(losses))
     for axes, (domain, images) in zip(panels, losses.items(), strict=True):
-        mean, low, high = summarize_losses(images)
-        steps = range(1, len(mean) + 1)
-        axes.fill_between(steps, low, high, color=METHOD, alpha=0.3, linewidth=0, label="middle half of the images")
-        axes.plot(steps, mean, color=METHOD, marker="o", markersize=3.5, label="mean")
+        steps = list_steps(images)
+        numbers = range(1, len(steps) + 1)
+        low, high = ([np.quantile(values, share) for values in steps] for share in (0.25, 0.75))
+        axes.fill_between(numbers, low, high, color=METHOD, alpha=0.3, linewidth=0, label="middle half of the images")
+        axes.plot(numbers, np.array([np.mean(v) for v in steps]), "o-", color=METHOD, markersize=3.5, label="mean")
         axes.set_title(f"{shorten(domain)}\n{sum(len(image) > 0 for image in images)} images")
         axes.set_xlabel("step")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -156,13 +176,76 @@ def draw_losses(losses: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
     return figure
 
 
-def summarize_losses(images: Sequence[Sequence[float]]) -> tuple[list[float], list[float], list[float]]:
-    """Returns mean, lower and upper quartile of the loss before each step, over the images that took the step."""
-    longest = max((len(image) for image in images), default=0)
-    steps = [[image[step] for image in images if len(image) > step] for step in range(longest)]
-    mean = [float(np.mean(losses)) for losses in steps]
-    low, high = ([float(np.quantile(losses, share)) for losses in steps] for share in (0.25, 0.75))
-    return mean, low, high
+def list_steps(images: Sequence[Sequence[float]]) -> list[list[float]]:
+    """Returns for each step the losses before it of the images that took it."""
+    return [[loss for loss in losses if loss is not None] for losses in zip_longest(*images)]
+
+
+def is_scored(summary: Mapping[str, Any]) -> bool:
+    """Returns whether a domain has a labelled pixel; results of earlier versions do not say."""
+    return any(summary.get("reliability", {}).get("pixels", []))
+
+
+@styled
+def draw_reliability(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Draws accuracy over confidence and the share of pixels per bin, for each domain.
+
+    Args:
+        summaries: By domain ``ece`` in percent and ``reliability``, see `Scores.summarize`, as results.json holds them.
+            Domains without a labelled pixel are left out; one at least has some.
+
+    Returns:
+        The figure; for each domain its axes of accuracy, then its axes of shares.
+
+    Source: Guo et al. (2017), Sec. 2 and Fig. 1; paper, Sec. 5 (ECE).
+    """
+    scored = {domain: summary for domain, summary in summaries.items() if is_scored(summary)}
+    columns, lines = min(len(scored), COLUMNS), math.ceil(len(scored) / COLUMNS)
+    legend_columns = 1 if columns == 1 else 3  # three are wider than one domain
+    size = (2.9 * columns + 0.4, 3.6 * lines + 0.6 / legend_columns + 0.2)
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.add_gridspec(2 * lines, columns, height_ratios=[3, 1] * lines)
+    for number, (domain, summary) in enumerate(scored.items()):
+        line, column = divmod(number, COLUMNS)
+        accuracy = figure.add_subplot(grid[2 * line, column])
+        share = figure.add_subplot(grid[2 * line + 1, column], sharex=accuracy)
+        draw_bins(accuracy, share, summary["reliability"])
+        name = domain.replace("$", r"\$")  # no formula begins there
+        accuracy.set_title(f"{name}\nECE {summary['ece']:.1f} %")
+        if column == 0:
+            accuracy.set_ylabel("accuracy (%)")
+            share.set_ylabel("pixels (%)")
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=legend_columns)
+    return figure
+
+
+def draw_bins(accuracy: Axes, share: Axes, reliability: Mapping[str, list[Any]]) -> None:
+    """Draws one domain, in percent; empty bins stay empty.
+
+    Args:
+        accuracy: Gets a bar of accuracy per bin and a bar of the gap from there to the mean confidence.
+        share: Gets a bar of the share of all pixels per bin.
+        reliability: Lists of ``pixels``, ``confidence`` and ``accuracy`` per bin.
+    """
+    pixels = np.array(reliability["pixels"])
+    filled = np.flatnonzero(pixels)
+    right, confident = (100 * np.array(reliability[key], dtype=float)[filled] for key in ("accuracy", "confidence"))
+    width = 100 / len(pixels)
+    places = (filled + 0.5) * width
+    accuracy.bar(places, right, 0.92 * width, color=ACCURACY, label="accuracy")
+    gaps: dict[str, Any] = {
+        "facecolor": (*GAP[:3], 0.35),
+        "edgecolor": GAP,
+        "hatch": "////",
+        "label": "gap to the mean confidence",
+    }
+    accuracy.bar(places, confident - right, 0.92 * width, bottom=right, **gaps)
+    accuracy.plot([0, 100], [0, 100], "--", color="black", linewidth=1, label="perfect calibration")
+    accuracy.set(xlim=(0, 100), ylim=(0, 100))
+    accuracy.tick_params(labelbottom=False)
+    share.bar(places, 100 * pixels[filled] / pixels.sum(), 0.92 * width, color=SHARE)
+    share.set_xlabel("confidence (%)")
 
 
 @styled
@@ -181,7 +264,7 @@ def draw_training(curves: Mapping[str, Sequence[tuple[float, float]]]) -> Figure
         axes.set_ylabel(LABELS[name], fontsize=9)
         axes.tick_params(labelsize=SMALL)
         if name == MIOU_NAME:
-            step, best = place_best(points)
+            step, best = max(points, key=lambda point: point[1])
             axes.plot([step], [best], "*", color="black", markersize=11)
             place = {"xytext": (0, -16), "textcoords": "offset points", "ha": "center", "va": "center"}
             axes.annotate(f"{best:.1f} %", (step, best), fontsize=SMALL, **place)
@@ -189,43 +272,17 @@ def draw_training(curves: Mapping[str, Sequence[tuple[float, float]]]) -> Figure
     return figure
 
 
-def place_best(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Returns the point (step, value) of the largest value, the first if several have it."""
-    return max(points, key=lambda point: (point[1], -point[0]))
-
-
-def place_bars(number: int, count: int, names: Sequence[str]) -> tuple[list[float], float]:
+def place_bars(number: int, count: int, names: int) -> tuple[np.ndarray, float]:
     """Returns the places and the width of the bars of a series, beside those of the others for the same names."""
     size = 0.8 / count
-    return [index - 0.4 + (number + 0.5) * size for index in range(len(names))], size
-
-
-def list_present(series: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """Returns the classes that have an IoU with one method or more, in order."""
-    names = next(iter(series.values()))
-    return [name for name in names if any(not math.isnan(values[name]) for values in series.values())]
-
-
-def choose_width(largest: float, bins: int) -> float:
-    """Returns a round width (1, 2 or 5 times a power of ten) of which about `bins` reach a value."""
-    raw = max(largest, 1e-6) / bins
-    power = 10 ** math.floor(math.log10(raw))
-    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
-
-
-def draw_swatch(axes: Axes, index: int, colour: Sequence[int]) -> None:
-    """Draws the colour of a class between its name and the bars."""
-    face = tuple(max(1, channel) / 255 for channel in colour)  # not quite black, which is the colour of ink
-    swatch = Rectangle((-0.06, index - 0.3), 0.045, 0.6, facecolor=face, edgecolor="gray", linewidth=0.5)
-    swatch.set(transform=axes.get_yaxis_transform(), clip_on=False)
-    axes.add_patch(swatch)
+    return np.arange(names) - 0.4 + (number + 0.5) * size, size
 
 
 def make_panels(
     names: Sequence[str],
     width: float = WIDTH,
     height: float = HEIGHT,
-    columns: int = 4,
+    columns: int = COLUMNS,
     left: float = LEFT,
     foot: float = 0.0,
 ) -> tuple[Figure, list[Axes]]:
@@ -270,3 +327,10 @@ def shorten(text: str, letters: int = 40) -> str:
 def format_milliseconds(value: float) -> str:
     """Writes a time in milliseconds: with a decimal where it counts."""
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def encode_figure(figure: Figure) -> bytes:
+    """Encodes a figure as PNG."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=120)
+    return file.getvalue()

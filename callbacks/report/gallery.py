@@ -1,28 +1,91 @@
-"""The pictures that a report shows: of each domain the first images, and those that gained and lost most.
+"""What a run draws while its images pass by: panels of the first images, and the gallery of its report.
 
-An image is up to four files in `gallery/DOMAIN/`: `NAME.truth.png`, `NAME.baseline.png` and `NAME.prediction.png`,
-8-bit PNGs of train ids with the palette of the classes (255 where ignored), and `NAME.image.jpg`, which is written last
-and deleted first: where it is, the image is whole.
+The gallery holds of each domain the first images, and those that gained and lost most. An image is up to four files in
+`gallery/DOMAIN/`: `NAME.truth.png`, `NAME.baseline.png` and `NAME.prediction.png`, 8-bit PNGs of train ids with the
+palette of the classes (255 where ignored), and `NAME.image.jpg`, which is written last and deleted first: where it is,
+the image is whole.
 """
 
+import io
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+from pytorch_lightning import Trainer
 from torch import Tensor
 
-from callbacks.report.panels import encode_jpeg, encode_png, fit_labels, restore_photograph
-from callbacks.report.summary import rank_extremes
-from callbacks.run.folder import GALLERY
+from callbacks.report.panels import draw_panel, encode_jpeg, encode_png, fit_labels, restore_photograph
+from callbacks.report.summary import gain_of_image, rank_extremes
+from callbacks.run.folder import GALLERY, PANELS, RunFolder
 from callbacks.run.records import shorten_name, write_file
 
 MAX_WIDTH = 1024  # pixels; wider pictures would make reports of a hundred images large
 ENDINGS = {"truth": ".truth.png", "baseline": ".baseline.png", "prediction": ".prediction.png", "image": ".image.jpg"}
 
 Key = tuple[str, str]  # domain and name of an image
+
+
+class RunPictures:
+    """Draws `panels/DOMAIN/NAME.png` and keeps the gallery.
+
+    Args:
+        folder: Of the run.
+        trainer: Of the run: its processes share the panels.
+        panels: How many images per domain and process get a panel, and how many of the first are in the gallery.
+        gallery: Whether there is a gallery.
+        palette: (256, 3) uint8 RGB.
+    """
+
+    def __init__(self, folder: RunFolder, trainer: Trainer, panels: int, gallery: bool, palette: np.ndarray) -> None:
+        self._root = folder.root
+        self._palette = palette
+        self._panels = panels
+        self._drawn = folder.count_panels()
+        self._trainer = trainer
+        self._left: dict[str, int] = {}
+        self._gallery = Gallery(folder.root, panels, palette) if gallery else None
+
+    def draw(
+        self, image: Tensor, truth: Tensor, baseline: Tensor | None, prediction: Tensor, record: Mapping[str, Any]
+    ) -> None:
+        """Draws an image, where it is among those to be drawn.
+
+        Args:
+            image: (3, H, W) float, normalised.
+            truth: (H', W') int64 train ids, 255 where ignored.
+            baseline: (K, h, w) probabilities of the unadapted network, or None if it was not scored.
+            prediction: (K, h, w) probabilities.
+            record: Of the image.
+        """
+        domain, name = record["domain"], record["name"]
+        maps = {"truth": truth, "baseline": baseline, "prediction": prediction}
+        there = {layer: labels for layer, labels in maps.items() if labels is not None}
+        if self._gallery is not None:
+            self._gallery.add(domain, name, gain_of_image(record), image, there)
+        if self._count_left(domain) > 0:
+            self._left[domain] -= 1
+            shown = [labels for layer, labels in there.items() if layer != "truth"]
+            file = io.BytesIO()
+            draw_panel(image, truth, shown, self._palette).save(file, "PNG")
+            write_file(self._root / PANELS / domain / f"{shorten_name(name)}.png", file.getvalue())
+
+    def trim(self, records: Iterable[Mapping[str, Any]]) -> bool:
+        """Leaves the pictures that the report shows; returns whether there is a gallery."""
+        if self._gallery is not None:
+            self._gallery.trim({(record["domain"], record["name"]): gain_of_image(record) for record in records})
+        return self._gallery is not None
+
+    def _count_left(self, domain: str) -> int:
+        """Returns how many panels of a domain this process may still draw."""
+        if domain not in self._left:
+            processes, rank = self._trainer.world_size, self._trainer.global_rank
+            left = max(0, self._panels * processes - self._drawn.get(domain, 0))
+            self._left[domain] = (left + processes - 1 - rank) // processes
+        return self._left[domain]
 
 
 class Gallery:
@@ -36,53 +99,40 @@ class Gallery:
     Args:
         root: Folder of the run; pictures lie in its `gallery`.
         first: How many images per domain are kept as they come.
+        palette: (256, 3) uint8 RGB.
     """
 
-    def __init__(self, root: Path, first: int) -> None:
+    def __init__(self, root: Path, first: int, palette: np.ndarray) -> None:
         self.root = root
         self.first = first
+        self.palette = palette
         self._kept: defaultdict[str, dict[str, float]] = defaultdict(dict)  # scores by domain and name, as they come
 
-    def wants(self, domain: str, name: str, score: float) -> bool:
-        """Returns whether an image would be kept; one whose score is NaN is neither good nor bad."""
-        return name in choose_images({**self._kept[domain], name: score}, self.first)
-
-    def add(
-        self,
-        domain: str,
-        name: str,
-        score: float,
-        image: Tensor,
-        truth: Tensor,
-        baseline: Tensor | None,
-        prediction: Tensor,
-        palette: np.ndarray,
-    ) -> None:
-        """Writes the pictures of an image that it `wants`, and deletes those of one that is not extreme any more.
+    def add(self, domain: str, name: str, score: float, image: Tensor, maps: Mapping[str, Tensor]) -> None:
+        """Writes the pictures of an image if it is to be kept, and deletes those of one that is not any more.
 
         Args:
             domain: Of the image.
             name: Of the image; slashes make folders.
-            score: The higher the better.
+            score: The higher the better; an image of NaN is neither good nor bad.
             image: (3, H, W) float, normalised; the pictures get its size, or 1024 pixels in width if it is wider.
-            truth: (H', W') int64 train ids, 255 where ignored.
-            baseline: (K, h, w) probabilities of the unadapted network, or None if there is no other.
-            prediction: (K, h, w) probabilities.
-            palette: (256, 3) uint8 RGB.
+            maps: ``truth``, (H', W') int64 train ids, 255 where ignored; ``prediction``, (K, h, w) probabilities, and
+                if the unadapted network was scored ``baseline``, likewise.
         """
-        if not self.wants(domain, name, score):
+        kept = self._kept[domain]
+        chosen = choose_images({**kept, name: score}, self.first)
+        if name not in chosen:
             return
         photograph = shrink(restore_photograph(image))
         paths, size = locate_pictures(self.root, domain, name), (image.shape[-2], image.shape[-1])
-        for layer, labels in (("truth", truth), ("baseline", baseline), ("prediction", prediction)):
-            if labels is not None:
-                fitted = fit_labels(labels, size, photograph.shape[:2])
-                write_file(paths[layer], encode_png(fitted, palette))
+        for layer, labels in maps.items():
+            fitted = fit_labels(labels, size, photograph.shape[:2])
+            write_file(paths[layer], encode_png(fitted, self.palette))
         write_file(paths["image"], encode_jpeg(photograph))
-        kept = self._kept[domain]
         kept[name] = score
-        for fallen in kept.keys() - choose_images(kept, self.first):
-            delete_pictures(self.root, domain, fallen)
+        for fallen in kept.keys() - chosen:
+            for path in reversed(locate_pictures(self.root, domain, fallen).values()):
+                path.unlink(missing_ok=True)
             del kept[fallen]
 
     def trim(self, scores: Mapping[Key, float]) -> None:
@@ -129,12 +179,6 @@ def find_pictures(root: Path, domain: str, name: str) -> dict[str, Path]:
     """Returns the pictures of an image that are there, by layer; empty unless the image is whole."""
     paths = locate_pictures(root, domain, name)
     return {layer: path for layer, path in paths.items() if path.exists()} if paths["image"].exists() else {}
-
-
-def delete_pictures(root: Path, domain: str, name: str) -> None:
-    """Deletes the pictures of an image, the photograph first."""
-    for path in reversed(locate_pictures(root, domain, name).values()):
-        path.unlink(missing_ok=True)
 
 
 def shrink(photograph: np.ndarray) -> np.ndarray:

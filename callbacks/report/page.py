@@ -1,27 +1,128 @@
-"""The page that reports are made of: one HTML file that needs no network and no other file."""
+"""The reports of a run and of a training: one HTML page each, which needs no network and no other file."""
 
+import base64
+import csv
 import io
 import math
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
+from PIL import Image
 
+from callbacks.report.charts import list_charts
+from callbacks.report.figures import (
+    LOSS_NAME,
+    MIOU_NAME,
+    RATE_NAME,
+    draw_training,
+    format_milliseconds,
+)
+from callbacks.report.run_data import BASELINE, DomainData, ImageRow, RunData, name_method, read_run
+from callbacks.report.search_figure import format_value
+from callbacks.run.folder import REPORT, SEARCH
 from callbacks.run.records import write_file
+from callbacks.run.settings import flatten
 
-WIDE = 7.0  # inches
-TEMPLATE = "report.html.j2"
+TRAINING_REPORT = "training.html"
+COLUMNS = {  # of the table of scores: key, digits and sign
+    "mean IoU (%)": ("miou", 2, ""),
+    f"{BASELINE} (%)": ("baseline_miou", 2, ""),
+    "gain": ("gain", 2, "+"),
+    "accuracy (%)": ("accuracy", 2, ""),
+    "ECE (%)": ("ece", 2, ""),
+    "class-wise ECE (%)": ("classwise_ece", 2, ""),
+    "Brier": ("brier", 4, ""),
+    "NLL": ("nll", 4, ""),
+    "ms / image": ("ms_per_image", 1, ""),
+    "images": ("images", 0, ""),
+    "fallbacks": ("fallbacks", 0, ""),
+    "images worse (%)": ("worse_than_baseline", 1, ""),
+}
+LAYERS = ("image", "truth", "baseline", "prediction")
+MIME = {".jpg": "image/jpeg", ".png": "image/png"}
+WIDE = 7.0  # inches; such a figure has a line of its own
 
 
-def write_page(path: Path, content: Mapping[str, Any]) -> Path:
+def write_report(folder: Path) -> Path:
+    """Writes `report.html` into a results folder, also of a run that was interrupted.
+
+    Args:
+        folder: Of a test or validate run; everything in there but the scores may be missing, and is named then.
+
+    Returns:
+        The path of the report.
+
+    Raises:
+        FileNotFoundError: If there are no scores.
+        OSError: If the report cannot be written.
+    """
+    data = read_run(folder)
+    return write_page(
+        folder / REPORT,
+        "report.html.j2",
+        run=data,
+        baseline=BASELINE,
+        columns=COLUMNS,
+        lines=list_lines(data),
+        search_is_spoilt=data.search is None and (folder / SEARCH).is_file(),
+        figures=draw_figures(data),
+        facts=list_facts(data),
+        **list_cards(data),
+    )
+
+
+def write_training_report(folder: Path) -> Path | None:
+    """Writes `training.html` into the folder of a fit run: curves, the best epoch, checkpoints, and the config.
+
+    Args:
+        folder: With the `metrics.csv` of Lightning's CSVLogger.
+
+    Returns:
+        The path of the report; None if there is no training in there.
+
+    Raises:
+        OSError: If the report cannot be written.
+    """
+    curves = read_curves(folder / "metrics.csv")
+    if LOSS_NAME not in curves:
+        return None
+    paths = sorted((folder / "checkpoints").glob("*.ckpt"))
+    checkpoints = {str(path.relative_to(folder)): f"{path.stat().st_size / 2**20:.1f} MiB" for path in paths}
+    return write_page(
+        folder / TRAINING_REPORT,
+        "training.html.j2",
+        losses=curves[LOSS_NAME],
+        mious=curves.get(MIOU_NAME),
+        figures={"Curves": [embed(draw_training(curves))]},
+        facts={"Checkpoints": checkpoints or {"none": "no checkpoint lies in this folder"}},
+    )
+
+
+def read_curves(path: Path) -> dict[str, list[tuple[float, float]]]:
+    """Reads the points (step, value) of the curves that a CSVLogger wrote; empty if there is no such file."""
+    if not path.is_file():
+        return {}
+    with path.open(encoding="utf-8", newline="") as file:
+        lines = [line for line in csv.DictReader(file) if line.get("step")]
+    curves = {}
+    for name in (LOSS_NAME, RATE_NAME, MIOU_NAME):
+        points = [(float(line["step"]), float(line[name])) for line in lines if line.get(name)]
+        curves[name] = [point for point in points if math.isfinite(point[1])]
+    return {name: points for name, points in curves.items() if points}
+
+
+def write_page(path: Path, template: str, **content: Any) -> Path:
     """Writes a page, whole or not at all, with the run's config at its end; returns its path.
 
     Args:
         path: Of the page, in the folder of the run.
+        template: Its name; beside it lies what it is made of.
         content: What the template fills in, as it says at its top.
     """
     import jinja2  # only a page needs it
@@ -29,19 +130,21 @@ def write_page(path: Path, content: Mapping[str, Any]) -> Path:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    footer = f"Made by segadapt on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC. This page loads nothing else."
+    environment.filters |= {
+        "method": name_method,
+        "number": format_number,
+        "milliseconds": format_milliseconds,
+        "setting": describe_setting,
+        "value": format_value,
+    }
     config = path.with_name("config.yaml")
     text = config.read_text(encoding="utf-8", errors="replace") if config.is_file() else ""
-    write_file(path, environment.get_template(TEMPLATE).render(content, config=text, footer=footer).encode())
+    page = environment.get_template(template).render(content, config=text, now=datetime.now(UTC))
+    write_file(path, page.encode())
     return path
 
 
 def embed(figure: Figure, caption: str = "") -> dict[str, Any]:
-    """Turns a figure into what the template shows: wide ones get a line of their own."""
-    return {"svg": encode_svg(figure), "caption": caption, "wide": figure.get_figwidth() > WIDE}
-
-
-def encode_svg(figure: Figure) -> str:
     """Encodes a figure for use inside HTML: no outside names, text as text, black in the colour of the page's ink."""
     file = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "segadapt"}):
@@ -51,11 +154,90 @@ def encode_svg(figure: Figure) -> str:
     text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text)
     text = text.replace("xlink:href", "href").replace("#000000", "currentColor")
     text = re.sub(r'<g id="[^"]*"', "<g", text)  # the same in each figure
-    width = figure.get_figwidth() * 96
-    opening = f'<svg role="img" style="width: 100%; max-width: {width:.0f}px; height: auto"'
-    return re.sub(r'^<svg width="[^"]*" height="[^"]*"', opening, text)
+    opening = f'<svg role="img" style="width: 100%; max-width: {figure.get_figwidth() * 96:.0f}px; height: auto"'
+    svg = re.sub(r'^<svg width="[^"]*" height="[^"]*"', opening, text)
+    return {"svg": svg, "caption": caption, "is_wide": figure.get_figwidth() > WIDE}
+
+
+def list_lines(data: RunData) -> list[tuple[str, Mapping[str, Any]]]:
+    """Returns the numbers in the table of scores: a line per domain, and last their mean if it is known."""
+    lines: list[tuple[str, Mapping[str, Any]]] = []
+    for name, domain in data.domains.items():
+        lines.append((name, {"fallbacks": 0, **domain.scores, **domain.numbers, "expected": domain.expected}))
+    if len(lines) > 1 and data.mean["miou"] is not None:
+        fallbacks = sum(numbers["fallbacks"] for _, numbers in lines)
+        lines.append(("mean", {**data.mean, "images": data.images, "fallbacks": fallbacks}))
+    return lines
+
+
+def draw_figures(data: RunData) -> dict[str, list[dict[str, Any]]]:
+    """Draws all figures of a run, by their titles."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for chart in list_charts(data).values():
+        groups.setdefault(chart.title, []).extend(embed(figure, chart.caption) for figure in chart.draw_parts())
+    return groups
+
+
+def list_facts(data: RunData) -> dict[str, dict[str, Any]]:
+    """Lists everything that is known about how the results came about, in tables of names and values."""
+    known = data.summary | {"complete": data.complete}
+    groups = {
+        "Run": {key: value for key, value in known.items() if key not in ("domains", "mean", "method", "data")},
+        "Method": data.method or {"name": f"none: the network as it was trained ({BASELINE})"},
+        "Data": data.settings.get("data") or data.summary.get("data") or {},
+        "Fingerprints": {
+            key: value for key, value in data.settings.items() if key not in ("method", "data", "class_names")
+        },
+        "Commands": {f"command {number}": run for number, run in enumerate(data.runs, start=1)},
+    }
+    return {title: flatten(values) for title, values in groups.items() if values}
+
+
+def list_cards(data: RunData) -> dict[str, Any]:
+    """Returns what the template needs for the pictures: of each domain the first images, the best, and the worst."""
+    galleries = {
+        f"{name}: {title}": rows
+        for name, domain in data.domains.items()
+        for title, rows in group_rows(data, domain).items()
+        if rows
+    }
+    files = {row: data.pictures(row) for rows in galleries.values() for row in rows}
+    return {
+        "galleries": galleries,
+        "cards": {row: make_card(number, files[row]) for number, row in enumerate(files, start=1)},
+        "layers": [layer for layer in LAYERS if any(layer in paths for paths in files.values())],
+    }
+
+
+def group_rows(data: RunData, domain: DomainData) -> dict[str, list[ImageRow]]:
+    """Returns the images of a domain that have pictures, by what they are shown for."""
+    best, worst = domain.rank()
+    return {
+        "first images": list(takewhile(data.pictures, domain.rows)),
+        "gained most" if domain.has_baseline else "highest mean IoU": list(filter(data.pictures, best)),
+        "gained least, or lost" if domain.has_baseline else "lowest mean IoU": list(filter(data.pictures, worst)),
+    }
+
+
+def make_card(number: int, paths: Mapping[str, Path]) -> dict[str, Any]:
+    """Returns the pictures of an image as data URIs, by layer, and their size."""
+    with Image.open(paths["image"]) as photograph:
+        width, height = photograph.size
+    sources = {
+        layer: f"data:{MIME[paths[layer].suffix]};base64,{base64.b64encode(paths[layer].read_bytes()).decode()}"
+        for layer in LAYERS
+        if layer in paths
+    }
+    return {"id": f"picture-{number}", "width": width, "height": height, "sources": sources}
 
 
 def format_number(value: float | None, digits: int = 2, sign: str = "") -> str:
     """Writes a number, with a + before it if asked to, or a dash if it is not known."""
     return "–" if value is None or math.isnan(value) else f"{value:{sign}.{digits}f}"
+
+
+def describe_setting(value: Any) -> str:
+    """Writes a setting for readers."""
+    if value is None:
+        return "none"
+    return ", ".join(describe_setting(item) for item in value) if isinstance(value, list | tuple) else str(value)

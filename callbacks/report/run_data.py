@@ -1,4 +1,4 @@
-"""What a results folder holds, as plain values: one reader for the report and the dashboard."""
+"""What a results folder holds, as plain values: read once, for the report and the dashboard."""
 
 import json
 import math
@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from callbacks.report.gallery import find_pictures, list_predictions
@@ -30,20 +29,18 @@ class RunData:
         summary: results.json; empty if it is not there or spoilt.
         settings: Those in run.json; empty if it is not there.
         runs: The commands that made the results, as run.json lists them.
+        search: search.json; None if it is not there, or holds no point with a mean IoU.
         class_names: K names.
         domains: By name, in order; those without an image yet are left out.
-        search: search.json; None if it is not there.
-        missing: What is not there, in sentences for a reader.
     """
 
     folder: Path
     summary: dict[str, Any]
     settings: dict[str, Any]
     runs: list[dict[str, Any]]
+    search: dict[str, Any] | None
     class_names: list[str] = field(default_factory=list)
     domains: dict[str, DomainData] = field(default_factory=dict)
-    search: dict[str, Any] | None = None
-    missing: list[str] = field(default_factory=list)
 
     @property
     def method(self) -> dict[str, Any] | None:
@@ -100,13 +97,11 @@ class RunData:
     @cached_property
     def colours(self) -> dict[str, list[int]]:
         """RGB in 0 to 255 of each class, as in the gallery; hues if there are no pictures."""
-        palette = make_palette(len(self.class_names))
+        palette = make_palette(len(self.class_names)).flatten().tolist()
         for path in list_predictions(self.folder)[:1]:
             with Image.open(path) as picture:
-                found = np.array(picture.getpalette(), dtype=np.uint8).reshape(-1, 3)
-            palette[:] = 0
-            palette[: len(found)] = found
-        return {name: palette[number].tolist() for number, name in enumerate(self.class_names)}
+                palette = picture.getpalette() or palette
+        return {name: palette[3 * number : 3 * number + 3] for number, name in enumerate(self.class_names)}
 
     def pictures(self, row: ImageRow) -> dict[str, Path]:
         """Returns the files of an image in the gallery by layer; empty if it is not in there."""
@@ -122,7 +117,7 @@ def name_method(settings: Mapping[str, Any] | None) -> str:
 
 
 def read_run(folder: Path) -> RunData:
-    """Reads a results folder; what is missing in there is named, not an error.
+    """Reads a results folder, of which much may be missing.
 
     Scores are computed from the records where there are any, so that they are those of all images that are done, also
     when a run was killed.
@@ -137,15 +132,16 @@ def read_run(folder: Path) -> RunData:
         raise FileNotFoundError(explain_wrong_folder(folder))
     manifest = read_manifest(folder / MANIFEST) or {"settings": {}, "runs": []}
     lines = list({line.key: line for line in RunFolder(folder).locate()}.values())  # an image predicted twice: the last
-    data = RunData(folder, read_json(folder / SUMMARY) or {}, manifest["settings"], manifest["runs"])
+    search = read_json(folder / SEARCH)
+    data = RunData(
+        folder,
+        summary=read_json(folder / SUMMARY),
+        settings=manifest["settings"],
+        runs=manifest["runs"],
+        search=search if is_search(search) else None,
+    )
     data.class_names = find_class_names(data, lines)
     data.domains = read_domains(data, lines)
-    data.missing = list_missing(data)
-    search = read_json(folder / SEARCH)
-    if search is not None and is_search(search):
-        data.search = search
-    elif search is not None:
-        data.missing.append(f"{SEARCH} holds no point with a mean IoU: the search is left out")
     return data
 
 
@@ -169,13 +165,13 @@ def explain_wrong_folder(folder: Path) -> str:
     )
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """Reads a JSON object; None if the file is not there or spoilt."""
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object; empty if the file is not there or spoilt."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def is_search(search: Mapping[str, Any]) -> bool:
@@ -214,27 +210,3 @@ def restore_nan(scores: Mapping[str, Any]) -> dict[str, Any]:
     """Turns the null of JSON back into NaN, where there was nothing to score."""
     restored = {key: math.nan if value is None and key in SCORES else value for key, value in scores.items()}
     return restored | {"iou": {name: math.nan if value is None else value for name, value in scores["iou"].items()}}
-
-
-def list_missing(data: RunData) -> list[str]:
-    """Says what a report cannot show, and why."""
-    missing = []
-    if not data.summary:
-        missing.append(
-            f"{SUMMARY} is not there, or spoilt: the run has not ended; what was run is taken from {MANIFEST}"
-        )
-    if not data.settings:
-        missing.append(f"{MANIFEST} is not there: how many images the data has is not known")
-    if not data.rows:
-        missing.append(f"{RECORDS} is not there, or holds no whole record: nothing can be said about single images")
-        return missing
-    if data.method and not data.has_baseline:
-        missing.append(
-            f"The unadapted network ({BASELINE}) was not scored beside the method: gains are not known. Test runs do "
-            "so unless --results.baseline=false; validate runs never do"
-        )
-    if data.method and data.method.get("num_steps") and not any(row.losses for row in data.rows):
-        missing.append("The losses of single steps were not recorded")
-    if not any(data.pictures(row) for row in data.rows):
-        missing.append("There are no pictures: --results.panels was 0, or an earlier version made these results")
-    return missing

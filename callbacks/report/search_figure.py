@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -30,40 +29,36 @@ def draw_search(search: Mapping[str, Any]) -> Figure:
 
 @styled
 def draw_curves(parameters: Sequence[str], points: Points) -> Figure:
-    """Draws a panel per parameter."""
+    """Draws a panel per parameter: the best mean IoU for each of its values and, of several parameters, all points."""
     figure, panels = make_panels(parameters)
     for axes, parameter in zip(panels, parameters, strict=True):
-        draw_curve(axes, parameter, points, with_all=len(parameters) > 1)
+        values = list_values(parameter, points)
+        names = [format_value(value) for value in values]
+        numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+        places = [float(value) if numeric else float(number) for number, value in enumerate(values)]
+        if len(parameters) > 1:
+            cloud = [(places[values.index(point["values"][parameter])], point["miou"]) for point in points]
+            axes.plot(*zip(*cloud, strict=True), "o", color=BASELINE, alpha=0.35, markersize=3.5, label="all points")
+        best = [find_highest(points, {parameter: value}) for value in values]
+        axes.plot(places, best, color=METHOD, marker="o", markersize=4, label="best for the value")
+        top = int(np.argmax(best))
+        axes.plot([places[top]], [best[top]], "*", color="black", markersize=11)
+        axes.set_title(f"{parameter}\nbest: {names[top]} ({best[top]:.1f} %)")
+        axes.set_xlabel(parameter)
+        if not numeric or len(places) <= 6:
+            axes.set_xticks(places, names, rotation=30 if len("".join(names)) > 30 else 0)
+        if numeric and min(places) > 0 and max(places) / min(places) > 30:
+            axes.set_xscale("log")
+        if len(parameters) > 1:
+            axes.legend()
     panels[0].set_ylabel("mean IoU, development (%)", fontsize=9)
     return figure
-
-
-def draw_curve(axes: Axes, parameter: str, points: Points, with_all: bool) -> None:
-    """Draws the best mean IoU for each value of a parameter, and, if asked to, all points."""
-    values = list_values(parameter, points)
-    numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-    places = [float(value) if numeric else float(number) for number, value in enumerate(values)]
-    if with_all:
-        cloud = [(places[values.index(point["values"][parameter])], point["miou"]) for point in points]
-        axes.plot(*zip(*cloud, strict=True), "o", color=BASELINE, alpha=0.35, markersize=3.5, label="all points")
-    best = [find_highest(points, {parameter: value}) for value in values]
-    axes.plot(places, best, color=METHOD, marker="o", markersize=4, label="best for the value")
-    top = int(np.argmax(best))
-    axes.plot([places[top]], [best[top]], "*", color="black", markersize=11)
-    axes.set_title(f"{parameter}\nbest: {format_value(values[top])} ({best[top]:.1f} %)")
-    axes.set_xlabel(parameter)
-    if not numeric or len(places) <= 6:
-        crowded = sum(len(format_value(value)) for value in values) > 30
-        axes.set_xticks(places, [format_value(value) for value in values], rotation=30 if crowded else 0)
-    if numeric and min(places) > 0 and max(places) / min(places) > 30:
-        axes.set_xscale("log")
-    if with_all:
-        axes.legend()
 
 
 def draw_map(parameters: Sequence[str], points: Points) -> Figure:
     """Draws the mean IoU over two parameters as a map, with the numbers in it and a frame around the best."""
     columns, rows = (list_values(parameter, points) for parameter in parameters)
+    names = [[format_value(value) for value in values] for values in (columns, rows)]
     grid = np.array([[find_highest(points, dict(zip(parameters, (x, y), strict=True))) for x in columns] for y in rows])
     size = (1.8 + 0.55 * max(4, len(columns)), 1.1 + 0.32 * max(4, len(rows)))
     figure = Figure(figsize=size, layout="constrained")
@@ -74,12 +69,12 @@ def draw_map(parameters: Sequence[str], points: Points) -> Figure:
         ink = "white" if grid[row, column] < middle else "#0b0b0b"
         place = (column + 0.5, row + 0.5)
         axes.text(*place, f"{grid[row, column]:.1f}", ha="center", va="center", fontsize=SMALL, color=ink)
-    top_row, top_column = np.unravel_index(np.nanargmax(grid), grid.shape)
-    axes.add_patch(Rectangle((float(top_column), float(top_row)), 1, 1, fill=False, linewidth=2.5))
-    best = f"{format_value(columns[top_column])}, {format_value(rows[top_row])} ({np.nanmax(grid):.1f} %)"
-    axes.set_xticks(np.arange(len(columns)) + 0.5, [format_value(value) for value in columns])
-    axes.set_yticks(np.arange(len(rows)) + 0.5, [format_value(value) for value in rows])
-    axes.set_title(f"best: {best}", fontsize=10)
+    top_row, top_column = divmod(int(np.nanargmax(grid)), len(columns))
+    axes.add_patch(Rectangle((top_column, top_row), 1, 1, fill=False, linewidth=2.5))
+    axes.set_xticks(np.arange(len(columns)) + 0.5, names[0])
+    axes.set_yticks(np.arange(len(rows)) + 0.5, names[1])
+    best = f"best: {names[0][top_column]}, {names[1][top_row]} ({np.nanmax(grid):.1f} %)"
+    axes.set_title(best, fontsize=10)
     axes.set(xlabel=parameters[0], ylabel=parameters[1])
     axes.tick_params(length=0)
     figure.colorbar(mesh, ax=axes, label="mean IoU, development (%)")

@@ -17,35 +17,47 @@ COMPARED = ("baseline_miou", "gain", "worse_than_baseline")
 EXTREMES = 3  # of the best images, and of the worst
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class ImageRow:
     """One image of a run.
 
     Attributes:
+        milliseconds: To adapt to it and predict it.
         miou: Mean IoU in percent over the classes in prediction or ground truth; NaN if there are none.
         baseline_miou: The same of the unadapted network; None if it was not scored.
-        losses: Loss before each step; empty if there were no steps, or if the losses were not recorded.
-        fallback: Whether the prediction is the unadapted one.
-        note: Why adaptation was skipped or undone.
-        relabelled: Share of the pixels that adaptation gave another class; None with full trust.
-        held_back: Share of the pixels that it would have given one, had it been trusted fully; None likewise.
+        adaptation: As the method reports it: ``losses`` before each step, ``fallback``, ``note``; with trust below 1
+            ``relabelled`` and ``held_back``, shares of the pixels. Empty without a method.
     """
 
     domain: str
     name: str
+    milliseconds: float
     miou: float
     baseline_miou: float | None
-    milliseconds: float
-    losses: tuple[float, ...]
-    fallback: bool
-    note: str | None
-    relabelled: float | None = None
-    held_back: float | None = None
+    adaptation: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> "ImageRow":
+        """Makes the row of a record."""
+        baseline = record.get("baseline")
+        return cls(
+            record["domain"],
+            record["name"],
+            record["milliseconds"],
+            score_record(record),
+            score_record(baseline) if baseline else None,
+            record.get("adaptation") or {},
+        )
 
     @property
     def gain(self) -> float:
         """Mean IoU gained over the unadapted network, in points; NaN if that was not scored."""
         return math.nan if self.baseline_miou is None else self.miou - self.baseline_miou
+
+    @property
+    def score(self) -> float:
+        """By which images are ranked: the mean IoU gained, or without an unadapted network to compare with its own."""
+        return self.miou if self.baseline_miou is None else self.gain
 
 
 @dataclass
@@ -82,9 +94,9 @@ class DomainData:
         return [row.gain for row in self.rows if not math.isnan(row.gain)]
 
     def rank(self) -> tuple[list[ImageRow], list[ImageRow]]:
-        """Returns the best and the worst images: by mean IoU gained if that is known, else by mean IoU."""
+        """Returns the best and the worst images."""
         by_name = {row.name: row for row in self.rows}
-        best, worst = rank_extremes({row.name: row.gain if self.has_baseline else row.miou for row in self.rows})
+        best, worst = rank_extremes({name: row.score for name, row in by_name.items()})
         return [by_name[name] for name in best], [by_name[name] for name in worst]
 
 
@@ -126,7 +138,7 @@ def collect_domains(
         sums[name] += Scores.from_record(record)
         if record.get("baseline"):
             baselines[name] += Scores.from_record(record["baseline"])
-        rows[name].append(read_row(record))
+        rows[name].append(ImageRow.of(record))
     names = [name for name in dict.fromkeys([*order, *rows]) if name in rows]
     return {name: summarize_domain(name, sums[name], baselines[name], rows[name], class_names) for name in names}
 
@@ -137,53 +149,36 @@ def summarize_domain(
     """Computes the scores of a domain from the sums over its images, one or more."""
     scores = sums.summarize()
     milliseconds = torch.tensor([row.milliseconds for row in rows], dtype=torch.float64)
-    notes = [row.note for row in rows if row.note]
+    notes = [note for row in rows if (note := row.adaptation.get("note"))]
     summary = {
         **{key: 100 * scores[key] for key in PERCENTAGES},
         **{key: scores[key] for key in PLAIN},
-        "iou": name_classes(scores["iou"], class_names),
+        "iou": name_classes(scores, class_names),
         "reliability": scores["reliability"],
         "ms_per_image": milliseconds.quantile(0.5).item(),
         "images": len(rows),
-        "fallbacks": sum(row.fallback for row in rows),
+        "fallbacks": sum(bool(row.adaptation.get("fallback")) for row in rows),
         "notes": sorted(set(notes)),
         "images_with_notes": len(notes),
         "baseline_miou": None,
         "worse_than_baseline": None,
     }
     for key in ("relabelled", "held_back"):  # of a method that is not trusted fully
-        shares = [share for row in rows if (share := getattr(row, key)) is not None]
+        shares = [share for row in rows if (share := row.adaptation.get(key)) is not None]
         summary |= {key: 100 * sum(shares) / len(shares)} if shares else {}
     domain = DomainData(name, summary, rows=rows)
     if all(row.baseline_miou is not None for row in rows):
         before = baseline.summarize()
-        domain.baseline_iou = name_classes(before["iou"], class_names)
+        domain.baseline_iou = name_classes(before, class_names)
         summary["baseline_miou"] = 100 * before["miou"]
         if domain.gains:  # something is labelled
             summary["worse_than_baseline"] = 100 * sum(gain < 0 for gain in domain.gains) / len(domain.gains)
     return domain
 
 
-def name_classes(iou: Sequence[float], class_names: Sequence[str]) -> dict[str, float]:
+def name_classes(scores: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, float]:
     """Returns the IoU in percent by class."""
-    return {name: 100 * value for name, value in zip(class_names, iou, strict=True)}
-
-
-def read_row(record: Mapping[str, Any]) -> ImageRow:
-    """Makes the row of an image from its record."""
-    adaptation, baseline = record.get("adaptation") or {}, record.get("baseline")
-    return ImageRow(
-        domain=record["domain"],
-        name=record["name"],
-        miou=score_record(record),
-        baseline_miou=score_record(baseline) if baseline else None,
-        milliseconds=record["milliseconds"],
-        losses=tuple(adaptation.get("losses") or ()),
-        fallback=bool(adaptation.get("fallback", False)),
-        note=adaptation.get("note"),
-        relabelled=adaptation.get("relabelled"),
-        held_back=adaptation.get("held_back"),
-    )
+    return {name: 100 * value for name, value in zip(class_names, scores["iou"], strict=True)}
 
 
 def gain_of_image(record: Mapping[str, Any]) -> float:
@@ -191,8 +186,7 @@ def gain_of_image(record: Mapping[str, Any]) -> float:
 
     NaN if nothing in it is labelled.
     """
-    baseline = score_record(record["baseline"]) if record.get("baseline") else 0.0
-    return score_record(record) - baseline
+    return ImageRow.of(record).score
 
 
 def score_record(record: Mapping[str, Any]) -> float:

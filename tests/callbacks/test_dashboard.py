@@ -50,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_run_shows_scores_charts_and_masks(folder: Path, tmp_path: Path, is_real: bool) -> None:
     options: Any = {"project": "segadapt", "mode": "offline", "dir": str(tmp_path), "reinit": "finish_previous"}
     run = Run(wandb.init(**options) if is_real else None)
-    log_dashboard(run, folder, class_names=CLASSES)
+    log_dashboard(run, folder)
     summary = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     shown, data, logged = dict(run.summary), read_run(folder), run.logged
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 import callbacks.report.gallery
-from callbacks.report.gallery import Gallery, find_pictures, locate_pictures
+from callbacks.report.gallery import Gallery, locate_pictures
 from callbacks.report.panels import make_palette
 from callbacks.report.summary import rank_extremes
 from tests.fakes import make_images
@@ -21,7 +21,7 @@ LAYERS = ("truth", "baseline", "prediction")
 def add(gallery: Gallery, domain: str, name: str, score: float) -> None:
     probabilities = torch.eye(CLASSES)[torch.randint(0, CLASSES, (8, 12))].permute(2, 0, 1)
     truth, image = torch.full((8, 12), 255), make_images(1, 8, 12)[0]
-    gallery.add(domain, name, score, image, truth, probabilities, probabilities, PALETTE)
+    gallery.add(domain, name, score, image, dict(zip(LAYERS, (truth, probabilities, probabilities), strict=True)))
 
 
 def list_names(root: Path, domain: str) -> set[str]:
@@ -48,11 +48,9 @@ def choose(scores: Mapping[tuple[str, str], float], domain: str, first: int) -> 
 @pytest.mark.parametrize(("count", "first"), [(30, 4), (30, 0), (5, 1), (2, 4)])
 def test_first_best_and_worst_of_each_domain_are_kept(tmp_path: Path, count: int, first: int) -> None:
     scores = draw_scores(count, seed=count + first)
-    gallery = Gallery(tmp_path, first)
+    gallery = Gallery(tmp_path, first, PALETTE)
     for (domain, name), score in scores.items():
-        wanted = gallery.wants(domain, name, score)
         add(gallery, domain, name, score)
-        assert bool(find_pictures(tmp_path, domain, name)) == wanted
     before = list_files(tmp_path)
     for domain in ("near", "far"):
         assert list_names(tmp_path, domain) == choose(scores, domain, first)
@@ -61,7 +59,7 @@ def test_first_best_and_worst_of_each_domain_are_kept(tmp_path: Path, count: int
 
 
 def test_image_without_a_score_is_kept_among_the_first_only(tmp_path: Path) -> None:
-    gallery, scores = Gallery(tmp_path, 1), {("near", name): float("nan") for name in "ab"}
+    gallery, scores = Gallery(tmp_path, 1, PALETTE), {("near", name): float("nan") for name in "ab"}
     for (domain, name), score in scores.items():
         add(gallery, domain, name, score)
     assert list_names(tmp_path, "near") == {"a"}
@@ -78,7 +76,8 @@ def test_files_hold_photograph_and_labels_at_its_size(tmp_path: Path) -> None:
     coarse += 0.02
     baseline = torch.zeros(CLASSES, 32, 48)
     baseline[1] = 1
-    Gallery(tmp_path, 1).add("near", "city/street_1.v2", 0.0, image, truth, baseline, coarse, PALETTE)
+    maps = dict(zip(LAYERS, (truth, baseline, coarse), strict=True))
+    Gallery(tmp_path, 1, PALETTE).add("near", "city/street_1.v2", 0.0, image, maps)
     paths = locate_pictures(tmp_path, "near", "city/street_1.v2")
     assert paths["truth"] == tmp_path / "gallery/near/city/street_1.v2.truth.png"
     assert list_names(tmp_path, "near") == {"city/street_1.v2"}
@@ -104,7 +103,8 @@ def test_wide_pictures_become_1024_pixels_wide(tmp_path: Path) -> None:
     prediction = torch.zeros(CLASSES, 150, 1500)
     prediction[3] = 1
     image = make_images(1, 150, 1500)[0]
-    Gallery(tmp_path, 1).add("near", "a", 0.0, image, torch.zeros(300, 3000).long(), None, prediction, PALETTE)
+    maps = {"truth": torch.zeros(300, 3000).long(), "prediction": prediction}
+    Gallery(tmp_path, 1, PALETTE).add("near", "a", 0.0, image, maps)
     assert len(list_files(tmp_path)) == 3
     for path in locate_pictures(tmp_path, "near", "a").values():
         if "baseline" not in path.name:
@@ -136,7 +136,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_pictures(
     kills = 0
     while len(recorded) < len(scores):
         budget[0] = generator.randint(3, 40)
-        gallery = Gallery(tmp_path, 2)
+        gallery = Gallery(tmp_path, 2, PALETTE)
         try:
             for (domain, name), score in scores.items():
                 if (domain, name) in recorded:
@@ -162,7 +162,7 @@ def test_several_processes_end_with_the_pictures_of_one_also_when_another_number
     generator, scores = random.Random(seed), draw_scores(40, seed, ("near",))
     recorded: dict[tuple[str, str], float] = {}
     for processes in (2, 3, 1):
-        galleries = [Gallery(tmp_path, 4) for _ in range(processes)]
+        galleries = [Gallery(tmp_path, 4, PALETTE) for _ in range(processes)]
         left = [key for key in scores if key not in recorded]
         for rank, gallery in enumerate(galleries):
             own = left[rank::processes]
@@ -170,12 +170,12 @@ def test_several_processes_end_with_the_pictures_of_one_also_when_another_number
             for domain, name in done:
                 add(gallery, domain, name, scores[domain, name])
                 recorded[domain, name] = scores[domain, name]
-    Gallery(tmp_path, 4).trim(scores)
+    Gallery(tmp_path, 4, PALETTE).trim(scores)
     assert list_names(tmp_path, "near") == choose(scores, "near", 4)
 
 
 def test_trim_removes_half_images_and_empty_folders_but_no_other_files(tmp_path: Path) -> None:
-    gallery = Gallery(tmp_path, 1)
+    gallery = Gallery(tmp_path, 1, PALETTE)
     add(gallery, "near", "a", 1.0)
     half = locate_pictures(tmp_path, "near", "deep/down")["truth"]
     half.parent.mkdir()
@@ -185,7 +185,7 @@ def test_trim_removes_half_images_and_empty_folders_but_no_other_files(tmp_path:
     gallery.trim({("near", "a"): 1.0, ("near", "deep/down"): 2.0})
     assert list_files(tmp_path) == before - {"gallery/near/deep/down.truth.png"}
     assert not half.parent.exists()
-    Gallery(tmp_path / "nothing", 1).trim({})
+    Gallery(tmp_path / "nothing", 1, PALETTE).trim({})
 
 
 def test_extremes_are_ordered_and_never_both() -> None:
