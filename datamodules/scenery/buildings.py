@@ -152,11 +152,9 @@ def quantise(density: float) -> float:
 def stand_panel(
     canvas: Canvas, label: TrainId, start: Point, end: Point, height: float, least: float
 ) -> tuple[np.ndarray, Surface] | None:
-    """Stand an upright panel on the line between two ground points.
+    """Return pixels (4, 2) and the surface of an upright panel between two ground points, or None if it is too narrow.
 
-    Returns:
-        Pixels (4, 2) of its corners, upper start, upper end, lower end, lower start, and its surface; or None if it is
-        out of view or narrower than `least` pixels.
+    It has to be in view and `least` pixels wide; its corners are upper start, upper end, lower end, lower start.
     """
     (x, z), (end_x, end_z) = start, end
     corners = np.array([(x, height, z), (end_x, height, end_z), (end_x, 0.0, end_z), (x, 0.0, z)])

@@ -47,29 +47,21 @@ class Vehicle:
         along, side = np.array([0.1, 0.1, model.length - 0.1, model.length - 0.1]), 0.48 * model.track
         underside = self._place(along, np.full(4, 0.16), side * np.array([-1.0, 1.0, 1.0, -1.0]))
         canvas.fill_world(underside, TYRE, None if model.wheels else self.surface)
-        rims = self._project_wheels() if model.wheels and self.is_large else None
-        if rims is not None:
-            for rim in rims.reshape(-1, 2 * len(CIRCLE), 2).astype(np.float32):
-                canvas.fill(cv2.convexHull(rim)[:, 0], TYRE, self.surface)
+        rims = self._project_wheels()
+        for rim in rims.reshape(-1, 2 * len(CIRCLE), 2).astype(np.float32):
+            canvas.fill(cv2.convexHull(rim)[:, 0], TYRE, self.surface)
         for hull in model.hulls if np.cos(self.pose.heading) < 0 else model.hulls[::-1]:
             self._draw_hull(hull)
-        shown = self._find_shown_side(0.5 * model.track)
-        if rims is not None and shown is not None:
-            for rim in rims[:, shown, 0]:
-                self._draw_wheel(rim)
+        middle = np.cos(self.pose.heading) * self.pose.x - np.sin(self.pose.heading) * self.pose.z
+        for rim in rims[:, SIDES * middle < -0.5 * model.track, 0].reshape(-1, len(CIRCLE), 2):
+            self._draw_wheel(rim)
 
     def _place(self, along: np.ndarray, up: np.ndarray, side: np.ndarray) -> np.ndarray:
         """Turn the vehicle's own coordinates, metres from its rear, into world points (..., 3)."""
         return self.pose.place(along - 0.5 * self.model.length, up, side)
 
-    def _find_shown_side(self, half: float) -> int | None:
-        """Return which side, `half` metres from the middle, faces the camera: 0 for left, 1 for right, or None."""
-        x, z, heading = self.pose.x, self.pose.z, self.pose.heading
-        shown = np.flatnonzero(SIDES * (np.cos(heading) * x - np.sin(heading) * z) + half < 0)
-        return int(shown[0]) if len(shown) else None
-
     def _draw_hull(self, hull: Hull) -> None:
-        """Paint the faces between the sides that can be seen, with their details, then a side with its patches."""
+        """Paint the faces between the sides that can be seen, with their details, then a side."""
         canvas, camera, heading = self.canvas, self.canvas.camera, self.pose.heading
         along, up = np.array([point[:2] for point in hull.profile]).T
         edges = np.stack([self._place_on_side(hull, side, along, up) for side in SIDES])
@@ -91,15 +83,18 @@ class Vehicle:
                     across, rise = rectangle(0.5 * first + 0.5, 0.5 * last + 0.5, low, high).T[..., None]
                     bottom, top = quad[0] + across * (quad[3] - quad[0]), quad[1] + across * (quad[2] - quad[1])
                     canvas.fill(bottom + rise * (top - bottom), self.paints[paint])
-        shown = self._find_shown_side(0.5 * hull.width)
-        if shown is None:
-            return
-        side, edge = SIDES[shown], edges[shown]
-        brightness = canvas.light.on(side * np.cos(heading), 0.0, -side * np.sin(heading))
+        for side, edge in zip(SIDES, edges, strict=True):
+            x, z = side * np.cos(heading), -side * np.sin(heading)
+            if x * edge[0, 0] + z * edge[0, 2] < 0:
+                self._draw_side(hull, side, edge, canvas.light.on(x, 0.0, z))
+
+    def _draw_side(self, hull: Hull, side: float, edge: np.ndarray, brightness: float) -> None:
+        """Paint the left (-1) or right (1) side of a hull, whose outline is `edge`, and its patches."""
+        canvas = self.canvas
         canvas.fill_world(edge, shade(self.paints[hull.flank], brightness), self.surface)
-        if self.is_large and hull.patches and np.ptp(camera.project(edge)[:, 0]) >= 4:
+        if self.is_large and hull.patches and np.ptp(canvas.camera.project(edge)[:, 0]) >= 4:
             along, up = np.moveaxis(np.array([corners for _, corners in hull.patches]), -1, 0)
-            outlines = camera.project_polygons(self._place_on_side(hull, side, along, up))
+            outlines = canvas.camera.project_polygons(self._place_on_side(hull, side, along, up))
             for outline, (paint, _) in zip(outlines, hull.patches, strict=True):
                 canvas.fill(outline, shade(self.paints[paint], brightness))
 
@@ -109,12 +104,13 @@ class Vehicle:
         half_width = 0.5 * hull.width - hull.lean * np.clip((up - hull.belt) / rise, 0.0, 1.0)
         return self._place(along, up, side * half_width)
 
-    def _project_wheels(self) -> np.ndarray | None:
-        """Return the rims in pixels (wheel, side, outer or inner, point, 2), or None if one is behind the camera."""
-        middle, radius = np.array(self.model.wheels).T[:, :, None, None, None]
+    def _project_wheels(self) -> np.ndarray:
+        """Return rims in pixels (wheel, side, outer or inner, point, 2): of no wheel if one is behind the camera."""
+        wheels = self.model.wheels if self.is_large else ()
+        middle, radius = np.reshape(wheels, (-1, 2)).T[:, :, None, None, None]
         side = SIDES[:, None, None] * (0.5 * self.model.track - np.array([0.0, 0.24]))[:, None]
         world = self._place(middle + radius * CIRCLE[:, 0], radius * (1.0 + CIRCLE[:, 1]), side)
-        return self.canvas.camera.project(world) if world[..., 2].min() > NEAR else None
+        return self.canvas.camera.project(world if (world[..., 2] > NEAR).all() else world[:0])
 
     def _draw_wheel(self, rim: np.ndarray) -> None:
         """Paint wheel arch, tyre, rim and hub, given the outline (N, 2) of the tyre in pixels."""
