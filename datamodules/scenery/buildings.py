@@ -97,7 +97,7 @@ def stand_building(
     The breadth is signed, in x from the street to the back; the pitched roof rises above the eaves' height, if not 0.
     """
     (x, z), (far_x, far_z) = near, far
-    middle, side, ridge = 0.5 * breadth, float(np.sign(breadth)), height + rise
+    side, ridge = float(np.sign(breadth)), np.array([0.5 * breadth, rise, 0.0])  # the ridge as seen from the eaves
 
     def draw(canvas: Canvas) -> None:
         camera, light = canvas.camera, canvas.light
@@ -106,16 +106,17 @@ def stand_building(
             share = (far_z - seen) / (far_z - z)
             start = far_x + share * (x - far_x)
             if rise:
-                lower, upper = [(start, height, seen), (start + middle, ridge, seen)], (far_x + middle, ridge, far_z)
-                slope = camera.project(np.array([*lower, upper, (far_x, height, far_z)]))
+                first, last = np.array([(start, height, seen), (far_x, height, far_z)])  # of the eaves
+                slope = np.array([first, first + ridge, last + ridge, last])
                 colour = shade(roof, light.on(-0.6 * side, 0.8, 0.0))
-                canvas.fill(slope, colour, upright(TrainId.BUILDING, 0.5 * (seen + far_z)))
+                canvas.fill_world(slope, colour, upright(TrainId.BUILDING, 0.5 * (seen + far_z)))
             draw_wall(canvas, facade, height, (start, seen), far, share, light.on(-side, 0.0, 0.0))
         if shows_front and z > 1.5:
             brightness = light.on(0.0, 0.0, -1.0)
             if rise:
-                gable = camera.project(np.array([(x, height, z), (x + middle, ridge, z), (x + breadth, height, z)]))
-                canvas.fill(gable, shade(facade.colour, 0.94 * brightness), upright(TrainId.BUILDING, z))
+                corner = np.array([x, height, z])
+                gable = np.array([corner, corner + ridge, (x + breadth, height, z)])
+                canvas.fill_world(gable, shade(facade.colour, 0.94 * brightness), upright(TrainId.BUILDING, z))
             draw_wall(canvas, facade, height, near, (x + breadth, z), 1.0, brightness)
 
     footprint = np.array([near, far, (far_x + breadth, far_z), (x + breadth, z)])
