@@ -1,16 +1,103 @@
-"""The picture in progress: colours, and for every pixel the surface that it shows."""
+"""What a scene is painted with: a camera above a flat ground, light, and a picture that knows each pixel's surface."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
-from .camera import Camera, Light
 from .domains import Colour, TrainId
 
+NEAR = 0.6  # metres; nothing closer is drawn
 SUBPIXEL_BITS = 4
 SUBPIXELS = 1 << SUBPIXEL_BITS
+
+Point = tuple[float, float]  # on the ground: world x, z
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A camera that looks along +z; x points right, y up, the ground is y = 0, and verticals stay vertical."""
+
+    height: int  # image rows
+    width: int  # image columns
+    focal: float  # focal length in pixels
+    centre: float  # column of the vanishing point
+    horizon: float  # row of the horizon
+    eye: float  # metres above the ground
+
+    def scale(self, depth: float) -> float:
+        """Return pixels per metre at a depth in metres."""
+        return self.focal / max(depth, NEAR)
+
+    def project(self, points: np.ndarray) -> np.ndarray:
+        """Project world points (..., 3) to pixels (..., 2); points behind `NEAR` are taken as lying on it."""
+        scale = self.focal / np.maximum(points[..., 2], NEAR)
+        pixels = np.empty((*points.shape[:-1], 2))
+        pixels[..., 0] = points[..., 0] * scale + self.centre
+        pixels[..., 1] = (self.eye - points[..., 1]) * scale + self.horizon
+        return pixels
+
+    def project_upright(self, place: Point, points: np.ndarray) -> np.ndarray:
+        """Project points (N, 2), metres across and up in the upright plane that faces the camera at a place."""
+        scale = self.scale(place[1])
+        return points * (scale, -scale) + (self.centre + place[0] * scale, self.horizon + self.eye * scale)
+
+    def project_polygons(self, polygons: np.ndarray) -> list[np.ndarray]:
+        """Cut world polygons (M, N, 3) at the near plane and project the rest; under 3 points are out of sight."""
+        if polygons[..., 2].min() >= NEAR:
+            return list(self.project(polygons))
+        return [self.project(clip_near(polygon)) for polygon in polygons]
+
+
+def clip_near(points: np.ndarray) -> np.ndarray:
+    """Cut a polygon (N, 3) at the near plane (Sutherland-Hodgman with a single plane)."""
+    kept: list[np.ndarray] = []
+    for point, previous in zip(points, np.roll(points, 1, axis=0), strict=True):
+        if (point[2] >= NEAR) != (previous[2] >= NEAR):
+            share = (NEAR - previous[2]) / (point[2] - previous[2])
+            kept.append(previous + share * (point - previous))
+        if point[2] >= NEAR:
+            kept.append(point)
+    return np.array(kept).reshape(-1, 3)
+
+
+@dataclass(frozen=True)
+class Pose:
+    """A place on the ground and a direction."""
+
+    x: float  # metres to the right of the camera
+    z: float  # metres ahead of the camera
+    heading: float  # radians clockwise from straight ahead; at 0 the rear is seen
+
+    def place(self, along: np.ndarray, up: np.ndarray, side: np.ndarray) -> np.ndarray:
+        """Turn metres ahead of, above and to the right of the place into world points (..., 3)."""
+        sine, cosine = np.sin(self.heading), np.cos(self.heading)
+        points = np.empty((*np.broadcast(along, up, side).shape, 3))
+        points[..., 0] = self.x + along * sine + side * cosine
+        points[..., 1] = up
+        points[..., 2] = self.z + along * cosine - side * sine
+        return points
+
+    def footprint(self, length: float, width: float) -> np.ndarray:
+        """Return the corners (4, 2), as world x, z, of a rectangle around the place."""
+        along, side = (rectangle(-0.5, 0.5, -0.5, 0.5) * (length, width)).T
+        return self.place(along, np.zeros(1), side)[:, [0, 2]]
+
+
+@dataclass(frozen=True)
+class Light:
+    """The sun, the sky, and the lamps."""
+
+    direction: tuple[float, float, float]  # unit vector towards the sun (x, y, z)
+    sun: float  # share of the light that comes from the sun, 0 to 1
+    lamps: float  # share of lamps and windows that are lit, 0 to 1
+
+    def on(self, x: float, y: float, z: float) -> float:
+        """Return the brightness factor of a face with the normal (x, y, z)."""
+        sunlit = max(0.0, x * self.direction[0] + y * self.direction[1] + z * self.direction[2])
+        return (1.0 - self.sun) * (0.86 + 0.14 * y) + self.sun * (0.45 + 0.85 * sunlit)
 
 
 class Surface(NamedTuple):
@@ -49,6 +136,10 @@ class Canvas:
         if len(outline) >= 3:
             self._draw(cv2.fillPoly, ([to_subpixels(outline)],), colour, surface)
 
+    def fill_world(self, outline: np.ndarray, colour: Colour, surface: Surface | None = None) -> None:
+        """Fill a polygon (N, 3) of world points, as far as it is in front of the camera."""
+        self.fill(self.camera.project_polygons(outline[None])[0], colour, surface)
+
     def fill_circle(self, centre: np.ndarray, radius: float, colour: Colour) -> None:
         """Fill a circle given in pixels."""
         shape = to_subpixels(centre).tolist(), max(1, round(radius * SUBPIXELS))
@@ -78,37 +169,32 @@ class Canvas:
         rows, columns = texture.shape[:2]
         frame = np.array([[0, 0], [columns, 0], [columns, rows], [0, rows]], np.float32) - 0.5
         transform = cv2.getPerspectiveTransform(frame, (corners - low).astype(np.float32))
-        size = (int(high[0] - low[0]), int(high[1] - low[1]))
-        patch = cv2.warpPerspective(texture, transform, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        mask = np.zeros(size[::-1], np.uint8)
+        patch = cv2.warpPerspective(texture, transform, (high - low).tolist(), borderMode=cv2.BORDER_REPLICATE)
+        mask = np.zeros(patch.shape[:2], np.uint8)
         cv2.fillConvexPoly(mask, to_subpixels(corners - low), 255, cv2.LINE_8, SUBPIXEL_BITS)
-        window = slice(low[1], high[1]), slice(low[0], high[0])
+        image = self.image[low[1] : high[1], low[0] : high[0]]
         if texture.shape[2] == 4:
             share = cv2.min(patch[..., 3], mask).astype(np.float32) / 255.0
-            self.image[window] = cv2.blendLinear(patch[..., :3].copy(), self.image[window].copy(), share, 1.0 - share)
+            image[:] = cv2.blendLinear(patch[..., :3].copy(), image.copy(), share, 1.0 - share)
         else:
-            cv2.copyTo(patch, mask, self.image[window])
-        self.numbers[window][mask > 0] = self.number(surface)
+            cv2.copyTo(patch, mask, image)
+        self.numbers[low[1] : high[1], low[0] : high[0]][mask > 0] = self.number(surface)
 
-    def stamp(
-        self, sprite: np.ndarray, ramp: np.ndarray, box: tuple[float, float, float, float], surface: Surface
-    ) -> None:
-        """Paint a sprite of shade and cover (h, w, 2) into a box (left, top, right, bottom) of pixels.
+    def stamp(self, sprite: np.ndarray, ramp: np.ndarray, corners: np.ndarray, surface: Surface) -> None:
+        """Paint a sprite of shade and cover (h, w, 2) between two pixels (2, 2), its top left and bottom right corner.
 
         Its shades are coloured by a ramp (256, 3).
         """
-        left, top, right, bottom = box
-        low = max(int(left), 0), max(int(top), 0)
-        high = min(int(np.ceil(right)), self.camera.width), min(int(np.ceil(bottom)), self.camera.height)
-        if high[0] <= low[0] or high[1] <= low[1]:
+        low = np.maximum(corners[0].astype(int), 0)
+        high = np.minimum(np.ceil(corners[1]).astype(int), (self.camera.width, self.camera.height))
+        if (high <= low).any():
             return
-        across, down = (right - left) / sprite.shape[1], (bottom - top) / sprite.shape[0]
-        transform = np.array([[across, 0, left - low[0]], [0, down, top - low[1]]])
-        patch = cv2.warpAffine(sprite, transform, (high[0] - low[0], high[1] - low[1]), flags=cv2.INTER_LINEAR)
+        size = (corners[1] - corners[0]) / sprite.shape[1::-1]
+        transform = np.column_stack([np.diag(size), corners[0] - low])
+        patch = cv2.warpAffine(sprite, transform, (high - low).tolist())
         mask = patch[..., 1] > 127
-        window = slice(low[1], high[1]), slice(low[0], high[0])
-        self.image[window][mask] = ramp[patch[..., 0][mask]]
-        self.numbers[window][mask] = self.number(surface)
+        self.image[low[1] : high[1], low[0] : high[0]][mask] = ramp[patch[..., 0][mask]]
+        self.numbers[low[1] : high[1], low[0] : high[0]][mask] = self.number(surface)
 
     def multiply(self, top: int, gain: np.ndarray) -> None:
         """Multiply the image from row `top` on by a gain (H - top, W)."""
@@ -126,6 +212,15 @@ class Canvas:
         rows = np.arange(self.camera.height, dtype=np.float32)[:, None]
         constant, per_column, per_row = (np.take(plane, self.numbers) for plane in planes)
         return np.maximum(constant + per_column * columns + per_row * rows, 0.0)
+
+
+class Item(NamedTuple):
+    """Something that stands on the ground."""
+
+    footprint: np.ndarray  # what it covers: (N, 2) of world x, z
+    top: float  # metres; what casts its shadow reaches up to there
+    draw: Callable[[Canvas], None]
+    bottom: float = 0.0  # metres; where that starts
 
 
 def to_subpixels(points: np.ndarray) -> np.ndarray:

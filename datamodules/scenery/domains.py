@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
-from types import MappingProxyType
 
 Colour = tuple[float, ...]  # red, green, blue, 0 to 255
 Range = tuple[float, float]
@@ -16,6 +15,11 @@ TrainId = IntEnum(  # the 19 evaluated classes of Cityscapes
     "PERSON RIDER CAR TRUCK BUS TRAIN MOTORCYCLE BICYCLE",
     start=0,
 )
+
+
+def palette(codes: str) -> tuple[Colour, ...]:
+    """Return colours from their hexadecimal codes, such as "ffffff" for white."""
+    return tuple(tuple(bytes.fromhex(code)) for code in codes.split())
 
 
 @dataclass(frozen=True)
@@ -39,22 +43,41 @@ class Look:
 
 @dataclass(frozen=True)
 class Domain:
-    """One world: palettes, materials, frequencies, and the looks it is seen with."""
+    """One world: palettes, materials, frequencies, and the looks it is seen with; by default the source."""
 
     name: str  # key in `DOMAINS`
-    looks: tuple[Look, ...]  # one is drawn per image
-    skies: tuple[tuple[Colour, Colour], ...]  # colour overhead, colour at the horizon
-    clouds: Range  # share of the sky that they cover, 0 to 1
-    materials: tuple[str, ...]  # of facades, see `textures.MATERIALS`
-    facades: tuple[Colour, ...]
-    roofs: tuple[Colour, ...]
-    foliage: tuple[tuple[Colour, Colour], ...]  # leaf in shade, leaf in light
-    grass: tuple[Colour, ...]  # lawns and verges
-    asphalt: Range  # grey level of the road
-    road_tone: Colour  # colour of the road relative to grey
-    pavement: tuple[Colour, ...]  # sidewalks
-    paints: tuple[Colour, ...]  # cars
-    clothes: tuple[Colour, ...]
+    # One is drawn per image.
+    looks: tuple[Look, ...] = (
+        Look(),
+        Look(sun=(0.45, 0.65), exposure=(1.0, 1.1)),
+        Look(sun=(0.15, 0.35), saturation=(0.95, 1.1)),
+    )
+    # Colour overhead, colour at the horizon.
+    skies: tuple[tuple[Colour, ...], ...] = (
+        palette("4682cd bed7f0"),
+        palette("6096d6 d0e0f0"),
+        palette("788cbe f0dec8"),
+        palette("8ca0b8 d6dce2"),
+    )
+    clouds: Range = (0.0, 0.8)  # share of the sky that they cover, 0 to 1
+    materials: tuple[str, ...] = ("brick", "plaster", "concrete", "panels")  # of facades, see `textures.MATERIALS`
+    facades: tuple[Colour, ...] = palette(
+        "ac5c46 965442 c4b496 cec4b6 a09e9c 848a94 c49c68 b87c60 8c968c d6ceaa 786860 a8b0be"
+    )
+    roofs: tuple[Colour, ...] = palette("8e4234 703e32 54545c 605046")
+    # Leaf in shade, leaf in light.
+    foliage: tuple[tuple[Colour, ...], ...] = (
+        palette("163414 689638"),
+        palette("10301a 4e843c"),
+        palette("283c12 8c9e3e"),
+    )
+    grass: tuple[Colour, ...] = palette("5c8a3a 709042 547a3c")  # lawns and verges
+    asphalt: Range = (84, 112)  # grey level of the road
+    road_tone: Colour = (1.0, 1.0, 1.04)  # colour of the road relative to grey
+    pavement: tuple[Colour, ...] = palette("aca6a0 9c9a9a b8ac9c")  # sidewalks
+    # Of cars.
+    paints: tuple[Colour, ...] = palette("ceced2 24262c 80848a b02222 264894 e2e2de 966828 2e6a4c 5c1e28 deb234 4e5c70")
+    clothes: tuple[Colour, ...] = palette("b22c30 2c4288 34363e e2ded4 d49e36 40765c 78528e 5c544e 1e222c ce7082")
     rates: Mapping[str, float] = field(default_factory=dict)  # factors on how often a kind of object is placed
 
     def rate(self, kind: str) -> float:
@@ -62,45 +85,13 @@ class Domain:
         return self.rates.get(kind, 1.0)
 
 
-SOURCE = Domain(
-    name="source",
-    looks=(Look(), Look(sun=(0.45, 0.65), exposure=(1.0, 1.1)), Look(sun=(0.15, 0.35), saturation=(0.95, 1.1))),
-    skies=(
-        ((70, 130, 205), (190, 215, 240)),
-        ((96, 150, 214), (208, 224, 240)),
-        ((120, 140, 190), (240, 222, 200)),
-        ((140, 160, 184), (214, 220, 226)),
-    ),
-    clouds=(0.0, 0.8),
-    materials=("brick", "plaster", "concrete", "panels"),
-    facades=(
-        (172, 92, 70), (150, 84, 66), (196, 180, 150), (206, 196, 182), (160, 158, 156), (132, 138, 148),
-        (196, 156, 104), (184, 124, 96), (140, 150, 140), (214, 206, 170), (120, 104, 96), (168, 176, 190),
-    ),
-    roofs=((142, 66, 52), (112, 62, 50), (84, 84, 92), (96, 80, 70)),
-    foliage=(((22, 52, 20), (104, 150, 56)), ((16, 48, 26), (78, 132, 60)), ((40, 60, 18), (140, 158, 62))),
-    grass=((92, 138, 58), (112, 144, 66), (84, 122, 60)),
-    asphalt=(84, 112),
-    road_tone=(1.0, 1.0, 1.04),
-    pavement=((172, 166, 160), (156, 154, 154), (184, 172, 156)),
-    paints=(
-        (206, 206, 210), (36, 38, 44), (128, 132, 138), (176, 34, 34), (38, 72, 148), (226, 226, 222),
-        (150, 104, 40), (46, 106, 76), (92, 30, 40), (222, 178, 52), (78, 92, 112),
-    ),
-    clothes=(
-        (178, 44, 48), (44, 66, 136), (52, 54, 62), (226, 222, 212), (212, 158, 54), (64, 118, 92),
-        (120, 82, 142), (92, 84, 78), (30, 34, 44), (206, 112, 130),
-    ),
-)  # fmt: skip
-
 DEVELOPMENT_LOOK = Look(
     sun=(0.05, 0.3), haze=(0.002, 0.006), air=(192, 204, 204), exposure=(0.85, 1.1), gamma=(0.95, 1.25),
     contrast=(0.72, 0.92), saturation=(0.65, 0.95), tint=(0.86, 1.02, 0.98), tint_strength=(0.4, 1.2),
     blur=(0.0016, 0.0032), noise=(2.5, 6.0), lamps=(0.0, 0.1),
 )  # fmt: skip
 
-DEVELOPMENT = replace(
-    SOURCE,
+DEVELOPMENT = Domain(
     name="development",
     looks=(
         DEVELOPMENT_LOOK,
@@ -109,84 +100,59 @@ DEVELOPMENT = replace(
         replace(DEVELOPMENT_LOOK, tint=(1.12, 1.0, 0.82), haze=(0.003, 0.009), blur=(0.002, 0.004), jpeg=(45, 80)),
         replace(DEVELOPMENT_LOOK, exposure=(1.15, 1.35), contrast=(0.7, 0.85), tint_strength=(0.2, 0.8)),
     ),
-    skies=(((168, 178, 188), (206, 210, 212)), ((140, 158, 180), (202, 210, 214)), ((186, 190, 190), (216, 216, 212))),
+    skies=(palette("a8b2bc ced2d4"), palette("8c9eb4 cad2d6"), palette("babebe d8d8d4")),
     clouds=(0.3, 1.0),
     materials=("plaster", "concrete", "panels", "brick", "stone"),
-    facades=(
-        (182, 172, 152), (150, 108, 90), (176, 178, 176), (130, 132, 134), (196, 184, 140), (160, 144, 128),
-        (202, 200, 194), (140, 150, 152), (170, 120, 100),
-    ),
-    roofs=((112, 70, 60), (84, 82, 84), (100, 90, 84)),
-    foliage=(((26, 50, 26), (94, 128, 62)), ((34, 56, 30), (116, 136, 76)), ((48, 54, 24), (138, 134, 68))),
-    grass=((98, 126, 66), (120, 132, 78), (88, 112, 64)),
+    facades=palette("b6ac98 966c5a b0b2b0 828486 c4b88c a09080 cac8c2 8c9698 aa7864"),
+    roofs=palette("70463c 545254 645a54"),
+    foliage=(palette("1a321a 5e803e"), palette("22381e 74884c"), palette("303618 8a8644")),
+    grass=palette("627e42 78844e 587040"),
     asphalt=(78, 122),
     road_tone=(1.0, 1.0, 1.0),
-)  # fmt: skip
+)
 
-HAZE = replace(
-    SOURCE,
+HAZE = Domain(
     name="haze",
-    looks=(
-        Look(
-            sun=(0.0, 0.15), haze=(0.013, 0.026), air=(184, 208, 200), exposure=(0.9, 1.02), gamma=(1.0, 1.15),
-            contrast=(0.78, 0.92), saturation=(0.7, 0.9), tint=(0.84, 1.02, 0.97), tint_strength=(0.3, 0.8),
-            noise=(5.0, 9.0), lamps=(0.05, 0.3),
-        ),
-    ),
-    skies=(((176, 200, 196), (188, 208, 202)), ((168, 190, 192), (184, 206, 202))),
+    looks=(Look(
+        sun=(0.0, 0.15), haze=(0.013, 0.026), air=(184, 208, 200), exposure=(0.9, 1.02), gamma=(1.0, 1.15),
+        contrast=(0.78, 0.92), saturation=(0.7, 0.9), tint=(0.84, 1.02, 0.97), tint_strength=(0.3, 0.8),
+        noise=(5.0, 9.0), lamps=(0.05, 0.3),
+    ),),
+    skies=(palette("b0c8c4 bcd0ca"), palette("a8bec0 b8ceca")),
     clouds=(0.0, 0.4),
 )  # fmt: skip
 
-DUSK = replace(
-    SOURCE,
+DUSK = Domain(
     name="dusk",
-    looks=(
-        Look(
-            sun=(0.0, 0.12), haze=(0.003, 0.007), air=(120, 112, 150), exposure=(0.8, 0.98), gamma=(1.05, 1.22),
-            contrast=(0.74, 0.9), saturation=(0.75, 0.95), tint=(0.92, 0.86, 1.14), tint_strength=(0.3, 0.8),
-            noise=(3.0, 6.0), lamps=(0.25, 0.6),
-        ),
-    ),
-    skies=(((84, 84, 136), (190, 150, 160)), ((96, 100, 150), (168, 150, 176)), ((70, 76, 124), (206, 160, 146))),
+    looks=(Look(
+        sun=(0.0, 0.12), haze=(0.003, 0.007), air=(120, 112, 150), exposure=(0.8, 0.98), gamma=(1.05, 1.22),
+        contrast=(0.74, 0.9), saturation=(0.75, 0.95), tint=(0.92, 0.86, 1.14), tint_strength=(0.3, 0.8),
+        noise=(3.0, 6.0), lamps=(0.25, 0.6),
+    ),),
+    skies=(palette("545488 be96a0"), palette("606496 a896b0"), palette("464c7c cea092")),
     clouds=(0.2, 0.9),
 )  # fmt: skip
 
-DUST = replace(
-    SOURCE,
+DUST = Domain(
     name="dust",
-    looks=(
-        Look(
-            sun=(0.15, 0.4), haze=(0.005, 0.012), air=(222, 200, 164), exposure=(0.92, 1.08), gamma=(0.95, 1.15),
-            contrast=(0.78, 0.95), saturation=(0.75, 1.0), tint=(1.1, 0.99, 0.8), tint_strength=(0.5, 1.1),
-            blur=(0.0026, 0.0046), noise=(2.0, 5.0), jpeg=(28, 60), lamps=(0.0, 0.05),
-        ),
-    ),
-    skies=(((188, 182, 166), (226, 208, 174)), ((160, 172, 184), (224, 210, 182)), ((204, 190, 160), (228, 210, 176))),
+    looks=(Look(
+        sun=(0.15, 0.4), haze=(0.005, 0.012), air=(222, 200, 164), exposure=(0.92, 1.08), gamma=(0.95, 1.15),
+        contrast=(0.78, 0.95), saturation=(0.75, 1.0), tint=(1.1, 0.99, 0.8), tint_strength=(0.5, 1.1),
+        blur=(0.0026, 0.0046), noise=(2.0, 5.0), jpeg=(28, 60), lamps=(0.0, 0.05),
+    ),),
+    skies=(palette("bcb6a6 e2d0ae"), palette("a0acb8 e0d2b6"), palette("ccbea0 e4d2b0")),
     clouds=(0.0, 0.4),
     materials=("stone", "stucco", "plaster", "stucco"),
-    facades=(
-        (214, 190, 150), (200, 168, 126), (222, 206, 178), (188, 150, 120), (176, 170, 156), (150, 178, 170),
-        (206, 150, 120), (226, 214, 160), (170, 140, 112),
-    ),
-    roofs=((170, 96, 70), (150, 110, 84), (132, 116, 100)),
-    foliage=(((44, 52, 22), (134, 136, 70)), ((36, 54, 28), (110, 132, 72)), ((60, 54, 28), (158, 142, 84))),
-    grass=((158, 140, 88), (144, 136, 80), (176, 152, 108)),
+    facades=palette("d6be96 c8a87e deceb2 bc9678 b0aa9c 96b2aa ce9678 e2d6a0 aa8c70"),
+    roofs=palette("aa6046 966e54 847464"),
+    foliage=(palette("2c3416 868846"), palette("24361c 6e8448"), palette("3c361c 9e8e54")),
+    grass=palette("9e8c58 908850 b0986c"),
     asphalt=(98, 128),
     road_tone=(1.04, 1.0, 0.94),
-    pavement=((196, 176, 148), (178, 164, 144), (202, 186, 160)),
-    paints=(
-        (222, 220, 212), (196, 190, 176), (120, 124, 126), (58, 58, 60), (168, 48, 38), (48, 84, 140),
-        (216, 170, 44), (70, 128, 112), (150, 110, 70),
-    ),
-    clothes=(
-        (222, 214, 196), (190, 64, 52), (58, 92, 132), (214, 150, 56), (84, 66, 58), (70, 128, 110),
-        (236, 200, 120), (150, 70, 110), (60, 60, 66),
-    ),
-    rates=MappingProxyType(
-        {"person": 1.4, "rider": 1.7, "two-wheeler": 1.5, "truck": 1.6, "tram": 0.6, "tree": 0.8, "lawn": 0.8}
-    ),
+    pavement=palette("c4b094 b2a490 cabaa0"),
+    paints=palette("dedcd4 c4beb0 787c7e 3a3a3c a83026 30548c d8aa2c 468070 966e46"),
+    clothes=palette("ded6c4 be4034 3a5c84 d69638 54423a 46806e ecc878 96466e 3c3c42"),
+    rates={"person": 1.4, "rider": 1.7, "two-wheeler": 1.5, "truck": 1.6, "tram": 0.6, "tree": 0.8, "lawn": 0.8},
 )  # fmt: skip
 
-DOMAINS: Mapping[str, Domain] = MappingProxyType(
-    {domain.name: domain for domain in (SOURCE, DEVELOPMENT, HAZE, DUSK, DUST)}
-)
+DOMAINS = {domain.name: domain for domain in (Domain("source"), DEVELOPMENT, HAZE, DUSK, DUST)}

@@ -1,16 +1,13 @@
 """The ground of a street: how it is laid, and how it is drawn."""
 
-from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from .camera import NEAR
-from .canvas import Canvas, Surface, shade
+from .canvas import NEAR, Canvas, Surface, shade
 from .domains import Colour, TrainId
-from .streets import FAR, LANE, Course, Street, space
+from .street import FAR, LANE, Street, space
 from .textures import TILE_PIXELS, get_material
 
 MILESTONES = np.concatenate([[NEAR], np.geomspace(2.0, FAR, 22)])
@@ -20,26 +17,88 @@ MATERIALS = {ROAD: "asphalt", SIDEWALK: "paving", GRASS: "grass"}
 WHITE: Colour = (226, 226, 220)
 RAIL: Colour = (66, 60, 58)
 
-Mark = tuple[np.ndarray, Colour]  # world points (N, 3) of what is painted on the ground
 
-
-class Patch(NamedTuple):
-    """A piece of ground; `outline` holds world points (N, 3)."""
-
-    outline: np.ndarray
-    colour: Colour
-    label: TrainId
-
-
-@dataclass(frozen=True)
 class Ground:
-    """All that lies flat."""
+    """All that lies flat: outlines of world points (N, 3), painted one over the other.
 
-    course: Course
-    label: TrainId  # of what lies under all the rest
-    colour: Colour
-    patches: list[Patch]
-    marks: list[Mark]
+    Attributes:
+        crosswalk: How far ahead a crosswalk starts that people walk over, in metres, or None.
+    """
+
+    def __init__(self, street: Street) -> None:
+        self.course = street.course
+        has_lawn = street.dice.chance(street.kind.lawn * street.domain.rate("lawn"))
+        self.base = (GRASS, street.grass) if has_lawn else (SIDEWALK, shade(street.pavement, 0.9))
+        self.patches: list[tuple[np.ndarray, TrainId, Colour]] = []
+        self.marks: list[tuple[np.ndarray, Colour]] = []
+        self._lay_strips(street)
+        self._paint_lanes(street)
+        self.crosswalk = self._paint_crosswalks(street)
+
+    def _lay_strips(self, street: Street) -> None:
+        """Lay the carriageway, on both sides a tram track, a verge, the sidewalk and the kerb, and the crossing."""
+        grass, asphalt, pavement = street.grass, street.asphalt, street.pavement
+        track = (GRASS, grass) if street.dice.chance(0.5) else (ROAD, shade(asphalt, 1.12))
+        left, right = street.sides
+        self.patches.append((self.course.strip(-left.kerb, right.kerb, MILESTONES), ROAD, asphalt))
+        for side in street.sides:
+            border = GRASS if side.walk > side.edge else SIDEWALK
+            for start, stop, label, colour in (
+                (side.kerb, side.edge, *track),
+                (side.edge, side.walk, GRASS, grass),
+                (side.walk, side.line, SIDEWALK, pavement),
+                (side.edge, side.edge + 0.12, border, shade(pavement, 0.66)),
+                (side.edge + 0.12, side.edge + 0.34, SIDEWALK, shade(pavement, 1.14)),
+            ):
+                if stop > start:
+                    left_edge, right_edge = sorted((side.sign * start, side.sign * stop))
+                    self.patches.append((self.course.strip(left_edge, right_edge, MILESTONES), label, colour))
+        if street.crossing:
+            self.patches.append((self.course.strip(-FAR, FAR, np.array(street.crossing)), ROAD, asphalt))
+
+    def _paint(self, middle: float, half: float, near: float, far: float, colour: Colour = WHITE) -> None:
+        """Paint a patch of a half width around a distance from the street's middle; where it is long it bends."""
+        along = np.linspace(near, far, max(2, int((far - near) / 6) + 1))
+        self.marks.append((self.course.strip(middle - half, middle + half, along), colour))
+
+    def _paint_lanes(self, street: Street) -> None:
+        """Paint patches of newer asphalt, lane marks, lines at the edges, and rails."""
+        dice, crossing, lanes = street.dice, street.crossing, street.lanes
+        left, right = street.sides
+        for _ in range(int(dice.integers(0, 4))):
+            middle, near = dice.between(-left.kerb + 1, right.kerb - 1), dice.between(3, 30)
+            tone = shade(street.asphalt, dice.between(0.8, 0.93))
+            self._paint(middle, dice.between(0.4, 1.4), near, near + dice.between(1, 7), tone)
+        is_double = dice.chance(0.3)
+        for near, far in [(1.5, crossing[0] - 5.0), (crossing[1] + 5.0, 90.0)] if crossing else [(1.5, 90.0)]:
+            for lane in range(-lanes + 1, lanes):
+                if lane == 0 and is_double:
+                    self._paint(-0.15, 0.07, near, far)
+                    self._paint(0.15, 0.07, near, far)
+                    continue
+                for start in space(near + dice.between(0, 3), min(far, 70.0) - 3, 7.5):
+                    self._paint(lane * LANE, 0.08, start, start + 3.2)
+            for sign in (-1, 1):
+                self._paint(sign * lanes * LANE, 0.07, near, far)
+        for side in street.sides:
+            if side.track is not None:
+                for at in (side.sign * side.track - 0.72, side.sign * side.track + 0.72):
+                    self._paint(at, 0.06, 1.5, 110.0, RAIL)
+
+    def _paint_crosswalks(self, street: Street) -> float | None:
+        """Paint crosswalks and a line to stop at; return where the first one starts."""
+        dice, crossing, (left, right) = street.dice, street.crossing, street.sides
+        starts = [dice.between(9.0, 26.0)] if dice.chance(0.25) and not crossing else []
+        if crossing and dice.chance(0.8):
+            starts = [crossing[0] - 4.0, crossing[1] + 1.0]
+        for near in starts:
+            for at in space(-left.kerb + 0.4, right.kerb - 0.4, 1.1):
+                self._paint(at + 0.275, 0.275, near, near + 3.0)
+        if not starts:
+            return None
+        middle = 0.5 * (0.2 + street.lanes * LANE)
+        self._paint(middle, middle - 0.2, starts[0] - 1.4, starts[0] - 1.0)
+        return starts[0]
 
     def draw(self, canvas: Canvas) -> None:
         """Paint the ground below the horizon."""
@@ -47,13 +106,14 @@ class Ground:
         per_row = 1.0 / (camera.focal * camera.eye)
         surfaces = {label: Surface(label, -camera.horizon * per_row, per_row=per_row) for label in MATERIALS}
         top = min(camera.height, round(camera.horizon))
-        canvas.image[top:] = np.rint(self.colour)
-        canvas.numbers[top:] = canvas.number(surfaces[self.label])
-        for outline, colour, label in self.patches:
-            canvas.fill(camera.project_polygon(outline), colour, surfaces[label])
+        label, colour = self.base
+        canvas.image[top:] = np.rint(colour)
+        canvas.numbers[top:] = canvas.number(surfaces[label])
+        for outline, label, colour in self.patches:
+            canvas.fill_world(outline, colour, surfaces[label])
         self._add_relief(canvas, top, [canvas.number(surface) for surface in surfaces.values()])
         for outline, colour in self.marks:
-            canvas.fill(camera.project_polygon(outline), colour)
+            canvas.fill_world(outline, colour)
 
     def _add_relief(self, canvas: Canvas, top: int, numbers: list[int]) -> None:
         """Multiply rows from `top` on by the relief of their materials; it fades where pixels cover much ground."""
@@ -76,83 +136,3 @@ class Ground:
 @cache
 def _stack_materials() -> np.ndarray:
     return np.stack([get_material(name) for name in MATERIALS.values()], axis=-1)
-
-
-def lay_ground(street: Street) -> tuple[Ground, float | None]:
-    """Return the ground of a street, and how far ahead a crosswalk starts that people walk over."""
-    has_lawn = street.dice.chance(street.kind.lawn * street.domain.rate("lawn"))
-    base = (GRASS, street.grass) if has_lawn else (SIDEWALK, shade(street.pavement, 0.9))
-    patches = lay_strips(street)
-    marks, crosswalk = paint_marks(street)
-    return Ground(street.course, *base, patches, marks), crosswalk
-
-
-def lay_strips(street: Street) -> list[Patch]:
-    """Lay the carriageway, on both sides a tram track, a verge, the sidewalk and the kerb, and the crossing street."""
-    grass, asphalt, pavement = street.grass, street.asphalt, street.pavement
-    track = (GRASS, grass) if street.dice.chance(0.5) else (ROAD, shade(asphalt, 1.12))
-    patches: list[Patch] = []
-
-    def lay(start: float, stop: float, label: TrainId, colour: Colour) -> None:
-        outline = street.course.strip(min(start, stop), max(start, stop), MILESTONES)
-        patches.append(Patch(outline, colour, label))
-
-    left, right = street.sides
-    lay(-left.kerb, right.kerb, ROAD, asphalt)
-    for side in street.sides:
-        sign, edge = side.sign, side.edge
-        if side.track is not None:
-            lay(sign * side.kerb, sign * edge, *track)
-        if side.walk > edge:
-            lay(sign * edge, sign * side.walk, GRASS, grass)
-        lay(sign * side.walk, sign * side.line, SIDEWALK, pavement)
-        lay(sign * edge, sign * (edge + 0.12), GRASS if side.walk > edge else SIDEWALK, shade(pavement, 0.66))
-        lay(sign * (edge + 0.12), sign * (edge + 0.34), SIDEWALK, shade(pavement, 1.14))
-    if street.crossing:
-        patches.append(Patch(street.course.strip(-FAR, FAR, np.array(street.crossing)), asphalt, ROAD))
-    return patches
-
-
-def paint_marks(street: Street) -> tuple[list[Mark], float | None]:
-    """Paint patches of newer asphalt, lane marks, kerb lines, rails, crosswalks; return the start of a crosswalk."""
-    dice, crossing, lanes = street.dice, street.crossing, street.lanes
-    left, right = street.sides
-    marks: list[Mark] = []
-
-    def paint(start: float, stop: float, near: float, far: float, colour: Colour = WHITE) -> None:
-        """Paint a patch between two places across the street; where it is long it follows the bend."""
-        along = np.linspace(near, far, max(2, int((far - near) / 6) + 1))
-        marks.append((street.course.strip(start, stop, along), colour))
-
-    for _ in range(int(dice.integers(0, 4))):
-        middle, near = dice.between(-left.kerb + 1, right.kerb - 1), dice.between(3, 30)
-        tone = shade(street.asphalt, dice.between(0.8, 0.93))
-        width = dice.between(0.4, 1.4)
-        paint(middle - width, middle + width, near, near + dice.between(1, 7), tone)
-    is_double = dice.chance(0.3)
-    pieces = [(1.5, crossing[0] - 5.0), (crossing[1] + 5.0, 90.0)] if crossing else [(1.5, 90.0)]
-    for near, far in pieces:
-        for lane in range(-lanes + 1, lanes):
-            if lane == 0 and is_double:
-                paint(-0.22, -0.08, near, far)
-                paint(0.08, 0.22, near, far)
-                continue
-            for start in space(near + dice.between(0, 3), min(far, 70.0) - 3, 7.5):
-                paint(lane * LANE - 0.08, lane * LANE + 0.08, start, start + 3.2)
-        for side in street.sides:
-            edge = side.sign * lanes * LANE
-            paint(edge - 0.07, edge + 0.07, near, far)
-    for side in street.sides:
-        if side.track is not None:
-            for at in (side.sign * side.track - 0.72, side.sign * side.track + 0.72):
-                paint(at - 0.06, at + 0.06, 1.5, 110.0, RAIL)
-    crosswalks = [dice.between(9.0, 26.0)] if dice.chance(0.25) and not crossing else []
-    if crossing and dice.chance(0.8):
-        crosswalks = [crossing[0] - 4.0, crossing[1] + 1.0]
-    for near in crosswalks:
-        for at in space(-left.kerb + 0.4, right.kerb - 0.4, 1.1):
-            paint(at, at + 0.55, near, near + 3.0)
-    if not crosswalks:
-        return marks, None
-    paint(0.2, lanes * LANE, crosswalks[0] - 1.4, crosswalks[0] - 1.0)
-    return marks, crosswalks[0]

@@ -1,10 +1,42 @@
 """The vehicles of the street: cars, trucks, buses and trams, as data. Lengths are metres."""
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
 
 from .canvas import rectangle
 from .domains import TrainId
-from .vehicles import Detail, Hull, Model, Patch, Point
+
+Point = tuple[float, float]  # along, up
+# Rectangles on faces: (face, left, right, low, high, paint), -1 to 1 across and 0 to 1 along the face. One that is not
+# in the middle is on both halves.
+Details = Sequence[tuple[int, float, float, float, float, str]]
+Patches = Sequence[tuple[str, np.ndarray]]  # on both sides: paint, and corners (4, 2) as (along, up)
+
+
+class Hull(NamedTuple):
+    """A side view swept across the width; paints by their names."""
+
+    # Points (along, up, paint of the face to the next), from the rear bumper over the roof to the front.
+    profile: Sequence[tuple[float, float, str]]
+    width: float
+    details: Details = ()
+    patches: Patches = ()
+    flank: str = "body"  # paint of the sides
+    belt: float = 1.0  # height above which the sides lean inwards
+    lean: float = 0.0  # metres that each side leans in at the top
+
+
+class Model(NamedTuple):
+    """A kind of vehicle."""
+
+    label: TrainId
+    length: float
+    height: float
+    track: float  # width between the outsides of the wheels
+    hulls: tuple[Hull, ...]  # from rear to front
+    wheels: tuple[Point, ...]  # (along, radius)
 
 
 def make_car(length: float, roof: float, tail: Point, glass: tuple[float, float, float, float], width: float) -> Model:
@@ -46,30 +78,12 @@ def make_car(length: float, roof: float, tail: Point, glass: tuple[float, float,
 
 
 def make_box(
-    span: Point, heights: Point, width: float, paint: str, details: tuple[Detail, ...] = (),
-    patches: tuple[Patch, ...] = (),
-) -> Hull:  # fmt: skip
+    span: Point, heights: Point, width: float, paint: str, details: Details = (), patches: Patches = ()
+) -> Hull:
     """Describe a box-shaped hull; its faces are 0 rear, 1 roof, 2 front."""
     (start, stop), (low, high) = span, heights
     profile = ((start, low, paint), (start, high, paint), (stop, high, paint), (stop, low, "dark"))
     return Hull(profile, width, details, patches, flank=paint)
-
-
-def make_cab(start: float, stop: float, roof: float, width: float) -> Hull:
-    """Describe a truck's cab; its faces are 0 rear, 1 roof, 2 windscreen, 3 front, 4 bumper."""
-    waist = 0.52 * roof
-    profile = (
-        (start, 0.5, "body"), (start, roof, "body"), (stop - 0.3, roof, "glass"), (stop - 0.04, waist, "body"),
-        (stop, 0.85, "dark"), (stop, 0.4, "dark"),
-    )  # fmt: skip
-    window = ((start + 0.7, waist + 0.08), (start + 0.75, roof - 0.3), (stop - 0.4, roof - 0.3), (stop - 0.2, waist))
-    patches = ("dark", rectangle(start, stop, 0.5, 0.8)), ("glass", np.array(window))
-    details = (
-        (4, -0.95, -0.62, 0.15, 0.7, "head"),
-        (3, -0.6, 0.6, 0.2, 0.75, "dark"),
-        (4, -0.25, 0.25, 0.2, 0.6, "plate"),
-    )
-    return Hull(profile, width, details, patches, belt=waist, lean=0.06)
 
 
 def make_truck(length: float, height: float, cargo: str) -> Model:
@@ -82,10 +96,24 @@ def make_truck(length: float, height: float, cargo: str) -> Model:
     )
     stripe = (("accent", rectangle(0.3, length - 2.4, 0.56 * height, 0.7 * height)),)
     ribs = tuple(("metal", rectangle(at, at + 0.07, 1.0, height)) for at in np.arange(0.0, length - 2.1, 0.9).tolist())
+    start, roof = length - 1.95, min(height - 0.3, 2.75)  # of the cab, whose faces are rear, roof, windscreen, ...
+    waist = 0.52 * roof
+    profile = (
+        (start, 0.5, "body"), (start, roof, "body"), (length - 0.3, roof, "glass"), (length - 0.04, waist, "body"),
+        (length, 0.85, "dark"), (length, 0.4, "dark"),
+    )  # fmt: skip
+    window = rectangle(start + 0.7, length - 0.4, waist + 0.08, roof - 0.3)
+    window[[1, 3]] = (start + 0.75, roof - 0.3), (length - 0.2, waist)  # slanting
+    front = (
+        (4, -0.95, -0.62, 0.15, 0.7, "head"),
+        (3, -0.6, 0.6, 0.2, 0.75, "dark"),
+        (4, -0.25, 0.25, 0.2, 0.6, "plate"),
+    )
+    patches = ("dark", rectangle(start, length, 0.5, 0.8)), ("glass", window)
     hulls = (
         make_box((0.1, length - 0.4), (0.55, 0.95), 2.2, "dark", lamps),
         make_box((0.0, length - 2.05), (0.95, height), 2.45, cargo, doors, stripe if cargo == "second" else ribs),
-        make_cab(length - 1.95, length, min(height - 0.3, 2.75), 2.3),
+        Hull(profile, 2.3, front, patches, belt=waist, lean=0.06),
     )
     wheels = ((1.0, 0.48), (2.1, 0.48), (length - 1.0, 0.48)) if length > 7 else ((1.3, 0.44), (length - 1.0, 0.44))
     return Model(TrainId.TRUCK, length, height, 2.3, hulls, wheels)
@@ -118,27 +146,10 @@ def make_bus(length: float) -> Model:
 
 
 def make_tram(car: float, count: int) -> Model:
-    """Describe a tram of `count` cars that are each `car` metres long, with joints between, and a pantograph."""
-    hulls: list[Hull] = []
-    for index in range(count):
-        start, stop = index * car + (0.25 if index else 0.0), (index + 1) * car
-        hulls.append(make_tram_car(start, stop, car, 0.5 if index == 0 else 0.0, 0.5 if index == count - 1 else 0.0))
-        if index < count - 1:
-            hulls.append(make_box((stop - 0.1, stop + 0.35), (0.3, 3.2), 2.2, "dark"))
-    middle = 0.5 * car
-    hulls.append(make_box((middle - 0.9, middle + 0.9), (3.35, 3.6), 1.6, "metal"))
-    hulls.append(make_box((middle - 0.06, middle + 0.06), (3.6, 4.5), 0.12, "dark"))
-    hulls.append(make_box((middle - 0.12, middle + 0.12), (4.5, 4.6), 1.7, "dark"))
-    return Model(TrainId.TRAIN, car * count, 3.4, 2.5, tuple(hulls), ())
+    """Describe a tram of `count` cars that are each `car` metres long, with joints between, and a pantograph.
 
-
-def make_tram_car(start: float, stop: float, car: float, tail: float, nose: float) -> Hull:
-    """Describe one car of a tram; at an end with a driver's cab, the tail or nose leans in by some metres."""
-    profile = (
-        (start, 0.14, "body"), (start, 1.25, "glass" if tail else "dark"), (start + tail, 2.9, "second"),
-        (start + tail + 0.1, 3.35, "metal"), (stop - nose - 0.1, 3.35, "second"),
-        (stop - nose, 2.9, "glass" if nose else "dark"), (stop, 1.25, "body"), (stop, 0.14, "dark"),
-    )  # fmt: skip
+    At the tram's ends, where the drivers sit, a car leans in.
+    """
     details = (
         (0, -0.9, -0.66, 0.35, 0.65, "tail"),
         (0, -1.0, 1.0, 0.82, 1.0, "second"),
@@ -147,18 +158,36 @@ def make_tram_car(start: float, stop: float, car: float, tail: float, nose: floa
         (6, -1.0, 1.0, 0.0, 0.18, "second"),
         (6, -0.9, -0.6, 0.3, 0.62, "head"),
     )
-    patches = (
-        ("dark", rectangle(start, stop, 0.14, 0.4)),
-        ("second", rectangle(start, stop, 1.0, 1.3)),
-        ("second", rectangle(start + tail, stop - nose, 2.85, 3.35)),
-        ("glass", rectangle(start + 0.35 * car, start + 0.35 * car + 1.3, 0.4, 2.6)),
-        ("glass", rectangle(start + 0.7 * car, start + 0.7 * car + 1.3, 0.4, 2.6)),
-        *row_of_windows(start + tail + 0.2, stop - nose - 0.2, 5, 1.45, 2.65),
+    hulls: list[Hull] = []
+    for index in range(count):
+        start, stop = index * car + (0.25 if index else 0.0), (index + 1) * car
+        tail, nose = 0.5 if index == 0 else 0.0, 0.5 if index == count - 1 else 0.0
+        profile = (
+            (start, 0.14, "body"), (start, 1.25, "glass" if tail else "dark"), (start + tail, 2.9, "second"),
+            (start + tail + 0.1, 3.35, "metal"), (stop - nose - 0.1, 3.35, "second"),
+            (stop - nose, 2.9, "glass" if nose else "dark"), (stop, 1.25, "body"), (stop, 0.14, "dark"),
+        )  # fmt: skip
+        patches = (
+            ("dark", rectangle(start, stop, 0.14, 0.4)),
+            ("second", rectangle(start, stop, 1.0, 1.3)),
+            ("second", rectangle(start + tail, stop - nose, 2.85, 3.35)),
+            ("glass", rectangle(start + 0.35 * car, start + 0.35 * car + 1.3, 0.4, 2.6)),
+            ("glass", rectangle(start + 0.7 * car, start + 0.7 * car + 1.3, 0.4, 2.6)),
+            *row_of_windows(start + tail + 0.2, stop - nose - 0.2, 5, 1.45, 2.65),
+        )
+        hulls.append(Hull(profile, 2.5, details, patches, belt=1.4, lean=0.08))
+        if index < count - 1:
+            hulls.append(make_box((stop - 0.1, stop + 0.35), (0.3, 3.2), 2.2, "dark"))
+    middle = 0.5 * car
+    pantograph = (
+        make_box((middle - 0.9, middle + 0.9), (3.35, 3.6), 1.6, "metal"),
+        make_box((middle - 0.06, middle + 0.06), (3.6, 4.5), 0.12, "dark"),
+        make_box((middle - 0.12, middle + 0.12), (4.5, 4.6), 1.7, "dark"),
     )
-    return Hull(profile, 2.5, details, patches, belt=1.4, lean=0.08)
+    return Model(TrainId.TRAIN, car * count, 3.4, 2.5, (*hulls, *pantograph), ())
 
 
-def row_of_windows(start: float, stop: float, count: int, low: float, high: float) -> list[Patch]:
+def row_of_windows(start: float, stop: float, count: int, low: float, high: float) -> Patches:
     """Return `count` upright windows between two points along the side."""
     pitch = (stop - start) / count
     lefts = [start + index * pitch + 0.05 for index in range(count)]

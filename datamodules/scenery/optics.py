@@ -5,8 +5,8 @@ from functools import cache
 import cv2
 import numpy as np
 
-from .dice import Dice
 from .domains import Look
+from .street import Dice
 
 NOISE_ROWS = 256  # sensor noise is drawn for an image this high and resized
 NOISE_TILE = 1024
@@ -30,22 +30,22 @@ class Photographer:
         self.noise_shift = dice.random(), dice.random()
 
     def develop(self, image: np.ndarray, nearness: np.ndarray) -> np.ndarray:
-        """Turn painted colours into a photograph.
-
-        Args:
-            image: Painted colours (H, W, 3) uint8.
-            nearness: 1 / depth (H, W) in 1 / metres; 0 is the sky.
-
-        Returns:
-            The photograph (H, W, 3) uint8.
-        """
+        """Turn painted colours (H, W, 3) uint8 at a nearness (H, W) in 1 / metres into a photograph; 0 is the sky."""
         light = self.add_air(image, nearness)
         if self.blur * image.shape[0] > 0.2:
             light = cv2.GaussianBlur(light, (0, 0), self.blur * image.shape[0])
         light = cv2.transform(light, self.channels)
-        graded = cv2.LUT(cv2.convertScaleAbs(light), self.make_curve(float(light.mean())))
+        mean = float(light.mean())
+        levels = np.clip(mean + self.contrast * (np.arange(256) - mean), 0, 255) / 255.0
+        graded = cv2.LUT(cv2.convertScaleAbs(light), np.rint(255.0 * levels**self.gamma).astype(np.uint8))
         noisy = cv2.add(graded, self.make_grain(image.shape[:2]), dtype=cv2.CV_8U)
-        return compress(noisy, round(self.jpeg)) if self.jpeg < 100 else noisy
+        if self.jpeg >= 100:
+            return noisy
+        encoded = cv2.imencode(".jpg", noisy[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, round(self.jpeg)])[1]
+        decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+        if decoded is None:
+            raise RuntimeError("OpenCV could not decode its own JPEG; check that it was built with JPEG support")
+        return np.ascontiguousarray(decoded[..., ::-1])
 
     def add_air(self, image: np.ndarray, nearness: np.ndarray) -> np.ndarray:
         """Fade colours into the colour of the air with distance; returns float32."""
@@ -55,11 +55,6 @@ class Photographer:
         kept = cv2.multiply(image, cv2.merge([share] * 3), dtype=cv2.CV_32F)
         air = self.air[:, None]
         return cv2.add(kept, cv2.transform(share, np.hstack([-air, air])))
-
-    def make_curve(self, mean: float) -> np.ndarray:
-        """Return the tone curve (256,) uint8: contrast around the mean, then gamma."""
-        levels = np.clip(mean + self.contrast * (np.arange(256) - mean), 0, 255) / 255.0
-        return np.rint(255.0 * levels**self.gamma).astype(np.uint8)
 
     def make_grain(self, size: tuple[int, int]) -> np.ndarray:
         """Return sensor noise (H, W, 3) float32 in grey levels, of a grain that does not depend on the size."""
@@ -77,12 +72,3 @@ def _get_grain() -> np.ndarray:
     rng = np.random.default_rng(31)
     grey = rng.standard_normal((NOISE_TILE, NOISE_TILE, 1), dtype=np.float32)
     return 0.8 * grey + 0.5 * rng.standard_normal((NOISE_TILE, NOISE_TILE, 3), dtype=np.float32)
-
-
-def compress(image: np.ndarray, quality: int) -> np.ndarray:
-    """Send an image through JPEG of a quality below 100."""
-    encoded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-    decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
-    if decoded is None:
-        raise RuntimeError("OpenCV could not decode a JPEG that it encoded; check that it was built with JPEG support")
-    return np.ascontiguousarray(decoded[..., ::-1])

@@ -14,8 +14,8 @@ SPRITE_PIXELS = 256
 
 FINE = (1, TILE_PIXELS, 32, 4)
 BROAD = (2, TILE_PIXELS, 4, 4)
-# The relief of facades and ground: bricks, stones or slabs that are laid (arguments of `lay_courses`), and weighted
-# noise on top (arguments of `make_noise`).
+# The relief of facades and ground: bricks, stones or slabs (height and length in pixels, gain of the joints, seed,
+# spread of their tones), and weighted noise on top (arguments of `make_noise`).
 MATERIALS: dict[str, tuple[tuple[int, int, float, int, float] | None, tuple[tuple[float, tuple], ...]]] = {
     "brick": ((8, 16, 0.78, 3, 0.11), ((0.04, BROAD),)),
     "stone": ((16, 32, 0.74, 4, 0.1), ((0.05, FINE),)),
@@ -53,23 +53,21 @@ def make_noise(seed: int, size: int, coarsest: int, octaves: int, persistence: f
     return (total - total.mean()) / total.std()
 
 
-def lay_courses(course: int, length: int, joint: float, seed: int, spread: float) -> np.ndarray:
-    """Lay bricks, stones or slabs of `course` x `length` pixels; return a gain (TILE_PIXELS, TILE_PIXELS) around 1."""
-    rng = np.random.default_rng([seed, course, length])
-    rows, columns = np.mgrid[:TILE_PIXELS, :TILE_PIXELS]
-    row = rows // course
-    shifted = (columns + (row % 2) * (length // 2)) % TILE_PIXELS
-    tones = 1.0 + spread * rng.standard_normal((TILE_PIXELS // course, TILE_PIXELS // length))
-    gain = tones[row % tones.shape[0], (shifted // length) % tones.shape[1]]
-    gain[(rows % course == 0) | (shifted % length == 0)] *= joint
-    return gain.astype(np.float32)
-
-
 @cache
 def get_material(name: str) -> np.ndarray:
     """Return the relief of one of `MATERIALS`: a gain (TILE_PIXELS, TILE_PIXELS) float32 around 1."""
     courses, layers = MATERIALS[name]
-    relief = lay_courses(*courses) if courses else np.ones((TILE_PIXELS, TILE_PIXELS), np.float32)
+    relief: np.ndarray = np.ones((TILE_PIXELS, TILE_PIXELS), np.float32)
+    if courses:
+        course, length, joint, seed, spread = courses
+        tones = 1.0 + spread * np.random.default_rng([seed, course, length]).standard_normal(
+            (TILE_PIXELS // course, TILE_PIXELS // length)
+        )
+        rows, columns = np.mgrid[:TILE_PIXELS, :TILE_PIXELS]
+        shifted = (columns + (rows // course % 2) * (length // 2)) % TILE_PIXELS  # every other course by half a length
+        gain = tones[rows // course, shifted // length]
+        gain[(rows % course == 0) | (shifted % length == 0)] *= joint
+        relief = gain.astype(np.float32)
     for weight, noise in layers:
         relief = relief + weight * make_noise(*noise)
     return np.clip(relief, 0.3, 1.7).astype(np.float32)

@@ -1,15 +1,15 @@
-"""How a vehicle is drawn: hulls swept across its width, with patches on their faces, and wheels."""
+"""Vehicles: how they are drawn, as hulls swept across their width, and what drives and is parked. In metres."""
 
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
 
-from .camera import NEAR, Pose
-from .canvas import Canvas, Surface, mix, rectangle, shade, upright
-from .domains import Colour, TrainId
-from .solids import Solid
+from .canvas import NEAR, Canvas, Item, Pose, mix, rectangle, shade, upright
+from .domains import Colour, TrainId, palette
+from .models import MODELS, Hull, Model
+from .people import TWO_WHEELERS, place_rider, stand_figure
+from .street import LANE, Side, Street
 
 TYRE: Colour = (26, 26, 28)
 DARK: Colour = (34, 34, 38)
@@ -20,181 +20,189 @@ PAINTS: dict[str, Colour] = {
     "head": (238, 238, 226), "tail": (196, 28, 24), "display": (214, 150, 48),
 }  # fmt: skip
 LIT_PAINTS: dict[str, Colour] = {"head": (255, 252, 224), "tail": (255, 60, 44), "display": (255, 180, 60)}
-CIRCLE = np.stack([np.cos(np.linspace(0, 2 * np.pi, 14)[:-1]), np.sin(np.linspace(0, 2 * np.pi, 14)[:-1])], axis=1)
-SIDES = (-1.0, 1.0)
+TURNS = np.linspace(0, 2 * np.pi, 14)[:-1, None]
+CIRCLE = np.hstack([np.cos(TURNS), np.sin(TURNS)])
+SIDES = np.array([-1.0, 1.0])
 LEAST_DETAILED = 7.0  # pixels of height from which wheels, windows and lamps are drawn
-
-Point = tuple[float, float]  # along, up
-Detail = tuple[int, float, float, float, float, str]
-Patch = tuple[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Hull:
-    """A side view swept across the width; lengths in metres, paints by their names."""
-
-    # Points (along, up, paint of the face to the next), from the rear bumper over the roof to the front.
-    profile: tuple[tuple[float, float, str], ...]
-    width: float
-    # Patches on faces: (face, left, right, low, high, paint), -1 to 1 across and 0 to 1 along the face. One that is not
-    # in the middle is on both halves.
-    details: tuple[Detail, ...] = ()
-    patches: tuple[Patch, ...] = ()  # paint and corners (4, 2) as (along, up), on both sides
-    flank: str = "body"  # paint of the sides
-    belt: float = 1.0  # height above which the sides lean inwards
-    lean: float = 0.0  # metres that each side leans in at the top
-
-    @cached_property
-    def points(self) -> np.ndarray:
-        """The profile (N, 2) as (along, up)."""
-        return np.array([point[:2] for point in self.profile])
-
-    @cached_property
-    def corners_of_patches(self) -> np.ndarray:
-        """Corners (patches, 4, 2) as (along, up)."""
-        return np.array([corners for _, corners in self.patches])
-
-    @cached_property
-    def details_of_faces(self) -> list[list[tuple[np.ndarray, np.ndarray, str]]]:
-        """For each face, corners of its details as shares (4, 1) across and along the face, and paints."""
-        faces: list[list[tuple[np.ndarray, np.ndarray, str]]] = [[] for _ in self.profile]
-        for face, left, right, low, high, paint in self.details:
-            for first, last in [(left, right)] if left == -right else [(left, right), (-right, -left)]:
-                across = rectangle(first, last, low, high)[:, :1] * 0.5 + 0.5
-                faces[face].append((across, rectangle(first, last, low, high)[:, 1:], paint))
-        return faces
-
-    def half_width(self, up: np.ndarray) -> np.ndarray:
-        """Return metres from the middle to the side at some heights."""
-        rise = max(self.points[:, 1].max() - self.belt, 0.1)
-        return 0.5 * self.width - self.lean * np.clip((up - self.belt) / rise, 0.0, 1.0)
+CAR, TRUCK, BUS, TRAM = TrainId.CAR, TrainId.TRUCK, TrainId.BUS, TrainId.TRAIN
+BICYCLE, MOTORCYCLE = TrainId.BICYCLE, TrainId.MOTORCYCLE
+LIVERIES = tuple(map(palette, ("d63c30 ece8dc", "eec43c 3c3e46", "347854 e8e4ce", "3660b0 e8eaec", "e8e8e4 c42c38")))
+BUS_PAINTS = palette("e8ba2c ce2c2c 286eb4 e8e8e2 3c9460 ec8428")
+BUS_STRIPES = palette("ecece6 3c4048 28508c")
+CARGO_PAINTS = palette("eaeae6 d6dadc 4a6ea0 c8b082 c4543c 6e8c6e")
 
 
-@dataclass(frozen=True)
-class Model:
-    """A kind of vehicle."""
-
-    label: TrainId
-    length: float
-    height: float
-    track: float  # width between the outsides of the wheels
-    hulls: tuple[Hull, ...]  # from rear to front
-    wheels: tuple[Point, ...]  # (along, radius)
-
-
-@dataclass(frozen=True)
 class Vehicle:
-    """A vehicle on the ground; the place is its middle."""
+    """A vehicle on a canvas: a model of which the middle is at a pose; paints are colours by their names."""
 
-    model: Model
-    pose: Pose
-    body: Colour
-    second: Colour  # of the cargo box or of the livery's stripe
-    accent: Colour  # of tarpaulins and lettering
-    lit: bool  # whether its lights are on
+    def __init__(self, canvas: Canvas, model: Model, pose: Pose, paints: dict[str, Colour]) -> None:
+        self.canvas, self.model, self.pose, self.paints = canvas, model, pose, paints
+        self.is_large = canvas.camera.scale(pose.z) * model.height > LEAST_DETAILED
+        nearest = float(pose.footprint(model.length, model.track)[:, 1].min())
+        self.surface = upright(model.label, max(1.0, nearest))
 
-    @property
-    def solid(self) -> Solid:
-        """What casts its shadow."""
-        return Solid(self.pose.footprint(self.model.length, self.model.track), 0.0, 0.9 * self.model.height)
-
-    @cached_property
-    def paints(self) -> dict[str, Colour]:
-        """Colours by their names."""
-        own = {"body": self.body, "second": self.second, "accent": self.accent}
-        return PAINTS | (LIT_PAINTS if self.lit else {}) | own
-
-    def draw(self, canvas: Canvas) -> None:
+    def draw(self) -> None:
         """Paint the underside, the tyres, the hulls with their details, and the wheels that can be seen."""
-        model, pose = self.model, self.pose
-        depths = self.solid.footprint[:, 1]
-        if depths.max() < 1.2:
-            return
-        surface = upright(model.label, max(1.0, float(depths.min())))
-        rear, front = 0.1, model.length - 0.1
-        side = 0.48 * model.track * np.array([-1.0, 1.0, 1.0, -1.0])
-        underside = self._place(np.array([rear, rear, front, front]), np.full(4, 0.16), side)
-        canvas.fill(canvas.camera.project_polygon(underside), TYRE, None if model.wheels else surface)
-        is_large = canvas.camera.scale(pose.z) * model.height > LEAST_DETAILED
-        rims = self._project_wheels(canvas) if model.wheels and is_large else None
-        if rims is not None:
-            for rim in rims.reshape(-1, 2 * len(CIRCLE), 2).astype(np.float32):
-                canvas.fill(cv2.convexHull(rim)[:, 0], TYRE, surface)
-        for hull in model.hulls if np.cos(pose.heading) < 0 else model.hulls[::-1]:
-            self._draw_hull(canvas, hull, surface, is_large)
-        shown = self._find_shown_side(0.5 * model.track)
-        if rims is not None and shown is not None:
-            for rim in rims[:, shown, 0]:
-                draw_wheel(canvas, rim, surface)
+        canvas, model = self.canvas, self.model
+        along, side = np.array([0.1, 0.1, model.length - 0.1, model.length - 0.1]), 0.48 * model.track
+        underside = self._place(along, np.full(4, 0.16), side * np.array([-1.0, 1.0, 1.0, -1.0]))
+        canvas.fill_world(underside, TYRE, None if model.wheels else self.surface)
+        rims = self._project_wheels()
+        for rim in rims.reshape(-1, 2 * len(CIRCLE), 2).astype(np.float32):
+            canvas.fill(cv2.convexHull(rim)[:, 0], TYRE, self.surface)
+        for hull in model.hulls if np.cos(self.pose.heading) < 0 else model.hulls[::-1]:
+            self._draw_hull(hull)
+        middle = np.cos(self.pose.heading) * self.pose.x - np.sin(self.pose.heading) * self.pose.z
+        for rim in rims[:, SIDES * middle < -0.5 * model.track, 0].reshape(-1, len(CIRCLE), 2):
+            self._draw_wheel(rim)
 
     def _place(self, along: np.ndarray, up: np.ndarray, side: np.ndarray) -> np.ndarray:
         """Turn the vehicle's own coordinates, metres from its rear, into world points (..., 3)."""
         return self.pose.place(along - 0.5 * self.model.length, up, side)
 
-    def _find_shown_side(self, half: float) -> int | None:
-        """Return which side, `half` metres from the middle, faces the camera: 0 for left, 1 for right, or None."""
-        pose = self.pose
-        for index, side in enumerate(SIDES):
-            if side * np.cos(pose.heading) * pose.x + -side * np.sin(pose.heading) * pose.z + half < 0:
-                return index
-        return None
-
-    def _draw_hull(self, canvas: Canvas, hull: Hull, surface: Surface, is_large: bool) -> None:
+    def _draw_hull(self, hull: Hull) -> None:
         """Paint the faces between the sides that can be seen, with their details, then a side."""
-        along, up = hull.points.T
-        half_width = hull.half_width(up)
-        edges = np.stack([self._place(along, up, side * half_width) for side in SIDES])
-        has_details = is_large and edges[..., 2].min() > NEAR
-        faces = np.stack([edges[0, :-1], edges[0, 1:], edges[1, 1:], edges[1, :-1]], axis=1)
-        quads = canvas.camera.project_polygons(faces)
+        canvas, camera, heading = self.canvas, self.canvas.camera, self.pose.heading
+        along, up = np.array([point[:2] for point in hull.profile]).T
+        edges = np.stack([self._place_on_side(hull, side, along, up) for side in SIDES])
+        has_details = self.is_large and edges[..., 2].min() > NEAR
+        quads = camera.project_polygons(np.stack([edges[0, :-1], edges[0, 1:], edges[1, 1:], edges[1, :-1]], axis=1))
         steps, rises = np.diff(along), np.diff(up)
-        normals = np.stack([-rises * np.sin(self.pose.heading), steps, -rises * np.cos(self.pose.heading)], axis=1)
+        normals = np.stack([-rises * np.sin(heading), steps, -rises * np.cos(heading)], axis=1)
         normals /= np.maximum(np.hypot(steps, rises), 1e-6)[:, None]
-        for face, normal in enumerate(normals):
-            if normal @ (edges[0, face] - (0.0, canvas.camera.eye, 0.0)) >= 0:
-                continue
-            paint, quad = hull.profile[face][2], quads[face]
+        facing = np.sum(normals * (edges[0, :-1] - (0.0, camera.eye, 0.0)), axis=1) < 0
+        for face in np.flatnonzero(facing).tolist():
+            paint, normal, quad = hull.profile[face][2], normals[face].tolist(), quads[face]
             colour = self.paints[paint]
             if paint == "glass":
-                colour = mix(colour, SKY_IN_GLASS, 0.25 * float(normal[1]) + 0.08)
-            canvas.fill(quad, shade(colour, canvas.light.on(*normal.tolist())), surface)
-            for across, rise, detail_paint in hull.details_of_faces[face] if has_details else ():
-                bottom, top = quad[0] + across * (quad[3] - quad[0]), quad[1] + across * (quad[2] - quad[1])
-                canvas.fill(bottom + rise * (top - bottom), self.paints[detail_paint])
-        shown = self._find_shown_side(0.5 * hull.width)
-        if shown is not None:
-            self._draw_flank(canvas, hull, SIDES[shown], edges[shown], surface, is_large)
+                colour = mix(colour, SKY_IN_GLASS, 0.25 * normal[1] + 0.08)
+            canvas.fill(quad, shade(colour, canvas.light.on(*normal)), self.surface)
+            for at, left, right, low, high, paint in hull.details if has_details else ():
+                halves = [(left, right)] if left == -right else [(left, right), (-right, -left)]
+                for first, last in halves if at == face else ():
+                    across, rise = rectangle(0.5 * first + 0.5, 0.5 * last + 0.5, low, high).T[..., None]
+                    bottom, top = quad[0] + across * (quad[3] - quad[0]), quad[1] + across * (quad[2] - quad[1])
+                    canvas.fill(bottom + rise * (top - bottom), self.paints[paint])
+        for side, edge in zip(SIDES, edges, strict=True):
+            x, z = side * np.cos(heading), -side * np.sin(heading)
+            if x * edge[0, 0] + z * edge[0, 2] < 0:
+                self._draw_side(hull, side, edge, canvas.light.on(x, 0.0, z))
 
-    def _draw_flank(
-        self, canvas: Canvas, hull: Hull, side: float, edge: np.ndarray, surface: Surface, is_large: bool
-    ) -> None:
-        """Paint a side, whose outline is `edge`, and what is on it."""
-        camera, heading = canvas.camera, self.pose.heading
-        brightness = canvas.light.on(side * np.cos(heading), 0.0, -side * np.sin(heading))
-        canvas.fill(camera.project_polygon(edge), shade(self.paints[hull.flank], brightness), surface)
-        if not is_large or not hull.patches or np.ptp(camera.project(edge)[:, 0]) < 4:
-            return
-        along, up = np.moveaxis(hull.corners_of_patches, -1, 0)
-        world = self._place(along, up, side * hull.half_width(up))
-        for outline, (paint, _) in zip(camera.project_polygons(world), hull.patches, strict=True):
-            canvas.fill(outline, shade(self.paints[paint], brightness))
+    def _draw_side(self, hull: Hull, side: float, edge: np.ndarray, brightness: float) -> None:
+        """Paint the left (-1) or right (1) side of a hull, whose outline is `edge`, and its patches."""
+        canvas = self.canvas
+        canvas.fill_world(edge, shade(self.paints[hull.flank], brightness), self.surface)
+        if self.is_large and hull.patches and np.ptp(canvas.camera.project(edge)[:, 0]) >= 4:
+            along, up = np.moveaxis(np.array([corners for _, corners in hull.patches]), -1, 0)
+            outlines = canvas.camera.project_polygons(self._place_on_side(hull, side, along, up))
+            for outline, (paint, _) in zip(outlines, hull.patches, strict=True):
+                canvas.fill(outline, shade(self.paints[paint], brightness))
 
-    def _project_wheels(self, canvas: Canvas) -> np.ndarray | None:
-        """Return the rims in pixels (wheel, side, outer or inner, point, 2), or None if one is behind the camera."""
-        track = self.model.track
-        middle, radius = np.array(self.model.wheels).T[:, :, None, None, None]
-        outer = 0.5 * track * np.array(SIDES)[None, :, None, None]
-        side = outer * np.array([1.0, 1.0 - 0.48 / track])[None, None, :, None]
-        along = middle + radius * CIRCLE[:, 0] + 0.0 * side
-        world = self._place(along, radius * (1.0 + CIRCLE[:, 1]) + 0.0 * side, side)
-        return canvas.camera.project(world) if world[..., 2].min() > NEAR else None
+    def _place_on_side(self, hull: Hull, side: float, along: np.ndarray, up: np.ndarray) -> np.ndarray:
+        """Turn points on a hull's left (-1) or right (1) side into world points (..., 3)."""
+        rise = max(max(point[1] for point in hull.profile) - hull.belt, 0.1)
+        half_width = 0.5 * hull.width - hull.lean * np.clip((up - hull.belt) / rise, 0.0, 1.0)
+        return self._place(along, up, side * half_width)
+
+    def _project_wheels(self) -> np.ndarray:
+        """Return rims in pixels (wheel, side, outer or inner, point, 2): of no wheel if one is behind the camera."""
+        wheels = self.model.wheels if self.is_large else ()
+        middle, radius = np.reshape(wheels, (-1, 2)).T[:, :, None, None, None]
+        side = SIDES[:, None, None] * (0.5 * self.model.track - np.array([0.0, 0.24]))[:, None]
+        world = self._place(middle + radius * CIRCLE[:, 0], radius * (1.0 + CIRCLE[:, 1]), side)
+        return self.canvas.camera.project(world if (world[..., 2] > NEAR).all() else world[:0])
+
+    def _draw_wheel(self, rim: np.ndarray) -> None:
+        """Paint wheel arch, tyre, rim and hub, given the outline (N, 2) of the tyre in pixels."""
+        low, high = rim.min(axis=0), rim.max(axis=0)
+        if high[1] - low[1] >= 3:
+            middle = 0.5 * (low + high)
+            for share, colour in ((1.16, DARK), (1.0, TYRE), (0.62, METAL), (0.2, DARK)):
+                self.canvas.fill(middle + share * (rim - middle), colour, self.surface if share == 1.0 else None)
 
 
-def draw_wheel(canvas: Canvas, rim: np.ndarray, surface: Surface) -> None:
-    """Paint wheel arch, tyre, rim and hub, given the outline (N, 2) of the tyre in pixels."""
-    low, high = rim.min(axis=0), rim.max(axis=0)
-    if high[1] - low[1] < 3 or high[0] < 0 or low[0] > canvas.camera.width:
+def place_vehicle(street: Street, model: Model, across: float, along: float, turn: float) -> Iterator[Item]:
+    """Place a vehicle, turned from the street's direction, if there is room."""
+    if not street.claim(across, along, model.track, model.length, turn):
         return
-    middle = 0.5 * (low + high)
-    for share, colour in ((1.16, DARK), (1.0, TYRE), (0.62, METAL), (0.2, DARK)):
-        canvas.fill(middle + share * (rim - middle), colour, surface if share == 1.0 else None)
+    dice = street.dice
+    body, second, accent = street.pick_paint(), dice.pick(CARGO_PAINTS), dice.pick(BUS_PAINTS)
+    if model.label == BUS:
+        body, second = dice.pick(BUS_PAINTS), dice.pick(BUS_STRIPES)
+    elif model.label == TRAM:
+        body, second = dice.pick(LIVERIES)
+    is_lit = dice.chance(min(1.0, 2.2 * street.light.lamps))
+    paints = PAINTS | (LIT_PAINTS if is_lit else {}) | {"body": body, "second": second, "accent": accent}
+    pose = street.course.pose(across, along, turn)
+    footprint = pose.footprint(model.length, model.track)
+
+    def draw(canvas: Canvas) -> None:
+        if footprint[:, 1].max() >= 1.2:
+            Vehicle(canvas, model, pose, paints).draw()
+
+    yield Item(footprint, 0.9 * model.height, draw)
+
+
+def plan_traffic(street: Street) -> Iterator[Item]:
+    """Fill the lanes, the edges of the road, the tram track, and the crossing street."""
+    dice, rate = street.dice, street.domain.rate
+    density = dice.between(0.35, 1.0)
+    weights = {
+        CAR: 0.66, TRUCK: 0.12 * rate("truck"), BUS: 0.11, MOTORCYCLE: 0.075 * rate("rider"),
+        BICYCLE: 0.075 * rate("rider"), TRAM: 0.03 * rate("tram"),
+    }  # fmt: skip
+    for lane in range(-street.lanes, street.lanes):
+        across = (lane + 0.5) * LANE
+        turn = 0.0 if lane >= 0 else np.pi
+        is_own = abs(across - street.course.offset) < 1.6
+        along = dice.between(8.0, 22.0) if is_own else dice.between(4.5, 16.0)
+        while along < 75.0:
+            label = dice.pick_weighted(weights)
+            is_there = dice.chance(density)
+            swerve = dice.normal(0.0, 0.2)
+            if label in TWO_WHEELERS:
+                if is_there:
+                    shift = 0.9 if label == BICYCLE else 0.3
+                    yield from place_rider(street, label, across + np.sign(across) * shift + swerve, along, turn)
+                along += dice.between(4.0, 14.0)
+                continue
+            model = dice.pick(MODELS[label])
+            if is_there:
+                yield from place_vehicle(street, model, across + swerve, along + 0.5 * model.length, turn)
+            along += model.length + dice.between(3.0, 26.0)
+    for side in street.sides:
+        if dice.chance(0.16 * rate("rider")):
+            label, at = dice.pick((BICYCLE, MOTORCYCLE, BICYCLE)), dice.between(5.0, 15.0)
+            yield from place_rider(street, label, side.sign * (street.lanes * LANE - 0.5), at, side.turn)
+        if side.track is not None and dice.chance(0.8):
+            model = dice.pick(MODELS[TRAM])
+            along = dice.between(7.0, 26.0) + 0.5 * model.length
+            yield from place_vehicle(street, model, side.sign * side.track, along, side.turn)
+    if street.crossing and dice.chance(0.55):  # something drives across, seen from its side
+        sign = dice.pick((-1, 1))
+        along, turn = 0.5 * (sum(street.crossing) - sign * LANE), sign * 0.5 * np.pi
+        across = street.course.offset + dice.between(-9.0, 9.0)
+        label = dice.pick_weighted({CAR: 0.34, BUS: 0.14, TRUCK: 0.16, TRAM: 0.12, MOTORCYCLE: 0.12, BICYCLE: 0.12})
+        if label in TWO_WHEELERS:
+            yield from place_rider(street, label, across, along, turn)
+        else:
+            yield from place_vehicle(street, dice.pick(MODELS[label]), across, along, turn)
+
+
+def plan_parking(street: Street, side: Side) -> Iterator[Item]:
+    """Park cars along the kerb, and bicycles and motorcycles on the sidewalk."""
+    dice, rate = street.dice, street.domain.rate
+    if side.kerb > street.lanes * LANE + 1.0:
+        along, fullness = dice.between(3.5, 12.0), dice.between(0.3, 0.9)
+        while along < 70.0:
+            model = dice.pick(MODELS[dice.pick_weighted({CAR: 0.9, TRUCK: 0.06 * rate("truck")})])
+            middle, end = along + 0.5 * model.length, along + model.length
+            if dice.chance(fullness) and not street.is_crossed(along, end, 5.0):
+                yield from place_vehicle(street, model, side.sign * (side.kerb - 1.15), middle, side.turn)
+            along += model.length + dice.between(0.8, 3.0)
+    if dice.chance(0.34 * rate("two-wheeler")):
+        machine = TWO_WHEELERS[dice.pick((BICYCLE, MOTORCYCLE, BICYCLE, MOTORCYCLE))]
+        near, turn = dice.between(5.5, 18.0), dice.between(0.5, 1.4) * side.sign
+        for index in range(int(dice.integers(1, 5))):
+            pose = street.course.pose(side.sign * (side.walk + 0.7), near + index * 1.1, turn)
+            yield stand_figure(pose, [], machine, street.pick_paint())

@@ -4,10 +4,10 @@ import cv2
 import numpy as np
 import pytest
 
-from datamodules.scenery import DOMAINS, SPLITS, draw_scene
-from datamodules.scenery.dice import Dice
+from datamodules.scenery import DOMAINS, draw_scene
 from datamodules.scenery.domains import TrainId
 from datamodules.scenery.optics import Photographer
+from datamodules.scenery.street import Dice
 
 SCENES = 20
 # Least share of scenes with at least LEAST_PIXELS of the class, at 128x256.
@@ -36,12 +36,6 @@ def scenes() -> dict[str, tuple[np.ndarray, np.ndarray]]:
         pairs = [draw_scene(domain, "train", index, 3, 128, 256) for index in range(SCENES)]
         drawn[domain] = np.stack([image for image, _ in pairs]), np.stack([labels for _, labels in pairs])
     return drawn
-
-
-def test_names() -> None:
-    assert list(DOMAINS) == ["source", "development", "haze", "dusk", "dust"]
-    assert SPLITS == ("train", "val", "test")
-    assert all(domain.name == name for name, domain in DOMAINS.items())
 
 
 @pytest.mark.skipif(
