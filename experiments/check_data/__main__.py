@@ -174,13 +174,13 @@ def print_report(found: Sequence[DataSetCheck], options: argparse.Namespace, sec
     if options.strangers:
         names = ", ".join(options.strangers)
         print(f"\nNot checked, as no data set has these names (to check one: --root FOLDER): {names}")
-    if sentences := explain(found, options.json):
+    if sentences := list(explain(found, options.json)):
         print("\n" + "\n".join(sentences))
     if found and found[0].yaml:
         written = f"is in {options.write}" if options.write else "(to save it: --write FILE)"
         print(f"\nThe YAML that reads these files {written}:\n\n{found[0].yaml}")
-    if advice := advise(found):
-        print("\nWhat to do:\n" + "\n".join(f"- {line}" for line in advice))
+    if advice := [f"- {line}" for line in advise(found)]:
+        print("\n".join(["\nWhat to do:", *advice]))
     if options.quick:
         print(f"\n--quick: up to {listing.QUICK_PAIRS} pairs of each split were read, and all known broken ones.")
     speed = measure_speed(found)

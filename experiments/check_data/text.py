@@ -1,7 +1,7 @@
 """What is printed: tables of splits and classes, and sentences about what was found and what to do."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from datamodules.labels import format_ids
@@ -98,47 +98,44 @@ def describe_split(check: SplitCheck) -> list[str]:
     return lines + [note.removeprefix(f"{check.name}: ") for note in check.find_notes()]
 
 
-def explain(found: Sequence[DataSetCheck], path: Path) -> list[str]:
-    """Returns sentences about all that is wrong, the first few of each kind, and about what is known to be."""
-    lines = []
+def explain(found: Sequence[DataSetCheck], path: Path) -> Iterator[str]:
+    """Yields sentences about all that is wrong, the first few of each kind, and about what is known to be."""
     for data_set in found:
-        lines += [f"{data_set.error}."] if data_set.lost else []
+        if data_set.lost:
+            yield f"{data_set.error}."
         for check in data_set.checks:
-            lines += explain_split(check, path)
-    return lines
+            yield from explain_split(check, path)
 
 
-def explain_split(check: SplitCheck, path: Path) -> list[str]:
-    """Returns the sentences about a split; `path` is that of the report."""
-    lines = []
+def explain_split(check: SplitCheck, path: Path) -> Iterator[str]:
+    """Yields the sentences about a split; `path` is that of the report."""
     problems = check.find_problems()
     if check.absent and check.required:
-        lines.append(f"{check.name} is missing: {check.absent}.")
+        yield f"{check.name} is missing: {check.absent}."
     if check.void and not problems:
         files = format_number(check.census.labels.total(), "label file")
         held = f"they hold the ids {format_ids(sorted(check.census.all_ids))}"
-        lines.append(f"{check.name} cannot be used: no pixel of its {files} belongs to a class, {held}.")
+        yield f"{check.name} cannot be used: no pixel of its {files} belongs to a class, {held}."
     if check.unusable:
-        lines.append(f"{check.name} cannot be used: {check.unusable}.")
+        yield f"{check.name} cannot be used: {check.unusable}."
     for kind, (_, what) in KINDS.items():
         messages = [f"  {problem.message}" for problem in problems if problem.kind == kind]
         if messages:
-            lines += [f"{check.name}: {format_number(check.count(kind), 'pair')} with {what}:", *messages[:SHOWN]]
+            yield f"{check.name}: {format_number(check.count(kind), 'pair')} with {what}:"
+            yield from messages[:SHOWN]
         if len(messages) > SHOWN:
-            lines.append(f"  ... and {len(messages) - SHOWN:,} more, see {path}")
+            yield f"  ... and {len(messages) - SHOWN:,} more, see {path}"
     if not check.absent and check.official not in (None, check.images):
         much = f"{check.lacking:,} fewer" if check.lacking else "more"
-        number = format_number(check.images, "image")
-        lines.append(f"{check.name}: {number}, {much} than the official {check.official:,}.")
-    lines += [f"{warning}." for warning in check.find_warnings()]
+        yield f"{check.name}: {format_number(check.images, 'image')}, {much} than the official {check.official:,}."
+    for warning in check.find_warnings():
+        yield f"{warning}."
     if check.known:
         kinds = Counter(problem.kind for problem in check.find_problems(known=True))
         seen = ", ".join(f"{number:,} with {KINDS[kind][1]}" for kind, number in kinds.items())
         named = ", ".join(check.known[:SHOWN]) + (", ..." if len(check.known) > SHOWN else "")
-        number = format_number(len(check.known), "pair")
-        broken = f"{number} broken in the official release itself ({named})"
-        lines.append(f"{check.name}: {broken}: {seen or 'can be read, may be blank'}.")
-    return lines
+        broken = f"{format_number(len(check.known), 'pair')} broken in the official release itself ({named})"
+        yield f"{check.name}: {broken}: {seen or 'can be read, may be blank'}."
 
 
 def format_number(number: int, noun: str) -> str:
@@ -146,10 +143,9 @@ def format_number(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def advise(found: Sequence[DataSetCheck]) -> list[str]:
-    """Returns what to do about what was found."""
+def advise(found: Sequence[DataSetCheck]) -> Iterator[str]:
+    """Yields what to do about what was found."""
     checks = [check for data_set in found for check in data_set.checks]
-    advice = []
     for data_set in found:
         lacking = sum(check.lacking for check in data_set.checks)
         damaged = any(
@@ -158,19 +154,16 @@ def advise(found: Sequence[DataSetCheck]) -> list[str]:
         if (lacking or damaged) and data_set.module.counts:
             deleted = 0 < lacking <= len(data_set.module.known_broken)
             why = " (or were known broken pairs deleted?)" if deleted else ""
-            advice.append(f"{data_set.name} is not complete{why}: unpack {data_set.module.archives} again.")
+            yield f"{data_set.name} is not complete{why}: unpack {data_set.module.archives} again."
     if any(check.count("id") for check in checks):
-        advice.append(
+        yield (
             "Unknown ids come from another release or encoding, or from a tool that converted the labels: use the "
             "vendor's files, or set ids for your own."
         )
     if any(data_set.lost for data_set in found):
-        advice.append(
-            "A data set that was not found may be elsewhere: rename its folder as expected, or set root in its YAML."
-        )
+        yield "A data set that was not found may be elsewhere: rename its folder as expected, or set root in its YAML."
     if any(check.unpaired or check.census.problems for check in checks):
-        advice.append(
+        yield (
             "To use a split as it is: --data.broken=skip reads it once, leaves out the broken pairs, and lists them "
             "in results.json."
         )
-    return advice
