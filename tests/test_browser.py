@@ -1,6 +1,8 @@
-"""The report in a real browser: sliders, lazily loaded pictures, no network, no errors."""
+"""The report in a real browser that reaches no network: sliders, lazily loaded pictures, no errors."""
 
+import importlib.util
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,8 +10,39 @@ from typing import Any
 import pytest
 
 from callbacks.report.page import write_report
-from tests.browser import MISSING, list_requests, open_browser, open_page, set_size, wait_for_pictures
 from tests.fake_results import make_search, write_results
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+MISSING = [
+    text
+    for text, found in {
+        "selenium is not installed: pip install -e '.[dev]'": importlib.util.find_spec("selenium"),
+        "no Chromium found: make browser, or on Debian and Ubuntu: apt-get install chromium": CHROMIUM,
+        "no chromedriver found: make browser, or on Debian and Ubuntu: apt-get install chromium-driver": DRIVER,
+    }.items()
+    if not found
+]
+SWITCHES = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--host-resolver-rules=MAP * ~NOTFOUND",  # no name is found, whatever a page asks for
+)
+ARE_LOADED = """
+const isInView = (card) => {
+  const box = card.getBoundingClientRect();
+  return box.bottom > 0 && box.top < window.innerHeight;
+};
+const images = [...document.querySelectorAll(".pair")].filter(isInView).flatMap((c) => [...c.querySelectorAll("img")]);
+return images.length > 0 && images.every((image) => image.complete && image.naturalWidth > 0);
+"""
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(bool(MISSING), reason="; ".join(MISSING))]
 
@@ -22,9 +55,19 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def driver() -> Iterator[Any]:
-    with open_browser() as driver:
-        yield driver
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Chromium with a profile of its own."""
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(CHROMIUM)
+    for switch in (*SWITCHES, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(switch)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    yield driver
+    driver.quit()
 
 
 @pytest.fixture
@@ -34,11 +77,31 @@ def page(driver: Any, path: Path) -> Iterator[Any]:
     driver.get("about:blank")
     driver.get_log("browser")
     list_requests(driver)
-    open_page(driver, path, "pictures")
+    driver.get(f"{path.as_uri()}#pictures")
     wait_for_pictures(driver)
     yield driver
     outside = [url for url in list_requests(driver) if not url.startswith(("file:", "data:", "about:"))]
     assert outside == [] and driver.get_log("browser") == []
+
+
+def set_size(driver: Any, width: int, height: int) -> None:
+    """Sets the size of the page in pixels; narrow ones count as a telephone."""
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+
+
+def list_requests(driver: Any) -> list[str]:
+    """Returns the addresses of everything that was asked for since the last call."""
+    messages = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
+    sent = [message for message in messages if message["method"] == "Network.requestWillBeSent"]
+    return [message["params"]["request"]["url"] for message in sent]
+
+
+def wait_for_pictures(driver: Any) -> None:
+    """Waits for the pictures of the cards in view."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(driver, 60, poll_frequency=0.02).until(lambda _: driver.execute_script(ARE_LOADED))
 
 
 def find(element: Any, selector: str) -> Any:

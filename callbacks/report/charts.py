@@ -6,15 +6,7 @@ from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
-from callbacks.report.figures import (
-    draw_classes,
-    draw_differences,
-    draw_domains,
-    draw_losses,
-    draw_reliability,
-    draw_times,
-    is_scored,
-)
+from callbacks.report import figures
 from callbacks.report.run_data import BASELINE, RunData
 from callbacks.report.search_figure import draw_search
 
@@ -55,17 +47,17 @@ def list_charts(data: RunData) -> dict[str, Chart]:
     }
     gains = {d.name: d.gains for d in domains}
     classes = {d.name: drop_empty({BASELINE: d.baseline_iou, data.label: d.scores["iou"]}) for d in domains}
-    calibrations = {d.name: d.scores for d in domains if is_scored(d.scores)}
+    calibrations = {d.name: d.scores for d in domains if figures.is_scored(d.scores)}
     losses = {d.name: [steps for row in d.rows if (steps := row.adaptation.get("losses"))] for d in domains}
     times = {d.name: [row.milliseconds for row in d.rows] for d in domains}
     charts = [
-        Chart("miou", "Gains", draw_domains, drop_empty(mious), "Mean IoU per domain", is_whole=True),
-        Chart("difference", "Gains", draw_differences, drop_empty(gains), FIGURE_10),
+        Chart("miou", "Gains", figures.draw_domains, drop_empty(mious), "Mean IoU per domain", is_whole=True),
+        Chart("difference", "Gains", figures.draw_differences, drop_empty(gains), FIGURE_10),
         Chart("search", "Search", draw_search, data.search or {}, is_whole=True),
-        Chart("class_iou", "Classes", partial(draw_classes, colours=data.colours), classes),
-        Chart("reliability", "Calibration", draw_reliability, calibrations),
-        Chart("loss_per_step", "Steps", draw_losses, drop_empty(losses)),
-        Chart("milliseconds", "Time", draw_times, drop_empty(times)),
+        Chart("class_iou", "Classes", partial(figures.draw_classes, colours=data.colours), classes),
+        Chart("reliability", "Calibration", figures.draw_reliability, calibrations),
+        Chart("loss_per_step", "Steps", figures.draw_losses, drop_empty(losses)),
+        Chart("milliseconds", "Time", figures.draw_times, drop_empty(times)),
     ]
     return {chart.name: chart for chart in charts if chart.values}
 

@@ -30,8 +30,8 @@ styled = matplotlib.rc_context(
         "legend.frameon": False,
     }
 )
-LOSS_NAME, RATE_NAME, MIOU_NAME = "train/loss", "train/lr", "val/miou"
-LABELS = {LOSS_NAME: "training loss (nats)", RATE_NAME: "learning rate", MIOU_NAME: "mean IoU,\ndevelopment (%)"}
+LOSS_NAME, MIOU_NAME = "train/loss", "val/miou"
+CURVES = {LOSS_NAME: "training loss (nats)", "train/lr": "learning rate", MIOU_NAME: "mean IoU,\ndevelopment (%)"}
 
 Values = Mapping[str, Sequence[float]]
 
@@ -234,13 +234,9 @@ def draw_bins(accuracy: Axes, share: Axes, reliability: Mapping[str, list[Any]])
     width = 100 / len(pixels)
     places = (filled + 0.5) * width
     accuracy.bar(places, right, 0.92 * width, color=ACCURACY, label="accuracy")
-    gaps: dict[str, Any] = {
-        "facecolor": (*GAP[:3], 0.35),
-        "edgecolor": GAP,
-        "hatch": "////",
-        "label": "gap to the mean confidence",
-    }
-    accuracy.bar(places, confident - right, 0.92 * width, bottom=right, **gaps)
+    bars = accuracy.bar(places, confident - right, 0.92 * width, bottom=right, label="gap to the mean confidence")
+    for bar in bars:
+        bar.set(facecolor=(*GAP[:3], 0.35), edgecolor=GAP, hatch="////")
     accuracy.plot([0, 100], [0, 100], "--", color="black", linewidth=1, label="perfect calibration")
     accuracy.set(xlim=(0, 100), ylim=(0, 100))
     accuracy.tick_params(labelbottom=False)
@@ -261,7 +257,7 @@ def draw_training(curves: Mapping[str, Sequence[tuple[float, float]]]) -> Figure
     for axes, (name, points) in zip(panels, curves.items(), strict=True):
         steps, values = zip(*points, strict=True)
         axes.plot(steps, values, color=METHOD, linewidth=1.5, marker="o" if len(points) < 40 else None, markersize=3.5)
-        axes.set_ylabel(LABELS[name], fontsize=9)
+        axes.set_ylabel(CURVES[name], fontsize=9)
         axes.tick_params(labelsize=SMALL)
         if name == MIOU_NAME:
             step, best = max(points, key=lambda point: point[1])

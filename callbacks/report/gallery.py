@@ -26,8 +26,6 @@ from callbacks.run.records import shorten_name, write_file
 MAX_WIDTH = 1024  # pixels; wider pictures would make reports of a hundred images large
 ENDINGS = {"truth": ".truth.png", "baseline": ".baseline.png", "prediction": ".prediction.png", "image": ".image.jpg"}
 
-Key = tuple[str, str]  # domain and name of an image
-
 
 class RunPictures:
     """Draws `panels/DOMAIN/NAME.png` and keeps the gallery.
@@ -135,11 +133,11 @@ class Gallery:
                 path.unlink(missing_ok=True)
             del kept[fallen]
 
-    def trim(self, scores: Mapping[Key, float]) -> None:
+    def trim(self, scores: Mapping[tuple[str, str], float]) -> None:
         """Deletes what is not among the first or the extreme images of all processes, and what a kill left behind.
 
         Args:
-            scores: Of all images that have a record, in the order of the data.
+            scores: Of all images that have a record, by domain and name, in the order of the data.
         """
         there: defaultdict[str, dict[str, float]] = defaultdict(dict)
         for (domain, name), score in scores.items():

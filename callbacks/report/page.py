@@ -16,13 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from callbacks.report.charts import list_charts
-from callbacks.report.figures import (
-    LOSS_NAME,
-    MIOU_NAME,
-    RATE_NAME,
-    draw_training,
-    format_milliseconds,
-)
+from callbacks.report.figures import CURVES, LOSS_NAME, MIOU_NAME, draw_training, format_milliseconds
 from callbacks.report.run_data import BASELINE, DomainData, ImageRow, RunData, name_method, read_run
 from callbacks.report.search_figure import format_value
 from callbacks.run.folder import REPORT, SEARCH
@@ -111,7 +105,7 @@ def read_curves(path: Path) -> dict[str, list[tuple[float, float]]]:
     with path.open(encoding="utf-8", newline="") as file:
         lines = [line for line in csv.DictReader(file) if line.get("step")]
     curves = {}
-    for name in (LOSS_NAME, RATE_NAME, MIOU_NAME):
+    for name in CURVES:
         points = [(float(line["step"]), float(line[name])) for line in lines if line.get(name)]
         curves[name] = [point for point in points if math.isfinite(point[1])]
     return {name: points for name, points in curves.items() if points}

@@ -8,11 +8,9 @@ from typing import Any
 
 import torch
 
-from lightning_modules.metrics import Scores
+from lightning_modules.metrics import LOGGED, Scores
 
-PERCENTAGES = ("miou", "accuracy", "ece", "classwise_ece")
-PLAIN = ("brier", "nll")
-SCORES = (*PERCENTAGES, *PLAIN, "ms_per_image")
+SCORES = (*LOGGED, "ms_per_image")
 COMPARED = ("baseline_miou", "gain", "worse_than_baseline")
 EXTREMES = 3  # of the best images, and of the worst
 
@@ -151,8 +149,7 @@ def summarize_domain(
     milliseconds = torch.tensor([row.milliseconds for row in rows], dtype=torch.float64)
     notes = [note for row in rows if (note := row.adaptation.get("note"))]
     summary = {
-        **{key: 100 * scores[key] for key in PERCENTAGES},
-        **{key: scores[key] for key in PLAIN},
+        **{key: unit * scores[key] for key, unit in LOGGED.items()},
         "iou": name_classes(scores, class_names),
         "reliability": scores["reliability"],
         "ms_per_image": milliseconds.quantile(0.5).item(),

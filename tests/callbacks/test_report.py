@@ -2,7 +2,6 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -219,58 +218,41 @@ def test_interrupted_run_says_how_far_it_came(tmp_path: Path) -> None:
     assert "Incomplete: 4 of 20 images" in page.text and "mean" in page.table
 
 
-def leave_summary(folder: Path) -> None:
-    (folder / "records.jsonl").unlink()
-
-
-def leave_records(folder: Path) -> None:
-    (folder / "results.json").write_text("{", encoding="utf-8")
-
-
-def cut_records(folder: Path) -> None:
-    lines = (folder / "records.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
-    (folder / "records.jsonl").write_text("".join([*lines[:2], lines[2][:100]]), encoding="utf-8")
-
-
-def spoil_search(folder: Path) -> None:
-    (folder / "search.json").write_text('{"parameters": ["psi"], "points": [{}]}', encoding="utf-8")
-
-
-def empty_search(folder: Path) -> None:
-    (folder / "search.json").write_text('{"parameters": ["psi"], "points": []}', encoding="utf-8")
-
-
-def leave_unlabelled(folder: Path) -> None:
-    records, zeros = read_records(folder / "records.jsonl"), Scores.zeros(len(CLASSES)).to_record()
-    lines = [json.dumps(to_plain({**record, **zeros})) + "\n" for record in records]
-    (folder / "records.jsonl").write_text("".join(lines), encoding="utf-8")
-
-
 PLAIN = {"method": None, "baseline": False, "manifest": False}
+NO_POINT = "search.json holds no point with a mean IoU"
 
 
 @pytest.mark.parametrize(
-    ("options", "change", "words"),
+    ("options", "files", "words"),
     [
-        ({"baseline": False, "losses": False, "first": 0}, None, ["(t-BN) was not scored", "losses of", "no pictures"]),
-        (PLAIN, None, ["run.json is not there", "t-BN on near, far", "near: highest mean IoU"]),
-        (PLAIN, leave_summary, ["records.jsonl is not there"]),
-        (PLAIN, leave_records, ["on near, far"]),
-        (PLAIN, cut_records, ["Incomplete: 2 of 4 images"]),  # by results.json
-        ({"images": 0, "expected": 3}, None, ["Incomplete: 0 of 6 images", "Seg-TTT on no image yet"]),
-        ({}, spoil_search, ["search.json holds no point with a mean IoU"]),
-        ({}, empty_search, ["search.json holds no point with a mean IoU"]),
-        ({"baseline": False}, leave_unlabelled, ["near – – – – – – – – 10.5 2 0 –"]),
+        ({"baseline": False, "losses": False, "first": 0}, {}, ["(t-BN) was not scored", "losses of", "no pictures"]),
+        (PLAIN, {}, ["run.json is not there", "t-BN on near, far", "near: highest mean IoU"]),
+        (PLAIN, {"records.jsonl": ""}, ["records.jsonl is not there"]),
+        (PLAIN, {"results.json": "{"}, ["on near, far"]),
+        ({"images": 0, "expected": 3}, {}, ["Incomplete: 0 of 6 images", "Seg-TTT on no image yet"]),
+        ({}, {"search.json": '{"parameters": ["psi"], "points": [{}]}'}, [NO_POINT]),
+        ({}, {"search.json": '{"parameters": ["psi"], "points": []}'}, [NO_POINT]),
+        ({}, {"search.json": '{"parameters": '}, [NO_POINT]),
     ],
 )
 def test_report_says_what_is_missing(
-    options: dict[str, Any], change: Callable[[Path], None] | None, words: list[str], tmp_path: Path
+    options: dict[str, Any], files: dict[str, str], words: list[str], tmp_path: Path
 ) -> None:
     folder = write_results(tmp_path / "run", **{"images": 2, **options})
-    if change is not None:
-        change(folder)
-    text = show(folder).text
-    assert [word for word in words if word not in text] == []
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    page = show(folder).text
+    assert [word for word in words if word not in page] == []
+
+
+def test_records_that_are_cut_off_do_not_count_and_unlabelled_ones_have_no_scores(tmp_path: Path) -> None:
+    folder = write_results(tmp_path / "run", **{**PLAIN, "images": 2})
+    records, zeros = read_records(folder / "records.jsonl"), Scores.zeros(len(CLASSES)).to_record()
+    lines = [json.dumps(to_plain({**record, **zeros})) + "\n" for record in records[:3]]
+    (folder / "records.jsonl").write_text("".join([*lines[:2], lines[2][:100]]), encoding="utf-8")
+    page = show(folder).text
+    assert "Incomplete: 2 of 4 images" in page  # by results.json
+    assert "near – – – – – – – – 10.5 2 0 –" in page
 
 
 def test_report_of_a_training(tmp_path: Path) -> None:
