@@ -12,7 +12,6 @@ import signal
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +25,8 @@ from callbacks.run.records import to_plain
 from experiments.command_line import drop_options, split_arguments, to_path
 from experiments.sweep.definition import Definition, read_definition
 from experiments.sweep.one_pass import explain_several, run_one_pass
-from experiments.sweep.report import list_rows, log_offline, write_report
-from experiments.sweep.search import (
-    SweepRun,
-    find_attempts,
-    hide_password,
-    make_pruner,
-    open_storage,
-    open_sweep,
-)
+from experiments.sweep.report import log_offline, write_report
+from experiments.sweep.search import Sweep, find_attempts, hide_password, make_pruner, open_storage, open_sweep
 from experiments.sweep.trial import (
     Report,
     TrialError,
@@ -68,14 +60,14 @@ def run_command(args: Sequence[str] | None = None) -> int:
         print(f"\nStopped. {AGAIN}.", file=sys.stderr, flush=True)
         return 130
     except TrialError as error:
-        errors = {"main.py says": str(error)}
+        errors = [f"main.py says: {error}"]
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 1
     finally:
         signal.signal(signal.SIGTERM, before)
-    for name, message in errors.items():
-        print(f"error: {name}: {message}", file=sys.stderr)
+    for message in errors:
+        print(f"error: {message}", file=sys.stderr)
     if errors:
         print(f"{AGAIN}, once this is mended.", file=sys.stderr, flush=True)
     return 1 if errors else 0
@@ -111,7 +103,7 @@ def count(text: str) -> int:
     return number
 
 
-def run_sweep(options: argparse.Namespace, more: Sequence[str]) -> dict[str, str]:
+def run_sweep(options: argparse.Namespace, more: Sequence[str]) -> list[str]:
     """Runs what is left of a sweep, writes its report and prints what came out.
 
     Args:
@@ -119,7 +111,7 @@ def run_sweep(options: argparse.Namespace, more: Sequence[str]) -> dict[str, str
         more: Further arguments of main.py.
 
     Returns:
-        What went wrong with the trials that failed, by their names.
+        The trials that failed, and why.
 
     Raises:
         ValueError: If the sweep cannot be run.
@@ -145,35 +137,32 @@ def run_sweep(options: argparse.Namespace, more: Sequence[str]) -> dict[str, str
     study = open_sweep(definition, open_storage(url), name, settings)
     study.pruner = NopPruner() if options.no_pruning else make_pruner(definition.halving)
     several = "--separate" if options.separate else explain_several(definition, sampler, total, config)
-    if several is None:
-        run = partial(run_one_pass, definition, study, folder, config["method"], more)
-    else:
-        run = partial(run_separately, definition, folder, more)
+    if several is not None:
         print(f"One run per trial: {several}.", file=sys.stderr, flush=True)
-    search = SweepRun(definition, study, run, total, folder, sampler, alone=several is None)
-    details = {"sampler": sampler, "storage": hide_password(url), "one_pass": several is None}
+    way = run_one_pass if several is None else run_separately
+    sweep = Sweep(definition, study, folder, sampler, total, way, more, config, alone=several is None)
     try:
-        search.run()
+        sweep.run()
     finally:
-        text = write_report(definition, study, folder, args, config, details)
-    rows = list_rows(definition, study)
-    if search.new and rows[0]["state"] == "finished":
+        details = {"sampler": sampler, "storage": hide_password(url), "one_pass": several is None}
+        text = write_report(sweep, args, details)
+    attempts = [trial.state for trial in find_attempts(study).values()]
+    if sweep.new and TrialState.COMPLETE in attempts:
         try:
-            log_offline(definition, rows, folder)
+            log_offline(sweep)
         except Exception as error:  # of a service beside: all that counts is written
             print(f"The offline run for Weights & Biases could not be written: {error}", file=sys.stderr, flush=True)
-    running = sum(trial.state == TrialState.RUNNING for trial in find_attempts(study).values())
+    running = attempts.count(TrialState.RUNNING)
     note = f"\n\n{running} trials are still running elsewhere: the same command shows the rest later."
     print(f"{text}\n\nWritten to {folder}{note if running else ''}", flush=True)
-    return search.errors
+    return list(dict.fromkeys(sweep.errors.values()))
 
 
-def run_separately(
-    definition: Definition, folder: Path, more: Sequence[str], values: Mapping[str, Any], report: Report
-) -> float:
+def run_separately(sweep: Sweep, values: Mapping[str, Any], report: Report) -> float:
     """Scores values on the development set in a run of their own, see `run_trial`."""
-    place = folder / "trials" / name_folder(values)
-    return read_metric(run_trial(build_arguments(definition, values, more), place, report), definition.metric)
+    args = build_arguments(sweep.definition, values, sweep.more)
+    summary = run_trial(args, sweep.folder / "trials" / name_folder(values), report)
+    return read_metric(summary, sweep.definition.metric)
 
 
 def set_environment(options: argparse.Namespace) -> None:
@@ -245,11 +234,7 @@ def find_weights(config: Mapping[str, Any]) -> Path:
 
 
 def find_total(definition: Definition, sampler: str, trials: int | None) -> int:
-    """Returns how many trials there are to be.
-
-    Raises:
-        ValueError: If nothing says so.
-    """
+    """Returns how many trials there are to be; raises ValueError if nothing says so."""
     wanted = trials or definition.run_cap
     if sampler == "grid":
         points = len(definition.list_grid())
@@ -263,13 +248,12 @@ def find_total(definition: Definition, sampler: str, trials: int | None) -> int:
 
 def describe_settings(definition: Definition, config: Mapping[str, Any], weights: Path) -> dict[str, Any]:
     """Returns all that the values of a study depend on: two machines agree on it wherever their files lie."""
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     spaces = {parameter.name: f"{parameter.distribution} {parameter.quantum}" for parameter in definition.parameters}
     settings = {
         "format": FORMAT,
         "metric": definition.metric,
         "parameters": {**definition.constants, **spaces},
-        "weights": digest,
+        "weights": hashlib.sha256(weights.read_bytes()).hexdigest(),
         "trainer": {key: config["trainer"].get(key) for key in ("precision", "limit_val_batches")},
         **{key: config.get(key) for key in ("model", "data", "method", "seed_everything")},
     }

@@ -4,7 +4,7 @@ import json
 import math
 import re
 from argparse import ArgumentError
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import optuna
 import yaml
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from wandb.sdk.launch.sweeps.utils import DEFAULT_SWEEP_COMMAND
@@ -21,14 +21,15 @@ from callbacks.run.parser import shorten_message
 
 SAMPLERS = {"grid": "grid", "random": "random", "bayes": "tpe"}
 WHOLE = ("config", "ckpt_path", "method", "model", "data")  # what other arguments are part of, or read from
+RANGE, MULTIPLES = ("min", "max"), ("min", "max", "q")
 FORMS = {  # the keys of each form of a parameter, besides `distribution`; `q` may be left out
     "constant": ("value",),
     "categorical": ("values",),
-    "uniform": ("min", "max"),
-    "int_uniform": ("min", "max"),
-    "q_uniform": ("min", "max", "q"),
-    "log_uniform_values": ("min", "max"),
-    "q_log_uniform_values": ("min", "max", "q"),
+    "uniform": RANGE,
+    "int_uniform": RANGE,
+    "q_uniform": MULTIPLES,
+    "log_uniform_values": RANGE,
+    "q_log_uniform_values": MULTIPLES,
 }
 SUPPORTED = f"value; values; min and max; or distribution: {', '.join(FORMS)}"
 
@@ -57,20 +58,18 @@ class Parameter:
     nested: bool = False
 
     @property
-    def grid(self) -> list[Any] | None:
+    def grid(self) -> Sequence[Any] | None:
         """What Optuna would draw for each value of a grid; None if there is no end of values."""
         if isinstance(self.distribution, CategoricalDistribution):
-            return list(self.distribution.choices)
+            return self.distribution.choices
         if isinstance(self.distribution, IntDistribution):
-            return list(range(self.distribution.low, self.distribution.high + 1))
+            return range(self.distribution.low, self.distribution.high + 1)
         return None
 
     @property
     def first(self) -> Any:
         """The first value, or the lowest."""
-        if isinstance(self.distribution, CategoricalDistribution):
-            return self.to_value(self.distribution.choices[0])
-        return self.to_value(self.distribution.low)
+        return self.to_value(self.distribution.low if self.grid is None else self.grid[0])  # type: ignore[union-attr]
 
     def suggest(self, trial: optuna.Trial) -> Any:
         """Draws the value of a trial."""
@@ -127,17 +126,12 @@ class Definition:
             ValueError: If a parameter has no end of values.
         """
         grids = {parameter.name: parameter.grid for parameter in self.parameters}
-        endless = [name for name, grid in grids.items() if grid is None]
-        if endless:
+        if endless := [name for name, grid in grids.items() if grid is None]:
             raise ValueError(
                 f"{self.path}: {', '.join(endless)} has no end of values: expected `values` for a grid, or method "
                 "random or bayes"
             )
-        return [dict(zip(grids, point, strict=True)) for point in product(*(grid or [] for grid in grids.values()))]
-
-    def to_values(self, drawn: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the values of a point for what Optuna drew."""
-        return {parameter.name: parameter.to_value(drawn[parameter.name]) for parameter in self.parameters}
+        return [dict(zip(grids, point, strict=True)) for point in product(*(grid or () for grid in grids.values()))]
 
 
 def make_schema() -> ArgumentParser:
@@ -147,17 +141,16 @@ def make_schema() -> ArgumentParser:
     schema.add_argument("--method", type=Literal["grid", "random", "bayes"], required=True)
     schema.add_argument("--metric.name", type=str, required=True)
     schema.add_argument("--metric.goal", type=Literal["maximize", "minimize"], default="minimize")
-    schema.add_argument("--metric.target", type=float | None, help="of no use here")
     schema.add_argument("--parameters", type=dict[str, Any], required=True)
     schema.add_argument("--command", type=list[str], default=DEFAULT_SWEEP_COMMAND)
-    schema.add_argument("--run_cap", type=PositiveInt | None)
     schema.add_argument("--early_terminate.type", type=Literal["hyperband"] | None)
     schema.add_argument("--early_terminate.eta", type=PositiveInt, default=3)
-    for count in ("min_iter", "max_iter", "s"):
-        schema.add_argument(f"--early_terminate.{count}", type=PositiveInt | None)
-    schema.add_argument("--early_terminate.strict", type=bool | None, help="of no use here")
+    for count in ("run_cap", "early_terminate.min_iter", "early_terminate.max_iter", "early_terminate.s"):
+        schema.add_argument(f"--{count}", type=PositiveInt | None)
     for text in ("name", "description", "project", "entity"):
         schema.add_argument(f"--{text}", type=str | None)
+    schema.add_argument("--metric.target", type=float | None, help="of no use here")
+    schema.add_argument("--early_terminate.strict", type=bool | None, help="of no use here")
     return schema
 
 
@@ -168,19 +161,10 @@ def read_definition(path: Path) -> Definition:
         ValueError: If the file cannot be read or is no sweep that chooses by a score on the development set.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader)
-        if not isinstance(content, dict):
-            raise ValueError(f"found {type(content).__name__}, expected a mapping as in configs/sweep/alpha.yaml")
-        content = {key: value for key, value in content.items() if value is not None}
-        for key in ("name", "command"):  # words that YAML takes for numbers
-            value = content.get(key)
-            if isinstance(value, list):
-                content[key] = [str(word) for word in value]
-            elif isinstance(value, int | float):
-                content[key] = str(value)
-        own = make_schema().parse_object(content)
+        keys = read_keys(path)
+        own = make_schema().parse_object(keys)
         check_metric(own.metric.name, own.metric.goal)
-        arguments = {str(name): read_parameter(str(name), form) for name, form in content["parameters"].items()}
+        arguments = {str(name): read_parameter(str(name), form) for name, form in keys["parameters"].items()}
         check_names(arguments)
         return Definition(
             path=path,
@@ -193,18 +177,30 @@ def read_definition(path: Path) -> Definition:
             parameters=[argument for argument in arguments.values() if isinstance(argument, Parameter)],
             command=own.command,
             run_cap=own.run_cap,
-            halving=read_halving(**vars(own.early_terminate)),
+            halving=read_halving(own.early_terminate),
         )
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}): expected a sweep such as alpha.yaml") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not YAML: {error}") from error
     except ArgumentError as error:
-        raise ValueError(
-            f"{path}: {shorten_message(str(error))}. Expected a sweep as in configs/sweep/alpha.yaml"
-        ) from error
+        message = f"{path}: {shorten_message(str(error))}. Expected a sweep as in configs/sweep/alpha.yaml"
+        raise ValueError(message) from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def read_keys(path: Path) -> dict[str, Any]:
+    """Reads the keys of a sweep's file that hold something; words stay words, also where YAML sees numbers."""
+    content = yaml.load(path.read_text(encoding="utf-8"), Loader)
+    if not isinstance(content, dict):
+        raise ValueError(f"found {type(content).__name__}, expected a mapping as in configs/sweep/alpha.yaml")
+    content = {key: value for key, value in content.items() if value is not None}
+    if isinstance(content.get("name"), int | float):
+        content["name"] = str(content["name"])
+    if isinstance(content.get("command"), list):
+        content["command"] = [str(word) for word in content["command"]]
+    return content
 
 
 def check_metric(name: str, goal: str) -> None:
@@ -233,36 +229,27 @@ def check_names(arguments: Mapping[str, Any]) -> None:
             )
 
 
-def read_halving(
-    type: str | None,
-    eta: int,
-    min_iter: int | None,
-    max_iter: int | None,
-    s: int | None,
-    strict: bool | None = None,
-) -> tuple[int, int] | None:
+def read_halving(rule: Namespace) -> tuple[int, int] | None:
     """Returns after how many images trials are compared first, and one in how many goes on, by W&B's `early_terminate`.
 
     Raises:
         ValueError: If the numbers do not say so.
     """
-    if type is None:
+    if rule.type is None:
         return None
-    first = max(1, max_iter // eta**s) if max_iter and s else min_iter
-    if first is None or eta < 2:
+    first = rule.min_iter
+    if first is None and rule.max_iter and rule.s:
+        first = max(1, rule.max_iter // rule.eta**rule.s)
+    if first is None or rule.eta < 2:
         raise ValueError(
             "early_terminate: expected {type: hyperband, min_iter: 10} or {type: hyperband, max_iter: 270, s: 3}, both "
             "with eta: 3 or another number above 1; an iteration is an image"
         )
-    return min_iter or first, eta
+    return first, rule.eta
 
 
 def read_parameter(name: str, form: Any) -> Any:
-    """Reads a parameter of a sweep.
-
-    Args:
-        name: Of the argument of main.py.
-        form: As Weights & Biases has it.
+    """Reads a parameter of a sweep, as Weights & Biases has it.
 
     Returns:
         What is chosen, a `Parameter`; of a form with one ``value``, that value.
@@ -296,7 +283,7 @@ def find_kind(form: Mapping[str, Any]) -> str | None:
         return "constant"
     if "values" in form:
         return "categorical"
-    whole = all(isinstance(form.get(key), int) for key in ("min", "max"))
+    whole = all(isinstance(form.get(key), int) for key in RANGE)
     return ("int_uniform" if whole else "uniform") if "min" in form or "max" in form else None
 
 
@@ -313,23 +300,24 @@ def read_values(name: str, values: Any) -> Parameter:
 
 def read_range(name: str, kind: str, form: Mapping[str, Any]) -> Parameter:
     """Reads a range with its two ends; of multiples, Optuna draws the number of quanta (0.3 is three times 0.1)."""
-    low, high, quantum = (form.get(key, 1) for key in ("min", "max", "q"))
-    for key, value in (("min", low), ("max", high), ("q", quantum)):
+    low, high, quantum = (form.get(key, 1) for key in MULTIPLES)
+    for key, value in zip(MULTIPLES, (low, high, quantum), strict=True):
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise ValueError(f"{key} is {value!r}: expected a finite number")
+    log = "log" in kind
     if not low < high:
         raise ValueError(f"min is {low}, max is {high}: expected min below max")
-    if "log" in kind and low <= 0:
+    if log and low <= 0:
         raise ValueError(f"min is {low}: expected a number above 0 for {kind}")
     if kind == "int_uniform":
         if not (isinstance(low, int) and isinstance(high, int)):
             raise ValueError(f"min is {low}, max is {high}: expected whole numbers for {kind}")
         return Parameter(name, IntDistribution(low, high))
     if not kind.startswith("q_"):
-        return Parameter(name, FloatDistribution(low, high, log="log" in kind))
+        return Parameter(name, FloatDistribution(low, high, log=log))
     if quantum <= 0:
         raise ValueError(f"q is {quantum}: expected a number above 0")
     first, last = math.ceil(low / quantum - 1e-9), math.floor(high / quantum + 1e-9)
     if first > last:
         raise ValueError(f"no multiple of q = {quantum} lies between {low} and {high}: expected a smaller q")
-    return Parameter(name, IntDistribution(first, last, log="log" in kind), quantum)
+    return Parameter(name, IntDistribution(first, last, log=log), quantum)

@@ -6,10 +6,10 @@ import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
-import optuna
 import wandb
 import yaml
 from matplotlib.figure import Figure
@@ -19,16 +19,16 @@ from optuna.trial import TrialState
 from callbacks.run.records import find_commit, to_plain, write_file
 from experiments.command_line import drop_options
 from experiments.sweep.definition import Definition, Parameter
-from experiments.sweep.search import IMAGES, POINT, VALUES, find_attempts, find_best
+from experiments.sweep.search import IMAGES, POINT, VALUES, Sweep, find_attempts
 from experiments.sweep.trial import format_value, name_point
 
 STATES = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "stopped", TrialState.RUNNING: "running"}
 
 
-def list_rows(definition: Definition, study: optuna.Study) -> list[dict[str, Any]]:
+def list_rows(sweep: Sweep) -> list[dict[str, Any]]:
     """Lists what was tried, the best first: finished points, then those that were stopped, then the rest."""
     rows: list[dict[str, Any]] = []
-    for trial in find_attempts(study).values():
+    for trial in find_attempts(sweep.study).values():
         values, images = trial.user_attrs.get(VALUES), trial.user_attrs.get(IMAGES, 0)
         if values is None or any(row["values"] == values for row in rows):  # not drawn yet, or drawn twice
             continue
@@ -43,7 +43,7 @@ def list_rows(definition: Definition, study: optuna.Study) -> list[dict[str, Any
                 "seconds": trial.user_attrs.get("seconds"),
             }
         )
-    sign, rank = -1 if definition.maximize else 1, {"finished": 0, "stopped": 1}
+    sign, rank = -1 if sweep.definition.maximize else 1, {"finished": 0, "stopped": 1}
     return sorted(rows, key=lambda row: (rank.get(row["state"], 2), sign * (row["score"] or 0.0), row["number"]))
 
 
@@ -60,16 +60,8 @@ def format_table(definition: Definition, rows: Sequence[Mapping[str, Any]]) -> s
 
 
 def make_test_command(args: Sequence[str], values: Mapping[str, Any], method: Path | None) -> str:
-    """Returns the command that tests what was chosen.
-
-    Args:
-        args: Of main.py, for a trial.
-        values: The best ones.
-        method: The file of the method, if there is a method.
-    """
-    left = list(args[1:])  # behind `validate`
-    for name in ("method", "trainer.logger", *values):
-        left = drop_options(left, name)
+    """Returns the command that tests the best values, with the file of the method if there is one, by a trial's."""
+    left = reduce(drop_options, ("method", "trainer.logger", *values), list(args[1:]))  # behind `validate`
     left = [argument for argument in left if not argument.startswith("--config=") or "wandb.yaml" not in argument]
     own = [f"--{name}={value}" for name, value in values.items() if not name.startswith("method.")]
     chosen = [f"--method={method}"] if method else []
@@ -81,33 +73,24 @@ def choose_method(config: Mapping[str, Any], values: Mapping[str, Any]) -> dict[
     method = config.get("method")
     if not method:
         return None
-    own = {name.removeprefix("method."): value for name, value in values.items() if name.startswith("method.")}
-    own = {name.removeprefix("init_args."): value for name, value in own.items()}
+    chosen = [name for name in values if name.startswith("method.")]
+    own = {name.removeprefix("method.").removeprefix("init_args."): values[name] for name in chosen}
     return {"class_path": method["class_path"], "init_args": {**(method.get("init_args") or {}), **own}}
 
 
-def write_report(
-    definition: Definition,
-    study: optuna.Study,
-    folder: Path,
-    args: Sequence[str],
-    config: Mapping[str, Any],
-    details: Mapping[str, Any],
-) -> str:
+def write_report(sweep: Sweep, args: Sequence[str], details: Mapping[str, Any]) -> str:
     """Writes all that a sweep has come to into its folder.
 
     Args:
-        definition: Of the sweep.
-        study: With its trials.
-        folder: To write into.
+        sweep: To report on.
         args: Of main.py, for a trial.
-        config: What they come down to.
         details: Further entries of `sweep.json`.
 
     Returns:
         What to print.
     """
-    rows, best = list_rows(definition, study), find_best(study)
+    definition, folder, rows = sweep.definition, sweep.folder, list_rows(sweep)
+    best = next((row for row in rows if row["state"] == "finished"), None)
     report = {
         "name": definition.name,
         "sweep": str(definition.path),
@@ -115,33 +98,27 @@ def write_report(
         "goal": "maximize" if definition.maximize else "minimize",
         "parameters": [parameter.name for parameter in definition.parameters],
         "trials": rows,
-        "best": None if best is None else {"values": best.user_attrs[VALUES], "score": best.value},
+        "best": best and {key: best[key] for key in ("values", "score")},
         "command": ["python", "main.py", *args],
         "commit": find_commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         **details,
     }
     write_file(folder / "sweep.json", (json.dumps(to_plain(report), indent=1) + "\n").encode())
-    lines = [format_table(definition, rows), ""]
-    if best is not None:
-        values = best.user_attrs[VALUES]
-        method = choose_method(config, values)
-        path = folder / "best.yaml"
-        if method is not None:
-            score = f"{definition.metric} {best.value:.2f} on the development set"
-            head = f"# Chosen by the sweep {definition.name}: {name_point(values)}, {score}.\n"
-            write_file(path, (head + yaml.safe_dump(to_plain(method), sort_keys=False)).encode())
-        test = make_test_command(args, values, path if method else None)
-        lines += [
-            f"Best: {name_point(values)}, {definition.metric} {best.value:.2f}. Test it, once:",
-            "",
-            f"    {test}",
-        ]
-        draw_charts(definition, rows, folder)
+    text, picture = f"{format_table(definition, rows)}\n\n", ""
+    if best is None:
+        text += "No trial has finished yet."
     else:
-        lines.append("No trial has finished yet.")
-    text = "\n".join(lines)
-    picture = "\n\n![chart](sweep.png)" if best is not None else ""
+        score = f"{definition.metric} {best['score']:.2f}"
+        method, path = choose_method(sweep.config, best["values"]), folder / "best.yaml"
+        if method is not None:
+            reason = f"# Chosen by the sweep {definition.name}: {name_point(best['values'])}, {score}"
+            content = f"{reason} on the development set.\n{yaml.safe_dump(to_plain(method), sort_keys=False)}"
+            write_file(path, content.encode())
+        test = make_test_command(args, best["values"], path if method else None)
+        text += f"Best: {name_point(best['values'])}, {score}. Test it, once:\n\n    {test}"
+        picture = "\n\n![chart](sweep.png)"
+        draw_charts(definition, rows, folder)
     write_file(folder / "sweep.md", f"# Sweep {definition.name}\n\n{text}{picture}\n".encode())
     return text
 
@@ -183,29 +160,23 @@ def arrange(parameter: Parameter, rows: Sequence[Mapping[str, Any]], axes: Any) 
     return lambda row: choices.index(row["values"][parameter.name])
 
 
-def log_offline(definition: Definition, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
+def log_offline(sweep: Sweep) -> None:
     """Writes table and chart as an offline run of Weights & Biases, for `wandb sync`; not where that is disabled."""
     if os.environ.get("WANDB_MODE") == "disabled" or os.environ.get("WANDB_DISABLED"):
         return
+    definition, rows = sweep.definition, list_rows(sweep)
     names = [parameter.name for parameter in definition.parameters]
     table = [[*map(plain_cell, row["values"].values()), row["score"], row["state"]] for row in rows]
-    settings = wandb.Settings(silent=True, console="off")
     with wandb.init(
         project="segadapt",
         name=f"sweep {definition.name}",
         job_type="sweep",
         mode="offline",
-        dir=folder,
-        settings=settings,
+        dir=sweep.folder,
+        settings=wandb.Settings(silent=True, console="off"),
     ) as run:
-        run.log(
-            {
-                "sweep/trials": wandb.Table(
-                    columns=[*names, definition.metric, "state"], data=table, allow_mixed_types=True
-                ),
-                "sweep/chart": wandb.Image(str(folder / "sweep.png")),
-            }
-        )
+        trials = wandb.Table(columns=[*names, definition.metric, "state"], data=table, allow_mixed_types=True)
+        run.log({"sweep/trials": trials, "sweep/chart": wandb.Image(str(sweep.folder / "sweep.png"))})
         run.summary.update({f"sweep/best_{name}": value for name, value in rows[0]["values"].items()})
         run.summary[f"sweep/best_{definition.metric}"] = rows[0]["score"]
 

@@ -2,7 +2,9 @@
 
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -26,10 +28,10 @@ HEARTBEAT, GRACE = 10, 60  # seconds between two signs of life of a trial, and w
 WAIT = 3.0  # seconds between two looks at what another machine does
 FIRST_IMAGES, FIRST_TRIALS, WORST = 10, 4, 0.25  # see `WorstQuarter`
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
-STANDING = [TrialState.FAIL, TrialState.WAITING, TrialState.RUNNING, TrialState.PRUNED, TrialState.COMPLETE]
+STANDING = [*FINISHED, TrialState.RUNNING, TrialState.WAITING, TrialState.FAIL]  # which of two attempts counts
 POINT, VALUES, OWNER, IMAGES = "point", "values", "owner", "images"  # attributes of trials
 
-RunTrial = Callable[[Mapping[str, Any], Report], float]
+RunTrial = Callable[["Sweep", Mapping[str, Any], Report], float]
 
 
 class TakenError(Exception):
@@ -93,13 +95,7 @@ def hide_password(url: str) -> str:
 
 
 def open_sweep(definition: Definition, storage: BaseStorage, name: str, settings: Mapping[str, Any]) -> optuna.Study:
-    """Opens the study of a sweep; makes it if there is none of the name.
-
-    Args:
-        definition: Of the sweep.
-        storage: That it lies in.
-        name: Of the study.
-        settings: All that its values depend on.
+    """Opens the study of a sweep, whose values depend on these settings; makes it if there is none of the name.
 
     Raises:
         ValueError: If the study of the name has other settings.
@@ -120,59 +116,40 @@ def find_attempts(study: optuna.Study) -> dict[int, FrozenTrial]:
     """Returns the trial that counts of each point: the finished one, else one that runs or waits, else a failed one."""
     trials = [trial for trial in study.get_trials(deepcopy=False) if POINT in trial.user_attrs]
     attempts: dict[int, FrozenTrial] = {}
-    for trial in sorted(trials, key=lambda trial: (-STANDING.index(trial.state), trial.number)):
+    for trial in sorted(trials, key=lambda trial: (STANDING.index(trial.state), trial.number)):
         attempts.setdefault(trial.user_attrs[POINT], trial)
     return dict(sorted(attempts.items()))
 
 
-def find_best(study: optuna.Study) -> FrozenTrial | None:
-    """Returns the best trial that went to its end, the first of equals; None if there is none."""
-    sign = 1 if study.direction == StudyDirection.MAXIMIZE else -1
-    finished = [trial for trial in find_attempts(study).values() if trial.state == TrialState.COMPLETE]
-    return max(finished, key=lambda trial: sign * (trial.value or 0.0), default=None)
-
-
-class SweepRun:
+@dataclass
+class Sweep:
     """Runs what is left of a study, point by point; what was broken off is tried again, first.
 
-    Args:
-        definition: Of the sweep.
-        study: That trials are taken from and told to.
-        run_trial: Scores values.
-        total: How many points are wanted.
-        folder: Of the sweep.
-        sampler: ``grid``, ``random`` or ``tpe``.
-        alone: Whether the first trial does the work of all, for which other machines wait.
-        show: Whether to show a progress bar.
-
     Attributes:
+        definition: What is tried, and by which command.
+        study: That trials are taken from and told to.
+        folder: To write into.
+        sampler: ``grid``, ``random`` or ``tpe``.
+        total: How many points are wanted.
+        run_trial: Scores values.
+        more: Further arguments of main.py.
+        config: What the command of a trial comes down to.
+        alone: Whether the first trial does the work of all, for which other machines wait.
         new: How many trials this process has finished.
-        errors: What went wrong with the trials that failed, by their names.
+        errors: What went wrong with the trials that failed, by their points.
     """
 
-    def __init__(
-        self,
-        definition: Definition,
-        study: optuna.Study,
-        run_trial: RunTrial,
-        total: int,
-        folder: Path,
-        sampler: str,
-        alone: bool = False,
-        show: bool = True,
-    ) -> None:
-        self.definition = definition
-        self.study = study
-        self.run_trial = run_trial
-        self.total = total
-        self.sampler = sampler
-        self.grid = definition.list_grid() if sampler == "grid" else []
-        self.alone = alone
-        self.show = show
-        self.new = 0
-        self.errors: dict[str, str] = {}
-        self._failed: set[int] = set()
-        self._lock = FileLock(folder / f".running-{socket.gethostname()}-{time.time_ns()}.lock")
+    definition: Definition
+    study: optuna.Study
+    folder: Path
+    sampler: str
+    total: int
+    run_trial: RunTrial
+    more: Sequence[str] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
+    alone: bool = False
+    new: int = field(default=0, init=False)
+    errors: dict[int, str] = field(default_factory=dict, init=False)
 
     def run(self) -> None:
         """Runs trials until none is left; those that run on other machines are left to them.
@@ -180,46 +157,44 @@ class SweepRun:
         Raises:
             KeyboardInterrupt: On Ctrl-C, after the trial that runs has been ended.
         """
+        path = self.folder.absolute() / f".running-{socket.gethostname()}-{time.time_ns()}.lock"
         try:
-            with self._lock, tqdm(total=self.total, unit="trial", disable=not self.show) as bar:
+            with FileLock(path), tqdm(total=self.total, unit="trial") as bar:
                 while self._queue_next(bar):
-                    self.study.optimize(lambda trial: self._score(trial, bar), 1, catch=(TakenError, TrialError))
+                    self.study.optimize(lambda trial: self._score(trial, path, bar), 1, catch=(TakenError, TrialError))
         finally:
-            Path(self._lock.lock_file).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
 
     def _queue_next(self, bar: Any) -> bool:
         """Queues the first point that is missing; returns whether there is a trial to run."""
         while True:
             release_dead(self.study)
             attempts = find_attempts(self.study)
-            states = [trial.state for trial in attempts.values()]
-            bar.n = min(self.total, sum(state in FINISHED for state in states))
-            bar.set_postfix_str(describe_best(self.study))
-            missing = [
-                point
-                for point in range(self.total)
-                if (point not in attempts or attempts[point].state == TrialState.FAIL) and point not in self._failed
-            ]
-            if self.alone and self._failed:  # as the others would
+            states = {point: trial.state for point, trial in attempts.items()}
+            bar.n = min(self.total, sum(state in FINISHED for state in states.values()))
+            bar.set_postfix_str(self._describe_best())
+            left = [point for point in range(self.total) if states.get(point, TrialState.FAIL) == TrialState.FAIL]
+            missing = next((point for point in left if point not in self.errors), None)
+            if self.alone and self.errors:  # as the others would
                 return False
-            if TrialState.WAITING in states:  # another machine was about to take it, or has died then
+            if TrialState.WAITING in states.values():  # another machine was about to take it, or has died then
                 return True
-            if self.alone and missing and TrialState.RUNNING in states:
+            if missing is None:
+                return False
+            if self.alone and TrialState.RUNNING in states.values():
                 bar.set_description("another machine runs the grid, waiting for it")
                 time.sleep(WAIT)
                 continue
-            if missing:
-                self.study.enqueue_trial(self._find_drawn(missing[0], attempts), {POINT: missing[0]})
-            return bool(missing)
+            drawn: dict[str, Any] = {}  # what is known of a point before it is drawn
+            if self.sampler == "grid":
+                drawn = self.definition.list_grid()[missing]
+            elif missing in attempts and VALUES in attempts[missing].user_attrs:
+                drawn = attempts[missing].params
+            self.study.enqueue_trial(drawn, {POINT: missing})
+            return True
 
-    def _find_drawn(self, point: int, attempts: Mapping[int, FrozenTrial]) -> dict[str, Any]:
-        """Returns what is known of a point before it is drawn: that of a grid, or of an earlier attempt."""
-        if self.grid:
-            return self.grid[point]
-        return attempts[point].params if point in attempts and VALUES in attempts[point].user_attrs else {}
-
-    def _score(self, trial: optuna.Trial, bar: Any) -> float:
-        trial.set_user_attr(OWNER, [socket.gethostname(), str(Path(self._lock.lock_file).absolute())])
+    def _score(self, trial: optuna.Trial, lock: Path, bar: Any) -> float:
+        trial.set_user_attr(OWNER, [socket.gethostname(), str(lock)])
         point = trial.user_attrs.get(POINT)  # none if another machine took the trial that was queued
         if point is None or find_attempts(self.study)[point].number != trial.number:
             raise TakenError
@@ -234,36 +209,34 @@ class SweepRun:
                     time.sleep(WAIT)
                     raise TakenError
         bar.set_description(f"{self.total} points in one pass" if self.alone else name_point(values))
-        start = time.monotonic()
 
         def report(images: int, miou: float) -> None:
-            bar.set_postfix_str(f"{images} images; {describe_best(self.study)}")
+            bar.set_postfix_str(f"{images} images; {self._describe_best()}")
             if self.alone or self.definition.metric != "val/miou":
                 return
             trial.report(miou, images)
             if trial.should_prune():
                 trial.set_user_attr(IMAGES, images)
+                self.new += 1
                 raise optuna.TrialPruned
 
+        start = time.monotonic()
         try:
-            value = self.run_trial(values, report)
+            value = self.run_trial(self, values, report)
             self.new += 1
             return value
-        except optuna.TrialPruned:
-            self.new += 1
-            raise
         except TrialError as error:
-            self._failed.add(point)
-            self.errors[name_point(values)] = str(error)
+            self.errors[point] = f"{name_point(values)}: {error}"
             raise
         finally:
             trial.set_user_attr("seconds", round(time.monotonic() - start, 1))
 
-
-def describe_best(study: optuna.Study) -> str:
-    """Says what is best so far, for the progress bar."""
-    best = find_best(study)
-    return f"best {best.value:.2f} ({name_point(best.user_attrs[VALUES])})" if best else ""
+    def _describe_best(self) -> str:
+        """Says what is best so far, for the progress bar."""
+        if not self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+            return ""
+        best = self.study.best_trial
+        return f"best {best.value:.2f} ({name_point(best.user_attrs[VALUES])})"
 
 
 def release_dead(study: optuna.Study) -> None:
@@ -279,10 +252,7 @@ def release_dead(study: optuna.Study) -> None:
 
 def is_free(path: Path) -> bool:
     """Returns whether the process that locked a file has ended."""
-    try:
-        with FileLock(path, blocking=False):
-            pass
-    except Timeout:
-        return False
-    path.unlink(missing_ok=True)
-    return True
+    with suppress(Timeout), FileLock(path, blocking=False):
+        path.unlink(missing_ok=True)
+        return True
+    return False

@@ -42,13 +42,7 @@ class TrialError(RuntimeError):
 
 
 def build_arguments(definition: Definition, values: Mapping[str, Any], more: Sequence[str] = ()) -> list[str]:
-    """Builds the arguments of main.py for a trial, with the macros replaced by Weights & Biases' own functions.
-
-    Args:
-        definition: Of the sweep.
-        values: Of the parameters that are chosen.
-        more: Further arguments of main.py.
-    """
+    """Builds the arguments of main.py for a trial, with the macros replaced by Weights & Biases' own functions."""
     arguments = {name: {"value": value} for name, value in {**definition.constants, **values}.items()}
     macros = create_sweep_command_args({"args": arguments})
     command = create_sweep_command(list(definition.command))
@@ -125,13 +119,9 @@ def call_main(args: Sequence[str], output: TextIO, log: TextIO) -> None:
 
 @contextmanager
 def restoring_process(args: Sequence[str], log: TextIO) -> Iterator[None]:
-    """Puts back what a run changes in its process, at the end of the ``with`` block.
+    """Puts back what a run changes in its process; Lightning's messages go into a log in the meantime.
 
     Within, this process looks as if started by `python main.py ...`: Lightning starts as many more for several devices.
-
-    Args:
-        args: Of main.py.
-        log: Where Lightning's messages go.
     """
     program: Any = sys.modules["__main__"]
     environment, argv, spec = dict(os.environ), sys.argv, program.__spec__
@@ -203,10 +193,8 @@ def read_metric(summary: Mapping[str, Any], metric: str) -> float:
         metric: Such as ``val/miou`` (the mean over the domains) or ``val/development/ece``.
 
     Raises:
-        TrialError: If there is no such score, or the run chose on a target.
+        TrialError: If there is no such score.
     """
-    if where := find_key(summary.get("data"), "choose_on_target", "data"):
-        raise TrialError(f"{where} is true: a sweep never chooses on a target")
     scores = {f"val/{name}": score for name, score in summary["mean"].items()}
     for domain, own in summary["domains"].items():
         scores |= {f"val/{domain}/{name}": score for name, score in own.items() if isinstance(score, int | float)}

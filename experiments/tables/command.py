@@ -14,14 +14,13 @@ from experiments.tables.formats import CONSTRUCTED, make_csv, make_latex, make_p
 from experiments.tables.paper import NAMES, Table, read_table
 from experiments.tables.runs import WORLDS, Plan, Run
 
-ALL = "all"
 PICTURES = "tables"  # folder beside a page
 
 
 def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
     """Parses the command line."""
     parser = make_parser("tables", __doc__)
-    parser.add_argument("names", nargs="+", metavar="NAME", help=f"{', '.join(NAMES)}, or {ALL}")
+    parser.add_argument("names", nargs="+", metavar="NAME", help=f"{', '.join(NAMES)}, or all")
     parser.add_argument("--run", action="store_true", help="train and test what is missing, each once")
     world = "the paper's data sets, or generated scenes (%(default)s)"
     parser.add_argument("--world", choices=list(WORLDS), default="licensed", help=world)
@@ -51,16 +50,10 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
     if arguments.jobs < 1:
         raise ValueError(f"--jobs is {arguments.jobs}: expected 1 or more")
     folder = arguments.folder or Path("outputs/tables") / (world.name + ("_quick" if arguments.quick else ""))
-    options = [*(QUICK if arguments.quick else ()), *arguments.options]
-    return Plan(world, policy, folder, tuple(options))
+    return Plan(world, policy, folder, (*(QUICK if arguments.quick else ()), *arguments.options))
 
 
-def list_tables(names: Sequence[str]) -> list[Table]:
-    """Reads the tables that are named, each once."""
-    return [read_table(name) for name in dict.fromkeys(NAMES if ALL in names else names)]
-
-
-def list_all_runs(plan: Plan, tables: Sequence[Table], experiments: Sequence[str] | None) -> list[Run]:
+def list_all_runs(plan: Plan, tables: Sequence[Table], experiments: Sequence[str] | None = None) -> list[Run]:
     """Lists the runs of all tables, each once.
 
     Raises:
@@ -68,8 +61,7 @@ def list_all_runs(plan: Plan, tables: Sequence[Table], experiments: Sequence[str
     """
     runs = list(dict.fromkeys(run for table in tables for run in plan.list_runs(table)))
     known = sorted({run.experiment for run in runs})
-    unknown = sorted(set(experiments or ()) - set(known))
-    if unknown:
+    if unknown := sorted(set(experiments or ()) - set(known)):
         raise ValueError(f"unknown experiments {unknown}: expected some of {known}")
     return [run for run in runs if experiments is None or run.experiment in experiments]
 
@@ -78,35 +70,33 @@ def write_table(built: BuiltTable) -> str:
     """Draws and writes a table in all formats; returns its Markdown."""
     draw_figure(built)
     page = make_page(built)
-    texts = {"md": page, "csv": make_csv(built), "tex": make_latex(built)}
-    for suffix, text in texts.items():
+    for suffix, text in {"md": page, "csv": make_csv(built), "tex": make_latex(built)}.items():
         write_file(built.plan.folder / f"{built.table.name}.{suffix}", text.encode())
     return page
 
 
-def write_page(page: Path, built: Sequence[BuiltTable], plan: Plan) -> None:
+def write_page(page: Path, tables: Sequence[BuiltTable], plan: Plan) -> None:
     """Writes all tables between the marks of a page, and their pictures into a folder beside it."""
     begin = f"`python -m experiments.tables all --run --world {plan.world.name}`\n\n"
     begin += f"{CONSTRUCTED}\n\n" if plan.world.targets else ""
-    texts = [make_page(table, level=2, place=f"{PICTURES}/") for table in built]
+    texts = [make_page(built, level=2, place=f"{PICTURES}/") for built in tables]
     insert_report(page, begin + "\n".join(text.replace(f"{CONSTRUCTED}\n\n", "") for text in texts))
-    for picture in (picture for table in built for picture in table.pictures):
-        write_file(page.parent / PICTURES / f"{picture}.png", (plan.folder / f"{picture}.png").read_bytes())
+    for picture in (f"{name}.png" for built in tables for name in built.pictures):
+        write_file(page.parent / PICTURES / picture, (plan.folder / picture).read_bytes())
 
 
 def run_tables(args: Sequence[str] | None = None) -> list[BuiltTable]:
     """Runs the command line; returns the tables that it wrote."""
     arguments = parse_arguments(args)
     plan = make_plan(arguments)
-    tables = list_tables(arguments.names)
+    tables = [read_table(name) for name in dict.fromkeys(NAMES if "all" in arguments.names else arguments.names)]
     runs = list_all_runs(plan, tables, arguments.experiments)
     failed: list[str] = []
     if arguments.run:
         tasks = list_tasks(plan, runs)
         trainings = sum(task.kind == "train" for task in tasks)
-        print(
-            f"{len(tasks)} steps to do, {trainings} of them trainings (or already done), in {plan.folder}", flush=True
-        )
+        steps = f"{len(tasks)} steps to do, {trainings} of them trainings (or already done)"
+        print(f"{steps}, in {plan.folder}", flush=True)
         failed = run_tasks(plan, tasks, arguments.jobs)
     built = []
     for table in tables:

@@ -3,27 +3,24 @@
 import json
 import multiprocessing
 import os
-import signal
 import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 from callbacks.run.records import write_file
 from experiments.command_line import quieten
 from experiments.protocol import Grids, Protocol
 from experiments.study import QUIET
-from experiments.tables.results import read_results, read_selection
-from experiments.tables.runs import PICTURED, Plan, Run, read_defaults, read_method
+from experiments.tables.results import has_results, read_results
+from experiments.tables.runs import Plan, Run, read_defaults, read_method
 
-LOG = "log.txt"
 KINDS = ("train", "select", "test")  # in the order in which they are done
 KILLED = "its process was killed, or that of a step beside it: out of memory? Try fewer --jobs"
 QUICK = (
@@ -68,7 +65,7 @@ class Task:
 
 def list_tasks(plan: Plan, runs: Sequence[Run]) -> list[Task]:
     """Lists what has to be done for the runs that have no results: all trainings, all choices, all tests."""
-    missing = [run for run in sorted(runs, key=lambda run: run.experiment) if read_results(plan, run).summary is None]
+    missing = [run for run in sorted(runs, key=lambda run: run.experiment) if not has_results(plan, run)]
     tests = [Task("test", run.experiment, run) for run in missing]
     needed = {task: None for test in tests for task in sorted(test.list_needed(plan), key=lambda task: task.experiment)}
     return sorted([*needed, *tests], key=lambda task: KINDS.index(task.kind))
@@ -87,8 +84,7 @@ def run_tasks(plan: Plan, tasks: Sequence[Task], jobs: int) -> list[str]:
     """
     failed: dict[Task, str] = {}
     begin, left = time.monotonic(), len(tasks)
-    processes: AbstractContextManager[Executor | None] = nullcontext() if jobs == 1 else open_pool(plan, jobs)
-    with processes as pool:
+    with open_pool(plan, jobs) as pool:
         for _, group in groupby(tasks, key=lambda task: task.kind):
             ready = []
             for task in group:
@@ -113,57 +109,49 @@ def perform_all(plan: Plan, tasks: Sequence[Task], pool: Executor | None) -> Ite
         for task in tasks:
             yield task, perform(plan, task)
         return
-    running: dict[Task, Future[str | None]] = {}
-    with suppress(BrokenProcessPool):  # then all fail; what is written goes on when it is started again
-        for task in tasks:
-            running[task] = pool.submit(perform, plan, task)
-    yield from ((task, KILLED) for task in tasks if task not in running)
-    tasks_by_future = {future: task for task, future in running.items()}
-    for future in as_completed(tasks_by_future):
-        error = KILLED if isinstance(future.exception(), BrokenProcessPool) else future.result()
-        yield tasks_by_future[future], error
+    left = list(tasks)
+    try:
+        running = {pool.submit(perform, plan, task): task for task in tasks}
+        for future in as_completed(running):
+            error = future.result()
+            left.remove(running[future])
+            yield running[future], error
+    except BrokenProcessPool:  # then all fail; what is written goes on when it is started again
+        yield from ((task, KILLED) for task in left)
 
 
 @contextmanager
-def open_pool(plan: Plan, jobs: int) -> Iterator[Executor]:
-    """Opens the processes that do the steps; ends them if this one stops."""
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    os.environ["OMP_NUM_THREADS"] = str(threads)
+def open_pool(plan: Plan, jobs: int) -> Iterator[Executor | None]:
+    """Opens the processes that do the steps, None for one job; ends them, and their trainings, if this one stops."""
+    if jobs == 1:
+        yield None
+        return
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))  # for torch in the workers
     context = multiprocessing.get_context("spawn")
-    reader, writer = context.Pipe(duplex=False)
-    log = plan.folder / LOG
-    with writer, ProcessPoolExecutor(jobs, context, prepare_worker, (reader, threads, log)) as pool:
+    with ProcessPoolExecutor(jobs, context, prepare_worker, (plan.folder / "log.txt",)) as pool:
         try:
             yield pool
         except BaseException:
-            writer.close()  # ends the workers, which the pool would wait for
+            for worker in multiprocessing.active_children():
+                worker.kill()
             raise
 
 
-def prepare_worker(parent: Connection, threads: int, log: Path) -> None:
-    """Prepares a worker process: its share of the cores, a file for what it prints, an end when its parent ends.
-
-    Args:
-        parent: Closed by the parent, or by its end.
-        threads: Of torch.
-        log: What the worker prints goes there.
-    """
+def prepare_worker(log: Path) -> None:
+    """Prepares a worker process: a file for what it prints, an end when its parent ends."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
 
     def watch() -> None:
-        with suppress(EOFError, OSError):
-            parent.recv()
-        os.killpg(0, signal.SIGTERM)  # a training too, which ends with a checkpoint to go on from
-        os._exit(1)
+        parent.join()
+        os._exit(1)  # its training then ends with a checkpoint to go on from
 
-    os.setsid()
+    os.setsid()  # Ctrl-C reaches the parent alone
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
     threading.Thread(target=watch, daemon=True).start()
-    import torch
-
-    torch.set_num_threads(threads)
 
 
 def perform(plan: Plan, task: Task) -> str | None:
@@ -202,12 +190,12 @@ def make_protocol(plan: Plan, experiment: str) -> Protocol:
     return Protocol(plan.world.find_config(experiment), plan.folder / experiment, options, grids)
 
 
-def list_departures(plan: Plan, run: Run, values: Sequence[str]) -> list[str]:
+def list_departures(plan: Plan, run: Run) -> list[str]:
     """Lists the settings that a selection chose and a run does not take from it."""
     if run.method is None:
         return []
-    known = read_defaults(read_method(run.method)[0])
-    return [name for name in values if name in known and name not in plan.list_selected(run)]
+    known, chosen = read_defaults(read_method(run.method)[0]), plan.read_selection(run.experiment) or {}
+    return [name for name in chosen if name in known and name not in plan.list_selected(run)]
 
 
 def test(plan: Plan, run: Run, protocol: Protocol) -> None:
@@ -216,23 +204,21 @@ def test(plan: Plan, run: Run, protocol: Protocol) -> None:
     Raises:
         ValueError: If what lies there are results that cannot be used.
     """
-    chosen = read_selection(plan, run.experiment) if plan.needs_selection(run) else None
-    members = []
-    if run.is_ensemble:
-        members = [str(make_protocol(plan, member).train()) for member in plan.world.list_members(run.experiment)]
-    arguments = [*plan.list_arguments(run, chosen, members), "--trainer.logger=false"]
+    members = plan.world.list_members(run.experiment) if run.is_ensemble else []
+    checkpoints = [str(make_protocol(plan, member).train()) for member in members]
+    arguments = [*plan.list_arguments(run, checkpoints), "--trainer.logger=false"]
     name = plan.find_results(run).name
     if run.stage == "validate":
         protocol.open_study().validate(name, arguments)
     else:
-        shown = json.dumps(run.pictured)
-        arguments += [f"--results.panels={PICTURED if run.pictured else 0}", f"--results.report={shown}"]
+        pictured = name in ("seg_ttt", "seg_ttt_selected")  # all of Seg-TTT, as the paper compares it
+        shown = json.dumps(pictured)
+        arguments += [f"--results.panels={int(pictured)}", f"--results.report={shown}"]
         arguments += [f"--results.baseline={shown}"] if run.method is not None else []
-        if chosen is None:
-            protocol.open_study().test(name, arguments)
-        else:
-            departures = list_departures(plan, run, list(chosen))
+        if plan.needs_selection(run):
+            departures = list_departures(plan, run)
             arguments += [f"--results.departures={json.dumps(departures)}"] if departures else []
             protocol.test(name, arguments)
-    if problem := read_results(plan, run).problem:
-        raise ValueError(problem)
+        else:
+            protocol.open_study().test(name, arguments)
+    read_results(plan, run)

@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,8 @@ from PIL import Image
 from callbacks.report.figures import draw_differences
 from callbacks.run.records import write_file
 from experiments.pages import format_markdown
-from experiments.tables.build import BuiltLine, BuiltPart, BuiltTable, name_column
-from experiments.tables.paper import DEVELOPMENT, MEAN
+from experiments.tables.build import BuiltTable, name_column
+from experiments.tables.paper import DEVELOPMENT, MEAN, Part, Row
 from experiments.tables.results import find_picture, measure_gains
 from experiments.tables.runs import Run
 
@@ -22,10 +22,14 @@ MARKERS = {
     "Baseline": "o", "IaBN": "s", "TTA": "D", "Ensemble (Baseline)": "v", "Ensemble (IaBN)": "^", "Ensemble (TTA)": "P",
 }  # fmt: skip
 WIDTH, HEIGHT = 5.0, 3.6  # inches per panel
-PICTURES = ("image.jpg", "truth.png", "baseline.png", "prediction.png")
-TITLES = ("image", "truth", "t-BN", "Seg-TTT")
+PICTURES = {"image": "image.jpg", "truth": "truth.png", "t-BN": "baseline.png", "Seg-TTT": "prediction.png"}
 SPOILT = (OSError, ValueError, KeyError, TypeError, IndexError)  # what records of another version, or cut off, raise
 DEMONSTRATION = "StreetScenes, a constructed demonstration"
+LOSSES = {  # share of the images that lose more points than these
+    "images with a lower mean IoU (%)": 0,
+    "lower by more than 5 points (%)": -5,
+    "lower by more than 10 points (%)": -10,
+}
 
 
 def draw_figure(built: BuiltTable) -> None:
@@ -46,11 +50,9 @@ def save(built: BuiltTable, name: str, figure: Figure, dpi: int = 150) -> None:
     built.pictures.append(name)
 
 
-def list_values(lines: Sequence[BuiltLine], key: str, column: str) -> list[float]:
-    """Returns the measured numbers of lines, NaN where missing."""
-    found = [
-        next(cell.ours for cell in line.cells if cell.metric.key == key and cell.column == column) for line in lines
-    ]
+def list_values(rows: Sequence[Row], metric: str, column: str) -> list[float]:
+    """Returns the measured numbers of rows, NaN where missing."""
+    found = [row.ours[metric, column] for row in rows]
     return [math.nan if value is None else value for value in found]
 
 
@@ -60,7 +62,7 @@ def draw_runtime(built: BuiltTable) -> None:
     Source: paper, Fig. 2 and 5.
     """
     (part,) = built.parts
-    columns = [column for column in part.part.columns if column != MEAN or built.table.name == "fig2"]
+    columns = list(part.columns) if built.table.name == "fig2" else part.domains
     if built.plan.world.targets and built.table.name == "fig2":
         columns = [MEAN]  # the paper's Fig. 2 is one target
     figure = Figure(figsize=(WIDTH * len(columns), HEIGHT + 1.1), layout="constrained")
@@ -68,23 +70,23 @@ def draw_runtime(built: BuiltTable) -> None:
     for axes, column in zip(panels, columns, strict=True):
         draw_runtime_panel(axes, part, column)
         axes.set_title(name_column(built.plan, column) if column != MEAN else "mean over targets", fontsize=10)
-    figure.legend(
-        *panels[0].get_legend_handles_labels(), fontsize=8, frameon=False, loc="outside lower center", ncols=3
-    )
+    marks = panels[0].get_legend_handles_labels()
+    figure.legend(*marks, fontsize=8, frameon=False, loc="outside lower center", ncols=3)
     save(built, built.table.name, figure)
 
 
-def draw_runtime_panel(axes: Axes, part: BuiltPart, column: str) -> None:
+def draw_runtime_panel(axes: Axes, part: Part, column: str) -> None:
     """Draws the points and curves of one target."""
-    for name in dict.fromkeys(line.row.name for line in part.lines):
-        lines = [line for line in part.lines if line.row.name == name]
-        seconds = [value / 1000 for value in list_values(lines, "ms_per_image", column)]
-        miou = list_values(lines, "miou", column)
+    for name in dict.fromkeys(row.name for row in part.rows):
+        rows = [row for row in part.rows if row.name == name]
+        seconds = [value / 1000 for value in list_values(rows, "ms_per_image", column)]
+        miou = list_values(rows, "miou", column)
         axes.plot(seconds, miou, MARKERS.get(name, ".-"), label=name, markersize=6)
-        for line, place in zip(lines, zip(seconds, miou, strict=True), strict=True):
-            if line.point is not None and all(map(math.isfinite, place)):
-                offset = {"xytext": (0, 5), "textcoords": "offset points", "ha": "center"}
-                axes.annotate(str(line.point), place, fontsize=7, **offset)  # type: ignore[arg-type]
+        for row, x, y in zip(rows, seconds, miou, strict=True):
+            if row.point is not None and math.isfinite(x) and math.isfinite(y):
+                axes.annotate(
+                    str(row.point), (x, y), xytext=(0, 5), textcoords="offset points", ha="center", fontsize=7
+                )
     finish(axes, "runtime per image (s)")
 
 
@@ -94,19 +96,19 @@ def draw_alpha(built: BuiltTable) -> None:
     Source: paper, Fig. 4.
     """
     (part,) = built.parts
-    sources = list(dict.fromkeys(line.row.source for line in part.lines))
+    sources = list(dict.fromkeys(row.source for row in part.rows))
     figure = Figure(figsize=(WIDTH * len(sources), HEIGHT), layout="constrained")
     for axes, source in zip(figure.subplots(1, len(sources), squeeze=False)[0], sources, strict=True):
-        lines = [line for line in part.lines if line.row.source == source]
-        alphas = [line.point for line in lines]
-        for column in part.part.domains:
-            values = list_values(lines, "miou", column)
+        rows = [row for row in part.rows if row.source == source]
+        alphas = [row.point for row in rows]
+        for column in part.domains:
+            values, name = list_values(rows, "miou", column), name_column(built.plan, column)
             chosen = column == DEVELOPMENT
-            axes.plot(alphas, values, "o-" if chosen else ".--", label=name_column(built.plan, column))
+            axes.plot(alphas, values, "o-" if chosen else ".--", label=name)
             if chosen and not all(map(math.isnan, values)):
                 best = alphas[int(np.nanargmax(values))]
                 axes.axvline(best, color="gray", linewidth=1)
-                built.extra.append(f"{source}: the best alpha on {name_column(built.plan, column)} is {best:g}.")
+                built.extra.append(f"{source}: the best alpha on {name} is {best:g}.")
         axes.set_title(f"Source: {source}", fontsize=10)
         finish(axes, "alpha")
         axes.legend(fontsize=8, frameon=False)
@@ -121,21 +123,21 @@ def finish(axes: Axes, label: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def list_gains(built: BuiltTable, part: BuiltPart) -> Iterator[tuple[str, Run, list[tuple[str, float]]]]:
+def list_gains(built: BuiltTable, part: Part) -> Iterator[tuple[str, Run, list[tuple[str, float]]]]:
     """Yields by domain the Seg-TTT run of a part and what each of its images gains; notes what is spoilt."""
-    line = next(line for line in part.lines if line.row.method is not None)
-    for cell in line.cells:
-        run = None if cell.ours is None else built.plan.find_run(line.row, cell.column)
-        if run is None:
+    row = next(row for row in part.rows if row.method is not None)
+    for domain in part.domains:
+        if row.ours["miou", domain] is None:
             continue
+        run = built.plan.find_run(row, domain)
         try:
-            gains = [(name, gain) for name, gain in measure_gains(built.plan, run, cell.column) if math.isfinite(gain)]
+            gains = [(name, gain) for name, gain in measure_gains(built.plan, run, domain) if math.isfinite(gain)]
         except SPOILT as error:
             reason = error if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {error}"
-            built.notes.append(f"{part.part.title}: {cell.column} is left out: {reason}")
+            built.notes.append(f"{part.title}: {domain} is left out: {reason}")
             continue
         if gains:
-            yield cell.column, run, gains
+            yield domain, run, gains
 
 
 def draw_gains(built: BuiltTable) -> None:
@@ -143,31 +145,25 @@ def draw_gains(built: BuiltTable) -> None:
 
     Source: paper, Fig. 10 and Appendix H.
     """
-    (part,) = built.parts
     found = {
-        name_column(built.plan, domain): [gain for _, gain in gains] for domain, _, gains in list_gains(built, part)
+        name_column(built.plan, domain): [gain for _, gain in gains]
+        for domain, _, gains in list_gains(built, built.parts[0])
     }
     if not found:
         return
-    sums: dict[str, tuple[str, Callable[[Sequence[float]], float]]] = {
-        "lower": ("images with a lower mean IoU (%)", lambda values: share_below(values, 0)),
-        "lower_by_5": ("lower by more than 5 points (%)", lambda values: share_below(values, -5)),
-        "lower_by_10": ("lower by more than 10 points (%)", lambda values: share_below(values, -10)),
-        "best": ("largest gain (points)", max),
+    measured = {
+        title: [100 * sum(gain < bound for gain in gains) / len(gains) for gains in found.values()]
+        for title, bound in LOSSES.items()
     }
+    measured["largest gain (points)"] = [max(gains) for gains in found.values()]
     rows = []
-    for key, (title, measure) in sums.items():
-        numbers = [float(measure(values)) for values in found.values()]
-        numbers.append(sum(numbers) / len(numbers))
-        rows.append([title, *(f"{number:.1f}" for number in numbers), built.table.statements[key]])
+    statements = [built.table.statements[key] for key in ("lower", "lower_by_5", "lower_by_10", "best")]
+    for (title, numbers), statement in zip(measured.items(), statements, strict=True):
+        mean = sum(numbers) / len(numbers)
+        rows.append([title, *(f"{number:.1f}" for number in [*numbers, mean]), statement])
     heads = ["", *found, "mean", "paper's text"]
     built.extra.append(format_markdown(heads, rows, numbers=range(1, len(heads) - 1)))
     save(built, built.table.name, draw_differences(found))
-
-
-def share_below(values: Sequence[float], bound: float) -> float:
-    """Returns the share of values below a bound in percent."""
-    return 100 * sum(value < bound for value in values) / len(values)
 
 
 def draw_pictures(built: BuiltTable) -> None:
@@ -176,34 +172,34 @@ def draw_pictures(built: BuiltTable) -> None:
     Source: paper, Fig. 3, 6 to 9.
     """
     for part in built.parts:
-        shown: list[tuple[str, str, float, Path]] = []
+        shown: list[tuple[str, str, Path]] = []
         for domain, run, gains in list_gains(built, part):
-            name, gain = min(gains, key=lambda item: item[1]) if part.part.show == "worst" else gains[0]
-            picture = find_picture(built.plan, run, domain, name)
-            if picture is not None:
-                shown.append((domain, name, gain, picture))
+            name, gain = min(gains, key=lambda item: item[1]) if part.show == "worst" else gains[0]
+            if picture := find_picture(built.plan, run, domain, name):
+                text = f"{name}\nmean IoU {gain:+.1f} points"
+                shown.append((name_column(built.plan, domain), text, picture))
                 continue
             built.notes.append(
-                f"{part.part.title}: {built.plan.find_results(run)} keeps no picture of {name}: test again with "
+                f"{part.title}: {built.plan.find_results(run)} keeps no picture of {name}: test again with "
                 "--results.report=true --results.panels=1 --results.overwrite=true"
             )
         if shown:
-            draw_gallery(built, part, shown)
+            save(built, f"{built.table.name}_{part.name}", draw_gallery(shown), dpi=100)
 
 
-def draw_gallery(built: BuiltTable, part: BuiltPart, shown: Sequence[tuple[str, str, float, Path]]) -> None:
-    """Draws a column per target, a row per kind of picture."""
+def draw_gallery(shown: Sequence[tuple[str, str, Path]]) -> Figure:
+    """Draws a column per target (its title, the text below, the path of its pictures), a row per kind of picture."""
     figure = Figure(figsize=(3.4 * len(shown), 1.8 * len(PICTURES)), layout="constrained")
     panels = figure.subplots(len(PICTURES), len(shown), squeeze=False)
-    for number, (domain, name, gain, picture) in enumerate(shown):
-        for kind, title, axes in zip(PICTURES, TITLES, panels[:, number], strict=True):
-            path = picture.with_name(f"{picture.name}.{kind}")
+    for column, (title, text, picture) in zip(panels.T, shown, strict=True):
+        for suffix, axes in zip(PICTURES.values(), column, strict=True):
+            path = picture.with_name(f"{picture.name}.{suffix}")
             axes.set_xticks([])
             axes.set_yticks([])
-            if number == 0:
-                axes.set_ylabel(title, fontsize=9)
             if path.exists():
                 axes.imshow(np.asarray(Image.open(path).convert("RGB")), interpolation="nearest")
-        panels[0, number].set_title(name_column(built.plan, domain), fontsize=10)
-        panels[-1, number].set_xlabel(f"{name}\nmean IoU {gain:+.1f} points", fontsize=7)
-    save(built, f"{built.table.name}_{part.part.name}", figure, dpi=100)
+        column[0].set_title(title, fontsize=10)
+        column[-1].set_xlabel(text, fontsize=7)
+    for kind, axes in zip(PICTURES, panels[:, 0], strict=True):
+        axes.set_ylabel(kind, fontsize=9)
+    return figure

@@ -1,16 +1,16 @@
 """Tables as Markdown, CSV and LaTeX."""
 
 from experiments.pages import format_csv, format_latex, format_markdown
-from experiments.tables.build import BuiltLine, BuiltPart, BuiltTable, name_column
-from experiments.tables.paper import METRICS
-from experiments.tables.results import read_selection
+from experiments.tables.build import BuiltTable, name_column
+from experiments.tables.paper import METRICS, Part, Row
 
 DASH, MARK = "—", "†"
-WORDS = 3  # columns before the numbers: source, network, method
+WORDS = ("source", "network", "method")  # columns before the numbers
 CSV_HEADS = (
     "table", "part", "source", "network", "method", "metric", "unit", "column", "ours", "paper", "difference",
     "paper_real_data_mean", "doubtful", "status",
 )  # fmt: skip
+FEW_IMAGES = {"miou": 1, "classwise_ece": 1}  # decimals of our numbers, where fewer than the paper's mean something
 CONSTRUCTED = (
     "**A constructed demonstration, not evidence for the paper.** StreetScenes is drawn by this project, its targets "
     "are haze, dusk and dust, its networks are small and trained for a few minutes. The paper's numbers are of real "
@@ -18,85 +18,73 @@ CONSTRUCTED = (
 )
 
 
-def format_number(value: float | None, decimals: int) -> str:
-    """Writes a number; a dash if there is none."""
-    return DASH if value is None else f"{value:.{decimals}f}"
+def format_number(value: float | None, decimals: int, doubtful: object = "") -> str:
+    """Writes a number; a dash if there is none; a mark if it is doubtful."""
+    return (DASH if value is None else f"{value:.{decimals}f}") + (f" {MARK}" if doubtful else "")
 
 
 def format_difference(value: float | None, decimals: int) -> str:
     """Writes a difference with its sign; empty if there is none."""
-    if value is None:
-        return ""
-    text = f"{value:+.{decimals}f}"
-    return text.replace("-", "−")
+    return "" if value is None else f"{value:+.{decimals}f}".replace("-", "−")
 
 
-def list_heads(built: BuiltTable, part: BuiltPart) -> list[str]:
-    """Lists the titles of the columns."""
-    heads = ["source", "network", "method"]
-    for key in part.part.metrics:
-        metric = METRICS[key]
-        several = len(part.part.metrics) > 1
-        unit = f"{metric.title}, {metric.unit}" if several else metric.unit
-        for column in part.part.columns:
-            name = f"{name_column(built.plan, column)} ({unit})"
-            heads += [name] if built.plan.world.targets or not has_paper(part) else [name, "paper", "difference"]
-        if has_real(part):
-            heads.append(f"paper (real data, {unit})" if several else "paper (real data)")
-    return heads
+def compare(built: BuiltTable, row: Row, metric: str, column: str) -> tuple[float | None, float | None, str]:
+    """Returns the paper's number, ours minus it, both as they are shown, and why it is doubtful, on the same images."""
+    ours, paper = row.ours[metric, column], row.paper.get((metric, column))
+    if paper is None or built.plan.world.targets:
+        return None, None, ""
+    decimals = row.find_decimals(metric)
+    difference = None if ours is None else round(round(ours, decimals) - round(paper, decimals), decimals)
+    return paper, difference, row.doubtful.get(column, "")
 
 
-def has_paper(part: BuiltPart) -> bool:
-    """Returns whether the paper prints numbers of a part."""
-    return any(line.row.paper for line in part.lines)
+def lay_out(built: BuiltTable, part: Part) -> tuple[list[str], list[list[str]]]:
+    """Returns the titles of the columns of a part, and the text of its cells."""
+    numbers = [list_numbers(built, part, row) for row in part.rows]
+    rows = []
+    for row, own in zip(part.rows, numbers, strict=True):
+        rows.append([row.source, row.network, name_method(row), *(text for _, text in own)])
+    return [*WORDS, *(title for title, _ in numbers[0])], rows
 
 
-def has_real(part: BuiltPart) -> bool:
-    """Returns whether the paper's means on real images stand beside."""
-    return any(value is not None for line in part.lines for value in line.real.values())
+def list_numbers(built: BuiltTable, part: Part, row: Row) -> list[tuple[str, str]]:
+    """Lists (title of the column, text) of the cells of a row that hold numbers."""
+    constructed, several = bool(built.plan.world.targets), len(part.metrics) > 1
+    printed = any(other.paper for other in part.rows) and not constructed
+    real = constructed and any(other.find_printed_mean(key) is not None for other in part.rows for key in part.metrics)
+    found = []
+    for metric in part.metrics:
+        unit = f"{METRICS[metric].title}, {METRICS[metric].unit}" if several else METRICS[metric].unit
+        decimals = row.find_decimals(metric)
+        own = FEW_IMAGES.get(metric, decimals) if constructed else decimals
+        for column in part.columns:
+            title = f"{name_column(built.plan, column)} ({unit})"
+            found.append((title, format_number(row.ours[metric, column], own)))
+            if printed:
+                paper, difference, doubtful = compare(built, row, metric, column)
+                found.append(("paper", format_number(paper, decimals, doubtful)))
+                found.append(("difference", format_difference(difference, decimals)))
+        if real:
+            title = f"paper (real data, {unit})" if several else "paper (real data)"
+            found.append((title, format_number(row.find_printed_mean(metric), decimals, row.doubtful)))
+    return found
 
 
-def list_words(built: BuiltTable, part: BuiltPart, line: BuiltLine) -> list[str]:
-    """Lists the text of the cells of a row."""
-    words = [line.row.source, line.row.network, name_line(line)]
-    decimals = choose_decimals(built)
-    for key in part.part.metrics:
-        for cell in line.cells:
-            if cell.metric.key != key:
-                continue
-            own = decimals.get(key, cell.metric.decimals)
-            words.append(format_number(cell.ours, own))
-            if not built.plan.world.targets and has_paper(part):
-                mark = f" {MARK}" if cell.doubtful else ""
-                words.append(format_number(cell.paper, cell.metric.decimals) + mark)
-                words.append(format_difference(cell.difference, cell.metric.decimals))
-        if has_real(part):
-            printed = next(cell.metric.decimals for cell in line.cells if cell.metric.key == key)
-            words.append(format_number(line.real.get(key), printed) + (f" {MARK}" if line.row.doubtful else ""))
-    return words
-
-
-def name_line(line: BuiltLine) -> str:
+def name_method(row: Row) -> str:
     """Names the method of a row, and the point on the curve."""
-    if line.point is None:
-        return line.row.name
-    if line.row.sweep == "alpha":
-        return f"{line.row.name}, alpha {line.point:g}"
-    return f"{line.row.name}, {line.point} step{'' if line.point == 1 else 's'}"
-
-
-def choose_decimals(built: BuiltTable) -> dict[str, int]:
-    """Returns how many decimals our numbers have, where not as many as the paper's: few images, fewer decimals."""
-    return {"miou": 1, "classwise_ece": 1} if built.plan.world.targets else {}
+    if row.point is None:
+        return row.name
+    if row.sweep == "alpha":
+        return f"{row.name}, alpha {row.point:g}"
+    return f"{row.name}, {row.point} step{'' if row.point == 1 else 's'}"
 
 
 def list_footnotes(built: BuiltTable) -> list[str]:
     """Lists why printed numbers are doubtful."""
     notes = []
-    for part in built.parts:
-        for line in part.lines:
-            for column, reason in line.row.doubtful.items():
-                notes.append(f"{line.row.source}, {line.row.network}, {line.row.name}, {column}: {reason}")
+    for row in (row for part in built.parts for row in part.rows):
+        for column, reason in row.doubtful.items():
+            notes.append(f"{row.source}, {row.network}, {row.name}, {column}: {reason}")
     return list(dict.fromkeys(notes))
 
 
@@ -112,9 +100,9 @@ def describe_origin(built: BuiltTable) -> str:
     if built.measured:
         images = ", ".join(f"{count} of {name_column(plan, domain)}" for domain, count in sorted(built.images.items()))
         lines.append(f"Measured on {built.measured}; images: {images}.")
-    if any("ms_per_image" in part.part.metrics for part in built.parts):
+    if any("ms_per_image" in part.metrics for part in built.parts):
         lines.append("Runtimes: ours is the median per image on that device, the paper's a GeForce RTX 2080.")
-    if plan.world.targets and any((run.method or "").startswith("ensemble") for run in plan.list_runs(table)):
+    if plan.world.targets and any(run.is_ensemble for run in plan.list_runs(table)):
         lines.append(f"Ensembles are {plan.world.members} networks here, 10 in the paper.")
     return " ".join(lines)
 
@@ -127,65 +115,66 @@ def make_page(built: BuiltTable, level: int = 1, place: str = "") -> str:
         level: Of its heading.
         place: Folder of the pictures, relative to the page, with a slash at its end.
     """
-    heading = "#" * level
-    blocks = [f"{heading} {built.table.label}: {built.table.title}"]
-    if built.plan.world.targets:
-        blocks.append(CONSTRUCTED)
+    blocks = [f"{'#' * level} {built.table.label}: {built.table.title}"]
+    blocks += [CONSTRUCTED] if built.plan.world.targets else []
     blocks.append(describe_origin(built))
     for part in built.parts:
         if built.table.kind == "qualitative":
-            picture = f"{built.table.name}_{part.part.name}"
-            shown = f"![{part.part.title}]({place}{picture}.png)" if picture in built.pictures else f"{DASH} is missing"
-            blocks += [f"**{part.part.title}**", shown]
+            picture = f"{built.table.name}_{part.name}"
+            shown = f"![{part.title}]({place}{picture}.png)" if picture in built.pictures else f"{DASH} is missing"
+            blocks += [f"**{part.title}**", shown]
             continue
-        title = f"({part.part.name}) {part.part.title}" if part.part.name else part.part.title
-        blocks.append(f"**{title}**")
-        heads = list_heads(built, part)
-        rows = [list_words(built, part, line) for line in part.lines]
-        blocks.append(format_markdown(heads, rows, numbers=range(WORDS, len(heads))))
+        heads, rows = lay_out(built, part)
+        title = f"({part.name}) {part.title}" if part.name else part.title
+        blocks += [f"**{title}**", format_markdown(heads, rows, numbers=range(len(WORDS), len(heads)))]
     blocks += built.extra
     if built.table.kind != "qualitative":
         blocks += [f"![{built.table.title}]({place}{picture}.png)" for picture in built.pictures]
-    footnotes = list_footnotes(built)
-    if footnotes:
+    if footnotes := list_footnotes(built):
         blocks.append("\n".join(f"{MARK} doubtful in the text of the paper's PDF: {note}." for note in footnotes))
     blocks += [f"Note: {note}." for note in built.notes]
     if built.missing:
-        lines = [f"{DASH} is missing. All that is missing: `python -m experiments.tables {built.table.name} --run"]
-        lines[0] += f" --world {built.plan.world.name}`" + (". One by one:" if level == 1 else "")
-        for run, (problem, command) in built.missing.items() if level == 1 else ():  # on a page with others, one line
-            unknown = built.plan.needs_selection(run) and read_selection(built.plan, run.experiment) is None
-            more = ", with the settings that `experiments.protocol` chooses for this network" if unknown else ""
-            lines.append(f"- {problem}. Make it by{more}:\n  `{command}`")
-        blocks.append("\n".join(lines))
+        blocks.append(describe_missing(built, commands=level == 1))  # on a page with others, one line
     return "\n\n".join(blocks) + "\n"
+
+
+def describe_missing(built: BuiltTable, commands: bool) -> str:
+    """Says by which command all that is missing is made, and if wanted each run."""
+    again = f"python -m experiments.tables {built.table.name} --run --world {built.plan.world.name}"
+    first = f"{DASH} is missing. All that is missing: `{again}`"
+    if not commands:
+        return first
+    lines = [f"{first}. One by one:"]
+    for run, (problem, command) in built.missing.items():
+        unknown = built.plan.needs_selection(run) and built.plan.read_selection(run.experiment) is None
+        more = ", with the settings that `experiments.protocol` chooses for this network" if unknown else ""
+        lines.append(f"- {problem}. Make it by{more}:\n  `{command}`")
+    return "\n".join(lines)
 
 
 def make_csv(built: BuiltTable) -> str:
     """Formats a table as CSV: one number per line."""
     rows = []
     for part in built.parts:
-        for line in part.lines:
-            words = [built.table.name, part.part.name, line.row.source, line.row.network, name_line(line)]
-            for cell in line.cells:
-                status = "missing" if cell.ours is None else "measured"
-                found = (cell.ours, cell.paper, cell.difference, line.real.get(cell.metric.key))
-                numbers = ["" if number is None else f"{number:.6g}" for number in found]
-                where = [cell.metric.key, cell.metric.unit, cell.column]
-                rows.append([*words, *where, *numbers, cell.doubtful, status])
+        for row in part.rows:
+            words = [built.table.name, part.name, row.source, row.network, name_method(row)]
+            for (metric, column), ours in row.ours.items():
+                paper, difference, doubtful = compare(built, row, metric, column)
+                real = row.find_printed_mean(metric) if built.plan.world.targets else None
+                found = ["" if number is None else f"{number:.6g}" for number in (ours, paper, difference, real)]
+                status = "missing" if ours is None else "measured"
+                rows.append([*words, metric, METRICS[metric].unit, column, *found, doubtful, status])
     return format_csv(CSV_HEADS, rows)
 
 
 def make_latex(built: BuiltTable) -> str:
     """Formats a table as LaTeX with booktabs: one `table` environment per part, for `input`."""
-    blocks = ["% needs \\usepackage{booktabs,graphicx}"]
-    remark = ""
+    blocks, remark = ["% needs \\usepackage{booktabs,graphicx}"], ""
     if built.plan.world.targets:
         blocks.append("% A constructed demonstration on StreetScenes, not evidence for the paper.")
         remark = " (a constructed demonstration on StreetScenes, not evidence for the paper)"
     for part in built.parts if built.table.kind != "qualitative" else ():
-        rows = [list_words(built, part, line) for line in part.lines]
-        title = f"{built.table.label}: {built.table.title}. {part.part.title}{remark}"
-        blocks.append(format_latex(list_heads(built, part), rows, title, WORDS))
+        title = f"{built.table.label}: {built.table.title}. {part.title}{remark}"
+        blocks.append(format_latex(*lay_out(built, part), title, len(WORDS)))
     blocks += [f"% {note}" for note in list_footnotes(built)]
     return "\n\n".join(blocks) + "\n"

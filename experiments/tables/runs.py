@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from inspect import signature
@@ -25,7 +25,6 @@ SELECTED = {
 }
 SEED = re.compile(r"_seed(\d+)$")  # at the end of an experiment's name
 PAPER_SCALES = [0.25, 0.5, 0.75]
-PICTURED = 1  # images per target whose pictures are kept, besides those that gain and lose most
 
 
 @dataclass(frozen=True)
@@ -39,8 +38,8 @@ class World:
         development: Domain of the development set.
         members: Networks of an ensemble.
         steps: Of the curves over steps.
-        grids: What is tried on the development set, in place of the usual, see `experiments.protocol.Grids`.
         policy: Which settings are usual.
+        grids: What is tried on the development set, in place of the usual, see `experiments.protocol.Grids`.
     """
 
     name: str
@@ -51,13 +50,6 @@ class World:
     steps: tuple[int, ...]
     policy: Policy
     grids: Mapping[str, Any] = field(default_factory=dict, hash=False)
-
-    def place_columns(self, part: Part) -> Part:
-        """Returns a part with this world's columns in place of the paper's."""
-        if not self.targets:
-            return part
-        first = (DEVELOPMENT,) if DEVELOPMENT in part.columns else ()
-        return replace(part, columns=(*first, *self.targets, MEAN))
 
     def find_domain(self, column: str) -> str:
         """Returns the domain of a column as results name it."""
@@ -127,11 +119,6 @@ class Run:
         """Whether it takes the networks of several experiments."""
         return self.method is not None and read_method(self.method)[0] == "Ensemble"
 
-    @property
-    def pictured(self) -> bool:
-        """Whether its pictures are wanted: all of Seg-TTT as the paper compares it."""
-        return self.stage == "test" and self.name in ("seg_ttt", "seg_ttt_selected")
-
 
 @cache
 def read_method(name: str) -> tuple[str, dict[str, Any]]:
@@ -153,9 +140,9 @@ def read_defaults(method: str) -> dict[str, Any]:
 
 
 @cache
-def read_published(experiment: str) -> dict[str, Any]:
-    """Returns the published settings of an experiment that differ from those in configs/method."""
-    return (yaml.safe_load((FOLDER / "settings.yaml").read_text(encoding="utf-8")) or {}).get(experiment, {})
+def read_published() -> dict[str, dict[str, Any]]:
+    """Returns by experiment the published settings that differ from those in configs/method."""
+    return yaml.safe_load((FOLDER / "settings.yaml").read_text(encoding="utf-8")) or {}
 
 
 @dataclass(frozen=True)
@@ -172,7 +159,7 @@ class Plan:
     world: World
     policy: Policy
     folder: Path
-    options: tuple[str, ...] = field(default=())
+    options: tuple[str, ...] = ()
 
     def find_results(self, run: Run) -> Path:
         """Returns the folder of a run's results."""
@@ -183,6 +170,13 @@ class Plan:
     def find_selection(self, experiment: str) -> Path:
         """Returns where what was chosen for a network is written."""
         return self.folder / experiment / "selection.yaml"
+
+    def read_selection(self, experiment: str) -> dict[str, Any] | None:
+        """Returns what was chosen for a network on the development set; None if that is not done."""
+        try:
+            return dict(yaml.safe_load(self.find_selection(experiment).read_text(encoding="utf-8"))["values"])
+        except (OSError, TypeError, KeyError, yaml.YAMLError):
+            return None
 
     def needs_selection(self, run: Run) -> bool:
         """Returns whether settings of a run are those chosen on the development set."""
@@ -201,86 +195,76 @@ class Plan:
             fixed.add("scales")
         return [key for key in SELECTED.get(method, ()) if key not in fixed]
 
-    def describe(self, run: Run, chosen: Mapping[str, Any] | None = None) -> tuple[str, dict[str, Any]] | None:
-        """Returns the class of a run's method and the settings that make the run what it is; None without a method.
-
-        Args:
-            run: Of this plan.
-            chosen: On the development set, for runs that need it.
-        """
+    def describe(self, run: Run) -> dict[str, Any] | None:
+        """Returns the ``name`` of a run's method and its settings, as results.json has them; None without a method."""
         if run.method is None:
             return None
         method, settings = read_method(run.method)
-        settings = dict(settings)
-        settings.pop("checkpoints", None)
+        described = {"name": method, **{key: value for key, value in settings.items() if key != "checkpoints"}}
         if method == "SegTTT":
-            settings["semantics"] = "released" if self.policy == "paper" else "paper"
-        values = read_published(run.experiment) if self.policy == "paper" else (chosen or {})
-        settings |= {key: values[key] for key in self.list_selected(run) if key in values}
-        return method, settings | dict(run.arguments)
+            described["semantics"] = "released" if self.policy == "paper" else "paper"
+        if self.policy == "paper":
+            values = read_published().get(run.experiment, {})
+        else:
+            values = self.read_selection(run.experiment) or {}
+        described |= {key: values[key] for key in self.list_selected(run) if key in values}
+        return described | dict(run.arguments)
 
-    def list_arguments(
-        self, run: Run, chosen: Mapping[str, Any] | None = None, members: Sequence[str] = ()
-    ) -> list[str]:
+    def list_arguments(self, run: Run, members: Sequence[str] = ()) -> list[str]:
         """Returns the arguments of the command line that pick a run's method and settings.
 
         Args:
             run: Of this plan.
-            chosen: On the development set, for runs that need it.
             members: Checkpoints of an ensemble.
         """
-        described = self.describe(run, chosen)
+        described = self.describe(run)
         if described is None or run.method is None:
             return list(run.options)
-        written = read_method(run.method)[1]
+        written = {"name": described["name"], **read_method(run.method)[1]}
         arguments = [f"--method={CONFIGS / 'method' / run.method}.yaml"]
-        for key, value in described[1].items():
+        for key, value in described.items():
             if key not in written or written[key] != value:
                 arguments.append(f"--method.{key}={json.dumps(value) if not isinstance(value, str) else value}")
         if run.is_ensemble:
             arguments.append(f"--method.checkpoints={json.dumps(list(members))}")
         return [*arguments, *run.options]
 
-    def list_runs(self, table: Table) -> dict[Run, list[str]]:
+    def list_runs(self, table: Table) -> dict[Run, set[str]]:
         """Lists the runs of a table, each once, with the domains that it needs of each."""
-        found: dict[Run, list[str]] = {}
+        found: dict[Run, set[str]] = {}
         for part in self.list_parts(table):
             for row in part.rows:
-                for _, single in self.unfold(row):
-                    for column in part.domains:
-                        if (run := self.find_run(single, column)) is not None:
-                            domains, domain = found.setdefault(run, []), self.world.find_domain(column)
-                            domains += [] if domain in domains else [domain]
+                for column in part.domains:
+                    found.setdefault(self.find_run(row, column), set()).add(self.world.find_domain(column))
         return found
 
     def list_parts(self, table: Table) -> list[Part]:
-        """Lists the parts of a table that make sense in this world, with its columns."""
-        return [
-            self.world.place_columns(part) for part in table.parts if not part.worlds or self.world.name in part.worlds
-        ]
+        """Lists the parts of a table that make sense in this world, with its columns, and a row per point of curves."""
+        parts = []
+        for part in table.parts:
+            if part.worlds and self.world.name not in part.worlds:
+                continue
+            columns = part.columns
+            if self.world.targets:
+                columns = (*(name for name in columns if name == DEVELOPMENT), *self.world.targets, MEAN)
+            rows = tuple(point for row in part.rows for point in self.unfold(row))
+            parts.append(replace(part, columns=columns, rows=rows))
+        return parts
 
-    def unfold(self, row: Row) -> Iterator[tuple[Any, Row]]:
-        """Yields (value, row) for each point of a curve, or the row alone with None."""
-        values: Sequence[Any] = {"num_steps": self.world.steps, "alpha": ALPHAS}.get(row.sweep or "", (None,))
-        for value in values:
-            yield value, row if value is None else replace(row, arguments={**row.arguments, str(row.sweep): value})
+    def unfold(self, row: Row) -> list[Row]:
+        """Returns the points of a curve; the row alone if it is none."""
+        if not row.sweep:
+            return [row]
+        values: Sequence[Any] = {"num_steps": self.world.steps, "alpha": ALPHAS}[row.sweep]
+        return [replace(row, arguments={**row.arguments, row.sweep: value}, point=value) for value in values]
 
-    def find_run(self, row: Row, column: str) -> Run | None:
-        """Returns the run that makes a cell; None for the mean."""
-        if column == MEAN:
-            return None
-        experiment = row.find_experiment(column)
-        assert experiment is not None
-        stage = "validate" if column == DEVELOPMENT else "test"
-        run = Run(experiment, row.method, tuple(sorted(row.arguments.items())), row.options, stage)
-        return self.simplify(run)
-
-    def simplify(self, run: Run) -> Run:
-        """Returns the same run under its plain name, so that a point of a curve that a table has is not run again."""
-        if run.method == "iabn" and dict(run.arguments).get("alpha") in (0.0, 1.0):
-            alpha = dict(run.arguments)["alpha"]
+    def find_run(self, row: Row, domain: str) -> Run:
+        """Returns the run that makes a cell, under its plain name: a point of a curve that a table has is one run."""
+        stage = "validate" if domain == DEVELOPMENT else "test"
+        arguments = tuple(sorted(row.arguments.items()))
+        run = Run(row.find_experiment(domain), row.method, arguments, row.options, stage)
+        alpha = row.arguments.get("alpha")
+        if row.method == "iabn" and alpha in (0.0, 1.0):
             return replace(run, method=None if alpha == 0 else "p_bn", arguments=())
         plain = replace(run, arguments=())
-        if self.policy == "paper" and run.arguments and self.describe(plain) == self.describe(run):
-            return plain
-        return run
+        return plain if self.policy == "paper" and self.describe(plain) == self.describe(run) else run
