@@ -75,9 +75,7 @@ def time_methods(setup: Setup, backbone: str, precision: str, compiled: bool = F
             if compiled:
                 with fast_float32():
                     row["compiling s"] = cost.time_call(call)
-                row["compiled"] = (
-                    subject.network._compiled_call_impl is not None
-                )  # else it runs as written, with a warning
+                row["compiled"] = subject.network._compiled_call_impl is not None  # else a warning said why
             row |= time_call(setup, call)
             yield {**row, "TFLOP": tflop, "of matrix rate": tflop / row["ms"] * 1000 / rate}
     finally:
