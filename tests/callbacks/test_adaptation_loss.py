@@ -13,16 +13,11 @@ from callbacks.adaptation.loss import upsampled_cross_entropy
 Sizes = tuple[tuple[int, int], tuple[int, int]]  # of the logits and of the target
 
 SIZES: list[Sizes] = [
-    ((4, 6), (32, 48)),
     ((5, 7), (37, 53)),
-    ((16, 24), (32, 47)),
     ((1, 1), (9, 8)),
-    ((1, 5), (1, 40)),
     ((6, 6), (6, 31)),
-    ((6, 6), (31, 6)),
     ((30, 40), (8, 10)),  # to fewer pixels
     ((30, 3), (7, 30)),
-    ((2, 3), (1, 1)),
 ]
 
 
@@ -49,18 +44,18 @@ def value_and_gradient(
     return loss.detach(), torch.autograd.grad(3 * loss, leaf)[0]
 
 
-@pytest.fixture(params=["all-at-once", "a-few-rows", "row-by-row"])
+@pytest.fixture(params=[2**22, 1500, 1], ids=["all-at-once", "a-few-rows", "row-by-row"])
 def chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The number of logits that are worked on at once."""
-    monkeypatch.setattr(
-        upsampled_loss, "CHUNK", {"all-at-once": 2**22, "a-few-rows": 1500, "row-by-row": 1}[request.param]
-    )
+    monkeypatch.setattr(upsampled_loss, "CHUNK", request.param)
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 def test_value_and_gradient_are_torchs(sizes: Sizes, align_corners: bool, chunks: None) -> None:
     logits, target = draw(sizes)
+    if align_corners:  # the layout does not matter
+        logits = logits.contiguous(memory_format=torch.channels_last)
     loss, gradient = value_and_gradient(upsampled_cross_entropy, logits, target, align_corners)
     expected, slope = value_and_gradient(reference, logits, target, align_corners)
     torch.testing.assert_close(loss, expected, rtol=1e-11, atol=1e-12)
@@ -83,28 +78,25 @@ def test_rows_are_counted_in_chunks_and_never_held_all_at_once(monkeypatch: pyte
     torch.testing.assert_close(loss, reference(logits, target, True))
 
 
-@pytest.mark.parametrize("align_corners", [False, True])
-@pytest.mark.parametrize("factor", [1.0, 1e4, -1e4])
-def test_extreme_logits_stay_finite_and_exact(factor: float, align_corners: bool, chunks: None) -> None:
+@pytest.mark.parametrize("factor", [1e4, -1e4])
+def test_extreme_logits_stay_finite_and_exact(factor: float) -> None:
     logits, target = draw(((4, 6), (16, 20)))
     logits = factor * logits.sign()
-    loss, gradient = value_and_gradient(upsampled_cross_entropy, logits.float(), target, align_corners)
-    expected, slope = value_and_gradient(reference, logits, target, align_corners)
+    loss, gradient = value_and_gradient(upsampled_cross_entropy, logits.float(), target, True)
+    expected, slope = value_and_gradient(reference, logits, target, True)
     assert loss.isfinite() and gradient.isfinite().all()
     torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-6)
     # Where two logits cross, a float32 of 1e4 is known to 1e-3 only, and so is the share of either.
     torch.testing.assert_close(gradient.double(), slope, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("align_corners", [False, True])
-def test_no_labelled_pixel_gives_nan_as_torch_does(align_corners: bool, chunks: None) -> None:
+def test_no_labelled_pixel_gives_nan_as_torch_does(chunks: None) -> None:
     logits, target = draw(((4, 6), (16, 20)))
-    loss, gradient = value_and_gradient(upsampled_cross_entropy, logits, torch.full_like(target, 255), align_corners)
+    loss, gradient = value_and_gradient(upsampled_cross_entropy, logits, torch.full_like(target, 255), True)
     assert loss.isnan() and gradient.shape == logits.shape
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("autocast", [True, False])
+@pytest.mark.parametrize(("dtype", "autocast"), [(torch.bfloat16, True), (torch.float16, False)])
 def test_half_precision_logits_are_computed_with_in_float32(dtype: torch.dtype, autocast: bool) -> None:
     logits, target = draw(((4, 6), (64, 96)))
     half = logits.to(dtype)
@@ -115,15 +107,6 @@ def test_half_precision_logits_are_computed_with_in_float32(dtype: torch.dtype, 
     torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=1e-6)
     eps = torch.finfo(dtype).eps
     torch.testing.assert_close(gradient.double(), slope, rtol=2 * eps, atol=eps * slope.abs().max().item())
-
-
-def test_layout_of_the_logits_does_not_matter() -> None:
-    logits, target = draw(((4, 6), (16, 20)))
-    for align_corners in (False, True):
-        expected = value_and_gradient(upsampled_cross_entropy, logits, target, align_corners)
-        for other in (logits.contiguous(memory_format=torch.channels_last), logits.expand(3, *logits.shape)[1]):
-            found = value_and_gradient(upsampled_cross_entropy, other, target, align_corners)
-            torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.cuda

@@ -64,34 +64,34 @@ def cast(arguments: Arguments, dtype: torch.dtype) -> Arguments:
     return tuple(None if value is None else value.to(dtype) for value in arguments)
 
 
-def lay_out(arguments: Arguments, layout: torch.memory_format) -> Arguments:
-    return arguments[0].contiguous(memory_format=layout), *arguments[1:]
+# Every pair of values of these, though not every product.
+CASES = [  # alpha, batch, layout, pooled, affine
+    (0.0, 1, torch.contiguous_format, False, True),
+    (0.0, 3, torch.channels_last, True, False),
+    (0.1, 1, torch.channels_last, False, False),
+    (0.1, 3, torch.contiguous_format, True, True),
+    (0.1, 3, torch.channels_last, False, True),
+    (1.0, 1, torch.contiguous_format, True, False),
+    (1.0, 3, torch.channels_last, False, True),
+]
 
 
-@pytest.mark.parametrize("affine", [True, False])
-@pytest.mark.parametrize("pooled", [False, True])
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("alpha", ALPHAS)
+@pytest.mark.parametrize("size", [(5, 6), (1, 1)])
+@pytest.mark.parametrize(("alpha", "batch", "layout", "pooled", "affine"), CASES)
 def test_value_and_gradients_are_those_of_the_formula(
-    alpha: float, batch: int, layout: torch.memory_format, pooled: bool, affine: bool
+    alpha: float, batch: int, layout: torch.memory_format, pooled: bool, affine: bool, size: tuple[int, int]
 ) -> None:
-    arguments = lay_out(make_arguments(batch, affine=affine), layout)
+    x, *others = make_arguments(batch, size, affine=affine)
+    arguments = (x.contiguous(memory_format=layout), *others)
     for one, other in zip(run(arguments, alpha, pooled), expect(arguments, alpha, pooled), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
+    if size == (1, 1):  # of one value the variance is 0, and a float32 knows no digits of it
+        return
     output, *gradients = run(cast(arguments, torch.float32), alpha, pooled)
     assert output.dtype == torch.float32 and {gradient.dtype for gradient in gradients} == {torch.float32}
     for one, other in zip((output, *gradients), expect(arguments, alpha, pooled), strict=True):
         torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=1e-5)
     assert blended_norm.list_faults() == {}  # or the plain formula would stand in for a kernel that is wrong
-
-
-@pytest.mark.parametrize("pooled", [False, True])
-@pytest.mark.parametrize("alpha", ALPHAS)
-def test_maps_of_one_value(alpha: float, pooled: bool) -> None:
-    arguments = make_arguments(3, (1, 1))
-    for one, other in zip(run(arguments, alpha, pooled), expect(arguments, alpha, pooled), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
 
 
 def measure(x: Tensor, pooled: bool = False) -> tuple[Tensor, Tensor]:
@@ -100,9 +100,7 @@ def measure(x: Tensor, pooled: bool = False) -> tuple[Tensor, Tensor]:
     return torch.stack(means), torch.stack(variances)
 
 
-@pytest.mark.parametrize("affine", [True, False])
-@pytest.mark.parametrize("pooled", [False, True])
-@pytest.mark.parametrize("alpha", ALPHAS)
+@pytest.mark.parametrize(("alpha", "pooled", "affine"), [(0.0, False, True), (0.1, True, False), (1.0, False, True)])
 def test_formula_that_compilers_get_is_the_same(
     monkeypatch: pytest.MonkeyPatch, alpha: float, pooled: bool, affine: bool
 ) -> None:
@@ -115,10 +113,15 @@ def test_formula_that_compilers_get_is_the_same(
     torch.testing.assert_close(measure(arguments[0], pooled), statistics)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("batch", [1, 2])
-@pytest.mark.parametrize("alpha", ALPHAS)
+@pytest.mark.parametrize(
+    ("alpha", "batch", "layout", "dtype"),
+    [
+        (0.1, 1, torch.contiguous_format, torch.bfloat16),
+        (0.1, 2, torch.channels_last, torch.bfloat16),
+        (0.0, 2, torch.contiguous_format, torch.float16),
+        (1.0, 1, torch.channels_last, torch.float16),
+    ],
+)
 def test_half_precision_features_keep_their_type_and_statistics_of_float32(
     alpha: float, batch: int, layout: torch.memory_format, dtype: torch.dtype
 ) -> None:
@@ -138,9 +141,10 @@ def test_half_precision_features_keep_their_type_and_statistics_of_float32(
     torch.testing.assert_close(var.double(), x.var((2, 3), correction=0), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("pooled", [False, True])
-@pytest.mark.parametrize("alpha", ALPHAS)
+@pytest.mark.parametrize(
+    ("alpha", "pooled", "layout"),
+    [(0.1, False, torch.contiguous_format), (0.1, True, torch.channels_last), (1.0, False, torch.channels_last)],
+)
 def test_means_1000_deviations_from_0_cost_no_digits(alpha: float, pooled: bool, layout: torch.memory_format) -> None:
     x, mean, var, weight, bias = cast(make_arguments(2, (16, 16)), torch.float32)
     x, mean = x + 2000, mean + 2000  # exactly these are normalised; their deviation is about 2
@@ -154,13 +158,18 @@ def test_means_1000_deviations_from_0_cost_no_digits(alpha: float, pooled: bool,
 
 @pytest.mark.parametrize(("pooled", "batch"), [(False, 1), (True, 2)])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize(
-    ("offset", "mean_error", "var_error"), [(0.0, 1e-7, 4e-7), (10.0, 1e-5, 1e-6), (2000.0, 3e-3, 1e-4)]
-)
+@pytest.mark.parametrize(("offset", "mean_error", "var_error"), [(0.0, 1e-7, 4e-7), (2000.0, 3e-3, 1e-4)])
+@pytest.mark.parametrize("size", [(3, 410, 517), (300, 40, 48)])
 def test_statistics_of_large_maps_keep_their_digits(
-    offset: float, mean_error: float, var_error: float, layout: torch.memory_format, pooled: bool, batch: int
+    size: tuple[int, ...],
+    offset: float,
+    mean_error: float,
+    var_error: float,
+    layout: torch.memory_format,
+    pooled: bool,
+    batch: int,
 ) -> None:
-    x = offset + 2 * torch.randn(batch, 3, 410, 517, generator=torch.Generator().manual_seed(0))
+    x = offset + 2 * torch.randn(batch, *size, generator=torch.Generator().manual_seed(0))
     mean, var = measure(x.contiguous(memory_format=layout), pooled)
     dims = (0, 2, 3) if pooled else (2, 3)
     torch.testing.assert_close(mean.double(), x.double().mean(dims).view(mean.shape), rtol=0, atol=mean_error)
@@ -168,18 +177,10 @@ def test_statistics_of_large_maps_keep_their_digits(
     torch.testing.assert_close(var.double(), expected, rtol=var_error, atol=0)
 
 
-@pytest.mark.parametrize("size", [(1, 8, 64, 128), (2, 300, 40, 48), (1, 3, 65, 96), (1, 1500, 33, 64)])
-def test_statistics_of_maps_whose_blocks_are_measured_at_once(size: tuple[int, ...]) -> None:
-    x = torch.randn(size, generator=torch.Generator().manual_seed(0)) * 3 + torch.arange(size[3])  # differs along a row
-    mean, var = measure_statistics(x.contiguous(memory_format=torch.channels_last))
-    expected = torch.var_mean(x.double(), dim=(0, 2, 3), correction=0)
-    torch.testing.assert_close(mean.double(), expected[1], rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(var.double(), expected[0], rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("alpha", ALPHAS)
+@pytest.mark.parametrize(
+    ("alpha", "layout", "dtype"),
+    [(0.1, torch.contiguous_format, torch.float32), (1.0, torch.channels_last, torch.bfloat16)],
+)
 def test_no_sample_hears_of_another(alpha: float, layout: torch.memory_format, dtype: torch.dtype) -> None:
     x, *others = cast(make_arguments(3), torch.float32)
     x = x.to(dtype).contiguous(memory_format=layout)
@@ -195,29 +196,10 @@ def test_no_sample_hears_of_another(alpha: float, layout: torch.memory_format, d
     assert torch.equal(normalize_blended(changed, *others, alpha, EPS)[1:], together[1:])
 
 
-@pytest.mark.parametrize("alpha", ALPHAS)
-def test_gradients_that_are_expanded_or_transposed_are_taken(alpha: float) -> None:
-    arguments = make_arguments(2)
-    for reduce in (lambda out: out.sum(), lambda out: (out.permute(0, 2, 3, 1) * torch.arange(4.0)).sum()):
-        found, expected = (arguments[0].clone().requires_grad_() for _ in range(2))
-        reduce(normalize_blended(found, *arguments[1:], alpha, EPS)).backward()
-        reduce(textbook(expected, *arguments[1:], alpha, False)).backward()
-        torch.testing.assert_close(found.grad, expected.grad, rtol=1e-9, atol=1e-9)
-
-
-def test_features_that_are_a_slice_of_others() -> None:
-    x, *others = make_arguments(3, (8, 8))
-    for part in (x[:, :, ::2, 1:5], x[1:], x[:, :, :, ::3], x.transpose(2, 3)):
-        torch.testing.assert_close(
-            normalize_blended(part, *others, 0.1, EPS), textbook(part, *others, 0.1, False), rtol=1e-11, atol=1e-11
-        )
-
-
 @pytest.mark.cuda
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("pooled", [False, True])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("alpha", ALPHAS)
+@pytest.mark.parametrize(("alpha", "pooled"), [(0.0, False), (0.1, False), (0.1, True), (1.0, False)])
 def test_cuda_agrees_with_the_formula(
     alpha: float, layout: torch.memory_format, pooled: bool, dtype: torch.dtype
 ) -> None:
@@ -229,16 +211,9 @@ def test_cuda_agrees_with_the_formula(
         torch.testing.assert_close(one.cpu().double(), other, rtol=tolerance, atol=tolerance * other.abs().max().item())
 
 
-@pytest.fixture
-def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No kernel has been compared with the formula yet."""
-    monkeypatch.setattr("callbacks.blended_norm._served", {})
-
-
 @pytest.mark.parametrize("way", ["raises", "disagrees", "disagrees-backward"])
-def test_a_kernel_that_fails_its_check_leaves_the_plain_formula(
-    way: str, unchecked: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_kernel_that_fails_its_check_leaves_the_plain_formula(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blended_norm, "_served", {})  # no kernel has been compared with the formula yet
     x = torch.randn(1, 5, 8, 9, generator=torch.Generator().manual_seed(1))
     arguments = (torch.zeros(5), torch.ones(5), torch.ones(5), torch.zeros(5), 0.3, 1e-5)
     expected = normalize_blended(x, *arguments)

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from callbacks import TTA, IaBN, SegTTT
-from callbacks.iabn import InstanceAdaptiveBatchNorm2d, adaptive_batch_norm, convert_batch_norm
+from callbacks.iabn import InstanceAdaptiveBatchNorm2d, convert_batch_norm
 from tests.fakes import NormAct2d, Snapshot, TinyNetwork, make_images, randomize
 
 ALPHAS = [0.0, 0.1, 0.5, 1.0]
@@ -17,9 +17,8 @@ def make_layer(alpha: float, dtype: torch.dtype = torch.float32) -> InstanceAdap
 
 
 def make_features(batch: int = 3, dtype: torch.dtype = torch.float32) -> Tensor:
-    return (
-        torch.randn(batch, 4, 6, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype) * 2 + 1
-    )
+    generator = torch.Generator().manual_seed(1)
+    return 2 * torch.randn(batch, 4, 6, 7, generator=generator, dtype=torch.float64).to(dtype) + 1
 
 
 def blended(layer: nn.BatchNorm2d, x: Tensor, alpha: float) -> Tensor:
@@ -68,14 +67,18 @@ def test_layer_refuses_features_that_are_not_4_dimensional() -> None:
         make_layer(0.1)(torch.zeros(4, 6, 7))
 
 
-@pytest.mark.parametrize("alpha", ALPHAS)
-@pytest.mark.parametrize("norm", [nn.BatchNorm2d, nn.SyncBatchNorm])
+@pytest.mark.parametrize(
+    ("norm", "alpha"),
+    [(nn.BatchNorm2d, 0.0), (nn.BatchNorm2d, 0.1), (nn.BatchNorm2d, 1.0), (nn.SyncBatchNorm, 0.5), (NormAct2d, 0.5)],
+)
 def test_converted_network_gives_per_sample_what_the_formula_gives(norm: type[nn.Module], alpha: float) -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), norm(4))
     randomize(network)
     x = make_images(2)
     features = network[0](x)
     expected = blended(network[1], features, alpha)
+    if norm is NormAct2d:  # what a subclass does after normalising is kept
+        expected = F.leaky_relu(expected, 0.1)
     keys = list(network.state_dict())
     parameters = list(network.parameters())
     assert convert_batch_norm(network, alpha) is network
@@ -85,34 +88,12 @@ def test_converted_network_gives_per_sample_what_the_formula_gives(norm: type[nn
     assert isinstance(network[1], InstanceAdaptiveBatchNorm2d) and network[1].alpha == alpha
 
 
-@pytest.mark.parametrize("alpha", ALPHAS)
-def test_what_a_batch_norm_subclass_does_after_normalising_is_kept(alpha: float) -> None:
-    layer = NormAct2d(4)
-    randomize(layer)
-    x = make_features()
-    expected = F.leaky_relu(blended(layer, x, alpha), 0.1)
-    network = convert_batch_norm(nn.Sequential(layer), alpha)
-    torch.testing.assert_close(network(x), expected, rtol=1e-4, atol=1e-5)
-    together = network(x)
-    for sample, output in zip(x, together, strict=True):
-        torch.testing.assert_close(network(sample[None])[0], output, rtol=1e-5, atol=1e-6)
-
-
 def test_convert_batch_norm_changes_the_alpha_of_what_is_converted_already() -> None:
     network = convert_batch_norm(TinyNetwork(), 0.1)
     layer = network.stem_norm
     assert convert_batch_norm(network, 0.7).stem_norm is layer and layer.alpha == 0.7
     assert torch.equal(IaBN(0.3).predict(network, make_images(1)), IaBN(0.3).predict(TinyNetwork(), make_images(1)))
     assert layer.alpha == 0.7
-
-
-def test_a_layer_used_twice_stays_one_layer() -> None:
-    network = convert_batch_norm(TinyNetwork(shared=True), 0.2)
-    assert network.layer3[1] is network.layer4[1]
-    network = TinyNetwork(shared=True)
-    with adaptive_batch_norm(network, 0.2):
-        assert network.layer3[1] is network.layer4[1] and isinstance(network.layer3[1], InstanceAdaptiveBatchNorm2d)
-    assert network.layer3[1] is network.layer4[1] and type(network.layer3[1]) is nn.BatchNorm2d
 
 
 @pytest.mark.parametrize("norm", [None, nn.InstanceNorm2d, nn.BatchNorm1d])
@@ -133,7 +114,7 @@ def test_network_without_batch_norm_is_an_error_above_alpha_0_only(norm: type[nn
         assert method.predict(network, image).shape == (1, 5, 32, 48)
 
 
-@pytest.mark.parametrize("alpha", [-0.1, 1.1, float("nan"), float("inf")])
+@pytest.mark.parametrize("alpha", [-0.1, 1.1, float("nan")])
 def test_alpha_outside_0_to_1_is_an_error_everywhere(alpha: float) -> None:
     network = TinyNetwork()
     before = Snapshot(network)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from callbacks import TTA, IaBN, SegTTT
+from callbacks import IaBN, SegTTT
 from callbacks.adaptation.steps import take_step
 from callbacks.iabn import convert_batch_norm
 from callbacks.pseudo_labels import fuse_views, pseudo_labels
@@ -18,7 +18,7 @@ from lightning_modules.predictor import predict_plainly
 from tests.fakes import Snapshot, TinyNetwork, make_images
 
 
-def adapt_a_copy(method: SegTTT, network: nn.Module, image: Tensor) -> tuple[Tensor, list[float]]:
+def adapt_a_copy(method: SegTTT, network: nn.Module, image: Tensor) -> tuple[nn.Module, list[float]]:
     """Seg-TTT written out once more, on a copy of the network, with torch's own optimizer."""
     copied = convert_batch_norm(copy.deepcopy(network), method.alpha).eval()
     with torch.no_grad():
@@ -34,18 +34,25 @@ def adapt_a_copy(method: SegTTT, network: nn.Module, image: Tensor) -> tuple[Ten
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    with torch.no_grad():
-        return copied.eval()(image).softmax(dim=1), losses
+    return copied.eval().requires_grad_(False), losses
 
 
-@pytest.mark.parametrize("semantics", ["paper", "released"])
-@pytest.mark.parametrize("trainable", [("layer3", "layer4", "head"), ("head",), ("stem_norm", "layer4")])
-@pytest.mark.parametrize("num_steps", [1, 4])
-def test_prediction_is_that_of_a_copy_trained_with_torchs_sgd(semantics, trainable: tuple[str, ...], num_steps) -> None:
+@pytest.mark.parametrize(
+    ("semantics", "trainable", "num_steps"),
+    [
+        ("paper", ("layer3", "layer4", "head"), 4),
+        ("released", ("layer3", "layer4", "head"), 4),
+        ("released", ("head",), 1),
+        ("paper", ("stem_norm", "layer4"), 1),
+    ],
+)
+def test_prediction_is_that_of_a_copy_trained_with_torchs_sgd(
+    semantics: Any, trainable: tuple[str, ...], num_steps: int
+) -> None:
     network, image = TinyNetwork(), make_images(1)
     method = SegTTT(0.3, 0.6, num_steps, 0.3, trainable, scales=(0.5, 1.0), semantics=semantics)
-    expected, losses = adapt_a_copy(method, network, image)
-    torch.testing.assert_close(method.predict(network, image), expected, rtol=1e-3, atol=1e-5)
+    copied, losses = adapt_a_copy(method, network, image)
+    torch.testing.assert_close(method.predict(network, image), copied(image).softmax(dim=1), rtol=1e-3, atol=1e-5)
     (adaptation,) = method.adaptations
     assert adaptation.steps == num_steps
     assert (adaptation.loss_first, adaptation.loss_last) == pytest.approx((losses[0], losses[-1]), abs=1e-5)
@@ -65,35 +72,22 @@ def test_several_numbers_of_steps_under_autocast_are_those_of_copies(semantics: 
     labels = []
     for number, variant in enumerate(variants):
         with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
-            expected, _ = adapt_a_copy(variant, network, image)
+            expected = adapt_a_copy(variant, network, image)[0](image).softmax(dim=1)
         torch.testing.assert_close(found[number], expected.float(), rtol=0, atol=0.03)
         labels.append(expected.argmax(dim=1))
     assert (labels[0] != labels[2]).float().mean() > 0.05  # the steps make a difference
 
 
-@pytest.mark.parametrize("num_steps", [1, 3])
-def test_learning_rate_0_is_iabn_and_with_alpha_0_the_plain_forward(num_steps: int) -> None:
-    network, images = TinyNetwork(), make_images(2)
-    ours = SegTTT(0.3, lr=0.0, num_steps=num_steps, scales=(0.5,)).predict(network, images)
-    torch.testing.assert_close(ours, IaBN(0.3).predict(network, images), rtol=1e-5, atol=1e-7)
-    ours = SegTTT(0.0, lr=0.0, num_steps=num_steps, scales=(0.5,)).predict(network, images)
-    torch.testing.assert_close(ours, predict_plainly(network, images), rtol=1e-4, atol=1e-6)
-    without = TinyNetwork(norm=None)
-    ours = SegTTT(0.0, lr=0.0, num_steps=num_steps, scales=(0.5,)).predict(without, images)
-    torch.testing.assert_close(ours, predict_plainly(without, images), rtol=1e-5, atol=1e-7)
-
-
-def test_no_steps_is_iabn_without_a_note() -> None:
-    network, image = TinyNetwork(), make_images(1)
-    method = SegTTT(0.3, num_steps=0)
-    assert torch.equal(method.predict(network, image), IaBN(0.3).predict(network, image))
-    (adaptation,) = method.adaptations
-    assert (adaptation.steps, adaptation.note, adaptation.loss_first, adaptation.fallback) == (0, None, None, False)
-
-
-def test_a_layer_that_is_used_twice_can_be_named_by_either_name() -> None:
-    network = TinyNetwork(shared=True)
-    assert select_parameters(network, ["layer4.1"]) == select_parameters(network, ["layer3.1"])
+@pytest.mark.parametrize(("alpha", "norm"), [(0.3, nn.BatchNorm2d), (0.0, nn.BatchNorm2d), (0.0, None)])
+def test_without_a_step_or_a_learning_rate_it_is_iabn_or_the_plain_forward(
+    alpha: float, norm: type[nn.Module] | None
+) -> None:
+    network, images = TinyNetwork(norm=norm), make_images(2)
+    expected = IaBN(alpha).predict(network, images) if alpha else predict_plainly(network, images)
+    for setting in ({"lr": 0.0, "num_steps": 3}, {"num_steps": 0}):
+        method = SegTTT(alpha, scales=(0.5,), **setting)
+        torch.testing.assert_close(method.predict(network, images), expected, rtol=1e-4, atol=1e-6)
+        assert {(one.steps, one.note) for one in method.adaptations} == {(setting["num_steps"], None)}
 
 
 def test_frozen_parameters_may_move_if_they_are_trainable() -> None:
@@ -118,19 +112,13 @@ def test_default_trainable_is_the_networks_own_choice_else_layer3_layer4_head() 
 
 
 def test_trainable_names_match_whole_parts_of_paths_anywhere() -> None:
-    network = nn.ModuleDict(
-        {
-            "backbone": nn.ModuleDict({"layer1": nn.Conv2d(3, 3, 1), "layer10": nn.Conv2d(3, 3, 1)}),
-            "head": nn.Conv2d(3, 3, 1),
-        }
-    )
+    backbone = nn.ModuleDict({name: nn.Conv2d(3, 3, 1) for name in ("layer1", "layer10")})
+    network = nn.ModuleDict({"backbone": backbone, "head": nn.Conv2d(3, 3, 1)})
     assert select_parameters(network, ["layer1"]) == ["backbone.layer1.weight", "backbone.layer1.bias"]
-    assert select_parameters(network, ["backbone.layer10", "head.bias"]) == [
-        "backbone.layer10.weight",
-        "backbone.layer10.bias",
-        "head.bias",
-    ]
-    assert len(select_parameters(network, ["backbone", "layer1"])) == 4
+    last = ["backbone.layer10.weight", "backbone.layer10.bias", "head.bias"]
+    assert select_parameters(network, ["backbone.layer10", "head.bias"]) == last
+    shared = TinyNetwork(shared=True)  # a layer that is used twice can be named by either name
+    assert select_parameters(shared, ["layer4.1"]) == select_parameters(shared, ["layer3.1"])
 
 
 @pytest.mark.parametrize("trainable", [["nowhere"], ["head", "nowhere"], ["layer"], []])
@@ -152,42 +140,17 @@ def test_trainable_that_matches_nothing_names_the_modules_there_are(trainable: l
         ({"num_steps": -1}, "num_steps is -1"),
         ({"lr": -0.1}, "lr is -0.1"),
         ({"lr": float("nan")}, "lr is nan"),
-        ({"lr": float("inf")}, "lr is inf"),
         ({"semantics": "mine"}, "semantics is 'mine'"),
         ({"trainable": "layer4"}, r"trainable is the string 'layer4'.*\['layer4'\]"),
-        ({"psi": 1.5}, "psi is 1.5"),
-        ({"alpha": 2}, "alpha is 2"),
-        ({"scales": []}, "scales is empty"),
         ({"resampling": "bicubic"}, "resampling is 'bicubic'"),
         ({"time_budget_ms": 0}, "time_budget_ms is 0.*above 0"),
-        ({"time_budget_ms": float("inf")}, "time_budget_ms is inf"),
+        ({"trust": 1.5}, r"trust is 1\.5: expected the weight of the adapted prediction in \[0, 1\]"),
+        ({"trust": "much"}, "trust is much: expected"),
     ],
 )
 def test_settings_outside_their_range_are_errors(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SegTTT(**arguments)
-
-
-def test_settings_tell_every_argument() -> None:
-    settings = SegTTT(0.2, semantics="released", trainable=["head"]).settings()
-    assert settings["name"] == "SegTTT" and settings["alpha"] == 0.2 and settings["trainable"] == ("head",)
-    assert settings["resampling"] == "pillow" and settings["num_steps"] == 10 and settings["lr"] == 0.05
-    assert settings["psi"] == 0.7 and settings["scales"] == (0.25, 0.5, 0.75)
-    assert IaBN(0.4).settings() == {"name": "IaBN", "alpha": 0.4}
-    assert TTA().settings()["resampling"] == "device" and SegTTT().settings()["resampling"] == "device"
-
-
-def test_tta_at_scale_1_without_augmentation_is_iabn() -> None:
-    network, images = TinyNetwork(), make_images(2)
-    tta = TTA(0.2, scales=(1.0,), flip=False, grayscale=False)
-    assert torch.equal(tta.predict(network, images), IaBN(0.2).predict(network, images))
-
-
-def test_warning_about_a_kind_of_image_comes_once_per_run() -> None:
-    method, image = IaBN(), torch.full((1, 3, 16, 16), float("nan"))
-    with pytest.warns(UserWarning, match="NaN") as caught:
-        method.predict(TinyNetwork(), image.repeat(3, 1, 1, 1))
-    assert len(caught) == 1
 
 
 def test_float16_retries_with_a_smaller_loss_scale_where_gradients_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,18 +183,9 @@ def test_the_prediction_is_fused_over_views_of_its_own(semantics: Any) -> None:
     before.check(network)
     (adapted,) = fused.adaptations
     assert adapted.steps == 3 and not torch.allclose(found, plain.predict(network, image), atol=1e-3)
-    if semantics == "paper":
-        copied = convert_batch_norm(copy.deepcopy(network), 0.3).eval()
-        optimizer = torch.optim.SGD([p for n, p in copied.named_parameters() if not n.startswith("stem")], lr=0.3)
-        with torch.no_grad():
-            target = pseudo_labels(fuse_views(copied, image, plain.views), 0.6)
-        for _ in range(3):
-            optimizer.zero_grad()
-            F.cross_entropy(copied(image), target, ignore_index=255).backward()
-            optimizer.step()
-        with torch.no_grad():
-            expected = fuse_views(copied, image, make_views((0.75, 1.0, 1.25), True, False))
-        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+    copied, _ = adapt_a_copy(plain, network, image)
+    expected = fuse_views(copied, image, make_views((0.75, 1.0, 1.25), True, False))
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5 if semantics == "paper" else 1e-3)
 
 
 def test_final_views_in_a_search_are_those_of_each_setting_alone() -> None:
@@ -247,15 +201,13 @@ def test_final_views_in_a_search_are_those_of_each_setting_alone() -> None:
 @pytest.mark.parametrize(
     ("views", "message"),
     [
-        ({"flip": True}, "expected a set with scales, and if wanted flip and grayscale"),
-        ({"scales": [1.0], "rotate": 90}, "expected a set with scales, and if wanted flip and grayscale"),
+        ({"flip": True}, "expected a set with scales"),
+        ({"scales": [1.0], "rotate": 90}, "expected a set with scales"),
         ({"scales": []}, "scales is empty"),
-        ({"scales": None}, "expected a set with scales, and if wanted flip and grayscale"),
-        ({"scales": [1.0], "flip": "no"}, "expected a set with scales, and if wanted flip and grayscale"),
-        (5, "expected a set with scales, and if wanted flip and grayscale"),
+        ({"scales": [1.0], "flip": "no"}, "expected a set with scales"),
+        (5, "expected a set with scales"),
         ({"scales": [-1.0]}, "the scale of a view is -1.0"),
-        ([], "expected a set with scales, and if wanted flip and grayscale"),
-        ([{"scales": [1.0]}, {"scale": 1.0}], "expected a set with scales, and if wanted flip and grayscale"),
+        ([{"scales": [1.0]}, {"scale": 1.0}], "expected a set with scales"),
     ],
 )
 def test_other_views_are_refused(views: Any, message: str) -> None:
@@ -299,10 +251,6 @@ def test_trust_mixes_the_adapted_prediction_with_iabns(semantics: Any) -> None:
     shared = method.predict_variants(network, image[:1], variants)
     for number, _, outcome in shared:
         assert torch.equal(outcome.probabilities, variants[number].predict(TinyNetwork(), image[:1])), number
-    with pytest.raises(ValueError, match=r"trust is 1\.5: expected the weight of the adapted prediction in \[0, 1\]"):
-        SegTTT(trust=1.5)
-    with pytest.raises(ValueError, match="trust is much: expected"):
-        SegTTT(trust="much")
 
 
 def test_tent_may_be_trusted_less() -> None:

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-import yaml
 from torch import Tensor, nn
 
 from callbacks import TTA, IaBN, Method, SegTTT
@@ -15,7 +14,6 @@ from callbacks.adaptation.passes import Passes
 from callbacks.stages import recording, stage
 from lightning_modules.networks import FCN, DeepLabV1, DeepLabV3Plus, HRNet
 from tests.fakes import Snapshot, TinyNetwork, make_images, randomize
-from tests.tiny import ROOT
 
 RESNET = {"head": ["head"], "late": ["layer4", "head"], "all": ["backbone", "head"]}
 
@@ -35,15 +33,6 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], dict[str, list[str]]]] = {
 }
 
 
-@pytest.fixture(params=NETWORKS)
-def case(request: pytest.FixtureRequest) -> tuple[nn.Module, Tensor, dict[str, list[str]]]:
-    make, trainable = NETWORKS[request.param]
-    torch.manual_seed(0)
-    network = make()
-    randomize(network)
-    return network, make_images(1, 64, 64), trainable
-
-
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """Several add up in an order of their own, which a backward pass in training mode may multiply a thousandfold."""
@@ -53,29 +42,37 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("moving", ["head", "late", "all"])
-@pytest.mark.parametrize("semantics", ["paper", "released"])
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(("semantics", "moving"), [("paper", "late"), ("released", "head"), ("released", "all")])
 def test_stages_that_run_once_change_no_prediction(
-    case: tuple[nn.Module, Tensor, dict[str, list[str]]],
-    semantics: Any,
-    moving: str,
-    monkeypatch: pytest.MonkeyPatch,
-    one_thread: None,
+    name: str, semantics: Any, moving: str, monkeypatch: pytest.MonkeyPatch, one_thread: None
 ) -> None:
-    network, image, trainable = case
-    before = Snapshot(network)
+    make, trainable = NETWORKS[name]
+    torch.manual_seed(0)
+    network, image = make(), make_images(1, 64, 64)
+    randomize(network)
+    before, runs = Snapshot(network), 0
+
+    def count(*_: Any) -> None:
+        nonlocal runs
+        runs += 1
 
     def predict() -> tuple[Tensor, Any]:
         method = SegTTT(0.3, 0.5, 3, 0.05, trainable[moving], scales=(0.75, 1.0), semantics=semantics)
+        first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
+        handle = first.register_forward_pre_hook(count)
         probabilities = method.predict(network, image)
+        handle.remove()
         before.check(network)
         (adaptation,) = method.adaptations
         assert adaptation.steps == 3 and not adaptation.fallback
         return probabilities, adaptation
 
     found, adaptation = predict()
+    shared, runs = runs, 0
     monkeypatch.setattr("callbacks.adaptation.passes._is_constant", lambda stage, moving: False)
     expected, plain = predict()
+    assert shared < runs or moving == "all" or "dropout" in name  # which is live in the steps
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     assert (found.argmax(dim=1) == expected.argmax(dim=1)).float().mean() > 0.9999
     assert (adaptation.loss_first, adaptation.loss_last) == pytest.approx((plain.loss_first, plain.loss_last), rel=1e-5)
@@ -83,7 +80,7 @@ def test_stages_that_run_once_change_no_prediction(
     assert not torch.allclose(expected, plain_iabn, atol=1e-4)  # there was something to get wrong
 
 
-@pytest.mark.parametrize("momentum", [0.1, 0.7, 1.0, None])
+@pytest.mark.parametrize("momentum", [0.1, 1.0, None])
 def test_statistics_of_stages_that_run_once_are_those_of_as_many_passes(momentum: float | None) -> None:
     network = DeepLabV1("resnet10", 5, width=8)
     randomize(network)
@@ -101,66 +98,6 @@ def test_statistics_of_stages_that_run_once_are_those_of_as_many_passes(momentum
     passes.move_statistics(5)
     for (name, found), buffer in zip(network.named_buffers(), expected.buffers(), strict=True):
         torch.testing.assert_close(found, buffer, rtol=1e-5, atol=1e-6, msg=name)
-
-
-def count_runs(module: nn.Module) -> list[tuple[int, ...]]:
-    """Keeps the sizes that a convolution is run with, whoever calls it."""
-    sizes: list[tuple[int, ...]] = []
-    run = module._conv_forward
-
-    def counted(x: Tensor, *args: Any) -> Tensor:
-        sizes.append(tuple(x.shape[-2:]))
-        return run(x, *args)
-
-    module._conv_forward = counted
-    return sizes
-
-
-@pytest.mark.parametrize(("semantics", "at_full_size"), [("paper", 1), ("released", 2)])
-def test_head_only_runs_the_frozen_layers_once_at_full_size(semantics: str, at_full_size: int) -> None:
-    network = DeepLabV1("resnet10", 5, width=8)
-    randomize(network)
-    counts = {
-        name: count_runs(module)
-        for name, module in network.named_modules()
-        if isinstance(module, nn.Conv2d) and name != "head"
-    }
-    head, image = count_runs(network.head), make_images(1, 64, 96)
-    SegTTT(trainable=["head"], num_steps=4, scales=(0.5, 0.75), semantics=semantics).predict(network, image)
-    assert len(head) == 4 + 4 + 1  # views, steps, prediction
-    for name, sizes in counts.items():  # the released prediction normalises otherwise than the steps
-        assert sum(size == sizes[-1] for size in sizes) == at_full_size, name
-        assert len(sizes) == 4 + at_full_size, name
-
-
-OPTIONS: dict[str, Any] = {"time_budget_ms": 1e6, "trainable": ["head"], "grayscale": False}
-
-
-@pytest.mark.parametrize("semantics", ["paper", "released"])
-@pytest.mark.parametrize("options", [{}, OPTIONS], ids=str)
-def test_network_is_bit_identical_with_any_option(options: dict[str, Any], semantics: str) -> None:
-    network, images = TinyNetwork(dropout=0.3, upsample=False).train(), make_images(2)
-    network.layer4.eval()
-    before = Snapshot(network)
-    method = SegTTT(0.3, num_steps=3, lr=0.2, scales=(0.5,), semantics=semantics, **options)
-    probabilities = method.predict(network, images)
-    before.check(network)
-    assert probabilities.shape == (2, 5, 32, 48)
-    assert all(adaptation.steps == 3 and not adaptation.note for adaptation in method.adaptations)
-    torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(2, 32, 48))
-    again = torch.cat([method.predict(network, image) for image in images.split(1)])
-    assert torch.equal(again, probabilities)
-
-
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "configs" / "method").glob("seg_ttt*.yaml")), ids=lambda path: path.stem
-)
-def test_configs_make_a_seg_ttt(path: Any) -> None:
-    config = yaml.safe_load(path.read_text())
-    assert config["class_path"] == "callbacks.SegTTT"
-    settings = SegTTT(**config["init_args"]).settings()
-    for name, value in config["init_args"].items():
-        assert settings[name] == (tuple(value) if isinstance(value, list) else value), name
 
 
 # What is measured on a network that has learned something, so that its predictions are not decided by rounding.

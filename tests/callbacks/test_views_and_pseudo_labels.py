@@ -34,7 +34,7 @@ def test_linear_map_is_inverted_exactly_with_corners_aligned(flip: bool) -> None
     torch.testing.assert_close(undone[0, 0], ramp(32, 48), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("view", make_views((0.25, 0.5, 0.75, 1.0, 1.4), flip=True, grayscale=True), ids=str)
+@pytest.mark.parametrize("view", make_views((0.25, 0.75, 1.4), flip=True, grayscale=True), ids=str)
 def test_device_and_pillow_differ_by_one_grey_level_at_most(view: View) -> None:
     image = make_images(1, 61, 83) * 0.5
     image = IMAGENET.apply((IMAGENET.undo(image).clamp(0, 1) * 255).round() / 255)
@@ -135,13 +135,6 @@ def test_pseudo_labels_follow_the_formula_per_class_and_per_sample(maps: Tensor,
         assert np.array_equal(label.numpy(), loop_over_pixels(single.numpy(), psi, strict))
         assert torch.equal(pseudo_labels(single, psi, strict), label)
         assert torch.equal(pseudo_labels(single[None], psi, strict)[0], label)
-
-
-def test_at_psi_1_the_text_keeps_the_most_confident_pixels_and_the_code_none(maps: Tensor) -> None:
-    kept = pseudo_labels(maps, 1.0) != 255
-    highest = maps == maps.amax(dim=(2, 3), keepdim=True)
-    assert torch.equal(kept, (highest & (maps == maps.amax(dim=1, keepdim=True))).any(dim=1))
-    assert kept.any() and (pseudo_labels(maps, 1.0, strict=True) == 255).all()
 
 
 @pytest.mark.parametrize("psi", [-0.1, 1.01, float("nan")])
