@@ -40,13 +40,6 @@ def test_with_stride_in_place_of_our_dilation_it_is_torchvisions_fcn() -> None:
     assert torch.allclose(logits, expected, rtol=1e-4, atol=1e-4 * expected.std())
 
 
-def test_head_reads_layer4_through_a_quarter_of_its_channels() -> None:
-    with torch.device("meta"):
-        network = FCN("resnet101", 19)
-    assert network.head[0].weight.shape == (512, 2048, 3, 3) and network.head[-1].weight.shape == (19, 512, 1, 1)
-    assert network.adapted_layers == ("layer4", "head")
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["vgg16", "vgg16_bn"])
 def test_features_and_fc_layers_are_those_of_the_classifier(backbone: str, monkeypatch: pytest.MonkeyPatch) -> None:

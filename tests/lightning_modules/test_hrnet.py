@@ -59,17 +59,6 @@ def test_fusion_adds_what_is_upsampled_bilinearly_to_the_finer_branch() -> None:
     assert all(torch.allclose(ours, other, atol=1e-6) for ours, other in zip(fused, expected, strict=True))
 
 
-def test_logits_read_all_branches_at_a_quarter_of_the_size() -> None:
-    torch.manual_seed(0)
-    network, image = HRNet(5, "hrnet_w18_small").eval(), make_images(1, 75, 51)
-    with torch.no_grad():
-        branches = network.backbone(image)
-        assert [tuple(branch.shape[-2:]) for branch in branches] == [(19, 13), (10, 7), (5, 4), (3, 2)]
-        lifted = [F.interpolate(branch, (19, 13), mode="bilinear", align_corners=True) for branch in branches]
-        expected = network.head(network.neck(torch.cat(lifted, dim=1)))
-        assert torch.allclose(network.compute_logits(image), expected, atol=1e-6)
-
-
 def test_what_moves_is_the_papers_and_the_authors_choice() -> None:
     network = HRNet(5, "hrnet_w18_small")
     late = {name.split(".")[1] for name in select_parameters(network, network.adapted_layers) if "backbone" in name}

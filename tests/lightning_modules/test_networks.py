@@ -1,6 +1,5 @@
 """The residual backbones and DeepLabv1 on them, and how any network is run."""
 
-from collections import OrderedDict
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -36,8 +35,7 @@ def test_logits_have_the_size_of_the_image_and_features_an_eighth(backbone: str)
     assert network.adapted_layers == (*(("layer3",) if backbone != "resnet101" else ()), "layer4", "head")
 
 
-@pytest.mark.parametrize("output_stride", [8, 16])
-@pytest.mark.parametrize("backbone", BLOCKS)
+@pytest.mark.parametrize(("backbone", "output_stride"), [*((name, 8) for name in BLOCKS), ("resnet50", 16)])
 def test_first_blocks_keep_dilation_1_and_those_behind_them_dilate(backbone: str, output_stride: int) -> None:
     with torch.device("meta"):
         network = ResNet(backbone, output_stride=output_stride)
@@ -82,11 +80,6 @@ def test_upsampling_aligns_corners() -> None:
         assert torch.equal(network(image), expected)
 
 
-def test_width_scales_every_stage() -> None:
-    assert on_meta("resnet10", width=16).backbone.channels == 128
-    assert sum(p.numel() for p in on_meta("resnet10", width=16).parameters()) == pytest.approx(311_000, rel=0.02)
-
-
 def test_plain_prediction_is_the_softmax_of_the_logits_and_takes_no_gradient() -> None:
     network, images = TinyNetwork(), make_images(2)
     probabilities = predict_plainly(network, images)
@@ -109,7 +102,6 @@ def return_as(wrap: Callable[[torch.Tensor], object]) -> nn.Module:
     [
         lambda logits: logits,
         lambda logits: {"aux": logits + 1, "out": logits},  # torchvision
-        lambda logits: OrderedDict(loss=None, logits=logits),
         lambda logits: SimpleNamespace(loss=None, logits=logits),  # transformers
     ],
 )
@@ -135,12 +127,3 @@ def test_stopwatch_tells_milliseconds(monkeypatch: pytest.MonkeyPatch) -> None:
     with Stopwatch(torch.device("cpu")) as stopwatch:
         pass
     assert stopwatch.milliseconds() == 250
-
-
-@pytest.mark.cuda
-def test_stopwatch_waits_for_the_device() -> None:
-    x = torch.rand(4096, 4096, device="cuda")
-    with Stopwatch(x.device) as stopwatch:
-        for _ in range(20):
-            x = (x @ x).clamp(0, 1)
-    assert stopwatch.milliseconds() > 0.5

