@@ -9,14 +9,15 @@ os.environ["WANDB_SILENT"] = "true"
 os.environ["MPLBACKEND"] = "Agg"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # `make test` uses two processes
 
-import random
 import time
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import wandb
+
+from tests.tiny import arguments
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
@@ -61,11 +62,12 @@ def clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
     os.environ.update(before)
 
 
-@pytest.fixture
-def seed() -> int:
-    """Seed Python's, NumPy's and torch's generators, and return the seed."""
-    value = 0
-    random.seed(value)
-    np.random.seed(value)
-    torch.manual_seed(value)
-    return value
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a tiny training run on StreetScenes."""
+    from main import main
+
+    folder = tmp_path_factory.mktemp("fit")
+    main(["fit", *arguments(folder, "--trainer.max_epochs=1", "--data.repeats=2")])
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    return folder / "checkpoints" / "best.ckpt"

@@ -13,14 +13,14 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw
+from PIL import Image
 from pytorch_lightning import Trainer
 from scipy.io import savemat
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from datamodules.base import SegmentationDataModule, SegmentationDataset, Split
-from datamodules.labels import TRAIN_IDS, LabelSpace
+from datamodules.labels import TRAIN_IDS
 from datamodules.transforms import Transform
 
 
@@ -99,58 +99,52 @@ class Snapshot:
     """Everything about a network that a method has to leave as it was."""
 
     def __init__(self, network: nn.Module) -> None:
-        self.tensors = {name: tensor.detach().clone() for name, tensor in self._tensors(network).items()}
-        self.identities = {name: (id(tensor), tensor.data_ptr()) for name, tensor in self._tensors(network).items()}
-        self.modules = self._modules(network)
-        self.alphas = self._alphas(network)
+        self.values = {name: tensor.detach().clone() for name, tensor in self._tensors(network)}
+        self.identities = self._identify(network)
 
     @staticmethod
-    def _tensors(network: nn.Module) -> dict[str, Tensor]:
-        named = (*network.named_parameters(remove_duplicate=False), *network.named_buffers(remove_duplicate=False))
-        return dict(named)
+    def _tensors(network: nn.Module) -> Iterable[tuple[str, Tensor]]:
+        yield from network.named_parameters(remove_duplicate=False)
+        yield from network.named_buffers(remove_duplicate=False)
 
-    @staticmethod
-    def _modules(network: nn.Module) -> list[tuple[str, int, str, bool, int]]:
-        return [
-            (name, id(module), type(module).__name__, module.training, len(module._forward_hooks))
+    def _identify(self, network: nn.Module) -> list[tuple[Any, ...]]:
+        tensors = [
+            (name, id(tensor), tensor.data_ptr(), tensor.dtype, tensor.requires_grad)
+            for name, tensor in self._tensors(network)
+        ]
+        modules = [
+            (
+                name,
+                id(module),
+                type(module),
+                module.training,
+                len(module._forward_hooks),
+                getattr(module, "alpha", None),
+            )
             for name, module in network.named_modules(remove_duplicate=False)
         ]
-
-    @staticmethod
-    def _alphas(network: nn.Module) -> dict[str, Any]:
-        return {name: module.alpha for name, module in network.named_modules() if hasattr(module, "alpha")}
+        return [*tensors, *modules]
 
     def check(self, network: nn.Module) -> None:
         """Asserts that nothing changed, to the bit."""
-        tensors = self._tensors(network)
-        assert tensors.keys() == self.tensors.keys()
-        for name, tensor in tensors.items():
-            saved = self.tensors[name]
-            assert tensor.dtype == saved.dtype and tensor.shape == saved.shape, name
-            assert torch.equal(tensor.detach().nan_to_num(7.0), saved.nan_to_num(7.0)), f"{name} changed"
-            assert (id(tensor), tensor.data_ptr()) == self.identities[name], f"{name} is another tensor"
-        assert self._modules(network) == self.modules
-        assert self._alphas(network) == self.alphas
-        for name, parameter in network.named_parameters():
-            assert parameter.grad is None, f"{name} has a gradient"
+        assert self._identify(network) == self.identities
+        for name, tensor in self._tensors(network):
+            assert torch.equal(tensor.detach().nan_to_num(7.0), self.values[name].nan_to_num(7.0)), f"{name} changed"
+            assert tensor.grad is None, f"{name} has a gradient"
 
 
 class FakeDataset(SegmentationDataset):
-    """Coloured rectangles with a class each; drawn from (domain, index)."""
+    """Coloured rectangles with a class each, drawn from (domain, index); the image of one index may hold NaN."""
 
-    def __init__(
-        self,
-        domain: str,
-        length: int,
-        size: tuple[int, int],
-        labels: LabelSpace,
-        transform: Transform,
-        seed: int = 0,
-        labelled: bool = True,
-    ) -> None:
-        super().__init__(domain, labels.table(TRAIN_IDS), transform, seed, labelled)
-        self.length = length
-        self.size = size
+    def __init__(self, data: "FakeDataModule", transform: Transform, labelled: bool) -> None:
+        super().__init__(data.domain, data.labels.table(TRAIN_IDS), transform, data.seed, labelled)
+        self.length, self.size, self.spoilt = data.length, data.size, data.spoilt
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
+        item = super().__getitem__(key)
+        if key == self.spoilt:
+            item["image"][0, 0, 0] = float("nan")
+        return item
 
     def __len__(self) -> int:
         return self.length
@@ -180,15 +174,18 @@ class FakeDataModule(SegmentationDataModule):
     """A domain of `FakeDataset`."""
 
     def __init__(
-        self, domain: str = "blocks", length: int = 5, size: tuple[int, int] = (24, 36), **kwargs: Any
+        self,
+        domain: str = "blocks",
+        length: int = 5,
+        size: tuple[int, int] = (24, 36),
+        spoilt: int | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**{"num_workers": 0, "batch_size": 2, "crop_size": (16, 16), **kwargs})
-        self.domain = domain
-        self.length = length
-        self.size = size
+        self.domain, self.length, self.size, self.spoilt = domain, length, size, spoilt
 
     def make_dataset(self, split: Split, transform: Transform, labelled: bool = True) -> FakeDataset:
-        return FakeDataset(self.domain, self.length, self.size, self.labels, transform, self.seed, labelled)
+        return FakeDataset(self, transform, labelled)
 
 
 def make_trainer(folder: Any, **kwargs: Any) -> Trainer:
@@ -252,11 +249,6 @@ GTA = Vendor(
     sizes={"00002": (25, 48), "00005": (25, 48)},
 )
 SYNTHIA = Vendor({"train": ["0000000", "0000001", "0000631", "0009399"]}, range(23), (20, 34))
-SYNTHIA_REARRANGED = Vendor(
-    {"train": ["seq00/0000000", "seq01/0000000", "seq01/0000001"], "val": ["seq02/0000003", "seq02/0000004"]},
-    range(23),
-    (20, 34),
-)
 WILDDASH_BETA = Vendor({"val": ["ar0000_100000", "cn0003_100000", "us0083_100000"]}, range(39), (27, 48))
 WILDDASH_FINAL = Vendor(WILDDASH_BETA.keys, range(81), (27, 48))
 CITYSCAPES = Vendor(
@@ -316,7 +308,6 @@ def draw_ids(key: str, ids: Sequence[int], size: Size) -> np.ndarray:
     """Draws (H, W) uint8 ids in cells of 2x3 pixels; each of the ids is there."""
     height, width = size
     cells = np.arange(height)[:, None] // 2 * -(-width // 3) + np.arange(width)[None] // 3
-    assert cells.max() + 1 >= len(ids), f"{len(ids)} ids do not fit into {height}x{width} pixels"
     every = np.resize(np.array(ids, dtype=np.uint8), cells.max() + 1)
     return np.random.default_rng([*key.encode()]).permutation(every)[cells]
 
@@ -395,14 +386,6 @@ def write_synthia(root: Path, nested: bool = True) -> Path:
         write_image(base / "RGB" / f"{key}.png", SYNTHIA.draw_image(key))
         write_16_bit(base / "GT" / "LABELS" / f"{key}.png", ids, number_instances(ids))
         write_image(base / "GT" / "COLOR" / f"{key}.png", SYNTHIA.draw_image(f"{key} colours"))
-    return root
-
-
-def write_synthia_rearranged(root: Path) -> Path:
-    """Writes SYNTHIA as the authors rearranged it: in the form of Cityscapes, with 8-bit SYNTHIA ids."""
-    for split, key in SYNTHIA_REARRANGED.pairs("train", "val"):
-        write_image(root / "leftImg8bit" / split / f"{key}_leftImg8bit.png", SYNTHIA_REARRANGED.draw_image(key))
-        write_image(root / "gtFine" / split / f"{key}_gtFine_labelIds.png", SYNTHIA_REARRANGED.draw_ids(key))
     return root
 
 
@@ -485,38 +468,18 @@ def write_old_bdd(root: Path, unpaired: bool = False) -> Path:
     return root
 
 
-def make_polygons(key: str, size: Size) -> dict[str, Any]:
-    """Makes an annotation in the form of IDD: every label, overlapping, partly outside, one deleted, one a group."""
-    height, width = size
-    generator = np.random.default_rng([2, *key.encode()])
+def draw_idd(key: str) -> tuple[np.ndarray, dict[str, Any]]:
+    """Draws (H, W) csTrainIds with a rectangle for each label of IDD, and the annotation that says the same."""
+    height, width = IDD.size(key)
+    mask = np.full((height, width), 255, np.uint8)
     objects = []
-    for number, label in enumerate(generator.permutation(list(IDD_TRAIN_IDS))):
-        left, top = number % 8 * width / 8, number // 8 * height / 5
-        right, bottom = left + width / 7, top + height / 4.5
-        corners = np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
-        corners += generator.uniform(-2, 2, corners.shape)
-        points = corners.round(2) if number % 2 else corners.round().astype(int)
-        objects.append({"label": str(label), "polygon": points.tolist(), "deleted": 0})
-    del objects[3]["deleted"]  # as older files have it
-    whole = [[0, 0], [width, 0], [width, height], [0, height]]
-    objects.insert(0, {"label": "sky", "polygon": whole, "deleted": 0})
-    objects.append({"label": "road", "polygon": whole, "deleted": 1})
-    objects.append({"label": "cargroup", "polygon": [[1, 1], [4, 1], [4, 3], [1, 3]], "deleted": 0})
-    objects.append({"label": "pole", "polygon": [[width - 2, 0], [width - 2, height - 1]], "deleted": 0})  # a line
-    return {"imgHeight": height, "imgWidth": width, "objects": objects}
-
-
-def fill_polygons(annotation: Mapping[str, Any]) -> np.ndarray:
-    """Draws (H, W) csTrainIds by AutoNUE's rule: in the order of the file, no lines, none deleted, the rest 255."""
-    picture = Image.new("L", (annotation["imgWidth"], annotation["imgHeight"]), 255)
-    pen = ImageDraw.Draw(picture)
-    for item in annotation["objects"]:
-        label = item["label"]
-        if label not in IDD_TRAIN_IDS:
-            label = label.removesuffix("group")
-        if not item.get("deleted") and len(item["polygon"]) > 2:
-            pen.polygon([tuple(point) for point in item["polygon"]], fill=IDD_TRAIN_IDS[label])
-    return np.array(picture)
+    for number, label in enumerate(np.random.default_rng([2, *key.encode()]).permutation(list(IDD_TRAIN_IDS))):
+        left, top = number % 8 * (width // 8), number // 8 * (height // 5)
+        right, bottom = left + width // 8 - 1, top + height // 5 - 1
+        mask[top : bottom + 1, left : right + 1] = IDD_TRAIN_IDS[label]
+        corners = [[left, top], [right, top], [right, bottom], [left, bottom]]
+        objects.append({"label": str(label), "polygon": corners, "deleted": 0})
+    return mask, {"imgHeight": height, "imgWidth": width, "objects": objects}
 
 
 def write_idd(root: Path, polygons: bool = True, masks: bool = False, part: int = 1, nested: bool = True) -> Path:
@@ -535,11 +498,11 @@ def write_idd(root: Path, polygons: bool = True, masks: bool = False, part: int 
         write_image(base / "leftImg8bit" / split / f"{key}_leftImg8bit.{suffix}", IDD.draw_image(key))
         if split == "test":
             continue
-        annotation = make_polygons(key, IDD.size(key))
+        mask, annotation = draw_idd(key)
         if polygons:
             write_json(base / "gtFine" / split / f"{key}_gtFine_polygons.json", annotation)
         if masks:
-            write_image(base / "gtFine" / split / f"{key}_gtFine_labelcsTrainIds.png", fill_polygons(annotation))
+            write_image(base / "gtFine" / split / f"{key}_gtFine_labelcsTrainIds.png", mask)
             levels = draw_ids(key, (*range(26), 255), IDD.size(key))
             write_image(base / "gtFine" / split / f"{key}_gtFine_labellevel3Ids.png", levels)
             flat = f"{key.replace('/', '_')}_gtFine_panopticlevel3Ids.png"
@@ -578,26 +541,6 @@ def write_mapillary(root: Path, releases: Sequence[str] = ("v1.2", "v2.0")) -> P
 
 def write_vendors(root: Path) -> Path:
     """Writes all seven data sets below one folder, each in one of its layouts."""
-    write_gta(root / "gta")
-    write_synthia(root / "synthia")
-    write_wilddash(root / "wilddash")
-    write_cityscapes(root / "cityscapes")
-    write_bdd(root / "bdd")
-    write_idd(root / "idd")
-    write_mapillary(root / "mapillary")
-    return root
-
-
-def write_streets(root: Path) -> Path:
-    """Writes IDD-Lite as its vendor packs it, BDD100K and Cityscapes, and images and labels as of KITTI-STEP."""
-    write_cityscapes(root / "cityscapes")
-    write_bdd(root)
-    for split, key in (("train", "0/024541"), ("train", "1/frame0599"), ("val", "0/024541"), ("val", "10/117363")):
-        labels = root / "idd_lite" / "gtFine" / split / f"{key}_label.png"
-        write_image(root / "idd_lite" / "leftImg8bit" / split / f"{key}_image.jpg", draw_image(key, (23, 32)))
-        write_image(labels, draw_ids(key, (*range(7), 255), (23, 32)))
-        write_image(labels.with_name(labels.name.replace("_label", "_inst_label")), draw_ids(key, range(9), (23, 32)))
-    for key in ("0001_000000", "0001_000001"):
-        write_image(root / "kitti_step" / "images" / f"{key}.png", draw_image(key, (24, 78)))
-        write_image(root / "kitti_step" / "labels" / f"{key}.png", draw_ids(key, (*range(19), 255), (24, 78)))
+    for write in (write_gta, write_synthia, write_wilddash, write_cityscapes, write_bdd, write_idd, write_mapillary):
+        write(root / write.__name__.removeprefix("write_"))
     return root

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
@@ -10,7 +9,7 @@ import yaml
 
 from lightning_modules.networks import DeepLabV1
 from main import main
-from tests.fakes import draw_ids, draw_image, write_image, write_streets, write_vendors
+from tests.fakes import draw_ids, draw_image, write_bdd, write_cityscapes, write_image, write_vendors
 from tests.tiny import EXPERIMENT, NO_LOGGER, QUIET, ROOT, arguments
 
 CONFIGS = ROOT / "configs"
@@ -18,16 +17,9 @@ CONFIGS = ROOT / "configs"
 ONE_BATCH = ["--trainer.max_steps=1", "--data.num_val=1", "--data.num_test=1"]
 
 
-class Foreign(NamedTuple):
-    """A network of another library by its class path, and what Seg-TTT is told to move."""
-
-    distribution: str
-    trainable: str
-
-
-FOREIGN = {
-    "torchvision_lraspp.yaml": Foreign("torchvision", "classifier"),
-    "smp_unet.yaml": Foreign("segmentation_models_pytorch", "decoder,segmentation_head"),
+FOREIGN = {  # networks of other libraries: the distribution, and what Seg-TTT is told to move
+    "torchvision_lraspp.yaml": ("torchvision", "classifier"),
+    "smp_unet.yaml": ("segmentation_models_pytorch", "decoder,segmentation_head"),
 }
 
 
@@ -49,11 +41,6 @@ OF_STREETS = {  # configs of the photographs of streets, and what they test on
 def list_configs(kind: str) -> list[str]:
     """Names the files of one kind."""
     return sorted(path.name for path in (CONFIGS / kind).glob("*.yaml"))
-
-
-def test_no_kind_of_config_is_forgotten() -> None:
-    kinds = {path.relative_to(CONFIGS).parts[0] for path in CONFIGS.rglob("*.yaml")}
-    assert kinds == {"trainer", "data", "model", "method", "training", "experiment", "sweep", "paper"}
 
 
 def shrink_network(name: str) -> list[str]:
@@ -87,6 +74,21 @@ def vendors(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def write_streets(root: Path) -> Path:
+    """Writes IDD-Lite as its vendor packs it, BDD100K and Cityscapes, and images and labels as of KITTI-STEP."""
+    write_cityscapes(root / "cityscapes")
+    write_bdd(root)
+    for split, key in (("train", "0/024541"), ("train", "1/frame0599"), ("val", "0/024541"), ("val", "10/117363")):
+        labels = root / "idd_lite" / "gtFine" / split / f"{key}_label.png"
+        write_image(root / "idd_lite" / "leftImg8bit" / split / f"{key}_image.jpg", draw_image(key, (23, 32)))
+        write_image(labels, draw_ids(key, (*range(7), 255), (23, 32)))
+        write_image(labels.with_name(labels.name.replace("_label", "_inst_label")), draw_ids(key, range(9), (23, 32)))
+    for key in ("0001_000000", "0001_000001"):
+        write_image(root / "kitti_step" / "images" / f"{key}.png", draw_image(key, (24, 78)))
+        write_image(root / "kitti_step" / "labels" / f"{key}.png", draw_ids(key, (*range(19), 255), (24, 78)))
+    return root
+
+
 def tiny_arguments(name: str, kind: str, folder: Path, vendors: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Returns the arguments of a tiny run of an experiment, or of the default one with other data."""
     monkeypatch.setenv("SEGADAPT_DATA", str(vendors / "streets" if name in OF_STREETS else vendors))
@@ -97,9 +99,8 @@ def tiny_arguments(name: str, kind: str, folder: Path, vendors: Path, monkeypatc
     place = [f"--trainer.default_root_dir={folder}", f"--results.folder={folder / 'results'}"]
     data = [] if kind == "experiment" else [f"--data={CONFIGS / 'data' / name}"]
     source = ["batch_size=2", "num_workers=0", "crop_size=[32,32]", "repeats=2"]
-    source += (
-        ["num_train=2", "height=64", "width=128"] if name in ("camvid.yaml", "photographs.yaml", "streets.yaml") else []
-    )
+    if name in ("camvid.yaml", "photographs.yaml", "streets.yaml"):
+        source += ["num_train=2", "height=64", "width=128"]
     tiny = [f"--data.source.init_args.{argument}" for argument in source]
     tiny += ["--data.development.init_args.num_workers=0"]
     if name == "idd_lite.yaml":  # one data set alone
@@ -146,7 +147,7 @@ def choose_model(name: str) -> list[str]:
     """Returns the arguments that choose a network of configs/model, tiny if it is this project's."""
     args = [f"--model={CONFIGS / 'model' / name}"]
     if name in FOREIGN:
-        pytest.importorskip(FOREIGN[name].distribution)
+        pytest.importorskip(FOREIGN[name][0])
         return args
     return args + shrink_network(name)
 
@@ -161,7 +162,7 @@ def test_model_trains_one_batch(name: str, tmp_path: Path) -> None:
 def test_seg_ttt_adapts_networks_of_other_libraries_and_a_transformer(name: str, tmp_path: Path) -> None:
     method = ["--method=SegTTT", "--method.num_steps=1", "--method.scales=[0.5]", "--method.psi=0.1"]
     if name in FOREIGN:
-        method.append(f"--method.trainable=[{FOREIGN[name].trainable}]")
+        method.append(f"--method.trainable=[{FOREIGN[name][1]}]")
     else:
         method.append("--method.alpha=0")  # there is no BatchNorm
     args = arguments(tmp_path, *choose_model(name), *ONE_BATCH)

@@ -3,10 +3,9 @@
 from pathlib import Path
 
 import pytest
-import yaml
 
 from main import main
-from tests.tiny import ROOT, arguments
+from tests.tiny import arguments
 
 FUNCTION = "torchvision.models.segmentation.lraspp_mobilenet_v3_large"
 
@@ -16,7 +15,6 @@ FUNCTION = "torchvision.models.segmentation.lraspp_mobilenet_v3_large"
     [
         (["--method=SegTTT", "--method.psi=much"], "method.psi (callbacks.SegTTT) is much, expected float"),
         (["--method=SegTTT", "--method.steps=3"], "method (callbacks.SegTTT): Option 'steps' is not accepted"),
-        (["--trainer.max_epochs=many"], "trainer.max_epochs is many, expected int"),
         (["--trainer.epochs=3"], "unrecognized arguments: --trainer.epochs=3"),
         (["--results.outputs=[masks]"], "results.outputs is masks, expected Literal"),
         (["--data=Foo"], "data: Foo is neither a class (package.module.Class) nor a file"),
@@ -43,10 +41,6 @@ def test_what_a_constructor_says_is_passed_on_as_it_is(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("trainer: {max_epochs: many}", "trainer.max_epochs is many, expected int (in FILE)"),
-        (
-            "method: {class_path: SegTTT, init_args: {psi: much}}",
-            "method.psi (callbacks.SegTTT) is much, expected float (in FILE)",
-        ),
         ("modle: 3", "does not accept option 'modle' (in FILE)"),
         ("trainer: [1\nx: }", "in FILE"),
     ],
@@ -58,15 +52,6 @@ def test_a_mistake_in_a_file_names_the_file(
     with pytest.raises(SystemExit):
         main(["test", *arguments(tmp_path), f"--config={tmp_path / 'own.yaml'}"])
     assert message.replace("FILE", str(tmp_path / "own.yaml")) in capsys.readouterr().err
-
-
-def test_one_batch_in_a_file_is_one_batch(tmp_path: Path) -> None:
-    for value, expected in (("1", [1, 1, 1]), ("1.0", [2, 2, 2])):
-        (tmp_path / "own.yaml").write_text(f"trainer: {{limit_test_batches: {value}}}", encoding="utf-8")
-        more = ["--data.num_test=2", f"--config={tmp_path / 'own.yaml'}"]
-        cli = main(["test", *arguments(tmp_path / value, *more)])
-        assert cli.trainer.num_test_batches == expected
-        assert type(cli.trainer.limit_test_batches) is type(yaml.safe_load(value))
 
 
 def test_a_function_makes_a_network_of_the_datas_classes(tmp_path: Path) -> None:
@@ -87,19 +72,11 @@ def test_home_is_found_in_files_too(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert (tmp_path / "out" / "results.json").exists() and not (tmp_path / "~").exists()
 
 
-def test_home_is_found_by_all_programs() -> None:
-    files = sorted((ROOT / "experiments").rglob("*.py"))
-    assert [str(file) for file in files if "type=Path" in file.read_text(encoding="utf-8")] == []
-
-
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("trainer:\n  max_epochs: 1\n  max_epochs: 2\n", r"own\.yaml, line 3: the key max_epochs occurs twice"),
-        (
-            "a: [{8: sky, 010: road}]",
-            r"line 1: the key 010 occurs twice \(YAML reads it as 8\)",
-        ),
+        ("a: [{8: sky, 010: road}]", r"line 1: the key 010 occurs twice \(YAML reads it as 8\)"),
     ],
 )
 def test_a_key_that_stands_twice_is_refused(text: str, said: str, tmp_path: Path) -> None:

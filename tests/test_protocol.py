@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,10 @@ import yaml
 
 from callbacks.results import SUMMARY
 from experiments import protocol, study
-from experiments.protocol import Grids, Protocol, name_folder, parse_arguments, run_protocol, tabulate
+from experiments.protocol import Grids, Protocol, run_protocol, tabulate
 from experiments.study import describe_method, is_of_another
 from tests import programs
+from tests.processes import wait_for
 from tests.tiny import DATA, EXPERIMENT, QUIET, ROOT
 
 OPTIONS = [*DATA, *QUIET, "--trainer.max_epochs=2"]
@@ -89,11 +89,7 @@ def test_a_training_that_was_stopped_goes_on_from_its_last_epoch(tmp_path: Path)
     running = programs.start(command, ROOT, new_session=True)
     last = tmp_path / "cut" / "checkpoints" / "last.ckpt"
     try:
-        for _ in range(600):
-            if last.exists():
-                break
-            with pytest.raises(subprocess.TimeoutExpired):
-                running.wait(timeout=0.2)
+        wait_for(lambda: last.exists() or running.poll() is not None)
     finally:
         os.killpg(running.pid, 9)
         running.wait()
@@ -170,9 +166,6 @@ def test_a_folder_of_another_protocol_is_refused(tmp_path: Path) -> None:
     "grids, message",
     [
         ({"psi": [0.5, 2.0]}, r"psi is 2\.0: expected a confidence threshold in \[0, 1\]"),
-        ({"psi": [float("nan")]}, "psi is nan: expected"),
-        ({"lr": [-0.1]}, r"lr is -0\.1"),
-        ({"num_steps": [-1]}, "num_steps is -1"),
         ({"scales": [[0.5], [0.0]]}, "scale"),
         ({"lr": []}, "there is no lr to try"),
     ],
@@ -188,12 +181,6 @@ def test_a_search_of_other_values_is_known_for_one() -> None:
         wanted = {"method": {"init_args": {"alpha": alpha}}, "grid": {"psi": grid}}
         assert is_of_another(found, wanted) is other and is_of_another(None, wanted) is False
     assert not is_of_another(found, {"required": False})
-
-
-def test_experiments_of_one_name_have_folders_of_their_own() -> None:
-    assert name_folder(Path("configs/experiment/gta_resnet50.yaml")) == "gta_resnet50"
-    assert name_folder(Path("configs/experiment/street_scenes/gta_resnet50.yaml")) == "street_scenes_gta_resnet50"
-    assert name_folder(Path("mine.yaml")) == "mine"
 
 
 def write_selection(folder: Path) -> Path:
@@ -226,22 +213,12 @@ def test_results_of_another_selection_are_not_passed_off_as_of_this_one(tmp_path
 
 def test_a_score_that_there_is_none_of_is_a_dash() -> None:
     scores = {"miou": None, "ece": None, "ms_per_image": 3.2}
-    assert (
-        tabulate({"t-BN": {"domains": {"haze": scores}, "mean": scores}}).splitlines()[-1] == "| t-BN | - | - | - | 3 |"
-    )
-
-
-def test_the_command_line_takes_grids_and_options_of_main() -> None:
-    arguments = parse_arguments(["a.yaml", *SMALL, "--", "--trainer.max_epochs=1", "--x=2"])
-    assert (arguments.psi, arguments.lr, arguments.num_steps) == ([0.6, 0.8], [0.05], [1, 2])
-    assert arguments.scales == [[0.5, 1.0]] and arguments.options == ["--trainer.max_epochs=1", "--x=2"]
-    assert parse_arguments(["a.yaml"]).options == [] and parse_arguments(["a.yaml"]).psi == Grids().psi
+    table = tabulate({"t-BN": {"domains": {"haze": scores}, "mean": scores}})
+    assert table.splitlines()[-1] == "| t-BN | - | - | - | 3 |"
 
 
 def test_the_fragment_of_the_training_keeps_the_best_at_any_alpha() -> None:
     search, checkpoint = yaml.safe_load(protocol.CHOOSE_ALPHA.read_text())["trainer"]["callbacks"]
-    assert search["class_path"].endswith("AlphaSearch") and search["init_args"] == {
-        "from_epoch": 0.8,
-        "required": False,
-    }
+    assert search["class_path"].endswith("AlphaSearch")
+    assert search["init_args"] == {"from_epoch": 0.8, "required": False}
     assert checkpoint["init_args"]["monitor"] == "val/miou_best_alpha" and checkpoint["init_args"]["mode"] == "max"

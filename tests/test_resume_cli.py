@@ -9,23 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from callbacks.run.records import read_records
 from main import main
 from tests import programs
+from tests.processes import wait_for
 from tests.tiny import arguments
 
 METHOD = ["--method=SegTTT", "--method.num_steps=3", "--method.scales=[0.75,1.0]", "--data.num_test=6"]
 TWO = ["--trainer.devices=2", "--trainer.strategy=ddp"]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of a tiny training run."""
-    folder = tmp_path_factory.mktemp("fit")
-    main(["fit", *arguments(folder, "--trainer.max_epochs=1", "--data.repeats=2")])
-    return folder / "checkpoints" / "best.ckpt"
 
 
 def read_outcome(folder: Path) -> tuple[dict[str, Any], list[str]]:
@@ -51,9 +43,7 @@ def count_records(folder: Path) -> int:
 def run_until(args: list[str], folder: Path, records: int, number: int = signal.SIGKILL, delay: float = 0.0) -> None:
     """Runs main.py and sends its group of processes a signal once there are so many records, a little later."""
     process = start(args, folder)
-    deadline = time.monotonic() + 200
-    while time.monotonic() < deadline and process.poll() is None and count_records(folder) < records:
-        time.sleep(0.01)
+    wait_for(lambda: process.poll() is not None or count_records(folder) >= records, 200)
     time.sleep(delay)
     if process.poll() is None:
         os.killpg(process.pid, number)
@@ -79,22 +69,12 @@ def uninterrupted(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.mark.slow
 def test_the_same_command_again_and_others(checkpoint: Path, tmp_path: Path) -> None:
     args = ["test", *arguments(tmp_path, "--method=IaBN", f"--ckpt_path={checkpoint}")]
-    metrics = [main(args).trainer.callback_metrics]
-    outcome = read_outcome(tmp_path)
-    copy = tmp_path / "moved.ckpt"
-    copy.write_bytes(checkpoint.read_bytes())
-    again = [*args, f"--ckpt_path={copy}", "--data.num_workers=1", "--trainer.enable_progress_bar=true"]
-    metrics.append(main(again).trainer.callback_metrics)  # the same weights, and what changes no score
-    assert read_outcome(tmp_path) == outcome and metrics[0] == metrics[1] and "test/haze/miou" in metrics[0]
-    other = torch.load(checkpoint, weights_only=False)
-    next(iter(other["state_dict"].values())).mul_(1.01)
-    torch.save(other, copy)
+    expected, outcome = main(args).trainer.callback_metrics, read_outcome(tmp_path)
+    again = [*args, "--data.num_workers=1", "--trainer.enable_progress_bar=true"]  # what changes no score
+    assert main(again).trainer.callback_metrics == expected and read_outcome(tmp_path) == outcome
     for wrong, message in (
         ("--method.alpha=0.9", r"method\.alpha was 0\.1, is now 0\.9"),
-        (f"--ckpt_path={copy}", r"weights was"),
-        ("--data.num_test=4", r"data\.haze\.images was 3, is now 4"),
         ("--data.target_seed=1", r"data\.haze\.world_seed was 0, is now 1"),
-        ("--trainer.precision=bf16-mixed", r"precision was"),
     ):
         with pytest.raises(ValueError, match=message):
             main([*args, wrong])
@@ -105,7 +85,7 @@ def test_the_same_command_again_and_others(checkpoint: Path, tmp_path: Path) -> 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_run_killed_at_random_moments_ends_as_one_that_was_not(
     seed: int, checkpoint: Path, uninterrupted: tuple[dict[str, Any], list[str]], tmp_path: Path
 ) -> None:
@@ -120,7 +100,7 @@ def test_a_run_killed_at_random_moments_ends_as_one_that_was_not(
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("first", "second"), [(2, 2), (2, 1), (1, 2)])
+@pytest.mark.parametrize(("first", "second"), [(2, 2), (1, 2)])
 def test_a_run_in_two_processes_that_is_killed_goes_on_in_any_number(
     first: int, second: int, checkpoint: Path, uninterrupted: tuple[dict[str, Any], list[str]], tmp_path: Path
 ) -> None:
@@ -157,11 +137,7 @@ def test_without_a_folder_the_same_command_finds_its_unfinished_run(checkpoint: 
     args = [arg for arg in arguments(tmp_path, *METHOD, logger=True) if not arg.startswith("--results.folder")]
     args += [f"--ckpt_path={checkpoint}"]
     process, runs = start(args, tmp_path), tmp_path / "outputs" / "runs" / "csv"
-    deadline = time.monotonic() + 200
-    while time.monotonic() < deadline and not any(
-        path.read_bytes().count(b"\n") >= 3 for path in runs.glob("*/records.jsonl")
-    ):
-        time.sleep(0.01)
+    wait_for(lambda: any(path.read_bytes().count(b"\n") >= 3 for path in runs.glob("*/records.jsonl")), 200)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait(timeout=60)
     screen = finish(args, tmp_path)

@@ -1,6 +1,5 @@
 """What a test run says of the unadapted network beside the method, and the pictures and the page it leaves."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,28 +10,27 @@ from callbacks import IaBN, SegTTT
 from callbacks.report.summary import gain_of_image, summarize_records
 from callbacks.results import Results, read_records
 from lightning_modules.metrics import Scores
-from tests.callbacks.test_runs import FakeDataModule, Snapshot, make_module, make_targets, make_trainer
+from tests.callbacks.runs import make_module, make_targets, read_json
+from tests.fakes import FakeDataModule, Snapshot, make_trainer
 
 
 def run(folder: Path, *callbacks: Any, stage: str = "test", module: Any = None, **results: Any) -> dict[str, Any]:
-    trainer = make_trainer(folder.parent, callbacks=[*callbacks, Results(str(folder), **results)])
+    trainer = make_trainer(folder.parent, callbacks=[*callbacks, Results(str(folder), **{"report": False, **results})])
     data = make_targets() if stage == "test" else FakeDataModule()
     getattr(trainer, stage)(module or make_module(), datamodule=data, verbose=False)
-    return json.loads((folder / "results.json").read_text())
+    return read_json(folder / "results.json")
 
 
 def test_the_baseline_beside_a_method_is_the_run_without_it(tmp_path: Path) -> None:
     module = make_module()
+    module.temperature = 2.0  # which holds for the baseline, too
     before = Snapshot(module.network)
     adapted = run(tmp_path / "iabn", IaBN(0.5), module=module)
     before.check(module.network)
-    plain = run(tmp_path / "plain")
-    own = {
-        (r["domain"], r["name"]): Scores.from_record(r).to_record()
-        for r in read_records(tmp_path / "plain" / "records.jsonl")
-    }
+    plain = run(tmp_path / "plain", module=module)
     records = read_records(tmp_path / "iabn" / "records.jsonl")
-    assert {(r["domain"], r["name"]): r["baseline"] for r in records} == own
+    own = [Scores.from_record(record).to_record() for record in read_records(tmp_path / "plain" / "records.jsonl")]
+    assert [record["baseline"] for record in records] == own
     for domain, scores in adapted["domains"].items():
         gains = [gain_of_image(record) for record in records if record["domain"] == domain]
         assert scores["baseline_miou"] == pytest.approx(plain["domains"][domain]["miou"], rel=1e-12)
@@ -71,35 +69,26 @@ def test_what_trust_below_one_did_is_summed_up(tmp_path: Path) -> None:
     "stage, callbacks, baseline", [("validate", [IaBN()], True), ("test", [], True), ("test", [IaBN()], False)]
 )
 def test_runs_without_a_baseline(stage: str, callbacks: list[Any], baseline: bool, tmp_path: Path) -> None:
-    summary = run(tmp_path / "out", *callbacks, stage=stage, baseline=baseline, report=False)
+    summary = run(tmp_path / "out", *callbacks, stage=stage, baseline=baseline)
     assert all("baseline" not in record for record in read_records(tmp_path / "out" / "records.jsonl"))
     assert all(scores["baseline_miou"] is None for scores in summary["domains"].values())
 
 
-def test_the_temperature_holds_for_the_baseline_too(tmp_path: Path) -> None:
-    module = make_module()
-    module.temperature = 2.0
-    run(tmp_path / "iabn", IaBN(0.5), module=module, report=False)
-    run(tmp_path / "plain", module=module, report=False)
-    nll = [record["nll"] for record in read_records(tmp_path / "plain" / "records.jsonl")]
-    assert [record["baseline"]["nll"] for record in read_records(tmp_path / "iabn" / "records.jsonl")] == nll
-
-
 def test_a_test_run_leaves_pictures_and_a_page(tmp_path: Path) -> None:
-    run(tmp_path / "out", IaBN(0.5), panels=1)
+    run(tmp_path / "out", IaBN(0.5), panels=1, report=True)
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "IaBN" in page and "t-BN" in page
     shown = {path.name for path in (tmp_path / "out" / "gallery").rglob("*")}
     assert {"near_0.image.jpg", "near_0.truth.png", "near_0.baseline.png", "near_0.prediction.png"} <= shown
-    run(tmp_path / "none", IaBN(0.5), report=False)
+    run(tmp_path / "none", IaBN(0.5))
     assert not (tmp_path / "none" / "report.html").exists() and not (tmp_path / "none" / "gallery").exists()
 
 
 def test_another_setting_of_the_baseline_is_another_run(tmp_path: Path) -> None:
-    run(tmp_path / "out", IaBN(), report=False)
+    run(tmp_path / "out", IaBN())
     with pytest.raises(ValueError, match="baseline was True, is now False"):
-        run(tmp_path / "out", IaBN(), report=False, baseline=False)
-    run(tmp_path / "out", IaBN(), report=False, baseline=False, overwrite=True)
+        run(tmp_path / "out", IaBN(), baseline=False)
+    run(tmp_path / "out", IaBN(), baseline=False, overwrite=True)
 
 
 def test_a_page_that_cannot_be_made_loses_no_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +97,7 @@ def test_a_page_that_cannot_be_made_loses_no_results(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr("callbacks.results.write_report", fail)
     with pytest.warns(UserWarning, match=r"could not be made \(OSError: no room\).*python -m experiments\.report"):
-        assert run(tmp_path / "out", IaBN())["complete"]
+        assert run(tmp_path / "out", IaBN(), report=True)["complete"]
 
 
 def test_a_training_leaves_its_curves_beside_its_log(tmp_path: Path) -> None:

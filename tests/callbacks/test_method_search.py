@@ -16,7 +16,8 @@ from callbacks.method import Method
 from callbacks.method_search import MethodSearch, name_point
 from callbacks.results import Results
 from lightning_modules.networks import DeepLabV1, DeepLabV3Plus
-from tests.callbacks.test_runs import FakeDataModule, Snapshot, make_module, make_targets, make_trainer
+from tests.callbacks.runs import make_module, make_targets
+from tests.fakes import FakeDataModule, Snapshot, make_trainer
 
 SMALL = {"scales": (0.5, 1.0), "lr": 0.05}
 

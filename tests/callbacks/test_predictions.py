@@ -3,28 +3,24 @@
 import json
 import os
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from pytorch_lightning import Callback
 
-from callbacks import AdaBN, IaBN, Method, SegTTT
+from callbacks import AdaBN, IaBN, SegTTT
 from callbacks.predictions import Predictions
-from callbacks.report.panels import draw_overlay, encode_png, make_palette, restore_photograph
-from callbacks.run.prediction_folder import THREADS, WAITING, PredictionFolder, Writers
+from callbacks.report.panels import draw_overlay, encode_png, make_palette
+from callbacks.run.prediction_folder import WAITING, PredictionFolder, Writers
 from callbacks.run.records import write_file
-from callbacks.run.settings import fingerprint_layers, fingerprint_weights, flatten
-from callbacks.views import IMAGENET
 from datamodules import FolderDataModule, TargetsDataModule
 from datamodules.labels import LabelSpace
 from lightning_modules.segmentation import SegmentationModule
-from tests.fakes import FakeDataModule, TinyNetwork, make_trainer
+from tests.callbacks.runs import Stop, make_module, read_json
+from tests.fakes import FakeDataModule, make_trainer
 
 SIZES = {"a": (37, 53), "UPPER": (40, 31), "sub/gray": (33, 64), "sub/deep/alpha": (48, 35)}  # height, width
 SIZES |= {"sub/sixteen": (34, 50), "turned": (52, 36), "dotted.name": (32, 32)}
@@ -57,10 +53,8 @@ def photos(tmp_path: Path) -> Path:
     return make_photos(tmp_path / "photos")
 
 
-def make_module(seed: int = 0, dilation: int = 2) -> SegmentationModule:
-    network = TinyNetwork(19, seed=seed)
-    network.layer4[0].dilation = network.layer4[0].padding = (dilation, dilation)
-    return SegmentationModule(network, 19, list(LabelSpace.of_size(19).names))
+def open_photos(folder: Path) -> FolderDataModule:
+    return FolderDataModule(str(folder), num_workers=0)
 
 
 def predict(
@@ -72,41 +66,23 @@ def predict(
     overwrite: bool = False,
     **kwargs: Any,
 ) -> Any:
-    trainer = make_trainer(
-        folder.parent, callbacks=[*callbacks, Predictions(str(folder), outputs, overwrite)], **kwargs
-    )
+    own = Predictions(str(folder), outputs, overwrite)
+    trainer = make_trainer(folder.parent, callbacks=[*callbacks, own], **kwargs)
     return trainer.predict(module or make_module(), datamodule=data)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "predictions.json").read_text())
+    return read_json(folder / "predictions.json")
 
 
 def read_files(folder: Path) -> dict[str, bytes]:
     """Returns what was written for images; the manifest has dates."""
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != "predictions.json"
-    }
-
-
-class Stop(Callback):
-    """Breaks off before the image of a number; counts those that are predicted."""
-
-    def __init__(self, at: int | None = None, error: Callable[[str], BaseException] = RuntimeError) -> None:
-        self.at = at
-        self.error = error
-        self.names: list[str] = []
-
-    def on_predict_batch_start(self, trainer: Any, pl_module: Any, batch: Any, *_: Any) -> None:
-        if len(self.names) == self.at:
-            raise self.error("stopped")
-        self.names += batch["name"]
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "predictions.json"]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def test_every_kind_of_image_keeps_its_name_and_size(photos: Path, tmp_path: Path) -> None:
-    out, data = tmp_path / "out", FolderDataModule(str(photos), num_workers=0)
+    out, data = tmp_path / "out", open_photos(photos)
     predicted = {output["name"][0]: output for output in predict(out, data, IaBN(0.3), outputs=["labels", "train_ids"])}
     assert predicted.keys() == SIZES.keys()
     for name, size in SIZES.items():
@@ -119,13 +95,10 @@ def test_every_kind_of_image_keeps_its_name_and_size(photos: Path, tmp_path: Pat
         with Image.open(out / "train_ids" / "photos" / f"{name}.png") as picture:
             assert picture.mode == "L" and np.array_equal(np.asarray(picture), labels)
     assert len(read_files(out)) == 2 * len(SIZES) + 1
-    manifest = read_manifest(out)
-    assert manifest["complete"] is True and manifest["images"] == len(SIZES)
-    assert manifest["domains"]["photos"]["expected"] == len(SIZES)
 
 
 def test_overlay_shows_the_photograph_under_the_colours(photos: Path, tmp_path: Path) -> None:
-    out, data = tmp_path / "out", FolderDataModule(str(photos), num_workers=0)
+    out, data = tmp_path / "out", open_photos(photos)
     predicted = {output["name"][0]: output for output in predict(out, data, outputs=["overlays"])}
     dataset = data.predict_dataloader().dataset
     palette = make_palette(19, data.colours)
@@ -141,26 +114,9 @@ def test_overlay_shows_the_photograph_under_the_colours(photos: Path, tmp_path: 
         assert np.abs(exact - expected).max() <= 0.5 + 1e-6
 
 
-def test_overlay_of_an_image_that_the_network_saw_smaller_has_the_size_on_disk() -> None:
-    photograph = np.zeros((10, 20, 3), dtype=np.uint8)
-    photograph[:, 10:] = 200
-    overlay = draw_overlay(photograph, np.ones((30, 60), dtype=np.uint8), make_palette(2, [(0, 0, 0), (100, 0, 40)]))
-    assert overlay.shape == (30, 60, 3)
-    assert (overlay[:, :28] == [65, 0, 26]).all() and (overlay[:, 32:] == [135, 70, 96]).all()
-
-
-def test_photographs_are_restored_exactly() -> None:
-    levels = torch.arange(256).reshape(1, 16, 16).expand(3, -1, -1)
-    restored = restore_photograph(IMAGENET.apply(levels[None] / 255)[0])
-    assert np.array_equal(restored, levels.permute(1, 2, 0).numpy())
-    wild = torch.tensor([float("nan"), float("inf"), -float("inf"), -9.0, 9.0]).expand(3, 1, 5)
-    assert restore_photograph(wild)[0, 3:].tolist() == [[0, 0, 0], [255, 255, 255]]
-
-
 def test_confidence_is_the_probability_of_the_class_in_255_steps(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    predicted = predict(out, FolderDataModule(str(photos), num_workers=0), outputs=["confidence"])
-    values = set()
+    predicted = predict(out, open_photos(photos), outputs=["confidence"])
     for output in predicted:
         with Image.open(out / "confidence" / "photos" / f"{output['name'][0]}.png") as picture:
             assert picture.mode == "L"
@@ -168,18 +124,8 @@ def test_confidence_is_the_probability_of_the_class_in_255_steps(photos: Path, t
         expected = output["confidence"][0].numpy()
         assert np.abs(found / 255 - expected).max() <= 0.5 / 255 + 1e-6
         assert (found >= 255 / 19 - 1).all()
-        values |= set(np.unique(found).tolist())
-    assert len(values) > 20
+        assert len(np.unique(found)) > 5
     assert not (out / "labels").exists()
-
-
-def test_confidence_is_no_output_by_default(tmp_path: Path) -> None:
-    predict(tmp_path / "out", FakeDataModule(length=1))
-    assert sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_dir()) == [
-        "labels",
-        "overlays",
-        "train_ids",
-    ]
 
 
 @pytest.mark.parametrize("outputs", [[], ["labels", "colours"]])
@@ -188,25 +134,22 @@ def test_unknown_outputs_are_an_error(outputs: list[str]) -> None:
         Predictions("out", outputs)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("method", [None, SegTTT(num_steps=1, scales=(0.5,))], ids=["plain", "SegTTT"])
-def test_a_run_that_stopped_goes_on_and_ends_as_one_that_did_not(method: Method, photos: Path, tmp_path: Path) -> None:
-    methods = [method] if method else []
+def test_a_run_that_stopped_goes_on_and_ends_as_one_that_did_not(photos: Path, tmp_path: Path) -> None:
+    method = SegTTT(num_steps=1, scales=(0.5,))
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    predict(whole, FolderDataModule(str(photos), num_workers=0), *methods)
+    predict(whole, open_photos(photos), method)
     first = Stop(3)
     with pytest.raises(RuntimeError, match="stopped"):
-        predict(cut, FolderDataModule(str(photos), num_workers=0), *methods, first)
+        predict(cut, open_photos(photos), method, first)
     manifest = read_manifest(cut)
-    assert manifest["complete"] is False and manifest["images"] == 3
-    assert manifest["domains"]["photos"]["expected"] == len(SIZES)
+    assert (manifest["complete"], manifest["images"], manifest["domains"]["photos"]["expected"]) == (False, 3, 7)
     (cut / "overlays" / "photos" / f"{first.names[0]}.jpg").unlink()  # so that this image is not done
     times = {path: path.stat().st_mtime_ns for path in (cut / "labels").rglob("*.png")}
     second = Stop()
-    predict(cut, FolderDataModule(str(photos), num_workers=0), *methods, second)
+    predict(cut, open_photos(photos), method, second)
     assert sorted(second.names) == sorted(SIZES.keys() - set(first.names[1:]))
     assert read_files(cut) == read_files(whole)
-    kept = [path for path, when in times.items() if path.stat().st_mtime_ns == when]
-    assert len(kept) == 2
+    assert sum(path.stat().st_mtime_ns == when for path, when in times.items()) == 2
     manifest = read_manifest(cut)
     assert manifest["complete"] is True and manifest["images"] == len(SIZES)
     assert [run["found"] for run in manifest["runs"]] == [0, 2]
@@ -214,14 +157,14 @@ def test_a_run_that_stopped_goes_on_and_ends_as_one_that_did_not(method: Method,
 
 
 def test_images_that_are_done_are_not_read(photos: Path, tmp_path: Path) -> None:
-    predict(tmp_path / "out", FolderDataModule(str(photos), num_workers=0))
+    predict(tmp_path / "out", open_photos(photos))
     path = photos / "a.jpg"
     times = path.stat().st_atime_ns, path.stat().st_mtime_ns
     path.write_bytes(b"?" * path.stat().st_size)  # as it lies there it would be an error
     os.utime(path, ns=times)
     Image.fromarray(draw(33, 40, 9)).save(photos / "new.png")
     stop = Stop()
-    predict(tmp_path / "out", FolderDataModule(str(photos), num_workers=0), stop)
+    predict(tmp_path / "out", open_photos(photos), stop)
     assert stop.names == ["new"]
     assert read_manifest(tmp_path / "out")["images"] == len(SIZES) + 1
 
@@ -252,48 +195,40 @@ def test_data_that_cannot_leave_out_what_is_done_are_not_written_again(tmp_path:
     assert [run["found"] for run in read_manifest(tmp_path / "out")["runs"]] == [0, 3]
 
 
-def test_part_of_the_images_is_not_complete(tmp_path: Path) -> None:
-    predict(tmp_path / "out", FakeDataModule(length=5), limit_predict_batches=2)
-    manifest = read_manifest(tmp_path / "out")
-    assert (manifest["complete"], manifest["images"]) == (False, 2)
-    predict(tmp_path / "out", FakeDataModule(length=5))
-    assert read_manifest(tmp_path / "out")["complete"] is True
-
-
 def test_images_that_are_gone_do_not_make_up_for_others(photos: Path, tmp_path: Path) -> None:
-    predict(tmp_path / "out", FolderDataModule(str(photos), num_workers=0))
+    predict(tmp_path / "out", open_photos(photos))
     (photos / "a.jpg").unlink()
     for name in ("new", "newer"):
         Image.fromarray(draw(33, 40, 9)).save(photos / f"{name}.png")
-    predict(tmp_path / "out", FolderDataModule(str(photos), num_workers=0), limit_predict_batches=1)
+    predict(tmp_path / "out", open_photos(photos), limit_predict_batches=1)
     manifest = read_manifest(tmp_path / "out")
     assert manifest["images"] == len(SIZES) + 1 and manifest["complete"] is False
+    assert {path.name for path in (tmp_path / "out").glob("*/")} == {"labels", "train_ids", "overlays"}  # by default
 
 
-class Coloured(FakeDataModule):
-    """Classes in other colours."""
+def make_dilated_module() -> SegmentationModule:
+    """Makes the usual module with the same weights, and another dilation."""
+    module = make_module()
+    module.network.layer4[0].dilation = module.network.layer4[0].padding = (1, 1)
+    return module
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.colours = [(1, 2, 3), *self.colours[1:]]
+
+def make_coloured_data() -> FakeDataModule:
+    data = FakeDataModule()
+    data.colours = [(1, 2, 3), *data.colours[1:]]
+    return data
 
 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
         ({"method": SegTTT(num_steps=2, scales=(0.5,))}, r"method\.num_steps was 1, is now 2\. Expected"),
-        ({"method": IaBN()}, r"method\.name was SegTTT, is now IaBN"),
         ({"method": None}, r"method\.name was SegTTT, is now None"),
         ({"module": make_module(seed=1)}, r"weights was \w{64}, is now \w{64}\. Expected"),
-        ({"module": make_module(dilation=1)}, r"layers was \w{64}, is now \w{64}\. Expected"),
+        ({"module": make_dilated_module()}, r"layers was \w{64}, is now \w{64}\. Expected"),
         ({"outputs": ["labels"]}, r"outputs was .*overlays.*, is now \['labels'\]"),
-        ({"precision": "bf16-mixed"}, r"precision was 32-true, is now bf16-mixed"),
-        (
-            {"data": FakeDataModule(evaluation_resize="none")},
-            r"blocks\.evaluation_resize was protocol, is now none",
-        ),
-        ({"data": FakeDataModule("other")}, r"blocks\.domain was blocks, is now None"),
-        ({"data": Coloured()}, r"colours was .*#804080.*, is now .*#010203"),
+        ({"data": FakeDataModule(evaluation_resize="none")}, r"evaluation_resize was protocol, is now none"),
+        ({"data": make_coloured_data()}, r"colours was .*#804080.*, is now .*#010203"),
     ],
 )
 def test_other_settings_are_refused(changed: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -313,22 +248,6 @@ def test_other_settings_are_refused(changed: dict[str, Any], message: str, tmp_p
     assert "--results.overwrite=true" in str(caught.value) and str(out) in str(caught.value)
     assert read_manifest(out) == manifest and read_files(out) == before
     assert len(run()) == 3  # the same settings go on
-
-
-def test_settings_of_a_run_that_predicted_nothing_bind_nobody(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    with pytest.raises(RuntimeError, match="stopped"):
-        predict(out, FakeDataModule(), Stop(0))
-    assert read_manifest(out)["images"] == 0
-    predict(out, FakeDataModule(), IaBN(0.2))
-    assert read_manifest(out)["settings"]["method"]["alpha"] == 0.2 and read_manifest(out)["complete"]
-
-
-def test_another_folder_of_the_same_name_is_another_data_set(photos: Path, tmp_path: Path) -> None:
-    predict(tmp_path / "out", FolderDataModule(str(photos), num_workers=0))
-    other = make_photos(tmp_path / "elsewhere" / "photos")
-    with pytest.raises(ValueError, match=r"data\.photos\.root was .*, is now .*elsewhere"):
-        predict(tmp_path / "out", FolderDataModule(str(other), num_workers=0))
 
 
 def test_overwriting_replaces_predictions_and_nothing_else(tmp_path: Path) -> None:
@@ -369,7 +288,7 @@ def test_files_without_a_manifest_are_not_overwritten_unasked(tmp_path: Path) ->
     assert read_manifest(out)["images"] == 5
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"settings": {}'])
+@pytest.mark.parametrize("text", ["", '{"settings": {}'])
 def test_a_manifest_that_is_none_is_an_error(text: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
@@ -380,7 +299,7 @@ def test_a_manifest_that_is_none_is_an_error(text: str, tmp_path: Path) -> None:
     assert read_manifest(out)["complete"] is True
 
 
-@pytest.mark.parametrize("inside", [".", "out", "sub/out"])
+@pytest.mark.parametrize("inside", [".", "sub/out"])
 def test_results_among_the_images_are_refused(inside: str, photos: Path, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(photos)
     before = sorted(photos.rglob("*"))
@@ -396,49 +315,28 @@ def test_data_sets_of_one_name_are_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("out/*/*"))
 
 
-@pytest.mark.parametrize(
-    ("domain", "name"),
-    [("a", "../b"), ("a", "/b"), ("a", ""), ("a/b", "c"), ("..", "c"), ("", "c"), ("a", "b/../../c")],
-)
-def test_names_do_not_lead_out_of_the_folder(domain: str, name: str) -> None:
-    with pytest.raises(ValueError, match="cannot be a file"):
-        PredictionFolder(Path("out"), ["labels"]).paths(domain, name)
-
-
-class Spoilt(FakeDataModule):
-    """The image with the number 1 holds NaN."""
-
-    def make_dataset(self, split, transform, labelled=True):
-        dataset = super().make_dataset(split, transform, labelled)
-        original = dataset.transform.transform_image
-
-        class Spoil(type(dataset.transform)):
-            def transform_image(self, pixels: np.ndarray) -> torch.Tensor:
-                image = original(pixels)
-                if np.array_equal(pixels, dataset.load_image(1)):
-                    image[0, 0, 0] = float("nan")
-                return image
-
-        dataset.transform = Spoil(dataset.transform.resize)
-        return dataset
-
-
 def test_fallbacks_are_counted_over_all_runs(tmp_path: Path) -> None:
     out, method = tmp_path / "out", SegTTT(num_steps=1, scales=(0.5,))
     with pytest.warns(UserWarning, match="falling back"), pytest.raises(RuntimeError, match="stopped"):
-        predict(out, Spoilt("spoilt", 4), method, Stop(3))
-    (manifest := read_manifest(out)).pop("complete")
-    assert manifest["domains"]["spoilt"]["fallbacks"] == 1
-    predict(out, Spoilt("spoilt", 4), method)
+        predict(out, FakeDataModule("spoilt", 4, spoilt=1), method, Stop(3))
+    assert read_manifest(out)["domains"]["spoilt"]["fallbacks"] == 1
+    predict(out, FakeDataModule("spoilt", 4, spoilt=1), method)
     counts = read_manifest(out)["domains"]["spoilt"]
     assert (counts["images"], counts["fallbacks"], counts["images_with_notes"]) == (4, 1, 1)
     assert counts["notes"] == ["the image holds NaN or infinity"] and counts["images_not_finite"] == 0
 
 
 def test_predictions_that_are_not_finite_are_counted(tmp_path: Path) -> None:
-    predict(tmp_path / "out", Spoilt("spoilt", 4), outputs=["labels", "overlays", "confidence"])
-    assert read_manifest(tmp_path / "out")["domains"]["spoilt"]["images_not_finite"] == 1
-    assert len(list((tmp_path / "out" / "confidence" / "spoilt").glob("*.png"))) == 4
+    predict(tmp_path / "out", FakeDataModule(length=3, spoilt=1), outputs=["overlays", "confidence"])
+    assert read_manifest(tmp_path / "out")["domains"]["blocks"]["images_not_finite"] == 1
+
+
+def test_overlay_of_an_image_that_the_network_saw_smaller_has_the_size_on_disk() -> None:
+    photograph = np.zeros((10, 20, 3), dtype=np.uint8)
+    photograph[:, 10:] = 200
+    overlay = draw_overlay(photograph, np.ones((30, 60), dtype=np.uint8), make_palette(2, [(0, 0, 0), (100, 0, 40)]))
+    assert overlay.shape == (30, 60, 3)
+    assert (overlay[:, :28] == [65, 0, 26]).all() and (overlay[:, 32:] == [135, 70, 96]).all()
 
 
 def test_a_batch_is_written_as_its_images(tmp_path: Path) -> None:
@@ -467,62 +365,6 @@ def test_what_cannot_be_written_is_a_clear_error(tmp_path: Path) -> None:
     assert read_manifest(out)["complete"] is False
 
 
-def test_a_disk_that_is_full_leaves_no_part_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_file(tmp_path / "file", b"old")
-
-    def fill(path: Path, data: bytes) -> int:
-        with path.open("wb") as file:
-            file.write(data[:2])
-        raise OSError(28, os.strerror(28))
-
-    monkeypatch.setattr(Path, "write_bytes", fill)
-    with pytest.raises(OSError, match=r"file cannot be written \(No space left on device\).*make room"):
-        write_file(tmp_path / "file", b"new")
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
-    assert (tmp_path / "file").read_bytes() == b"old"
-
-
-def test_writers_let_few_jobs_wait() -> None:
-    writers, gate, ran = Writers(), threading.Event(), []
-
-    def job(number: int) -> None:
-        gate.wait(10)
-        ran.append(number)
-
-    def add_all() -> None:
-        for number in range(WAITING + 3):
-            writers.add(job, number)
-            added.append(number)
-
-    added: list[int] = []
-    adding = threading.Thread(target=add_all)
-    adding.start()
-    deadline = time.monotonic() + 5
-    while len(added) < WAITING and time.monotonic() < deadline:
-        time.sleep(0.01)
-    time.sleep(0.1)
-    assert len(added) == WAITING and not ran
-    gate.set()
-    adding.join(10)
-    writers.finish()
-    assert sorted(ran) == list(range(WAITING + 3)) and THREADS > 1
-
-
-def test_errors_of_writers_surface() -> None:
-    def fail() -> None:
-        raise OSError("full")
-
-    writers = Writers()
-    writers.add(fail)
-    with pytest.raises(OSError, match="full"):
-        writers.finish()
-    writers = Writers()
-    with pytest.raises(OSError, match="full"):
-        for _ in range(WAITING + 1):
-            writers.add(fail)
-    writers.abandon()  # an error is being dealt with already
-
-
 def test_lines_that_a_kill_cut_off_and_those_of_other_processes_are_merged(tmp_path: Path) -> None:
     lines = {
         "predictions.jsonl": '{"domain": "d", "name": "b", "n": 1}\n{"domain": "d", "na',
@@ -539,15 +381,21 @@ def test_lines_that_a_kill_cut_off_and_those_of_other_processes_are_merged(tmp_p
     assert folder.find_done() == {"d": {"b"}}
 
 
-def test_fingerprints_tell_weights_and_layers_apart() -> None:
-    network, other = TinyNetwork(5), TinyNetwork(5)
-    assert fingerprint_weights(network) == fingerprint_weights(other)
-    other.stem_norm.running_mean[0] += 1e-6
-    assert fingerprint_weights(network) != fingerprint_weights(other)
-    assert fingerprint_layers(network) == fingerprint_layers(other)
-    other.stem.stride = (1, 1)
-    assert fingerprint_layers(network) == fingerprint_layers(TinyNetwork(5, seed=3)) != fingerprint_layers(other)
+def test_writers_let_few_jobs_wait() -> None:
+    writers, gate = Writers(), threading.Event()
+    for _ in range(WAITING):
+        writers.add(gate.wait, 10)
+    adding = threading.Thread(target=writers.add, args=(gate.wait, 10))
+    adding.start()
+    adding.join(0.2)
+    assert adding.is_alive()
+    gate.set()
+    adding.join(10)
+    writers.finish()
+    assert not adding.is_alive()
 
 
-def test_flatten_joins_names_with_dots() -> None:
-    assert flatten({"a": {"b": 1, "c": {"d": [2]}}, "e": None}) == {"a.b": 1, "a.c.d": [2], "e": None}
+@pytest.mark.parametrize(("domain", "name"), [("a", "/b"), ("a", ""), ("a/b", "c"), ("..", "c"), ("a", "b/../../c")])
+def test_names_do_not_lead_out_of_the_folder(domain: str, name: str) -> None:
+    with pytest.raises(ValueError, match="cannot be a file"):
+        PredictionFolder(Path("out"), ["labels"]).paths(domain, name)

@@ -1,7 +1,6 @@
 """A test run keeps to the frozen selection, or says where it departs."""
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,44 +11,42 @@ from callbacks import IaBN, SegTTT
 from callbacks.results import Results
 from callbacks.run.selection import Selection
 from callbacks.run.settings import fingerprint_weights
-from tests.callbacks.test_runs import make_module, make_targets, make_trainer
+from tests.callbacks.runs import make_module, make_targets, read_json
+from tests.fakes import make_trainer
 
 
-def write_selection(path: Path, module: Any, **values: Any) -> str:
+def write_selection(path: Path, module: Any) -> str:
     content = {
         "checkpoint": "best.ckpt",
         "weights": fingerprint_weights(module.network),
-        "values": {"alpha": 0.3, "psi": 0.7, "num_steps": 1, "scales": [0.5], **values},
+        "values": {"alpha": 0.3, "psi": 0.7, "num_steps": 1, "scales": [0.5]},
+        "semantics": "paper",
         "development": {"miou": 40.0},
     }
     path.write_text(yaml.safe_dump(content))
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_results_carry_the_hash_of_the_selection(tmp_path: Path) -> None:
-    module = make_module()
-    digest = write_selection(tmp_path / "selection.yaml", module)
-    method = SegTTT(alpha=0.3, num_steps=1, scales=[0.5])
-    results = Results(str(tmp_path / "out"), selection=str(tmp_path / "selection.yaml"))
-    make_trainer(tmp_path, callbacks=[method, results]).test(module, datamodule=make_targets(), verbose=False)
-    summary = json.loads((tmp_path / "out" / "results.json").read_text())
-    expected = {"file": str(tmp_path / "selection.yaml"), "sha256": digest, "departures": []}
-    assert summary["complete"] and summary["selection"] == expected
-
-
 def run(tmp_path: Path, method: Any, module: Any = None, **results: Any) -> dict[str, Any]:
-    own = Results(str(tmp_path / "out"), selection=str(tmp_path / "selection.yaml"), **results)
+    own = Results(str(tmp_path / "out"), report=False, selection=str(tmp_path / "selection.yaml"), **results)
     callbacks = [own] if method is None else [method, own]
     trainer = make_trainer(tmp_path, callbacks=callbacks)
     trainer.test(module or make_module(), datamodule=make_targets(), verbose=False)
-    return json.loads((tmp_path / "out" / "results.json").read_text())
+    return read_json(tmp_path / "out" / "results.json")
+
+
+def test_results_carry_the_hash_of_the_selection(tmp_path: Path) -> None:
+    digest = write_selection(tmp_path / "selection.yaml", make_module())
+    summary = run(tmp_path, SegTTT(alpha=0.3, num_steps=1, scales=[0.5]))
+    expected = {"file": str(tmp_path / "selection.yaml"), "sha256": digest, "departures": []}
+    assert summary["complete"] and summary["selection"] == expected
 
 
 @pytest.mark.parametrize(
     "method, message",
     [
         (IaBN(0.4), r"IaBN has alpha=0\.4, .*selection\.yaml chose 0\.3: expected what was chosen"),
-        (SegTTT(alpha=0.3, num_steps=2, scales=(0.5,)), "SegTTT has num_steps=2"),
+        (SegTTT(0.3, num_steps=1, scales=[0.5], semantics="released"), r"semantics=released, .* chose paper"),
         (SegTTT(alpha=0.3, num_steps=1), r"SegTTT has scales=\[0\.25, 0\.5, 0\.75\]"),
     ],
 )
@@ -62,23 +59,14 @@ def test_other_settings_are_refused_before_the_first_image(method: Any, message:
 
 def test_a_departure_that_is_named_is_noted(tmp_path: Path) -> None:
     write_selection(tmp_path / "selection.yaml", make_module())
-    assert run(tmp_path, IaBN(1.0), departures=["alpha"])["selection"]["departures"] == ["alpha"]
+    released, named = SegTTT(1.0, num_steps=1, scales=[0.5], semantics="released"), ["alpha", "semantics"]
+    assert run(tmp_path, released, departures=named)["selection"]["departures"] == named
     with pytest.raises(
         ValueError, match=r"departures names beta, which .* does not choose: expected some of alpha, num_steps"
     ):
         run(tmp_path, IaBN(1.0), departures=["beta"], overwrite=True)
     with pytest.raises(ValueError, match=r"departures is set, results\.selection is not"):
         Results(departures=["alpha"])
-
-
-def test_other_semantics_are_refused_or_named(tmp_path: Path) -> None:
-    write_selection(tmp_path / "selection.yaml", make_module())
-    content = yaml.safe_load((tmp_path / "selection.yaml").read_text())
-    (tmp_path / "selection.yaml").write_text(yaml.safe_dump({**content, "semantics": "paper"}))
-    released = SegTTT(alpha=0.3, num_steps=1, scales=[0.5], semantics="released")
-    with pytest.raises(ValueError, match=r"SegTTT has semantics=released, .* chose paper"):
-        run(tmp_path, released)
-    assert run(tmp_path, released, departures=["semantics"])["selection"]["departures"] == ["semantics"]
 
 
 def test_other_weights_are_refused(tmp_path: Path) -> None:
@@ -90,7 +78,7 @@ def test_other_weights_are_refused(tmp_path: Path) -> None:
         run(tmp_path, None, module, overwrite=True)
 
 
-@pytest.mark.parametrize("text", [None, "", "[1]", "a: 1", "weights: x\nvalues: 3\ndevelopment: {}", "{", "\x00"])
+@pytest.mark.parametrize("text", [None, "", "a: 1", "weights: x\nvalues: 3\ndevelopment: {}", "{", "\x00"])
 def test_what_is_no_selection_is_refused(text: str | None, tmp_path: Path) -> None:
     path = tmp_path / "selection.yaml"
     if text is not None:

@@ -16,7 +16,7 @@ from datamodules import (
 )
 from datamodules.labels import CITYSCAPES_COLOURS, LabelSpace
 from datamodules.samplers import EpochSampler, ShareSampler, limit_batches, split_batches
-from datamodules.transforms import STD, EvaluationTransform, TrainingTransform, restore_colours
+from datamodules.transforms import TrainingTransform, restore_colours
 from tests.fakes import FakeDataModule, TinyNetwork, make_trainer
 
 
@@ -43,17 +43,10 @@ def test_order_of_an_epoch_depends_on_the_seed_and_the_epoch_alone() -> None:
     assert order(0, seed=6) != visited[0]
 
 
-def test_samples_are_told_which_pass_over_the_data_it_is() -> None:
-    items = order(2, repeats=3)
-    assert len(items) == 69 and [number for _, number in items] == [6] * 23 + [7] * 23 + [8] * 23
-    assert all(sorted(i for i, n in items if n == number) == list(range(23)) for number in (6, 7, 8))
-    assert order(5, repeats=1) == [(index, number) for index, number in order(1, repeats=3) if number == 5]
-
-
-@pytest.mark.parametrize("world_size", [1, 2, 3, 5])
-@pytest.mark.parametrize("repeats", [1, 2])
+@pytest.mark.parametrize(("world_size", "repeats"), [(1, 1), (2, 1), (3, 2), (5, 2)])
 def test_shares_of_processes_are_disjoint_equal_and_together_the_epoch(world_size: int, repeats: int) -> None:
     whole = order(1, repeats=repeats)
+    assert [number for _, number in whole] == [repeats + one for one in range(repeats) for _ in range(23)]
     shares = [order(1, repeats=repeats, rank=rank, world_size=world_size) for rank in range(world_size)]
     together = [item for share in shares for item in share]
     assert len({len(share) for share in shares}) == 1
@@ -61,8 +54,7 @@ def test_shares_of_processes_are_disjoint_equal_and_together_the_epoch(world_siz
     assert set(together) <= set(whole)
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3, 7])
-@pytest.mark.parametrize("size", [0, 1, 5, 6, 14])
+@pytest.mark.parametrize(("size", "world_size"), [(0, 1), (1, 3), (5, 2), (6, 3), (14, 7)])
 def test_evaluation_deals_out_every_sample_exactly_once(size: int, world_size: int) -> None:
     for batch_size in (1, 2, 3):
         batches = split_batches(size, batch_size)
@@ -75,8 +67,7 @@ def test_evaluation_deals_out_every_sample_exactly_once(size: int, world_size: i
         assert sorted(batch for loader in dealt for batch in loader) == [tuple(batch) for batch in batches]
 
 
-@pytest.mark.parametrize("limit", [1, 2, 100, 0.5, 0.3, 1.0])
-@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize(("limit", "world_size"), [(1, 1), (2, 3), (100, 2), (0.5, 1), (0.3, 2), (1.0, 3)])
 def test_limited_batches_are_the_first_of_each_process(limit: float, world_size: int) -> None:
     batches = split_batches(23, 2)
     expected = []
@@ -119,33 +110,6 @@ def test_a_loader_that_is_empty_on_some_process_has_no_length() -> None:
         assert [batch["name"] for batch in loader] == [[f"blocks_{rank}"]][: 2 - rank]
     assert len(place(FakeDataModule(length=2), 1, 2).test_dataloader()) == 1
     assert len(place(FakeDataModule(length=2), 2, 3).predict_dataloader()) == 0  # nobody waits for the others there
-
-
-def test_what_a_run_opened_is_what_its_loader_reads() -> None:
-    data = place(FakeDataModule(length=6), 0, 1, limit=4)
-    (opened,) = data.open_evaluated("test")
-    assert opened.datamodule is data and [list(batch) for batch in opened.batches] == [[0], [1], [2], [3]]
-    data.trainer.limit_test_batches = 1.0
-    done: dict[str, set[str]] = {}
-    data._done = done
-    assert data.test_dataloader().dataset is opened.dataset
-    assert data.test_dataloader().dataset is not opened.dataset  # another run opens it again
-    (opened,) = place(data, 0, 1, limit=4).open_evaluated("test")
-    done["blocks"] = {"blocks_0", "blocks_2"}
-    assert [batch["name"] for batch in data.test_dataloader()] == [["blocks_1"], ["blocks_3"]]  # under the limit
-    protocol = TargetsDataModule([FakeDataModule("near"), FakeDataModule("far")], development=FakeDataModule("dev"))
-    assert [item.dataset.domain for item in protocol.open_evaluated("test")] == ["near", "far"]
-    assert [item.dataset.domain for item in protocol.open_evaluated("validate")] == ["dev"]
-
-
-def test_fingerprint_tells_the_images_of_data_sets_apart() -> None:
-    prints = {open_fake(domain, length).fingerprint() for domain, length in (("a", 3), ("a", 4), ("b", 3))}
-    assert len(prints) == 3 and open_fake("a", 3).fingerprint() in prints
-
-
-def open_fake(domain: str, length: int) -> Any:
-    data = FakeDataModule(domain, length)
-    return data.make_dataset("test", data.evaluation_transform)
 
 
 def collect(loader: DataLoader) -> list[tuple[str, bytes, bytes]]:
@@ -233,13 +197,6 @@ def test_numbers_below_1_are_errors(name: str) -> None:
         FakeDataModule(num_workers=-1)
 
 
-def test_label_space_of_19_is_cityscapes() -> None:
-    space = LabelSpace.of_size(19)
-    assert len(space.names) == len(space.colours) == 19
-    assert (space.names[0], space.names[13], space.names[18]) == ("road", "car", "bicycle")
-    assert np.array_equal(space.from_train_ids[:19], np.arange(19)) and (space.from_train_ids[19:] == 255).all()
-
-
 def test_label_space_of_16_leaves_out_terrain_truck_and_train() -> None:
     space = LabelSpace.of_size(16)
     left_out = set(CITYSCAPES_COLOURS) - set(space.names)
@@ -265,30 +222,15 @@ def make_pair(height: int = 60, width: int = 90) -> tuple[np.ndarray, np.ndarray
     return generator.integers(0, 256, (height, width, 3), dtype=np.uint8), mask
 
 
-@pytest.mark.parametrize("size", [(32, 48), (64, 64), (128, 100)])
+@pytest.mark.parametrize("size", [(32, 48), (128, 100)])
 def test_training_crops_have_the_size_asked_for_and_masks_keep_to_their_values(size: tuple[int, int]) -> None:
     transform, pair = TrainingTransform(size, (0.1, 1.0)), make_pair()
-    for seed in range(30):
+    for seed in range(10):
         image, mask = transform(*pair, seed)
         assert image.shape == (3, *size) and image.dtype == torch.float32 and image.is_contiguous()
         assert mask.shape == size and mask.dtype == torch.int64
         assert set(mask.unique().tolist()) <= {3, 18, 255}  # nothing in between
         assert image.isfinite().all()
-
-
-def test_training_transform_moves_image_and_mask_together() -> None:
-    ramp = np.tile(np.linspace(0, 255, 128).round().astype(np.uint8), (64, 1))
-    image = np.stack([ramp] * 3, axis=2)
-    mask = (ramp >= 128).astype(np.uint8)
-    transform = TrainingTransform((64, 64), (0.5, 1.0), (0.1, 0.2))
-    flips = set()
-    for seed in range(40):
-        augmented, labels = transform(image, mask, seed)
-        gray = augmented.mean(dim=0)
-        if 0.1 < labels.float().mean() < 0.9:  # both sides are in the crop: the brighter one is labelled 1
-            assert gray[labels == 1].mean() > gray[labels == 0].mean()
-            flips.add(bool(labels[:, -1].float().mean() < labels[:, 0].float().mean()))
-    assert flips == {False, True}
 
 
 def test_training_transform_makes_about_a_tenth_gray_and_jitters_about_half() -> None:
@@ -300,31 +242,6 @@ def test_training_transform_makes_about_a_tenth_gray_and_jitters_about_half() ->
     gray = sum(r == g == b for r, g, b in colours)
     untouched = colours.count((200, 100, 50))
     assert 12 <= gray <= 54 and 100 <= untouched <= 175
-
-
-def test_training_transform_always_blurs() -> None:
-    image = np.zeros((64, 64, 3), dtype=np.uint8)
-    image[:, ::2] = 255
-    mask = np.zeros((64, 64), dtype=np.uint8)
-    transform = TrainingTransform((64, 64), (1.0, 1.0), (1.5, 2.0))
-    for seed in range(10):
-        contrast = transform(image, mask, seed)[0].diff(dim=-1).abs().mean().item() * STD[1]
-        assert contrast < 0.2
-
-
-@pytest.mark.parametrize(
-    ("size", "expected"),
-    [
-        ((1024, 2048), (1024, 2048)),
-        ((2048, 1024), (2048, 1024)),
-        ((1025, 2048), (1024, 2048)),
-        ((2000, 1100), (1024, 2048)),
-        ((500, 4000), (500, 4000)),
-    ],
-)
-def test_evaluation_transform_resizes_only_images_of_more_pixels_than_1024x2048(size, expected) -> None:
-    image, mask = EvaluationTransform()(np.zeros((*size, 3), np.uint8), np.zeros(size, np.uint8))
-    assert image.shape == (3, *expected) and mask.shape == size
 
 
 def test_targets_serve_each_stage_from_its_role() -> None:
@@ -367,7 +284,6 @@ def test_what_is_given_for_all_data_sets_of_targets_reaches_each() -> None:
         ({"broken": "skipp"}, "broken is 'skipp': expected one of error, skip"),
         ({"eval_batch_size": 0}, "eval_batch_size is 0: expected 1 or more"),
         ({"evaluation_resize": "no"}, "evaluation_resize is 'no': expected one of protocol"),
-        ({"evaluation_resize": (1.5, 9)}, r"evaluation_resize is \(1\.5, 9\): expected one of"),
         ({"evaluation_resize": 360}, "evaluation_resize is 360: expected one of"),
         ({"evaluation_resize": (0, 9)}, r"evaluation_resize is \(0, 9\): expected one of .*, or \(height, width\)"),
     ],
@@ -375,14 +291,6 @@ def test_what_is_given_for_all_data_sets_of_targets_reaches_each() -> None:
 def test_wrong_values_for_all_data_sets_of_targets_are_errors(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TargetsDataModule([FakeDataModule()], **given)
-
-
-def test_targets_hand_the_share_of_a_process_on_to_their_data_sets() -> None:
-    data = TargetsDataModule([FakeDataModule("near", 5)], FakeDataModule("source", 8))
-    data.trainer = make_place(1, 2)
-    data.setup("test")
-    assert [batch["name"] for batch in data.test_dataloader()[0]] == [["near_1"], ["near_3"]]
-    assert len(data.train_dataloader()) == 2
 
 
 def test_street_scenes_protocol_has_its_roles_sizes_and_seeds() -> None:
@@ -399,17 +307,11 @@ def test_street_scenes_protocol_has_its_roles_sizes_and_seeds() -> None:
     assert len(others) == 2 and len(loader.dataset) == 1 and item["name"] == "haze_test_00000"
     assert item["image"].shape == (3, 96, 192) and item["mask"].shape == (96, 192)
     assert len(data.val_dataloader().dataset) == 2
-
-
-def test_unknown_domain_is_an_error() -> None:
     with pytest.raises(ValueError, match="unknown domain 'mars': expected one of source"):
         StreetScenesDataModule("mars")
-
-
-@pytest.mark.parametrize("arguments", [{"num_test": -1}, {"num_train": -3}, {"height": 0}, {"width": -5}])
-def test_street_scenes_out_of_range_are_errors(arguments: dict[str, int]) -> None:
-    with pytest.raises(ValueError):
-        StreetScenesDataModule(**arguments)
+    for wrong in ({"num_test": -1}, {"num_train": -3}, {"height": 0}, {"width": -5}):
+        with pytest.raises(ValueError):
+            StreetScenesDataModule(**wrong)
 
 
 def test_training_scenes_that_are_kept_in_memory_are_those_drawn_anew() -> None:

@@ -33,3 +33,16 @@ def test_large_images_are_resized_and_their_masks_are_not(policy: Resize, size: 
     assert image.shape[1:] == size and np.array_equal(mask.numpy(), ids)
     assert (image == image[:, :1, :1]).all()
     assert [array.shape[-2:] for array in transform(levels[:30, :50], ids[:30, :50])] == [(30, 50), (30, 50)]
+
+
+def test_an_image_is_flipped_with_its_labels_and_always_blurred() -> None:
+    mask = np.repeat([[0, 1]], 64, axis=1).repeat(64, axis=0).astype(np.uint8)  # the right half is bright, and is 1
+    transform, flips = TrainingTransform((64, 128), (1.0, 1.0), (1.5, 2.0)), set()
+    for seed in range(20):
+        image, labels = transform(np.stack([mask * 255] * 3, axis=-1), mask, seed)
+        gray = image.mean(dim=0)
+        if 0 < labels.sum() < labels.numel():
+            assert gray[labels == 1].mean() > gray[labels == 0].mean()
+            assert gray.diff(dim=1).abs().max() < 0.5 * (gray.max() - gray.min())  # no edge is left
+            flips.add(bool(labels[0, 0]))
+    assert flips == {False, True}

@@ -24,22 +24,10 @@ from datamodules import (
 from datamodules.base import DataError
 from datamodules.files import FilesDataModule
 from tests import fakes
-from tests.datamodules.vendors import FOLDERS, write_tree
+from tests.datamodules.vendors import write_tree
 
 # Trees of two or three images have fewer than the official number, and say so each time.
 pytestmark = pytest.mark.filterwarnings("ignore:.*the official number is:UserWarning")
-
-
-@pytest.mark.parametrize("module", FOLDERS)
-def test_an_empty_root_says_what_is_expected(
-    module: type[FilesDataModule], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "something_else").mkdir()
-    monkeypatch.setenv("SEGADAPT_DATA", str(tmp_path))
-    split = "train" if module is SYNTHIADataModule else None
-    for root in (None, str(tmp_path)):
-        with pytest.raises(DataError, match=r"something_else.*expected.*Unpack"):
-            module(root, split=split).test_dataloader()
 
 
 HALVES = {  # folders of the images and of the labels
@@ -51,6 +39,16 @@ HALVES = {  # folders of the images and of the labels
     IDDDataModule: ("leftImg8bit", "gtFine"),
     MapillaryDataModule: ("images", "v1.2"),
 }
+
+
+@pytest.mark.parametrize("module", HALVES)
+def test_an_empty_root_says_what_is_expected(
+    module: type[FilesDataModule], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "something_else").mkdir()
+    monkeypatch.setenv("SEGADAPT_DATA", str(tmp_path))
+    with pytest.raises(DataError, match=r"something_else.*expected.*Unpack"):
+        module(split="train" if module is SYNTHIADataModule else None).test_dataloader()
 
 
 @pytest.mark.parametrize("half", ["images", "labels"])
@@ -106,14 +104,10 @@ def shrink(path: Path) -> None:
     fakes.write_image(path, pixels, mode)
 
 
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
 DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "gone": (Path.unlink, "missing"),
     "cut": (truncate, "unreadable"),
-    "empty": (empty, "unreadable"),
+    "empty": (lambda path: path.write_bytes(b""), "unreadable"),
     "shrunk": (shrink, "size"),
 }
 
@@ -182,12 +176,10 @@ def test_an_unknown_id_is_named(module: type[FilesDataModule], unknown: int, kno
     assert caught.value.kind == "id"
 
 
-@pytest.mark.parametrize("bits", ["8-bit RGB", "8-bit gray"])
-def test_synthia_in_8_bits_is_refused(bits: str, tmp_path: Path) -> None:
+def test_synthia_in_8_bits_is_refused(tmp_path: Path) -> None:
     fakes.write_synthia(tmp_path)
     path = tmp_path / PAIRS[SYNTHIADataModule][1]
-    ids = fakes.SYNTHIA.draw_ids("0000001")
-    fakes.write_image(path, ids if bits == "8-bit gray" else np.stack([ids, ids, ids], axis=2))
+    fakes.write_image(path, fakes.SYNTHIA.draw_ids("0000001"))
     with pytest.raises(DataError, match=f"{re.escape(str(path))}.*uint8.*16-bit"):
         list(SYNTHIADataModule(str(tmp_path), split="train", num_workers=0).test_dataloader())
 

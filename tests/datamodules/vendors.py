@@ -1,5 +1,6 @@
 """The trees of all data sets, in every layout that their vendors have, and what has to be found in them."""
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -7,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cityscapesscripts.helpers.labels import labels as official_labels
 from PIL import Image
 
 from datamodules import (
@@ -22,61 +22,33 @@ from datamodules import (
 from datamodules.files import FilesDataModule
 from tests import fakes
 
-GOLDEN = Path(__file__).parent.parent / "parity" / "label_tables.json"
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 TARGETS = [CityscapesDataModule, BDDDataModule, IDDDataModule, MapillaryDataModule]
-FOLDERS = {
-    GTADataModule: "gta",
-    SYNTHIADataModule: "synthia",
-    WildDashDataModule: "wilddash",
-    CityscapesDataModule: "cityscapes",
-    BDDDataModule: "bdd",
-    IDDDataModule: "idd",
-    MapillaryDataModule: "mapillary",
-}
 
 
-def parse_table(text: str) -> dict[int, int]:
-    """Reads "3>0 13,24>1": ids, and what they become."""
-    entries = (entry.split(">") for entry in text.split())
-    return {int(value): int(train_id) for values, train_id in entries for value in values.split(",")}
+# As the released code has them, by "training set->set of the labels": labels of 19 or 16 classes for each stored id.
+RECORDED = json.loads((Path(__file__).parent.parent / "parity" / "label_tables.json").read_text(encoding="utf-8"))
+IN_SYNTHIA = np.array([train_id for train_id in range(19) if train_id not in (9, 14, 16)] + [255] * 240)
+# Ids of the final WildDash beyond those of the beta, by its wd2_unified_label_policy.json.
+FINAL = {0: (41, 43, 61, 64, 70, 74, 75, 76, 79), 1: (52, 65, 77, 80), 3: (56,), 5: (45, 46), 9: (78,)}
+FINAL |= {12: (47, 48, 49), 17: (58,)}
 
 
-def complete(table: Mapping[int, int], ids: range | tuple[int, ...]) -> dict[int, int]:
-    return dict.fromkeys(ids, 255) | dict(table)
-
-
-# Train ids as the vendors' and the paper's tables have them.
-CITYSCAPES = {label.id: label.trainId for label in official_labels if label.id >= 0}
-GTA = CITYSCAPES | {34: 255}
-SYNTHIA = complete(
-    parse_table(
-        "3>0 4>1 2>2 21>3 5>4 7>5 15>6 9>7 6>8 16>9 1>10 10>11 17>12 8>13 18>14 19>15 20>16 12>17 11>18",
-    ),
-    range(23),
-)
-WILDDASH_BETA = CITYSCAPES | {34: 13, 35: 13, 36: 255, 37: 255, 38: 0}
-WILDDASH_FINAL = complete(
-    WILDDASH_BETA | parse_table("41,43,61,64,70,74,75,76,79>0 52,65,77,80>1 56>3 45,46>5 78>9 47,48,49>12 58>17"),
-    range(81),
-)
-MAPILLARY = complete(
-    parse_table(
-        "13,24,41>0 2,15>1 17>2 6>3 3>4 45,47>5 48>6 50>7 30>8 29>9 27>10 19>11 20,21,22>12 55>13 61>14 54>15 58>16 "
-        "57>17 52>18"
-    ),
-    range(66),
-)
-IDENTITY = {label: label for label in (*range(19), 255)}
-TO_16 = {**{label: label for label in range(9)}, 10: 9, 11: 10, 12: 11, 13: 12, 15: 13, 17: 14, 18: 15}
-
-
-def look_up(ids: np.ndarray, table: Mapping[int, int], num_classes: int = 19) -> np.ndarray:
-    """Translates ids one by one: slow, and hard to get wrong."""
-    labels = np.full(ids.shape, 254)
-    for value, train_id in table.items():
-        labels[ids == value] = train_id if num_classes == 19 else TO_16.get(train_id, 255)
-    return labels
+def look_up(ids: np.ndarray, table: str, num_classes: int = 19) -> np.ndarray:
+    """Translates ids of a data set, or of ``wilddash final``, as the released code does."""
+    if table == "synthia":  # recorded with 16 classes alone
+        labels = np.array(RECORDED["synthia->synthia"])
+        if num_classes == 19:
+            labels = IN_SYNTHIA[labels]
+            labels[[16, 18, 20]] = 9, 14, 16  # terrain, truck and train
+        return labels[ids]
+    labels = np.array(RECORDED[f"gta->{table.split()[0]}"])
+    if table == "wilddash final":
+        labels[39:] = 255
+        for train_id, added in FINAL.items():
+            labels[[*added]] = train_id
+    labels = labels[ids]
+    return labels if num_classes == 19 else np.array(RECORDED["synthia->bdd"])[labels]  # from train ids
 
 
 @dataclass(frozen=True)
@@ -88,7 +60,7 @@ class Tree:
         module: Reads it.
         vendor: What is in it.
         images: For each labelled split the images' paths.
-        table: Train ids of the stored ids.
+        table: The name of the table of its ids.
         draw: Draws the ids behind a key, if the vendor does not.
     """
 
@@ -96,7 +68,7 @@ class Tree:
     module: type[FilesDataModule]
     vendor: fakes.Vendor
     images: Mapping[str, str]
-    table: Mapping[int, int]
+    table: str
     draw: Callable[[str], np.ndarray] | None = None
 
     def expect(self, root: Path, split: str, num_classes: int) -> list[tuple[str, np.ndarray, np.ndarray]]:
@@ -111,36 +83,52 @@ class Tree:
         return expected
 
 
-def draw_idd(key: str) -> np.ndarray:
-    return fakes.fill_polygons(fakes.make_polygons(key, fakes.IDD.size(key)))
-
-
 def splits(pattern: str, *names: str) -> dict[str, str]:
     return {name: pattern.replace("{split}", name) for name in names}
 
 
 BOTH, ALL = ("train", "val"), ("train", "val", "test")
-GTA_TREE = Tree(fakes.write_gta, GTADataModule, fakes.GTA, splits("images/{key}.png", *ALL), GTA)
+GTA_TREE = Tree(fakes.write_gta, GTADataModule, fakes.GTA, splits("images/{key}.png", *ALL), "gta")
 SYNTHIA_IMAGES = {"train": "RAND_CITYSCAPES/RGB/{key}.png"}
-SYNTHIA_TREE = Tree(fakes.write_synthia, SYNTHIADataModule, fakes.SYNTHIA, SYNTHIA_IMAGES, SYNTHIA)
+SYNTHIA_TREE = Tree(fakes.write_synthia, SYNTHIADataModule, fakes.SYNTHIA, SYNTHIA_IMAGES, "synthia")
 BETA_IMAGES, FINAL_IMAGES = ({"val": f"{name}/images/{{key}}.jpg"} for name in ("wd_public_02", "wd_public_v2p0"))
-BETA_TREE = Tree(fakes.write_wilddash, WildDashDataModule, fakes.WILDDASH_BETA, BETA_IMAGES, WILDDASH_BETA)
+BETA_TREE = Tree(fakes.write_wilddash, WildDashDataModule, fakes.WILDDASH_BETA, BETA_IMAGES, "wilddash")
 FINAL_TREE = Tree(
-    partial(fakes.write_wilddash, final=True), WildDashDataModule, fakes.WILDDASH_FINAL, FINAL_IMAGES, WILDDASH_FINAL
+    partial(fakes.write_wilddash, final=True), WildDashDataModule, fakes.WILDDASH_FINAL, FINAL_IMAGES, "wilddash final"
 )
 FINE = "leftImg8bit/{split}/{key}_leftImg8bit.png"
-CITYSCAPES_TREE = Tree(fakes.write_cityscapes, CityscapesDataModule, fakes.CITYSCAPES, splits(FINE, *BOTH), CITYSCAPES)
+CITYSCAPES_TREE = Tree(
+    fakes.write_cityscapes, CityscapesDataModule, fakes.CITYSCAPES, splits(FINE, *BOTH), "cityscapes"
+)
 BDD_IMAGES = splits("bdd100k/images/10k/{split}/{key}.jpg", *BOTH)
-BDD_TREE = Tree(fakes.write_bdd, BDDDataModule, fakes.BDD, BDD_IMAGES, IDENTITY)
+BDD_TREE = Tree(fakes.write_bdd, BDDDataModule, fakes.BDD, BDD_IMAGES, "bdd")
 IDD_IMAGES = splits(f"IDD_Segmentation/{FINE}", *BOTH)
-IDD_TREE = Tree(fakes.write_idd, IDDDataModule, fakes.IDD, IDD_IMAGES, IDENTITY, draw_idd)
+IDD_TREE = Tree(fakes.write_idd, IDDDataModule, fakes.IDD, IDD_IMAGES, "idd", draw=lambda key: fakes.draw_idd(key)[0])
 MAPILLARY_IMAGES = {"train": "training/images/{key}.jpg", "val": "validation/images/{key}.jpg"}
-MAPILLARY_TREE = Tree(fakes.write_mapillary, MapillaryDataModule, fakes.MAPILLARY, MAPILLARY_IMAGES, MAPILLARY)
+MAPILLARY_TREE = Tree(fakes.write_mapillary, MapillaryDataModule, fakes.MAPILLARY, MAPILLARY_IMAGES, "mapillary")
 
 
 def change(tree: Tree, images: Mapping[str, str] | None = None, write: Any = None, **arguments: Any) -> Tree:
     """Returns a tree that is written with other arguments, and where its images then lie."""
     return replace(tree, write=partial(write or tree.write, **arguments), images=images or tree.images)
+
+
+# As the authors rearranged it: in the form of Cityscapes, with 8-bit SYNTHIA ids.
+SYNTHIA_REARRANGED = fakes.Vendor({"train": ["seq00/0000000", "seq01/0000000", "seq01/0000001"]}, range(23), (20, 34))
+
+
+def write_synthia_rearranged(root: Path) -> Path:
+    for split, key in SYNTHIA_REARRANGED.pairs("train"):
+        fakes.write_image(root / "leftImg8bit" / split / f"{key}_leftImg8bit.png", SYNTHIA_REARRANGED.draw_image(key))
+        fakes.write_image(root / "gtFine" / split / f"{key}_gtFine_labelIds.png", SYNTHIA_REARRANGED.draw_ids(key))
+    return root
+
+
+def write_converted_wilddash(root: Path) -> Path:
+    """Writes the beta with labels that are named as the vendor's converter names them."""
+    for path in fakes.write_wilddash(root).rglob("labels/*.png"):
+        path.rename(path.with_name(f"{path.stem}_labelIds.png"))
+    return root
 
 
 TREES = {
@@ -149,10 +137,11 @@ TREES = {
     "synthia": SYNTHIA_TREE,
     "synthia, flat": change(SYNTHIA_TREE, {"train": "RGB/{key}.png"}, nested=False),
     "synthia, rearranged": replace(
-        change(SYNTHIA_TREE, {"train": FINE.replace("{split}", "train")}, fakes.write_synthia_rearranged),
-        vendor=fakes.SYNTHIA_REARRANGED,
+        change(SYNTHIA_TREE, {"train": FINE.replace("{split}", "train")}, write_synthia_rearranged),
+        vendor=SYNTHIA_REARRANGED,
     ),
     "wilddash beta": BETA_TREE,
+    "wilddash beta, converted": change(BETA_TREE, write=write_converted_wilddash),
     "wilddash beta, flat": change(BETA_TREE, {"val": "images/{key}.jpg"}, nested=False),
     "wilddash final": FINAL_TREE,
     "wilddash final, flat": change(FINAL_TREE, {"val": "images/{key}.jpg"}, nested=False),

@@ -1,0 +1,121 @@
+"""Files of weights: other programs' are read, what is none is told apart; and a full disk spoils no file."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from callbacks.run.checks import check_checkpoint, loads_weights
+from callbacks.run.records import write_file
+from lightning_modules.checkpoints import CheckpointReader
+from lightning_modules.networks.checkpoints import check_weights, fit_weights, read_checkpoint
+
+
+@pytest.mark.parametrize(
+    ("place", "under"),
+    [
+        ("{}", None),
+        ("{}", "model"),
+        ("module.{}", None),
+        ("_orig_mod.{}", "state_dict"),
+        ("model._orig_mod.module.{}", "state_dict"),
+    ],
+)
+def test_weights_of_other_programs_are_read(place: str, under: str | None, tmp_path: Path) -> None:
+    own = {"network.head.weight": torch.ones(2), "network.head.bias": torch.zeros(2)}
+    weights = {place.format(name.removeprefix("network.")): value for name, value in own.items()}
+    torch.save(weights if under is None else {under: weights, "epoch": 3}, tmp_path / "w.pth")
+    state = fit_weights(own, read_checkpoint(tmp_path / "w.pth")["state_dict"])
+    assert state.keys() == own.keys() and all(torch.equal(value, own[name]) for name, value in state.items())
+
+
+def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, path = CheckpointReader(), tmp_path / "best.ckpt"
+    reader.save_checkpoint({"state_dict": {"weight": torch.ones(2)}}, path)
+
+    def fill(value: Any, place: Path) -> None:
+        place.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", fill)
+    with pytest.raises(OSError, match="No space left"):
+        reader.save_checkpoint({"state_dict": {"weight": torch.zeros(2)}}, path)
+    assert read_checkpoint(path)["state_dict"]["weight"].tolist() == [1, 1]
+    assert [file.name for file in tmp_path.iterdir()] == ["best.ckpt"]
+
+
+@pytest.mark.parametrize(
+    ("network", "expected"),
+    [
+        ({"class_path": "lightning_modules.networks.DeepLabV1", "init_args": {"weights": "imagenet"}}, False),
+        ({"class_path": "torchvision.models.segmentation.FCN", "init_args": {"weights": "DEFAULT"}}, True),
+        ({"class_path": "torchvision.models.segmentation.FCN", "init_args": {"weights": None}}, False),
+        ({"class_path": "mine.Network", "init_args": {"pretrained": True}}, True),
+    ],
+)
+def test_weights_that_a_network_brings_itself(network: dict[str, Any], expected: bool) -> None:
+    assert loads_weights(network) is expected
+    wrapper = {"class_path": "lightning_modules.networks.RoundedSizes", "init_args": {"network": network}}
+    assert loads_weights(wrapper) is expected
+
+
+def test_other_weights_in_a_file_are_named(tmp_path: Path) -> None:
+    state = {"weight": torch.ones(2)}
+    torch.save({"model": state, "model_ema": state, "optimizer": {}, "epoch": 3}, tmp_path / "two.pth")
+    with pytest.warns(UserWarning, match="using the weights under model; the file also holds model_ema"):
+        assert list(read_checkpoint(tmp_path / "two.pth")["state_dict"]) == ["weight"]
+    torch.save({"n_averaged": torch.tensor(3), "module.weight": torch.ones(2)}, tmp_path / "averaged.pth")
+    assert list(read_checkpoint(tmp_path / "averaged.pth")["state_dict"]) == ["module.weight"]
+    own = {"network.weight": torch.ones(2)}
+    with pytest.raises(ValueError, match=r"second copy of the network's weights, with names that begin with ema\."):
+        check_weights(own, own | {"ema.weight": torch.ones(2)})
+    check_weights(own, own | {"other.bias": torch.ones(2)})  # of another network, which is said elsewhere
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"", "empty"),
+        (b"PK\x03\x04 torn", "cut off"),
+        (b"notes", "not a file of torch.save"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "a Git LFS pointer"),
+        (b"\n<!DOCTYPE html><html>Sign in</html>", "a web page"),
+        (b'\x40\x00\x00\x00\x00\x00\x00\x00{"weight":{"dtype":"F32"}}', "a safetensors file"),
+    ],
+)
+def test_files_that_are_no_checkpoints_are_told_apart(content: bytes, kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "best.ckpt"
+    path.write_bytes(content)
+    for read in (check_checkpoint, read_checkpoint):
+        with pytest.raises(ValueError, match=rf"best.ckpt cannot be read, it is {kind}.*: expected one that `fit` wr"):
+            read(path)
+    for legacy in (False, True):  # torch writes zips; it wrote pickles
+        torch.save({"state_dict": {}}, path, _use_new_zipfile_serialization=not legacy)
+        check_checkpoint(path)
+    check_checkpoint(tmp_path / "nothing.ckpt")  # the reader says that it is not there
+
+
+def test_folders_and_addresses_are_no_checkpoints(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").touch()
+    with pytest.raises(FileNotFoundError, match=r"is a folder: expected a file, e\.g\. .*checkpoints/last\.ckpt"):
+        check_checkpoint(tmp_path)
+    with pytest.raises(FileNotFoundError, match="is a URL: expected a file"):
+        read_checkpoint("https://example.org/best.ckpt")
+
+
+def test_a_disk_that_is_full_leaves_no_part_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_file(tmp_path / "file", b"old")
+
+    def fill(path: Path, data: bytes) -> int:
+        with path.open("wb") as file:
+            file.write(data[:2])
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(Path, "write_bytes", fill)
+    with pytest.raises(OSError, match=r"file cannot be written \(No space left on device\).*make room"):
+        write_file(tmp_path / "file", b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_bytes() == b"old"

@@ -1,0 +1,107 @@
+"""`predict` on a folder of photographs as people have them: broken, tiny, unreadable, oddly named."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch import Tensor
+
+from main import main
+from tests.fakes import draw_image, write_image
+from tests.tiny import EXPERIMENT, NO_LOGGER, QUIET
+
+SIZE = (48, 64)
+
+
+def make_photographs(folder: Path, count: int = 1) -> Path:
+    for number in range(count):
+        write_image(folder / f"{number}.png", draw_image(str(number), SIZE))
+    return folder
+
+
+def predict(root: Path, folder: Path, *more: str, tiny: bool = True) -> dict[str, Any]:
+    """Predicts a folder of photographs, with a tiny network unless another is given; returns the manifest."""
+    data = ["--data=FolderDataModule", f"--data.root={root}", "--data.num_workers=0"]
+    place = [f"--trainer.default_root_dir={folder}", f"--results.folder={folder / 'results'}", "--seed_everything=0"]
+    network = [f"--config={EXPERIMENT}"] if tiny else []
+    if tiny:
+        network += ["--model.network.init_args.backbone=resnet10", "--model.network.init_args.width=8"]
+    main(["predict", *network, *data, *QUIET, *NO_LOGGER, *place, *more])
+    return yaml.safe_load((folder / "results" / "predictions.json").read_text(encoding="utf-8"))
+
+
+class Fixed(torch.nn.Module):
+    """Has 19 classes, whatever the data say."""
+
+    def __init__(self, num_classes: int = 19) -> None:
+        super().__init__()
+        self.layer = torch.nn.Conv2d(3, 19, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.layer(image)
+
+
+def test_a_network_of_other_classes_labels_nothing(tmp_path: Path) -> None:
+    make_photographs(tmp_path / "data")
+    network = ["--model.network=tests.test_photographs.Fixed", "--data.classes=[a,b,c]"]
+    with pytest.raises(ValueError, match="Fixed predicts 19 classes, the data has 3"):
+        predict(tmp_path / "data", tmp_path, *network, tiny=False)
+
+
+def test_a_broken_photograph_is_left_out_of_a_prediction_where_asked(tmp_path: Path) -> None:
+    photographs = make_photographs(tmp_path / "data", 3)
+    (photographs / "1.png").write_bytes(b"")
+    (photographs / "2.png").write_bytes((photographs / "2.png").read_bytes()[:60])
+    manifest = predict(photographs, tmp_path, "--data.broken=skip")
+    assert (manifest["images"], manifest["complete"], manifest["left_out"]) == (1, True, ["1", "2"])
+
+
+def test_photographs_that_cannot_be_read_and_folders_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photographs = make_photographs(tmp_path / "data")
+    for name in ("1.heic", "2.AVIF", "3.gif"):
+        (photographs / name).touch()
+    (photographs / "again").symlink_to(photographs)
+    with pytest.warns(UserWarning, match=r"skipped 3 files that cannot be read \(1\.heic, 2\.AVIF, 3\.gif\)"):
+        assert predict(photographs, tmp_path)["images"] == 1
+    (photographs / "locked").mkdir()
+    scan = os.scandir
+
+    def refuse(path: Any = ".") -> Any:  # as of a folder of another user: those who run tests may read any
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(ValueError, match=r"data/locked cannot be listed: Permission denied\. Expected a folder that"):
+        predict(photographs, tmp_path)
+
+
+def test_a_photograph_that_is_too_small_is_left_out_where_asked(tmp_path: Path) -> None:
+    write_image(tmp_path / "data" / "fine.png", np.zeros((64, 96, 3), dtype=np.uint8))
+    write_image(tmp_path / "data" / "tiny.png", np.zeros((5, 9, 3), dtype=np.uint8))
+    method = ["--method=SegTTT", "--method.scales=[0.5]", "--method.num_steps=1"]
+    for _ in range(2):
+        with pytest.warns(UserWarning, match=r"left out tiny: .*give a larger image"):
+            manifest = predict(tmp_path / "data", tmp_path, *method, "--data.broken=skip")
+        assert (manifest["images"], manifest["complete"], manifest["left_out"]) == (1, True, ["tiny"])
+    with pytest.raises(ValueError, match=r"tiny: .*give a larger image"):
+        predict(tmp_path / "data", tmp_path, *method)
+
+
+def test_a_photograph_of_the_longest_name_is_predicted_and_found_again(tmp_path: Path) -> None:
+    names = ["x" * 251, "x" * 250 + "y", "ä" * 120, "short"]
+    for name in names:
+        write_image(tmp_path / "data" / f"{name}.png", np.zeros((*SIZE, 3), dtype=np.uint8))
+    assert predict(tmp_path / "data", tmp_path)["images"] == 4
+    (labels,) = (tmp_path / "results" / "labels").iterdir()
+    before = {path.name: path.stat().st_mtime_ns for path in labels.iterdir()}
+    assert len(before) == 4 and "short.png" in before
+    write_image(tmp_path / "data" / "short.png", np.ones((*SIZE, 3), dtype=np.uint8))  # replaced: predicted anew
+    manifest = predict(tmp_path / "data", tmp_path)
+    assert manifest["complete"] and manifest["runs"][-1]["found"] == 3
+    after = {path.name: path.stat().st_mtime_ns for path in labels.iterdir()}
+    assert [name for name in before if before[name] != after[name]] == ["short.png"]
