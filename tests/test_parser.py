@@ -54,6 +54,13 @@ def test_a_mistake_in_a_file_names_the_file(
     assert message.replace("FILE", str(tmp_path / "own.yaml")) in capsys.readouterr().err
 
 
+def test_one_batch_in_a_file_is_one_batch(tmp_path: Path) -> None:
+    for value, expected in (("1", [1, 1, 1]), ("1.0", [2, 2, 2])):
+        (tmp_path / "own.yaml").write_text(f"trainer: {{limit_test_batches: {value}}}", encoding="utf-8")
+        more = ["--data.num_test=2", f"--config={tmp_path / 'own.yaml'}"]
+        assert main(["test", *arguments(tmp_path / value, *more)]).trainer.num_test_batches == expected
+
+
 def test_a_function_makes_a_network_of_the_datas_classes(tmp_path: Path) -> None:
     network = [f"--model.network={FUNCTION}", "--model.network.weights_backbone=null", "--data.num_classes=16"]
     cli = main(["test", *arguments(tmp_path, *network, "--trainer.limit_test_batches=1")])
