@@ -132,7 +132,7 @@ def run_beyond(args: Sequence[str] | None = None) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for seed in arguments.seeds:
         rows += run_seed(arguments.world, seed, folder / f"seed_{seed}", options, most_hurt)
-        write_world_report(arguments, "beyond", folder, rows, format_rows(rows))
+    write_world_report(arguments, "beyond", folder, rows, format_rows(rows))
     return rows
 
 

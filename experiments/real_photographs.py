@@ -124,6 +124,7 @@ def run_study(args: Sequence[str] | None = None) -> dict[str, Any]:
     list_photographs(root, arguments.every, photographs)
     options = [f"--data.root={root}", f"--seed_everything={arguments.seed}", *QUIET, *arguments.options]
     development = [f"--data.development.init_args.splits={json.dumps({'val': str(photographs)})}"]
+    print("Training on generated scenes, unless that is done ...", flush=True)
     study = open_study(folder, CONFIG, options, ["--trainer.logger=false"], development, arguments.checkpoint)
 
     print("Choosing on development photographs ...", flush=True)

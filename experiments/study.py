@@ -5,6 +5,7 @@ and tests run in this process.
 """
 
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -239,7 +240,8 @@ class Study:
         row = flatten_summary(self.test(name, arguments))
         if reference is None:
             return row
-        differences = self.compare_images(reference, name)
+        if not (differences := self.compare_images(reference, name)):
+            return row  # no image has a labelled pixel
         row["gain"] = statistics.mean(differences)
         marks = {"lower": (d < 0 for d in differences), "worse": (d < -1 for d in differences)}
         marks["better"] = (d > 1 for d in differences)
@@ -251,7 +253,8 @@ class Study:
         for place in (self.folder / "test" / name, self.folder / "test" / other):
             records = read_records(place / RECORDS)
             per_image.append({(r["domain"], r["name"]): Scores.from_record(r).summarize()["miou"] for r in records})
-        return [100 * (per_image[1][image] - miou) for image, miou in per_image[0].items()]
+        differences = [100 * (per_image[1][image] - miou) for image, miou in per_image[0].items()]
+        return [difference for difference in differences if not math.isnan(difference)]  # without a labelled pixel
 
     def _search(self, name: str, search: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, Any]:
         """Runs one pass over the development set; returns what it has found."""

@@ -25,8 +25,16 @@ from experiments.command_line import drop_options
 from experiments.sweep import search
 from experiments.sweep.__main__ import run_command
 from experiments.sweep.definition import Definition, Parameter, read_definition, read_parameter
+from experiments.sweep.report import list_rows
 from experiments.sweep.search import POINT, Sweep, hide_password, open_storage, open_sweep
-from experiments.sweep.trial import CURRENT, ScoreReporter, build_arguments, name_folder
+from experiments.sweep.trial import (
+    CURRENT,
+    ScoreReporter,
+    TrialError,
+    build_arguments,
+    name_folder,
+    read_metric,
+)
 from lightning_modules.metrics import Scores
 from main import main
 from tests import programs
@@ -466,6 +474,29 @@ def test_a_trial_whose_process_has_died_is_tried_again(
     again.run()
     assert list_states(again.study)[:2] == [(0.0, "FAIL"), (0.0, "COMPLETE")]
     assert sum(state == "COMPLETE" for _, state in list_states(again.study)) == 4
+
+
+def test_of_a_point_tried_twice_the_finished_trial_counts(tmp_path: Path) -> None:
+    sweep = open_search(tmp_path, score)
+    for point, alpha, value in ((0, 0.2, None), (1, 0.2, 80.0), (2, 0.0, 60.0)):
+        sweep.study.enqueue_trial({"method.alpha": alpha}, {POINT: point})
+        trial = sweep.study.ask()
+        trial.suggest_categorical("method.alpha", [0.0, 0.2, 0.4, 0.6])
+        trial.set_user_attr("values", {"method.alpha": alpha})
+        state = optuna.trial.TrialState.FAIL if value is None else optuna.trial.TrialState.COMPLETE
+        sweep.study.tell(trial, value, state)
+    rows = [(row["values"]["method.alpha"], row["score"], row["state"]) for row in list_rows(sweep)]
+    assert rows == [(0.2, 80.0, "finished"), (0.0, 60.0, "finished")]
+
+
+def test_a_trial_that_chose_on_a_target_has_no_score() -> None:
+    summary = {"data": {"development": {"choose_on_target": True}}, "mean": {"miou": 60.0}, "domains": {}}
+    with pytest.raises(
+        TrialError, match=r"data\.development\.choose_on_target is true: a sweep never chooses on a tar"
+    ):
+        read_metric(summary, "val/miou")
+    summary["data"] = {"development": {"choose_on_target": False}}
+    assert read_metric(summary, "val/miou") == 60
 
 
 def test_a_database_that_another_process_makes_just_now_is_waited_for(

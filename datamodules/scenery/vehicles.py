@@ -115,7 +115,7 @@ class Vehicle:
     def _draw_wheel(self, rim: np.ndarray) -> None:
         """Paint wheel arch, tyre, rim and hub, given the outline (N, 2) of the tyre in pixels."""
         low, high = rim.min(axis=0), rim.max(axis=0)
-        if high[1] - low[1] >= 3:
+        if high[1] - low[1] >= 3 and high[0] >= 0 and low[0] <= self.canvas.camera.width:
             middle = 0.5 * (low + high)
             for share, colour in ((1.16, DARK), (1.0, TYRE), (0.62, METAL), (0.2, DARK)):
                 self.canvas.fill(middle + share * (rim - middle), colour, self.surface if share == 1.0 else None)

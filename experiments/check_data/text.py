@@ -35,19 +35,18 @@ def format_overview(found: Sequence[DataSetCheck]) -> str:
 
 def format_frequencies(checks: Sequence[SplitCheck]) -> str:
     """Formats the percent of pixels of each class in each split, some splits beside each other; may be empty."""
-    groups: dict[tuple[str, ...], dict[str, dict[str, float]]] = {}
+    groups: dict[tuple[str, ...], list[tuple[str, dict[str, float]]]] = {}
     for check in checks:
         if shares := check.measure_frequencies():
-            groups.setdefault(tuple(shares), {})[check.name] = shares
+            groups.setdefault(tuple(shares), []).append((check.name, shares))
     tables = []
     for names, columns in groups.items():
         for first in range(0, len(columns), COLUMNS):
-            shown = dict(list(columns.items())[first : first + COLUMNS])
+            titles, shown = zip(*columns[first : first + COLUMNS], strict=True)
             rows = [
-                [name, *(f"{100 * shares[name]:.2f}" if shares[name] else "-" for shares in shown.values())]
-                for name in names
+                [name, *(f"{100 * shares[name]:.2f}" if shares[name] else "-" for shares in shown)] for name in names
             ]
-            tables.append(format_table(["class", *shown], rows, left=(0,)))
+            tables.append(format_table(["class", *titles], rows, left=(0,)))
     return "\n\n".join(tables)
 
 

@@ -30,7 +30,7 @@ def list_rows(sweep: Sweep) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for trial in find_attempts(sweep.study).values():
         values, images = trial.user_attrs.get(VALUES), trial.user_attrs.get(IMAGES, 0)
-        if values is None or any(row["values"] == values for row in rows):  # not drawn yet, or drawn twice
+        if values is None:  # not drawn yet
             continue
         stopped = trial.state == TrialState.PRUNED  # its score is over the images that it had seen
         rows.append(
@@ -44,7 +44,11 @@ def list_rows(sweep: Sweep) -> list[dict[str, Any]]:
             }
         )
     sign, rank = -1 if sweep.definition.maximize else 1, {"finished": 0, "stopped": 1}
-    return sorted(rows, key=lambda row: (rank.get(row["state"], 2), sign * (row["score"] or 0.0), row["number"]))
+    rows.sort(key=lambda row: (rank.get(row["state"], 2), sign * (row["score"] or 0.0), row["number"]))
+    tried = [row["values"] for row in rows]
+    return [
+        row for place, row in enumerate(rows) if row["values"] not in tried[:place]
+    ]  # of a point drawn twice the best
 
 
 def format_table(definition: Definition, rows: Sequence[Mapping[str, Any]]) -> str:

@@ -193,8 +193,10 @@ def read_metric(summary: Mapping[str, Any], metric: str) -> float:
         metric: Such as ``val/miou`` (the mean over the domains) or ``val/development/ece``.
 
     Raises:
-        TrialError: If there is no such score.
+        TrialError: If there is no such score, or the run chose on a target.
     """
+    if where := find_key(summary.get("data"), "choose_on_target", "data"):
+        raise TrialError(f"{where} is true: a sweep never chooses on a target")
     scores = {f"val/{name}": score for name, score in summary["mean"].items()}
     for domain, own in summary["domains"].items():
         scores |= {f"val/{domain}/{name}": score for name, score in own.items() if isinstance(score, int | float)}

@@ -3,13 +3,14 @@
 import json
 import multiprocessing
 import os
+import signal
 import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -133,6 +134,8 @@ def open_pool(plan: Plan, jobs: int) -> Iterator[Executor | None]:
             yield pool
         except BaseException:
             for worker in multiprocessing.active_children():
+                with suppress(ProcessLookupError):  # of one that has not begun
+                    os.killpg(worker.pid or 0, signal.SIGTERM)  # its training too, which leaves a checkpoint
                 worker.kill()
             raise
 
@@ -144,7 +147,8 @@ def prepare_worker(log: Path) -> None:
 
     def watch() -> None:
         parent.join()
-        os._exit(1)  # its training then ends with a checkpoint to go on from
+        os.killpg(0, signal.SIGTERM)  # its training too, which leaves a checkpoint to go on from
+        os._exit(1)
 
     os.setsid()  # Ctrl-C reaches the parent alone
     log.parent.mkdir(parents=True, exist_ok=True)
