@@ -61,9 +61,9 @@ WORLDS = {
         QUICK,
         ("seed_everything", "data.seed"),
     ),
-    "photographs": World(  # ASG and CSG need ImageNet weights, which the small network of the other world has not
+    "photographs": World(  # three need ImageNet weights, which the small network of the other world lacks
         ROOT / "configs" / "experiment" / "photographs.yaml",
-        (PLAIN, "photometric", "mixstyle", "isw", "asg", "csg", "drpc", "fsdr"),
+        (PLAIN, "photometric", "mixstyle", "isw", "frozen_norms", "asg", "csg", "drpc", "fsdr"),
         {"scales": [0.75, 1.0, 1.25], "psi": 0.5, "lr": 0.01, "trainable": ["neck", "head"]},
         ("--trainer.max_epochs=2", "--data.source.init_args.num_train=16", "--trainer.limit_test_batches=2"),
     ),

@@ -3,10 +3,11 @@
 from lightning_modules.training.asg import ASG
 from lightning_modules.training.csg import CSG
 from lightning_modules.training.drpc import DRPC
+from lightning_modules.training.frozen_norms import FrozenNorms
 from lightning_modules.training.fsdr import FSDR
 from lightning_modules.training.isw import ISW
 from lightning_modules.training.method import TrainingMethod
 from lightning_modules.training.mixstyle import MixStyle
 from lightning_modules.training.randomization import PhotometricRandomization
 
-__all__ = ["ASG", "CSG", "DRPC", "FSDR", "ISW", "MixStyle", "PhotometricRandomization", "TrainingMethod"]
+__all__ = ["ASG", "CSG", "DRPC", "FSDR", "ISW", "FrozenNorms", "MixStyle", "PhotometricRandomization", "TrainingMethod"]

@@ -18,7 +18,17 @@ from torch import distributed
 from datamodules import FolderDataModule
 from lightning_modules.networks import DeepLabV1, FCN8s, HRNet, TimmDeepLab
 from lightning_modules.networks.whitening import WhitenedNorm2d
-from lightning_modules.training import ASG, CSG, DRPC, FSDR, ISW, MixStyle, PhotometricRandomization, TrainingMethod
+from lightning_modules.training import (
+    ASG,
+    CSG,
+    DRPC,
+    FSDR,
+    ISW,
+    FrozenNorms,
+    MixStyle,
+    PhotometricRandomization,
+    TrainingMethod,
+)
 from lightning_modules.training.method import find_module, in_evaluation, record_outputs, seeded, train_step
 from lightning_modules.training.mixstyle import find_early_stages
 from lightning_modules.training.processes import average_over_processes, gather_from_processes
@@ -35,6 +45,7 @@ METHODS: dict[str, tuple[list[str], list[str], str | None]] = {
     "ISW": (["--training.from_epoch=1", "--training.images=4", "--training.trials=2"], RESNET, "ISW/whitening"),
     "ASG": ([], LITE0, "ASG/divergence"),
     "CSG": (["--training.queue=16"], LITE0, "CSG/contrast3"),
+    "FrozenNorms": ([], LITE0, None),
     "DRPC": (["--training.copies=1"], [], "DRPC/consistency"),
     "FSDR": (["--training.learn_from=1", "--training.images=4", "--training.bands=4", "--training.high=1"], [], None),
     "MixStyle": ([], [], None),
@@ -254,6 +265,20 @@ def test_two_processes_train_and_hold_what_they_share(name: str, tmp_path: Path)
         assert state["varying"].any()
 
 
+def test_frozen_norms_keep_their_statistics_while_weights_learn() -> None:
+    network = DeepLabV1("resnet10", 5, width=4).train()
+    norms = [layer for layer in network.backbone.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+    for layer in norms:
+        layer.running_mean.uniform_(-1, 1)
+    before = [layer.running_mean.clone() for layer in norms]
+    method = FrozenNorms()
+    method.prepare(network, 5)
+    with method.changing(network):
+        network(torch.randn(2, 3, 32, 32)).sum().backward()
+    assert all(torch.equal(layer.running_mean, mean) for layer, mean in zip(norms, before, strict=True))
+    assert all(layer.training and layer.weight.grad is not None for layer in norms)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -270,6 +295,11 @@ def test_two_processes_train_and_hold_what_they_share(name: str, tmp_path: Path)
         (lambda: ASG().prepare(TinyNetwork(), 5), "TinyNetwork has no backbone whose stages are known here"),
         (lambda: CSG(temperature=0), "temperature is 0: expected a number above 0"),
         (lambda: CSG().prepare(DeepLabV1("resnet10", 5, width=4), 5), None),
+        (lambda: FrozenNorms().prepare(TinyNetwork(), 5), "TinyNetwork has no backbone with BatchNorm: expected"),
+        (
+            lambda: FrozenNorms().prepare(DeepLabV1("resnet10", 5, width=4), 5),
+            "BatchNorms that were never trained.*Set model.network.init_args.weights",
+        ),
         (lambda: DRPC(copies=0), "copies is 0: expected 1 or more"),
         (lambda: DRPC(styles="nowhere"), "styles is nowhere, which is no folder"),
         (lambda: FSDR(bands=4, low=2, high=2), "expected some of two or more bands to vary"),

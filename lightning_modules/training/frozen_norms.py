@@ -1,0 +1,34 @@
+"""Frozen norms: a backbone keeps the BatchNorm statistics of its ImageNet weights while it is trained."""
+
+from contextlib import AbstractContextManager
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from lightning_modules.training.method import TrainingMethod
+from lightning_modules.training.teacher import frozen_statistics
+
+
+class FrozenNorms(TrainingMethod):
+    """Normalises in the backbone by the statistics that training starts from, and does not move them.
+
+    They come from photographs, where those of a synthetic source would take their place. ASG and CSG train so, too;
+    this is what is left of them without their loss.
+
+    Source: the code of Chen et al. (2020, 2021), which freezes them; no paper says what that alone gives.
+    """
+
+    def prepare(self, network: nn.Module, num_classes: int) -> None:
+        """Raises ValueError if the network has no backbone with statistics of an earlier training."""
+        backbone = getattr(network, "backbone", nn.Identity())
+        norms = [layer for layer in backbone.modules() if isinstance(layer, _BatchNorm)]
+        if not any(layer.running_mean is not None and layer.running_mean.any() for layer in norms):
+            found = f"{len(norms)} BatchNorms that were never trained" if norms else "no backbone with BatchNorm"
+            raise ValueError(
+                f"{type(network).__name__} has {found}: expected the statistics of ImageNet weights, to keep them. Set "
+                "model.network.init_args.weights, or take configs/model/timm_efficientnet_lite0.yaml"
+            )
+
+    def changing(self, network: nn.Module) -> AbstractContextManager[None]:
+        """Has the backbone normalise by its own statistics."""
+        return frozen_statistics(network)
