@@ -1,6 +1,7 @@
 """Sweeps: what Weights & Biases' agent runs, and the same sweeps on Optuna."""
 
 import json
+import logging
 import os
 import re
 import shlex
@@ -34,6 +35,7 @@ from experiments.sweep.trial import (
     build_arguments,
     name_folder,
     read_metric,
+    restoring_process,
 )
 from lightning_modules.metrics import Scores
 from main import main
@@ -487,6 +489,16 @@ def test_of_a_point_tried_twice_the_finished_trial_counts(tmp_path: Path) -> Non
         sweep.study.tell(trial, value, state)
     rows = [(row["values"]["method.alpha"], row["score"], row["state"]) for row in list_rows(sweep)]
     assert rows == [(0.2, 80.0, "finished"), (0.0, 60.0, "finished")]
+
+
+def test_handlers_of_other_libraries_are_left_alone(tmp_path: Path) -> None:
+    other, logger = logging.NullHandler(), logging.getLogger("pytorch_lightning")  # has no stream to put in place
+    logger.addHandler(other)
+    try:
+        with (tmp_path / "log.txt").open("w") as log, restoring_process([], log):
+            assert other in logger.handlers
+    finally:
+        logger.removeHandler(other)
 
 
 def test_a_trial_that_chose_on_a_target_has_no_score() -> None:

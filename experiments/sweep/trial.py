@@ -126,8 +126,10 @@ def restoring_process(args: Sequence[str], log: TextIO) -> Iterator[None]:
     program: Any = sys.modules["__main__"]
     environment, argv, spec = dict(os.environ), sys.argv, program.__spec__
     actions = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
-    spoken = [(handler, handler.setStream(log)) for logger in loggers for handler in logger.handlers]  # type: ignore[attr-defined]
+    found = [one for name in ("pytorch_lightning", "lightning_fabric") for one in logging.getLogger(name).handlers]
+    handlers = [(one, one.stream) for one in found if isinstance(one, logging.StreamHandler)]
+    for handler, _ in handlers:
+        handler.stream = log
     sys.argv, program.__spec__ = [str(main.__file__), *args], None
     try:
         with warnings.catch_warnings():
@@ -138,8 +140,8 @@ def restoring_process(args: Sequence[str], log: TextIO) -> Iterator[None]:
         os.environ.update(environment)
         for number, action in actions.items():
             signal.signal(number, action)
-        for handler, stream in spoken:
-            handler.setStream(stream)  # type: ignore[attr-defined]
+        for handler, stream in handlers:
+            handler.stream = stream
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
         gc.collect()
