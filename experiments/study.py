@@ -17,15 +17,15 @@ from typing import Any
 
 import yaml
 
+from callbacks.report.summary import score_record
 from callbacks.results import RECORDS, SUMMARY, read_records
 from callbacks.run.folder import MANIFEST, SEARCH
 from callbacks.run.records import find_commit, read_manifest, to_plain, write_file
 from callbacks.run.settings import check_settings
 from experiments.command_line import drop_options
 from experiments.parent_death import end_with_parent
-from experiments.risk import TRUSTS, choose_trust, score_images
+from experiments.risk import MARGIN, TRUSTS, choose_trust, score_images
 from experiments.scores import flatten_summary
-from lightning_modules.metrics import Scores
 
 ROOT = Path(__file__).parent.parent
 SETTINGS, TRAINING, SELECTION = "protocol.json", "training.json", "selection.yaml"
@@ -242,18 +242,21 @@ class Study:
             return row
         if not (differences := self.compare_images(reference, name)):
             return row  # no image has a labelled pixel
-        row["gain"] = statistics.mean(differences)
-        marks = {"lower": (d < 0 for d in differences), "worse": (d < -1 for d in differences)}
-        marks["better"] = (d > 1 for d in differences)
-        return row | {key: 100 * statistics.mean(map(int, found)) for key, found in marks.items()}
+        changes = {
+            "lower": [difference < 0 for difference in differences],
+            "worse": [difference < -MARGIN for difference in differences],
+            "better": [difference > MARGIN for difference in differences],
+        }
+        shares = {name: 100 * sum(changed) / len(changed) for name, changed in changes.items()}
+        return row | {"gain": statistics.mean(differences), **shares}
 
     def compare_images(self, name: str, other: str) -> list[float]:
         """Returns by how many points of mean IoU each test image differs from one method to the other."""
-        per_image = []
-        for place in (self.folder / "test" / name, self.folder / "test" / other):
-            records = read_records(place / RECORDS)
-            per_image.append({(r["domain"], r["name"]): Scores.from_record(r).summarize()["miou"] for r in records})
-        differences = [100 * (per_image[1][image] - miou) for image, miou in per_image[0].items()]
+        before, after = (
+            {(record["domain"], record["name"]): score_record(record) for record in read_records(place / RECORDS)}
+            for place in (self.folder / "test" / name, self.folder / "test" / other)
+        )
+        differences = [after[image] - before[image] for image in before]
         return [difference for difference in differences if not math.isnan(difference)]  # without a labelled pixel
 
     def _search(self, name: str, search: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, Any]:

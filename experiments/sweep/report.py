@@ -45,10 +45,8 @@ def list_rows(sweep: Sweep) -> list[dict[str, Any]]:
         )
     sign, rank = -1 if sweep.definition.maximize else 1, {"finished": 0, "stopped": 1}
     rows.sort(key=lambda row: (rank.get(row["state"], 2), sign * (row["score"] or 0.0), row["number"]))
-    tried = [row["values"] for row in rows]
-    return [
-        row for place, row in enumerate(rows) if row["values"] not in tried[:place]
-    ]  # of a point drawn twice the best
+    tried = [row["values"] for row in rows]  # the better one first, where a point was drawn twice
+    return [row for place, row in enumerate(rows) if row["values"] not in tried[:place]]
 
 
 def format_table(definition: Definition, rows: Sequence[Mapping[str, Any]]) -> str:

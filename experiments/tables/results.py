@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from callbacks.report.summary import score_record
 from callbacks.results import RECORDS, SUMMARY, read_records
 from callbacks.run.records import shorten_name, to_plain
 from experiments.tables.runs import Plan, Run, read_defaults
-from lightning_modules.metrics import Scores
 
 # Arguments of methods that follow from others or from the network, are checked by themselves, or change no result.
 WITHOUT_EFFECT = ("resampling", "normalization", "checkpoints", "on_out_of_memory")
@@ -115,17 +115,12 @@ def measure_gains(plan: Plan, run: Run, domain: str) -> list[tuple[str, float]]:
         plain = read_domain(other, domain)
         if plain.keys() != records.keys():
             raise ValueError(f"{other} has other images of {domain} than {path}: expected the same")
-    return [(name, 100 * (score_image(record) - score_image(plain[name]))) for name, record in records.items()]
+    return [(name, score_record(record) - score_record(plain[name])) for name, record in records.items()]
 
 
 def read_domain(path: Path, domain: str) -> dict[str, dict[str, Any]]:
     """Reads the records of a domain by the names of the images."""
     return {record["name"]: record for record in read_records(path) if record["domain"] == domain}
-
-
-def score_image(record: Mapping[str, Any]) -> float:
-    """Returns the mean IoU of an image, in [0, 1]."""
-    return Scores.from_record(record).summarize()["miou"]
 
 
 def find_picture(plan: Plan, run: Run, domain: str, name: str) -> Path | None:
