@@ -12,20 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from experiments.command_line import parse, run_program
-from experiments.generalization import WORLDS, World, make_world_parser, write_world_report
 from experiments.learn_alpha import learn_file
 from experiments.scores import Column, find_row, format_scores, list_columns
 from experiments.study import CHECKPOINT, describe_method, open_study
+from experiments.worlds import WORLDS, World, make_world_parser, write_world_report
 
 REFERENCE, BEST, TRUSTED = "IaBN", "Seg-TTT, labels of both, final views (best)", "best, trusted as chosen"
 ELSEWHERE = "for each set the row that is best on the others"
 FINAL = {"scales": [0.75, 1.0, 1.25], "flip": True, "grayscale": False}  # chosen on StreetScenes' development domain
-MOST_HURT = {"street_scenes": 0.03, "photographs": 0.05}  # share of images; the latter has 26 to choose on
-# Of each world: enough development images for that, and target images that nobody has looked at.
-OPTIONS = {
-    "street_scenes": ("--data.num_val=99", "--data.target_seed=4242", "--data.num_test=33"),
-    "photographs": (),
-}
 
 
 def list_rows(world: World, alpha: float, by_layer: str) -> dict[str, tuple[str, dict[str, Any]]]:
@@ -65,7 +59,7 @@ def run_seed(name: str, seed: int, folder: Path, options: Sequence[str], most_hu
         The rows; the trusted one also has ``risk``, see `experiments.risk.choose_trust`.
     """
     world = WORLDS[name]
-    arguments = [*world.list_arguments(seed), *OPTIONS[name], *options]
+    arguments = [*world.list_arguments(seed), *world.beyond, *options]
     print(f"[seed {seed}] Training ...", flush=True)
     study = open_study(folder, world.config, arguments)
     alpha = study.choose_alpha()["best"]["values"]["alpha"]
@@ -82,7 +76,7 @@ def run_seed(name: str, seed: int, folder: Path, options: Sequence[str], most_hu
         scores = study.score(title, describe_method(method, settings), REFERENCE)
         rows.append({"method": title, "seed": seed, "alpha": alpha, **scores})
     rows[-1]["risk"] = risk
-    if name == "photographs":  # the targets of the other world are never chosen on
+    if name != "street_scenes":  # whose targets are never chosen on
         rows.append(choose_elsewhere(rows))
     usual = find_row(rows, method="Seg-TTT")
     assert usual is not None
@@ -128,7 +122,7 @@ def run_beyond(args: Sequence[str] | None = None) -> list[dict[str, Any]]:
     arguments = parse(make_world_parser("beyond", __doc__), args)
     folder = arguments.folder or Path("outputs/beyond") / arguments.world
     options = [*(WORLDS[arguments.world].quick if arguments.quick else ()), *arguments.options]
-    most_hurt = 0.5 if arguments.quick else MOST_HURT[arguments.world]
+    most_hurt = 0.5 if arguments.quick else WORLDS[arguments.world].most_hurt
     rows: list[dict[str, Any]] = []
     for seed in arguments.seeds:
         rows += run_seed(arguments.world, seed, folder / f"seed_{seed}", options, most_hurt)

@@ -9,8 +9,8 @@ import yaml
 
 import callbacks
 from experiments.beyond import BEST, REFERENCE, TRUSTED, choose_elsewhere, format_rows, list_rows, run_beyond
-from experiments.generalization import WORLDS
 from experiments.pages import make_marks
+from experiments.worlds import WORLDS
 from tests.tiny import ROOT
 
 

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from experiments.generalization import WORLDS, compare_with_plain, format_rows, list_training, run_generalization
+from experiments.generalization import compare_with_plain, format_rows, run_generalization
 from experiments.pages import make_marks
+from experiments.worlds import WORLDS, list_training
 
 
 def make_rows(training: str, seed: int, miou: float) -> list[dict[str, Any]]:

@@ -1,0 +1,102 @@
+"""Where trainings and methods are compared: generated scenes, and photographs with networks of 11 and of 19 classes."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from experiments.command_line import add_quick, make_parser, to_path
+from experiments.demo import CONFIG, QUICK, SCALES
+from experiments.pages import describe_machine, insert_report, write_json
+from experiments.study import QUIET, ROOT
+
+PLAIN = "plain"
+# What is cut down for few epochs on a CPU, and what a method needs of the network.
+ARGUMENTS = {
+    "isw": (
+        "--model.network.init_args.norm=isw", "--training.from_epoch=1", "--training.images=32", "--training.trials=3",
+    ),
+    "asg": ("--training.weight=0.75",),  # 75 at the paper's rate of 1e-4: as large steps at 0.01
+    "csg": ("--training.weight=0.75", "--training.queue=4096"),
+    "fsdr": ("--training.learn_from=1", "--training.images=16"),
+}  # fmt: skip
+
+
+def list_training(name: str) -> list[str]:
+    """Lists the arguments of main.py that train by a method: a file of configs/training, or `PLAIN`."""
+    chosen = [] if name == PLAIN else [f"--training={ROOT / 'configs' / 'training' / name}.yaml"]
+    return [*chosen, *ARGUMENTS.get(name, ())]
+
+
+@dataclass(frozen=True)
+class World:
+    """Where the networks are trained and tested.
+
+    Attributes:
+        config: The experiment.
+        trainings: Names of files in configs/training; `PLAIN` has none.
+        seg_ttt: Settings of Seg-TTT besides alpha, as chosen before on the development set.
+        quick: Arguments of a tiny budget.
+        beyond: Arguments of `experiments.beyond`: its training and images.
+        most_hurt: Share of images that a trusted method may hurt, 0 to 1, as the development images are enough for.
+        seeds: The arguments of main.py that a training seed sets.
+    """
+
+    config: Path
+    trainings: Sequence[str]
+    seg_ttt: Mapping[str, Any]
+    quick: Sequence[str]
+    beyond: Sequence[str]
+    most_hurt: float
+    seeds: Sequence[str] = ("seed_everything",)
+
+    def list_arguments(self, seed: int) -> list[str]:
+        """Lists the arguments of every command of one training seed."""
+        return [*(f"--{name}={seed}" for name in self.seeds), *QUIET]
+
+
+PHOTOGRAPHS = World(
+    ROOT / "configs" / "experiment" / "photographs.yaml",
+    # Three need ImageNet weights, which the small network of StreetScenes lacks.
+    (PLAIN, "photometric", "mixstyle", "isw", "frozen_norms", "asg", "csg", "drpc", "fsdr"),
+    {"scales": [0.75, 1.0, 1.25], "psi": 0.5, "lr": 0.01, "trainable": ["neck", "head"]},
+    ("--trainer.max_epochs=2", "--data.source.init_args.num_train=16", "--trainer.limit_test_batches=2"),
+    beyond=list_training("frozen_norms"),  # the best for each set by the mean over the others
+    most_hurt=0.05,
+)
+WORLDS = {
+    "street_scenes": World(
+        CONFIG,
+        (PLAIN, "photometric", "mixstyle", "isw", "drpc", "fsdr"),
+        {"scales": SCALES, "lr": 0.1},
+        QUICK,
+        beyond=("--data.num_val=99", "--data.target_seed=4242", "--data.num_test=33"),  # which nobody has looked at
+        most_hurt=0.03,
+        seeds=("seed_everything", "data.seed"),
+    ),
+    "photographs": PHOTOGRAPHS,
+    "photographs_19": replace(PHOTOGRAPHS, config=PHOTOGRAPHS.config.with_name("photographs_19.yaml")),
+}
+
+
+def make_world_parser(name: str, summary: str | None) -> argparse.ArgumentParser:
+    """Makes the parser of a program over one of the worlds, see `make_parser`."""
+    parser = make_parser(name, summary)
+    parser.add_argument("world", choices=list(WORLDS), help="generated scenes, or photographs (--data.root after --)")
+    parser.add_argument("--folder", type=to_path, help=f"where to write (outputs/{name}/WORLD)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the training (%(default)s)")
+    parser.add_argument("--page", type=to_path, help="also write the table between the marks of this page")
+    add_quick(parser)
+    return parser
+
+
+def write_world_report(
+    arguments: argparse.Namespace, name: str, folder: Path, rows: Sequence[Mapping[str, Any]], table: str
+) -> None:
+    """Writes the rows of a program as JSON, shows its table, and puts that into a page if one is named."""
+    report = {"rows": rows, "world": arguments.world, "options": arguments.options, **describe_machine()}
+    write_json(folder / "report.json", report)
+    print(f"\n{table}\n\nWritten to {folder}", flush=True)
+    if arguments.page:
+        insert_report(arguments.page, table + "\n", f"{name} {arguments.world}")
