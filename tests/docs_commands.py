@@ -30,7 +30,7 @@ EXCEPTIONS = {
     r"cd /path/to/segadapt": "the reader's own path",
     r"for gpu in 0 1 2 3; do CUDA_VISIBLE_DEVICES=\$gpu wandb agent .+ & done; wait": "needs an account",
     r"for i in 1 2 3; do sbatch --dependency=singleton job\.sbatch; done": "needs Slurm",
-    r"wandb (login|sync|sweep|agent)( .+)?": "needs an account; what an agent runs is tested in test_sweep.py",
+    r"wandb (login|sync|sweep|agent)( .+)?": "needs an account; what an agent runs is tested in sweep/test_agent.py",
     r"make docs-serve": "serves until it is stopped; `make docs` builds the same pages",
     r"make format": "rewrites the checkout",
     r"make lock": "needs a network, and rewrites constraints.txt",
@@ -50,7 +50,7 @@ TESTED = {
     "learn_alpha": "callbacks/test_learned_alpha.py",
     "list_presets": "test_docs.py",
     "real_photographs": "test_configs.py",  # its experiment, configs/experiment/camvid.yaml
-    "sweep": "test_sweep.py",
+    "sweep": "sweep/test_program.py",
     "tables": "test_tables.py",
     "protocol": "test_protocol.py",
     "report": "callbacks/test_report.py",

@@ -9,8 +9,8 @@ import yaml
 
 from lightning_modules.networks import DeepLabV1
 from main import main
-from tests.fakes import draw_ids, draw_image, write_bdd, write_cityscapes, write_image, write_vendors
 from tests.tiny import EXPERIMENT, NO_LOGGER, QUIET, ROOT, arguments
+from tests.trees import draw_ids, draw_image, write_bdd, write_cityscapes, write_image, write_vendors
 
 CONFIGS = ROOT / "configs"
 # Not by limit_train_batches=1, which is an int or a float (1.0: all) depending on what was imported before.

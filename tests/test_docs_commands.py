@@ -39,8 +39,9 @@ from tests.docs_commands import (
     read_inline,
     read_targets,
 )
-from tests.fakes import TinyNetwork, draw_ids, draw_image, make_images, write_image, write_vendors
+from tests.fakes import TinyNetwork, make_images
 from tests.tiny import DATA, QUIET, ROOT, arguments
+from tests.trees import draw_ids, draw_image, write_image, write_vendors
 
 COMMANDS = [command for page in PAGES for command in read_commands(page)]
 UNIQUE = list({(command.kind, command.words): command for command in reversed(COMMANDS)}.values())[::-1]

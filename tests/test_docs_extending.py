@@ -13,8 +13,9 @@ import pytest
 
 from callbacks import IaBN, SegTTT
 from tests.docs_commands import read_blocks
-from tests.fakes import Snapshot, draw_ids, draw_image, make_images, write_image
+from tests.fakes import Snapshot, make_images
 from tests.tiny import ROOT
+from tests.trees import draw_ids, draw_image, write_image
 
 SIZE = (64, 96)
 TEST = "test_mirrored_predicts_and_leaves_the_network_as_it_was"

@@ -11,8 +11,8 @@ import yaml
 from torch import Tensor
 
 from main import main
-from tests.fakes import draw_image, write_image
 from tests.tiny import EXPERIMENT, NO_LOGGER, QUIET
+from tests.trees import draw_image, write_image
 
 SIZE = (48, 64)
 

@@ -23,8 +23,8 @@ from lightning_modules.networks import DeepLabV1
 from lightning_modules.networks.checkpoints import read_checkpoint
 from lightning_modules.segmentation import SegmentationModule
 from main import main
-from tests.fakes import write_image
 from tests.tiny import NO_LOGGER, QUIET, arguments
+from tests.trees import write_image
 
 CLASSES = ["sky", "road", "box"]
 SIZE = (48, 64)

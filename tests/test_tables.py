@@ -2,32 +2,24 @@
 
 import csv
 import io
-import json
-import os
 import re
-import runpy
-import signal
-import subprocess
-import sys
 from itertools import cycle, pairwise, product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from experiments.tables import execution
 from experiments.tables.build import build_table
-from experiments.tables.command import list_all_runs, make_plan, parse_arguments, run_tables
-from experiments.tables.execution import Task, list_departures, list_tasks, run_tasks
+from experiments.tables.command import list_all_runs, run_tables
+from experiments.tables.execution import list_departures
 from experiments.tables.figures import draw_figure
 from experiments.tables.formats import make_csv, make_latex, make_page
 from experiments.tables.paper import MEAN, METRICS, NAMES, Table, read_part, read_table
 from experiments.tables.results import has_results, read_results
 from experiments.tables.runs import WORLDS, Plan, Run
 from tests import fake_results
-from tests.processes import is_alive, list_children, wait_for
+from tests.fake_results import plan_of, write_planned
 from tests.tiny import ROOT
 
 TABLES = [read_table(name) for name in NAMES]
@@ -38,32 +30,11 @@ CITIES = {"cityscapes": 38.0, "bdd": 32.0, "idd": 34.0}
 STREET_SCENES = ("--world", "street_scenes")
 
 
-def plan_of(folder: Path, *args: str) -> Plan:
-    return make_plan(parse_arguments(["all", "--folder", str(folder), *args]))
-
-
 def choose(plan: Plan, **values: Any) -> None:
     """Writes what the selection on the development set has chosen for the network of most tests."""
     path = plan.find_selection("gta_resnet50")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump({"values": values}))
-
-
-def write_results(plan: Plan, run: Run, miou: dict[str, float], **changes: Any) -> Path:
-    """Writes results.json as a run of these settings would, but for what changes, in `settings` those of the method."""
-    method = plan.describe(run)
-    if method is not None:
-        method |= {"checkpoints": ["a.ckpt"] * plan.world.members} if run.is_ensemble else {}
-        method |= changes.pop("settings", {})
-    domains = {
-        domain: {"miou": value, "classwise_ece": value / 2, "ms_per_image": 10 * value, "images": 500}
-        for domain, value in miou.items()
-    }
-    summary = {"complete": True, "stage": run.stage, "method": method, "device": "cpu", "domains": domains} | changes
-    path = plan.find_results(run) / "results.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(summary))
-    return path
 
 
 # The printed numbers
@@ -202,7 +173,7 @@ def test_points_of_a_curve_that_a_table_has_are_not_run_again(tmp_path: Path) ->
 
 def test_cells_hold_ours_the_papers_and_the_difference(tmp_path: Path) -> None:
     plan, versions = plan_of(tmp_path), {"torch": "2.15"}
-    write_results(plan, IABN, CITIES | {"cityscapes": 38.004}, date="2026-11-26T02:28:36", versions=versions)
+    write_planned(plan, IABN, CITIES | {"cityscapes": 38.004}, date="2026-11-26T02:28:36", versions=versions)
     built = build_table(plan, read_table("table1"))
     assert list(built.parts[0].rows[2].ours.values()) == pytest.approx([38.004, 32.0, 34.0, 104.004 / 3])
     page = make_page(built)
@@ -214,13 +185,13 @@ def test_cells_hold_ours_the_papers_and_the_difference(tmp_path: Path) -> None:
     assert "--ckpt_path gta_resnet50.ckpt --method=configs/method/p_bn.yaml" in page
     assert "500 images of bdd, the protocol has 1000" in page
     assert built.measured == "cpu (torch 2.15, 2026-11-26)"
-    write_results(plan, T_BN, CITIES, device="H100", date="2026-11-27T00:00:00", versions=versions)
+    write_planned(plan, T_BN, CITIES, device="H100", date="2026-11-27T00:00:00", versions=versions)
     assert build_table(plan, read_table("table1")).measured == "H100; cpu (torch 2.15, 2026-11-26 to 2026-11-27)"
 
 
 def test_a_column_without_results_is_named_and_its_mean_is_missing(tmp_path: Path) -> None:
     plan = plan_of(tmp_path)
-    write_results(plan, IABN, {"cityscapes": 38.0, "bdd": 32.0})
+    write_planned(plan, IABN, {"cityscapes": 38.0, "bdd": 32.0})
     built = build_table(plan, read_table("table1"))
     assert list(built.parts[0].rows[2].ours.values()) == [38.0, 32.0, None, None]
     problem, command = built.missing[IABN]
@@ -254,7 +225,7 @@ def test_results_of_another_run_are_named_and_not_used(
     method: str | None, changes: dict[str, Any], problem: str, tmp_path: Path
 ) -> None:
     plan, run = plan_of(tmp_path), Run("gta_resnet50", method)
-    path = write_results(plan, run, {"cityscapes": 38.0}, **changes)
+    path = write_planned(plan, run, {"cityscapes": 38.0}, **changes)
     if not problem:
         assert read_results(plan, run)["images"] == {"cityscapes": 500}
         path.write_text("{")
@@ -268,7 +239,7 @@ def test_precision_is_that_of_the_row_or_of_the_command_line(tmp_path: Path) -> 
     plan = plan_of(tmp_path, "--", "--trainer.precision=bf16-mixed")
     row = Run("gta_resnet50", "iabn", options=("--trainer.precision=16-mixed",))
     for run in (IABN, row):
-        write_results(plan, run, CITIES, precision="bf16-mixed")
+        write_planned(plan, run, CITIES, precision="bf16-mixed")
     assert has_results(plan, IABN)
     with pytest.raises(ValueError, match="precision is bf16-mixed, expected 16-mixed"):
         read_results(plan, row)
@@ -276,7 +247,7 @@ def test_precision_is_that_of_the_row_or_of_the_command_line(tmp_path: Path) -> 
 
 def test_selected_settings_need_the_selection(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, *STREET_SCENES)
-    write_results(plan, IABN, {"haze": 30.0}, settings={"alpha": 0.3})
+    write_planned(plan, IABN, {"haze": 30.0}, settings={"alpha": 0.3})
     with pytest.raises(ValueError, match=r"selection\.yaml"):
         read_results(plan, IABN)
     choose(plan, alpha=0.2)
@@ -288,7 +259,7 @@ def test_selected_settings_need_the_selection(tmp_path: Path) -> None:
 
 def test_the_other_world_has_its_own_columns_and_no_differences(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, *STREET_SCENES)
-    write_results(plan, T_BN, {"haze": 30.0, "dusk": 31.0, "dust": 32.96})
+    write_planned(plan, T_BN, {"haze": 30.0, "dusk": 31.0, "dust": 32.96})
     page = make_page(build_table(plan, read_table("table1")))
     assert "constructed demonstration, not evidence" in page and "difference |" not in page
     assert "| source | network | method | haze (%) | dusk (%) | dust (%) | mean (%) | paper (real data) |" in page
@@ -340,130 +311,10 @@ def test_figures_show_what_single_images_gain(tmp_path: Path) -> None:
     plan, run = plan_of(tmp_path, *STREET_SCENES), Run("gta_resnet50", "seg_ttt")
     choose(plan, **CHOSEN)
     fake_results.write_results(plan.find_results(run), ["haze", "dusk"], images=3, first=1)
-    write_results(plan, run, {"haze": 30.0, "dusk": 31.0})
+    write_planned(plan, run, {"haze": 30.0, "dusk": 31.0})
     gains, pictures = (build_table(plan, read_table(name)) for name in ("fig10", "qualitative"))
     draw_figure(gains)
     draw_figure(pictures)
     assert re.search(r"\| largest gain \(points\) \| -?\d+\.\d \| .* \| up to 35 points \|", make_page(gains))
     assert gains.pictures == ["fig10"] and pictures.pictures == ["qualitative_fig3", "qualitative_fig9"]
     assert (tmp_path / "fig10.svg").exists() and (tmp_path / "qualitative_fig9.png").exists()
-
-
-# Running
-
-
-def test_everything_is_planned_once_and_in_an_order_that_works(tmp_path: Path) -> None:
-    plan = plan_of(tmp_path, *STREET_SCENES)
-    tasks = list_tasks(plan, list_all_runs(plan, TABLES))
-    assert len(tasks) == len(set(tasks))
-    for number, task in enumerate(tasks):
-        assert task.list_needed(plan) <= set(tasks[:number])
-    trained = {task.experiment for task in tasks if task.kind == "train"}
-    assert {"gta_resnet50_seed2", "haze_resnet101", "synthia_resnet101_dropout"} <= trained
-    without = {"haze_resnet50", "gta_resnet50_switchable"}
-    assert not {task.experiment for task in tasks if task.kind == "select"} & without
-
-
-def test_members_of_an_ensemble_share_a_config_and_have_a_seed_each() -> None:
-    world = WORLDS["licensed"]
-    members = world.list_members("gta_resnet50")
-    assert len(members) == len(set(members)) == 10
-    assert {world.find_config(member).name for member in members} == {"gta_resnet50.yaml"}
-    seeds = [f"--seed_everything={number}" for number in range(1, 10)]
-    assert [world.list_arguments(member) for member in members] == [[], *([seed] for seed in seeds)]
-
-
-def test_a_failure_stops_only_what_needs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan, done = plan_of(tmp_path), []
-
-    def perform(plan: Plan, task: Task) -> str | None:
-        done.append((task.kind, task.experiment))
-        return "no data" if task == Task("train", "gta_resnet50") else None
-
-    monkeypatch.setattr(execution, "perform", perform)
-    other = Run("gta_resnet101", "iabn")
-    failed = run_tasks(plan, list_tasks(plan, [IABN, other]), jobs=1)
-    assert done == [("train", "gta_resnet101"), ("train", "gta_resnet50"), ("test", "gta_resnet101")]
-    assert failed == ["gta_resnet50: training: no data", "gta_resnet50: testing iabn: what it needs failed"]
-    write_results(plan, other, {"cityscapes": 38.0})
-    assert list_tasks(plan, [other]) == []  # it has results
-
-
-def kill_self(plan: Plan, task: Task) -> str | None:
-    """Ends its own process, as the system does when memory is short."""
-    os.kill(os.getpid(), signal.SIGKILL)
-    return None
-
-
-@pytest.mark.slow
-def test_a_process_that_is_killed_fails_its_step_and_not_the_program(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(execution, "perform", kill_self)
-    tasks = [Task("train", name) for name in ("gta_resnet50", "gta_resnet101")]
-    failed = run_tasks(plan_of(tmp_path), tasks, jobs=2)
-    assert failed and all(re.match("gta_resnet.*: training: its process was killed", line) for line in failed)
-
-
-@pytest.mark.parametrize("interrupt", ["ctrl-c", "sigterm"])
-def test_an_interrupt_ends_all_steps(interrupt: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    begun = []
-
-    class Interrupted:
-        def train(self) -> None:
-            begun.append(1)
-            if interrupt == "sigterm":
-                raise SIGTERMException
-            try:
-                raise KeyboardInterrupt
-            except KeyboardInterrupt:
-                sys.exit(1)  # as Lightning does
-
-    monkeypatch.setattr(execution, "make_protocol", lambda *_: Interrupted())
-    tasks = [Task("train", "gta_resnet50"), Task("train", "gta_resnet101")]
-    with pytest.raises(SystemExit):
-        run_tasks(plan_of(tmp_path), tasks, 1)
-    assert begun == [1]
-
-
-def test_ctrl_c_says_that_the_same_command_goes_on(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def interrupt() -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("experiments.tables.command.run_tables", interrupt)
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_module("experiments.tables", run_name="__main__")
-    assert ended.value.code == 130 and "the same command goes on" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_killed_and_started_again_it_goes_on(tmp_path: Path) -> None:
-    args = ["table2", "--world", "street_scenes", "--quick", "--folder", str(tmp_path), "--run"]
-    command = [sys.executable, "-m", "experiments.tables", *args, "--jobs", "2"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if "steps left" in line:
-                break
-        children = list_children(process.pid)
-        process.terminate()
-    assert len(children) >= 2
-    wait_for(lambda: not any(is_alive(child) for child in children), 60)
-    trained = find_written(tmp_path, "training.json")
-    assert trained
-    (built,) = run_tables(args)
-    assert built.missing == {} and all(None not in row.ours.values() for row in built.parts[0].rows)
-    assert "constructed demonstration" in (tmp_path / "table2.md").read_text()
-    found = find_written(tmp_path, "results.json", "best.ckpt")
-    assert len(found) >= 6
-    run_tables(args)  # nothing is done twice
-    assert find_written(tmp_path, "results.json", "best.ckpt") == found
-    assert trained.items() <= find_written(tmp_path, "training.json").items()
-
-
-def find_written(folder: Path, *names: str) -> dict[Path, int]:
-    """Returns when the files of these names in a folder were written."""
-    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name in names}

@@ -1,8 +1,13 @@
 """Covariances between the channels of a map, which of them photometric changes move, and how far they are from 0."""
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from lightning_modules.training.method import record_outputs
+from lightning_modules.training.processes import average_over_processes
 
 EPS = 1e-5  # on the diagonal
 
@@ -26,6 +31,38 @@ def measure_whitening(features: Tensor, mask: Tensor) -> Tensor:
     with torch.autocast(features.device.type, enabled=False):
         covariances = compute_covariances(features)
         return (covariances.abs() * mask).sum(dim=(1, 2)).mean() / mask.sum().clamp_min(1)
+
+
+def measure_variances(network: nn.Module, maps: Sequence[str], pairs: Iterable[tuple[Tensor, Tensor]]) -> list[Tensor]:
+    """Measures how far the covariances of maps differ between images and changed copies of them.
+
+    Args:
+        network: In evaluation mode.
+        maps: Names of its modules whose outputs are whitened.
+        pairs: (B, 3, H, W) images and their copies.
+
+    Returns:
+        For each map the (C, C) variances of its covariances, means over all images.
+
+    Raises:
+        ValueError: If there are no images.
+
+    Source: Choi et al. (2021), Eq. 10 and 11.
+    """
+    sums: list[Tensor] = []
+    count = 0
+    for versions in pairs:
+        covariances = []
+        for version in versions:
+            with record_outputs(network, maps) as outputs:
+                network(version)
+            covariances.append([compute_covariances(outputs[name]) for name in maps])
+        found = [((first - second) / 2).square().sum(dim=0) for first, second in zip(*covariances, strict=True)]
+        sums = [total + one for total, one in zip(sums, found, strict=True)] if sums else found
+        count += len(versions[0])
+    if not count:
+        raise ValueError("there are no source images to choose what ISW whitens: expected one batch or more")
+    return [average_over_processes(total / count) for total in sums]
 
 
 def choose_covariances(variances: Tensor, clusters: int, semantics: str = "paper") -> Tensor:

@@ -1,6 +1,6 @@
 """ISW, the loss of RobustNet (Choi et al., 2021): whitens the covariances of features that photometric changes move."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lightning_modules.networks.base import conv_bn_relu, make_classifier
 from lightning_modules.networks.whitening import WhitenedNorm2d
 from lightning_modules.recipe import compute_loss
-from lightning_modules.training.covariances import choose_covariances, compute_covariances, measure_whitening
+from lightning_modules.training.covariances import choose_covariances, measure_variances, measure_whitening
 from lightning_modules.training.method import (
     Semantics,
     Step,
@@ -18,11 +18,9 @@ from lightning_modules.training.method import (
     check_least,
     check_semantics,
     in_evaluation,
-    record_outputs,
     seeded,
-)
+)  # fmt: skip
 from lightning_modules.training.photometric import PhotometricChange
-from lightning_modules.training.processes import average_over_processes
 from lightning_modules.training.teacher import count_channels, name_deep_stages
 
 
@@ -90,49 +88,42 @@ class ISW(TrainingMethod):
                 f"ISW whitens the maps of instance norms, of which {type(network).__name__} has none: expected a "
                 "network with norm=isw, e.g. --model.network.init_args.norm=isw"
             )
-        self.maps = list(layers)
-        self.features = list(self.maps)
+        self.maps, self.features = list(layers), list(layers)
         if self.auxiliary:
             self._deep = find_deep_stage(network)
             self.features.append(self._deep)
             channels = count_channels(network, self._deep)
+            hidden = channels // 2
             self.classifier = nn.Sequential(
-                conv_bn_relu(channels, channels // 2, kernel_size=3),
-                nn.Dropout2d(0.1),
-                make_classifier(channels // 2, num_classes),
+                conv_bn_relu(channels, hidden, kernel_size=3), nn.Dropout2d(0.1), make_classifier(hidden, num_classes)
             )
         for number, layer in enumerate(layers.values()):
             self.register_buffer(f"mask{number}", torch.zeros(layer.num_features, layer.num_features, dtype=torch.bool))
 
     @property
-    def masks(self) -> list[Tensor]:
+    def masks(self) -> dict[str, Tensor]:
         """The (C, C) bool mask of each map: which covariances are whitened; all False before they are chosen."""
-        return [self.get_buffer(f"mask{number}") for number in range(len(self.maps))]
+        return {name: self.get_buffer(f"mask{number}") for number, name in enumerate(self.maps)}
 
     def start_epoch(self, epoch: int, network: nn.Module, images: Iterable[Tensor]) -> None:
         """Chooses the covariances, in the epoch when whitening starts."""
-        if epoch < self.from_epoch or any(mask.any() for mask in self.masks):
+        if epoch < self.from_epoch or any(mask.any() for mask in self.masks.values()):
             return
         with in_evaluation(network):
             for trial in range(self.trials):
                 with seeded(epoch, trial):
-                    variances = self._measure_variances(network, images)
-                for mask, variance in zip(self.masks, variances, strict=True):
+                    variances = measure_variances(network, self.maps, self._copy(images))
+                for mask, variance in zip(self.masks.values(), variances, strict=True):
                     chosen = choose_covariances(variance, self.clusters, self.semantics)
                     mask.copy_(chosen if trial == 0 else mask & chosen)
         shares = [
-            f"{name} {mask.sum().item()} of {len(mask) * (len(mask) - 1) // 2}"
-            for name, mask in zip(self.maps, self.masks, strict=True)
+            f"{name} {mask.sum().item()} of {len(mask) * (len(mask) - 1) // 2}" for name, mask in self.masks.items()
         ]
         rank_zero_info(f"ISW whitens from epoch {epoch} on: {', '.join(shares)} covariances")
 
     def compute_losses(self, step: Step) -> dict[str, Tensor]:
         """Returns the mean absolute covariance over what is whitened, over maps and images, and the second loss."""
-        found = [
-            measure_whitening(step.features[name], mask)
-            for name, mask in zip(self.maps, self.masks, strict=True)
-            if mask.any()
-        ]
+        found = [measure_whitening(step.features[name], mask) for name, mask in self.masks.items() if mask.any()]
         losses = {"whitening": self.weight * torch.stack(found).mean()} if found else {}
         if self.auxiliary:
             logits = self.classifier(step.features[self._deep])
@@ -140,26 +131,15 @@ class ISW(TrainingMethod):
             losses["auxiliary"] = self.auxiliary * compute_loss(logits, step.masks)
         return losses
 
-    def _measure_variances(self, network: nn.Module, images: Iterable[Tensor]) -> list[Tensor]:
-        """Returns the (C, C) variance of each map's covariances between images and their copies, over all images."""
-        sums: list[Tensor] = []
-        count = 0
+    def _copy(self, images: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields batches of at most `images` images and their photometric copies, both normalised."""
+        left = self.images
         for batch in images:
-            kept = batch[: self.images - count]
-            copies = self.normalization.apply(self._change(self.restore(kept)))
-            pairs = []
-            for version in (kept, copies):
-                with record_outputs(network, self.maps) as outputs:
-                    network(version)
-                pairs.append([compute_covariances(outputs[name]) for name in self.maps])
-            found = [((first - second) / 2).square().sum(dim=0) for first, second in zip(*pairs, strict=True)]
-            sums = [total + one for total, one in zip(sums, found, strict=True)] if sums else found
-            count += len(kept)
-            if count >= self.images:
-                break
-        if not count:
-            raise ValueError("there are no source images to choose what ISW whitens: expected one batch or more")
-        return [average_over_processes(total / count) for total in sums]
+            kept = batch[:left]
+            yield kept, self.normalization.apply(self._change(self.restore(kept)))
+            left -= len(kept)
+            if not left:
+                return
 
 
 def find_deep_stage(network: nn.Module) -> str:

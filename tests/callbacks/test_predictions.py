@@ -1,8 +1,6 @@
 """What predict writes, and when it goes on, begins anew or refuses to."""
 
-import json
 import os
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +11,7 @@ from pytorch_lightning import Callback
 
 from callbacks import AdaBN, IaBN, SegTTT
 from callbacks.predictions import Predictions
-from callbacks.report.panels import draw_overlay, encode_png, make_palette
-from callbacks.run.prediction_folder import WAITING, PredictionFolder, Writers
-from callbacks.run.records import write_file
+from callbacks.report.panels import draw_overlay, make_palette
 from datamodules import FolderDataModule, TargetsDataModule
 from datamodules.labels import LabelSpace
 from lightning_modules.segmentation import SegmentationModule
@@ -363,39 +359,3 @@ def test_what_cannot_be_written_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"overlays/blocks/blocks_0\.jpg cannot be written \((File|Not a directory)"):
         predict(out, FakeDataModule())
     assert read_manifest(out)["complete"] is False
-
-
-def test_lines_that_a_kill_cut_off_and_those_of_other_processes_are_merged(tmp_path: Path) -> None:
-    lines = {
-        "predictions.jsonl": '{"domain": "d", "name": "b", "n": 1}\n{"domain": "d", "na',
-        "predictions.rank1.jsonl": '{"domain": "d", "name": "a", "n": 2}\n{"domain": "d", "name": "b", "n": 3}\n',
-    }
-    for name, text in lines.items():
-        (tmp_path / name).write_text(text)
-    folder = PredictionFolder(tmp_path, ["labels"])
-    folder.merge_records()
-    assert [path.name for path in tmp_path.iterdir()] == ["predictions.jsonl"]
-    records = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
-    assert [(record["name"], record["n"]) for record in records] == [("a", 2), ("b", 3)]
-    write_file(folder.paths("d", "b")["labels"], encode_png(np.zeros((2, 3), dtype=np.uint8)))
-    assert folder.find_done() == {"d": {"b"}}
-
-
-def test_writers_let_few_jobs_wait() -> None:
-    writers, gate = Writers(), threading.Event()
-    for _ in range(WAITING):
-        writers.add(gate.wait, 10)
-    adding = threading.Thread(target=writers.add, args=(gate.wait, 10))
-    adding.start()
-    adding.join(0.2)
-    assert adding.is_alive()
-    gate.set()
-    adding.join(10)
-    writers.finish()
-    assert not adding.is_alive()
-
-
-@pytest.mark.parametrize(("domain", "name"), [("a", "/b"), ("a", ""), ("a/b", "c"), ("..", "c"), ("a", "b/../../c")])
-def test_names_do_not_lead_out_of_the_folder(domain: str, name: str) -> None:
-    with pytest.raises(ValueError, match="cannot be a file"):
-        PredictionFolder(Path("out"), ["labels"]).paths(domain, name)

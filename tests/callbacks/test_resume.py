@@ -33,7 +33,8 @@ from tests.callbacks.runs import (
     run,
     stop_run,
 )
-from tests.fakes import FakeDataModule, TinyNetwork, make_trainer, write_image
+from tests.fakes import FakeDataModule, TinyNetwork, make_trainer
+from tests.trees import write_image
 
 
 @pytest.mark.parametrize(

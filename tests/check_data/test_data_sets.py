@@ -17,7 +17,7 @@ from datamodules.reading.dataset import FilesDataset
 from experiments.check_data import listing
 from experiments.check_data.__main__ import main
 from experiments.check_data.checks import DATA_SETS, SplitCheck
-from tests import fakes
+from tests import trees
 from tests.check_data.trees import (
     VENDORS,
     Check,
@@ -32,7 +32,7 @@ from tests.check_data.trees import (
 
 @pytest.mark.usefixtures("official")
 def test_seven_complete_data_sets_are_all_right(check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fakes.write_vendors(tmp_path / "data")
+    trees.write_vendors(tmp_path / "data")
     monkeypatch.setenv("SEGADAPT_DATA", str(tmp_path / "data"))
     code, report, out, err = check()
     assert code == 0, out + err
@@ -57,7 +57,7 @@ def test_seven_complete_data_sets_are_all_right(check: Check, tmp_path: Path, mo
 
 @pytest.mark.usefixtures("official")
 def test_class_frequencies_are_those_of_numpy(check: Check, tmp_path: Path) -> None:
-    root = fakes.write_cityscapes(tmp_path / "data" / "cityscapes")
+    root = trees.write_cityscapes(tmp_path / "data" / "cityscapes")
     _, report, _, _ = check("--root", tmp_path / "data")
     counts = np.zeros(20, dtype=int)
     for path in root.glob("gtFine/train/*/*_labelIds.png"):
@@ -74,13 +74,13 @@ def cut(path: Path) -> None:
 
 
 def shrink_image(path: Path) -> None:
-    fakes.write_image(path, np.zeros((12, 24, 3), dtype=np.uint8))
+    trees.write_image(path, np.zeros((12, 24, 3), dtype=np.uint8))
 
 
 def write_unknown_id(path: Path) -> None:
     ids = np.array(Image.open(path))
     ids[3, 4] = 77
-    fakes.write_image(path, ids)
+    trees.write_image(path, ids)
 
 
 DAMAGES: list[tuple[str, Callable[[Path], None], str, str]] = [  # what is damaged and how, the kind, what is said
@@ -98,7 +98,7 @@ DAMAGES: list[tuple[str, Callable[[Path], None], str, str]] = [  # what is damag
 def test_each_kind_of_problem_is_found_and_explained(
     what: str, damage: Callable[[Path], None], kind: str, said: str, check: Check, tmp_path: Path
 ) -> None:
-    root = fakes.write_cityscapes(tmp_path / "data" / "cityscapes")
+    root = trees.write_cityscapes(tmp_path / "data" / "cityscapes")
     damage(cityscapes_file(root, "train", 1, what))
     code, report, out, _ = check("--root", tmp_path / "data")
     found = find_split(report, "cityscapes", "train")
@@ -107,7 +107,7 @@ def test_each_kind_of_problem_is_found_and_explained(
     expected = {"missing": 0, "size": 0, "unreadable": 0, "id": 0} | {kind: 1, "lacking": lost["image"]}
     assert found["counts"] == expected
     (problem,) = found["problems"]
-    assert problem["name"] == fakes.CITYSCAPES.keys["train"][1] and problem["kind"] == kind
+    assert problem["name"] == trees.CITYSCAPES.keys["train"][1] and problem["kind"] == kind
     named = cityscapes_file(root, "train", 1, "image" if lost["labels"] or kind == "size" else "labels")
     assert said in problem["message"] and (str(named) in problem["message"] or what == "image")
     assert problem["message"] in out and "cityscapes train: 1 pair with" in out and "--data.broken=skip" in out
@@ -118,11 +118,11 @@ def test_each_kind_of_problem_is_found_and_explained(
 def test_fewer_images_than_the_official_number_are_a_problem_and_more_are_not(
     check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fakes.write_cityscapes(tmp_path / "data" / "cityscapes")
-    set_official(monkeypatch, "cityscapes", fakes.CITYSCAPES, train=-1)
+    trees.write_cityscapes(tmp_path / "data" / "cityscapes")
+    set_official(monkeypatch, "cityscapes", trees.CITYSCAPES, train=-1)
     code, _, out, _ = check("--root", tmp_path / "data")
     assert code == 0 and "cityscapes train: 3 images, more than the official 2." in out
-    set_official(monkeypatch, "cityscapes", fakes.CITYSCAPES, val=1000)
+    set_official(monkeypatch, "cityscapes", trees.CITYSCAPES, val=1000)
     code, report, out, _ = check("--root", tmp_path / "data")
     assert code == 1 and find_split(report, "cityscapes", "val")["verdict"] == "INCOMPLETE"
     assert find_split(report, "cityscapes", "val")["counts"]["lacking"] == 1000
@@ -132,7 +132,7 @@ def test_fewer_images_than_the_official_number_are_a_problem_and_more_are_not(
 
 @pytest.mark.usefixtures("official")
 def test_a_split_that_is_half_there_fails_and_one_that_is_not_there_does_not(check: Check, tmp_path: Path) -> None:
-    root = fakes.write_cityscapes(tmp_path / "data" / "cityscapes")
+    root = trees.write_cityscapes(tmp_path / "data" / "cityscapes")
     for folder in ("leftImg8bit", "gtFine"):
         (root / folder / "train").rename(root / f"{folder} train")
     code, report, out, _ = check("--root", tmp_path / "data")
@@ -151,8 +151,8 @@ def test_a_split_that_is_half_there_fails_and_one_that_is_not_there_does_not(che
 
 @pytest.mark.usefixtures("official")
 def test_data_that_cannot_be_used_at_all_fail(check: Check, tmp_path: Path) -> None:
-    fakes.write_mapillary(tmp_path / "data" / "mapillary", releases=["v2.0"])
-    root = fakes.write_gta(tmp_path / "data" / "gta")
+    trees.write_mapillary(tmp_path / "data" / "mapillary", releases=["v2.0"])
+    root = trees.write_gta(tmp_path / "data" / "gta")
     (root / "split.mat").unlink()
     (tmp_path / "data" / "idd").mkdir()
     code, report, out, _ = check("--root", tmp_path / "data")
@@ -165,7 +165,7 @@ def test_data_that_cannot_be_used_at_all_fail(check: Check, tmp_path: Path) -> N
 
 @pytest.mark.usefixtures("official")
 def test_data_sets_that_are_not_there_fail_only_if_they_were_named(check: Check, tmp_path: Path) -> None:
-    fakes.write_cityscapes(tmp_path / "data" / "cityscapes")
+    trees.write_cityscapes(tmp_path / "data" / "cityscapes")
     code, report, out, _ = check("--root", tmp_path / "data")
     assert code == 0 and len(report["data_sets"]) == 7 and out.count("not found") == 6
     code, report, out, _ = check("--root", tmp_path / "data", "--datasets", "cityscapes", "gta")
@@ -186,7 +186,7 @@ def test_quick_reads_evenly_spread_pairs_and_says_so(check_own: CheckOwn, tmp_pa
 
 @pytest.mark.usefixtures("official")
 def test_of_a_protocol_what_its_runs_read_is_checked(check: Check, tmp_path: Path) -> None:
-    fakes.write_vendors(tmp_path / "data")
+    trees.write_vendors(tmp_path / "data")
 
     def describe(name: str, **arguments: Any) -> dict[str, Any]:
         return {"class_path": f"datamodules.{name}", "init_args": arguments}
@@ -247,7 +247,7 @@ def test_an_interrupted_check_keeps_what_it_has_read(
 
 @pytest.mark.usefixtures("official")
 def test_the_report_is_whole_after_every_split(check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fakes.write_cityscapes(tmp_path / "data" / "cityscapes")
+    trees.write_cityscapes(tmp_path / "data" / "cityscapes")
     read_split = SplitCheck.read
     read = []
 
@@ -313,13 +313,13 @@ def test_help_names_the_data_sets_and_the_exit_codes(capsys: pytest.CaptureFixtu
 def test_folders_beside_data_sets_and_what_may_have_been_deleted_are_said(
     check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fakes.write_gta(tmp_path / "data" / "gta")
+    trees.write_gta(tmp_path / "data" / "gta")
     write_folder(tmp_path / "data" / "my_town", 1)
-    set_official(monkeypatch, "gta", fakes.GTA, train=1)
+    set_official(monkeypatch, "gta", trees.GTA, train=1)
     out = check("--root", tmp_path / "data")[2]
     assert "Not checked, as no data set has these names (to check one: --root FOLDER): my_town" in out
     assert "gta is not complete (or were known broken pairs deleted?)" in out
-    set_official(monkeypatch, "gta", fakes.GTA, train=1000)
+    set_official(monkeypatch, "gta", trees.GTA, train=1000)
     out = check("--root", tmp_path / "data")[2]
     assert "gta is not complete: unpack" in out and "deleted?" not in out
 
@@ -328,8 +328,8 @@ def test_folders_beside_data_sets_and_what_may_have_been_deleted_are_said(
 def test_known_broken_pairs_are_listed_apart_and_no_failure(
     quick: bool, check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fakes.write_gta(tmp_path / "data" / "gta", broken=True)
-    set_official(monkeypatch, "gta", fakes.GTA, train=1, val=1, test=2)
+    trees.write_gta(tmp_path / "data" / "gta", broken=True)
+    set_official(monkeypatch, "gta", trees.GTA, train=1, val=1, test=2)
     monkeypatch.setattr(listing, "QUICK_PAIRS", 1)
     code, report, out, _ = check("--root", tmp_path / "data", *(["--quick"] if quick else []))
     found = find_split(report, "gta", "test")
@@ -342,10 +342,10 @@ def test_known_broken_pairs_are_listed_apart_and_no_failure(
 
 
 def test_unpaired_files_of_the_old_bdd_are_known(check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fakes.write_old_bdd(tmp_path / "data" / "bdd", unpaired=True)
-    set_official(monkeypatch, "bdd", fakes.BDD, val=1)
+    trees.write_old_bdd(tmp_path / "data" / "bdd", unpaired=True)
+    set_official(monkeypatch, "bdd", trees.BDD, val=1)
     code, report, _, _ = check("--root", tmp_path / "data")
     found = find_split(report, "bdd", "val")
-    assert code == 0 and found["known_broken"] == sorted(fakes.BDD_UNPAIRED) and found["problems"] == []
+    assert code == 0 and found["known_broken"] == sorted(trees.BDD_UNPAIRED) and found["problems"] == []
     assert [problem["kind"] for problem in found["known_problems"]] == ["missing", "missing"]
     assert found["images"] == found["labels"] == 3

@@ -11,7 +11,7 @@ from PIL import Image
 import datamodules
 from experiments.check_data.picture import shrink
 from tests.check_data.trees import Check, CheckOwn, write_folder
-from tests.fakes import write_image
+from tests.trees import write_image
 
 
 def test_own_data_are_checked_with_their_own_classes(check_own: CheckOwn, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments.check_data.checks import DATA_SETS
-from tests.fakes import BDD, CITYSCAPES, GTA, IDD, MAPILLARY, SYNTHIA, WILDDASH_BETA, Vendor, write_image
+from tests.trees import BDD, CITYSCAPES, GTA, IDD, MAPILLARY, SYNTHIA, WILDDASH_BETA, Vendor, write_image
 
 Check = Callable[..., tuple[int, dict[str, Any], str, str]]  # see conftest.py
 CheckOwn = Callable[..., tuple[int, dict[str, Any], str]]

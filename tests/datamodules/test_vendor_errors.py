@@ -23,7 +23,7 @@ from datamodules import (
 )
 from datamodules.base import DataError
 from datamodules.files import FilesDataModule
-from tests import fakes
+from tests import trees
 from tests.datamodules.vendors import write_tree
 
 # Trees of two or three images have fewer than the official number, and say so each time.
@@ -56,7 +56,7 @@ def test_an_empty_root_says_what_is_expected(
 def test_a_half_unpacked_tree_says_which_half_is_missing(
     module: type[FilesDataModule], half: str, tmp_path: Path
 ) -> None:
-    root = fakes.write_mapillary(tmp_path, ["v1.2"]) if module is MapillaryDataModule else write_tree(module, tmp_path)
+    root = trees.write_mapillary(tmp_path, ["v1.2"]) if module is MapillaryDataModule else write_tree(module, tmp_path)
     gone = HALVES[module][half == "labels"]
     for folder in [path for path in root.rglob(gone) if path.is_dir()]:
         shutil.rmtree(folder)
@@ -97,11 +97,11 @@ def shrink(path: Path) -> None:
         return
     deep = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     if deep.dtype == np.uint16:
-        fakes.write_16_bit(path, deep[:-1, :, 2], deep[:-1, :, 1])
+        trees.write_16_bit(path, deep[:-1, :, 2], deep[:-1, :, 1])
         return
     with Image.open(path) as picture:
         pixels, mode = np.array(picture)[:-1], picture.mode
-    fakes.write_image(path, pixels, mode)
+    trees.write_image(path, pixels, mode)
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
@@ -157,19 +157,19 @@ def test_broken_pairs_are_named_or_left_out_and_reported(
 )
 def test_an_unknown_id_is_named(module: type[FilesDataModule], unknown: int, known: str, tmp_path: Path) -> None:
     if module is IDDDataModule:
-        path = fakes.write_idd(tmp_path, polygons=False, masks=True) / PAIRS[module][1]
+        path = trees.write_idd(tmp_path, polygons=False, masks=True) / PAIRS[module][1]
         path = path.with_name(path.name.replace("polygons.json", "labelcsTrainIds.png"))
     else:
         path = write_tree(module, tmp_path) / PAIRS[module][1]
     if module is SYNTHIADataModule:
         ids = np.full((20, 34), 3)
         ids[3, 5] = unknown
-        fakes.write_16_bit(path, ids, ids)
+        trees.write_16_bit(path, ids, ids)
     else:
         with Image.open(path) as picture:
             ids, mode = np.array(picture), picture.mode
         ids[3, 5] = unknown
-        fakes.write_image(path, ids, mode)
+        trees.write_image(path, ids, mode)
     data = module(str(tmp_path), split="train" if module is SYNTHIADataModule else None, num_workers=0)
     with pytest.raises(DataError, match=rf"{re.escape(str(path))}.* {unknown}, expected only {known}") as caught:
         list(data.test_dataloader())
@@ -177,9 +177,9 @@ def test_an_unknown_id_is_named(module: type[FilesDataModule], unknown: int, kno
 
 
 def test_synthia_in_8_bits_is_refused(tmp_path: Path) -> None:
-    fakes.write_synthia(tmp_path)
+    trees.write_synthia(tmp_path)
     path = tmp_path / PAIRS[SYNTHIADataModule][1]
-    fakes.write_image(path, fakes.SYNTHIA.draw_ids("0000001"))
+    trees.write_image(path, trees.SYNTHIA.draw_ids("0000001"))
     with pytest.raises(DataError, match=f"{re.escape(str(path))}.*uint8.*16-bit"):
         list(SYNTHIADataModule(str(tmp_path), split="train", num_workers=0).test_dataloader())
 
@@ -197,23 +197,23 @@ def test_colours_in_place_of_ids_are_refused(module: type[FilesDataModule], tmp_
 
 
 def test_labels_of_the_test_split_of_cityscapes_are_refused(tmp_path: Path) -> None:
-    root = fakes.write_cityscapes(tmp_path)
+    root = trees.write_cityscapes(tmp_path)
     with pytest.raises(ValueError, match=r"(?s)test.*(public|annotat|labels)"):
         list(CityscapesDataModule(str(root), split="test", num_workers=0).test_dataloader())
 
 
 def test_files_without_a_partner_in_the_old_bdd(tmp_path: Path) -> None:
-    fakes.write_old_bdd(tmp_path, unpaired=True)
+    trees.write_old_bdd(tmp_path, unpaired=True)
     with pytest.raises(DataError, match=r"2 files of val have no partner.*80a9e37d-e4548ac1.*9342e334-33d167eb"):
         BDDDataModule(str(tmp_path)).test_dataloader()
     module = BDDDataModule(str(tmp_path), broken="skip", num_workers=0)
-    assert [batch["name"][0] for batch in module.test_dataloader()] == fakes.BDD.keys["val"]
-    assert [entry["name"] for entry in module.describe()["left_out"]["val"]] == list(fakes.BDD_UNPAIRED)
+    assert [batch["name"][0] for batch in module.test_dataloader()] == trees.BDD.keys["val"]
+    assert [entry["name"] for entry in module.describe()["left_out"]["val"]] == list(trees.BDD_UNPAIRED)
 
 
 def test_a_data_set_that_lies_twice_in_the_root_is_an_error(tmp_path: Path) -> None:
-    fakes.write_wilddash(tmp_path)
-    fakes.write_wilddash(tmp_path, final=True)
+    trees.write_wilddash(tmp_path)
+    trees.write_wilddash(tmp_path, final=True)
     with pytest.raises(DataError, match=r"more than once.*wd_public_02.*wd_public_v2p0"):
         WildDashDataModule(str(tmp_path)).val_dataloader()
 

@@ -22,7 +22,7 @@ from datamodules import (
 )
 from datamodules.base import ProtocolError
 from main import main
-from tests import fakes
+from tests import trees
 from tests.datamodules.vendors import TARGETS
 from tests.tiny import NO_LOGGER, QUIET
 
@@ -45,14 +45,14 @@ def read_results(folder: Path) -> dict[str, Any]:
 def test_a_target_is_found_by_the_environment_variable_and_says_what_was_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fakes.write_old_bdd(tmp_path / "data" / "bdd", unpaired=True)
+    trees.write_old_bdd(tmp_path / "data" / "bdd", unpaired=True)
     monkeypatch.setenv("SEGADAPT_DATA", str(tmp_path / "data"))
     main(["test", *arguments(tmp_path, "--data=BDDDataModule", "--data.broken=skip", *SMALL)])
     results = read_results(tmp_path)
     (scores,) = results["domains"].values()
-    assert results["complete"] and scores["images"] == len(fakes.BDD.keys["val"])
+    assert results["complete"] and scores["images"] == len(trees.BDD.keys["val"])
     left_out = results["data"]["left_out"]["val"]
-    assert [entry["name"] for entry in left_out] == list(fakes.BDD_UNPAIRED) and left_out[0]["why"] == "missing"
+    assert [entry["name"] for entry in left_out] == list(trees.BDD_UNPAIRED) and left_out[0]["why"] == "missing"
     assert results["data"]["role"] == "target" and not results["data"]["choose_on_target"]
 
 
@@ -99,7 +99,7 @@ class NearestColour(nn.Module):
 def test_mean_iou_is_that_of_the_official_evaluation(tmp_path: Path) -> None:
     evaluation = importlib.import_module("cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling")
 
-    root = fakes.write_cityscapes(tmp_path / "data")
+    root = trees.write_cityscapes(tmp_path / "data")
     network = "--model.network=tests.datamodules.test_vendor_runs.NearestColour"
     cli = main(["test", *arguments(tmp_path, "--data=CityscapesDataModule", f"--data.root={root}", *SMALL, network)])
     (ours,) = read_results(tmp_path)["domains"].values()
@@ -113,7 +113,7 @@ def test_mean_iou_is_that_of_the_official_evaluation(tmp_path: Path) -> None:
         with torch.no_grad():
             labels = cli.model.network.eval()(batch["image"])[0].argmax(dim=0).numpy()
         path = tmp_path / "predictions" / f"{batch['name'][0]}.png"
-        fakes.write_image(path, to_id[labels])
+        trees.write_image(path, to_id[labels])
         predictions.append(str(path))
         (truth,) = (root / "gtFine" / "val").rglob(f"{path.stem}_gtFine_labelIds.png")
         truths.append(str(truth))

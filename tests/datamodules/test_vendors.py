@@ -22,7 +22,7 @@ from datamodules import (
 )
 from datamodules.base import DataError
 from datamodules.reading.annotations import warn_of_class
-from tests import fakes
+from tests import trees
 from tests.datamodules.vendors import TREES, look_up
 
 # Trees of two or three images have fewer than the official number, and say so each time.
@@ -57,11 +57,11 @@ def test_samples_are_what_the_files_say(name: str, tmp_path: Path) -> None:
 # IDD
 
 
-def idd_mask(tmp_path: Path, annotation: Mapping[str, Any], size: fakes.Size = (12, 20)) -> np.ndarray:
+def idd_mask(tmp_path: Path, annotation: Mapping[str, Any], size: trees.Size = (12, 20)) -> np.ndarray:
     """Returns the mask of an image with an annotation."""
     base = tmp_path / "IDD_Segmentation"
-    fakes.write_image(base / "leftImg8bit" / "val" / "0" / "a_leftImg8bit.png", fakes.draw_image("a", size))
-    fakes.write_json(base / "gtFine" / "val" / "0" / "a_gtFine_polygons.json", annotation)
+    trees.write_image(base / "leftImg8bit" / "val" / "0" / "a_leftImg8bit.png", trees.draw_image("a", size))
+    trees.write_json(base / "gtFine" / "val" / "0" / "a_gtFine_polygons.json", annotation)
     (batch,) = IDDDataModule(str(tmp_path), num_workers=0).test_dataloader()
     return batch["mask"][0].numpy()
 
@@ -119,14 +119,14 @@ def test_broken_polygons_of_idd_are_named(text: str, tmp_path: Path) -> None:
 
 
 def test_both_parts_of_idd_in_one_folder(tmp_path: Path) -> None:
-    fakes.write_idd(tmp_path, nested=False)
-    for split, key in fakes.IDD.pairs("val"):
+    trees.write_idd(tmp_path, nested=False)
+    for split, key in trees.IDD.pairs("val"):
         drive = f"9{key}"
-        fakes.write_image(tmp_path / "leftImg8bit" / split / f"{drive}_leftImg8bit.jpg", fakes.draw_image(key, (9, 9)))
+        trees.write_image(tmp_path / "leftImg8bit" / split / f"{drive}_leftImg8bit.jpg", trees.draw_image(key, (9, 9)))
         annotation = {"imgHeight": 9, "imgWidth": 9, "objects": []}
-        fakes.write_json(tmp_path / "gtFine" / split / f"{drive}_gtFine_polygons.json", annotation)
+        trees.write_json(tmp_path / "gtFine" / split / f"{drive}_gtFine_polygons.json", annotation)
     names = [batch["name"][0] for batch in IDDDataModule(str(tmp_path), num_workers=0).test_dataloader()]
-    assert names == sorted([*fakes.IDD.keys["val"], *(f"9{key}" for key in fakes.IDD.keys["val"])])
+    assert names == sorted([*trees.IDD.keys["val"], *(f"9{key}" for key in trees.IDD.keys["val"])])
 
 
 # Releases
@@ -138,7 +138,7 @@ def test_both_parts_of_idd_in_one_folder(tmp_path: Path) -> None:
 def test_the_release_of_wilddash_is_logged(
     final: bool, said: str, other: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: Any
 ) -> None:
-    fakes.write_wilddash(tmp_path, final=final, nested=False)
+    trees.write_wilddash(tmp_path, final=final, nested=False)
     monkeypatch.setattr(logging.getLogger("pytorch_lightning"), "propagate", True)
     module = WildDashDataModule(str(tmp_path))
     with caplog.at_level("INFO", logger="pytorch_lightning"):
@@ -147,22 +147,22 @@ def test_the_release_of_wilddash_is_logged(
 
 
 def test_the_final_wilddash_without_its_panoptic_files_is_not_taken_for_the_beta(tmp_path: Path) -> None:
-    fakes.write_wilddash(tmp_path, final=True, nested=False)
+    trees.write_wilddash(tmp_path, final=True, nested=False)
     for path in [*(tmp_path / "panoptic").iterdir(), tmp_path / "panoptic.json", tmp_path / "wilddash2-meta.json"]:
         path.unlink()
     (tmp_path / "panoptic").rmdir()
     for batch in WildDashDataModule(str(tmp_path), num_workers=0).val_dataloader():
         key = batch["name"][0]
-        expected = look_up(fakes.WILDDASH_FINAL.draw_ids(key), "wilddash final")
+        expected = look_up(trees.WILDDASH_FINAL.draw_ids(key), "wilddash final")
         assert np.array_equal(batch["mask"][0].numpy(), expected)
 
 
 @pytest.mark.parametrize("place", ["v2.0", "labels", "palette"])
 def test_mapillary_v2_is_refused(place: str, tmp_path: Path) -> None:
-    fakes.write_mapillary(tmp_path, ["v2.0" if place == "v2.0" else ""])
-    for split, key in fakes.MAPILLARY.pairs("train", "val") if place != "v2.0" else ():
+    trees.write_mapillary(tmp_path, ["v2.0" if place == "v2.0" else ""])
+    for split, key in trees.MAPILLARY.pairs("train", "val") if place != "v2.0" else ():
         path = tmp_path / ("training" if split == "train" else "validation") / "labels" / f"{key}.png"
-        ids = fakes.draw_ids(key, fakes.MAPILLARY_V2_IDS, fakes.MAPILLARY.size(key))
+        ids = trees.draw_ids(key, trees.MAPILLARY_V2_IDS, trees.MAPILLARY.size(key))
         picture = Image.fromarray(ids if place == "labels" else ids % 66)
         if place == "palette":
             picture.putpalette([0, 0, 0, 165, 42, 42, 250, 170, 31])
@@ -177,27 +177,27 @@ def test_mapillary_v2_is_refused(place: str, tmp_path: Path) -> None:
     [(np.uint16, "", False), (np.int32, "read_mapping", False), (np.float64, "", True)],
 )
 def test_splits_of_gta_in_any_type_place_and_form(dtype: type, folder: str, row: bool, tmp_path: Path) -> None:
-    fakes.write_gta(tmp_path, dtype=dtype)
+    trees.write_gta(tmp_path, dtype=dtype)
     if row:
         rows = {name: value.T for name, value in loadmat(tmp_path / "split.mat").items() if name.endswith("Ids")}
         savemat(tmp_path / "split.mat", rows)
     (tmp_path / folder).mkdir(exist_ok=True)
     (tmp_path / "split.mat").rename(tmp_path / folder / "split.mat")
-    for split, keys in fakes.GTA.keys.items():
+    for split, keys in trees.GTA.keys.items():
         loader = GTADataModule(str(tmp_path), split=split, num_workers=0).test_dataloader()
         assert [batch["name"][0] for batch in loader] == keys
 
 
 @pytest.mark.parametrize("content", [None, b"", b"MATLAB 5.0 MAT-file, but not really"])
 def test_gta_without_its_split_file_or_with_a_broken_one(content: bytes | None, tmp_path: Path) -> None:
-    fakes.write_gta(tmp_path)
+    trees.write_gta(tmp_path)
     (tmp_path / "split.mat").unlink() if content is None else (tmp_path / "split.mat").write_bytes(content)
     with pytest.raises(DataError, match=r"split\.mat.*read_mapping\.zip"):
         GTADataModule(str(tmp_path)).test_dataloader()
 
 
 def test_an_incomplete_gta_names_what_its_split_file_lists(tmp_path: Path) -> None:
-    fakes.write_gta(tmp_path)
+    trees.write_gta(tmp_path)
     for folder in ("images", "labels"):
         (tmp_path / folder / "00006.png").unlink()
     with pytest.raises(DataError, match="00006"):
@@ -209,7 +209,7 @@ def test_an_incomplete_gta_names_what_its_split_file_lists(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("rearranged", [False, True])
 def test_known_broken_pairs_of_gta(rearranged: bool, tmp_path: Path) -> None:
-    fakes.write_gta(tmp_path, rearranged, broken=True)
+    trees.write_gta(tmp_path, rearranged, broken=True)
     with pytest.raises(DataError, match=r"20801\.png.*48x25.*48x26"):
         list(GTADataModule(str(tmp_path), split="val", num_workers=0).test_dataloader())
     module = GTADataModule(str(tmp_path), split="val", broken="skip", num_workers=0)
@@ -218,14 +218,14 @@ def test_known_broken_pairs_of_gta(rearranged: bool, tmp_path: Path) -> None:
 
 
 def test_synthia_is_for_training_alone(tmp_path: Path) -> None:
-    module = SYNTHIADataModule(str(fakes.write_synthia(tmp_path)))
+    module = SYNTHIADataModule(str(trees.write_synthia(tmp_path)))
     for make_loader in (module.val_dataloader, module.test_dataloader):
         with pytest.raises(DataError, match=r"synthia.*(val|test).*expected.*train"):
             make_loader()
 
 
 def test_the_video_sequences_of_synthia_are_warned_about(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
-    root = fakes.write_synthia(tmp_path)
+    root = trees.write_synthia(tmp_path)
     SYNTHIADataModule(str(tmp_path), num_workers=0).find_pairs("train")
     assert not [warning for warning in recwarn if "video sequences" in str(warning.message)]
     for path in [*root.rglob("*.png")]:
@@ -235,13 +235,13 @@ def test_the_video_sequences_of_synthia_are_warned_about(tmp_path: Path, recwarn
 
 
 def test_fewer_images_than_the_official_number_are_pointed_out(tmp_path: Path) -> None:
-    module = CityscapesDataModule(str(fakes.write_cityscapes(tmp_path)))
+    module = CityscapesDataModule(str(trees.write_cityscapes(tmp_path)))
     with pytest.warns(UserWarning, match="3 images of val, the official number is 500"):
         module.test_dataloader()
 
 
 def test_training_leaves_out_broken_pairs_too(tmp_path: Path) -> None:
-    path = fakes.write_gta(tmp_path) / "images" / "00002.png"
+    path = trees.write_gta(tmp_path) / "images" / "00002.png"
     path.write_bytes(path.read_bytes()[:60])
     module = GTADataModule(str(tmp_path), broken="skip", batch_size=1, num_workers=0, crop_size=(16, 16))
     with pytest.warns(UserWarning, match=r"left out 1 broken pair.* 00002"):
@@ -252,8 +252,8 @@ def test_training_leaves_out_broken_pairs_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rearranged", [False, True])
 def test_train_ids_beside_the_labels_of_gta_are_passed_over(rearranged: bool, tmp_path: Path) -> None:
-    data = GTADataModule(str(fakes.write_gta(tmp_path, rearranged=rearranged)))
+    data = GTADataModule(str(trees.write_gta(tmp_path, rearranged=rearranged)))
     pairs, _ = data.find_pairs("val")
     for pair in pairs:
-        fakes.write_image(pair.labels.with_name(f"{pair.name}_labelTrainIds.png"), np.zeros((4, 4), dtype=np.uint8))
+        trees.write_image(pair.labels.with_name(f"{pair.name}_labelTrainIds.png"), np.zeros((4, 4), dtype=np.uint8))
     assert data.find_pairs("val") == (pairs, []) and len(pairs) == 2

@@ -20,7 +20,7 @@ from datamodules import (
     WildDashDataModule,
 )
 from datamodules.files import FilesDataModule
-from tests import fakes
+from tests import trees
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 TARGETS = [CityscapesDataModule, BDDDataModule, IDDDataModule, MapillaryDataModule]
@@ -66,7 +66,7 @@ class Tree:
 
     write: Callable[[Path], Path]
     module: type[FilesDataModule]
-    vendor: fakes.Vendor
+    vendor: trees.Vendor
     images: Mapping[str, str]
     table: str
     draw: Callable[[str], np.ndarray] | None = None
@@ -88,24 +88,35 @@ def splits(pattern: str, *names: str) -> dict[str, str]:
 
 
 BOTH, ALL = ("train", "val"), ("train", "val", "test")
-GTA_TREE = Tree(fakes.write_gta, GTADataModule, fakes.GTA, splits("images/{key}.png", *ALL), "gta")
+GTA_TREE = Tree(trees.write_gta, GTADataModule, trees.GTA, splits("images/{key}.png", *ALL), "gta")
 SYNTHIA_IMAGES = {"train": "RAND_CITYSCAPES/RGB/{key}.png"}
-SYNTHIA_TREE = Tree(fakes.write_synthia, SYNTHIADataModule, fakes.SYNTHIA, SYNTHIA_IMAGES, "synthia")
+SYNTHIA_TREE = Tree(trees.write_synthia, SYNTHIADataModule, trees.SYNTHIA, SYNTHIA_IMAGES, "synthia")
 BETA_IMAGES, FINAL_IMAGES = ({"val": f"{name}/images/{{key}}.jpg"} for name in ("wd_public_02", "wd_public_v2p0"))
-BETA_TREE = Tree(fakes.write_wilddash, WildDashDataModule, fakes.WILDDASH_BETA, BETA_IMAGES, "wilddash")
+BETA_TREE = Tree(trees.write_wilddash, WildDashDataModule, trees.WILDDASH_BETA, BETA_IMAGES, "wilddash")
 FINAL_TREE = Tree(
-    partial(fakes.write_wilddash, final=True), WildDashDataModule, fakes.WILDDASH_FINAL, FINAL_IMAGES, "wilddash final"
+    partial(trees.write_wilddash, final=True),
+    WildDashDataModule,
+    trees.WILDDASH_FINAL,
+    FINAL_IMAGES,
+    "wilddash final",
 )
 FINE = "leftImg8bit/{split}/{key}_leftImg8bit.png"
 CITYSCAPES_TREE = Tree(
-    fakes.write_cityscapes, CityscapesDataModule, fakes.CITYSCAPES, splits(FINE, *BOTH), "cityscapes"
+    trees.write_cityscapes, CityscapesDataModule, trees.CITYSCAPES, splits(FINE, *BOTH), "cityscapes"
 )
 BDD_IMAGES = splits("bdd100k/images/10k/{split}/{key}.jpg", *BOTH)
-BDD_TREE = Tree(fakes.write_bdd, BDDDataModule, fakes.BDD, BDD_IMAGES, "bdd")
+BDD_TREE = Tree(trees.write_bdd, BDDDataModule, trees.BDD, BDD_IMAGES, "bdd")
 IDD_IMAGES = splits(f"IDD_Segmentation/{FINE}", *BOTH)
-IDD_TREE = Tree(fakes.write_idd, IDDDataModule, fakes.IDD, IDD_IMAGES, "idd", draw=lambda key: fakes.draw_idd(key)[0])
+IDD_TREE = Tree(
+    trees.write_idd,
+    IDDDataModule,
+    trees.IDD,
+    IDD_IMAGES,
+    "idd",
+    draw=lambda key: trees.draw_idd(key)[0],
+)
 MAPILLARY_IMAGES = {"train": "training/images/{key}.jpg", "val": "validation/images/{key}.jpg"}
-MAPILLARY_TREE = Tree(fakes.write_mapillary, MapillaryDataModule, fakes.MAPILLARY, MAPILLARY_IMAGES, "mapillary")
+MAPILLARY_TREE = Tree(trees.write_mapillary, MapillaryDataModule, trees.MAPILLARY, MAPILLARY_IMAGES, "mapillary")
 
 
 def change(tree: Tree, images: Mapping[str, str] | None = None, write: Any = None, **arguments: Any) -> Tree:
@@ -114,19 +125,19 @@ def change(tree: Tree, images: Mapping[str, str] | None = None, write: Any = Non
 
 
 # As the authors rearranged it: in the form of Cityscapes, with 8-bit SYNTHIA ids.
-SYNTHIA_REARRANGED = fakes.Vendor({"train": ["seq00/0000000", "seq01/0000000", "seq01/0000001"]}, range(23), (20, 34))
+SYNTHIA_REARRANGED = trees.Vendor({"train": ["seq00/0000000", "seq01/0000000", "seq01/0000001"]}, range(23), (20, 34))
 
 
 def write_synthia_rearranged(root: Path) -> Path:
     for split, key in SYNTHIA_REARRANGED.pairs("train"):
-        fakes.write_image(root / "leftImg8bit" / split / f"{key}_leftImg8bit.png", SYNTHIA_REARRANGED.draw_image(key))
-        fakes.write_image(root / "gtFine" / split / f"{key}_gtFine_labelIds.png", SYNTHIA_REARRANGED.draw_ids(key))
+        trees.write_image(root / "leftImg8bit" / split / f"{key}_leftImg8bit.png", SYNTHIA_REARRANGED.draw_image(key))
+        trees.write_image(root / "gtFine" / split / f"{key}_gtFine_labelIds.png", SYNTHIA_REARRANGED.draw_ids(key))
     return root
 
 
 def write_converted_wilddash(root: Path) -> Path:
     """Writes the beta with labels that are named as the vendor's converter names them."""
-    for path in fakes.write_wilddash(root).rglob("labels/*.png"):
+    for path in trees.write_wilddash(root).rglob("labels/*.png"):
         path.rename(path.with_name(f"{path.stem}_labelIds.png"))
     return root
 
@@ -149,7 +160,7 @@ TREES = {
     "cityscapes": CITYSCAPES_TREE,
     "bdd": BDD_TREE,
     "bdd, flat": change(BDD_TREE, splits("images/10k/{split}/{key}.jpg", *BOTH), nested=False),
-    "bdd, old": change(BDD_TREE, splits("bdd100k/seg/images/{split}/{key}.jpg", *BOTH), fakes.write_old_bdd),
+    "bdd, old": change(BDD_TREE, splits("bdd100k/seg/images/{split}/{key}.jpg", *BOTH), trees.write_old_bdd),
     "idd": IDD_TREE,
     "idd, masks": change(IDD_TREE, splits(FINE, *BOTH), polygons=False, masks=True, nested=False),
     "idd, masks and polygons": change(IDD_TREE, masks=True),

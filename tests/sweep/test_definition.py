@@ -1,0 +1,174 @@
+"""Sweeps: what a sweep's file may hold."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from experiments.command_line import drop_options
+from experiments.sweep.definition import Parameter, read_definition, read_parameter
+from tests.sweep.given import sweep, write_sweep
+
+
+@pytest.mark.parametrize(
+    ("form", "values"),
+    [
+        ({"values": [0.1, 0.2]}, [0.1, 0.2]),
+        ({"distribution": "categorical", "values": ["a", None, True, 3]}, ["a", None, True, 3]),
+        ({"values": [[0.5], [0.5, 1.0]]}, [[0.5], [0.5, 1.0]]),
+        ({"min": 1, "max": 3}, [1, 2, 3]),
+        ({"distribution": "int_uniform", "min": 1, "max": 2}, [1, 2]),
+        ({"min": 0, "max": 1.0}, None),
+        ({"distribution": "uniform", "min": 1, "max": 3}, None),
+        ({"distribution": "q_uniform", "min": 0.0, "max": 0.3, "q": 0.1}, [0.0, 0.1, 0.2, 0.3]),
+        ({"distribution": "q_uniform", "min": 2, "max": 4}, [2, 3, 4]),
+        ({"distribution": "q_uniform", "min": 0.1, "max": 0.9, "q": 0.5}, [0.5]),
+        ({"distribution": "log_uniform_values", "min": 0.001, "max": 0.1}, None),
+        ({"distribution": "q_log_uniform_values", "min": 3, "max": 12, "q": 5}, [5, 10]),
+    ],
+)
+def test_forms_of_parameters(form: dict[str, Any], values: list[Any] | None) -> None:
+    parameter = read_parameter("x", form)
+    assert isinstance(parameter, Parameter)
+    assert getattr(parameter.distribution, "log", False) == ("log" in form.get("distribution", ""))
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    drawn = [parameter.suggest(study.ask()) for _ in range(30)]
+    if values is None:
+        assert parameter.grid is None and len(set(drawn)) > 10
+        assert all(form["min"] <= value <= form["max"] for value in drawn)
+    else:
+        assert [repr(parameter.to_value(value)) for value in parameter.grid or ()] == [repr(value) for value in values]
+        assert {repr(value) for value in drawn} == {repr(value) for value in values}
+    assert repr(parameter.first) == repr(values[0] if values else float(form["min"]))
+
+
+@pytest.mark.parametrize("form", [{"value": 3}, {"distribution": "constant", "value": [1, 2]}])
+def test_a_parameter_with_one_value_is_not_chosen(form: dict[str, Any]) -> None:
+    assert read_parameter("x", form) == form["value"]
+
+
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        (3, "expected a mapping"),
+        ({}, "not supported here: expected value; values; min and max"),
+        ({"distribution": "normal", "mu": 0, "sigma": 1}, "'normal' is not supported here: .*log_uniform_values"),
+        ({"distribution": ["uniform"], "min": 0, "max": 1}, r"\['uniform'\] is not supported here"),
+        ({"distribution": "log_uniform", "min": -3, "max": 0}, "'log_uniform' is not supported"),
+        ({"parameters": {"a": {"value": 1}}}, "the form .* is not supported"),
+        ({"values": []}, "expected a list of one value or more"),
+        ({"values": [1, 1]}, "a value twice"),
+        ({"values": [1, 2], "probabilities": [0.5, 0.5]}, "probabilities not supported"),
+        ({"min": 1}, "max missing"),
+        ({"min": 2, "max": 1}, "expected min below max"),
+        ({"min": "low", "max": 1}, "expected a finite number"),
+        ({"distribution": "int_uniform", "min": 0.5, "max": 2}, "expected whole numbers"),
+        ({"distribution": "log_uniform_values", "min": 0, "max": 2}, "a number above 0"),
+        ({"distribution": "q_uniform", "min": 0, "max": 2, "q": 0}, "a number above 0"),
+        ({"distribution": "q_uniform", "min": 0.1, "max": 0.4, "q": 0.5}, "no multiple of q"),
+    ],
+)
+def test_other_forms_are_refused(form: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"parameters.method.x.*{message}"):
+        read_parameter("method.x", form)
+
+
+def test_other_ways_to_write_numbers(tmp_path: Path) -> None:
+    path = write_sweep(tmp_path, early_terminate={"type": "hyperband", "max_iter": 32, "s": 2, "eta": 4})
+    assert read_definition(path).halving == (2, 4)
+    odd = {"metric": {"name": "val/miou", "goal": "maximize", "target": 50}, "command": None, "name": 5}
+    path = write_sweep(tmp_path, **odd)
+    path.write_text(path.read_text() + "command:\nearly_terminate:\n")
+    read = read_definition(path)
+    assert read.halving is None and read.name == "5" and "${program}" in read.command
+    path = write_sweep(tmp_path, early_terminate={"type": "hyperband", "min_iter": 3, "strict": True})
+    assert read_definition(path).halving == (3, 3)
+    path = write_sweep(tmp_path, command=["${program}", "validate", "--seed_everything", 1, "${args}"])
+    assert read_definition(path).command[3] == "1"
+    path.write_text(path.read_text().replace("0.2", "1e-3").replace("0.4", "1E+2"))
+    assert read_definition(path).parameters[0].grid == (0.0, 0.001, 100.0, 0.6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"metric": {"name": "test/miou", "goal": "maximize"}}, "Nothing is chosen by scores on targets"),
+        ({"metric": {"name": "val/miou"}}, "expected goal: maximize"),
+        ({"metric": {"name": "val/ece", "goal": "most"}}, "metric.goal is most, expected .*'maximize', 'minimize'"),
+        ({"metric": None}, "metric.name"),
+        ({"method": "hyperband"}, "method is hyperband, expected .*'grid', 'random', 'bayes'"),
+        ({"method": ["grid"]}, r"method is \['grid'\], expected .*'grid', 'random', 'bayes'"),
+        ({"parameters": {"method": {"values": ["IaBN", "TTA"]}}}, "method cannot be chosen by a sweep"),
+        ({"parameters": {"ckpt_path": {"values": ["a", "b"]}}}, "ckpt_path cannot be chosen by a sweep"),
+        ({"parameter": {"a": 1}}, "parameter.a.* not accepted"),
+        ({"parameters": {"method.alpha": {"value": 0.1}}}, "nothing to choose"),
+        ({"parameters": {"data.choose_on_target": {"values": [True, False]}}}, "on the development set alone"),
+        ({"run_cap": 0}, "run_cap.*v>0"),
+        ({"early_terminate": {"type": "median"}}, "early_terminate.type is median, expected .*hyperband"),
+        ({"early_terminate": {"type": "hyperband"}}, "expected {type: hyperband, min_iter: 10}"),
+        ({"command": "validate"}, "command is validate, expected list"),
+        ({"command": ["${env}", "${interpreter}", "${program}", "test", "${args}"]}, "nothing is chosen on targets"),
+        ({"command": ["${env}", "${interpreter}", "${program}", "fit", "${args}"]}, "it trains a network per trial"),
+        ({"command": None}, r"has \$\{args\} after \$\{program\}.*Expected .* validate"),
+        ({"command": ["${program}", "validate"]}, r"has no \$\{args\}"),
+        ({"command": ["python", "main.py", "validate", "${args}"]}, r"has no \$\{program\}"),
+        ({"command": ["${env}", "A=1", "${program}", "validate", "${args}"]}, "begins with .*A=1.*export variables"),
+        (
+            {"command": ["${program}", "validate", "--config=${envvar:SEGADAPT_EXPERIMENT}", "${args}"]},
+            "is not set: expected --experiment EXPERIMENT.yaml, or export SEGADAPT_EXPERIMENT",
+        ),
+        ({"program": "nowhere.py"}, "start this in the folder of main.py"),
+        ({"method": "random"}, "nothing says how many trials random has"),
+        ({"parameters": {"method.alpha": {"min": 0.0, "max": 1.0}}}, "has no end of values"),
+    ],
+)
+def test_refusals(
+    changes: dict[str, Any], message: str, tmp_path: Path, calls: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_sweep(tmp_path, **changes)
+    assert sweep(tmp_path) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and "sweep.yaml" in error and re.search(message, error), error
+    assert not calls() and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [(None, "cannot be read"), ("[1, 2]", "found list, expected a mapping"), ("a: [", "is not YAML")],
+)
+def test_files_that_are_no_sweep(text: str | None, message: str, tmp_path: Path) -> None:
+    if text is not None:
+        (tmp_path / "sweep.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_definition(tmp_path / "sweep.yaml")
+
+
+@pytest.mark.parametrize(
+    ("options", "more", "message"),
+    [
+        ((), ("--data.choose_on_target=true",), "a sweep never chooses on a target"),
+        (("--checkpoint=none.ckpt",), (), "none.ckpt is not there"),
+        ((), ("--method.alpha=0.4",), r"error: --method.alpha behind -- would overrule .*sweep\.yaml"),
+        ((), ("--method.alpha", "0.4"), "--method.alpha behind -- would overrule"),
+        ((), ("--data.seed=1", "--method=TTA"), "--method behind -- would overrule"),
+        ((), ("--method", "TTA"), "--method behind -- would overrule"),
+    ],
+)
+def test_options_that_would_spoil_the_choice_are_refused(
+    options: tuple[str, ...],
+    more: tuple[str, ...],
+    message: str,
+    tmp_path: Path,
+    calls: Any,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_sweep(tmp_path)
+    assert sweep(tmp_path, *options, more=more) == 1
+    assert re.search(message, capsys.readouterr().err) and not calls()
+
+
+def test_options_are_dropped_with_their_values() -> None:
+    command = ["validate", "--method", "IaBN", "--method.alpha=1", "--methods=2", "--data", "x", "--method.psi", "3"]
+    assert drop_options(command, "method") == ["validate", "--methods=2", "--data", "x"]

@@ -1,0 +1,142 @@
+"""Runs what the paper's tables are made of: in order, once, to the end whatever fails."""
+
+import os
+import re
+import runpy
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+from experiments.tables import execution
+from experiments.tables.command import list_all_runs, run_tables
+from experiments.tables.execution import Task, list_tasks, run_tasks
+from experiments.tables.paper import NAMES, read_table
+from experiments.tables.runs import WORLDS, Plan, Run
+from tests.fake_results import plan_of, write_planned
+from tests.processes import is_alive, list_children, wait_for
+from tests.tiny import ROOT
+
+TABLES = [read_table(name) for name in NAMES]
+IABN = Run("gta_resnet50", "iabn")
+STREET_SCENES = ("--world", "street_scenes")
+
+
+def test_everything_is_planned_once_and_in_an_order_that_works(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, *STREET_SCENES)
+    tasks = list_tasks(plan, list_all_runs(plan, TABLES))
+    assert len(tasks) == len(set(tasks))
+    for number, task in enumerate(tasks):
+        assert task.list_needed(plan) <= set(tasks[:number])
+    trained = {task.experiment for task in tasks if task.kind == "train"}
+    assert {"gta_resnet50_seed2", "haze_resnet101", "synthia_resnet101_dropout"} <= trained
+    without = {"haze_resnet50", "gta_resnet50_switchable"}
+    assert not {task.experiment for task in tasks if task.kind == "select"} & without
+
+
+def test_members_of_an_ensemble_share_a_config_and_have_a_seed_each() -> None:
+    world = WORLDS["licensed"]
+    members = world.list_members("gta_resnet50")
+    assert len(members) == len(set(members)) == 10
+    assert {world.find_config(member).name for member in members} == {"gta_resnet50.yaml"}
+    seeds = [f"--seed_everything={number}" for number in range(1, 10)]
+    assert [world.list_arguments(member) for member in members] == [[], *([seed] for seed in seeds)]
+
+
+def test_a_failure_stops_only_what_needs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, done = plan_of(tmp_path), []
+
+    def perform(plan: Plan, task: Task) -> str | None:
+        done.append((task.kind, task.experiment))
+        return "no data" if task == Task("train", "gta_resnet50") else None
+
+    monkeypatch.setattr(execution, "perform", perform)
+    other = Run("gta_resnet101", "iabn")
+    failed = run_tasks(plan, list_tasks(plan, [IABN, other]), jobs=1)
+    assert done == [("train", "gta_resnet101"), ("train", "gta_resnet50"), ("test", "gta_resnet101")]
+    assert failed == ["gta_resnet50: training: no data", "gta_resnet50: testing iabn: what it needs failed"]
+    write_planned(plan, other, {"cityscapes": 38.0})
+    assert list_tasks(plan, [other]) == []  # it has results
+
+
+def kill_self(plan: Plan, task: Task) -> str | None:
+    """Ends its own process, as the system does when memory is short."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    return None
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_fails_its_step_and_not_the_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execution, "perform", kill_self)
+    tasks = [Task("train", name) for name in ("gta_resnet50", "gta_resnet101")]
+    failed = run_tasks(plan_of(tmp_path), tasks, jobs=2)
+    assert failed and all(re.match("gta_resnet.*: training: its process was killed", line) for line in failed)
+
+
+@pytest.mark.parametrize("interrupt", ["ctrl-c", "sigterm"])
+def test_an_interrupt_ends_all_steps(interrupt: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = []
+
+    class Interrupted:
+        def train(self) -> None:
+            begun.append(1)
+            if interrupt == "sigterm":
+                raise SIGTERMException
+            try:
+                raise KeyboardInterrupt
+            except KeyboardInterrupt:
+                sys.exit(1)  # as Lightning does
+
+    monkeypatch.setattr(execution, "make_protocol", lambda *_: Interrupted())
+    tasks = [Task("train", "gta_resnet50"), Task("train", "gta_resnet101")]
+    with pytest.raises(SystemExit):
+        run_tasks(plan_of(tmp_path), tasks, 1)
+    assert begun == [1]
+
+
+def test_ctrl_c_says_that_the_same_command_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("experiments.tables.command.run_tables", interrupt)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("experiments.tables", run_name="__main__")
+    assert ended.value.code == 130 and "the same command goes on" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_killed_and_started_again_it_goes_on(tmp_path: Path) -> None:
+    args = ["table2", "--world", "street_scenes", "--quick", "--folder", str(tmp_path), "--run"]
+    command = [sys.executable, "-m", "experiments.tables", *args, "--jobs", "2"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "steps left" in line:
+                break
+        children = list_children(process.pid)
+        process.terminate()
+    assert len(children) >= 2
+    wait_for(lambda: not any(is_alive(child) for child in children), 60)
+    trained = find_written(tmp_path, "training.json")
+    assert trained
+    (built,) = run_tables(args)
+    assert built.missing == {} and all(None not in row.ours.values() for row in built.parts[0].rows)
+    assert "constructed demonstration" in (tmp_path / "table2.md").read_text()
+    found = find_written(tmp_path, "results.json", "best.ckpt")
+    assert len(found) >= 6
+    run_tables(args)  # nothing is done twice
+    assert find_written(tmp_path, "results.json", "best.ckpt") == found
+    assert trained.items() <= find_written(tmp_path, "training.json").items()
+
+
+def find_written(folder: Path, *names: str) -> dict[Path, int]:
+    """Returns when the files of these names in a folder were written."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name in names}

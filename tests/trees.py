@@ -1,0 +1,362 @@
+"""Writes small trees of files in the layouts of the data sets' vendors, seeded."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+from scipy.io import savemat
+
+Size = tuple[int, int]  # (height, width)
+
+# Cityscapes' colours of ids 0 to 33; GTA's license plate, 34, has the colour of pole.
+PALETTE = [
+    *((0, 0, 0),) * 5,
+    *((111, 74, 0), (81, 0, 81), (128, 64, 128), (244, 35, 232), (250, 170, 160), (230, 150, 140), (70, 70, 70)),
+    *((102, 102, 156), (190, 153, 153), (180, 165, 180), (150, 100, 100), (150, 120, 90), (153, 153, 153)),
+    *((153, 153, 153), (250, 170, 30), (220, 220, 0), (107, 142, 35), (152, 251, 152), (70, 130, 180), (220, 20, 60)),
+    *((255, 0, 0), (0, 0, 142), (0, 0, 70), (0, 60, 100), (0, 0, 90), (0, 0, 110), (0, 80, 100), (0, 0, 230)),
+    *((119, 11, 32), (153, 153, 153)),
+]
+
+
+@dataclass(frozen=True)
+class Vendor:
+    """What a data set's tree holds here.
+
+    Attributes:
+        keys: For each split what tells its images from each other, sorted.
+        ids: Every id that a label file may hold, void ones too.
+        usual_size: Of most images: the real proportions, a fortieth of the length.
+        sizes: Of the others.
+    """
+
+    keys: Mapping[str, Sequence[str]]
+    ids: Sequence[int]
+    usual_size: Size
+    sizes: Mapping[str, Size] = field(default_factory=dict)
+
+    def size(self, key: str) -> Size:
+        return self.sizes.get(key, self.usual_size)
+
+    def draw_image(self, key: str) -> np.ndarray:
+        return draw_image(key, self.size(key))
+
+    def draw_ids(self, key: str) -> np.ndarray:
+        return draw_ids(key, self.ids, self.size(key))
+
+    def pairs(self, *splits: str) -> Iterable[tuple[str, str]]:
+        """Yields (split, key)."""
+        return ((split, key) for split in splits for key in self.keys[split])
+
+
+GTA = Vendor(
+    keys={
+        "train": ["00001", "00002", "00007", "24966"],
+        "val": ["00003", "00005"],
+        "test": ["00004", "00006", "00008"],
+    },
+    ids=range(35),
+    usual_size=(26, 48),
+    sizes={"00002": (25, 48), "00005": (25, 48)},
+)
+SYNTHIA = Vendor({"train": ["0000000", "0000001", "0000631", "0009399"]}, range(23), (20, 34))
+WILDDASH_BETA = Vendor({"val": ["ar0000_100000", "cn0003_100000", "us0083_100000"]}, range(39), (27, 48))
+WILDDASH_FINAL = Vendor(WILDDASH_BETA.keys, range(81), (27, 48))
+CITYSCAPES = Vendor(
+    keys={
+        "train": ["aachen/aachen_000000_000019", "aachen/aachen_000001_000019", "zurich/zurich_000000_000019"],
+        "val": [
+            "frankfurt/frankfurt_000000_000294",
+            "frankfurt/frankfurt_000001_000576",
+            "lindau/lindau_000000_000019",
+        ],
+        "test": ["berlin/berlin_000000_000019", "munich/munich_000000_000019"],
+    },
+    ids=range(34),
+    usual_size=(24, 48),
+)
+BDD = Vendor(
+    keys={
+        "train": ["0004a4c0-d4dff0ad", "00054602-3bf57337"],
+        "val": ["7d128593-0ccfea4c", "7d15b18b-1e0d6e3f"],
+        "test": ["ac517380-00000000", "ac6d4f42-00000000"],
+    },
+    ids=(*range(19), 255),
+    usual_size=(18, 32),
+)
+BDD_UNPAIRED = ("80a9e37d-e4548ac1", "9342e334-33d167eb")  # in val of the old release: an image and a mask
+IDD = Vendor(
+    keys={
+        "train": ["0/frame0029", "1/frame0029", "119/frame0450"],
+        "val": ["10/frame0600", "2/frame0600"],
+        "test": ["3/frame0000"],
+    },
+    ids=(*range(19), 255),
+    usual_size=(36, 64),
+    sizes={"1/frame0029": (24, 43), "2/frame0600": (24, 43)},
+)
+MAPILLARY = Vendor(
+    keys={"train": ["--BRfPMbU_vfCHtqNzS8Dw", "00AGnPqyUzdmWbBvuYrr_Q"], "val": ["03G8WHFnNfiJR-457i0MWQ", "_a-1"]},
+    ids=range(66),
+    usual_size=(27, 48),
+    sizes={"03G8WHFnNfiJR-457i0MWQ": (30, 40)},
+)
+MAPILLARY_V2_IDS = range(124)
+
+# AutoNUE's labels in the order of their ids, with their csTrainId.
+IDD_TRAIN_IDS = {
+    **{"road": 0, "parking": 255, "drivable fallback": 255, "sidewalk": 1, "rail track": 255},
+    **{"non-drivable fallback": 9, "person": 11, "animal": 255, "rider": 12, "motorcycle": 17, "bicycle": 18},
+    **{"autorickshaw": 255, "car": 13, "truck": 14, "bus": 15, "caravan": 255, "trailer": 255, "train": 16},
+    **{"vehicle fallback": 255, "curb": 255, "wall": 3, "fence": 4, "guard rail": 255, "billboard": 255},
+    **{"traffic sign": 7, "traffic light": 6, "pole": 5, "polegroup": 255, "obs-str-bar-fallback": 255, "building": 2},
+    **{"bridge": 255, "tunnel": 255, "vegetation": 8, "sky": 10, "fallback background": 255, "unlabeled": 255},
+    **{"ego vehicle": 255, "rectification border": 255, "out of roi": 255, "license plate": 255},
+}
+
+
+def draw_ids(key: str, ids: Sequence[int], size: Size) -> np.ndarray:
+    """Draws (H, W) uint8 ids in cells of 2x3 pixels; each of the ids is there."""
+    height, width = size
+    cells = np.arange(height)[:, None] // 2 * -(-width // 3) + np.arange(width)[None] // 3
+    every = np.resize(np.array(ids, dtype=np.uint8), cells.max() + 1)
+    return np.random.default_rng([*key.encode()]).permutation(every)[cells]
+
+
+def draw_image(key: str, size: Size) -> np.ndarray:
+    """Draws an (H, W, 3) uint8 image of noisy blocks."""
+    height, width = size
+    generator = np.random.default_rng([1, *key.encode()])
+    rows, columns = np.arange(height)[:, None] * 4 // height, np.arange(width) * 6 // width
+    blocks = generator.integers(0, 256, (4, 6, 3))[rows, columns]
+    return (blocks + generator.integers(-20, 21, (height, width, 3))).clip(0, 255).astype(np.uint8)
+
+
+def write_image(path: Path, pixels: np.ndarray, mode: str | None = None) -> None:
+    """Writes an image; mode P gives it a palette in which ids have the colours of Cityscapes, or else noise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = Image.fromarray(pixels)
+    if mode == "P":
+        picture = Image.frombytes("P", picture.size, pixels.tobytes())
+        picture.putpalette([*np.ravel(PALETTE), *np.random.default_rng(0).integers(0, 256, 768 - 3 * len(PALETTE))])
+    picture.save(path)
+
+
+def write_16_bit(path: Path, red: np.ndarray, green: np.ndarray) -> None:
+    """Writes a 16-bit RGB PNG whose blue channel is 0."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), np.stack([np.zeros_like(red), green, red], axis=2).astype(np.uint16))
+
+
+def write_json(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def number_instances(ids: np.ndarray) -> np.ndarray:
+    """Numbers (H, W) instances, up to 399, independently of the ids."""
+    return np.arange(ids.size).reshape(ids.shape) * 400 // ids.size
+
+
+def write_gta(root: Path, rearranged: bool = False, broken: bool = False, dtype: type = np.uint16) -> Path:
+    """Writes GTA5 as its twenty zips unpack, or as the authors rearranged it.
+
+    Args:
+        root: The folder of the data set.
+        rearranged: Whether the splits are folders.
+        broken: Whether to add some of the broken pairs: 20801 to val and 20860 to test, whose image and labels differ
+            in size, and the blank 15188 to train and 17705 to test.
+        dtype: Of the numbers in split.mat.
+    """
+    keys = {split: [*keys] for split, keys in GTA.keys.items()}
+    if broken:
+        keys["train"].append("15188")
+        keys["val"].append("20801")
+        keys["test"] += ["17705", "20860"]
+    for folder, key in ((split if rearranged else "", key) for split in keys for key in keys[split]):
+        image, ids = GTA.draw_image(key), GTA.draw_ids(key)
+        if key in ("15188", "17705"):
+            image, ids = np.zeros((13, 24, 3), np.uint8), np.zeros((13, 24), np.uint8)
+        elif key in ("20801", "20860"):
+            image = image[:-1]
+        write_image(root / "images" / folder / f"{key}.png", image)
+        write_image(root / "labels" / folder / f"{key}.png", ids, "P")
+    if not rearranged:
+        numbers = {f"{split}Ids": np.array([[int(key)] for key in keys[split]], dtype=dtype) for split in keys}
+        savemat(root / "split.mat", numbers)
+        savemat(root / "mapping.mat", {"cityscapesMap": np.array(PALETTE) / 255})
+        (root / "images" / "._00001.png").write_bytes(b"\0\5\x16\7")  # what a Mac leaves behind
+    return root
+
+
+def write_synthia(root: Path, nested: bool = True) -> Path:
+    """Writes SYNTHIA-RAND-CITYSCAPES as its archive unpacks, into a folder of its own or not."""
+    base = root / "RAND_CITYSCAPES" if nested else root
+    for _, key in SYNTHIA.pairs("train"):
+        ids = SYNTHIA.draw_ids(key)
+        write_image(base / "RGB" / f"{key}.png", SYNTHIA.draw_image(key))
+        write_16_bit(base / "GT" / "LABELS" / f"{key}.png", ids, number_instances(ids))
+        write_image(base / "GT" / "COLOR" / f"{key}.png", SYNTHIA.draw_image(f"{key} colours"))
+    return root
+
+
+def write_wilddash(root: Path, final: bool = False, labels: bool = True, nested: bool = True) -> Path:
+    """Writes WildDash 2.
+
+    Args:
+        root: The folder of the data set.
+        final: Whether it is wd_public_v2p0 with 80 classes, or the beta, wd_public_02.
+        labels: Whether there are label images; the final release has its panoptic ones in any case.
+        nested: Whether the folder of the archive is kept.
+    """
+    vendor = WILDDASH_FINAL if final else WILDDASH_BETA
+    base = root / ("wd_public_v2p0" if final else "wd_public_02") if nested else root
+    annotations = []
+    for _, key in vendor.pairs("val"):
+        ids = vendor.draw_ids(key)
+        write_image(base / "images" / f"{key}.jpg", vendor.draw_image(key))
+        if labels:
+            write_image(base / "labels" / f"{key}.png", ids)
+        if not final:
+            write_16_bit(base / "instances" / f"{key}.png", ids, number_instances(ids))
+            continue
+        segments = np.where(ids == 0, 0, ids.astype(np.int64) * 1000 + number_instances(ids) // 100)
+        colours = np.stack([segments % 256, segments // 256 % 256, segments // 65536], axis=2).astype(np.uint8)
+        write_image(base / "panoptic" / f"{key}.png", colours)
+        info = [{"id": int(segment), "category_id": int(segment) // 1000} for segment in np.unique(segments) if segment]
+        annotations.append({"image_id": key, "file_name": f"{key}.png", "segments_info": info})
+    images = [{"id": key, "file_name": f"{key}.jpg"} for _, key in vendor.pairs("val")]
+    categories = [{"id": number, "name": f"class{number}", "isthing": 0} for number in vendor.ids]
+    write_json(base / "panoptic.json", {"images": images, "annotations": annotations, "categories": categories})
+    write_json(base / "wilddash2-meta.json", {"labels": categories})
+    return root
+
+
+def write_cityscapes(root: Path) -> Path:
+    """Writes Cityscapes as leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip unpack.
+
+    The labels of test hold nothing but the ego vehicle and what lies outside the image.
+    """
+    for split, key in CITYSCAPES.pairs("train", "val", "test"):
+        labels = root / "gtFine" / split / f"{key}_gtFine"
+        ids = draw_ids(key, range(4), CITYSCAPES.size(key)) if split == "test" else CITYSCAPES.draw_ids(key)
+        write_image(root / "leftImg8bit" / split / f"{key}_leftImg8bit.png", CITYSCAPES.draw_image(key))
+        write_image(labels.with_name(f"{labels.name}_labelIds.png"), ids)
+        write_image(labels.with_name(f"{labels.name}_color.png"), np.array(PALETTE, dtype=np.uint8)[ids])
+        things = np.where(ids < 24, ids, ids.astype(np.uint16) * 1000).astype(np.uint16)
+        write_image(labels.with_name(f"{labels.name}_instanceIds.png"), things)
+        height, width = ids.shape
+        polygons = {"imgHeight": height, "imgWidth": width, "objects": []}
+        write_json(labels.with_name(f"{labels.name}_polygons.json"), polygons)
+    return root
+
+
+def write_bdd(root: Path, nested: bool = True) -> Path:
+    """Writes BDD100K's 10k images and masks as their zips unpack, with or without the folder bdd100k."""
+    base = root / "bdd100k" if nested else root
+    labels = base / "labels" / "sem_seg"
+    for split, key in BDD.pairs("train", "val", "test"):
+        write_image(base / "images" / "10k" / split / f"{key}.jpg", BDD.draw_image(key))
+        if split != "test":
+            write_image(labels / "masks" / split / f"{key}.png", BDD.draw_ids(key))
+            write_image(labels / "colormaps" / split / f"{key}.png", BDD.draw_image(f"{key} colours"))
+            write_json(labels / "polygons" / f"sem_seg_{split}.json", [])
+    return root
+
+
+def write_old_bdd(root: Path, unpaired: bool = False) -> Path:
+    """Writes BDD100K's former release, with or without the image and the mask of val that have no partner."""
+    base = root / "bdd100k" / "seg"
+    for split, key in BDD.pairs("train", "val", "test"):
+        write_image(base / "images" / split / f"{key}.jpg", BDD.draw_image(key))
+        if split != "test":
+            write_image(base / "labels" / split / f"{key}_train_id.png", BDD.draw_ids(key))
+            write_image(base / "color_labels" / split / f"{key}_train_color.png", BDD.draw_image(f"{key} colours"))
+    if unpaired:
+        image, mask = BDD_UNPAIRED
+        write_image(base / "images" / "val" / f"{image}.jpg", BDD.draw_image(image))
+        write_image(base / "labels" / "val" / f"{mask}_train_id.png", BDD.draw_ids(mask))
+    return root
+
+
+def draw_idd(key: str) -> tuple[np.ndarray, dict[str, Any]]:
+    """Draws (H, W) csTrainIds with a rectangle for each label of IDD, and the annotation that says the same."""
+    height, width = IDD.size(key)
+    mask = np.full((height, width), 255, np.uint8)
+    objects = []
+    for number, label in enumerate(np.random.default_rng([2, *key.encode()]).permutation(list(IDD_TRAIN_IDS))):
+        left, top = number % 8 * (width // 8), number // 8 * (height // 5)
+        right, bottom = left + width // 8 - 1, top + height // 5 - 1
+        mask[top : bottom + 1, left : right + 1] = IDD_TRAIN_IDS[label]
+        corners = [[left, top], [right, top], [right, bottom], [left, bottom]]
+        objects.append({"label": str(label), "polygon": corners, "deleted": 0})
+    return mask, {"imgHeight": height, "imgWidth": width, "objects": objects}
+
+
+def write_idd(root: Path, polygons: bool = True, masks: bool = False, part: int = 1, nested: bool = True) -> Path:
+    """Writes IDD.
+
+    Args:
+        root: The folder of the data set.
+        polygons: Whether the vendor's polygons are there.
+        masks: Whether AutoNUE's createLabels was run, for csTrainIds, level3Ids and panoptic labels.
+        part: 1 has PNG images, 2 JPEG.
+        nested: Whether the folder of the archive is kept.
+    """
+    base = root / ("IDD_Segmentation" if part == 1 else "idd20kII") if nested else root
+    suffix = "png" if part == 1 else "jpg"
+    for split, key in IDD.pairs("train", "val", "test"):
+        write_image(base / "leftImg8bit" / split / f"{key}_leftImg8bit.{suffix}", IDD.draw_image(key))
+        if split == "test":
+            continue
+        mask, annotation = draw_idd(key)
+        if polygons:
+            write_json(base / "gtFine" / split / f"{key}_gtFine_polygons.json", annotation)
+        if masks:
+            write_image(base / "gtFine" / split / f"{key}_gtFine_labelcsTrainIds.png", mask)
+            levels = draw_ids(key, (*range(26), 255), IDD.size(key))
+            write_image(base / "gtFine" / split / f"{key}_gtFine_labellevel3Ids.png", levels)
+            flat = f"{key.replace('/', '_')}_gtFine_panopticlevel3Ids.png"
+            write_image(base / "gtFine" / f"{split}_panoptic" / flat, IDD.draw_image(key))
+    return root
+
+
+def write_mapillary(root: Path, releases: Sequence[str] = ("v1.2", "v2.0")) -> Path:
+    """Writes Mapillary Vistas.
+
+    Args:
+        root: The folder of the data set.
+        releases: The label sets that are there: ``v1.2`` and ``v2.0`` as in the newest archive, or ``""``, the former
+            archives' v1.2 without a folder of its own.
+    """
+    for split, folder in (("train", "training"), ("val", "validation")):
+        for key in MAPILLARY.keys[split]:
+            write_image(root / folder / "images" / f"{key}.jpg", MAPILLARY.draw_image(key))
+            for release in releases:
+                ids = MAPILLARY.draw_ids(key)
+                if release == "v2.0":
+                    ids = draw_ids(key, MAPILLARY_V2_IDS, MAPILLARY.size(key))
+                write_image(root / folder / release / "labels" / f"{key}.png", ids, "P" if release else None)
+                instances = (ids.astype(np.uint16) * 256 + 1).astype(np.uint16)
+                write_image(root / folder / release / "instances" / f"{key}.png", instances)
+    write_image(root / "testing" / "images" / "test.jpg", draw_image("test", MAPILLARY.usual_size))
+    for release in releases:
+        count = len(MAPILLARY_V2_IDS if release == "v2.0" else MAPILLARY.ids)
+        labels = [{"name": f"class--{number}", "evaluate": True} for number in range(count)]
+        version = "2.0" if release == "v2.0" else "1.1"  # v1.2 calls itself 1.1
+        write_json(
+            root / (f"config_{release}.json" if release else "config.json"), {"labels": labels, "version": version}
+        )
+    return root
+
+
+def write_vendors(root: Path) -> Path:
+    """Writes all seven data sets below one folder, each in one of its layouts."""
+    for write in (write_gta, write_synthia, write_wilddash, write_cityscapes, write_bdd, write_idd, write_mapillary):
+        write(root / write.__name__.removeprefix("write_"))
+    return root
