@@ -73,7 +73,7 @@ comparison: $(STAMP) ## Train and test every network with every method on genera
 	@$(BIN)/python -m experiments.comparison --page docs/results.md $(COMPARISON_ARGS)
 
 .PHONY: tables
-tables: $(STAMP) ## Build the paper's tables and figures (TABLES_ARGS="all --run --world street_scenes --jobs 2": over an hour)
+tables: $(STAMP) ## Build the paper's tables and figures (TABLES_ARGS="all --run --world street_scenes --jobs 2": two to three hours)
 	@$(BIN)/python -m experiments.tables $(TABLES_ARGS)
 
 .PHONY: bench

@@ -37,7 +37,7 @@ class SegmentationCLI(LightningCLI):
         parser.add_lightning_class_args(Results, "results")
         parser.add_subclass_arguments(Method, "method", required=False)
         parser.add_subclass_arguments(TrainingMethod, "training", required=False)
-        parser.add_argument("--untrained", type=bool, default=False, help="whether random weights may be used")
+        parser.add_argument("--untrained", type=bool, default=False, help="allow test and predict with random weights")
         parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
         parser.link_arguments("data.class_names", "model.class_names", apply_on="instantiate")
         parser.link_arguments("data.num_classes", "model.network.init_args.num_classes", apply_on="instantiate")

@@ -70,7 +70,7 @@ class AlphaSearch(MethodSearch):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs what came out."""
         super().on_validation_epoch_end(trainer, pl_module)
-        if not self.miou and not trainer.sanity_checking:
+        if not self.miou and trainer.state.fn == "fit" and not trainer.sanity_checking:
             log_result(pl_module, {"miou_best_alpha": math.nan})
 
     def _first_epoch(self, trainer: Trainer) -> float:

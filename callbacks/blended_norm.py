@@ -33,11 +33,6 @@ def fast_path_report() -> dict[str, str]:
     return dict(_served)
 
 
-def list_faults() -> dict[str, str]:
-    """Returns why the plain formula serves a device, type and layout, of those where it does."""
-    return {key: reason for key, reason in _served.items() if reason != "fast"}
-
-
 def has_kernels(x: Tensor) -> bool:
     """Returns whether torch's BatchNorm kernels serve these (B, C, H, W) features; a compiler does better without.
 
@@ -65,6 +60,7 @@ def _find_fault(device: torch.device, dtype: torch.dtype, layout: torch.memory_f
         torch.randn(1, 5, 6, 7, generator=generator, device="cpu").to(device, dtype).contiguous(memory_format=layout)
         for _ in range(2)
     )
+    features[:, 0] = 2.0  # a channel without variance, as behind a global pooling
     kind = torch.float64 if dtype == torch.float64 else torch.float32
     mean, weight, bias, deviation = torch.randn(4, 5, generator=generator, device="cpu").to(device, kind)
     var = deviation.abs() + 0.5
@@ -115,13 +111,18 @@ def measure_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _measure_block(x: Tensor) -> tuple[Tensor, Tensor]:
     """Returns two (C,): mean and biased variance of (B, C, H, W) features, by torch's own kernel."""
-    if x.device.type == "cuda":  # with eps 0 the second is var^(-1/2), infinite for a constant channel
+    if x.device.type == "cuda":
         mean, invstd = torch.batch_norm_stats(x, 0.0)
-        return mean, invstd.square().reciprocal()
+        return mean, recover_variance(invstd)
     scratch = None
     if x.dtype in (torch.bfloat16, torch.float16):  # the type of running statistics is that of the result
         scratch = x.new_zeros(x.shape[1], dtype=torch.float32)
     return torch.batch_norm_update_stats(x, scratch, None if scratch is None else torch.zeros_like(scratch), 0.0)
+
+
+def recover_variance(invstd: Tensor) -> Tensor:
+    """Returns the variance that torch's CUDA kernel, with eps 0, gives as var^(-1/2), and as 0 where it is 0."""
+    return invstd.square().reciprocal().masked_fill(invstd == 0, 0.0)
 
 
 def normalize_blended(

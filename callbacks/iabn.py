@@ -124,21 +124,18 @@ def convert_batch_norm(network: nn.Module, alpha: float | Mapping[str, float]) -
 
 
 @contextmanager
-def adaptive_batch_norm(
-    network: nn.Module, alpha: float | Mapping[str, float], required: bool = False, pooled: bool = False
-) -> Iterator[None]:
+def adaptive_batch_norm(network: nn.Module, alpha: float | Mapping[str, float], pooled: bool = False) -> Iterator[None]:
     """Converts the BatchNorm layers of a network within a ``with`` block and puts the originals back after it.
 
     Args:
         network: Any module.
         alpha: Weight of the sample's statistics in [0, 1], of all layers or by layer.
-        required: Whether a network without BatchNorm is an error at alpha 0, too.
         pooled: Whether statistics are the whole batch's in place of each sample's.
 
     Raises:
         ValueError: As `check_batch_norm`.
     """
-    check_batch_norm(network, alpha, required)
+    check_batch_norm(network, alpha)
     twins = [layer for layer in network.modules() if isinstance(layer, InstanceAdaptiveBatchNorm2d)]
     old_alphas = [twin.alpha for twin in twins]
     replaced = _replace(network, alpha)
@@ -234,5 +231,6 @@ class IaBN(Method):
 
     def adapt(self, network: nn.Module, image: Tensor) -> Tensor:
         """Predicts one image; see `Method.adapt`."""
-        with adaptive_batch_norm(network, self.alpha, required=True):
+        self.check_network(network)
+        with adaptive_batch_norm(network, self.alpha):
             return predict_plainly(network, image)

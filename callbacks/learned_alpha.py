@@ -29,7 +29,6 @@ def learn_alpha(
     per_step: int = 1,
     lr: float = 0.05,
     normalization: Normalization = IMAGENET,
-    seed: int = 0,
 ) -> dict[str, float]:
     """Learns one weight of the image's statistics per BatchNorm layer, by steps of Adam.
 
@@ -40,7 +39,6 @@ def learn_alpha(
         per_step: How many batches a step is taken on.
         lr: Learning rate of Adam, on the logits of the weights.
         normalization: Of the images.
-        seed: Of the photometric changes.
 
     Returns:
         The weight of each layer in [0, 1], by its full name.
@@ -64,7 +62,7 @@ def learn_alpha(
         network.requires_grad_(False)
         for images, masks in batches:
             images, masks = images.clone(), masks.clone()  # of inference mode, maybe
-            with seeded(device, seed + seen):
+            with seeded(device, seen):
                 changed = normalization.apply(change_strongly(normalization.undo(images).clamp(0, 1)))
             with blending(layers, logits):
                 predicted = predict_logits(network, changed)

@@ -19,6 +19,7 @@ from torch import Tensor
 from callbacks.method import Method, require_segmentation
 from callbacks.run.folder import SEARCH
 from callbacks.run.records import to_plain
+from callbacks.run.settings import keeps_knowledge
 from callbacks.search import Search, log_result, sum_over_processes
 from lightning_modules.metrics import count_overlap
 from lightning_modules.predictor import Stopwatch
@@ -29,7 +30,7 @@ class MethodSearch(Search):
 
     Logs ``val/best_ARGUMENT`` of every argument in the grid and ``val/miou_best`` in percent; to the loggers alone also
     ``val/miou_ARGUMENT_VALUE`` of every point. The run itself needs no ``--method``: it scores t-BN beside the grid
-    then. An interrupted run goes on.
+    then. An interrupted run goes on. Of several searches in a `validate` run the last one alone is made.
 
     Args:
         method: What all points have in common.
@@ -71,6 +72,7 @@ class MethodSearch(Search):
         self.miou, self.best, self._latest, self._sums = [], None, None, None
         module = require_segmentation(pl_module)
         if self.is_due(trainer):
+            self.variants = [self.method.vary(point) for point in self.points]  # which remember nothing
             for variant in self.variants:
                 variant.check_network(module.network)  # an error before the first image, not at it
             self._sums = (
@@ -79,9 +81,14 @@ class MethodSearch(Search):
                 torch.zeros((), dtype=torch.float64, device=module.device),
             )
 
+    @property
+    def keeps_knowledge(self) -> bool:
+        """Whether what comes out depends on the images before: such a run cannot go on in the middle."""
+        return any(map(keeps_knowledge, self.variants))
+
     def is_due(self, trainer: Trainer) -> bool:
         """Returns whether the validation that begins is searched."""
-        return not trainer.sanity_checking
+        return self is find_search(trainer) if trainer.state.fn == TrainerFn.VALIDATING else not trainer.sanity_checking
 
     def on_validation_batch_end(
         self,
@@ -181,11 +188,12 @@ class MethodSearch(Search):
             logger.log_metrics(points, step=module.global_step)
 
 
-def list_searches(trainer: Trainer) -> list[MethodSearch]:
-    """Lists the searches whose outcome is kept: those of a `validate` run."""
+def find_search(trainer: Trainer) -> MethodSearch | None:
+    """Returns the search whose outcome a `validate` run keeps: the last one of its callbacks."""
     if trainer.state.fn != TrainerFn.VALIDATING:
-        return []
-    return [callback for callback in trainer.callbacks if isinstance(callback, MethodSearch)]  # type: ignore[attr-defined]
+        return None
+    searches = [callback for callback in trainer.callbacks if isinstance(callback, MethodSearch)]  # type: ignore[attr-defined]
+    return searches[-1] if searches else None
 
 
 def name_point(values: Mapping[str, Any]) -> str:

@@ -13,22 +13,17 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
+from callbacks.method import require_segmentation
 from callbacks.report.panels import draw_overlay, encode_jpeg, encode_png, find_palette, restore_photograph
-from callbacks.run.predicted_data import (
-    count_records,
-    describe_predicting,
-    has_names,
-    list_left_out,
-    list_members,
-    list_names,
-)
 from callbacks.run.prediction_folder import SUFFIXES, Output, PredictionFolder, Writers, describe_image
 from callbacks.run.processes import all_or_none, gather_sets
-from callbacks.run.records import describe_run, find_folder, find_method, leave_out, to_plain, write_file
-from callbacks.run.settings import find_root, keeps_knowledge
+from callbacks.run.records import describe_run, find_folder, find_method, leave_out, to_plain, write_file, write_json
+from callbacks.run.settings import describe_data, describe_predictor, find_root, keeps_knowledge
 from lightning_modules.loaders import list_loaders
 
 OUTPUTS: tuple[Output, ...] = ("labels", "train_ids", "overlays")
+# What data sets say about themselves that does not show in predictions.
+NOT_IN_PREDICTIONS = ("role", "choose_on_target", "broken", "left_out", "release")
 
 
 class Predictions(Callback):
@@ -122,8 +117,10 @@ class Predictions(Callback):
                 "image": describe_image(files.get(name)),
                 "adaptation": adaptation,
             }
+            for path in filter(Path.exists, paths.values()):  # of another image: files say that an image is done
+                path.unlink()
             self._stream.write(json.dumps(to_plain(record)) + "\n")
-            self._stream.flush()  # before its files are there, which say that it is done
+            self._stream.flush()  # before its files are there
             self._writers.add(self._write, paths, labels, confidence, image)
         if trainer.received_sigterm and not getattr(trainer.predict_loop.batch_progress, "is_last_batch", False):
             raise SIGTERMException  # Lightning does so itself in all loops but this
@@ -206,7 +203,7 @@ class Predictions(Callback):
             rank_zero_info(f"{place.root} holds the predictions of {found} images: these are left out")
         run = describe_run(trainer, module, found)
         self._manifest = {"complete": False, "settings": settings, "runs": [*runs, run]}
-        place.write_manifest(self._manifest)
+        write_json(place.root / place.manifest_name, self._manifest)
 
     def _write(self, paths: Mapping[Output, Path], labels: Tensor, confidence: Tensor, image: Tensor) -> None:
         """Writes the files of one image."""
@@ -245,10 +242,67 @@ class Predictions(Callback):
         )
         count = sum(map(len, done.values()))
         self._manifest |= {"complete": ended and not missing, "images": count, "domains": domains, "left_out": left_out}
-        place.write_manifest(self._manifest)
+        write_json(place.root / place.manifest_name, self._manifest)
         found = self._manifest["runs"][-1]["found"]
         state = "complete" if self._manifest["complete"] else "not complete: the same command goes on"
         rank_zero_info(
             f"Predictions of {count} images ({found} from before; {state}): "
             f"{', '.join(str(place.root / output) for output in self.outputs)}"
         )
+
+
+def describe_predicting(trainer: Trainer, module: LightningModule, palette: np.ndarray) -> dict[str, Any]:
+    """Returns all that predictions depend on, in plain values.
+
+    Args:
+        trainer: Of the run.
+        module: Around the network, with the weights that predict.
+        palette: (256, 3) uint8 RGB, the colours of the classes.
+    """
+    data = {}
+    for number, member in enumerate(list_members(trainer)):
+        described = describe_data(member, NOT_IN_PREDICTIONS)
+        data[described.get("domain", f"data{number}")] = described
+    num_classes = require_segmentation(module).num_classes
+    colours = [f"#{palette[label].tobytes().hex()}" for label in range(num_classes)]
+    return to_plain({**describe_predictor(trainer, module), "colours": colours, "data": data})
+
+
+def list_members(trainer: Trainer) -> list[Any]:
+    """Lists the datamodules of the data sets that are predicted: several targets, or one."""
+    datamodule = getattr(trainer, "datamodule", None)
+    return [] if datamodule is None else list(getattr(datamodule, "targets", [datamodule]))
+
+
+def list_left_out(trainer: Trainer) -> dict[str, set[str]]:
+    """Returns the names of the images that this process left out, as they are broken or too small, by domain."""
+    left_out: dict[str, set[str]] = {}
+    for member in list_members(trainer):
+        problems = [problem for found in getattr(member, "left_out", {}).values() for problem in found]
+        if problems:
+            left_out.setdefault(member.domain, set()).update(problem.name for problem in problems)
+    return left_out
+
+
+def has_names(loader: Any) -> bool:
+    """Returns whether a loader's data set tells its domain and the names of its images."""
+    dataset = getattr(loader, "dataset", None)
+    return hasattr(dataset, "domain") and hasattr(dataset, "name") and hasattr(dataset, "__len__")
+
+
+def list_names(trainer: Trainer) -> dict[str, set[str]]:
+    """Returns the names of all images to predict, done or not, by domain, where data sets tell them."""
+    datasets = [loader.dataset for loader in list_loaders(trainer.predict_dataloaders) if has_names(loader)]
+    return {dataset.domain: {dataset.name(index) for index in range(len(dataset))} for dataset in datasets}
+
+
+def count_records(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Counts images, and those that did not go as they should."""
+    adaptations = [record["adaptation"] for record in records if record["adaptation"]]
+    return {
+        "images": len(records),
+        "fallbacks": sum(adaptation["fallback"] for adaptation in adaptations),
+        "notes": sorted({adaptation["note"] for adaptation in adaptations if adaptation["note"]}),
+        "images_with_notes": sum(adaptation["note"] is not None for adaptation in adaptations),
+        "images_not_finite": sum(not record["finite"] for record in records),
+    }

@@ -13,9 +13,9 @@ from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from callbacks.blended_norm import list_faults
+from callbacks.blended_norm import fast_path_report
 from callbacks.method import require_segmentation
-from callbacks.method_search import list_searches
+from callbacks.method_search import find_search
 from callbacks.predictions import OUTPUTS, Output, Predictions
 from callbacks.report.figures import draw_reliability, encode_figure
 from callbacks.report.gallery import RunPictures
@@ -34,6 +34,7 @@ from callbacks.run.records import (
     read_records,
     to_plain,
     write_file,
+    write_json,
 )
 from callbacks.run.scoring import ScoringRun
 from callbacks.run.selection import Selection
@@ -130,12 +131,12 @@ class Results(Callback):
         """Adds the records of earlier runs to the module's sums, on the first process alone."""
         if self._run is None or not self._run.done or not trainer.is_global_zero:
             return
-        scored, searches = require_segmentation(pl_module), list_searches(trainer)
+        scored, search = require_segmentation(pl_module), find_search(trainer)
         for domain, records in groupby(self._run.read(), key=lambda record: record["domain"]):
             total = Scores.zeros(scored.num_classes)
             for record in records:
                 total += Scores.from_record(record)
-                for search in searches:
+                if search is not None:
                     search.add_earlier(record)
             scored.add_scores(domain, total)
 
@@ -276,7 +277,7 @@ class Results(Callback):
         if method is not None:
             method.check_network(network)  # before anything is refused or put aside
         settings = describe_evaluation(trainer, module, evaluated) | {"baseline": self._scores_baseline(trainer)}
-        for search in list_searches(trainer):
+        if (search := find_search(trainer)) is not None:
             settings |= search.describe_settings()
         if self.selection is not None:
             self.selection.check(method.settings() if method else None, fingerprint_weights(network), self.departures)
@@ -301,7 +302,7 @@ class Results(Callback):
             scored = [score_image(*pair) for pair in zip(baselines, batch["mask"], strict=True)]
             for record, scores in zip(records, fetch_scores(scored, batch["mask"]), strict=True):
                 record["baseline"] = scores.to_record()
-        for search in list_searches(trainer):
+        if (search := find_search(trainer)) is not None:
             for record, found in zip(records, search.extend_records(trainer, module, batch), strict=True):
                 record |= found
         return records, baselines
@@ -319,7 +320,7 @@ class Results(Callback):
             return scale_temperature(predict_plainly(scored.network, batch["image"]), scored.temperature)
 
     def _summarize(self, trainer: Trainer, module: LightningModule, run: ScoringRun, complete: bool) -> None:
-        """Writes the summary, what searches have found, the report and the dashboard."""
+        """Writes the summary, what a search has found, the report and the dashboard."""
         method, scored = find_method(trainer), require_segmentation(module)
         datamodule: Any = getattr(trainer, "datamodule", None)
         summary = {
@@ -336,7 +337,7 @@ class Results(Callback):
             "selection": None if self.selection is None else self.selection.describe(self.departures),
             "temperature": scored.temperature,
             "versions": {"torch": torch.__version__},
-            "plain_formula": list_faults(),
+            "plain_formula": {key: reason for key, reason in fast_path_report().items() if reason != "fast"},
             **summarize_records(run.read(), scored.class_names, scored.domains),
         }
         if summary["limited"] and complete:
@@ -347,11 +348,11 @@ class Results(Callback):
         root = run.folder.root
         if any(sum(domain["reliability"]["pixels"]) for domain in summary["domains"].values()):
             write_file(root / RELIABILITY, encode_figure(draw_reliability(summary["domains"])))
-        for search in list_searches(trainer) if complete else ():
+        if complete and (search := find_search(trainer)) is not None:
             for name, content in search.report().items():
-                write_file(root / name, (json.dumps(to_plain(content), indent=1) + "\n").encode())
-        path = run.folder.write_summary(summary)  # last: with it, a run is finished
-        rank_zero_info(f"{'Results' if complete else 'Results of an interrupted run'}: {path}")
+                write_json(root / name, content)
+        write_json(root / SUMMARY, summary)  # last: with it, a run is finished
+        rank_zero_info(f"{'Results' if complete else 'Results of an interrupted run'}: {root / SUMMARY}")
         try:
             if self._pictures is not None and self._pictures.trim(run.read()):
                 rank_zero_info(f"Report: {write_report(root)}")

@@ -5,7 +5,7 @@ Source: paper, Sec. 4, Eq. 5-8; Sec. 5.2 and Appendix C for the settings.
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from callbacks.pseudo_labels import IGNORED, check_psi, fuse_views, pseudo_label
 from callbacks.stages import stage
 from callbacks.views import Normalization, Resampling, View, check_resampling, make_views
 from lightning_modules.predictor import predict_logits
+from lightning_modules.training.method import Semantics, check_semantics
 
 DEFAULT_TRAINABLE = ("layer3", "layer4", "head")
 # Arguments that the mean over the views of the labels does not depend on.
@@ -29,7 +30,6 @@ LEAVE_THE_VIEWS = ("psi", "num_steps", "lr", "trainable", "final_views", "trust"
 LEAVE_THE_STEPS = ("num_steps", "trust")
 UNLABELLED = "no pixel passed the confidence threshold, no step was taken"
 
-Semantics = Literal["paper", "released"]
 ViewSets = dict[str, Any] | list[dict[str, Any]]
 
 
@@ -91,8 +91,7 @@ class SegTTT(Method):
         check_steps(num_steps, lr)
         check_names(trainable)
         check_resampling(resampling)
-        if semantics not in ("paper", "released"):
-            raise ValueError(f"semantics is {semantics!r}: expected 'paper' or 'released'")
+        check_semantics(semantics)
         if time_budget_ms is not None and not 0 < time_budget_ms < float("inf"):
             raise ValueError(f"time_budget_ms is {time_budget_ms}: expected milliseconds above 0, e.g. 500, or null")
         self.alpha = read_alpha(alpha)

@@ -25,10 +25,11 @@ def make_parser(name: str, summary: str | None, folder: str | None = None) -> ar
     parser = argparse.ArgumentParser(
         prog=f"python -m experiments.{name}",
         description=(summary or "").split("\n\n")[0],
-        epilog="What follows -- are more arguments for main.py, e.g. -- --trainer.max_epochs=4",
+        epilog="Arguments after -- are passed to main.py, e.g. -- --trainer.max_epochs=4",
     )
     if folder is not None:
-        parser.add_argument("--folder", type=to_path, default=Path(folder), help="where to write (%(default)s)")
+        place = "where to write (default: %(default)s)"
+        parser.add_argument("--folder", type=to_path, default=Path(folder), help=place)
     return parser
 
 
@@ -42,7 +43,8 @@ def run_program(program: Callable[[], object]) -> None:
 
 def add_quick(parser: argparse.ArgumentParser) -> None:
     """Adds ``--quick``."""
-    parser.add_argument("--quick", action="store_true", help="a tiny budget: shows that all works, not how well")
+    budget = "a tiny budget, to see that everything runs; the scores mean nothing"
+    parser.add_argument("--quick", action="store_true", help=budget)
 
 
 def parse(parser: argparse.ArgumentParser, args: Sequence[str] | None) -> argparse.Namespace:

@@ -1,8 +1,8 @@
 """Every method and every network side by side on StreetScenes, each trained by the same short recipe: docs/results.md.
 
 Trains each network once on StreetScenes' source (the first one with three seeds, for the ensembles), chooses alpha, the
-learning rates and the other free settings on the development domain, then tests on haze, dusk and dust. What is done
-already is not done again: started again in the same folder, it goes on where it stopped.
+learning rates and the other free settings on the development domain, then tests on haze, dusk and dust. If it is
+interrupted, run the same command again: finished steps are kept.
 """
 
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from callbacks.run.records import write_file
+from callbacks.run.records import write_file, write_json
 from callbacks.temperature import TemperatureSearch
 from experiments.command_line import add_quick, make_parser, parse, run_program, to_path
 from experiments.demo import CONFIG, QUICK, SCALES, list_options
-from experiments.pages import describe_machine, format_markdown, insert_report, write_json
+from experiments.pages import describe_machine, format_markdown, insert_report
 from experiments.scores import Column, format_scores, list_columns
 from experiments.study import CHECKPOINT, QUIET, ROOT, TRAINING, Study, describe_method, open_study, read_json
 from lightning_modules.networks.checkpoints import read_checkpoint
@@ -207,7 +207,8 @@ def format_networks(networks: Sequence[dict[str, Any]]) -> str:
     rows = []
     for network in networks:
         chosen = ", ".join(f"{key} {value:.3g}" for key, value in network["chosen"].items())
-        rows.append([network["name"], f"{network['parameters']:,}", f"{network['seconds']:.0f}", chosen])
+        seconds = "resumed" if network["seconds"] is None else f"{network['seconds']:.0f}"
+        rows.append([network["name"], f"{network['parameters']:,}", seconds, chosen])
     return format_markdown(["network", "parameters", "training (s)", "chosen on `development`"], rows)
 
 
@@ -251,7 +252,7 @@ def run_comparison(args: Sequence[str] | None = None) -> dict[str, Any]:
     """
     parser = make_parser("comparison", __doc__, folder="outputs/comparison")
     parser.add_argument("--page", type=to_path, help="also write the page here, e.g. docs/results.md")
-    parser.add_argument("--only", nargs="+", metavar="NETWORK", help="names of networks, e.g. DeepLabv1")
+    parser.add_argument("--only", nargs="+", metavar="NETWORK", help="only these networks, e.g. DeepLabv1")
     add_quick(parser)
     arguments = parse(parser, args)
     contenders = [BASE, DROPOUT, *OTHERS]

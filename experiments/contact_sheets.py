@@ -1,7 +1,6 @@
 """Write one contact sheet per domain of the generated street scenes, and print how often each class appears."""
 
 import argparse
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from experiments.command_line import to_path
 
 MAX_BYTES = 300_000
 LEGEND_ROW = 22
-SPEED_SCENES = 40
 
 PALETTE = np.array(list(CITYSCAPES_COLOURS.values()), np.uint8)
 
@@ -31,7 +29,6 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--height", type=int, default=256, help="rows of pixels per scene")
     parser.add_argument("--width", type=int, default=512, help="columns of pixels per scene")
     parser.add_argument("--count", type=int, default=200, help="scenes per domain for the class frequencies; 0: none")
-    parser.add_argument("--speed", action="store_true", help="also measure scenes per second on one core at 256x512")
     return parser.parse_args(arguments)
 
 
@@ -85,17 +82,6 @@ def print_frequencies(frequencies: dict[str, tuple[np.ndarray, np.ndarray]]) -> 
         print(f"{name:14s}" + "".join(cells))
 
 
-def measure_speed(domain: str, seed: int, height: int, width: int) -> float:
-    """Return scenes per second on one core."""
-    cv2.setNumThreads(1)
-    for index in range(3):
-        draw_scene(domain, "train", index, seed, height, width)
-    start = time.process_time()
-    for index in range(SPEED_SCENES):
-        draw_scene(domain, "train", index, seed, height, width)
-    return SPEED_SCENES / (time.process_time() - start)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the sheets and print the tables."""
     options = parse_arguments(arguments)
@@ -105,10 +91,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"wrote {path} ({path.stat().st_size // 1000} kB)")
     if options.count:
         print_frequencies({domain: count_classes(domain, options) for domain in options.domains})
-    if options.speed:
-        for domain in options.domains:
-            rate = measure_speed(domain, options.seed, 256, 512)
-            print(f"{domain}: {rate:.1f} scenes per second and core at 256x512")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """The paper's claim on your own machine: train on generated scenes, adapt to each image of three unseen domains.
 
 Trains once per seed on StreetScenes' source, chooses alpha and the learning rate of Seg-TTT on the development domain,
-then tests t-BN, p-BN, IaBN, TTA and Seg-TTT on haze, dusk and dust. Everything goes through the project's command line.
+then tests t-BN, p-BN, IaBN, TTA, Seg-TTT and `best` (beyond the paper) on haze, dusk and dust. Everything goes through
+the project's command line.
 """
 
 import argparse
@@ -12,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from callbacks.results import SUMMARY
-from callbacks.run.records import number_files, write_file
+from callbacks.run.records import number_files, write_file, write_json
 from experiments.command_line import add_quick, make_parser, parse
-from experiments.pages import write_json
 from experiments.scores import COST, flatten_summary, format_scores, group_rows, list_columns
 from experiments.study import CHECKPOINT, ROOT, TRAINING, describe_method, open_study, read_json
 
@@ -48,7 +48,8 @@ def run_seed(seed: int, folder: Path, options: Sequence[str]) -> dict[str, Any]:
     print(f"\n[seed {seed}] Training on source ...", flush=True)
     study = open_study(folder, CONFIG, options, ["--trainer.logger=false"])
     checkpoint, seconds = folder / CHECKPOINT, read_json(folder / TRAINING)["seconds"]
-    print(f"[seed {seed}] Trained in {seconds:.0f} s. Best checkpoint on development: {checkpoint}", flush=True)
+    took = "" if seconds is None else f" in {seconds:.0f} s"  # None: it was interrupted
+    print(f"[seed {seed}] Trained{took}. Best checkpoint on development: {checkpoint}", flush=True)
 
     print(f"[seed {seed}] Choosing alpha and the learning rate of Seg-TTT on development ...", flush=True)
     alphas = study.choose_alpha()
@@ -143,9 +144,9 @@ def copy_pictures(folder: Path, seed: int) -> None:
 def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
     """Parses the command line."""
     parser = make_parser("demo", __doc__, folder="outputs/demo")
-    seeds = "training seeds; several give mean and spread"
+    seeds = "training seeds; several give mean and spread (default: 0)"
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help=seeds)
-    target = "which images the targets draw (%(default)s)"
+    target = "seed of the target images (default: %(default)s)"
     parser.add_argument("--target-seed", type=int, default=PUBLISHED_SEED, help=target)
     add_quick(parser)
     return parse(parser, args)

@@ -1,8 +1,9 @@
 """What training for generalisation gives, and what adaptation to each test image adds on top.
 
-Trains a network by each method of configs/training, by the same recipe on generated scenes; chooses alpha for each on
-the development set; tests t-BN, IaBN and Seg-TTT on the targets. What is done already is not done again: started again
-in the same folder, it goes on where it stopped.
+Trains a network plainly and by each method of configs/training that suits it, by the same recipe on generated scenes
+(ASG, CSG and frozen norms need ImageNet weights, so only with photographs as targets); chooses alpha for each on the
+development set; tests t-BN, IaBN and Seg-TTT on the targets, which are generated scenes or photographs. If it is
+interrupted, run the same command again: finished steps are kept.
 """
 
 from collections.abc import Mapping, Sequence
@@ -52,7 +53,7 @@ def compare_with_plain(rows: Sequence[dict[str, Any]]) -> None:
         plain = find_row(rows, training=PLAIN, method=row["method"], seed=row["seed"])
         if plain is not None:
             row["over"] = row["miou.mean"] - plain["miou.mean"]
-            if "seconds" in row:
+            if row.get("seconds") and plain.get("seconds"):  # neither was interrupted
                 row["time"] = row["seconds"] / plain["seconds"]
 
 
@@ -63,7 +64,7 @@ def format_rows(rows: Sequence[Mapping[str, Any]]) -> str:
         Column("over plain", "over", "{:+.1f}"),
         Column("alpha", "alpha", "{:.2f}"),
         Column("development", "development", spread=True),
-        Column("time of plain's", "time"),
+        Column("training time / plain", "time"),
     ]
     return format_scores(rows, ["training", "method"], columns)
 
@@ -75,7 +76,8 @@ def run_generalization(args: Sequence[str] | None = None) -> list[dict[str, Any]
         ValueError: If a training is named that there is not.
     """
     parser = make_world_parser("generalization", __doc__)
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="trainings: files of configs/training, or plain")
+    only = "only these: names of files in configs/training, or plain"
+    parser.add_argument("--only", nargs="+", metavar="NAME", help=only)
     arguments = parse(parser, args)
     world = WORLDS[arguments.world]
     names = arguments.only or world.trainings

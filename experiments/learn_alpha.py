@@ -4,9 +4,9 @@ The file is what IaBN, TTA, Seg-TTT and all other methods take in place of a num
 IaBN with it on the development set, beside the network as trained.
 """
 
-import sys
 import time
 from collections.abc import Iterator, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ from torch.utils.data import DataLoader, RandomSampler
 
 from callbacks.learned_alpha import learn_alpha
 from callbacks.run.records import write_file
-from experiments.command_line import make_parser, parse, to_path
+from experiments.command_line import drop_options, make_parser, parse, run_program, to_path
 from experiments.pages import describe_machine
-from experiments.study import QUIET
+from experiments.study import OF_TRAINING, QUIET
 from lightning_modules.normalization import Normalization
 
 HEADING = (
@@ -50,7 +50,7 @@ def learn_file(
         config: The experiment that the network was trained by.
         checkpoint: The trained network.
         path: The YAML file to write.
-        options: More arguments of main.py.
+        options: More arguments of main.py; those for several devices are left out.
         steps: Of Adam.
         batch_size: Images per step.
         lr: Learning rate.
@@ -65,7 +65,8 @@ def learn_file(
 
     if min(steps, batch_size) < 1:
         raise ValueError(f"steps is {steps}, the batch size {batch_size}: expected 1 or more of each")
-    common = [f"--config={config}", *options, f"--ckpt_path={checkpoint}", *QUIET, "--trainer.logger=false"]
+    own = reduce(drop_options, OF_TRAINING, list(options))
+    common = [f"--config={config}", *own, f"--ckpt_path={checkpoint}", *QUIET, "--trainer.logger=false"]
     common += ["--results.report=false", "--results.panels=0", "--verbose=false", "--results.overwrite=true"]
     place = path.with_name(f"{path.stem}_scores")
     cli = main(["validate", *common, f"--results.folder={place / 't-BN'}", "--method=null"])
@@ -86,8 +87,9 @@ def learn_file(
     }  # fmt: skip
     write_file(path, (HEADING.format(path) + yaml.safe_dump(content, sort_keys=False)).encode())
     print(f"Learned in {time.perf_counter() - begin:.0f} s: {path}, {len(alpha)} layers", flush=True)
-    own = [f"--results.folder={place / 'IaBN'}", "--method=IaBN", f"--method.alpha={path}"]
-    blended = main(["validate", *common, *own])
+    blended = main(
+        ["validate", *common, f"--results.folder={place / 'IaBN'}", "--method=IaBN", f"--method.alpha={path}"]
+    )
     first, second = (float(run.trainer.callback_metrics["val/miou"]) for run in (cli, blended))
     return first, second
 
@@ -97,10 +99,12 @@ def run_learning(args: Sequence[str] | None = None) -> tuple[float, float]:
     parser = make_parser("learn_alpha", __doc__)
     parser.add_argument("config", type=to_path, help="the experiment, e.g. configs/experiment/street_scenes.yaml")
     parser.add_argument("checkpoint", type=to_path, help="the trained network")
-    parser.add_argument("--write", type=to_path, default=Path("alpha.yaml"), help="where to (%(default)s)")
-    parser.add_argument("--steps", type=int, default=300, help="of Adam (%(default)s)")
-    parser.add_argument("--batch-size", type=int, default=2, help="images per step (%(default)s)")
-    parser.add_argument("--lr", type=float, default=0.05, help="learning rate (%(default)s)")
+    parser.add_argument(
+        "--write", type=to_path, default=Path("alpha.yaml"), help="file to write (default: %(default)s)"
+    )
+    parser.add_argument("--steps", type=int, default=300, help="steps of Adam (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=2, help="images per step (default: %(default)s)")
+    parser.add_argument("--lr", type=float, default=0.05, help="learning rate (default: %(default)s)")
     given = parse(parser, args)
     numbers = (given.steps, given.batch_size, given.lr)
     plain, blended = learn_file(given.config, given.checkpoint, given.write, given.options, *numbers)
@@ -109,7 +113,4 @@ def run_learning(args: Sequence[str] | None = None) -> tuple[float, float]:
 
 
 if __name__ == "__main__":
-    try:
-        run_learning()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    run_program(run_learning)

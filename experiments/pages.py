@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import os
 import platform
 from collections.abc import Iterable, Sequence
@@ -70,11 +69,6 @@ def format_latex(heads: Sequence[str], rows: Iterable[Sequence[str]], title: str
 def escape_latex(text: str) -> str:
     """Writes plain text so that LaTeX prints it."""
     return text.translate(LATEX)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes a report, whole or not at all."""
-    write_file(path, (json.dumps(value, indent=1, default=str) + "\n").encode())
 
 
 def describe_machine() -> dict[str, str]:

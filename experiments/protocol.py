@@ -2,8 +2,8 @@
 
 Trains on the source and keeps the checkpoint that is best on the development set at any alpha; chooses there alpha,
 then the scales and psi, then the number of steps and the learning rate of Seg-TTT, each in one pass; freezes what was
-chosen into `selection.yaml`; and tests t-BN, IaBN, TTA and Seg-TTT with exactly that. What is done already is not done
-again: started again in the same folder, it goes on where it stopped.
+chosen into `selection.yaml`; and tests t-BN, IaBN, TTA and Seg-TTT with exactly that. If it is interrupted, run the
+same command again: finished steps are kept.
 
 Source: paper, Sec. 5 (evaluation protocol), Sec. 5.1-5.2 and Appendix B (what is chosen, and on what).
 """
@@ -68,7 +68,7 @@ class Protocol:
 
     Args:
         config: Of the experiment: model, data and training.
-        folder: Where everything is written; what is done in there is not done again.
+        folder: Where everything is written; finished steps in there are kept.
         options: More arguments of every command; those of several devices are for the training alone.
         grids: What is tried.
         semantics: Of Seg-TTT, ``paper`` or ``released``.
@@ -199,17 +199,20 @@ def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
     """Parses the command line."""
     parser = make_parser("protocol", __doc__)
     parser.add_argument("config", type=to_path, help="the experiment, e.g. configs/experiment/street_scenes.yaml")
-    parser.add_argument("--folder", type=to_path, help="where to write (outputs/protocol/NAME)")
+    parser.add_argument("--folder", type=to_path, help="where to write (default: outputs/protocol/NAME)")
     grids = Grids()
-    parser.add_argument("--psi", type=float, nargs="+", default=grids.psi, help="thresholds to try (%(default)s)")
-    parser.add_argument("--lr", type=float, nargs="+", default=grids.lr, help="learning rates to try (%(default)s)")
-    steps = "numbers of steps to try (%(default)s)"
+    parser.add_argument(
+        "--psi", type=float, nargs="+", default=grids.psi, help="thresholds to try (default: %(default)s)"
+    )
+    rates = "learning rates to try (default: %(default)s)"
+    parser.add_argument("--lr", type=float, nargs="+", default=grids.lr, help=rates)
+    steps = "numbers of steps to try (default: %(default)s)"
     parser.add_argument("--num-steps", type=int, nargs="+", default=grids.num_steps, help=steps)
-    scales = "sets of scales to try, e.g. 0.25,0.5,0.75 0.5,0.75,1 (these two)"
+    scales = "sets of scales to try (default: 0.25,0.5,0.75 0.5,0.75,1)"
     parser.add_argument("--scales", type=parse_scales, nargs="+", default=grids.scales, help=scales)
-    semantics = "of Seg-TTT: as the paper's text says, or as the authors' code does (%(default)s)"
+    semantics = "Seg-TTT as the paper's text says, or as the authors' code does (default: %(default)s)"
     parser.add_argument("--semantics", choices=("paper", "released"), default="paper", help=semantics)
-    hurt = "share of images that Seg-TTT may make worse by over a point, e.g. 0.03: chooses how far it is trusted"
+    hurt = "choose trust so that at most this share of images gets worse by over a point, e.g. 0.03"
     parser.add_argument("--most-hurt", type=float, metavar="SHARE", help=hurt)
     trainable = "names of the modules that Seg-TTT moves, for a network that does not say so itself"
     parser.add_argument("--trainable", nargs="+", metavar="MODULE", help=trainable)

@@ -2,7 +2,8 @@
 
 Trains on StreetScenes' source (or takes a checkpoint), chooses alpha and every setting of Seg-TTT, one after the other,
 on some of CamVid's train photographs as the development set, then tests on its val photographs, once. Also measures
-what the pseudo labels know that the network does not. What is done already is not done again.
+what the pseudo labels know that the network does not. If it is interrupted, run the same command again: finished steps
+are kept.
 """
 
 import argparse
@@ -17,9 +18,9 @@ import torch
 from callbacks.iabn import adaptive_batch_norm
 from callbacks.method import evaluating
 from callbacks.pseudo_labels import IGNORED, fuse_views, pseudo_labels
+from callbacks.run.records import write_json
 from callbacks.views import make_views
 from experiments.command_line import make_parser, parse, run_program, to_path
-from experiments.pages import write_json
 from experiments.scores import Column, format_scores, list_columns
 from experiments.study import QUIET, ROOT, Study, describe_method, open_study
 from lightning_modules.predictor import predict_logits
@@ -108,11 +109,12 @@ def list_photographs(root: Path, every: int, path: Path) -> None:
 def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
     """Parses the command line."""
     parser = make_parser("real_photographs", __doc__, folder="outputs/real_photographs")
-    root = "CamVid: images/{train,val}/*, labels/{train,val}/*.png, see the docs"
+    root = "CamVid: images/{train,val}/*, labels/{train,val}/*.png, see docs/real_photographs.md"
     parser.add_argument("root", type=to_path, help=root)
     parser.add_argument("--checkpoint", type=to_path, help="a trained network, in place of training one")
-    parser.add_argument("--every", type=int, default=15, help="choose on every so many train photographs (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the training (%(default)s)")
+    every = "choose on every Nth training photograph (default: %(default)s)"
+    parser.add_argument("--every", type=int, default=15, metavar="N", help=every)
+    parser.add_argument("--seed", type=int, default=0, help="training seed (default: %(default)s)")
     return parse(parser, args)
 
 

@@ -1,4 +1,4 @@
-"""Writes the HTML reports of results folders again: of test and validate runs, and of trainings."""
+"""Rewrites the HTML reports of runs (`test`, `validate` and `fit`) from their folders."""
 
 import argparse
 import sys
@@ -13,7 +13,8 @@ from experiments.command_line import to_path
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(prog="python -m experiments.report", description=__doc__)
-    parser.add_argument("folders", nargs="+", type=to_path, metavar="FOLDER", help="of a run; the report goes in there")
+    place = "folder of a run; the report is written into it"
+    parser.add_argument("folders", nargs="+", type=to_path, metavar="FOLDER", help=place)
     return parser.parse_args(arguments)
 
 

@@ -13,7 +13,7 @@ MARGIN = 1.0  # points of mean IoU by which an image has to be worse to count as
 TRUSTS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
-def choose_trust(miou: Mapping[float, Sequence[float]], most_hurt: float, margin: float = MARGIN) -> dict[str, Any]:
+def choose_trust(miou: Mapping[float, Sequence[float]], most_hurt: float) -> dict[str, Any]:
     """Chooses the largest trust at which few enough images are hurt, and at every smaller one, too.
 
     A new image from where the development images are from is hurt with a probability of at most `most_hurt`, as far as
@@ -23,7 +23,6 @@ def choose_trust(miou: Mapping[float, Sequence[float]], most_hurt: float, margin
     Args:
         miou: Mean IoU in percent of each development image, by trust; 0 is the prediction before the adaptation.
         most_hurt: The share of images that may be hurt, in (0, 1).
-        margin: Points by which an image has to be worse than at trust 0 to count.
 
     Returns:
         ``trust``; ``images``, how many it was chosen on; ``most_hurt`` and ``margin``; and ``tried``: by trust the
@@ -42,12 +41,12 @@ def choose_trust(miou: Mapping[float, Sequence[float]], most_hurt: float, margin
     chosen, tried, fine = 0.0, {}, True
     for trust in sorted(miou):
         gains = [miou[trust][place] - miou[0.0][place] for place in places]
-        hurt = sum(gain < -margin for gain in gains)
+        hurt = sum(gain < -MARGIN for gain in gains)
         bound = (hurt + 1) / (n + 1)  # n / (n + 1) * share + 1 / (n + 1), without rounding twice
         fine = fine and bound <= most_hurt
         chosen = trust if fine else chosen
         tried[trust] = {"hurt": hurt / n, "bound": bound, "gain": sum(gains) / n}
-    return {"trust": chosen, "images": n, "most_hurt": most_hurt, "margin": margin, "tried": tried}
+    return {"trust": chosen, "images": n, "most_hurt": most_hurt, "margin": MARGIN, "tried": tried}
 
 
 def score_images(records: Sequence[Mapping[str, Any]]) -> list[list[float]]:

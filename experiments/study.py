@@ -19,8 +19,8 @@ import yaml
 
 from callbacks.report.summary import score_record
 from callbacks.results import RECORDS, SUMMARY, read_records
-from callbacks.run.folder import MANIFEST, SEARCH
-from callbacks.run.records import find_commit, read_manifest, to_plain, write_file
+from callbacks.run.folder import SEARCH, RunFolder
+from callbacks.run.records import find_commit, to_plain, write_json
 from callbacks.run.settings import check_settings
 from experiments.command_line import drop_options
 from experiments.parent_death import end_with_parent
@@ -73,12 +73,14 @@ def train(
             "--trainer.logger=pytorch_lightning.loggers.CSVLogger",
         ]
         command += [f"--trainer.logger.save_dir={folder}", "--trainer.logger.name=training", *options]
-        command += [f"--ckpt_path={last}"] if last.exists() else []
+        resumed = last.exists()
+        command += [f"--ckpt_path={last}"] if resumed else []
         start = time.perf_counter()
         if run_training([sys.executable, str(ROOT / "main.py"), *command]):
             raise RuntimeError(f"the training of {config} failed: its last lines above say why")
-        report = {"checkpoint": CHECKPOINT, "commit": find_commit()}
-        write_file(done, json.dumps(report | {"seconds": time.perf_counter() - start}).encode())
+        seconds = None if resumed else time.perf_counter() - start  # of the last part alone: it says nothing
+        report = {"checkpoint": CHECKPOINT, "commit": find_commit(), "seconds": seconds}
+        write_json(done, report)
     checkpoint = folder / CHECKPOINT
     if not checkpoint.exists():
         raise ValueError(f"{checkpoint} is gone, but {done} says that it was trained: delete {done} to train again")
@@ -114,7 +116,7 @@ def claim_folder(folder: Path, config: Path, options: Sequence[str], tried: Mapp
         before, now = ({key: part.get(key) for key in fixed} for part in (earlier, settings))
         check_settings(folder, "the protocol", before, now, "another --folder")
     if earlier != settings:
-        write_file(path, json.dumps(settings, indent=1).encode())
+        write_json(path, settings)
 
 
 def read_json(path: Path) -> Any:
@@ -262,7 +264,7 @@ class Study:
     def _search(self, name: str, search: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, Any]:
         """Runs one pass over the development set; returns what it has found."""
         place = self.folder / "development" / name
-        anew = is_of_another(read_manifest(place / MANIFEST), search["init_args"])
+        anew = is_of_another(RunFolder(place).read_manifest(), search["init_args"])
         callbacks = f"--trainer.callbacks={json.dumps([search])}"
         self._run("validate", place, [*self.development, "--method=null", callbacks, *arguments], anew)
         return json.loads((place / SEARCH).read_text(encoding="utf-8"))

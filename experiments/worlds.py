@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from callbacks.run.records import write_json
 from experiments.command_line import add_quick, make_parser, to_path
 from experiments.demo import CONFIG, QUICK, SCALES
-from experiments.pages import describe_machine, insert_report, write_json
+from experiments.pages import describe_machine, insert_report
 from experiments.study import QUIET, ROOT
 
 PLAIN = "plain"
@@ -17,7 +18,7 @@ ARGUMENTS = {
     "isw": (
         "--model.network.init_args.norm=isw", "--training.from_epoch=1", "--training.images=32", "--training.trials=3",
     ),
-    "asg": ("--training.weight=0.75",),  # 75 at the paper's rate of 1e-4: as large steps at 0.01
+    "asg": ("--training.weight=0.75",),  # 75 at the paper's rate of 1e-4: steps of the same size at 0.01
     "csg": ("--training.weight=0.75", "--training.queue=4096"),
     "fsdr": ("--training.learn_from=1", "--training.images=16"),
 }  # fmt: skip
@@ -83,9 +84,11 @@ WORLDS = {
 def make_world_parser(name: str, summary: str | None) -> argparse.ArgumentParser:
     """Makes the parser of a program over one of the worlds, see `make_parser`."""
     parser = make_parser(name, summary)
-    parser.add_argument("world", choices=list(WORLDS), help="generated scenes, or photographs (--data.root after --)")
-    parser.add_argument("--folder", type=to_path, help=f"where to write (outputs/{name}/WORLD)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the training (%(default)s)")
+    world = "street_scenes: generated scenes; photographs, photographs_19: four real data sets in 11 or 19 classes, "
+    world += "give their folder as -- --data.root=FOLDER"
+    parser.add_argument("world", choices=list(WORLDS), help=world)
+    parser.add_argument("--folder", type=to_path, help=f"where to write (default: outputs/{name}/WORLD)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="training seeds (default: 0)")
     parser.add_argument("--page", type=to_path, help="also write the table between the marks of this page")
     add_quick(parser)
     return parser

@@ -15,7 +15,7 @@ from lightning_modules.loaders import check_batch, check_not_targets, may_skip, 
 from lightning_modules.metrics import Scores, SegmentationScores, fetch_scores, name_scores, score_image
 from lightning_modules.networks.base import TooSmallError
 from lightning_modules.networks.checkpoints import fit_weights
-from lightning_modules.networks.released import load_released
+from lightning_modules.networks.deeplab_v1 import DeepLabV1
 from lightning_modules.normalization import Normalization
 from lightning_modules.origin import check_origin, describe_origin
 from lightning_modules.precision import warn_of_slow_bf16
@@ -68,7 +68,7 @@ class SegmentationModule(LightningModule):
         momentum: Of SGD.
         weight_decay: Of SGD.
         power: Of the polynomial decay of the learning rate to 0, once per step.
-        released: Path of weights that the paper's authors released, for a network that can read them (`DeepLabV1`).
+        released: Path of weights that the paper's authors released, for `DeepLabV1`.
         temperature: Divides the logits behind every prediction of validation, test and predict, whatever the method;
             above 0, 1 leaves them alone. `TemperatureSearch` fits it. The loss does not know it.
         compile: Whether torch compiles the network, per image size: ``none``, ``default``, or ``reduce-overhead``,
@@ -105,7 +105,12 @@ class SegmentationModule(LightningModule):
         check_temperature(temperature)
         self.class_names = name_classes(num_classes, class_names)
         if released is not None:
-            alpha = load_released(network, released)
+            if not isinstance(network, DeepLabV1):
+                raise ValueError(
+                    f"there are no released weights for {type(network).__name__} ({released}): expected DeepLabV1 on "
+                    "ResNet-50 or ResNet-101"
+                )
+            alpha = network.load_released(released)
             rank_zero_info(f"Released weights: {released}, chosen for IaBN with --method.alpha={alpha}")
         if channels_last is not None:
             network.channels_last = channels_last  # type: ignore[assignment]
@@ -130,9 +135,19 @@ class SegmentationModule(LightningModule):
         self._latest_loss: Tensor | None = None
 
     def setup(self, stage: str) -> None:
-        """Warns if the precision of the run does not pay on this machine."""
-        warn_of_slow_bf16(str(self.trainer.precision), self.trainer.strategy.root_device)
+        """Warns if the precision of the run does not pay on this machine; makes the training method ready.
+
+        Raises:
+            ValueError: If the training method does not suit the data, the network or the precision.
+        """
+        precision = str(self.trainer.precision)
+        warn_of_slow_bf16(precision, self.trainer.strategy.root_device)
         if stage == "fit" and self.training_method is not None:
+            if precision.endswith("-true") and not precision.startswith("32"):
+                raise ValueError(
+                    f"trainer.precision is {precision}, in which {type(self.training_method).__name__} cannot train: "
+                    "expected 32-true, bf16-mixed or 16-mixed"
+                )
             datamodule = getattr(self.trainer, "datamodule", None)
             normalization = getattr(datamodule, "normalization", None)
             if normalization is not None:

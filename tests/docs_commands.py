@@ -7,7 +7,7 @@ its reason.
 
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,26 +35,6 @@ EXCEPTIONS = {
     r"make format": "rewrites the checkout",
     r"make lock": "needs a network, and rewrites constraints.txt",
     r"python -m pytest -m cuda": "is `make test` on a machine with a GPU",
-}
-# The test that runs each program of experiments/.
-TESTED = {
-    "beyond": "test_beyond.py",
-    "benchmark": "test_benchmark.py",
-    "check_data": "check_data/test_data_sets.py",
-    "comparison": "test_comparison.py",
-    "contact_sheets": "test_docs_commands.py",
-    "demo": "test_demo.py",
-    "describe": "test_situations.py",
-    "generalization": "test_generalization.py",
-    "gpu_check": "test_gpu_check.py",
-    "learn_alpha": "callbacks/test_learned_alpha.py",
-    "list_presets": "test_docs.py",
-    "real_photographs": "test_configs.py",  # its experiment, configs/experiment/camvid.yaml
-    "sweep": "sweep/test_program.py",
-    "tables": "test_tables.py",
-    "protocol": "test_protocol.py",
-    "report": "callbacks/test_report.py",
-    "tradeoffs": "test_tradeoffs.py",
 }
 
 
@@ -183,17 +163,3 @@ def expand_make(command: Command) -> list[Command]:
             if match := re.match(r"\t@\$\(BIN\)/(python -m experiments\..*)", expanded):
                 found.append(make_command(command.path, command.line, match[1]))
     return found
-
-
-def drop_options(words: Sequence[str], *names: str) -> list[str]:
-    """Leaves out options with their values, in both spellings."""
-    kept: list[str] = []
-    skip = False
-    for word in words:
-        if skip:
-            skip = False
-        elif word in names:
-            skip = True
-        elif not any(word.startswith(f"{name}=") for name in names):
-            kept.append(word)
-    return kept

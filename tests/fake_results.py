@@ -57,20 +57,7 @@ def write_results(
 ) -> Path:
     """Writes results.json, records.jsonl, run.json and a gallery; returns the folder.
 
-    Args:
-        folder: Where to write.
-        domains: Names.
-        images: Per domain.
-        names: Of an image, by its number.
-        size: (height, width) of the images.
-        class_names: Five names.
-        method: Its settings; None for none.
-        baseline: Whether the unadapted network is scored.
-        first: How many of the first images are in the gallery.
-        losses: Whether the loss of each step is recorded.
-        expected: Images per domain that the manifest tells of; `images` if None.
-        manifest: Whether there is a run.json.
-        extra: Further entries of results.json.
+    Of each domain there are so many images, of which the `first` are in the gallery; the manifest tells of `expected`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(0)

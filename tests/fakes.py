@@ -179,6 +179,13 @@ class FakeDataModule(SegmentationDataModule):
         return FakeDataset(self, transform, labelled)
 
 
+class Unlabelled(FakeDataModule):
+    """All its pixels are ignored."""
+
+    def make_dataset(self, split: Split, transform: Transform, labelled: bool = True) -> FakeDataset:
+        return super().make_dataset(split, lambda pixels, mask, seed: transform(pixels, mask * 0 + 255, seed), labelled)
+
+
 def make_trainer(folder: Any, **kwargs: Any) -> Trainer:
     """Makes a silent trainer on one CPU."""
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}

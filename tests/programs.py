@@ -77,18 +77,19 @@ def start(command: Sequence[str], folder: Path, output: Path = Path(os.devnull),
     return Process(_ask(request), _ask)
 
 
-def run(command: Sequence[str], folder: Path, timeout: float = 280) -> subprocess.CompletedProcess[str]:
-    """Runs a program to its end, as subprocess.run does with `capture_output` and `text`."""
+def run(command: Sequence[str], folder: Path, code: int | None = 0) -> subprocess.CompletedProcess[str]:
+    """Runs a program to its end, as subprocess.run does with `capture_output` and `text`; asserts its exit code."""
     files = [folder / f".{stream}-{time.monotonic_ns()}" for stream in ("out", "err")]
     process = start(command, folder, files[0], errors=files[1])
     try:
-        code = process.wait(timeout)
+        found = process.wait(280)
     finally:
         process.kill()
     texts = [file.read_text(encoding="utf-8") for file in files]
     for file in files:
         file.unlink()
-    return subprocess.CompletedProcess(list(command), code, *texts)
+    assert code in (found, None), texts[1]
+    return subprocess.CompletedProcess(list(command), found, *texts)
 
 
 @functools.cache

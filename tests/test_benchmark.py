@@ -20,9 +20,7 @@ from experiments.benchmark.cases import METHODS, SCALES, Case, make_call
 from experiments.benchmark.plain_loop import PlainLoop
 from experiments.benchmark.presets import draw_image, resolve_trainable
 from experiments.benchmark.table import COLUMNS
-from main import main
 from tests.fakes import NormAct2d, Snapshot, TinyNetwork
-from tests.tiny import DATA, EXPERIMENT, QUIET, arguments
 
 CPU = torch.device("cpu")
 
@@ -267,30 +265,8 @@ def test_unknown_network_is_a_clear_error(tmp_path: Path) -> None:
         quick(tmp_path, "--networks", "deeplab")
 
 
-@pytest.mark.parametrize("args", [["--sizes", "1024"], ["--accuracy", "a.ckpt"], ["--methods", "Tent"]])
+@pytest.mark.parametrize("args", [["--sizes", "1024"], ["--methods", "Tent"]])
 def test_wrong_arguments_are_refused(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         run_benchmark(args)
     assert "error: " in capsys.readouterr().err
-
-
-def test_profile_writes_table_and_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert quick(tmp_path, "--profile") == []
-    name = "profile_deeplabv1_resnet10_small_64x128_cpu_32-true"
-    table = (tmp_path / f"{name}.txt").read_text()
-    assert "conv" in table and table in capsys.readouterr().out
-    assert (tmp_path / f"{name}.trace.json.gz").stat().st_size > 0
-
-
-@pytest.mark.slow
-def test_accuracy_is_drawn_against_time(tmp_path: Path) -> None:
-    main(["fit", *arguments(tmp_path, "--trainer.max_steps=1", "--trainer.limit_val_batches=0")])
-    (checkpoint,) = tmp_path.rglob("last.ckpt")
-    args = [f"--accuracy={checkpoint}", f"--config={EXPERIMENT}", "--methods", "t-BN", "Seg-TTT", "--steps", "1"]
-    args += ["--trainable", "head", "--scales", "0.5", "1", "--", *DATA, *QUIET, "--data.num_test=1"]
-    points = quick(tmp_path / "figure", *args)
-    found = [(point["method"], point["steps"], point["trainable"]) for point in points]
-    assert found == [("t-BN", None, None), ("Seg-TTT", 1, "head")]
-    assert all(point["ms"] > 0 and list(point["domains"]) == ["haze", "dusk", "dust"] for point in points)
-    assert json.loads((tmp_path / "figure" / "accuracy.json").read_text()) == points
-    assert all((tmp_path / "figure" / f"accuracy.{suffix}").stat().st_size > 0 for suffix in ("png", "svg"))

@@ -97,6 +97,25 @@ def test_files_that_are_no_checkpoints_are_told_apart(content: bytes, kind: str,
     check_checkpoint(tmp_path / "nothing.ckpt")  # the reader says that it is not there
 
 
+class Dangerous:
+    def __reduce__(self) -> tuple:
+        return (print, ("executed",))
+
+
+def test_other_objects_are_no_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for value, message in (
+        (torch.nn.Conv2d(3, 3, 1), r"holds a pickled module.*state_dict\(\)"),
+        ({"a": Dangerous()}, "holds a pickled module, or other objects"),
+        ({}, "holds nothing"),
+        ({"epoch": 3, "loss": 0.1}, "holds epoch, loss: expected weights, or weights under one of state_dict, "),
+        ([torch.ones(1)], "holds list: expected"),
+    ):
+        torch.save(value, tmp_path / "weights.pth")
+        with pytest.raises(ValueError, match=message):
+            read_checkpoint(tmp_path / "weights.pth")
+    assert "executed" not in capsys.readouterr().out
+
+
 def test_folders_and_addresses_are_no_checkpoints(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "last.ckpt").touch()

@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -11,20 +12,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pytorch_lightning import Callback
 from torch import nn
 
 from lightning_modules.predictor import predict_plainly
 from main import main
 from tests import programs
 from tests.processes import wait_for
-from tests.tiny import EXPERIMENT, QUIET, ROOT, arguments
+from tests.tiny import EXPERIMENT, QUIET, ROOT, arguments, read_results
 
 DOMAINS = ["haze", "dusk", "dust"]
-
-
-def read(folder: Path) -> dict:
-    return json.loads((folder / "results" / "results.json").read_text())
 
 
 def test_fit_logs_csv_beside_offline_wandb_and_the_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,7 +37,7 @@ def test_fit_logs_csv_beside_offline_wandb_and_the_config(tmp_path: Path, monkey
 @pytest.mark.parametrize("method", [[], ["--method=SegTTT", "--method.psi=0.6"]])
 def test_test_scores_every_target(checkpoint: Path, tmp_path: Path, method: list[str]) -> None:
     cli = main(["test", *arguments(tmp_path, f"--ckpt_path={checkpoint}", *method)])
-    results = read(tmp_path)
+    results = read_results(tmp_path)
     assert list(results["domains"]) == DOMAINS
     assert results["complete"]
     assert [results["domains"][domain]["images"] for domain in DOMAINS] == [3, 3, 3]
@@ -60,7 +56,7 @@ def test_method_by_file_takes_further_arguments(checkpoint: Path, tmp_path: Path
     file = ROOT / "configs" / "method" / "seg_ttt.yaml"
     more = [f"--ckpt_path={checkpoint}", "--method", str(file), "--method.lr=0.01", "--method.num_steps=1"]
     main(["validate", *arguments(tmp_path, *more)])
-    results = read(tmp_path)
+    results = read_results(tmp_path)
     assert (results["method"]["name"], results["method"]["lr"], results["method"]["num_steps"]) == ("SegTTT", 0.01, 1)
     assert list(results["domains"]) == ["development"]
 
@@ -97,36 +93,13 @@ def read_manifest(folder: Path) -> dict:
 TTT = ["--method=SegTTT", "--method.num_steps=2", "--method.scales=[0.75]"]
 
 
-@pytest.mark.slow
-def test_predict_on_photographs_and_again(checkpoint: Path, tmp_path: Path) -> None:
-    photos, out = make_photos(tmp_path / "photos", 5), tmp_path / "out"
-    args = [*predict_arguments(checkpoint, photos, out, *TTT), "--results.outputs=[labels,overlays]"]
-    cli = main(args)
-    assert cli.trainer.predict_loop.return_predictions is False  # they are on disk, and would fill the memory
-    names = {"000", "002", "004", "street/001", "street/003"}
-    for kind, suffix in (("labels", "png"), ("overlays", "jpg")):
-        assert {path.name for path in (out / kind).glob("photos/**/*.*")} == {f"{Path(n).name}.{suffix}" for n in names}
-    before, manifest = read_outputs(out), read_manifest(out)
-    assert manifest["complete"] is True and manifest["runs"][0]["checkpoint"] == str(checkpoint)
-    copy = tmp_path / "copy.ckpt"
-    copy.write_bytes(checkpoint.read_bytes())
-    main([*args, f"--ckpt_path={copy}"])  # the same weights, wherever they lie
-    assert read_outputs(out) == before and read_manifest(out)["runs"][1]["found"] == 5
-    other = torch.load(checkpoint, weights_only=False)
-    next(iter(other["state_dict"].values())).mul_(1.01)
-    torch.save(other, copy)
-    for wrong, message in ((f"--ckpt_path={copy}", "weights was"), ("--model.temperature=2", r"was 1\.0, is now 2\.0")):
-        with pytest.raises(ValueError, match=message):
-            main([*args, wrong])
-    assert read_outputs(out) == before
-
-
 @pytest.fixture(scope="module")
 def uninterrupted(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bytes]]:
     """Photographs, and what is written for them."""
     folder = tmp_path_factory.mktemp("uninterrupted")
     photos = make_photos(folder / "photos", 40)
-    main(predict_arguments(checkpoint, photos, folder / "out", "--method=SegTTT"))
+    cli = main(predict_arguments(checkpoint, photos, folder / "out", "--method=SegTTT"))
+    assert cli.trainer.predict_loop.return_predictions is False  # they are on disk, and would fill the memory
     return photos, read_outputs(folder / "out")
 
 
@@ -143,7 +116,7 @@ def test_an_interrupted_prediction_goes_on(
     process.send_signal(number)
     assert process.wait(timeout=60) == code
     manifest, kept = read_manifest(out), {}
-    assert manifest["complete"] is False
+    assert manifest["complete"] is False and manifest["runs"][0]["checkpoint"] == str(checkpoint)
     for name, data in read_outputs(out).items():
         if name.endswith((".png", ".jpg")):
             with Image.open(out / name) as picture:
@@ -152,7 +125,8 @@ def test_an_interrupted_prediction_goes_on(
     assert 3 <= len(list(out.glob("labels/photos/**/*.png"))) < 40
     if number != signal.SIGKILL:
         assert manifest["images"] == len(list(out.glob("overlays/photos/**/*.jpg")))
-    main(args)
+    copy = shutil.copy(checkpoint, tmp_path / "copy.ckpt")
+    main([*args, f"--ckpt_path={copy}"])  # the same weights, wherever they lie
     assert read_manifest(out)["complete"] is True and read_manifest(out)["runs"][1]["found"] >= 2
     assert read_outputs(out) == whole
     assert kept.items() <= whole.items()
@@ -170,17 +144,14 @@ def test_two_processes_predict_as_one(checkpoint: Path, tmp_path: Path) -> None:
         if step == 1:
             late.rename(photos / "street" / "005.JPG")
         args = predict_arguments(checkpoint, photos, tmp_path / "two", *TTT, *TWO)
-        command = ["main.py", *args]
-        done = programs.run(command, tmp_path)
-        assert done.returncode == 0, done.stderr
+        programs.run(["main.py", *args], tmp_path)
         manifest = read_manifest(tmp_path / "two")
         assert manifest["complete"] is True and manifest["images"] == (5 if step == 0 else 6)
     assert [run["found"] for run in manifest["runs"]] == [0, 5, 6]
     main(predict_arguments(checkpoint, photos, tmp_path / "one", *TTT))
     assert read_outputs(tmp_path / "two") == read_outputs(tmp_path / "one")
-    command += ["--method.psi=0.1"]
-    done = programs.run(command, tmp_path)
-    assert done.returncode == 1 and "method.psi was 0.7, is now 0.1" in done.stderr
+    done = programs.run(["main.py", *args, "--method.psi=0.1"], tmp_path, code=1)
+    assert "method.psi was 0.7, is now 0.1" in done.stderr
 
 
 @pytest.mark.slow
@@ -188,9 +159,7 @@ def test_an_error_in_a_worker_process_is_one_line(checkpoint: Path, tmp_path: Pa
     photos = make_photos(tmp_path / "photos", 2)
     (photos / "broken.png").write_bytes((photos / "000.png").read_bytes()[:60])
     args = predict_arguments(checkpoint, photos, tmp_path / "out", "--data.num_workers=1")
-    command = ["main.py", *args]
-    done = programs.run(command, tmp_path)
-    assert done.returncode == 1
+    done = programs.run(["main.py", *args], tmp_path, code=1)
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith(f"error: {photos / 'broken.png'} (60 bytes) cannot be decoded: expected an image")
     assert "Traceback" not in done.stderr and not read_manifest(tmp_path / "out")["complete"]
@@ -216,28 +185,7 @@ def test_a_strangers_network_is_tested_and_a_method_that_refuses_it_leaves_resul
     with pytest.raises(ValueError, match="Stranger has no 2d BatchNorm"):
         main(["test", *arguments(tmp_path, "--method=IaBN", *network)])
     assert sorted((tmp_path / "results").rglob("*")) == before
-    assert read(tmp_path)["complete"]
-
-
-class _Interrupt(Callback):
-    """Stops training in the middle of the second epoch."""
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
-        if trainer.current_epoch == 1 and batch_idx == 1:
-            raise RuntimeError("the power went out")
-
-
-def test_training_resumed_from_the_last_checkpoint_ends_the_same(tmp_path: Path) -> None:
-    options = ["--trainer.max_epochs=3", "--data.repeats=2"]
-    whole = main(["fit", *arguments(tmp_path / "whole", *options)])
-    with pytest.raises(RuntimeError, match="power"):
-        main(["fit", *arguments(tmp_path / "cut", *options, "--trainer.callbacks+=tests.test_cli._Interrupt")])
-    last = tmp_path / "cut" / "checkpoints" / "last.ckpt"
-    resumed = main(["fit", *arguments(tmp_path / "resumed", *options, f"--ckpt_path={last}")])
-    assert resumed.trainer.global_step == whole.trainer.global_step == 12
-    state = resumed.model.state_dict()
-    for name, value in whole.model.state_dict().items():
-        assert torch.equal(value, state[name]), name
+    assert read_results(tmp_path)["complete"]
 
 
 @pytest.mark.parametrize(
@@ -245,7 +193,7 @@ def test_training_resumed_from_the_last_checkpoint_ends_the_same(tmp_path: Path)
     [
         (["--training=IWS"], r"unknown training 'IWS': expected one of ASG, CSG, .*leave --training out"),
         (["--method=Tnet"], r"unknown method 'Tnet': expected one of TTA, AdaBN, Ensemble, IaBN, .*SegTTT"),
-        (["--method=IaBN", "--method=TTA"], r"--method is given 2 times \(IaBN, TTA\)"),
+        (["--method=IaBN", "--method=TTA"], r"--method is given 2 times \(IaBN, TTA\): expected one"),
         (["--data.targets=[haze,mars]"], r"unknown domain 'mars'"),
         (["--results.folder="], r"results.folder is empty"),
         (["--method=SegTTT", "--method.psi=-1"], r"psi is -1.*: expected .* \[0, 1\]"),
@@ -272,8 +220,7 @@ def test_a_search_on_two_processes_counts_as_one(checkpoint: Path, tmp_path: Pat
     found = []
     for processes in ([], TWO):
         folder = tmp_path / str(len(processes))
-        done = programs.run(["main.py", "validate", *arguments(folder, *more, *processes)], tmp_path)
-        assert done.returncode == 0, done.stderr
+        programs.run(["main.py", "validate", *arguments(folder, *more, *processes)], tmp_path)
         found.append(json.loads((folder / "results" / "search.json").read_text()))
         assert found[-1]["images"] == 5 and found[-1].pop("seconds") > 0
     assert found[0] == found[1]

@@ -16,12 +16,10 @@ CONFIGS = ROOT / "configs"
 # Not by limit_train_batches=1, which is an int or a float (1.0: all) depending on what was imported before.
 ONE_BATCH = ["--trainer.max_steps=1", "--data.num_val=1", "--data.num_test=1"]
 
-
-FOREIGN = {  # networks of other libraries: the distribution, and what Seg-TTT is told to move
-    "torchvision_lraspp.yaml": ("torchvision", "classifier"),
-    "smp_unet.yaml": ("segmentation_models_pytorch", "decoder,segmentation_head"),
+FOREIGN = {  # networks of other libraries, and what Seg-TTT is told to move
+    "torchvision_lraspp.yaml": "classifier",
+    "smp_unet.yaml": "decoder,segmentation_head",
 }
-
 
 TARGETS = ["haze", "dusk", "dust"]
 QUICK = ("street_scenes.yaml", "camvid.yaml", "photographs_19.yaml")  # `make test` runs these
@@ -45,14 +43,8 @@ def list_configs(kind: str) -> list[str]:
 
 
 def shrink_network(name: str) -> list[str]:
-    """Returns the arguments that make a network tiny, without weights, which cannot be downloaded in a test.
-
-    Args:
-        name: Of a file whose name tells the network.
-    """
+    """Returns the arguments that make the network of a file tiny, without weights, as a test downloads none."""
     changes = {"weights": "null"}
-    if any(part in name for part in ("timm", "hrnet", "segmenter")):
-        pytest.importorskip("timm")
     if "hrnet" in name:
         changes["backbone"] = "hrnet_w18_small"
     elif "segmenter" in name:
@@ -146,11 +138,7 @@ def test_stand_ins_are_named_like_what_they_stand_for() -> None:
 
 def choose_model(name: str) -> list[str]:
     """Returns the arguments that choose a network of configs/model, tiny if it is this project's."""
-    args = [f"--model={CONFIGS / 'model' / name}"]
-    if name in FOREIGN:
-        pytest.importorskip(FOREIGN[name][0])
-        return args
-    return args + shrink_network(name)
+    return [f"--model={CONFIGS / 'model' / name}", *([] if name in FOREIGN else shrink_network(name))]
 
 
 @pytest.mark.parametrize("name", list_configs("model"))
@@ -163,7 +151,7 @@ def test_model_trains_one_batch(name: str, tmp_path: Path) -> None:
 def test_seg_ttt_adapts_networks_of_other_libraries_and_a_transformer(name: str, tmp_path: Path) -> None:
     method = ["--method=SegTTT", "--method.num_steps=1", "--method.scales=[0.5]", "--method.psi=0.1"]
     if name in FOREIGN:
-        method.append(f"--method.trainable=[{FOREIGN[name][1]}]")
+        method.append(f"--method.trainable=[{FOREIGN[name]}]")
     else:
         method.append("--method.alpha=0")  # there is no BatchNorm
     args = arguments(tmp_path, *choose_model(name), *ONE_BATCH)

@@ -5,26 +5,17 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-import torch
 import yaml
-from torch import nn
 
 import callbacks
-from callbacks.run.choice import check_choices
-from datamodules import CityscapesDataModule
 from experiments.docs_hooks import replace_equations, replace_outward_links
 from experiments.list_presets import MARKS, list_presets
 from experiments.pages import make_marks, replace_report
-from lightning_modules.metrics import confusion_matrix
-from lightning_modules.networks import DeepLabV1
 from tests.docs_commands import PAGES
-from tests.fakes import TinyNetwork
 from tests.tiny import ROOT
 
 DOCS = ROOT / "docs"
@@ -135,37 +126,6 @@ def test_list_of_presets_is_the_folder() -> None:
 @pytest.mark.parametrize("name", ["add_data_set", "add_method", "add_network"])
 def test_pages_on_extending_are_short(name: str) -> None:
     assert len((DOCS / f"{name}.md").read_text(encoding="utf-8").splitlines()) < 60
-
-
-# Error messages.
-
-
-FLAT = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten())
-PROVOKED: dict[str, Callable[[], Any]] = {
-    "unknown method": lambda: check_choices(["--method", "SegTT"]),
-    "two methods": lambda: check_choices(["--method", "IaBN", "--method=TTA"]),
-    "text for names": lambda: callbacks.SegTTT(trainable="head"),  # type: ignore[arg-type]
-    "choice on a target": lambda: CityscapesDataModule(root=str(ROOT)).val_dataloader(),
-    "no root": lambda: CityscapesDataModule().find_root(),
-    "image of three dimensions": lambda: callbacks.IaBN().predict(TinyNetwork(), torch.zeros(3, 8, 8)),
-    "no BatchNorm": lambda: callbacks.IaBN().check_network(TinyNetwork(norm=None)),
-    "no dropout": lambda: callbacks.MCDropout().check_network(TinyNetwork()),
-    "unknown layer": lambda: callbacks.SegTTT(trainable=["nothing"]).check_network(TinyNetwork()),
-    "missing member": lambda: callbacks.Ensemble(["gone.ckpt"]).check_network(TinyNetwork()),
-    "tiny image": lambda: DeepLabV1("resnet10", 5, width=4)(torch.zeros(1, 3, 4, 4)),
-    "flat output": lambda: callbacks.IaBN(0.0).predict(FLAT, torch.zeros(1, 3, 8, 8)),
-    "label out of range": lambda: confusion_matrix(torch.zeros(4, dtype=torch.int64), torch.full((4,), 9), 5),
-}
-
-
-@pytest.mark.parametrize("provoke", PROVOKED.values(), ids=PROVOKED)
-def test_an_error_says_what_to_do(provoke: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("SEGADAPT_DATA", raising=False)
-    with pytest.raises((ValueError, TypeError, OSError)) as raised:
-        provoke()
-    assert re.search(r"expected|disagree|\b[Ss]et\b|\buse\b|\btrain a network\b|\bgive a\b", str(raised.value)), str(
-        raised.value
-    )
 
 
 def test_every_test_that_the_log_of_situations_names_exists() -> None:

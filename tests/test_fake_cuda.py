@@ -19,7 +19,7 @@ from callbacks.blended_norm import _find_fault as find_fault
 from callbacks.blended_norm import normalize_blended
 from callbacks.ensemble import Ensemble
 from callbacks.tent import Tent
-from lightning_modules.metrics import SegmentationScores
+from lightning_modules.metrics import SegmentationScores, count_overlap
 from lightning_modules.networks import FCN, DeepLabV1, DeepLabV2, DeepLabV3Plus, FCN8s
 from lightning_modules.networks.hrnet import HRNet
 from lightning_modules.networks.resnet import ResNet
@@ -198,10 +198,10 @@ def make_module(family: str, monkeypatch: pytest.MonkeyPatch) -> SegmentationMod
     return module
 
 
-def make_batch(images: int) -> dict[str, Any]:
+def make_batch(images: int, size: tuple[int, int] = SIZE) -> dict[str, Any]:
     return {
         "image": draw(images, 3, *SIZE),
-        "mask": torch.zeros(images, *SIZE, dtype=torch.int64, device=CUDA),
+        "mask": torch.zeros(images, *size, dtype=torch.int64, device=CUDA),
         "name": [str(number) for number in range(images)],
     }
 
@@ -223,28 +223,24 @@ def test_a_training_step_never_waits(
     assert device.waits == []
 
 
-@pytest.mark.parametrize("images", [1, 3])
+@pytest.mark.parametrize(("images", "size"), [(1, SIZE), (3, (130, 190))])
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_a_batch_is_scored_with_one_copy_and_timed_with_one_wait(
-    precision: str, images: int, device: FakeCuda, monkeypatch: pytest.MonkeyPatch
+def test_a_batch_waits_once_for_its_scores_or_labels_and_once_for_the_time(
+    precision: str, images: int, size: tuple[int, int], device: FakeCuda, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module, batch = make_module("DeepLabV1", monkeypatch), make_batch(images)
+    module, batch = make_module("DeepLabV1", monkeypatch), make_batch(images, size)
     device.waits.clear()
     with autocast(precision), torch.no_grad():
         outcome = module.test_step(batch, 0)
     assert len(outcome["scores"]) == images and outcome["scores"][0].pixels.device.type == "cpu"
     copy, clock = device.waits
     assert "a copy from cuda to cpu" in copy and "the time" in clock
-
-
-@pytest.mark.parametrize("images", [1, 3])
-def test_labels_are_fetched_with_one_copy(images: int, device: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
-    module, batch = make_module("DeepLabV1", monkeypatch), {"image": draw(images, 3, *SIZE)}
     device.waits.clear()
+    count_overlap(draw(CLASSES, *SIZE).softmax(dim=0), batch["mask"][0])
+    assert device.waits == []
     with torch.no_grad():
-        outcome = module.predict_step(batch, 0)
-    assert [labels.device.type for labels in outcome["labels"]] == ["cpu"] * images
-    assert len(device.waits) == 1, device.waits
+        labels = module.predict_step({"image": batch["image"]}, 0)["labels"]
+    assert [one.device.type for one in labels] == ["cpu"] * images and len(device.waits) == 1, device.waits
 
 
 KINDS = [torch.float32, torch.bfloat16, torch.float64]

@@ -147,7 +147,7 @@ def test_exit_status_and_wrong_names(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_gradient_that_is_wrong_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    def forget_statistics(x, mean, var, weight, bias, alpha, eps):
+    def forget_statistics(x, mean, var, weight, bias, alpha, eps, pooled):
         output = correctness.normalise_features(x, mean, var, weight, bias, alpha, eps).detach()
         return output + 0 * x + 0 * weight[:, None, None] + 0 * bias[:, None, None]
 

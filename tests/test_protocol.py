@@ -100,10 +100,11 @@ def test_a_training_that_was_stopped_goes_on_from_its_last_epoch(tmp_path: Path)
     epochs_before = list((tmp_path / "cut" / "training").glob("version_*"))
     assert resumed.train() == tmp_path / "cut" / "checkpoints" / "best.ckpt" and resumed.train().exists()
     assert len(list((tmp_path / "cut" / "training").glob("version_*"))) == len(epochs_before) + 1
+    assert json.loads((tmp_path / "cut" / "training.json").read_text())["seconds"] is None  # of a part it says nothing
 
 
 def test_a_training_that_fails_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(study, "run_training", lambda command: programs.run(command[1:], tmp_path).returncode)
+    monkeypatch.setattr(study, "run_training", lambda command: programs.run(command[1:], tmp_path, None).returncode)
     with pytest.raises(RuntimeError, match=r"the training of .*street_scenes\.yaml failed"):
         Protocol(EXPERIMENT, tmp_path, ["--data.height=1"]).train()
     assert not (tmp_path / "training.json").exists()

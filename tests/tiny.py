@@ -1,6 +1,8 @@
-"""Arguments that make any experiment on StreetScenes tiny."""
+"""Arguments that make any experiment on StreetScenes tiny, and what such a run leaves."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parent.parent
 EXPERIMENT = ROOT / "configs" / "experiment" / "street_scenes.yaml"
@@ -25,3 +27,8 @@ def arguments(folder: Path, *more: str, experiment: Path = EXPERIMENT, logger: b
     place = [f"--trainer.default_root_dir={folder}", f"--results.folder={folder / 'results'}"]
     plain = ["--results.report=false"]  # takes longer than the run; those who look at it turn it on
     return [f"--config={experiment}", *DATA, *QUIET, *([] if logger else NO_LOGGER), *place, *plain, *more]
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """Reads the results.json of such a run."""
+    return json.loads((folder / "results" / "results.json").read_text(encoding="utf-8"))

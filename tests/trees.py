@@ -164,14 +164,10 @@ def number_instances(ids: np.ndarray) -> np.ndarray:
 
 
 def write_gta(root: Path, rearranged: bool = False, broken: bool = False, dtype: type = np.uint16) -> Path:
-    """Writes GTA5 as its twenty zips unpack, or as the authors rearranged it.
+    """Writes GTA5 as its twenty zips unpack, or as the authors rearranged it: the splits are folders.
 
-    Args:
-        root: The folder of the data set.
-        rearranged: Whether the splits are folders.
-        broken: Whether to add some of the broken pairs: 20801 to val and 20860 to test, whose image and labels differ
-            in size, and the blank 15188 to train and 17705 to test.
-        dtype: Of the numbers in split.mat.
+    Of the broken pairs 20801 comes to val and 20860 to test, whose image and labels differ in size, and the blank 15188
+    to train and 17705 to test.
     """
     keys = {split: [*keys] for split, keys in GTA.keys.items()}
     if broken:
@@ -206,14 +202,7 @@ def write_synthia(root: Path, nested: bool = True) -> Path:
 
 
 def write_wilddash(root: Path, final: bool = False, labels: bool = True, nested: bool = True) -> Path:
-    """Writes WildDash 2.
-
-    Args:
-        root: The folder of the data set.
-        final: Whether it is wd_public_v2p0 with 80 classes, or the beta, wd_public_02.
-        labels: Whether there are label images; the final release has its panoptic ones in any case.
-        nested: Whether the folder of the archive is kept.
-    """
+    """Writes WildDash 2: wd_public_v2p0 with 80 classes, which has panoptic labels too, or the beta, wd_public_02."""
     vendor = WILDDASH_FINAL if final else WILDDASH_BETA
     base = root / ("wd_public_v2p0" if final else "wd_public_02") if nested else root
     annotations = []
@@ -299,15 +288,7 @@ def draw_idd(key: str) -> tuple[np.ndarray, dict[str, Any]]:
 
 
 def write_idd(root: Path, polygons: bool = True, masks: bool = False, part: int = 1, nested: bool = True) -> Path:
-    """Writes IDD.
-
-    Args:
-        root: The folder of the data set.
-        polygons: Whether the vendor's polygons are there.
-        masks: Whether AutoNUE's createLabels was run, for csTrainIds, level3Ids and panoptic labels.
-        part: 1 has PNG images, 2 JPEG.
-        nested: Whether the folder of the archive is kept.
-    """
+    """Writes IDD: the vendor's polygons, or masks as of AutoNUE's createLabels; part 1 has PNG images, 2 JPEG."""
     base = root / ("IDD_Segmentation" if part == 1 else "idd20kII") if nested else root
     suffix = "png" if part == 1 else "jpg"
     for split, key in IDD.pairs("train", "val", "test"):
@@ -327,13 +308,7 @@ def write_idd(root: Path, polygons: bool = True, masks: bool = False, part: int 
 
 
 def write_mapillary(root: Path, releases: Sequence[str] = ("v1.2", "v2.0")) -> Path:
-    """Writes Mapillary Vistas.
-
-    Args:
-        root: The folder of the data set.
-        releases: The label sets that are there: ``v1.2`` and ``v2.0`` as in the newest archive, or ``""``, the former
-            archives' v1.2 without a folder of its own.
-    """
+    """Writes Mapillary Vistas with these label sets; ``""`` is the former archives' v1.2 without a folder."""
     for split, folder in (("train", "training"), ("val", "validation")):
         for key in MAPILLARY.keys[split]:
             write_image(root / folder / "images" / f"{key}.jpg", MAPILLARY.draw_image(key))

@@ -27,7 +27,12 @@ def evaluating(network: nn.Module) -> Iterator[None]:
     with stage("restore"):
         flags = [(module, module.training) for module in network.modules()]
         required = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
-        buffers = [(buffer, buffer.clone()) for buffer in network.buffers() if not buffer.is_inference()]
+        buffers = [
+            (module._buffers, name, buffer, None if buffer is None else buffer.clone())
+            for module in network.modules()
+            for name, buffer in module._buffers.items()
+            if buffer is None or not buffer.is_inference()
+        ]
     try:
         network.eval()
         yield
@@ -38,8 +43,10 @@ def evaluating(network: nn.Module) -> Iterator[None]:
             for parameter, requires_grad in required:
                 if parameter.requires_grad != requires_grad:
                     parameter.requires_grad_(requires_grad)
-            for buffer, saved in buffers:
-                buffer.copy_(saved)
+            for own, name, buffer, saved in buffers:
+                own[name] = buffer  # a forward may have set another in its place
+                if buffer is not None and saved is not None:
+                    buffer.copy_(saved)
 
 
 @contextmanager

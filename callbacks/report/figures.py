@@ -325,8 +325,8 @@ def format_milliseconds(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
 
 
-def encode_figure(figure: Figure) -> bytes:
-    """Encodes a figure as PNG."""
+def encode_figure(figure: Figure, kind: str = "png", dpi: int = 120, **options: Any) -> bytes:
+    """Encodes a figure as PNG or SVG, with options of `Figure.savefig`."""
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=120)
+    figure.savefig(file, format=kind, dpi=dpi, **options)
     return file.getvalue()

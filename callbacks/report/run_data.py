@@ -1,6 +1,5 @@
 """What a results folder holds, as plain values: read once, for the report and the dashboard."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,8 +12,8 @@ from PIL import Image
 from callbacks.report.gallery import find_pictures, list_predictions
 from callbacks.report.panels import make_palette
 from callbacks.report.summary import COMPARED, SCORES, DomainData, ImageRow, collect_domains
-from callbacks.run.folder import MANIFEST, RECORDS, SEARCH, SUMMARY, Line, RunFolder, read_located
-from callbacks.run.records import read_manifest
+from callbacks.run.folder import RECORDS, SEARCH, SUMMARY, Line, RunFolder, read_located
+from callbacks.run.records import read_mapping
 
 BASELINE = "t-BN"  # how the unadapted network is called, as in the paper
 METHOD_NAMES = {"SegTTT": "Seg-TTT", "MCDropout": "MC dropout"}
@@ -130,12 +129,13 @@ def read_run(folder: Path) -> RunData:
     """
     if not has_results(folder):
         raise FileNotFoundError(explain_wrong_folder(folder))
-    manifest = read_manifest(folder / MANIFEST) or {"settings": {}, "runs": []}
-    lines = list({line.key: line for line in RunFolder(folder).locate()}.values())  # an image predicted twice: the last
-    search = read_json(folder / SEARCH)
+    own = RunFolder(folder)
+    manifest = own.read_manifest() or {"settings": {}, "runs": []}
+    lines = list({line.key: line for line in own.locate()}.values())  # an image predicted twice: the last
+    search = read_mapping(folder / SEARCH)
     data = RunData(
         folder,
-        summary=read_json(folder / SUMMARY),
+        summary=read_mapping(folder / SUMMARY),
         settings=manifest["settings"],
         runs=manifest["runs"],
         search=search if is_search(search) else None,
@@ -163,15 +163,6 @@ def explain_wrong_folder(folder: Path) -> str:
         f"{found}: expected the folder of a test or validate run, with {SUMMARY} or {RECORDS} (--results.folder of the "
         "run, or the folder that it named at its end), or that of a training with metrics.csv"
     )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object; empty if the file is not there or spoilt."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def is_search(search: Mapping[str, Any]) -> bool:

@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import NullFormatter
 
 from callbacks.report.figures import BASELINE, METHOD, SMALL, make_panels, styled
 
 Points = Sequence[Mapping[str, Any]]
+LABEL = "mean IoU, development (%)"
 
 
 def draw_search(search: Mapping[str, Any]) -> Figure:
@@ -28,8 +30,16 @@ def draw_search(search: Mapping[str, Any]) -> Figure:
 
 
 @styled
-def draw_curves(parameters: Sequence[str], points: Points) -> Figure:
-    """Draws a panel per parameter: the best mean IoU for each of its values and, of several parameters, all points."""
+def draw_curves(parameters: Sequence[str], points: Points, label: str = LABEL, maximize: bool = True) -> Figure:
+    """Draws a panel per parameter: the best score for each of its values and, of several parameters, all points.
+
+    Args:
+        parameters: Their names.
+        points: One or more, with ``values`` by parameter and the score as ``miou``.
+        label: What the score is.
+        maximize: Whether a higher score is better.
+    """
+    unit = " %" if label.endswith("(%)") else ""
     figure, panels = make_panels(parameters)
     for axes, parameter in zip(panels, parameters, strict=True):
         values = list_values(parameter, points)
@@ -39,19 +49,22 @@ def draw_curves(parameters: Sequence[str], points: Points) -> Figure:
         if len(parameters) > 1:
             cloud = [(places[values.index(point["values"][parameter])], point["miou"]) for point in points]
             axes.plot(*zip(*cloud, strict=True), "o", color=BASELINE, alpha=0.35, markersize=3.5, label="all points")
-        best = [find_highest(points, {parameter: value}) for value in values]
-        axes.plot(places, best, color=METHOD, marker="o", markersize=4, label="best for the value")
-        top = int(np.argmax(best))
+        best = [find_best(points, {parameter: value}, maximize) for value in values]
+        joined = len(parameters) == 1 or len(values) < len(points)  # else each point has a value of its own
+        marks = "o-" if joined else "o"
+        axes.plot(places, best, marks, color=METHOD, markersize=4, label="best for the value")
+        top = int(np.argmax(best) if maximize else np.argmin(best))
         axes.plot([places[top]], [best[top]], "*", color="black", markersize=11)
-        axes.set_title(f"{parameter}\nbest: {names[top]} ({best[top]:.1f} %)")
+        axes.set_title(f"{parameter}\nbest: {names[top]} ({best[top]:.{2 - bool(unit)}f}{unit})")
         axes.set_xlabel(parameter)
         if not numeric or len(places) <= 6:
             axes.set_xticks(places, names, rotation=30 if len("".join(names)) > 30 else 0)
         if numeric and min(places) > 0 and max(places) / min(places) > 30:
             axes.set_xscale("log")
+            axes.xaxis.set_minor_formatter(NullFormatter())  # within two decades its labels would overlap
         if len(parameters) > 1:
             axes.legend()
-    panels[0].set_ylabel("mean IoU, development (%)", fontsize=9)
+    panels[0].set_ylabel(label, fontsize=9)
     return figure
 
 
@@ -59,7 +72,7 @@ def draw_map(parameters: Sequence[str], points: Points) -> Figure:
     """Draws the mean IoU over two parameters as a map, with the numbers in it and a frame around the best."""
     columns, rows = (list_values(parameter, points) for parameter in parameters)
     names = [[format_value(value) for value in values] for values in (columns, rows)]
-    grid = np.array([[find_highest(points, dict(zip(parameters, (x, y), strict=True))) for x in columns] for y in rows])
+    grid = np.array([[find_best(points, dict(zip(parameters, (x, y), strict=True))) for x in columns] for y in rows])
     size = (1.8 + 0.55 * max(4, len(columns)), 1.1 + 0.32 * max(4, len(rows)))
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
@@ -77,7 +90,7 @@ def draw_map(parameters: Sequence[str], points: Points) -> Figure:
     axes.set_title(best, fontsize=10)
     axes.set(xlabel=parameters[0], ylabel=parameters[1])
     axes.tick_params(length=0)
-    figure.colorbar(mesh, ax=axes, label="mean IoU, development (%)")
+    figure.colorbar(mesh, ax=axes, label=LABEL)
     return figure
 
 
@@ -90,10 +103,10 @@ def list_values(parameter: str, points: Points) -> list[Any]:
     return sorted(values) if all(isinstance(value, int | float) for value in values) else values
 
 
-def find_highest(points: Points, chosen: Mapping[str, Any]) -> float:
-    """Returns the largest mean IoU of the points that have these values; NaN if there is none."""
-    fitting = [point for point in points if chosen.items() <= point["values"].items()]
-    return max((point["miou"] for point in fitting), default=math.nan)
+def find_best(points: Points, chosen: Mapping[str, Any], maximize: bool = True) -> float:
+    """Returns the best score of the points that have these values; NaN if there is none."""
+    fitting = [point["miou"] for point in points if chosen.items() <= point["values"].items()]
+    return (max if maximize else min)(fitting, default=math.nan)
 
 
 def format_value(value: Any) -> str:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
 from callbacks.run.lock import FolderInUseError, FolderLock
-from callbacks.run.records import number_files, read_manifest, replacing, to_plain, write_file, write_manifest
+from callbacks.run.records import number_files, read_mapping, replacing
 from callbacks.run.settings import check_settings, find_differences
 
 RECORDS = "records.jsonl"
@@ -69,24 +69,12 @@ class RunFolder:
 
     def read_manifest(self) -> dict[str, Any] | None:
         """Reads settings and runs; None if the folder holds no run, or one without a manifest."""
-        return read_manifest(self.root / self.manifest_name)
-
-    def write_manifest(self, manifest: Mapping[str, Any]) -> None:
-        """Writes settings and runs."""
-        write_manifest(self.root / self.manifest_name, manifest)
-
-    def write_summary(self, summary: Mapping[str, Any]) -> Path:
-        """Writes the summary; returns its path."""
-        path = self.root / SUMMARY
-        write_file(path, (json.dumps(to_plain(summary), indent=1) + "\n").encode())
-        return path
+        manifest = read_mapping(self.root / self.manifest_name)
+        return manifest if {"settings", "runs"} <= manifest.keys() else None
 
     def is_finished(self) -> bool:
         """Returns whether the summary of a whole run is there."""
-        try:
-            return json.loads((self.root / SUMMARY).read_text(encoding="utf-8"))["complete"] is True
-        except (OSError, ValueError, TypeError, KeyError):
-            return False
+        return read_mapping(self.root / SUMMARY).get("complete") is True
 
     def is_unfinished_run_of(self, settings: Mapping[str, Any]) -> bool:
         """Returns whether a run of these settings began here and did not end."""

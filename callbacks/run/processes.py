@@ -16,6 +16,8 @@ import torch.distributed
 from pytorch_lightning import Trainer
 from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 
+from lightning_modules.training.processes import are_several
+
 PARENT = "SEGADAPT_PARENT"  # the process that starts the others of a run leaves its number there
 GRACE = 10.0  # seconds that a process has to stop by itself once its parent is gone
 
@@ -55,12 +57,6 @@ def gather_sets(sets: dict[str, set[str]]) -> dict[str, set[str]]:
     found: list[dict[str, set[str]]] = [{} for _ in range(torch.distributed.get_world_size())]
     torch.distributed.all_gather_object(found, sets)
     return {key: set().union(*(each.get(key, set()) for each in found)) for key in {*chain(*found)}}
-
-
-def are_several() -> bool:
-    """Returns whether this process belongs to a group of several."""
-    group = torch.distributed
-    return group.is_available() and group.is_initialized() and group.get_world_size() > 1
 
 
 def watch_parent() -> None:

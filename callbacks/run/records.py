@@ -155,18 +155,18 @@ def describe_run(trainer: Trainer, module: LightningModule, found: int) -> dict[
     }
 
 
-def read_manifest(path: Path) -> dict[str, Any] | None:
-    """Reads the settings and runs behind a folder; None if the file is not there or spoilt."""
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Reads a JSON object; empty if the file is not there or spoilt."""
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None
-    return manifest if isinstance(manifest, dict) and {"settings", "runs"} <= manifest.keys() else None
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
-def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
-    """Writes settings and runs, whole or not at all."""
-    write_file(path, (json.dumps(to_plain(manifest), indent=1) + "\n").encode())
+def write_json(path: Path, value: Any) -> None:
+    """Writes a value as strict JSON (see `to_plain`), whole or not at all."""
+    write_file(path, (json.dumps(to_plain(value), indent=1) + "\n").encode())
 
 
 def find_commit() -> str | None:

@@ -10,7 +10,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from callbacks.run.folder import Key, Line, RunFolder, open_folder, read_located, set_aside
-from callbacks.run.records import describe_run, find_method
+from callbacks.run.records import describe_run, write_json
 from callbacks.run.settings import find_stage, keeps_knowledge
 
 
@@ -73,9 +73,8 @@ class ScoringRun:
             self.folder.merge(done)
             if done:
                 rank_zero_info(f"{self.folder.root}: {len(done)} of {len(self.images)} images are scored already")
-            self.folder.write_manifest(
-                {"settings": settings, "runs": [*runs, describe_run(trainer, module, len(done))]}
-            )
+            manifest = {"settings": settings, "runs": [*runs, describe_run(trainer, module, len(done))]}
+            write_json(self.folder.root / self.folder.manifest_name, manifest)
         except BaseException:
             self.folder.lock.release()
             raise
@@ -105,9 +104,8 @@ class ScoringRun:
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if stage in getattr(callback, "needs_every_image", ()):
                 return f"{type(callback).__name__} needs every image in the run"
-        method = find_method(trainer)
-        if keeps_knowledge(method) and len(done) < len(self.images):
-            return f"{type(method).__name__} KEEPS KNOWLEDGE between images, which was lost when the run stopped"
+            if keeps_knowledge(callback) and len(done) < len(self.images):
+                return f"{type(callback).__name__} KEEPS KNOWLEDGE between images, which was lost when the run stopped"
         return None
 
     def share(self, trainer: Trainer) -> None:

@@ -11,7 +11,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import nn
 
-from callbacks.method import Method, require_segmentation
+from callbacks.method import require_segmentation
 from callbacks.run.records import find_method, to_plain
 
 NAMED = 5  # how many settings an error names
@@ -61,8 +61,9 @@ def describe_evaluation(trainer: Trainer, module: LightningModule, evaluated: Se
         evaluated: The data sets as the datamodule opened them (``datamodule``, ``dataset`` and ``batches`` each).
     """
     limit = trainer.limit_test_batches if trainer.state.fn == TrainerFn.TESTING else trainer.limit_val_batches
-    settings = {"stage": find_stage(trainer), **describe_predictor(trainer, module), "limit_batches": limit}
-    if limit != 1.0:
+    settings = {"stage": find_stage(trainer), **describe_predictor(trainer, module)}
+    settings["limit_batches"] = describe_limit(limit)
+    if settings["limit_batches"] != 1.0:
         settings["processes"] = trainer.world_size  # each has so many batches: which images these are depends on it
     data = {}
     for number, (member, dataset, _) in enumerate(evaluated):
@@ -73,6 +74,11 @@ def describe_evaluation(trainer: Trainer, module: LightningModule, evaluated: Se
             "fingerprint": dataset.fingerprint(),
         }
     return to_plain(settings | {"data": data})
+
+
+def describe_limit(limit: float | None) -> float | str | None:
+    """Returns a limit of Lightning's as settings have it: 1 is one batch and 1.0 all of them, though both are equal."""
+    return f"{limit} batch{'es' * (limit != 1)}" if isinstance(limit, int) else limit
 
 
 def describe_data(member: Any, without: Sequence[str] = ()) -> dict[str, Any]:
@@ -88,9 +94,9 @@ def find_stage(trainer: Trainer) -> str | None:
     return trainer.state.fn.value if trainer.state.fn else None
 
 
-def keeps_knowledge(method: Method | None) -> bool:
-    """Returns whether what a method makes of an image depends on the images before: it cannot go on in the middle."""
-    return bool(getattr(method, "keeps_knowledge", False))
+def keeps_knowledge(callback: Any) -> bool:
+    """Returns whether what a method or search makes of an image depends on those before: it cannot resume midway."""
+    return bool(getattr(callback, "keeps_knowledge", False))
 
 
 def find_root(member: Any) -> Path | None:
@@ -166,14 +172,11 @@ def check_settings(
     )
 
 
-def flatten(settings: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(settings: Any) -> dict[str, Any]:
     """Returns nested settings by dotted names: ``{"method": {"lr": 0.1}}`` as ``{"method.lr": 0.1}``."""
-    return dict(_walk(settings, prefix))
-
-
-def _walk(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _walk(item, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        yield prefix, value
+    if not isinstance(settings, Mapping):
+        return {"": settings}
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= {f"{key}.{name}" if name else str(key): item for name, item in flatten(value).items()}
+    return flat

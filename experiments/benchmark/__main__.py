@@ -21,16 +21,15 @@ from typing import Any
 import torch
 
 from callbacks.method import TooLargeError, is_out_of_memory
-from callbacks.run.records import find_commit, number_files, to_plain
+from callbacks.run.records import find_commit, number_files, write_json
 from experiments.benchmark import cost
-from experiments.benchmark.accuracy import measure_accuracy
 from experiments.benchmark.cases import Case, list_cases, make_call
 from experiments.benchmark.command import parse_arguments
 from experiments.benchmark.plain_loop import PlainLoop
 from experiments.benchmark.presets import open_subject, resolve_trainable
 from experiments.benchmark.subject import Subject
 from experiments.benchmark.table import COLUMNS, Row, format_page, format_table, write_rows
-from experiments.pages import insert_report, write_json
+from experiments.pages import insert_report
 from lightning_modules.compilation import compile_network
 
 LEAST_AGREEMENT = 0.999  # of the labels of a row in float32 with the plain loop's
@@ -44,15 +43,10 @@ def run_benchmark(args: Sequence[str] | None = None) -> list[Row]:
     """
     options = parse_arguments(args)
     options.folder.mkdir(parents=True, exist_ok=True)
-    if options.accuracy is not None:
-        return measure_accuracy(options)
-    if options.profile:
-        profile(options)
-        return []
     written = (options.folder / name for name in ("benchmark.json", "benchmark.csv", "machine.json"))
     number_files([path for path in written if path.exists()])  # those of an earlier run are kept
     machine = describe_machine(options)
-    write_json(options.folder / "machine.json", to_plain(machine))
+    write_json(options.folder / "machine.json", machine)
     print(format_table([]), flush=True)
     rows: list[Row] = []
     try:
@@ -78,7 +72,8 @@ def measure(case: Case, precision: str, subject: Subject, options: argparse.Name
     """Measures a case beside the rate of a matrix product in TFLOP/s; what goes wrong becomes a note of its row."""
     row = start_row(case, precision, subject, options)
     device, network = subject.image.device, subject.network
-    settings = list_settings(case, subject, options)
+    alpha = options.alpha if subject.has_batch_norm else 0.0
+    settings = case.list_settings(alpha, subject.lr, options.scales, options.psi)
     with noting(row), TemporaryDirectory(prefix="plain_loop_") as folder:
         method = case.make_method(settings, options.resampling)
         if method is not None:
@@ -120,12 +115,6 @@ def start_row(case: Case, precision: str, subject: Subject, options: argparse.Na
         "compile": options.compile, "resampling": options.resampling if case.has_views else None,
         "alpha": options.alpha if has_alpha else None, "lr": subject.lr if case.steps else None, "note": "",
     }  # fmt: skip
-
-
-def list_settings(case: Case, subject: Subject, options: argparse.Namespace) -> dict[str, Any]:
-    """Returns the arguments of the method."""
-    alpha = options.alpha if subject.has_batch_norm else 0.0
-    return case.list_settings(alpha, subject.lr, options.scales, options.psi)
 
 
 def compare(row: Row, settings: Mapping[str, Any], subject: Subject, ours: cost.Call, checkpoint: Path) -> cost.Call:
@@ -202,18 +191,6 @@ def name_processor() -> str:
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     found = re.search(r"^model name\s*:\s*(.+)", text, re.MULTILINE)
     return found[1].strip() if found else platform.processor() or platform.machine()
-
-
-def profile(options: argparse.Namespace) -> None:
-    """Profiles Seg-TTT on one image for each network, size and precision."""
-    for name, size in product(options.networks, options.sizes):
-        subject = open_subject(name, size, options)
-        case = Case("Seg-TTT", options.steps[-1], resolve_trainable(subject.network, options.trainable)[0])
-        method = case.make_method(list_settings(case, subject, options), options.resampling)
-        for precision in options.precision:
-            call = make_call(method, subject.network, subject.image, precision)
-            place = options.folder / f"profile_{name}_{size[0]}x{size[1]}_{options.device}_{precision}"
-            print(f"{place.name}\n{cost.profile_call(call, subject.image.device, place)}", flush=True)
 
 
 if __name__ == "__main__":

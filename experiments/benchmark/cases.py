@@ -1,4 +1,4 @@
-"""What is measured: methods and their settings, for the benchmark, for its figure and for the check of a GPU."""
+"""What is measured: methods and their settings, for the benchmark and for the check of a GPU."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -28,39 +28,32 @@ def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
     summary = "What the methods cost: time, memory and operations per image, beside a plain loop."
     parser = argparse.ArgumentParser(prog="python -m experiments.benchmark", description=summary)
     add = parser.add_argument
-    add("--folder", type=to_path, default=Path("outputs/benchmark"), help="where to write (%(default)s)")
-    add("--networks", nargs="+", metavar="NAME", help="files of configs/model (deeplabv1_resnet50)")
-    add("--sizes", nargs="+", type=parse_size, metavar="HxW", help="1024x2048 1080x1920 720x1280, on a CPU 256x512")
-    add("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="all")
-    add("--steps", nargs="+", type=int, metavar="N_t", help="of Seg-TTT (1 3 10)")
+    add("--folder", type=to_path, default=Path("outputs/benchmark"), help="where to write (default: %(default)s)")
+    add("--networks", nargs="+", metavar="NAME", help="files of configs/model (default: deeplabv1_resnet50)")
+    sizes = "default: 1024x2048 1080x1920 720x1280, on a CPU 256x512"
+    add("--sizes", nargs="+", type=parse_size, metavar="HxW", help=sizes)
+    add("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="default: all")
+    add("--steps", nargs="+", type=int, metavar="N_t", help="numbers of steps of Seg-TTT (default: 1 3 10)")
     what = "what Seg-TTT moves, names joined by commas; 'default' is the network's own"
     add("--trainable", nargs="+", metavar="NAMES", default=["default", "layer4,head", "head"], help=what)
-    add("--precision", nargs="+", choices=PRECISIONS, default=["32-true", "bf16-mixed"])
-    add("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    add("--precision", nargs="+", choices=PRECISIONS, default=["32-true", "bf16-mixed"], help="default: both")
+    add("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: a GPU if there is one")
     add("--channels-last", choices=["auto", "true", "false"], default="auto", help="auto: as the network has it")
     add("--compile", choices=["none", "default", "reduce-overhead"], default="none", help="as --model.compile")
-    add("--threads", type=int, help="of torch on a CPU")
-    add("--repeats", type=int, help="turns that are timed (20, on a CPU 5)")
+    add("--threads", type=int, help="threads of torch on a CPU")
+    add("--repeats", type=int, help="turns that are timed (default: 20, on a CPU 5)")
     add("--plain", choices=["true", "false"], default="true", help="whether to run the plain loop beside it")
-    add("--alpha", type=float, default=0.1, help="of IaBN (%(default)s)")
-    add("--psi", type=float, default=0.7, help="of Seg-TTT (%(default)s)")
-    add("--lr", type=float, help="of Seg-TTT (one at which random weights stay stable; with --accuracy 0.05)")
-    add("--scales", nargs="+", type=float, default=list(SCALES), help="of the views")
-    add("--resampling", choices=["device", "pillow"], default="device", help="of our views, while timed")
+    add("--alpha", type=float, default=0.1, help="alpha of IaBN (default: %(default)s)")
+    add("--psi", type=float, default=0.7, help="psi of Seg-TTT (default: %(default)s)")
+    rate = "learning rate of Seg-TTT (default: one at which random weights stay stable)"
+    add("--lr", type=float, help=rate)
+    add("--scales", nargs="+", type=float, default=list(SCALES), help="scales of the views")
+    add("--resampling", choices=["device", "pillow"], default="device", help="how the views are resized")
     add("--write", type=to_path, metavar="PAGE", help="a Markdown page that the table is also written into")
-    add("--quick", action="store_true", help="a tiny network and image: shows that all works")
-    add("--profile", action="store_true", help="profile one image of Seg-TTT instead")
-    add("--accuracy", metavar="CHECKPOINT", help="draw mean IoU against time per image instead, with --config")
-    example = "of the checkpoint, e.g. configs/experiment/gta_resnet50.yaml"
-    add("--config", type=to_path, metavar="EXPERIMENT", help=example)
-    add("options", nargs="*", help="with --accuracy: more arguments for main.py, after --")
+    add("--quick", action="store_true", help="a tiny network and image, to see that everything runs")
     options = parser.parse_args(args)
-    if (options.accuracy is None) != (options.config is None):
-        parser.error("--accuracy and --config belong together: expected both or none")
     if options.device == "auto":
         options.device = "cuda" if torch.cuda.is_available() else "cpu"
-    if options.lr is None and options.accuracy is not None:
-        options.lr = 0.05
     kind = "quick" if options.quick else options.device
     options.plain = options.plain == "true"
     options.networks = options.networks or ["deeplabv1_resnet10_small" if options.quick else "deeplabv1_resnet50"]

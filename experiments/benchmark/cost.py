@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.profiler import ProfilerActivity
 from torch.utils.benchmark import Measurement, TaskSpec, timer
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -19,7 +18,6 @@ MATRIX_SIZES = {"cuda": 8192, "cpu": 2048}  # large enough that a larger one is 
 RATE_TURNS = 11
 STATUS = Path("/proc/self/status")
 CLEAR_REFS = Path("/proc/self/clear_refs")
-PROFILE_ROWS = 25
 
 Call = Callable[[], Any]
 Times = tuple[Measurement, dict[str, list[float]]]
@@ -136,21 +134,3 @@ def float32_products(tf32: bool) -> Iterator[None]:
         yield
     finally:
         convolutions.allow_tf32, products.allow_tf32 = before
-
-
-def profile_call(call: Call, device: torch.device, place: Path) -> str:
-    """Profiles a call when it is warm; returns the table of the operators that take most time themselves.
-
-    Args:
-        call: What to profile.
-        device: Where it runs.
-        place: Where to write a trace (``.trace.json.gz``, for chrome://tracing or Perfetto) and the table (``.txt``).
-    """
-    activities = {"cpu": [ProfilerActivity.CPU], "cuda": [ProfilerActivity.CPU, ProfilerActivity.CUDA]}
-    call()
-    with torch.profiler.profile(activities=activities[device.type]) as profiler:
-        time_call(call)
-    table = profiler.key_averages().table(f"self_{device.type}_time_total", row_limit=PROFILE_ROWS)
-    place.with_name(f"{place.name}.txt").write_text(f"{table}\n", encoding="utf-8")
-    profiler.export_chrome_trace(str(place.with_name(f"{place.name}.trace.json.gz")))
-    return table

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from callbacks.run.records import to_plain, write_file
-from experiments.pages import format_csv, format_markdown, write_json
+from callbacks.run.records import to_plain, write_file, write_json
+from experiments.pages import format_csv, format_markdown
 
 Row = dict[str, Any]
 COLUMNS = (
@@ -19,7 +19,7 @@ SHOWN = (  # the columns of the table that is shown: title, key of the row, form
     ("network", "network", ""), ("size", "size", ""), ("precision", "precision", ""), ("method", "method", ""),
     ("N_t", "steps", ""), ("moves", "trainable", ""), ("ms", "ms", ".0f"), ("plain loop", "ms_plain_loop", ".0f"),
     ("ratio", "ratio", ".2f"), ("MB", "peak_mb", ".0f"), ("TFLOP", "tflop", ".2f"),
-    ("of rate", "fraction_of_measured_rate", ".0%"), ("steps of rate", "steps_fraction", ".0%"),
+    ("share of peak", "fraction_of_measured_rate", ".0%"), ("share of peak, steps", "steps_fraction", ".0%"),
     ("same labels", "agreement", ".2%"),
 )  # fmt: skip
 NUMBERS = range(6, len(SHOWN))
@@ -46,6 +46,6 @@ def format_page(rows: Sequence[Row], machine: Mapping[str, Any]) -> str:
 
 def write_rows(rows: Sequence[Row], folder: Path) -> None:
     """Writes all rows as `benchmark.json` and `benchmark.csv` (where stages are JSON)."""
-    write_json(folder / "benchmark.json", to_plain(rows))
+    write_json(folder / "benchmark.json", rows)
     lines = [[json.dumps(cell) if isinstance(cell, dict) else cell for cell in to_plain(row).values()] for row in rows]
     write_file(folder / "benchmark.csv", format_csv(COLUMNS, lines).encode())

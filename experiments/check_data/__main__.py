@@ -1,13 +1,12 @@
-"""Check data sets on disk before anything is trained on them: what they hold, what is wrong, what would be made of it.
+"""Checks data sets before training: what is there, what is wrong, how it will be read.
 
-Looks for the seven data sets of the protocol in one folder ($SEGADAPT_DATA, or --root); in a folder of other images it
-guesses how they are to be read, and writes the YAML. Or takes any data YAML of main.py (--data). Every file is read to
-the last byte: are all images and labels there, do they pair up, have the same size, decode, and hold known ids only?
-Nothing in the data is changed.
+It looks for the paper's seven data sets in one folder ($SEGADAPT_DATA or --root). For a folder of other images it
+guesses how to read them and writes the YAML. --data checks any data YAML of main.py. Every file is read to the last
+byte: are all images and labels there, do they pair up, have the same size, decode, and hold known ids only? Nothing in
+the data is changed.
 """
 
 import argparse
-import json
 import logging
 import os
 import sys
@@ -20,7 +19,7 @@ from typing import NoReturn
 
 from tqdm import tqdm
 
-from callbacks.run.records import write_file
+from callbacks.run.records import write_json
 from datamodules.files import ROOT_VARIABLE
 from experiments.check_data import listing
 from experiments.check_data.checks import DATA_SETS, DataSetCheck
@@ -153,7 +152,7 @@ def write_report(found: Sequence[DataSetCheck], options: argparse.Namespace) -> 
         "images_per_second": measure_speed(found),
         "data_sets": [data_set.describe() for data_set in found],
     }
-    write_file(options.json, (json.dumps(report, indent=1) + "\n").encode())
+    write_json(options.json, report)
 
 
 def measure_speed(found: Sequence[DataSetCheck]) -> float | None:

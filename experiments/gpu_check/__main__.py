@@ -1,7 +1,6 @@
-"""Runs the command line: checks first, then timing, the figures of most value first.
+"""Checks this project on a GPU, then times it, most important first, within --minutes.
 
-Exit status 1 if a check failed; a figure that is missing is no failure. Everything is also in the two files of the
-folder, which are written after every row, so that a call that is killed has lost nothing.
+The exit status is 1 if a check failed; a timing that is missing does not count. Results are saved after every row.
 """
 
 import argparse
@@ -75,11 +74,12 @@ def check_gpu(args: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.gpu_check", description=__doc__)
     add = parser.add_argument
     kinds = ("auto", "cuda", "cpu")
-    add("--device", choices=kinds, default="auto", help="what is checked; auto is a GPU if there is one")
-    add("--tiny", action="store_true", help="tiny networks and images: shows that all runs, says nothing about speed")
-    add("--only", nargs="+", metavar="NAME", help="run these steps alone; a wrong name lists all")
-    add("--minutes", type=float, default=5.0, help="for everything; steps that are left then are not run (default 5)")
-    add("--folder", type=to_path, default=Path("outputs/gpu_check"), help="for gpu_check.json and gpu_check.md")
+    add("--device", choices=kinds, default="auto", help="the device to check (default: a GPU if there is one)")
+    add("--tiny", action="store_true", help="tiny networks and images, to see that everything runs")
+    add("--only", nargs="+", metavar="NAME", help="only these steps; a wrong name lists all")
+    add("--minutes", type=float, default=5.0, help="time for everything; steps left then are not run (default: 5)")
+    files = "where to write gpu_check.json and gpu_check.md (default: %(default)s)"
+    add("--folder", type=to_path, default=Path("outputs/gpu_check"), help=files)
     options = parser.parse_args(args)
     if options.device == "auto":
         options.device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -5,9 +5,10 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from callbacks.ensemble import Ensemble
 from callbacks.iabn import IaBN
 from callbacks.mc_dropout import MCDropout
 from callbacks.method import Method
-from callbacks.seg_ttt import SegTTT, Semantics
+from callbacks.seg_ttt import SegTTT
 from callbacks.tent import Tent
 from callbacks.tta import TTA
 from experiments.benchmark.cost import autocast, float32_products, measure_peak
@@ -26,6 +27,7 @@ from experiments.benchmark.subject import Subject
 from experiments.gpu_check.runner import Row
 from experiments.gpu_check.subjects import Setup, copy_state, is_unchanged, share_equal
 from lightning_modules.predictor import predict_plainly
+from lightning_modules.training.method import Semantics
 
 # The largest error allowed, as a share of the largest value: some units in the last place of the type.
 NORM_ERRORS = {torch.float32: 1e-4, torch.bfloat16: 4e-2, torch.float16: 5e-3}
@@ -52,34 +54,49 @@ def make_methods(steps: int, lr: float) -> dict[str, Method]:
 def check_norm(setup: Setup) -> Iterator[Row]:
     """Compares the blended norm, forward and backward, with its formula in float64 on the CPU."""
     height, width = (9, 14) if setup.tiny else (128, 256)
-    for dtype, layout, batch in product(NORM_ERRORS, LAYOUTS, (1, 2)):
-        errors = measure_norm_errors(setup.device, dtype, layout, (batch, 64, height, width))
+    sizes = ((1, 64, height, width), (2, 64, height, width), (1, 64, 1, 1))  # the last as behind a global pooling
+    cases = [*((size, False) for size in sizes), (sizes[1], True)]
+    for dtype, layout, (size, pooled) in product(NORM_ERRORS, LAYOUTS, cases):
+        errors = measure_norm_errors(setup.device, dtype, layout, size, pooled)
         served = blended_norm.fast_path_report().items()  # keys: cuda:0 torch.bfloat16 channels_last
         path = next((how for key, how in served if key.split()[1:] == [str(dtype), layout]), None)
-        row: Row = {"type": str(dtype).removeprefix("torch."), "layout": layout, "batch": batch, "served by": path}
+        row: Row = {
+            "type": str(dtype).removeprefix("torch."),
+            "layout": layout,
+            "size": "x".join(map(str, size)),
+            "pooled": pooled,
+            "served by": path,
+        }
         ok = max(errors.values()) <= NORM_ERRORS[dtype]
         yield {**row, **errors, "allowed": NORM_ERRORS[dtype], "ok": ok}
 
 
 def measure_norm_errors(
-    device: torch.device, dtype: torch.dtype, layout: str, size: tuple[int, ...]
+    device: torch.device, dtype: torch.dtype, layout: str, size: tuple[int, ...], pooled: bool
 ) -> dict[str, float]:
     """Returns the largest error of the output and of each gradient, as a share of the largest value; inf for NaN."""
     generator = torch.Generator().manual_seed(0)
     mean, bias = (torch.randn(size[1], generator=generator) for _ in range(2))
     var, weight = (torch.rand(size[1], generator=generator) + 0.5 for _ in range(2))
     x = (torch.randn(size, generator=generator) * 1.5 + bias[:, None, None]).to(dtype)
+    x[:, 0] = 2.0  # a channel without variance
     gradient = torch.randn(size, generator=generator).to(dtype)
     exact = [tensor.double() for tensor in (x, mean, var, weight, bias, gradient)]
     x, gradient = (tensor.clone(memory_format=LAYOUTS[layout]) for tensor in (x, gradient))
     moved = [tensor.to(device) for tensor in (x, mean, var, weight, bias, gradient)]
-    expected = differentiate(normalise_features, *exact)
-    found = differentiate(blended_norm.normalize_blended, *moved)
+    expected = differentiate(normalise_together if pooled else normalise_features, *exact)
+    found = differentiate(partial(blended_norm.normalize_blended, pooled=pooled), *moved)
     errors = {}
     for name, one, other in zip(("output", "gradient", "of weight", "of bias"), found, expected, strict=True):
         error = (one.double().cpu() - other).abs().amax() / other.abs().amax()
         errors[name] = error.nan_to_num(float("inf")).item()
     return errors
+
+
+def normalise_together(x: Tensor, *others: Any) -> Tensor:
+    """Normalises by the statistics of all samples: as `normalise_features` one image of them all."""
+    together = normalise_features(torch.cat(tuple(x), dim=1)[None], *others)
+    return torch.stack(together[0].chunk(len(x), dim=1))
 
 
 def differentiate(

@@ -12,9 +12,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from callbacks.run.records import to_plain, write_file
+from callbacks.run.records import write_file, write_json
 from experiments.gpu_check.subjects import Setup
-from experiments.pages import format_markdown, write_json
+from experiments.pages import format_markdown
 
 Row = dict[str, Any]
 LEAST_SECONDS = 3.0  # that are left for a check to start
@@ -111,7 +111,7 @@ class Report:
 
     def _write(self) -> None:
         data = {"machine": self.machine, "failed": self.failed, "steps": self.steps}
-        write_json(self.folder / "gpu_check.json", to_plain(data))
+        write_json(self.folder / "gpu_check.json", data)
         write_file(self.folder / "gpu_check.md", format_page(self.machine, self.steps).encode())
 
 

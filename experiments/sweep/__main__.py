@@ -22,6 +22,7 @@ from wandb.sdk.launch.sweeps.utils import SWEEP_COMMAND_ENV_VAR_REGEX
 
 import main
 from callbacks.run.records import to_plain
+from callbacks.run.settings import describe_limit
 from experiments.command_line import drop_options, split_arguments, to_path
 from experiments.sweep.definition import Definition, read_definition
 from experiments.sweep.one_pass import explain_several, run_one_pass
@@ -78,19 +79,19 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.sweep",
         description=(__doc__ or "").split("\n\n")[1],
-        epilog="arguments behind -- are handed on to main.py, behind those of the sweep's command",
+        epilog="Arguments after -- are passed to main.py, after those of the sweep's command",
     )
     parser.add_argument(
         "sweep", type=to_path, help="a sweep in Weights & Biases' format, e.g. configs/sweep/alpha.yaml"
     )
     parser.add_argument("--experiment", help=f"config of the experiment, in place of ${EXPERIMENT}")
     parser.add_argument("--checkpoint", help=f"trained network to adapt, in place of ${CHECKPOINT}")
-    parser.add_argument("--name", help="of the study (that of the sweep, or of its file)")
+    parser.add_argument("--name", help="of the study (default: the sweep's own, or that of its file)")
     parser.add_argument("--folder", type=to_path, help="where to write (outputs/sweeps/NAME)")
     parser.add_argument("--storage", help="database of the study, for several machines (a SQLite file in the folder)")
     parser.add_argument("--trials", type=count, help="how many trials at most (run_cap of the sweep; a whole grid)")
     parser.add_argument("--sampler", choices=("grid", "random", "tpe"), help="what chooses (the sweep's method)")
-    parser.add_argument("--no-pruning", action="store_true", help="run hopeless trials to their end")
+    parser.add_argument("--no-pruning", action="store_true", help="finish trials that would be stopped early")
     parser.add_argument("--separate", action="store_true", help="one run per trial, also where one pass would do")
     return parser
 
@@ -205,14 +206,14 @@ def check_command(definition: Definition) -> None:
 
 
 def check_options(definition: Definition, more: Sequence[str]) -> None:
-    """Raises ValueError if an argument for main.py would overrule what the sweep chooses."""
-    arguments = [*definition.constants, *(parameter.name for parameter in definition.parameters)]
-    whole = {name.partition(".")[0] for name in arguments if "." in name} & {"method", "model", "data"}
+    """Raises ValueError if an argument for main.py would replace what the sweep chooses."""
+    chosen = [parameter.name for parameter in definition.parameters]
+    whole = {name.partition(".")[0] for name in chosen if "." in name} & {"method", "model", "data"}
     for argument in more:
         name = argument.split("=")[0].removeprefix("--")
-        if name in whole or any(not drop_options([argument], own) for own in arguments):
+        if name in whole or any(not drop_options([argument], own) for own in chosen):
             raise ValueError(
-                f"--{name} behind -- would overrule what {definition.path} chooses: expected it in there, as a "
+                f"--{name} after -- would replace what {definition.path} chooses: expected it in the file, as a "
                 "parameter with one `value`, or in its command before ${args}"
             )
 
@@ -254,7 +255,10 @@ def describe_settings(definition: Definition, config: Mapping[str, Any], weights
         "metric": definition.metric,
         "parameters": {**definition.constants, **spaces},
         "weights": hashlib.sha256(weights.read_bytes()).hexdigest(),
-        "trainer": {key: config["trainer"].get(key) for key in ("precision", "limit_val_batches")},
+        "trainer": {
+            "precision": config["trainer"].get("precision"),
+            "limit_val_batches": describe_limit(config["trainer"].get("limit_val_batches")),
+        },
         **{key: config.get(key) for key in ("model", "data", "method", "seed_everything")},
     }
     return to_plain(drop_places(settings))

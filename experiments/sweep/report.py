@@ -1,10 +1,9 @@
 """What came out of a sweep: a table, `sweep.json`, `sweep.md`, a chart, `best.yaml`, and a run for dashboards."""
 
-import io
 import json
 import os
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import reduce
 from pathlib import Path
@@ -13,14 +12,16 @@ from typing import Any
 import wandb
 import yaml
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from optuna.trial import TrialState
 
-from callbacks.run.records import find_commit, to_plain, write_file
+from callbacks.report.figures import encode_figure
+from callbacks.report.search_figure import draw_curves, format_value
+from callbacks.run.records import find_commit, to_plain, write_file, write_json
 from experiments.command_line import drop_options
-from experiments.sweep.definition import Definition, Parameter
+from experiments.pages import format_markdown
+from experiments.sweep.definition import Definition
 from experiments.sweep.search import IMAGES, POINT, VALUES, Sweep, find_attempts
-from experiments.sweep.trial import format_value, name_point
+from experiments.sweep.trial import name_point
 
 STATES = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "stopped", TrialState.RUNNING: "running"}
 
@@ -52,13 +53,16 @@ def list_rows(sweep: Sweep) -> list[dict[str, Any]]:
 def format_table(definition: Definition, rows: Sequence[Mapping[str, Any]]) -> str:
     """Formats rows as a Markdown table."""
     names = [parameter.name.removeprefix("method.") for parameter in definition.parameters]
-    lines = [f"| {' | '.join([*names, definition.metric])} | |", "|" + "---|" * len(names) + "---:|---|"]
-    for row in rows:
-        cells = [format_value(value) for value in row["values"].values()]
-        score = "" if row["score"] is None else f"{row['score']:.2f}"
-        note = f"stopped after {row['stopped_after']} images" if row["state"] == "stopped" else row["state"]
-        lines.append(f"| {' | '.join([*cells, score])} | {'' if note == 'finished' else note} |")
-    return "\n".join(lines)
+    notes = {"finished": "", "stopped": "stopped after {stopped_after} images"}
+    cells = [
+        [
+            *map(format_value, row["values"].values()),
+            "" if row["score"] is None else f"{row['score']:.2f}",
+            notes.get(row["state"], row["state"]).format(**row),
+        ]
+        for row in rows
+    ]
+    return format_markdown([*names, definition.metric, ""], cells, numbers=range(len(names), len(names) + 1))
 
 
 def make_test_command(args: Sequence[str], values: Mapping[str, Any], method: Path | None) -> str:
@@ -106,7 +110,7 @@ def write_report(sweep: Sweep, args: Sequence[str], details: Mapping[str, Any]) 
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         **details,
     }
-    write_file(folder / "sweep.json", (json.dumps(to_plain(report), indent=1) + "\n").encode())
+    write_json(folder / "sweep.json", report)
     text, picture = f"{format_table(definition, rows)}\n\n", ""
     if best is None:
         text += "No trial has finished yet."
@@ -120,46 +124,24 @@ def write_report(sweep: Sweep, args: Sequence[str], details: Mapping[str, Any]) 
         test = make_test_command(args, best["values"], path if method else None)
         text += f"Best: {name_point(best['values'])}, {score}. Test it, once:\n\n    {test}"
         picture = "\n\n![chart](sweep.png)"
-        draw_charts(definition, rows, folder)
+        figure = draw_chart(definition, rows)
+        for kind in ("png", "svg"):
+            write_file(folder / f"sweep.{kind}", encode_figure(figure, kind))
     write_file(folder / "sweep.md", f"# Sweep {definition.name}\n\n{text}{picture}\n".encode())
     return text
 
 
-def draw_charts(definition: Definition, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
-    """Draws the score against each parameter: a line for one, for several a panel of points each."""
-    count = len(definition.parameters)
-    figure = Figure(figsize=(max(5.0, 3.2 * count), 3.6), layout="constrained")
-    panels = figure.subplots(1, count, sharey=True, squeeze=False)[0]
-    kinds = {"finished": "o-" if count == 1 else "o", "stopped": "x"}
-    for axes, parameter in zip(panels, definition.parameters, strict=True):
-        place = arrange(parameter, rows, axes)
-        for state, marks in kinds.items():
-            points = sorted((place(row), row["score"]) for row in rows if row["state"] == state)
-            if points:
-                axes.plot(*zip(*points, strict=True), marks, ms=4, lw=1, label=state)
-        axes.plot(place(rows[0]), rows[0]["score"], "r*", ms=12, label="best")
-        axes.set_xlabel(parameter.name.removeprefix("method."))
-        axes.grid(alpha=0.3)
-    panels[0].set_ylabel(f"{definition.metric} (%)" if definition.metric.endswith("miou") else definition.metric)
-    panels[-1].legend(frameon=False, fontsize=8)
-    for kind in ("png", "svg"):
-        file = io.BytesIO()
-        figure.savefig(file, format=kind, dpi=130)
-        write_file(folder / f"sweep.{kind}", file.getvalue())
-
-
-def arrange(parameter: Parameter, rows: Sequence[Mapping[str, Any]], axes: Any) -> Callable[[Mapping[str, Any]], Any]:
-    """Prepares an axis for the values of a parameter; returns where the value of a row is on it."""
-    values = [row["values"][parameter.name] for row in rows]
-    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-        if min(values) > 0 and max(values) >= 50 * min(values):
-            axes.set_xscale("log")
-        elif all(isinstance(value, int) for value in values):
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        return lambda row: row["values"][parameter.name]
-    choices = [parameter.to_value(drawn) for drawn in parameter.grid or []]
-    axes.set_xticks(range(len(choices)), [format_value(value) for value in choices], rotation=20)
-    return lambda row: choices.index(row["values"][parameter.name])
+def draw_chart(definition: Definition, rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draws the score of the finished trials over each parameter."""
+    names = [parameter.name for parameter in definition.parameters]
+    short = [name.removeprefix("method.") for name in names]
+    points = [
+        {"values": dict(zip(short, map(row["values"].get, names), strict=True)), "miou": row["score"]}
+        for row in sorted(rows, key=lambda row: row["number"])
+        if row["state"] == "finished"
+    ]
+    label = f"{definition.metric} (%)" if definition.metric.endswith("miou") else definition.metric
+    return draw_curves(short, points, label, definition.maximize)
 
 
 def log_offline(sweep: Sweep) -> None:

@@ -24,6 +24,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 import main
+from callbacks.report.search_figure import format_value
 from callbacks.results import RECORDS, SUMMARY, read_records
 from callbacks.run.processes import explain_error
 from experiments.sweep.definition import Definition
@@ -224,11 +225,6 @@ def name_point(values: Mapping[str, Any]) -> str:
     short = [name.rsplit(".", 1)[-1] for name in values]
     keys = short if len(set(short)) == len(short) else list(values)
     return ", ".join(f"{key}={format_value(value)}" for key, value in zip(keys, values.values(), strict=True))
-
-
-def format_value(value: Any) -> str:
-    """Writes a value; a float with as many digits as tell it from others of a sweep."""
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def name_folder(values: Mapping[str, Any]) -> str:

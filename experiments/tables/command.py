@@ -22,14 +22,15 @@ def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
     parser = make_parser("tables", __doc__)
     parser.add_argument("names", nargs="+", metavar="NAME", help=f"{', '.join(NAMES)}, or all")
     parser.add_argument("--run", action="store_true", help="train and test what is missing, each once")
-    world = "the paper's data sets, or generated scenes (%(default)s)"
+    world = "the paper's data sets, or generated scenes (default: %(default)s)"
     parser.add_argument("--world", choices=list(WORLDS), default="licensed", help=world)
-    folder = "holds EXPERIMENT/test/METHOD/results.json (outputs/tables/WORLD)"
+    folder = "holds EXPERIMENT/test/METHOD/results.json (default: outputs/tables/WORLD)"
     parser.add_argument("--folder", type=to_path, help=folder)
-    parser.add_argument("--experiments", nargs="+", metavar="NAME", help="run these experiments alone")
-    settings = "the published ones, or chosen on the development set (licensed: paper; street_scenes: selected)"
+    parser.add_argument("--experiments", nargs="+", metavar="NAME", help="with --run: only these experiments")
+    settings = "published, or chosen on the development set (default: paper if licensed, selected on street_scenes)"
     parser.add_argument("--settings", choices=["paper", "selected"], help=settings)
-    parser.add_argument("--jobs", type=int, default=1, help="how many trainings and tests at a time (%(default)s)")
+    jobs = "how many trainings and tests at a time (default: %(default)s)"
+    parser.add_argument("--jobs", type=int, default=1, help=jobs)
     parser.add_argument("--page", type=to_path, help="also write all of it between the marks of this page")
     add_quick(parser)
     return parse(parser, args)
@@ -77,7 +78,7 @@ def write_table(built: BuiltTable) -> str:
 
 def write_page(page: Path, tables: Sequence[BuiltTable], plan: Plan) -> None:
     """Writes all tables between the marks of a page, and their pictures into a folder beside it."""
-    begin = f"`python -m experiments.tables all --run --world {plan.world.name}`\n\n"
+    begin = f"`python -m experiments.tables all --run --world {plan.world.name} --page {page}`\n\n"
     begin += f"{CONSTRUCTED}\n\n" if plan.world.targets else ""
     texts = [make_page(built, level=2, place=f"{PICTURES}/") for built in tables]
     insert_report(page, begin + "\n".join(text.replace(f"{CONSTRUCTED}\n\n", "") for text in texts))

@@ -1,6 +1,5 @@
 """The paper's figures, drawn from the same results as the tables: PNG and SVG."""
 
-import io
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from callbacks.report.figures import draw_differences
+from callbacks.report.figures import draw_differences, encode_figure
 from callbacks.run.records import write_file
 from experiments.pages import format_markdown
 from experiments.tables.build import BuiltTable, name_column
@@ -44,9 +43,8 @@ def save(built: BuiltTable, name: str, figure: Figure, dpi: int = 150) -> None:
     if built.plan.world.targets:
         figure.text(0.5, 1.0, DEMONSTRATION, fontsize=8, color="dimgray", ha="center", va="bottom")  # above all titles
     for suffix in ("png", "svg"):
-        data = io.BytesIO()
-        figure.savefig(data, format=suffix, dpi=dpi, bbox_inches="tight")
-        write_file(built.plan.folder / f"{name}.{suffix}", data.getvalue())
+        data = encode_figure(figure, suffix, dpi, bbox_inches="tight")
+        write_file(built.plan.folder / f"{name}.{suffix}", data)
     built.pictures.append(name)
 
 

@@ -68,7 +68,7 @@ class World:
         return [experiment, *(f"{experiment}_seed{seed}" for seed in range(1, self.members))]
 
 
-# Few, as many networks are chosen within two hours; the scales are those that the demo chose on the development domain.
+# Few, as settings are chosen for many networks on a CPU; the scales are the demo's.
 SMALL_GRIDS = {
     "scales": ((0.5, 0.75, 1.0),),
     "psi": (0.6, 0.7, 0.8),

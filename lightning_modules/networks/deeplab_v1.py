@@ -4,52 +4,29 @@ Source: paper, Sec. 5, implementation details.
 """
 
 from pathlib import Path
-from typing import Literal
 
 import torch
+from torch import nn
 
-from lightning_modules.networks.base import SegmentationNetwork, Stage, make_classifier
+from lightning_modules.networks.base import make_classifier
 from lightning_modules.networks.checkpoints import find_difference
-from lightning_modules.networks.norms import Norm
+from lightning_modules.networks.fcn import FCN
 from lightning_modules.networks.released import ReleasedWeights, read_released
-from lightning_modules.networks.resnet import STAGES, ResNet
 
 
-class DeepLabV1(SegmentationNetwork):
-    """(B, 3, H, W) normalised image -> (B, K, H, W) logits at input size, output stride 8.
+class DeepLabV1(FCN):
+    """(B, 3, H, W) normalised image -> (B, K, H, W) logits at input size, output stride 8: as `FCN`, with another head.
 
     The upsampling aligns corners, as the released weights of the paper expect.
 
-    Args:
-        backbone: ``resnet10``, ``resnet18``, ``resnet50`` or ``resnet101``.
-        num_classes: Number of classes K.
-        weights: ``imagenet`` starts from torchvision's ImageNet weights, None from random ones.
-        width: Channels of the backbone's first stage; 64 is the standard, smaller is for CPUs.
-        norm: What takes the place of BatchNorm: ``switchable``, ``batch_instance``, ``ibn_a``, ``ibn_b``.
-        dropout: Probability of a dropout behind every ReLU; 0 adds none.
-
-    Attributes:
-        adapted_layers: What Seg-TTT moves unless told otherwise: conv4_x, conv5_x and the head; for ResNet-101
-            conv5_x and the head (paper, Appendix C).
+    Args and attributes: As for `FCN`.
     """
 
     align_corners = True
 
-    def __init__(
-        self,
-        backbone: str,
-        num_classes: int,
-        weights: Literal["imagenet"] | None = None,
-        width: int = 64,
-        norm: Norm = "batch",
-        dropout: float = 0.0,
-    ) -> None:
-        super().__init__(num_classes, output_stride=8)
-        self.backbone_name = backbone
-        self.backbone = ResNet(backbone, width, weights=weights)
-        self.head = make_classifier(self.backbone.channels, num_classes)
-        self.adapted_layers = (*self.backbone.late_stages, "head")
-        self.change_layers(norm, dropout, STAGES)
+    def make_head(self, num_classes: int) -> nn.Module:
+        """Makes the classifier."""
+        return make_classifier(self.backbone.channels, num_classes)
 
     @classmethod
     def from_released(cls, path: str | Path) -> "DeepLabV1":
@@ -87,16 +64,12 @@ class DeepLabV1(SegmentationNetwork):
 
     def _take(self, weights: ReleasedWeights) -> None:
         """Takes over the tensors of a file."""
-        if (weights.backbone, weights.num_classes) != (self.backbone_name, self.num_classes):
+        if (weights.backbone, weights.num_classes) != (self.backbone.name, self.num_classes):
             raise ValueError(
                 f"{weights.path} holds {weights.backbone} with {weights.num_classes} classes, the network is "
-                f"{self.backbone_name} with {self.num_classes}: choose the backbone and the data's num_classes to fit"
+                f"{self.backbone.name} with {self.num_classes}: choose the backbone and the data's num_classes to fit"
             )
         difference = find_difference(self.state_dict(), weights.state)
         if difference is not None:
             raise ValueError(f"{weights.path} is no file as the authors released it: {difference}")
         self.load_state_dict(weights.state)
-
-    def list_stages(self) -> list[Stage]:
-        """Lists the stages from a (B, 3, H, W) image to (B, K, ceil(H / 8), ceil(W / 8)) logits."""
-        return [*self.backbone.list_stages(), Stage((self.head,), self.head)]

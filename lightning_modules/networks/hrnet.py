@@ -27,7 +27,7 @@ class HRNet(SegmentationNetwork):
         num_classes: Number of classes K.
         backbone: ``hrnet_w18``, ``hrnet_w48`` or another HRNet of timm; ``hrnet_w18_small`` is for CPUs.
         weights: ``imagenet`` starts from timm's ImageNet weights (downloaded), None from random ones.
-        norm: What takes the place of BatchNorm: ``switchable``, ``batch_instance``, ``ibn_a``, ``ibn_b``.
+        norm: What takes the place of BatchNorm: ``switchable``, ``batch_instance``, ``ibn_a``, ``ibn_b``, ``isw``.
         dropout: Probability of a dropout behind every ReLU; 0 adds none.
 
     Attributes:

@@ -8,7 +8,7 @@ ImageNet classifier ``fc``, which nothing uses, is still there.
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_modules.networks.checkpoints import read_checkpoint
 
@@ -73,21 +73,3 @@ def read_released(path: str | Path) -> ReleasedWeights:
         alpha=values.pop() if len(values) == 1 else None,
         state=state,
     )
-
-
-def load_released(network: nn.Module, path: str) -> float | None:
-    """Loads a file of the paper's authors into a network that can read it.
-
-    Returns:
-        The weight of IaBN that the file was released with; None if it differs from layer to layer.
-
-    Raises:
-        ValueError: If the network cannot read such files, or the file is of another network.
-    """
-    load = getattr(network, "load_released", None)
-    if load is None:
-        raise ValueError(
-            f"there are no released weights for {type(network).__name__} ({path}): expected DeepLabV1 on ResNet-50 or "
-            "ResNet-101"
-        )
-    return load(path)

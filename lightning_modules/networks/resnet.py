@@ -41,6 +41,7 @@ class ResNet(nn.Module):
         weights: ``imagenet`` starts from torchvision's ImageNet-1k (V1) weights, None from random ones.
 
     Attributes:
+        name: As given.
         late_stages: What the paper adapts: conv4_x and conv5_x; of ResNet-101 conv5_x (paper, Appendix C).
         low_level_channels: Channels of the features of ``layer1``, at stride 4.
         channels: Channels of the features of ``layer4``.
@@ -61,6 +62,7 @@ class ResNet(nn.Module):
             raise ValueError(f"backbone width is {width}: expected a positive number of channels, e.g. 64")
         if output_stride not in (8, 16):
             raise ValueError(f"output_stride is {output_stride}: expected 8 or 16")
+        self.name = name
         block, depths = BLOCKS[name]
         stride3, dilation3, dilation4 = (1, 2, 4) if output_stride == 8 else (2, 1, 2)
         self.conv1 = nn.Conv2d(3, width, kernel_size=7, stride=2, padding=3, bias=False)

@@ -29,7 +29,7 @@ class TimmDeepLab(SegmentationNetwork):
         output_stride: 8, 16 or 32: how much coarser than the image the classifier works.
         channels: Of the 3x3 layer between backbone and classifier.
         dilation: Of that layer.
-        norm: What takes the place of BatchNorm: ``switchable``, ``batch_instance``, ``ibn_a``, ``ibn_b``.
+        norm: What takes the place of BatchNorm: ``switchable``, ``batch_instance``, ``ibn_a``, ``ibn_b``, ``isw``.
         dropout: Probability of a dropout behind every ReLU; 0 adds none.
 
     Attributes:

@@ -76,20 +76,19 @@ def find_early_stages(network: nn.Module) -> list[str]:
     return present
 
 
-def mix_statistics(features: Tensor, partners: Tensor, shares: Tensor, eps: float = 1e-6) -> Tensor:
+def mix_statistics(features: Tensor, partners: Tensor, shares: Tensor) -> Tensor:
     """Mixes mean and deviation per channel with those of other images.
 
     Args:
         features: (B, C, H, W).
         partners: (B,) int64: the other image of each.
         shares: (B,) float in [0, 1]: of an image's own statistics.
-        eps: Added to the variance.
 
     Returns:
         (B, C, H, W): the normalised features with the mixed statistics, through which no gradient goes.
     """
     variance, mean = torch.var_mean(features.detach(), dim=(2, 3), keepdim=True)
-    deviation = (variance + eps).sqrt()
+    deviation = (variance + 1e-6).sqrt()
     share = shares.to(features)[:, None, None, None]
     mixed_mean = share * mean + (1 - share) * mean[partners]
     mixed_deviation = share * deviation + (1 - share) * deviation[partners]

@@ -4,21 +4,25 @@ import torch.distributed
 from torch import Tensor
 
 
+def are_several() -> bool:
+    """Returns whether this process belongs to a group of several."""
+    group = torch.distributed
+    return group.is_available() and group.is_initialized() and group.get_world_size() > 1
+
+
 def average_over_processes(values: Tensor) -> Tensor:
     """Returns the mean of a tensor over all processes; the tensor itself in a run of one."""
-    group = torch.distributed
-    if not (group.is_available() and group.is_initialized() and group.get_world_size() > 1):
+    if not are_several():
         return values
     total = values.clone()
-    group.all_reduce(total)
-    return total / group.get_world_size()
+    torch.distributed.all_reduce(total)
+    return total / torch.distributed.get_world_size()
 
 
 def gather_from_processes(values: Tensor) -> Tensor:
     """Returns the (N, ...) tensors of all processes behind each other, in order; without gradients."""
-    group = torch.distributed
-    if not (group.is_available() and group.is_initialized() and group.get_world_size() > 1):
+    if not are_several():
         return values.detach()
-    found = [torch.empty_like(values) for _ in range(group.get_world_size())]
-    group.all_gather(found, values.detach().contiguous())
+    found = [torch.empty_like(values) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(found, values.detach().contiguous())
     return torch.cat(found)

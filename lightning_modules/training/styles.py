@@ -107,30 +107,30 @@ def draw_texture(seed: int) -> Tensor:
     return torch.from_numpy(colours.clip(0, 1)).float()
 
 
-def transfer_colours(images: Tensor, styles: Tensor, eps: float = 1e-4) -> Tensor:
+def transfer_colours(images: Tensor, styles: Tensor) -> Tensor:
     """Gives images the mean and the covariance of the colours of style images.
 
     Args:
         images: (B, 3, H, W) in [0, 1].
         styles: (B, 3, h, w) in [0, 1].
-        eps: Added to the diagonals of the covariances.
 
     Returns:
         (B, 3, H, W) in [0, 1].
     """
-    own_mean, own_root = describe_colours(images, eps)
-    mean, root = describe_colours(styles, eps)
-    centred = images.flatten(2) - own_mean
-    moved = root @ torch.linalg.solve(own_root, centred) + mean
+    with torch.autocast(images.device.type, enabled=False):
+        own_mean, own_root = describe_colours(images)
+        mean, root = describe_colours(styles)
+        centred = images.flatten(2) - own_mean
+        moved = root @ torch.linalg.solve(own_root, centred) + mean
     return moved.reshape(images.shape).clamp(0, 1)
 
 
-def describe_colours(images: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+def describe_colours(images: Tensor) -> tuple[Tensor, Tensor]:
     """Returns the (B, 3, 1) mean of the colours of (B, 3, H, W) images, and the (B, 3, 3) root of their covariance."""
     values = images.flatten(2)
     mean = values.mean(dim=2, keepdim=True)
     covariance = (values - mean) @ (values - mean).mT / values.shape[2]
-    scales, axes = torch.linalg.eigh(covariance + eps * torch.eye(3, device=images.device, dtype=images.dtype))
+    scales, axes = torch.linalg.eigh(covariance + 1e-4 * torch.eye(3, device=images.device, dtype=images.dtype))
     return mean, axes @ torch.diag_embed(scales.clamp_min(0).sqrt()) @ axes.mT
 
 

@@ -21,6 +21,13 @@ def make_module(**kwargs: Any) -> SegmentationModule:
     return SegmentationModule(TinyNetwork(19, **kwargs), 19, list(LabelSpace.of_size(19).names))
 
 
+def make_warm_module() -> SegmentationModule:
+    """Makes the usual module with another temperature."""
+    module = make_module()
+    module.temperature = 2.0
+    return module
+
+
 def make_targets(**kwargs: Any) -> TargetsDataModule:
     """Makes five images over two targets, and four on the development set."""
     targets = [FakeDataModule("near", 3, **kwargs), FakeDataModule("far", 2, **kwargs)]

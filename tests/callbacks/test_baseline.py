@@ -103,7 +103,8 @@ def test_a_page_that_cannot_be_made_loses_no_results(tmp_path: Path, monkeypatch
 def test_a_training_leaves_its_curves_beside_its_log(tmp_path: Path) -> None:
     logger = CSVLogger(tmp_path, name="fit", version="run")
     options = {"logger": logger, "max_epochs": 2, "log_every_n_steps": 1}
-    make_trainer(tmp_path, callbacks=[Results()], **options).fit(make_module(), datamodule=FakeDataModule())
+    for results in (Results(), Results(str(tmp_path / "results"))):
+        make_trainer(tmp_path, callbacks=[results], **options).fit(make_module(), datamodule=FakeDataModule())
     page = (tmp_path / "fit" / "run" / "training.html").read_text(encoding="utf-8")
     assert "best mean IoU (development)" in page
-    assert not (tmp_path / "fit" / "run" / "results.json").exists()
+    assert not list(tmp_path.rglob("*.json*"))

@@ -195,15 +195,11 @@ class TestEnsemble:
 
     def test_wrong_files_are_clear_errors(self, paths: list[str], tmp_path: Path) -> None:
         network = TinyNetwork()
-        (tmp_path / "text.ckpt").write_text("no checkpoint")
-        torch.save([1, 2], tmp_path / "list.ckpt")
         deep = tmp_path / "a" / "b" / "c"
         stranger = save(DeepLabV1("resnet10", 5, width=4), deep / "best.ckpt")
         misplaced = save(DeepLabV1("resnet10", 5, width=4), tmp_path / "misplaced.ckpt")
         for wrong, error, message in (
-            (str(tmp_path / "nowhere.ckpt"), FileNotFoundError, r"nowhere\.ckpt does not exist"),
-            (str(tmp_path / "text.ckpt"), ValueError, r"text\.ckpt cannot be read"),
-            (str(tmp_path / "list.ckpt"), ValueError, r"list\.ckpt holds list"),
+            (str(tmp_path / "nowhere.ckpt"), FileNotFoundError, r"nowhere\.ckpt does not exist: expected"),
             (stranger, ValueError, r"another architecture than TinyNetwork .* no config\.yaml"),
             (misplaced, ValueError, r"misplaced\.ckpt does not fit the network in the config"),
         ):
@@ -228,7 +224,7 @@ class TestEnsemble:
         (lambda: AdaBN(-1), "prior is -1"),
         (lambda: Ensemble([]), "expected a list of paths"),
         (lambda: Ensemble("a.ckpt"), "expected a list of paths"),
-        (lambda: MCDropout().check_network(TinyNetwork()), "no Dropout module with a probability above 0"),
+        (lambda: MCDropout().check_network(TinyNetwork()), "no Dropout module .*: train a network with dropout"),
         (lambda: Tent().check_network(TinyNetwork(norm=None)), "no BatchNorm with weight and bias"),
         (lambda: AdaBN().check_network(TinyNetwork(norm=None)), "no 2d BatchNorm"),
     ],

@@ -19,7 +19,7 @@ from callbacks.mc_dropout import MCDropout
 from callbacks.seg_ttt import SegTTT
 from callbacks.tent import Tent
 from callbacks.tta import TTA
-from experiments.learn_alpha import run_learning
+from experiments.learn_alpha import learn_file, run_learning
 from lightning_modules.networks import DeepLabV1
 from lightning_modules.normalization import IMAGENET
 from tests.fakes import Snapshot, TinyNetwork, make_images, randomize
@@ -221,3 +221,16 @@ def test_the_program_writes_a_file_that_methods_take(tmp_path: Path) -> None:
     assert summary["method"]["alpha"] == content["alpha"] and summary["mean"]["miou"] == pytest.approx(found[1])
     with pytest.raises(ValueError, match="steps is 0, the batch size 2: expected 1 or more of each"):
         run_learning([str(EXPERIMENT), str(checkpoint), "--steps", "0"])
+
+
+def test_devices_of_the_training_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command: list[str] = []
+
+    def stop(args: list[str]) -> None:
+        command.extend(args)
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr("main.main", stop)
+    with pytest.raises(RuntimeError, match="enough"):
+        learn_file(EXPERIMENT, Path("best.ckpt"), tmp_path / "alpha.yaml", ["--trainer.devices=2", "--data.root=x"])
+    assert "--data.root=x" in command and "--trainer.devices=2" not in command

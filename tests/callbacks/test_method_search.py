@@ -16,7 +16,7 @@ from callbacks.method import Method
 from callbacks.method_search import MethodSearch, name_point
 from callbacks.results import Results
 from lightning_modules.networks import DeepLabV1, DeepLabV3Plus
-from tests.callbacks.runs import make_module, make_targets
+from tests.callbacks.runs import make_module
 from tests.fakes import FakeDataModule, Snapshot, make_trainer
 
 SMALL = {"scales": (0.5, 1.0), "lr": 0.05}
@@ -45,6 +45,7 @@ def predict_variants(method: Method, network: nn.Module, image: Tensor, variants
     return [torch.cat([found[number, place] for place in range(len(image))]) for number in range(len(variants))]
 
 
+FINAL_VIEWS = [{"scales": [1.0, 1.25]}, {"scales": [0.75], "flip": False, "grayscale": True}]
 GRIDS: list[tuple[Method, dict[str, list[Any]]]] = [
     (SegTTT(**SMALL), {"psi": [0.6, 0.9], "num_steps": [3, 0, 1]}),
     (SegTTT(**SMALL, semantics="released"), {"num_steps": [1, 2, 4]}),
@@ -53,6 +54,8 @@ GRIDS: list[tuple[Method, dict[str, list[Any]]]] = [
     (SegTTT(**SMALL, num_steps=2), {"alpha": [0.0, 0.4, 1.0]}),
     (SegTTT(**SMALL, num_steps=2), {"scales": [[0.5], [1.0, 0.5]], "flip": [True, False]}),
     (SegTTT(**SMALL, num_steps=2, time_budget_ms=1e9), {"num_steps": [1, 2]}),
+    (SegTTT(**SMALL), {"trust": [0.0, 0.5, 1.0], "num_steps": [1, 3]}),
+    (SegTTT(**SMALL, num_steps=2, trainable=["head"]), {"final_views": [None, *FINAL_VIEWS]}),
     (IaBN(), {"alpha": [0.0, 0.5, 1.0]}),
     (TTA(scales=(0.5,)), {"alpha": [0.1, 0.5], "grayscale": [True, False]}),
     (Tent(), {"num_steps": [1, 2]}),
@@ -182,12 +185,6 @@ def test_the_first_of_equal_points_is_the_best(tmp_path: Path) -> None:
 def test_bad_grids_are_refused(method: Method, grid: dict[str, list[Any]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MethodSearch(method, grid)
-
-
-def test_nothing_is_searched_on_targets(tmp_path: Path) -> None:
-    search = MethodSearch(IaBN(), {"alpha": [0.0, 0.1]})
-    with pytest.raises(ValueError, match="among the callbacks of a test run: expected a validate run"):
-        make_trainer(tmp_path, callbacks=[search]).test(make_module(), datamodule=make_targets())
 
 
 def test_alpha_search_without_batch_norm_tries_alpha_0_alone_if_it_is_not_required(tmp_path: Path) -> None:

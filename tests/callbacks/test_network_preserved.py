@@ -1,6 +1,7 @@
 """Whatever a method does, and however it ends, the network stays as it was and no image hears of another."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import pytest
@@ -13,6 +14,19 @@ from callbacks.seg_ttt import UNLABELLED
 from lightning_modules.predictor import predict_plainly
 from tests.fakes import NormAct2d, Snapshot, TinyNetwork, make_images
 
+
+class Counter(TinyNetwork):
+    """Puts another buffer in the place of its own in each forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, image: Tensor) -> Tensor:
+        self.seen = self.seen + 1
+        return super().forward(image)
+
+
 METHODS: dict[str, Callable[[], Method]] = {
     "IaBN": lambda: IaBN(0.3),
     "IaBN-alpha-0": lambda: IaBN(0.0),
@@ -21,6 +35,9 @@ METHODS: dict[str, Callable[[], Method]] = {
     "SegTTT-released": lambda: SegTTT(0.3, num_steps=3, lr=0.2, scales=(0.5, 1.0), semantics="released"),
     "SegTTT-all-moves": lambda: SegTTT(
         0.3, num_steps=2, lr=0.2, scales=(0.5,), trainable=["stem", "stem_norm", "layer3", "layer4", "head"]
+    ),
+    "SegTTT-options": lambda: SegTTT(
+        0.3, num_steps=3, lr=0.2, scales=(0.5,), time_budget_ms=1e6, trainable=["head"], grayscale=False
     ),
     "Tent": lambda: Tent(num_steps=3, lr=0.1),
     "MCDropout": lambda: MCDropout(3, alpha=0.3),
@@ -32,6 +49,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "shared-layer": lambda: TinyNetwork(shared=True),
     "dropout": lambda: TinyNetwork(dropout=0.5),
     "converted": lambda: convert_batch_norm(TinyNetwork(), 0.6),
+    "other-buffers": Counter,
 }
 
 
@@ -70,24 +88,17 @@ class InterruptionError(Exception):
     """Raised inside a network on purpose."""
 
 
-class FailsAt:
-    """A forward hook that raises at its n-th call."""
-
-    def __init__(self, calls: int) -> None:
-        self.calls = calls
-
-    def __call__(self, *_: object) -> None:
-        self.calls -= 1
-        if self.calls == 0:
-            raise InterruptionError
-
-
 @pytest.mark.parametrize(("layer", "calls"), [("", 1), ("layer3.0", 3), ("head", 5), ("head", 6)])
 def test_network_is_bit_identical_after_an_exception_inside_it(method: Method, layer: str, calls: int) -> None:
     network = TinyNetwork().train()
     generator = torch.get_rng_state()
-    hook = FailsAt(calls)
-    handle = network.get_submodule(layer).register_forward_hook(hook)
+    numbers = count(1)
+
+    def fail(*_: object) -> None:
+        if next(numbers) == calls:
+            raise InterruptionError
+
+    handle = network.get_submodule(layer).register_forward_hook(fail)
     before = Snapshot(network)
     try:
         with pytest.raises(InterruptionError):
@@ -97,14 +108,8 @@ def test_network_is_bit_identical_after_an_exception_inside_it(method: Method, l
     finally:
         handle.remove()
     assert torch.equal(torch.get_rng_state(), generator)
-    expected = type(method)(**arguments_of(method)).predict(network, make_images(1))
+    expected = method.vary({}).predict(network, make_images(1))
     assert torch.equal(method.predict(network, make_images(1)), expected)
-
-
-def arguments_of(method: Method) -> dict[str, object]:
-    settings = method.settings()
-    settings.pop("name")
-    return settings
 
 
 def test_network_is_bit_identical_after_an_interruption_in_the_backward_pass() -> None:
@@ -176,22 +181,15 @@ def test_dropout_is_live_in_the_steps_of_released_semantics_only() -> None:
     assert live == [False] * 5
 
 
-@pytest.fixture(params=["inference_mode", "enable_grad"])
-def mode(request: pytest.FixtureRequest) -> Iterator[None]:
-    with getattr(torch, request.param)():
-        yield
-
-
-def test_modes_of_autograd_around_a_prediction_do_not_change_it(method: Method, mode: None) -> None:
-    network, images = TinyNetwork(), make_images(2)  # under inference mode the image is an inference tensor
-    with torch.inference_mode(False):
-        network = TinyNetwork()
-        before = Snapshot(network)
-    probabilities = method.predict(network, images)
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.enable_grad])
+def test_modes_of_autograd_around_a_prediction_do_not_change_it(method: Method, mode: Any) -> None:
+    network = TinyNetwork()
+    before = Snapshot(network)
+    with mode():
+        probabilities = method.predict(network, make_images(2))  # inference mode makes it an inference tensor
     before.check(network)
-    with torch.inference_mode(False), torch.no_grad():
-        expected = type(method)(**arguments_of(method)).predict(network, make_images(2))
-    assert torch.equal(probabilities, expected)
+    with torch.no_grad():
+        assert torch.equal(probabilities, method.vary({}).predict(network, make_images(2)))
 
 
 def test_logits_of_lower_resolution_are_upsampled(method: Method) -> None:
@@ -200,22 +198,17 @@ def test_logits_of_lower_resolution_are_upsampled(method: Method) -> None:
     assert probabilities.shape == (1, 5, 31, 45)
 
 
-class ReturnsDict(nn.Module):
-    """As torchvision's segmentation networks, or under another key as nobody's."""
+class ReturnsDict(TinyNetwork):
+    """As torchvision's segmentation networks."""
 
-    def __init__(self, key: str) -> None:
-        super().__init__()
-        self.network = TinyNetwork()
-        self.key = key
-
-    def forward(self, image: Tensor) -> dict[str, Tensor]:
-        return {self.key: self.network(image)}
+    def forward(self, image: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+        return {"out": super().forward(image)}
 
 
 def test_network_that_returns_a_dict_is_adapted_as_its_logits_are(method: Method) -> None:
-    network, image = ReturnsDict("out").train(), make_images(1)
+    network, image = ReturnsDict().train(), make_images(1)
     before = Snapshot(network)
-    assert torch.equal(method.predict(network, image), method.predict(network.network, image))
+    assert torch.equal(method.predict(network, image), method.predict(TinyNetwork(), image))
     before.check(network)
 
 
@@ -280,19 +273,9 @@ def test_no_confident_pixel_means_no_step_and_a_note(semantics: Any, steps: int)
 
 
 @pytest.mark.cuda
-class TestOnCuda:
-    @pytest.fixture(autouse=True)
-    def exact(self) -> Iterator[None]:
-        before = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32
-        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-        torch.backends.cudnn.allow_tf32 = False
-        yield
-        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = before
-
-    def test_network_is_bit_identical_after_a_method(self, method: Method) -> None:
-        network = TinyNetwork(dropout=0.5).cuda().train()
-        before = Snapshot(network)
-        state = torch.cuda.get_rng_state(), torch.get_rng_state()
-        method.predict(network, make_images(2).cuda())
-        before.check(network)
-        assert torch.equal(torch.cuda.get_rng_state(), state[0]) and torch.equal(torch.get_rng_state(), state[1])
+@pytest.mark.parametrize("name", ["SegTTT-released", "MCDropout"])
+def test_live_dropout_leaves_the_generators_alone_on_cuda(name: str) -> None:
+    network, image = TinyNetwork(dropout=0.5).cuda(), make_images(1).cuda()
+    states = torch.cuda.get_rng_state(), torch.get_rng_state()
+    METHODS[name]().predict(network, image)
+    assert torch.equal(torch.cuda.get_rng_state(), states[0]) and torch.equal(torch.get_rng_state(), states[1])

@@ -15,7 +15,7 @@ from callbacks.report.panels import draw_overlay, make_palette
 from datamodules import FolderDataModule, TargetsDataModule
 from datamodules.labels import LabelSpace
 from lightning_modules.segmentation import SegmentationModule
-from tests.callbacks.runs import Stop, make_module, read_json
+from tests.callbacks.runs import Stop, make_module, make_warm_module, read_json
 from tests.fakes import FakeDataModule, make_trainer
 
 SIZES = {"a": (37, 53), "UPPER": (40, 31), "sub/gray": (33, 64), "sub/deep/alpha": (48, 35)}  # height, width
@@ -93,14 +93,15 @@ def test_every_kind_of_image_keeps_its_name_and_size(photos: Path, tmp_path: Pat
     assert len(read_files(out)) == 2 * len(SIZES) + 1
 
 
-def test_overlay_shows_the_photograph_under_the_colours(photos: Path, tmp_path: Path) -> None:
+def test_overlay_shows_the_photograph_under_the_colours_and_confidence_has_255_steps(
+    photos: Path, tmp_path: Path
+) -> None:
     out, data = tmp_path / "out", open_photos(photos)
-    predicted = {output["name"][0]: output for output in predict(out, data, outputs=["overlays"])}
-    dataset = data.predict_dataloader().dataset
-    palette = make_palette(19, data.colours)
+    predicted = {output["name"][0]: output for output in predict(out, data, outputs=["overlays", "confidence"])}
+    dataset, palette = data.predict_dataloader().dataset, make_palette(19, data.colours)
     for index in range(len(dataset)):
         name = dataset.name(index)
-        labels = predicted[name]["labels"][0].numpy()
+        labels, confidence = (predicted[name][key][0].numpy() for key in ("labels", "confidence"))
         expected = 0.65 * palette[labels] + 0.35 * dataset.load_image(index)
         with Image.open(out / "overlays" / "photos" / f"{name}.jpg") as picture:
             assert picture.mode == "RGB" and picture.size == labels.shape[::-1]
@@ -108,19 +109,11 @@ def test_overlay_shows_the_photograph_under_the_colours(photos: Path, tmp_path: 
             assert np.abs(np.asarray(picture) - expected).mean() < 8, name
         exact = draw_overlay(dataset.load_image(index), labels, palette)
         assert np.abs(exact - expected).max() <= 0.5 + 1e-6
-
-
-def test_confidence_is_the_probability_of_the_class_in_255_steps(photos: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    predicted = predict(out, open_photos(photos), outputs=["confidence"])
-    for output in predicted:
-        with Image.open(out / "confidence" / "photos" / f"{output['name'][0]}.png") as picture:
+        with Image.open(out / "confidence" / "photos" / f"{name}.png") as picture:
             assert picture.mode == "L"
             found = np.asarray(picture)
-        expected = output["confidence"][0].numpy()
-        assert np.abs(found / 255 - expected).max() <= 0.5 / 255 + 1e-6
-        assert (found >= 255 / 19 - 1).all()
-        assert len(np.unique(found)) > 5
+        assert np.abs(found / 255 - confidence).max() <= 0.5 / 255 + 1e-6
+        assert (found >= 255 / 19 - 1).all() and len(np.unique(found)) > 5
     assert not (out / "labels").exists()
 
 
@@ -163,6 +156,19 @@ def test_images_that_are_done_are_not_read(photos: Path, tmp_path: Path) -> None
     predict(tmp_path / "out", open_photos(photos), stop)
     assert stop.names == ["new"]
     assert read_manifest(tmp_path / "out")["images"] == len(SIZES) + 1
+
+
+def test_files_of_an_image_that_was_replaced_do_not_say_that_it_is_done(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict(tmp_path / "out", open_photos(photos))
+    Image.fromarray(draw(37, 53, 9)).save(photos / "a.jpg")
+    with monkeypatch.context() as killed:
+        killed.setattr(Predictions, "_write", lambda *_: None)  # the kill comes before its files are written
+        predict(tmp_path / "out", open_photos(photos))
+    stop = Stop()
+    predict(tmp_path / "out", open_photos(photos), stop)
+    assert stop.names == ["a"]
 
 
 def test_a_run_with_nothing_left_ends_well(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
@@ -221,6 +227,7 @@ def make_coloured_data() -> FakeDataModule:
         ({"method": SegTTT(num_steps=2, scales=(0.5,))}, r"method\.num_steps was 1, is now 2\. Expected"),
         ({"method": None}, r"method\.name was SegTTT, is now None"),
         ({"module": make_module(seed=1)}, r"weights was \w{64}, is now \w{64}\. Expected"),
+        ({"module": make_warm_module()}, r"temperature was 1\.0, is now 2\.0"),
         ({"module": make_dilated_module()}, r"layers was \w{64}, is now \w{64}\. Expected"),
         ({"outputs": ["labels"]}, r"outputs was .*overlays.*, is now \['labels'\]"),
         ({"data": FakeDataModule(evaluation_resize="none")}, r"evaluation_resize was protocol, is now none"),

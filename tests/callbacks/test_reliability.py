@@ -16,7 +16,7 @@ from callbacks.run.records import to_plain
 from datamodules import TargetsDataModule
 from lightning_modules.metrics import Scores, score_image
 from lightning_modules.segmentation import SegmentationModule
-from tests.fakes import FakeDataModule, TinyNetwork, make_trainer
+from tests.fakes import FakeDataModule, TinyNetwork, Unlabelled, make_trainer
 
 CLASSES = 5
 
@@ -67,13 +67,8 @@ def test_nothing_leaves_the_picture() -> None:
 
 
 def test_domain_without_a_labelled_pixel_is_left_out() -> None:
-    empty = {
-        "milliseconds": 1.0,
-        "adaptation": None,
-        "domain": "empty",
-        "name": "",
-        **Scores.zeros(CLASSES).to_record(),
-    }
+    empty = {"domain": "empty", "name": "", "milliseconds": 1.0, "adaptation": None}
+    empty |= Scores.zeros(CLASSES).to_record()
     nothing = summarize_records([empty], list("abcde"))["domains"]
     assert math.isnan(nothing["empty"]["ece"])
     figure = draw_reliability(nothing | summarize({"full": 1.0}))
@@ -105,13 +100,6 @@ def test_results_hold_brier_nll_reliability_and_temperature_and_draw_the_diagram
 
 
 def test_run_without_labels_has_no_diagram(tmp_path: Path) -> None:
-    class Unlabelled(FakeDataModule):
-        def make_dataset(self, *args: Any, **kwargs: Any) -> Any:
-            dataset = super().make_dataset(*args, **kwargs)
-            transform = dataset.transform
-            dataset.transform = lambda pixels, mask, seed: transform(pixels, mask * 0 + 255, seed)
-            return dataset
-
     trainer = make_trainer(tmp_path, callbacks=[Results(str(tmp_path), panels=0)])
     with pytest.raises(ValueError, match="no pixel of blocks is labelled, all are ignored"):
         trainer.test(make_module(), datamodule=Unlabelled(length=1), verbose=False)

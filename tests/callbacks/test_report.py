@@ -25,9 +25,7 @@ from callbacks.report.search_figure import draw_search
 from callbacks.run.records import read_records, to_plain
 from experiments import report
 from lightning_modules.metrics import Scores
-from main import main
 from tests.fake_results import CLASSES, make_search, write_results
-from tests.tiny import arguments
 
 # Figures from known values.
 
@@ -269,20 +267,6 @@ def test_report_of_a_training(tmp_path: Path) -> None:
     words = ["42.25 % best mean IoU (development), step 9", "41.00 % last", "1.250 last", "2 logged steps, to step 9"]
     words += ["checkpoints/last.ckpt", "num_train: 8"]
     assert [text for text in words if text not in page.text] == []
-
-
-@pytest.mark.slow
-def test_report_of_a_real_run(tmp_path: Path) -> None:
-    method = ["--method=SegTTT", "--method.num_steps=2", "--method.scales=[0.5]"]
-    main(["test", *arguments(tmp_path, "--results.report=true", "--results.panels=1", *method)])
-    folder = tmp_path / "results"
-    (folder / "report.html").unlink()
-    assert report.main([str(folder)]) == 0
-    page = Page(folder / "report.html")
-    for name, scores in json.loads((folder / "results.json").read_text(encoding="utf-8"))["domains"].items():
-        line = page.table[name]
-        assert [line[0], line[8], line[9]] == [f"{scores['miou']:.2f}", f"{scores['ms_per_image']:.1f}", "3"]
-    assert "Seg-TTT on haze, dusk, dust" in page.text and page.table["num_steps"] == ["2"]
 
 
 def test_several_folders_and_wrong_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ import pytest
 from pytorch_lightning import Callback
 
 from callbacks import AdaBN, IaBN, Method, SegTTT, Tent
+from callbacks.alpha_search import AlphaSearch
 from callbacks.method_search import MethodSearch
 from callbacks.predictions import Predictions
 from callbacks.report.summary import summarize_records
@@ -20,13 +21,13 @@ from callbacks.run.records import read_records
 from callbacks.run.settings import describe_execution
 from callbacks.temperature import TemperatureSearch
 from datamodules import FolderDataModule, TargetsDataModule
-from lightning_modules.segmentation import SegmentationModule
 from tests.callbacks.runs import (
     Stop,
     check_same,
     list_found,
     make_data,
     make_module,
+    make_warm_module,
     read_all,
     read_json,
     read_summary,
@@ -137,7 +138,7 @@ def test_a_limited_run_goes_on_to_its_limit(limit: int | float, at: int, tmp_pat
     assert kept + rest.names == whole.names and trainer.limit_test_batches == limit
     check_same(tmp_path / "cut", tmp_path / "whole")
     assert read_summary(tmp_path / "cut")["complete"] is True
-    with pytest.raises(ValueError, match=rf"limit_batches was {limit}, is now 1\.0"):
+    with pytest.raises(ValueError, match=rf"limit_batches was {limit}( batches)?, is now 1\.0"):
         run(tmp_path / "cut")
 
 
@@ -152,12 +153,6 @@ def test_the_number_of_panels_holds_over_all_runs(tmp_path: Path) -> None:
     assert len(kept) == 2 and all(path.stat().st_mtime_ns == when for path, when in kept.items())
 
 
-def make_warm_module() -> SegmentationModule:
-    module = make_module()
-    module.temperature = 2.0
-    return module
-
-
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -169,7 +164,7 @@ def make_warm_module() -> SegmentationModule:
         ({"data": make_data(eval_batch_size=2)}, r"data\.near\.eval_batch_size was 1, is now 2"),
         ({"data": FakeDataModule("near", 4)}, r"data\.far\.\w+ was"),
         ({"stage": "validate"}, r"stage was test, is now validate"),
-        ({"limit_test_batches": 2}, r"limit_batches was 1\.0, is now 2"),
+        ({"limit_test_batches": 1}, r"limit_batches was 1\.0, is now 1 batch;"),
     ],
 )
 def test_other_settings_are_refused(changed: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -297,22 +292,35 @@ def test_a_search_for_the_temperature_sees_every_image(at: int | None, tmp_path:
     assert len(stop.names) == 5 and (tmp_path / "out" / "records.1.jsonl").exists()
 
 
-def test_a_search_that_stopped_goes_on_with_the_images_that_are_left(tmp_path: Path) -> None:
+def read_search(folder: Path) -> dict[str, Any]:
+    return read_json(folder / "search.json") | {"seconds": None}
+
+
+@pytest.mark.parametrize("others", [[], [AlphaSearch([0.1, 0.2])]], ids=["alone", "last of two"])
+def test_a_search_that_stopped_goes_on_with_the_images_that_are_left(others: list[AlphaSearch], tmp_path: Path) -> None:
     search = MethodSearch(SegTTT(scales=(0.5,)), {"psi": [0.5, 0.9], "num_steps": [0, 2]})
-
-    def read_search(folder: Path) -> dict[str, Any]:
-        return read_json(folder / "search.json") | {"seconds": None}
-
-    expected = run(tmp_path / "whole", search, stage="validate")
-    kept = stop_run(tmp_path / "cut", search, at=2, stage="validate")
+    searches = [*others, search]
+    expected = run(tmp_path / "whole", *searches, stage="validate")
+    kept = stop_run(tmp_path / "cut", *searches, at=2, stage="validate")
     assert not (tmp_path / "cut" / "search.json").exists()
     rest = Stop()
-    assert run(tmp_path / "cut", search, rest, stage="validate") == expected
+    assert run(tmp_path / "cut", *searches, rest, stage="validate") == expected
     assert sorted(kept + rest.names) == sorted(record["name"] for record in read_all(tmp_path / "whole"))
     assert read_search(tmp_path / "cut") == read_search(tmp_path / "whole")
-    assert read_search(tmp_path / "cut")["images"] == 5
+    assert read_search(tmp_path / "cut")["images"] == 5 and len(search.miou) == 4
     nothing = Stop()
-    assert run(tmp_path / "cut", search, nothing, stage="validate") == expected and nothing.names == []
+    assert run(tmp_path / "cut", *searches, nothing, stage="validate") == expected and nothing.names == []
+    assert not any(other.miou for other in others) and not any("alpha" in name for name in expected[1])
+
+
+def test_a_search_over_online_tent_begins_anew_and_remembers_nothing(tmp_path: Path) -> None:
+    search = MethodSearch(Tent(num_steps=1, episodic=False), {"lr": [0.001, 0.1]})
+    run(tmp_path / "whole", search, stage="validate")
+    stop_run(tmp_path / "cut", search, at=2, stage="validate")
+    stop = Stop()
+    with pytest.warns(UserWarning, match="2 images are scored, but MethodSearch KEEPS KNOWLEDGE"):
+        run(tmp_path / "cut", search, stop, stage="validate")
+    assert len(stop.names) == 5 and read_search(tmp_path / "cut") == read_search(tmp_path / "whole")
 
 
 def test_data_that_cannot_leave_out_what_is_done_begin_anew(tmp_path: Path) -> None:
@@ -353,7 +361,8 @@ def test_a_run_over_a_thousand_images_does_not_grow(tmp_path: Path, monkeypatch:
         return summarize_records(watch(), *args)
 
     monkeypatch.setattr("callbacks.results.summarize_records", summarize)
-    run(tmp_path / "out", Memory(), data=FakeDataModule("long", 1500, (16, 24)))
+    method = SegTTT(num_steps=1, scales=(0.5,), semantics="released")
+    run(tmp_path / "out", method, Memory(), data=FakeDataModule("long", 1500, (16, 24)))
     assert len(used) == 15 and read_summary(tmp_path / "out")["domains"]["long"]["images"] == 1500
     allowed = 1e6  # the records of 1000 images, parsed, take 3 MB
     assert used[-1] - used[2] < allowed

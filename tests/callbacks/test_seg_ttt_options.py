@@ -133,25 +133,6 @@ def test_head_only_runs_the_frozen_layers_once_at_full_size(semantics: str, at_f
         assert len(sizes) == 4 + at_full_size, name
 
 
-OPTIONS: dict[str, Any] = {"time_budget_ms": 1e6, "trainable": ["head"], "grayscale": False}
-
-
-@pytest.mark.parametrize("semantics", ["paper", "released"])
-@pytest.mark.parametrize("options", [{}, OPTIONS], ids=str)
-def test_network_is_bit_identical_with_any_option(options: dict[str, Any], semantics: str) -> None:
-    network, images = TinyNetwork(dropout=0.3, upsample=False).train(), make_images(2)
-    network.layer4.eval()
-    before = Snapshot(network)
-    method = SegTTT(0.3, num_steps=3, lr=0.2, scales=(0.5,), semantics=semantics, **options)
-    probabilities = method.predict(network, images)
-    before.check(network)
-    assert probabilities.shape == (2, 5, 32, 48)
-    assert all(adaptation.steps == 3 and not adaptation.note for adaptation in method.adaptations)
-    torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(2, 32, 48))
-    again = torch.cat([method.predict(network, image) for image in images.split(1)])
-    assert torch.equal(again, probabilities)
-
-
 @pytest.mark.parametrize(
     "path", sorted((ROOT / "configs" / "method").glob("seg_ttt*.yaml")), ids=lambda path: path.stem
 )

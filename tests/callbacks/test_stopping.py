@@ -75,17 +75,15 @@ def test_number_of_steps_settles(clock: Clock) -> None:
             assert len(set(numbers[2:])) == 1, (limit, num_steps, numbers)
 
 
-def test_a_slow_first_step_does_not_stop_adaptation_for_ever(clock: Clock) -> None:
+@pytest.mark.parametrize(
+    ("before", "slow", "steps"), [(0, [5000.0, 30.0], 1), (2, [30.0, 3000.0, 30.0], 2)], ids=["first-step", "hiccup"]
+)
+def test_a_slow_step_does_not_stop_adaptation_for_ever(
+    before: int, slow: list[float], steps: int, clock: Clock
+) -> None:
     pace: Pace = {}
-    assert adapt(clock, pace, 201, step=[5000, 30])[0] == 1  # kernels are being loaded, say
-    later = [adapt(clock, pace, 201)[0] for _ in range(3)]
-    assert later[-2:] == [6, 6]
-
-
-def test_a_hiccup_does_not_stop_adaptation_for_ever(clock: Clock) -> None:
-    pace: Pace = {}
-    assert [adapt(clock, pace, 201)[0] for _ in range(2)] == [6, 6]
-    assert adapt(clock, pace, 201, step=[30, 3000, 30])[0] == 2
+    assert [adapt(clock, pace, 201)[0] for _ in range(before)] == [6] * before
+    assert adapt(clock, pace, 201, step=slow)[0] == steps
     assert [adapt(clock, pace, 201)[0] for _ in range(3)][-2:] == [6, 6]
 
 

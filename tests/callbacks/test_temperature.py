@@ -10,15 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from callbacks import IaBN, Method, SegTTT
+from callbacks.method_search import MethodSearch
 from callbacks.results import Results
 from callbacks.temperature import TEMPERATURES, TemperatureSearch, refine_minimum, sample_pixels, sum_losses
 from lightning_modules.probabilities import SMALLEST, scale_temperature
 from lightning_modules.segmentation import SegmentationModule
-from main import main
-from tests.fakes import FakeDataModule, TinyNetwork, make_images, make_trainer
-from tests.tiny import arguments
-
-SEARCH = "--trainer.callbacks+=callbacks.temperature.TemperatureSearch"
+from tests.fakes import FakeDataModule, TinyNetwork, Unlabelled, make_images, make_trainer
 
 
 def draw_pixels(count: int, temperature: float, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -145,13 +142,6 @@ def test_best_value_at_an_end_is_said(tmp_path: Path) -> None:
 
 
 def test_no_labelled_pixel_is_no_temperature(tmp_path: Path) -> None:
-    class Unlabelled(FakeDataModule):
-        def make_dataset(self, *args: Any, **kwargs: Any) -> Any:
-            dataset = super().make_dataset(*args, **kwargs)
-            transform = dataset.transform
-            dataset.transform = lambda pixels, mask, seed: transform(pixels, mask * 0 + 255, seed)
-            return dataset
-
     callback = TemperatureSearch()
     trainer = make_trainer(tmp_path, callbacks=[callback])
     with pytest.raises(ValueError, match="no pixel of blocks is labelled, all are ignored"):
@@ -160,8 +150,10 @@ def test_no_labelled_pixel_is_no_temperature(tmp_path: Path) -> None:
 
 
 def test_only_validation_may_choose(tmp_path: Path) -> None:
-    for run in ("fit", "test", "predict"):
-        trainer = make_trainer(tmp_path, callbacks=[TemperatureSearch()], max_epochs=1)
+    temperature, alpha = TemperatureSearch(), MethodSearch(IaBN(), {"alpha": [0.0, 0.1]})
+    runs = [(temperature, "fit"), (temperature, "test"), (temperature, "predict"), (alpha, "test"), (alpha, "predict")]
+    for search, run in runs:
+        trainer = make_trainer(tmp_path, callbacks=[search], max_epochs=1)
         with pytest.raises(ValueError, match=f"among the callbacks of a {run} run: expected a validate run"):
             getattr(trainer, run)(make_module(), datamodule=FakeDataModule())
 
@@ -192,27 +184,3 @@ def test_temperature_scales_the_predictions_of_every_method_and_1_is_identical(m
         plain.predict_step(batch, 0)["confidence"], warm.predict_step(batch, 0)["confidence"], strict=True
     ):
         assert (hot < cold).all()
-
-
-@pytest.mark.slow
-def test_searched_temperature_lowers_the_likelihood_loss_on_the_command_line(tmp_path: Path) -> None:
-    train = arguments(tmp_path, "--trainer.max_epochs=1")
-    main(["fit", *train])
-    checkpoint = next(tmp_path.rglob("*.ckpt"))
-    args = [
-        *arguments(tmp_path, f"--ckpt_path={checkpoint}"),
-        "--method=IaBN",
-        "--method.alpha=0.5",
-        "--results.overwrite=true",
-    ]
-    cli = main(["validate", *args, SEARCH])
-    found = cli.trainer.callback_metrics["val/best_temperature"].item()
-    before = cli.trainer.callback_metrics["val/nll"].item()
-    again = main(["validate", *args, f"--model.temperature={found}"]).trainer.callback_metrics
-    assert again["val/nll"].item() <= before
-    assert again["val/nll"].item() == pytest.approx(
-        cli.trainer.callback_metrics["val/nll_best_temperature"].item(), abs=1e-4
-    )
-    assert again["val/miou"].item() == pytest.approx(cli.trainer.callback_metrics["val/miou"].item())
-    tested = main(["test", *args, f"--model.temperature={found}"]).trainer.callback_metrics
-    assert math.isfinite(tested["test/nll"].item()) and 0 < tested["test/haze/brier"].item() < 2

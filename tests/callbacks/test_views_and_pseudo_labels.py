@@ -137,13 +137,6 @@ def test_pseudo_labels_follow_the_formula_per_class_and_per_sample(maps: Tensor,
         assert torch.equal(pseudo_labels(single[None], psi, strict)[0], label)
 
 
-def test_at_psi_1_the_text_keeps_the_most_confident_pixels_and_the_code_none(maps: Tensor) -> None:
-    kept = pseudo_labels(maps, 1.0) != 255
-    highest = maps == maps.amax(dim=(2, 3), keepdim=True)
-    assert torch.equal(kept, (highest & (maps == maps.amax(dim=1, keepdim=True))).any(dim=1))
-    assert kept.any() and (pseudo_labels(maps, 1.0, strict=True) == 255).all()
-
-
 @pytest.mark.parametrize("psi", [-0.1, 1.01, float("nan")])
 def test_psi_outside_0_to_1_is_an_error(maps: Tensor, psi: float) -> None:
     with pytest.raises(ValueError, match="psi is"):

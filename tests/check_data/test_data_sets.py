@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 from tqdm import tqdm
 
-from datamodules.cityscapes import LABEL_IDS
 from datamodules.reading.dataset import FilesDataset
 from experiments.check_data import listing
 from experiments.check_data.__main__ import main
@@ -53,20 +52,6 @@ def test_seven_complete_data_sets_are_all_right(check: Check, tmp_path: Path, mo
     assert find_split(report, "mapillary", "test")["read"] == 1  # its images are decoded, too
     assert report["data_sets"][2]["release"] == "beta" and "wilddash (beta)" in out and "What to do" not in out
     assert report["images_per_second"] > 0 and "images per second with 2 threads" in out
-
-
-@pytest.mark.usefixtures("official")
-def test_class_frequencies_are_those_of_numpy(check: Check, tmp_path: Path) -> None:
-    root = trees.write_cityscapes(tmp_path / "data" / "cityscapes")
-    _, report, _, _ = check("--root", tmp_path / "data")
-    counts = np.zeros(20, dtype=int)
-    for path in root.glob("gtFine/train/*/*_labelIds.png"):
-        for value, number in enumerate(np.bincount(np.asarray(Image.open(path)).ravel(), minlength=34)):
-            counts[min(LABEL_IDS[value], 19)] += number
-    found = find_split(report, "cityscapes", "train")
-    assert counts[19] > 0 and list(found["pixels"].values()) == counts.tolist()
-    assert list(found["frequencies"].values()) == pytest.approx((counts / counts.sum()).tolist())
-    assert list(found["pixels"])[:2] == ["road", "sidewalk"] and list(found["pixels"])[-1] == "ignored"
 
 
 def cut(path: Path) -> None:

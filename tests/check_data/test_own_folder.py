@@ -25,6 +25,8 @@ def test_own_data_are_checked_with_their_own_classes(check_own: CheckOwn, tmp_pa
     number = dict(zip(values.tolist(), counts.tolist(), strict=True))
     expected = {"thing": number[18], "ground": number[0] + number[1], "sky": number[10], "ignored": number[255]}
     assert found["pixels"] == expected and "never occurs" not in out
+    shares = {name: pixels / sum(expected.values()) for name, pixels in expected.items()}
+    assert found["frequencies"] == pytest.approx(shares)
     shifted = {0: "thing", 1: "ground", 10: "ground"}
     code, _, out = check_own(root, classes=classes, ids=shifted, ignored=[18])
     assert code == 0 and "sky never occurs in 6 label files" in out

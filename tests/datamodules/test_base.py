@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from callbacks.report.panels import restore_photograph
 from datamodules import (
     GTADataModule,
     StreetScenesDataModule,
@@ -16,7 +17,7 @@ from datamodules import (
 )
 from datamodules.labels import CITYSCAPES_COLOURS, LabelSpace
 from datamodules.samplers import EpochSampler, ShareSampler, limit_batches, split_batches
-from datamodules.transforms import TrainingTransform, restore_colours
+from datamodules.transforms import TrainingTransform
 from tests.fakes import FakeDataModule, TinyNetwork, make_trainer
 
 
@@ -78,15 +79,11 @@ def test_limited_batches_are_the_first_of_each_process(limit: float, world_size:
     assert limit_batches(batches, 1.0, world_size) == batches
 
 
-def make_place(rank: int, world_size: int, limit: float = 1.0) -> Any:
-    """Stands in for the trainer of one process."""
-    limits = {"limit_test_batches": limit, "limit_val_batches": 1.0}
+def place(data: FakeDataModule, rank: int, world_size: int) -> FakeDataModule:
+    """Lets data be those of one process of several."""
+    limits = {"limit_test_batches": 1.0, "limit_val_batches": 1.0}
     strategy = SimpleNamespace(root_device=torch.device("cpu"))
-    return SimpleNamespace(global_rank=rank, world_size=world_size, strategy=strategy, **limits)
-
-
-def place(data: FakeDataModule, rank: int, world_size: int, limit: float = 1.0) -> FakeDataModule:
-    data.trainer = make_place(rank, world_size, limit)
+    data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size, strategy=strategy, **limits)
     return data
 
 
@@ -168,7 +165,7 @@ def test_item_holds_image_mask_and_name() -> None:
     assert item["image"].dtype == torch.float32 and item["image"].shape == (3, 24, 36)
     assert item["mask"].dtype == torch.int64 and item["mask"].shape == (24, 36)
     pixels, train_ids = dataset.load_image(3), dataset.load_ids(3)
-    assert np.array_equal(restore_colours(item["image"]), pixels) and np.array_equal(item["mask"].numpy(), train_ids)
+    assert np.array_equal(restore_photograph(item["image"]), pixels) and np.array_equal(item["mask"].numpy(), train_ids)
     for index in (-1, 5):
         with pytest.raises(IndexError, match="blocks has 5 images"):
             dataset[index]
@@ -203,8 +200,7 @@ def test_label_space_of_16_leaves_out_terrain_truck_and_train() -> None:
     assert left_out == {"terrain", "truck", "train"} and len(space.names) == len(space.colours) == 16
     for train_id, name in enumerate(CITYSCAPES_COLOURS):
         expected = 255 if name in left_out else space.names.index(name)
-        assert space.from_train_ids[train_id] == expected
-    assert (space.from_train_ids[19:] == 255).all()
+        assert space.table({train_id: train_id})[train_id] == expected
     assert space.colours[9] == CITYSCAPES_COLOURS["sky"]
     assert np.array_equal(space.palette[:16], space.colours) and (space.palette[16:] == 0).all()
 
@@ -238,7 +234,7 @@ def test_training_transform_makes_about_a_tenth_gray_and_jitters_about_half() ->
     image[:] = (200, 100, 50)
     mask = np.zeros((40, 40), dtype=np.uint8)
     transform = TrainingTransform((16, 16))
-    colours = [tuple(restore_colours(transform(image, mask, seed)[0])[8, 8].tolist()) for seed in range(300)]
+    colours = [tuple(restore_photograph(transform(image, mask, seed)[0])[8, 8].tolist()) for seed in range(300)]
     gray = sum(r == g == b for r, g, b in colours)
     untouched = colours.count((200, 100, 50))
     assert 12 <= gray <= 54 and 100 <= untouched <= 175
@@ -302,6 +298,9 @@ def test_street_scenes_protocol_has_its_roles_sizes_and_seeds() -> None:
         ("dust", "target", 9),
     ]
     assert data.source.world_seed == data.development.world_seed == 4
+    described = data.describe()
+    assert [target["world_seed"] for target in described["targets"]] == [9, 9, 9]
+    assert described == StreetScenesProtocol(96, 192, 3, 2, 1, world_seed=4, target_seed=9, num_workers=1).describe()
     (loader, *others) = data.test_dataloader()
     item = loader.dataset[0]
     assert len(others) == 2 and len(loader.dataset) == 1 and item["name"] == "haze_test_00000"

@@ -1,6 +1,5 @@
 """FolderDataModule: what own labels mean, however they are encoded; its YAML and its documentation."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from tests.datamodules.own import (
     read_mask,
     save,
 )
-from tests.tiny import NO_LOGGER, QUIET, ROOT
+from tests.tiny import NO_LOGGER, QUIET, ROOT, read_results
 
 # What labels mean: the labels, arguments, and the classes or what is said
 
@@ -182,6 +181,7 @@ def test_a_class_that_a_first_look_misses_is_looked_for(
         ({"splits": {"test": 0}}, "splits"),
         ({"role": "judge"}, "role is 'judge'"),
         ({"split": "night"}, "split is 'night'"),
+        ({"broken": "ignore"}, "broken is 'ignore'"),
         ({"classes": ["sky"]}, "expected 2 to 253 names"),
         ({"classes": [str(number) for number in range(254)]}, "expected 2 to 253 names"),
     ],
@@ -231,7 +231,7 @@ def test_command_line_reads_maps_and_nested_lists(tmp_path: Path) -> None:
     cli = run("test", tmp_path, config)
     assert cli.datamodule.num_classes == cli.model.num_classes == 4
     assert set(next(iter(cli.datamodule.test_dataloader()))["mask"].unique().tolist()) == {0, 3, 255}
-    summary = json.loads((tmp_path / "results" / "results.json").read_text())
+    summary = read_results(tmp_path)
     assert list(summary["domains"]) == ["camvid"] and summary["domains"]["camvid"]["images"] == 1
     run("predict", tmp_path, config)
     assert [path.name for path in (tmp_path / "results" / "labels" / "camvid").iterdir()] == ["Seq05.png"]

@@ -176,14 +176,6 @@ def test_an_unknown_id_is_named(module: type[FilesDataModule], unknown: int, kno
     assert caught.value.kind == "id"
 
 
-def test_synthia_in_8_bits_is_refused(tmp_path: Path) -> None:
-    trees.write_synthia(tmp_path)
-    path = tmp_path / PAIRS[SYNTHIADataModule][1]
-    trees.write_image(path, trees.SYNTHIA.draw_ids("0000001"))
-    with pytest.raises(DataError, match=f"{re.escape(str(path))}.*uint8.*16-bit"):
-        list(SYNTHIADataModule(str(tmp_path), split="train", num_workers=0).test_dataloader())
-
-
 @pytest.mark.parametrize(
     "module", [GTADataModule, WildDashDataModule, CityscapesDataModule, BDDDataModule, MapillaryDataModule]
 )
@@ -200,25 +192,3 @@ def test_labels_of_the_test_split_of_cityscapes_are_refused(tmp_path: Path) -> N
     root = trees.write_cityscapes(tmp_path)
     with pytest.raises(ValueError, match=r"(?s)test.*(public|annotat|labels)"):
         list(CityscapesDataModule(str(root), split="test", num_workers=0).test_dataloader())
-
-
-def test_files_without_a_partner_in_the_old_bdd(tmp_path: Path) -> None:
-    trees.write_old_bdd(tmp_path, unpaired=True)
-    with pytest.raises(DataError, match=r"2 files of val have no partner.*80a9e37d-e4548ac1.*9342e334-33d167eb"):
-        BDDDataModule(str(tmp_path)).test_dataloader()
-    module = BDDDataModule(str(tmp_path), broken="skip", num_workers=0)
-    assert [batch["name"][0] for batch in module.test_dataloader()] == trees.BDD.keys["val"]
-    assert [entry["name"] for entry in module.describe()["left_out"]["val"]] == list(trees.BDD_UNPAIRED)
-
-
-def test_a_data_set_that_lies_twice_in_the_root_is_an_error(tmp_path: Path) -> None:
-    trees.write_wilddash(tmp_path)
-    trees.write_wilddash(tmp_path, final=True)
-    with pytest.raises(DataError, match=r"more than once.*wd_public_02.*wd_public_v2p0"):
-        WildDashDataModule(str(tmp_path)).val_dataloader()
-
-
-def test_wrong_arguments_are_named() -> None:
-    for name, value in (("num_classes", 18), ("split", "dev"), ("broken", "ignore")):
-        with pytest.raises(ValueError, match=f"{name} is {value!r}"):
-            CityscapesDataModule(**{name: value})

@@ -1,7 +1,6 @@
 """Runs of the command line on the data sets of vendors, and the roles that these have in the protocol."""
 
 import importlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from datamodules.base import ProtocolError
 from main import main
 from tests import trees
 from tests.datamodules.vendors import TARGETS
-from tests.tiny import NO_LOGGER, QUIET
+from tests.tiny import NO_LOGGER, QUIET, read_results
 
 # Trees of two or three images have fewer than the official number, and say so each time.
 pytestmark = pytest.mark.filterwarnings("ignore:.*the official number is:UserWarning")
@@ -36,10 +35,6 @@ def arguments(folder: Path, *more: str) -> list[str]:
 
 
 SMALL = ["--data.num_workers=0", "--data.batch_size=2", "--data.crop_size=[16,16]"]
-
-
-def read_results(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "results" / "results.json").read_text())
 
 
 def test_a_target_is_found_by_the_environment_variable_and_says_what_was_left_out(

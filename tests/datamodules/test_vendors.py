@@ -13,7 +13,6 @@ from PIL import Image
 from scipy.io import loadmat, savemat
 
 from datamodules import (
-    CityscapesDataModule,
     GTADataModule,
     IDDDataModule,
     MapillaryDataModule,
@@ -232,22 +231,6 @@ def test_the_video_sequences_of_synthia_are_warned_about(tmp_path: Path, recwarn
         path.rename(path.with_name(path.name[1:]))  # six digits
     with pytest.warns(UserWarning, match="SYNTHIA's video sequences.*lane markings .*class 12"):
         SYNTHIADataModule(str(tmp_path), num_workers=0).find_pairs("train")
-
-
-def test_fewer_images_than_the_official_number_are_pointed_out(tmp_path: Path) -> None:
-    module = CityscapesDataModule(str(trees.write_cityscapes(tmp_path)))
-    with pytest.warns(UserWarning, match="3 images of val, the official number is 500"):
-        module.test_dataloader()
-
-
-def test_training_leaves_out_broken_pairs_too(tmp_path: Path) -> None:
-    path = trees.write_gta(tmp_path) / "images" / "00002.png"
-    path.write_bytes(path.read_bytes()[:60])
-    module = GTADataModule(str(tmp_path), broken="skip", batch_size=1, num_workers=0, crop_size=(16, 16))
-    with pytest.warns(UserWarning, match=r"left out 1 broken pair.* 00002"):
-        names = sorted(batch["name"][0] for batch in module.train_dataloader())
-    assert names == ["00001", "00007", "24966"]
-    assert module.describe()["left_out"] == {"train": [{"name": "00002", "why": "unreadable"}]}
 
 
 @pytest.mark.parametrize("rearranged", [False, True])

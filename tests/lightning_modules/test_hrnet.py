@@ -1,4 +1,5 @@
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -7,8 +8,6 @@ from callbacks.seg_ttt import select_parameters
 from lightning_modules.networks import HRNet
 from lightning_modules.networks.hrnet import BilinearFusion
 from tests.fakes import make_images
-
-timm = pytest.importorskip("timm")
 
 
 def make_trunk(name: str = "hrnet_w18_small") -> nn.Module:

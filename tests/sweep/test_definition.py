@@ -8,8 +8,11 @@ import optuna
 import pytest
 
 from experiments.command_line import drop_options
+from experiments.sweep.__main__ import check_options
 from experiments.sweep.definition import Parameter, read_definition, read_parameter
+from experiments.sweep.trial import build_arguments
 from tests.sweep.given import sweep, write_sweep
+from tests.tiny import ROOT
 
 
 @pytest.mark.parametrize(
@@ -150,10 +153,10 @@ def test_files_that_are_no_sweep(text: str | None, message: str, tmp_path: Path)
     [
         ((), ("--data.choose_on_target=true",), "a sweep never chooses on a target"),
         (("--checkpoint=none.ckpt",), (), "none.ckpt is not there"),
-        ((), ("--method.alpha=0.4",), r"error: --method.alpha behind -- would overrule .*sweep\.yaml"),
-        ((), ("--method.alpha", "0.4"), "--method.alpha behind -- would overrule"),
-        ((), ("--data.seed=1", "--method=TTA"), "--method behind -- would overrule"),
-        ((), ("--method", "TTA"), "--method behind -- would overrule"),
+        ((), ("--method.alpha=0.4",), r"error: --method.alpha after -- would replace .*sweep\.yaml"),
+        ((), ("--method.alpha", "0.4"), "--method.alpha after -- would replace"),
+        ((), ("--data.seed=1", "--method=TTA"), "--method after -- would replace"),
+        ((), ("--method", "TTA"), "--method after -- would replace"),
     ],
 )
 def test_options_that_would_spoil_the_choice_are_refused(
@@ -167,6 +170,13 @@ def test_options_that_would_spoil_the_choice_are_refused(
     write_sweep(tmp_path)
     assert sweep(tmp_path, *options, more=more) == 1
     assert re.search(message, capsys.readouterr().err) and not calls()
+
+
+def test_options_may_replace_what_the_sweep_does_not_choose() -> None:
+    definition = read_definition(ROOT / "configs" / "sweep" / "psi.yaml")
+    options = ["--method.alpha=0.4", "--method.num_steps=5"]
+    check_options(definition, options)
+    assert build_arguments(definition, {"method.psi": 0.5}, options)[-2:] == options  # the last one counts
 
 
 def test_options_are_dropped_with_their_values() -> None:

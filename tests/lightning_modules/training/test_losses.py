@@ -141,6 +141,8 @@ def test_histograms_become_those_of_the_styles() -> None:
 def test_colours_get_mean_and_covariance_of_the_style() -> None:
     images, styles = torch.rand(2, 3, 16, 16) * 0.3 + 0.3, torch.rand(2, 3, 9, 9) * 0.2 + 0.4
     changed = transfer_colours(images, styles).flatten(2)
+    with torch.autocast("cpu", torch.bfloat16):  # as in a mixed-precision training step
+        assert torch.equal(transfer_colours(images, styles).flatten(2), changed)
     wanted = styles.flatten(2)
     assert torch.allclose(changed.mean(dim=2), wanted.mean(dim=2), atol=1e-3)
     for one, other in zip(changed, wanted, strict=True):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from pytorch_lightning import Callback
 from torch import distributed
 
 from datamodules import FolderDataModule
@@ -53,10 +54,12 @@ METHODS: dict[str, tuple[list[str], list[str], str | None]] = {
 }
 
 
-def fit(folder: Path, name: str, *more: str, epochs: int = 2) -> Any:
-    own, network, _ = METHODS[name]
+def fit(folder: Path, name: str | None, *more: str, epochs: int = 2) -> Any:
+    """Trains by a method, or by none."""
+    own, network, _ = METHODS[name] if name else ([], [], None)
+    method = [f"--training={name}"] if name else []
     logger = ["--trainer.logger=pytorch_lightning.loggers.CSVLogger", f"--trainer.logger.save_dir={folder}"]
-    args = ["fit", *arguments(folder, f"--training={name}", *own, *network, *logger, logger=True)]
+    args = ["fit", *arguments(folder, *method, *own, *network, *logger, logger=True)]
     return main([*args, f"--trainer.max_epochs={epochs}", "--trainer.log_every_n_steps=1", *more])
 
 
@@ -66,19 +69,28 @@ def read_curve(folder: Path, name: str) -> list[float]:
         return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", METHODS)
-def test_a_method_trains_and_a_training_that_resumes_ends_as_one_that_did_not_stop(name: str, tmp_path: Path) -> None:
+class Interrupt(Callback):
+    """Stops training in the middle of the second epoch."""
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.current_epoch == 1 and batch_idx == 1:
+            raise RuntimeError("the power went out")
+
+
+@pytest.mark.parametrize("name", [None, *(pytest.param(name, marks=pytest.mark.slow) for name in METHODS)])
+def test_a_training_that_resumes_ends_as_one_that_did_not_stop(name: str | None, tmp_path: Path) -> None:
     whole = fit(tmp_path / "whole", name, "--data.repeats=2", epochs=3)
     weights = {key: value.clone() for key, value in whole.model.state_dict().items()}
     with pytest.raises(RuntimeError, match="power"):
-        interrupt = "--trainer.callbacks+=tests.test_cli._Interrupt"
+        interrupt = f"--trainer.callbacks+={__name__}.Interrupt"
         fit(tmp_path / "cut", name, "--data.repeats=2", interrupt, epochs=3)
     (last,) = (tmp_path / "cut").rglob("last.ckpt")
     resumed = fit(tmp_path / "resumed", name, "--data.repeats=2", f"--ckpt_path={last}", epochs=3)
     assert resumed.trainer.global_step == whole.trainer.global_step == 12
     for key, value in resumed.model.state_dict().items():
         assert torch.equal(value, weights[key]), key
+    if name is None:
+        return
     loss = METHODS[name][2]
     if loss is not None:
         curve = read_curve(tmp_path / "whole", f"train/{loss}")
@@ -252,8 +264,7 @@ def test_what_processes_share_is_the_same_on_all() -> None:
 def test_two_processes_train_and_hold_what_they_share(name: str, tmp_path: Path) -> None:
     own, network, _ = METHODS[name]
     two = ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.max_epochs=2", "--data.batch_size=2"]
-    done = programs.run(["main.py", "fit", *arguments(tmp_path, f"--training={name}", *own, *network, *two)], tmp_path)
-    assert done.returncode == 0, done.stderr
+    programs.run(["main.py", "fit", *arguments(tmp_path, f"--training={name}", *own, *network, *two)], tmp_path)
     (last,) = tmp_path.rglob("last.ckpt")
     saved = torch.load(last, weights_only=False)["training_method"]["state"]
     state = {key.removeprefix("training_method."): value for key, value in saved.items()}
@@ -294,7 +305,6 @@ def test_frozen_norms_keep_their_statistics_while_weights_learn() -> None:
         (lambda: ASG(weight=-1.0), "weight is -1.0: expected 0 or more"),
         (lambda: ASG().prepare(TinyNetwork(), 5), "TinyNetwork has no backbone whose stages are known here"),
         (lambda: CSG(temperature=0), "temperature is 0: expected a number above 0"),
-        (lambda: CSG().prepare(DeepLabV1("resnet10", 5, width=4), 5), None),
         (lambda: FrozenNorms().prepare(TinyNetwork(), 5), "TinyNetwork has no backbone with BatchNorm: expected"),
         (
             lambda: FrozenNorms().prepare(DeepLabV1("resnet10", 5, width=4), 5),
@@ -309,12 +319,13 @@ def test_frozen_norms_keep_their_statistics_while_weights_learn() -> None:
         (lambda: PhotometricRandomization(strength=2), "strength is 2: expected 0 to 1"),
     ],
 )
-def test_what_cannot_be_trained_is_refused(make: Any, message: str | None) -> None:
-    if message is None:
-        make()  # any network with the two stages has features to contrast
-        return
+def test_what_cannot_be_trained_is_refused(make: Any, message: str) -> None:
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         make()
+
+
+def test_any_network_with_two_stages_has_features_to_contrast() -> None:
+    CSG().prepare(DeepLabV1("resnet10", 5, width=4), 5)
 
 
 def test_styles_come_from_a_folder(tmp_path: Path) -> None:
@@ -347,3 +358,11 @@ def test_another_method_does_not_go_on(tmp_path: Path) -> None:
     (last,) = tmp_path.rglob("last.ckpt")
     with pytest.raises(ValueError, match="was trained by MixStyle, this run trains by ISW: expected the same"):
         fit(tmp_path, "ISW", f"--ckpt_path={last}")
+
+
+def test_true_half_precision_is_refused(tmp_path: Path) -> None:
+    args = arguments(tmp_path, "--training=MixStyle", "--trainer.precision=bf16-true")
+    with pytest.raises(
+        ValueError, match=r"trainer\.precision is bf16-true, in which MixStyle cannot train: expected 32"
+    ):
+        main(["fit", *args])
