@@ -8,8 +8,6 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 
-from callbacks.run.records import find_log_folder
-
 
 def drop_checkpoints(trainer: Any) -> None:
     """Leaves out the callbacks that write checkpoints, where a run is to write none.
@@ -27,7 +25,11 @@ def find_checkpoints(trainer: Trainer, callback: ModelCheckpoint) -> Path:
     """Returns the folder into which a callback writes, as Lightning chooses it."""
     if callback.dirpath is not None:
         return Path(callback.dirpath)
-    return (find_log_folder(trainer) or Path(trainer.default_root_dir)) / "checkpoints"
+    if not trainer.loggers:
+        return Path(trainer.default_root_dir) / "checkpoints"
+    logger = trainer.loggers[0]
+    version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
+    return Path(logger.save_dir or trainer.default_root_dir, str(logger.name), version, "checkpoints")
 
 
 def check_checkpoints(trainer: Trainer, resumed: str | None) -> None:

@@ -15,6 +15,7 @@ from callbacks.views import IMAGENET
 from lightning_modules.metrics import Scores, confusion_matrix, score_image
 
 HERE = Path(__file__).parent
+STEPS = (1, 10)
 
 
 class RecordedNetwork(nn.Module):
@@ -96,10 +97,14 @@ def test_mean_probabilities_of_tta_are_the_recorded_ones(
 
 
 def test_every_loss_is_the_recorded_one(tiny, network: nn.Module, images: Tensor) -> None:
-    recorded, method = tiny["segttt_n10/losses"], released(10)
-    method.predict(network, images)
-    for adaptation, losses in zip(method.adaptations, recorded, strict=True):
-        assert adaptation.losses == pytest.approx(losses.tolist(), abs=1e-5)
+    recorded = tiny["segttt_n10/losses"]
+    for num_steps in range(1, 11):  # the last loss of n steps is loss n
+        method = released(num_steps)
+        method.predict(network, images)
+        for adaptation, losses in zip(method.adaptations, recorded, strict=True):
+            assert adaptation.steps == num_steps
+            assert adaptation.loss_first == pytest.approx(losses[0], abs=1e-5)
+            assert adaptation.loss_last == pytest.approx(losses[num_steps - 1], abs=1e-5)
     np.testing.assert_allclose(tiny["segttt_n1/losses"][:, 0], recorded[:, 0], atol=1e-7)
 
 
