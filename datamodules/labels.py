@@ -105,6 +105,11 @@ class LabelSpace:
         spare = [(round(255 * r), round(255 * g), round(255 * b)) for r, g, b in hues]
         return cls(names, tuple(colour or free for colour, free in zip(colours, spare, strict=True)), members)
 
+    @cached_property
+    def from_train_ids(self) -> np.ndarray:
+        """The (256,) uint8 table from the 19 train ids to this space; what is not in it becomes 255."""
+        return self.table(dict.fromkeys(range(256), IGNORED) | TRAIN_IDS)
+
     def table(self, train_ids: Mapping[int, int]) -> np.ndarray:
         """Makes the lookup from a data set's ids to this space.
 
