@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 MARGIN = 1.0  # points of mean IoU by which an image has to be worse to count as hurt
-TRUSTS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+TRUSTS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # below one half little is gained, and no fewer images are hurt
 
 
 def choose_trust(miou: Mapping[float, Sequence[float]], most_hurt: float) -> dict[str, Any]:
