@@ -20,6 +20,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
 import numpy as np
@@ -79,15 +80,14 @@ def start(command: Sequence[str], folder: Path, output: Path = Path(os.devnull),
 
 def run(command: Sequence[str], folder: Path, code: int | None = 0) -> subprocess.CompletedProcess[str]:
     """Runs a program to its end, as subprocess.run does with `capture_output` and `text`; asserts its exit code."""
-    files = [folder / f".{stream}-{time.monotonic_ns()}" for stream in ("out", "err")]
-    process = start(command, folder, files[0], errors=files[1])
-    try:
-        found = process.wait(280)
-    finally:
-        process.kill()
-    texts = [file.read_text(encoding="utf-8") for file in files]
-    for file in files:
-        file.unlink()
+    with TemporaryDirectory() as place:
+        output, errors = Path(place, "output"), Path(place, "errors")
+        process = start(command, folder, output, errors=errors)
+        try:
+            found = process.wait(280)
+        finally:
+            process.kill()
+        texts = [file.read_text(encoding="utf-8") for file in (output, errors)]
     assert code in (found, None), texts[1]
     return subprocess.CompletedProcess(list(command), found, *texts)
 
