@@ -203,7 +203,7 @@ class Predictions(Callback):
             rank_zero_info(f"{place.root} holds the predictions of {found} images: these are left out")
         run = describe_run(trainer, module, found)
         self._manifest = {"complete": False, "settings": settings, "runs": [*runs, run]}
-        write_json(place.root / place.manifest_name, self._manifest)
+        write_json(place.manifest, self._manifest)
 
     def _write(self, paths: Mapping[Output, Path], labels: Tensor, confidence: Tensor, image: Tensor) -> None:
         """Writes the files of one image."""
@@ -242,7 +242,7 @@ class Predictions(Callback):
         )
         count = sum(map(len, done.values()))
         self._manifest |= {"complete": ended and not missing, "images": count, "domains": domains, "left_out": left_out}
-        write_json(place.root / place.manifest_name, self._manifest)
+        write_json(place.manifest, self._manifest)
         found = self._manifest["runs"][-1]["found"]
         state = "complete" if self._manifest["complete"] else "not complete: the same command goes on"
         rank_zero_info(

@@ -22,7 +22,7 @@ from callbacks.pseudo_labels import IGNORED, check_psi, fuse_views, pseudo_label
 from callbacks.stages import stage
 from callbacks.views import Normalization, Resampling, View, check_resampling, make_views
 from lightning_modules.predictor import predict_logits
-from lightning_modules.training.method import Semantics, check_semantics
+from lightning_modules.semantics import Semantics, check_semantics
 
 DEFAULT_TRAINABLE = ("layer3", "layer4", "head")
 # Arguments that the mean over the views of the labels does not depend on.

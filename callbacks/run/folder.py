@@ -67,9 +67,14 @@ class RunFolder:
         path = self.root / self.records_name
         return path if rank == 0 else path.with_suffix(f".rank{rank}.jsonl")
 
+    @property
+    def manifest(self) -> Path:
+        """The file of settings and runs."""
+        return self.root / self.manifest_name
+
     def read_manifest(self) -> dict[str, Any] | None:
         """Reads settings and runs; None if the folder holds no run, or one without a manifest."""
-        manifest = read_mapping(self.root / self.manifest_name)
+        manifest = read_mapping(self.manifest)
         return manifest if {"settings", "runs"} <= manifest.keys() else None
 
     def is_finished(self) -> bool:

@@ -82,7 +82,7 @@ class PredictionFolder(RunFolder):
             ValueError: If there are predictions of other settings, or such as cannot be resumed.
             FileExistsError: If there are outputs without a manifest: nobody knows how they were made.
         """
-        manifest, path = self.read_manifest(), self.root / self.manifest_name
+        manifest, path = self.read_manifest(), self.manifest
         if overwrite:
             self.remove(manifest)
             return []

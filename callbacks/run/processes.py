@@ -16,7 +16,7 @@ import torch.distributed
 from pytorch_lightning import Trainer
 from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 
-from lightning_modules.training.processes import are_several
+from lightning_modules.processes import are_several
 
 PARENT = "SEGADAPT_PARENT"  # the process that starts the others of a run leaves its number there
 GRACE = 10.0  # seconds that a process has to stop by itself once its parent is gone

@@ -74,7 +74,7 @@ class ScoringRun:
             if done:
                 rank_zero_info(f"{self.folder.root}: {len(done)} of {len(self.images)} images are scored already")
             manifest = {"settings": settings, "runs": [*runs, describe_run(trainer, module, len(done))]}
-            write_json(self.folder.root / self.folder.manifest_name, manifest)
+            write_json(self.folder.manifest, manifest)
         except BaseException:
             self.folder.lock.release()
             raise

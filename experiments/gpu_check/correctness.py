@@ -27,7 +27,7 @@ from experiments.benchmark.subject import Subject
 from experiments.gpu_check.runner import Row
 from experiments.gpu_check.subjects import Setup, copy_state, is_unchanged, share_equal
 from lightning_modules.predictor import predict_plainly
-from lightning_modules.training.method import Semantics
+from lightning_modules.semantics import Semantics
 
 # The largest error allowed, as a share of the largest value: some units in the last place of the type.
 NORM_ERRORS = {torch.float32: 1e-4, torch.bfloat16: 4e-2, torch.float16: 5e-3}

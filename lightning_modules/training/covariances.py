@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.processes import average_over_processes
 from lightning_modules.training.method import record_outputs
-from lightning_modules.training.processes import average_over_processes
 
 EPS = 1e-5  # on the diagonal
 
@@ -47,7 +47,7 @@ def measure_variances(network: nn.Module, maps: Sequence[str], pairs: Iterable[t
     Raises:
         ValueError: If there are no images.
 
-    Source: Choi et al. (2021), Eq. 10 and 11.
+    Source: Choi et al. (2021), Sec. 3.3.
     """
     sums: list[Tensor] = []
     count = 0

@@ -6,10 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_modules.processes import gather_from_processes
+from lightning_modules.semantics import Semantics, check_semantics
 from lightning_modules.training.contrast import compute_attention, contrast, pool_chunks
-from lightning_modules.training.method import Semantics, Step, TrainingMethod, check_least, check_semantics
+from lightning_modules.training.method import Step, TrainingMethod, check_least
 from lightning_modules.training.photometric import PhotometricChange
-from lightning_modules.training.processes import gather_from_processes
 from lightning_modules.training.teacher import Teacher, count_channels, frozen_statistics, name_deep_stages
 
 DIMENSIONS = 128

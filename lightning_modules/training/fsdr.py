@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.predictor import predict_logits
+from lightning_modules.processes import average_over_processes
 from lightning_modules.training.method import TrainingMethod, check_least, check_shares, in_evaluation, seeded
-from lightning_modules.training.processes import average_over_processes
 from lightning_modules.training.styles import Styles, match_histograms
 
 

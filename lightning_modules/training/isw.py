@@ -10,16 +10,9 @@ from torch import Tensor, nn
 from lightning_modules.networks.base import conv_bn_relu, make_classifier
 from lightning_modules.networks.whitening import WhitenedNorm2d
 from lightning_modules.recipe import compute_loss
+from lightning_modules.semantics import Semantics, check_semantics
 from lightning_modules.training.covariances import choose_covariances, measure_variances, measure_whitening
-from lightning_modules.training.method import (
-    Semantics,
-    Step,
-    TrainingMethod,
-    check_least,
-    check_semantics,
-    in_evaluation,
-    seeded,
-)  # fmt: skip
+from lightning_modules.training.method import Step, TrainingMethod, check_least, in_evaluation, seeded
 from lightning_modules.training.photometric import PhotometricChange
 from lightning_modules.training.teacher import count_channels, name_deep_stages
 

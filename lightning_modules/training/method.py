@@ -4,15 +4,13 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_modules.normalization import IMAGENET
-
-Semantics = Literal["paper", "released"]
 
 
 @dataclass(frozen=True)
@@ -105,12 +103,6 @@ def check_shares(**values: float) -> None:
     for name, value in values.items():
         if not 0 <= value <= 1:
             raise ValueError(f"{name} is {value}: expected 0 to 1")
-
-
-def check_semantics(semantics: str) -> None:
-    """Raises ValueError if there are no such semantics."""
-    if semantics not in get_args(Semantics):
-        raise ValueError(f"semantics is {semantics!r}: expected paper or released")
 
 
 def find_module(network: nn.Module, name: str) -> nn.Module:

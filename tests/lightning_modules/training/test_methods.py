@@ -19,6 +19,7 @@ from torch import distributed
 from datamodules import FolderDataModule
 from lightning_modules.networks import DeepLabV1, FCN8s, HRNet, TimmDeepLab
 from lightning_modules.networks.whitening import WhitenedNorm2d
+from lightning_modules.processes import average_over_processes, gather_from_processes
 from lightning_modules.training import (
     ASG,
     CSG,
@@ -32,7 +33,6 @@ from lightning_modules.training import (
 )
 from lightning_modules.training.method import find_module, in_evaluation, record_outputs, seeded, train_step
 from lightning_modules.training.mixstyle import find_early_stages
-from lightning_modules.training.processes import average_over_processes, gather_from_processes
 from lightning_modules.training.styles import Styles
 from main import main
 from tests import programs

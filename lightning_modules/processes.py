@@ -1,4 +1,4 @@
-"""What methods of training share between the processes of a run."""
+"""What the processes of a run share."""
 
 import torch.distributed
 from torch import Tensor
