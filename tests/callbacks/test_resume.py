@@ -315,11 +315,12 @@ def test_a_search_that_stopped_goes_on_with_the_images_that_are_left(others: lis
 
 def test_a_search_over_online_tent_begins_anew_and_remembers_nothing(tmp_path: Path) -> None:
     search = MethodSearch(Tent(num_steps=1, episodic=False), {"lr": [0.001, 0.1]})
-    run(tmp_path / "whole", search, stage="validate")
-    stop_run(tmp_path / "cut", search, at=2, stage="validate")
+    module = make_module()  # one for all: what a search learned on it would still be there
+    run(tmp_path / "whole", search, stage="validate", module=module)
+    stop_run(tmp_path / "cut", search, at=2, stage="validate", module=module)
     stop = Stop()
     with pytest.warns(UserWarning, match="2 images are scored, but MethodSearch KEEPS KNOWLEDGE"):
-        run(tmp_path / "cut", search, stop, stage="validate")
+        run(tmp_path / "cut", search, stop, stage="validate", module=module)
     assert len(stop.names) == 5 and read_search(tmp_path / "cut") == read_search(tmp_path / "whole")
 
 

@@ -13,6 +13,7 @@ from lightning_modules.training.covariances import (
     choose_covariances,
     compute_covariances,
     divide_into_groups,
+    measure_variances,
     measure_whitening,
 )
 from lightning_modules.training.drpc import measure_consistency
@@ -38,6 +39,14 @@ def test_covariances_are_those_between_channels() -> None:
                 )
                 expected = total / 19 + (1e-5 if first == second else 0)
                 assert found[image, first, second].item() == pytest.approx(expected.item())
+
+
+def test_variances_of_covariances_are_those_of_each_image_and_its_copy() -> None:
+    images, copies = draw(3, 3, 4, 5), draw(3, 3, 4, 5, seed=1)
+    network = torch.nn.Sequential(torch.nn.Identity())
+    (found,) = measure_variances(network, ["0"], [(images[:2], copies[:2]), (images[2:], copies[2:])])
+    both = torch.stack([compute_covariances(images), compute_covariances(copies)])
+    torch.testing.assert_close(found, both.var(dim=0, correction=0).mean(dim=0))
 
 
 def test_whitening_is_the_mean_absolute_covariance_over_the_mask() -> None:
