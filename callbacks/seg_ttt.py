@@ -28,6 +28,7 @@ DEFAULT_TRAINABLE = ("layer3", "layer4", "head")
 # Arguments that the mean over the views of the labels does not depend on.
 LEAVE_THE_VIEWS = ("psi", "num_steps", "lr", "trainable", "final_views", "trust")
 LEAVE_THE_STEPS = ("num_steps", "trust")
+SWITCHES = {"flip": True, "grayscale": False, "autocontrast": False}  # of a set of views, by default
 UNLABELLED = "no pixel passed the confidence threshold, no step was taken"
 
 ViewSets = dict[str, Any] | list[dict[str, Any]]
@@ -58,7 +59,8 @@ class SegTTT(Method):
         time_budget_ms: Milliseconds that an image may take: as many steps are taken, up to `num_steps`, as are expected
             to fit. The number depends on the machine, and is in the records. None is no limit.
         label_views: Views behind the pseudo labels, in place of `scales`, `flip` and `grayscale`: a set, or a list of
-            sets, with ``scales``, and if wanted ``flip`` (true) and ``grayscale`` (false). The mean is over all.
+            sets, with ``scales``, and if wanted ``flip`` (true), ``grayscale`` (false) and ``autocontrast`` (false),
+            see `View`. The mean is over all.
         final_views: The same of the views that the adapted network's prediction is averaged over. None predicts the
             image alone, as the paper does.
         trust: Weight of the adapted prediction in [0, 1], beside IaBN's own of the image: below 1 it hurts fewer images
@@ -209,26 +211,27 @@ class SegTTT(Method):
 
 
 def read_views(given: ViewSets) -> tuple[View, ...]:
-    """Makes views from one or several sets of ``scales``, ``flip`` (true) and ``grayscale`` (false).
+    """Makes views from one or several sets of ``scales`` and the switches of `SWITCHES`.
 
     Raises:
         ValueError: If there is no set, or one says anything else.
     """
     sets = given if isinstance(given, list | tuple) else [given]
-    for one in sets or [{}]:
-        known = isinstance(one, Mapping) and not one.keys() - {"scales", "flip", "grayscale"}
-        if not known or not isinstance(one.get("scales"), list | tuple) or not _are_switches(one, "flip", "grayscale"):
-            raise ValueError(
-                f"views are {given}: expected a set with scales, and if wanted flip and grayscale, e.g. "
-                "{scales: [0.75, 1.0, 1.25], flip: true}, or a list of such sets; or null"
-            )
-    return tuple(
-        view for one in sets for view in make_views(one["scales"], one.get("flip", True), one.get("grayscale", False))
+    if not sets or not all(map(_is_view_set, sets)):
+        raise ValueError(
+            f"views are {given}: expected a set with scales, and if wanted flip, grayscale and autocontrast, e.g. "
+            "{scales: [0.75, 1.0, 1.25], flip: true}, or a list of such sets; or null"
+        )
+    return tuple(view for one in sets for view in make_views(**{**SWITCHES, **one}))
+
+
+def _is_view_set(given: Any) -> bool:
+    return (
+        isinstance(given, Mapping)
+        and given.keys() <= {"scales", *SWITCHES}
+        and isinstance(given.get("scales"), list | tuple)
+        and all(isinstance(given.get(name, True), bool) for name in SWITCHES)
     )
-
-
-def _are_switches(given: Mapping[str, Any], *names: str) -> bool:
-    return all(isinstance(given.get(name, True), bool) for name in names)
 
 
 def _distrusts(numbered: Sequence[tuple[int, SegTTT]]) -> bool:

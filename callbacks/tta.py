@@ -23,9 +23,11 @@ class TTA(Method):
         alpha: Weight of the test image's statistics in [0, 1]; 0 is TTA without IaBN and takes any network.
         scales: Factors on the image's size, each above 0.
         flip: Whether the second view of each scale is mirrored.
-        grayscale: Whether the second view of each scale is gray. With neither there is one view per scale.
+        grayscale: Whether the second view of each scale is gray.
         resampling: ``device`` resizes views where the image is; ``pillow`` as the authors' code, on the CPU.
         normalization: How images were normalised; None is ImageNet's mean and deviation.
+        autocontrast: Whether the second view of each scale has its contrast stretched, see `View`. With none of the
+            three there is one view per scale.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -39,6 +41,7 @@ class TTA(Method):
         grayscale: bool = True,
         resampling: Resampling = "device",
         normalization: Normalization | None = None,
+        autocontrast: bool = False,
     ) -> None:
         super().__init__()
         check_resampling(resampling)
@@ -47,7 +50,8 @@ class TTA(Method):
         self.grayscale = grayscale
         self.resampling = resampling
         self.normalization = normalization or Normalization()
-        self.views = make_views(scales, flip, grayscale)
+        self.autocontrast = autocontrast
+        self.views = make_views(scales, flip, grayscale, autocontrast)
         self.scales = tuple(scales)
 
     def check_network(self, network: nn.Module) -> None:

@@ -1,6 +1,7 @@
 """Views of one image: scaled, flipped, grayscaled; and the way back for what a network says about them.
 
-Source: paper, Sec. 4 (step 1-2 of the one-sample adaptation, Fig. 1) and Sec. 5.2 (which views).
+Source: paper, Sec. 4 (step 1-2 of the one-sample adaptation, Fig. 1) and Sec. 5.2 (which views). Autocontrast is not of
+the paper (docs/beyond.md).
 """
 
 from collections.abc import Sequence
@@ -10,12 +11,13 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from lightning_modules.networks.base import TooSmallError
 from lightning_modules.normalization import IMAGENET, Normalization, per_channel
 
+CUTOFF = 1  # percent of the darkest and of the brightest pixels of a channel that autocontrast lets go to 0 and 255
 LUMA = (19595 / 65536, 38470 / 65536, 7471 / 65536)  # ITU-R 601 (0.299, 0.587, 0.114) in Pillow's fixed-point form
 
 Resampling = Literal["device", "pillow"]
@@ -29,6 +31,8 @@ class View:
         scale: Factor on height and width, above 0; sizes are int(scale * size).
         flip: Whether to mirror left and right.
         grayscale: Whether to replace the colours by their ITU-R 601 luma, repeated to three channels.
+        autocontrast: Whether to stretch each channel from its 1st and 99th percentile to the full range (as Pillow's
+            `ImageOps.autocontrast`), which takes off much of haze, darkness and a cast of colour.
 
     Raises:
         ValueError: If the scale is not a positive number.
@@ -37,6 +41,7 @@ class View:
     scale: float = 1.0
     flip: bool = False
     grayscale: bool = False
+    autocontrast: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.scale < float("inf"):
@@ -49,10 +54,11 @@ class View:
 
         Args:
             image: (B, 3, H, W) float, normalised.
-            normalization: How the image was normalised; grayscale needs colours, Pillow needs grey levels.
+            normalization: How the image was normalised; colours change and Pillow resizes in grey levels.
             resampling: ``device`` resizes with torch's antialiased bilinear filter where the image is, rounding to
-                grey levels where Pillow does: at most one level off. ``pillow`` goes through uint8 and Pillow on the
-                CPU, exactly as the authors' code does. A plain view at scale 1 is the image itself either way.
+                grey levels where Pillow does: at most one level off (before autocontrast). ``pillow`` goes through
+                uint8 and Pillow on the CPU, exactly as the authors' code does. A plain view at scale 1 is the image
+                itself either way.
 
         Returns:
             (B, 3, int(scale * H), int(scale * W)) float, normalised.
@@ -61,7 +67,7 @@ class View:
             ValueError: If the view would have no pixels.
         """
         size = self._size(image.shape[-2:])
-        if not self.grayscale and size == tuple(image.shape[-2:]):
+        if not (self.grayscale or self.autocontrast) and size == tuple(image.shape[-2:]):
             return image.flip(-1) if self.flip else image
         levels = _round(normalization.undo(image.float()) * 255)
         levels = self._draw_with_pillow(levels, size) if resampling == "pillow" else self._draw(levels, size)
@@ -96,6 +102,8 @@ class View:
         for target in ((levels.shape[-2], size[1]), size):  # as Pillow: columns first, each pass rounded
             if target != tuple(levels.shape[-2:]):
                 levels = _round(F.interpolate(levels, target, mode="bilinear", align_corners=False, antialias=True))
+        if self.autocontrast:
+            levels = _stretch(levels)
         if self.grayscale:
             luma = _round((levels * per_channel(LUMA, levels)).sum(dim=1, keepdim=True))
             levels = luma.expand_as(levels)
@@ -105,6 +113,8 @@ class View:
         views = []
         for pixels in levels.clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy():
             view = Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR)
+            if self.autocontrast:
+                view = ImageOps.autocontrast(view, CUTOFF)
             if self.flip:
                 view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             if self.grayscale:
@@ -124,13 +134,25 @@ def _round(levels: Tensor) -> Tensor:
     return (levels + 0.5).floor()
 
 
-def make_views(scales: Sequence[float], flip: bool, grayscale: bool) -> tuple[View, ...]:
-    """Lists the paper's views: each scale plain, and once more with the flip and the grayscale that are on.
+def _stretch(levels: Tensor) -> Tensor:
+    """Stretches each channel of (B, 3, H, W) grey levels, see `View.autocontrast`; one of a single level stays."""
+    levels = levels.clamp(0, 255)
+    channels = levels.flatten(0, 1).flatten(1)
+    below = torch.stack([channel.bincount(minlength=256) for channel in channels.long()]).cumsum(dim=1)
+    cut = channels.shape[1] * CUTOFF // 100
+    low, high = (below <= cut).sum(dim=1), (below < channels.shape[1] - cut).sum(dim=1)
+    low, spread = (bound.view(*levels.shape[:2], 1, 1).to(levels) for bound in (low, high - low))
+    return torch.where(spread > 0, ((levels - low) * (255 / spread)).floor().clamp(0, 255), levels)
+
+
+def make_views(scales: Sequence[float], flip: bool, grayscale: bool, autocontrast: bool = False) -> tuple[View, ...]:
+    """Lists the views of some scales: each scale plain, and once more with the changes that are on.
 
     Args:
         scales: Factors on the image's size, each above 0.
         flip: Whether the second view of each scale is mirrored.
         grayscale: Whether the second view of each scale is gray.
+        autocontrast: Whether the second view of each scale has its contrast stretched.
 
     Raises:
         ValueError: If there is no scale, or one is not a positive number.
@@ -139,6 +161,6 @@ def make_views(scales: Sequence[float], flip: bool, grayscale: bool) -> tuple[Vi
         raise ValueError(f"scales is {scales!r}: expected a list of numbers, e.g. [0.25, 0.5, 0.75]")
     if len(scales) == 0:
         raise ValueError("scales is empty, so there are no views: expected one scale or more, e.g. [0.25, 0.5, 0.75]")
-    second = [View(scale, flip, grayscale) for scale in scales] if flip or grayscale else []
     plain = [View(scale) for scale in scales]
-    return tuple(view for pair in zip(plain, second, strict=True) for view in pair) if second else tuple(plain)
+    second = [View(scale, flip, grayscale, autocontrast) for scale in scales]
+    return tuple(plain) if second == plain else tuple(view for pair in zip(plain, second, strict=True) for view in pair)

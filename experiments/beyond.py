@@ -17,9 +17,11 @@ from experiments.scores import Column, find_row, format_scores, list_columns
 from experiments.study import CHECKPOINT, describe_method, open_study
 from experiments.worlds import WORLDS, World, make_world_parser, write_world_report
 
-REFERENCE, BEST, TRUSTED = "IaBN", "Seg-TTT, final views (best)", "best, trusted as chosen"
+REFERENCE, FAST, BEST = "IaBN", "TTA, autocontrast (fast)", "Seg-TTT, final views, autocontrast (best)"
+TRUSTED = "best, trusted as chosen"
 ELSEWHERE = "for each set the row that is best on the others"
-FINAL = {"scales": [0.75, 1.0, 1.25], "flip": True, "grayscale": False}  # chosen on StreetScenes' development domain
+FINAL = [0.75, 1.0, 1.25]  # scales that a final prediction is fused over
+AUTOCONTRAST = {"flip": True, "grayscale": False, "autocontrast": True}
 
 
 def list_rows(world: World, alpha: float, by_layer: str) -> dict[str, tuple[str, dict[str, Any]]]:
@@ -31,15 +33,17 @@ def list_rows(world: World, alpha: float, by_layer: str) -> dict[str, tuple[str,
         by_layer: File with one alpha per layer.
     """
     given = {"alpha": alpha, **world.seg_ttt}
-    best = given | {"final_views": FINAL}
-    both = [{"scales": world.seg_ttt["scales"], "flip": True, "grayscale": True}, FINAL]
+    labels, final = ({"scales": scales, **AUTOCONTRAST} for scales in (world.seg_ttt["scales"], FINAL))
+    best = given | {"label_views": labels, "final_views": final}
     return {
         REFERENCE: ("IaBN", {"alpha": alpha}),
         "TTA": ("TTA", {"alpha": alpha, "scales": world.seg_ttt["scales"]}),
-        "TTA, final views (fast)": ("TTA", {"alpha": alpha, **FINAL}),
+        "TTA, final views": ("TTA", {"alpha": alpha, "scales": FINAL, "flip": True, "grayscale": False}),
+        FAST: ("TTA", {"alpha": alpha, **final}),
         "Seg-TTT": ("SegTTT", given),
+        "Seg-TTT, final views": ("SegTTT", given | {"final_views": final | {"autocontrast": False}}),
+        "Seg-TTT, labels from autocontrast": ("SegTTT", given | {"label_views": labels}),
         BEST: ("SegTTT", best),
-        "best, labels of both": ("SegTTT", best | {"label_views": both}),
         "IaBN, alpha by layer": ("IaBN", {"alpha": by_layer}),
         "best, alpha by layer": ("SegTTT", best | {"alpha": by_layer}),
     }

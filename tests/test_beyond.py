@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 import callbacks
-from experiments.beyond import BEST, REFERENCE, TRUSTED, choose_elsewhere, format_rows, list_rows, run_beyond
+from experiments.beyond import BEST, FAST, REFERENCE, TRUSTED, choose_elsewhere, format_rows, list_rows, run_beyond
 from experiments.pages import make_marks
 from experiments.worlds import WORLDS
 from tests.tiny import ROOT
@@ -37,7 +37,7 @@ def test_nothing_is_chosen_where_it_is_scored() -> None:
 
 def test_presets_say_what_the_study_measures() -> None:
     rows = list_rows(WORLDS["street_scenes"], 0.1, "alpha.yaml")
-    for preset, row in (("best", BEST), ("fast", "TTA, final views (fast)")):
+    for preset, row in (("best", BEST), ("fast", FAST)):
         content = yaml.safe_load((ROOT / "configs" / "method" / f"{preset}.yaml").read_text())
         method = getattr(callbacks, content["class_path"].rpartition(".")[2])
         name, settings = rows[row]
@@ -56,9 +56,9 @@ def test_every_row_is_tested_and_nothing_is_done_twice(tmp_path: Path, monkeypat
     args = ["street_scenes", "--quick", "--page", "page.md", "--", "--data.num_val=2", "--data.num_test=1"]
     args += ["--data.height=64", "--data.width=128", "--data.num_train=8"]
     rows = run_beyond(args)
-    assert [row["method"] for row in rows][-1] == TRUSTED and len(rows) == 9
+    assert [row["method"] for row in rows][-1] == TRUSTED and len(rows) == 11
     assert rows[-1]["risk"]["images"] == 2
-    assert rows[0]["gain"] == rows[0]["worse"] == 0 and rows[3]["over"] == 0 and rows[3]["time"] == 1
+    assert rows[0]["gain"] == rows[0]["worse"] == 0 and rows[4]["over"] == 0 and rows[4]["time"] == 1
     assert format_rows(rows) in (tmp_path / "page.md").read_text()
     made = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json*") if path.name != "report.json"}
     assert run_beyond(args) == rows

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from callbacks import TTA, SegTTT
@@ -51,6 +51,29 @@ def test_grayscale_is_pillows_luma_repeated() -> None:
         assert np.array_equal(levels.numpy(), np.broadcast_to(expected, (3, 20, 30)))
 
 
+def test_autocontrast_is_pillows_with_one_percent_cut_off_at_both_ends() -> None:
+    pixels = np.random.default_rng(0).normal([90, 120, 200], [20, 5, 40], (20, 30, 3)).clip(0, 255).astype(np.uint8)
+    pixels[..., 2] = 7  # nothing to stretch
+    image = IMAGENET.apply(torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255)
+    expected = np.asarray(ImageOps.autocontrast(Image.fromarray(pixels), 1))
+    assert expected[..., :2].min() == 0 and expected[..., :2].max() == 255 and (expected[..., 2] == 7).all()
+    for resampling in RESAMPLINGS:
+        for view in (View(autocontrast=True), View(1.0, True, False, True)):
+            made = view.invert(view.apply(image, resampling=resampling), (20, 30))
+            levels = (IMAGENET.undo(made) * 255).round()[0].permute(1, 2, 0)
+            assert np.abs(levels.numpy() - expected).max() <= 1 and np.mean(levels.numpy() != expected) < 0.01
+
+
+def test_autocontrast_takes_off_haze_and_a_cast_of_colour_from_each_image_of_a_batch() -> None:
+    clear = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    hazy = 0.5 * clear * torch.tensor([0.9, 0.8, 0.6])[:, None, None] + torch.tensor([0.3, 0.35, 0.2])[:, None, None]
+    view = View(0.5, autocontrast=True)
+    seen = [IMAGENET.undo(view.apply(IMAGENET.apply(images))) for images in (clear, hazy)]
+    assert (seen[0] - seen[1]).abs().max() < 0.05 and (clear - hazy).abs().max() > 0.3
+    alone = torch.cat([view.apply(IMAGENET.apply(one)) for one in hazy.split(1)])
+    assert torch.equal(view.apply(IMAGENET.apply(hazy)), alone)
+
+
 def test_normalization_undoes_itself_and_can_be_another() -> None:
     assert Normalization([0.5, 0.4, 0.3], [1.0, 0.5, 0.25]) == Normalization((0.5, 0.4, 0.3), (1.0, 0.5, 0.25))
     values = torch.rand(1, 3, 4, 5)
@@ -64,6 +87,7 @@ def test_normalization_undoes_itself_and_can_be_another() -> None:
 def test_make_views_lists_each_scale_plain_and_augmented() -> None:
     assert make_views((0.5, 1), True, True) == (View(0.5), View(0.5, True, True), View(1), View(1, True, True))
     assert make_views((0.5,), True, False) == (View(0.5), View(0.5, flip=True))
+    assert make_views((0.5,), True, False, True) == (View(0.5), View(0.5, flip=True, autocontrast=True))
     assert make_views((0.5, 0.25), False, False) == (View(0.5), View(0.25))
     assert len(TTA().views) == 6 and TTA().views == SegTTT().views
 
