@@ -230,15 +230,15 @@ def test_the_prediction_is_fused_over_views_of_its_own(semantics: Any) -> None:
 @pytest.mark.parametrize(
     ("views", "message"),
     [
-        ({"flip": True}, "expected a set with scales, and if wanted flip and grayscale"),
-        ({"scales": [1.0], "rotate": 90}, "expected a set with scales, and if wanted flip and grayscale"),
+        ({"flip": True}, "a set with scales, and if wanted flip, grayscale and autocontrast"),
+        ({"scales": [1.0], "rotate": 90}, "a set with scales, and if wanted flip, grayscale and autocontrast"),
         ({"scales": []}, "scales is empty"),
-        ({"scales": None}, "expected a set with scales, and if wanted flip and grayscale"),
-        ({"scales": [1.0], "flip": "no"}, "expected a set with scales, and if wanted flip and grayscale"),
-        (5, "expected a set with scales, and if wanted flip and grayscale"),
+        ({"scales": None}, "a set with scales, and if wanted flip, grayscale and autocontrast"),
+        ({"scales": [1.0], "flip": "no"}, "a set with scales, and if wanted flip, grayscale and autocontrast"),
+        (5, "a set with scales, and if wanted flip, grayscale and autocontrast"),
         ({"scales": [-1.0]}, "the scale of a view is -1.0"),
-        ([], "expected a set with scales, and if wanted flip and grayscale"),
-        ([{"scales": [1.0]}, {"scale": 1.0}], "expected a set with scales, and if wanted flip and grayscale"),
+        ([], "a set with scales, and if wanted flip, grayscale and autocontrast"),
+        ([{"scales": [1.0]}, {"scale": 1.0}], "a set with scales, and if wanted flip, grayscale and autocontrast"),
     ],
 )
 def test_other_views_are_refused(views: Any, message: str) -> None:
@@ -248,9 +248,9 @@ def test_other_views_are_refused(views: Any, message: str) -> None:
 
 
 def test_labels_are_made_of_all_sets_of_views() -> None:
-    sets = [{"scales": [0.5, 1.0], "grayscale": True}, {"scales": [1.25], "flip": False}]
+    sets = [{"scales": [0.5, 1.0], "grayscale": True}, {"scales": [1.25], "flip": False, "autocontrast": True}]
     method = SegTTT(0.3, label_views=sets)
-    assert method.views == (*make_views((0.5, 1.0), True, True), *make_views((1.25,), False, False))
+    assert method.views == (*make_views((0.5, 1.0), True, True), *make_views((1.25,), False, False, True))
     assert SegTTT(0.3, label_views=sets[1]).views == method.views[4:]
     network, image = TinyNetwork(), make_images(1)
     same = SegTTT(0.3, 0.6, 2, 0.3, ("head",), label_views={"scales": [0.5, 0.75], "grayscale": True})

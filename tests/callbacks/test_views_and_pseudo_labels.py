@@ -90,6 +90,7 @@ def test_make_views_lists_each_scale_plain_and_augmented() -> None:
     assert make_views((0.5,), True, False, True) == (View(0.5), View(0.5, flip=True, autocontrast=True))
     assert make_views((0.5, 0.25), False, False) == (View(0.5), View(0.25))
     assert len(TTA().views) == 6 and TTA().views == SegTTT().views
+    assert TTA(grayscale=False, autocontrast=True).views[1] == View(0.25, flip=True, autocontrast=True)
 
 
 @pytest.mark.parametrize(
