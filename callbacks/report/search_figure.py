@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from callbacks.report.figures import BASELINE, METHOD, SMALL, make_panels, style
 
 Points = Sequence[Mapping[str, Any]]
 LABEL = "mean IoU, development (%)"
+LETTERS = 14  # of a value in a line below an axis
 
 
 def draw_search(search: Mapping[str, Any]) -> Figure:
@@ -40,10 +42,10 @@ def draw_curves(parameters: Sequence[str], points: Points, label: str = LABEL, m
         maximize: Whether a higher score is better.
     """
     unit = " %" if label.endswith("(%)") else ""
-    figure, panels = make_panels(parameters)
-    for axes, parameter in zip(panels, parameters, strict=True):
-        values = list_values(parameter, points)
-        names = [format_value(value) for value in values]
+    shown = {parameter: list_values(parameter, points) for parameter in parameters}
+    figure, panels = make_panels(parameters, foot=0.12 * max(map(count_lines, shown.values())))
+    for axes, (parameter, values) in zip(panels, shown.items(), strict=True):
+        names = list_names(values)
         numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
         places = [float(value) if numeric else float(number) for number, value in enumerate(values)]
         if len(parameters) > 1:
@@ -55,10 +57,13 @@ def draw_curves(parameters: Sequence[str], points: Points, label: str = LABEL, m
         axes.plot(places, best, marks, color=METHOD, markersize=4, label="best for the value")
         top = int(np.argmax(best) if maximize else np.argmin(best))
         axes.plot([places[top]], [best[top]], "*", color="black", markersize=11)
-        axes.set_title(f"{parameter}\nbest: {names[top]} ({best[top]:.{2 - bool(unit)}f}{unit})")
+        axes.set_title(f"{parameter}\nbest: {format_value(values[top])} ({best[top]:.{2 - bool(unit)}f}{unit})")
         axes.set_xlabel(parameter)
         if not numeric or len(places) <= 6:
-            axes.set_xticks(places, names, rotation=30 if len("".join(names)) > 30 else 0)
+            crowded = count_lines(values) == 0 and len("".join(names)) > 30
+            axes.set_xticks(places, names, rotation=30 if crowded else 0)
+        if not numeric:
+            axes.margins(x=0.15)
         if numeric and min(places) > 0 and max(places) / min(places) > 30:
             axes.set_xscale("log")
             axes.xaxis.set_minor_formatter(NullFormatter())  # within two decades its labels would overlap
@@ -71,9 +76,10 @@ def draw_curves(parameters: Sequence[str], points: Points, label: str = LABEL, m
 def draw_map(parameters: Sequence[str], points: Points) -> Figure:
     """Draws the mean IoU over two parameters as a map, with the numbers in it and a frame around the best."""
     columns, rows = (list_values(parameter, points) for parameter in parameters)
-    names = [[format_value(value) for value in values] for values in (columns, rows)]
+    names = [list_names(values) for values in (columns, rows)]
     grid = np.array([[find_best(points, dict(zip(parameters, (x, y), strict=True))) for x in columns] for y in rows])
-    size = (1.8 + 0.55 * max(4, len(columns)), 1.1 + 0.32 * max(4, len(rows)))
+    wide, high = (0.9, 0.5) if count_lines([*columns, *rows]) else (0.55, 0.32)  # inches per value
+    size = (1.8 + wide * max(4, len(columns)), 1.1 + high * max(4, len(rows)))
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
     mesh = axes.pcolormesh(grid, cmap="viridis", edgecolors="white", linewidth=0.5)
@@ -86,8 +92,8 @@ def draw_map(parameters: Sequence[str], points: Points) -> Figure:
     axes.add_patch(Rectangle((top_column, top_row), 1, 1, fill=False, linewidth=2.5))
     axes.set_xticks(np.arange(len(columns)) + 0.5, names[0])
     axes.set_yticks(np.arange(len(rows)) + 0.5, names[1])
-    best = f"best: {names[0][top_column]}, {names[1][top_row]} ({np.nanmax(grid):.1f} %)"
-    axes.set_title(best, fontsize=10)
+    best = f"best: {format_value(columns[top_column])}, {format_value(rows[top_row])} ({np.nanmax(grid):.1f} %)"
+    axes.set_title(fill(best, 16 * max(4, len(columns))), fontsize=10)
     axes.set(xlabel=parameters[0], ylabel=parameters[1])
     axes.tick_params(length=0)
     figure.colorbar(mesh, ax=axes, label=LABEL)
@@ -109,10 +115,22 @@ def find_best(points: Points, chosen: Mapping[str, Any], maximize: bool = True) 
     return (max if maximize else min)(fitting, default=math.nan)
 
 
+def list_names(values: Sequence[Any]) -> list[str]:
+    """Writes the values of a parameter as they stand at an axis: long ones in several lines."""
+    return [fill(format_value(value), LETTERS) for value in values]
+
+
+def count_lines(values: Sequence[Any]) -> int:
+    """Returns how many lines the longest value takes at an axis, beyond the first."""
+    return max(name.count("\n") for name in list_names(values))
+
+
 def format_value(value: Any) -> str:
-    """Writes a value of a parameter briefly."""
+    """Writes a value of a parameter briefly; of a set of views the scales, and the switches that are on."""
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, list | tuple):
-        return " ".join(format_value(item) for item in value)
+        return (" + " if any(isinstance(item, Mapping) for item in value) else " ").join(map(format_value, value))
+    if isinstance(value, Mapping):
+        return " ".join(key if item is True else format_value(item) for key, item in value.items() if item is not False)
     return "none" if value is None else str(value)
