@@ -86,8 +86,6 @@ def run_seed(name: str, seed: int, folder: Path, options: Sequence[str], most_hu
     assert usual is not None
     for row in rows:
         row["over"] = row["miou.mean"] - usual["miou.mean"]
-        if "ms_per_image" in row:
-            row["time"] = row["ms_per_image"] / usual["ms_per_image"]
     return rows
 
 
@@ -116,7 +114,6 @@ def format_rows(rows: Sequence[Mapping[str, Any]]) -> str:
         Column("worse by > 1", "worse", "{:.1f} %"),
         Column("gain per image", "gain", "{:+.1f}"),
         Column("ECE", "ece"),
-        Column("time / Seg-TTT", "time", "{:.2f}"),
     ]
     return format_scores(rows, ["method"], columns)
 
