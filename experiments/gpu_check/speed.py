@@ -54,7 +54,7 @@ def time_methods(setup: Setup, backbone: str, precision: str, options: Sequence[
     for case in cases:  # the most wanted first
         with fast_float32():
             row = measure(case, RATES[precision][0], subject, given, measure_rate(setup, precision))
-        yield {"network": backbone, "precision": precision, **{title: row[key] for title, key in SHOWN.items()}}
+        yield {"network": backbone, "precision": precision, **{title: row[key] or None for title, key in SHOWN.items()}}
 
 
 @contextmanager
