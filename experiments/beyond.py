@@ -74,11 +74,8 @@ def run_seed(name: str, seed: int, folder: Path, options: Sequence[str], most_hu
     method, settings = methods[BEST]
     risk = study.choose_trust(method, settings, most_hurt)
     methods[TRUSTED] = method, settings | {"trust": risk["trust"]}
-    rows: list[dict[str, Any]] = []
-    for title, (method, settings) in methods.items():
-        print(f"[seed {seed}] Testing {title} ...", flush=True)
-        scores = study.score(title, describe_method(method, settings), REFERENCE)
-        rows.append({"method": title, "seed": seed, "alpha": alpha, **scores})
+    arguments_of = {title: describe_method(*method) for title, method in methods.items()}
+    rows = [{**row, "seed": seed, "alpha": alpha} for row in study.score_all(arguments_of, REFERENCE)]
     rows[-1]["risk"] = risk
     if name != "street_scenes":  # whose targets are never chosen on
         rows.append(choose_elsewhere(rows))

@@ -37,8 +37,20 @@ def run_program(program: Callable[[], object]) -> None:
     """Runs a program of this folder; an error whose message says it all ends it without a traceback."""
     try:
         program()
+    except (KeyboardInterrupt, SystemExit) as error:
+        if not is_interrupt(error):
+            raise
+        print("\nStopped. Nothing is lost: the same command goes on with what is left.", file=sys.stderr)
+        sys.exit(130)  # 128 + SIGINT
     except (ValueError, RuntimeError, OSError) as error:
         sys.exit(f"error: {error}")
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Returns whether an error is what Lightning makes of Ctrl-C and SIGTERM: the end of all, not of one step."""
+    from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+    return isinstance(error, KeyboardInterrupt | SIGTERMException) or isinstance(error.__context__, KeyboardInterrupt)
 
 
 def add_quick(parser: argparse.ArgumentParser) -> None:

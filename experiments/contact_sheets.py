@@ -8,28 +8,14 @@ import cv2
 import numpy as np
 
 from datamodules.labels import CITYSCAPES_COLOURS
-from datamodules.scenery import DOMAINS, SPLITS, draw_scene
+from datamodules.scenery import DOMAINS, draw_scene
 from experiments.command_line import to_path
+from experiments.pages import format_markdown
 
 MAX_BYTES = 300_000
 LEGEND_ROW = 22
 
 PALETTE = np.array(list(CITYSCAPES_COLOURS.values()), np.uint8)
-
-
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.contact_sheets", description=__doc__)
-    parser.add_argument("--folder", type=to_path, default=Path("docs/scenes"), help="where the JPEG files go")
-    parser.add_argument("--domains", nargs="+", default=list(DOMAINS), choices=list(DOMAINS), help="which domains")
-    parser.add_argument("--split", default="train", choices=SPLITS, help="which split the scenes are from")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the world")
-    parser.add_argument("--first", type=int, default=0, help="index of the first scene on the sheet")
-    parser.add_argument("--rows", type=int, default=4, help="rows of two scenes each")
-    parser.add_argument("--height", type=int, default=256, help="rows of pixels per scene")
-    parser.add_argument("--width", type=int, default=512, help="columns of pixels per scene")
-    parser.add_argument("--count", type=int, default=200, help="scenes per domain for the class frequencies; 0: none")
-    return parser.parse_args(arguments)
 
 
 def draw_legend(width: int) -> np.ndarray:
@@ -47,8 +33,8 @@ def draw_legend(width: int) -> np.ndarray:
 def make_sheet(domain: str, options: argparse.Namespace) -> np.ndarray:
     """Draw two scenes a row, each beside its coloured labels, and a legend below."""
     pairs = []
-    for index in range(options.first, options.first + 2 * options.rows):
-        image, labels = draw_scene(domain, options.split, index, options.seed, options.height, options.width)
+    for index in range(2 * options.rows):
+        image, labels = draw_scene(domain, "train", index, 0, options.height, options.width)
         pairs.append(np.hstack([image, cv2.addWeighted(image, 0.35, PALETTE[labels], 0.65, 0)]))
     sheet = np.vstack([np.hstack(pairs[row : row + 2]) for row in range(0, len(pairs), 2)])
     return np.vstack([sheet, draw_legend(sheet.shape[1])])
@@ -64,33 +50,38 @@ def write_sheet(sheet: np.ndarray, path: Path) -> None:
     path.write_bytes(encoded.tobytes())
 
 
-def count_classes(domain: str, options: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
+def count_classes(domain: str, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the share of scenes that contain each class and each class's share of pixels, at 128x256."""
-    counts = np.zeros((options.count, len(PALETTE)))
-    for index in range(options.count):
-        _, labels = draw_scene(domain, options.split, index, options.seed, 128, 256)
+    counts = np.zeros((count, len(PALETTE)))
+    for index in range(count):
+        _, labels = draw_scene(domain, "train", index, 0, 128, 256)
         counts[index] = np.bincount(labels.ravel(), minlength=len(PALETTE))
     return (counts > 0).mean(axis=0), counts.sum(axis=0) / counts.sum()
 
 
 def print_frequencies(frequencies: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
     """Print a table: per domain, percent of scenes with the class and percent of pixels."""
-    print(f"{'class':14s}" + "".join(f"{domain:>20s}" for domain in frequencies))
-    print(f"{'':14s}" + f"{'scenes %':>11s}{'pixels %':>9s}" * len(frequencies))
-    for number, name in enumerate(CITYSCAPES_COLOURS):
-        cells = (f"{100 * scenes[number]:11.1f}{100 * pixels[number]:9.2f}" for scenes, pixels in frequencies.values())
-        print(f"{name:14s}" + "".join(cells))
+    heads = ["class", *(f"{domain}, {what} %" for domain in frequencies for what in ("scenes", "pixels"))]
+    shares = 100 * np.stack([share for pair in frequencies.values() for share in pair])
+    rows = [[name, *(f"{share:.2f}" for share in own)] for name, own in zip(CITYSCAPES_COLOURS, shares.T, strict=True)]
+    print(format_markdown(heads, rows, numbers=range(1, len(heads))))
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(args: Sequence[str] | None = None) -> None:
     """Write the sheets and print the tables."""
-    options = parse_arguments(arguments)
-    for domain in options.domains:
+    parser = argparse.ArgumentParser(prog="python -m experiments.contact_sheets", description=__doc__)
+    parser.add_argument("--folder", type=to_path, default=Path("docs/scenes"), help="where the JPEG files go")
+    parser.add_argument("--rows", type=int, default=4, help="rows of two scenes each")
+    parser.add_argument("--height", type=int, default=256, help="rows of pixels per scene")
+    parser.add_argument("--width", type=int, default=512, help="columns of pixels per scene")
+    parser.add_argument("--count", type=int, default=200, help="scenes per domain for the class frequencies; 0: none")
+    options = parser.parse_args(args)
+    for domain in DOMAINS:
         path = options.folder / f"{domain}.jpg"
         write_sheet(make_sheet(domain, options), path)
         print(f"wrote {path} ({path.stat().st_size // 1000} kB)")
     if options.count:
-        print_frequencies({domain: count_classes(domain, options) for domain in options.domains})
+        print_frequencies({domain: count_classes(domain, options.count) for domain in DOMAINS})
 
 
 if __name__ == "__main__":

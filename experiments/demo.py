@@ -5,7 +5,6 @@ then tests t-BN, p-BN, IaBN, TTA, Seg-TTT and `best` (beyond the paper) on haze,
 the project's command line.
 """
 
-import argparse
 import statistics
 import time
 from collections.abc import Sequence
@@ -141,20 +140,15 @@ def copy_pictures(folder: Path, seed: int) -> None:
         write_file(folder / f"{panels.name}.png", min(panels.glob("*.png")).read_bytes())
 
 
-def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
-    """Parses the command line."""
+def run_demo(args: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Runs the demo, always from its start; returns the rows of its table."""
     parser = make_parser("demo", __doc__, folder="outputs/demo")
     seeds = "training seeds; several give mean and spread (default: 0)"
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help=seeds)
     target = "seed of the target images (default: %(default)s)"
     parser.add_argument("--target-seed", type=int, default=PUBLISHED_SEED, help=target)
     add_quick(parser)
-    return parse(parser, args)
-
-
-def run_demo(args: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """Runs the demo, always from its start; returns the rows of its table."""
-    arguments = parse_arguments(args)
+    arguments = parse(parser, args)
     start = time.perf_counter()
     folder: Path = arguments.folder
     number_files([path for path in [*folder.glob(SUMMARY), *folder.glob("seed_*")] if path.suffix in ("", ".json")])

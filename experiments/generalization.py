@@ -36,10 +36,7 @@ def run_training(world: World, name: str, seed: int, folder: Path, options: Sequ
         "IaBN": describe_method("IaBN", {"alpha": alpha}),
         "Seg-TTT": describe_method("SegTTT", {"alpha": alpha, **world.seg_ttt}),
     }
-    rows = [
-        {"training": name, "method": method, "seed": seed, **study.score(method, arguments)}
-        for method, arguments in methods.items()
-    ]
+    rows = [{"training": name, "seed": seed, **row} for row in study.score_all(methods)]
     seconds = read_json(folder / TRAINING)["seconds"]
     rows[1] |= {"alpha": alpha, "development": found["miou"], "seconds": seconds}
     scores = ", ".join(f"{row['method']} {row['miou.mean']:.1f}" for row in rows)

@@ -97,16 +97,15 @@ def learn_file(
 def run_learning(args: Sequence[str] | None = None) -> tuple[float, float]:
     """Runs the command line; returns what `learn_file` does."""
     parser = make_parser("learn_alpha", __doc__)
-    parser.add_argument("config", type=to_path, help="the experiment, e.g. configs/experiment/street_scenes.yaml")
-    parser.add_argument("checkpoint", type=to_path, help="the trained network")
-    parser.add_argument(
-        "--write", type=to_path, default=Path("alpha.yaml"), help="file to write (default: %(default)s)"
-    )
-    parser.add_argument("--steps", type=int, default=300, help="steps of Adam (default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=2, help="images per step (default: %(default)s)")
-    parser.add_argument("--lr", type=float, default=0.05, help="learning rate (default: %(default)s)")
+    add = parser.add_argument
+    add("config", type=to_path, help="the experiment, e.g. configs/experiment/street_scenes.yaml")
+    add("checkpoint", type=to_path, help="the trained network")
+    add("--write", type=to_path, default=Path("alpha.yaml"), help="file to write (default: %(default)s)")
+    add("--steps", type=int, default=300, help="steps of Adam (default: %(default)s)")
+    add("--batch-size", type=int, default=2, help="images per step (default: %(default)s)")
+    add("--lr", type=float, default=0.05, help="learning rate (default: %(default)s)")
     given = parse(parser, args)
-    numbers = (given.steps, given.batch_size, given.lr)
+    numbers = given.steps, given.batch_size, given.lr
     plain, blended = learn_file(given.config, given.checkpoint, given.write, given.options, *numbers)
     print(f"Mean IoU on the development set: {plain:.1f} as trained (t-BN), {blended:.1f} by IaBN with these weights")
     return plain, blended

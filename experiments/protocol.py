@@ -12,8 +12,8 @@ import argparse
 import json
 import signal
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ HEADING = """\
 # Chosen on the development set by `python -m experiments.protocol`, and frozen: a test that names this file by
 # --results.selection has to keep to it, and its results.json holds the file's SHA-256.
 """
+TOGETHER = (("scales", "psi"), ("lr", "num_steps"))  # what is chosen in one pass
 METHODS = ("t-BN", "IaBN", "TTA", "Seg-TTT")
 
 
@@ -63,10 +64,11 @@ class Grids:
                 SegTTT(**{name: value})  # refuses what is out of range, before anything is trained
 
 
+@dataclass(frozen=True)
 class Protocol:
     """One experiment, from training to test, in a folder of its own.
 
-    Args:
+    Attributes:
         config: Of the experiment: model, data and training.
         folder: Where everything is written; finished steps in there are kept.
         options: More arguments of every command; those of several devices are for the training alone.
@@ -79,28 +81,28 @@ class Protocol:
         ValueError: If there is no such config.
     """
 
-    def __init__(
-        self,
-        config: Path,
-        folder: Path,
-        options: Sequence[str] = (),
-        grids: Grids | None = None,
-        semantics: str = "paper",
-        trainable: Sequence[str] | None = None,
-        most_hurt: float | None = None,
-    ) -> None:
-        if not config.is_file():
+    config: Path
+    folder: Path
+    options: Sequence[str] = ()
+    grids: Grids = field(default_factory=Grids)
+    semantics: str = "paper"
+    trainable: Sequence[str] | None = None
+    most_hurt: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.config.is_file():
             raise ValueError(
-                f"there is no config {config}: expected an experiment, such as configs/experiment/NAME.yaml"
+                f"there is no config {self.config}: expected an experiment, such as configs/experiment/NAME.yaml"
             )
-        self.config = config
-        self.folder = folder
-        self.options = list(options)
-        self.grids = grids or Grids()
-        if most_hurt is not None and not 0 < most_hurt < 1:
-            raise ValueError(f"--most-hurt is {most_hurt}: expected a share of images above 0 and below 1, e.g. 0.03")
-        self.most_hurt = most_hurt
-        self.given = {"semantics": semantics, "trainable": None if trainable is None else list(trainable)}
+        if self.most_hurt is not None and not 0 < self.most_hurt < 1:
+            raise ValueError(
+                f"--most-hurt is {self.most_hurt}: expected a share of images above 0 and below 1, e.g. 0.03"
+            )
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """What is not chosen of Seg-TTT."""
+        return {"semantics": self.semantics, "trainable": self.trainable}
 
     def train(self) -> Path:
         """Trains, unless that is done; see `experiments.study.train`."""
@@ -126,13 +128,13 @@ class Protocol:
                 "checkpoint": str(self.train()),
                 "weights": manifest["settings"]["weights"],
                 "values": values,
-                "semantics": self.given["semantics"],
+                "semantics": self.semantics,
                 "development": {
                     "miou": passes[-1]["best"]["miou"], "data": manifest["settings"]["data"], "passes": passes,
                     **({} if risk is None else {"risk": risk}),
                 },
                 "config": str(self.config),
-                "options": self.options,
+                "options": list(self.options),
                 "commit": find_commit(),
                 "date": datetime.now(UTC).isoformat(timespec="seconds"),
             }  # fmt: skip
@@ -172,21 +174,16 @@ class Protocol:
             "t-BN": plain,
             "IaBN": describe_method("IaBN", {"alpha": values["alpha"]}) if values["alpha"] else plain,
             "TTA": describe_method("TTA", views),
-            "Seg-TTT": describe_method("SegTTT", views | steps | {"semantics": self.given["semantics"]}),
+            "Seg-TTT": describe_method("SegTTT", views | steps | {"semantics": self.semantics}),
         }[method]
 
     def _choose(self, study: Study) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """Returns the chosen values, and what each pass over the development set has found."""
-        print("Choosing alpha on the development set ...", flush=True)
-        passes = [study.choose_alpha()]
-        values = {"alpha": passes[0]["best"]["values"]["alpha"]}
-        for names in (("scales", "psi"), ("lr", "num_steps")):
-            print(f"Choosing {', '.join(names)} on the development set ...", flush=True)
-            grid = {name: getattr(self.grids, name) for name in names}
-            passes.append(study.choose("_".join(names), "SegTTT", self.given | values, grid))
-            values |= passes[-1]["best"]["values"]
-        moved = self.given["trainable"]
-        return values | ({} if moved is None else {"trainable": moved}), passes
+        first = study.choose_alpha()
+        together = [{name: getattr(self.grids, name) for name in names} for names in TOGETHER]
+        chosen, passes = study.choose_in_turn("", "SegTTT", self.given | first["best"]["values"], together)
+        values = {name: value for name, value in chosen.items() if name != "semantics" and value is not None}
+        return values, [first, *passes]
 
 
 def tabulate(summaries: Mapping[str, Mapping[str, Any]]) -> str:
@@ -198,24 +195,20 @@ def tabulate(summaries: Mapping[str, Mapping[str, Any]]) -> str:
 def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
     """Parses the command line."""
     parser = make_parser("protocol", __doc__)
-    parser.add_argument("config", type=to_path, help="the experiment, e.g. configs/experiment/street_scenes.yaml")
-    parser.add_argument("--folder", type=to_path, help="where to write (default: outputs/protocol/NAME)")
-    grids = Grids()
-    parser.add_argument(
-        "--psi", type=float, nargs="+", default=grids.psi, help="thresholds to try (default: %(default)s)"
-    )
-    rates = "learning rates to try (default: %(default)s)"
-    parser.add_argument("--lr", type=float, nargs="+", default=grids.lr, help=rates)
-    steps = "numbers of steps to try (default: %(default)s)"
-    parser.add_argument("--num-steps", type=int, nargs="+", default=grids.num_steps, help=steps)
-    scales = "sets of scales to try (default: 0.25,0.5,0.75 0.5,0.75,1)"
-    parser.add_argument("--scales", type=parse_scales, nargs="+", default=grids.scales, help=scales)
+    add = parser.add_argument
+    add("config", type=to_path, help="the experiment, e.g. configs/experiment/street_scenes.yaml")
+    add("--folder", type=to_path, help="where to write (default: outputs/protocol/NAME)")
+    kinds: dict[str, Callable[[str], Any]] = {"psi": float, "lr": float, "num_steps": int, "scales": parse_scales}
+    for name, usual in asdict(Grids()).items():
+        shown = " ".join(",".join(map(str, value)) if name == "scales" else str(value) for value in usual)
+        text = f"{name} of Seg-TTT to try (default: {shown})"
+        add(f"--{name.replace('_', '-')}", type=kinds[name], nargs="+", default=usual, help=text)
     semantics = "Seg-TTT as the paper's text says, or as the authors' code does (default: %(default)s)"
-    parser.add_argument("--semantics", choices=("paper", "released"), default="paper", help=semantics)
+    add("--semantics", choices=("paper", "released"), default="paper", help=semantics)
     hurt = "choose trust so that at most this share of images gets worse by over a point, e.g. 0.03"
-    parser.add_argument("--most-hurt", type=float, metavar="SHARE", help=hurt)
+    add("--most-hurt", type=float, metavar="SHARE", help=hurt)
     trainable = "names of the modules that Seg-TTT moves, for a network that does not say so itself"
-    parser.add_argument("--trainable", nargs="+", metavar="MODULE", help=trainable)
+    add("--trainable", nargs="+", metavar="MODULE", help=trainable)
     return parse(parser, args)
 
 

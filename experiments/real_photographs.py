@@ -6,7 +6,6 @@ what the pseudo labels know that the network does not. If it is interrupted, run
 are kept.
 """
 
-import argparse
 import json
 from collections.abc import Sequence
 from functools import partial
@@ -36,23 +35,6 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
     "semantics": ("paper", "released"),
     "num_steps": (10, 3),
 }
-
-
-def choose(study: Study, alpha: float) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Chooses the settings of Seg-TTT one after the other by the mean IoU on the development set.
-
-    Returns:
-        The settings chosen, and a row for each tried: its name, the setting that differs, and the mean IoU in percent.
-    """
-    settings: dict[str, Any] = {"alpha": alpha, **{key: values[0] for key, values in SETTINGS.items()}}
-    rows = []
-    for key, values in SETTINGS.items():
-        found = study.choose(f"Seg-TTT_{key}", "SegTTT", settings, {key: values})
-        for point in found["points"]:
-            rows.append({"setting": key, "value": point["values"][key], "miou": point["miou"]})
-            print(f"  {key} {point['values'][key]}: {point['miou']:.2f}", flush=True)
-        settings[key] = found["best"]["values"][key]
-    return settings, rows
 
 
 def measure_labels(study: Study, alpha: float, psi: float) -> list[dict[str, Any]]:
@@ -106,21 +88,19 @@ def list_photographs(root: Path, every: int, path: Path) -> None:
     path.write_text("\n".join(names[::every]) + "\n", encoding="utf-8")
 
 
-def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
-    """Parses the command line."""
-    parser = make_parser("real_photographs", __doc__, folder="outputs/real_photographs")
-    root = "CamVid: images/{train,val}/*, labels/{train,val}/*.png, see docs/real_photographs.md"
-    parser.add_argument("root", type=to_path, help=root)
-    parser.add_argument("--checkpoint", type=to_path, help="a trained network, in place of training one")
-    every = "choose on every Nth training photograph (default: %(default)s)"
-    parser.add_argument("--every", type=int, default=15, metavar="N", help=every)
-    parser.add_argument("--seed", type=int, default=0, help="training seed (default: %(default)s)")
-    return parse(parser, args)
-
-
 def run_study(args: Sequence[str] | None = None) -> dict[str, Any]:
     """Runs the study; returns its report, which is also written as JSON."""
-    arguments = parse_arguments(args)
+    parser = make_parser("real_photographs", __doc__, folder="outputs/real_photographs")
+    add = parser.add_argument
+    add(
+        "root",
+        type=to_path,
+        help="CamVid: images/{train,val}/*, labels/{train,val}/*.png, see docs/real_photographs.md",
+    )
+    add("--checkpoint", type=to_path, help="a trained network, in place of training one")
+    add("--every", type=int, default=15, metavar="N", help="choose on every Nth photograph (default: %(default)s)")
+    add("--seed", type=int, default=0, help="training seed (default: %(default)s)")
+    arguments = parse(parser, args)
     folder, root = arguments.folder, arguments.root.resolve()
     photographs = folder.resolve() / "development.txt"
     list_photographs(root, arguments.every, photographs)
@@ -133,17 +113,21 @@ def run_study(args: Sequence[str] | None = None) -> dict[str, Any]:
     found = study.choose_alpha()
     alpha, alphas = found["best"]["values"]["alpha"], {p["values"]["alpha"]: p["miou"] for p in found["points"]}
     print(f"  alpha {alpha:g} of { ({key: round(value, 1) for key, value in alphas.items()}) }", flush=True)
-    found = study.choose("TTA", "TTA", {"alpha": alpha}, {"scales": SCALES})
-    tta = {str(point["values"]["scales"]): point["miou"] for point in found["points"]}
+    views = study.choose("TTA", "TTA", {"alpha": alpha}, {"scales": SCALES})
+    tta = {str(point["values"]["scales"]): point["miou"] for point in views["points"]}
     for scales, miou in tta.items():
         print(f"  TTA {scales}: {miou:.2f}", flush=True)
-    chosen, tried = choose(study, alpha)
+    paper = {"alpha": alpha, **{key: values[0] for key, values in SETTINGS.items()}}
+    chosen, passes = study.choose_in_turn("Seg-TTT_", "SegTTT", paper, [{key: SETTINGS[key]} for key in SETTINGS])
+    tried = []
+    for key, found in zip(SETTINGS, passes, strict=True):
+        tried += [{"setting": key, "value": point["values"][key], "miou": point["miou"]} for point in found["points"]]
+    print("\n".join(f"  {row['setting']} {row['value']}: {row['miou']:.2f}" for row in tried))
     print(f"Chosen: {chosen}", flush=True)
     labels = measure_labels(study, alpha, chosen["psi"])
 
     print("Testing ...", flush=True)
-    best_scales = found["best"]["values"]["scales"]
-    paper = {"alpha": alpha, **{key: values[0] for key, values in SETTINGS.items()}}
+    best_scales = views["best"]["values"]["scales"]
     methods = {
         "t-BN": [],
         "p-BN": describe_method("IaBN", {"alpha": 1.0}),
@@ -152,8 +136,7 @@ def run_study(args: Sequence[str] | None = None) -> dict[str, Any]:
         "Seg-TTT": describe_method("SegTTT", chosen),
         "Seg-TTT, the paper's settings": describe_method("SegTTT", paper),
     }
-    study.test("IaBN", methods["IaBN"])  # the reference of all
-    rows = [{"method": name, **study.score(name, method, "IaBN")} for name, method in methods.items()]
+    rows = study.score_all(methods, "IaBN")
     report = {"alpha": alphas, "tta": tta, "tta_scales": best_scales, "tried": tried, "chosen": chosen}
     write_json(folder / "report.json", report | {"labels": labels, "rows": rows})
     shares = [Column("worse by > 1", "worse", "{:.0f} %"), Column("better by > 1", "better", "{:.0f} %")]

@@ -10,14 +10,6 @@ from callbacks.report.run_data import has_results
 from experiments.command_line import to_path
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Reads the command line."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.report", description=__doc__)
-    place = "folder of a run; the report is written into it"
-    parser.add_argument("folders", nargs="+", type=to_path, metavar="FOLDER", help=place)
-    return parser.parse_args(arguments)
-
-
 def rebuild(folder: Path) -> list[Path]:
     """Writes the reports that a folder has the data for: of its scores, of its training, or both.
 
@@ -37,10 +29,13 @@ def rebuild(folder: Path) -> list[Path]:
     return [scores] if training is None else [scores, training]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(args: Sequence[str] | None = None) -> int:
     """Writes the reports; returns 0, or 1 if a folder had none, after the others are done."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.report", description=__doc__)
+    place = "folder of a run; the report is written into it"
+    parser.add_argument("folders", nargs="+", type=to_path, metavar="FOLDER", help=place)
     failed = False
-    for folder in parse_arguments(arguments).folders:
+    for folder in parser.parse_args(args).folders:
         try:
             for path in rebuild(folder):
                 print(path)

@@ -6,7 +6,7 @@ and tests run in this process.
 
 import json
 import math
-import statistics
+import os
 import subprocess
 import sys
 import time
@@ -15,15 +15,16 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from callbacks.report.summary import score_record
 from callbacks.results import RECORDS, SUMMARY, read_records
 from callbacks.run.folder import SEARCH, RunFolder
+from callbacks.run.processes import PARENT
 from callbacks.run.records import find_commit, to_plain, write_json
 from callbacks.run.settings import check_settings
 from experiments.command_line import drop_options
-from experiments.parent_death import end_with_parent
 from experiments.risk import MARGIN, TRUSTS, choose_trust, score_images
 from experiments.scores import flatten_summary
 
@@ -89,7 +90,7 @@ def train(
 
 def run_training(command: Sequence[str]) -> int:
     """Runs a command to its end and returns its exit code; if this process is stopped, so is the command."""
-    process = subprocess.Popen(command, preexec_fn=end_with_parent())
+    process = subprocess.Popen(command, env=os.environ | {PARENT: str(os.getpid())})  # ends with this one
     try:
         return process.wait()
     except BaseException as reason:
@@ -223,6 +224,27 @@ class Study:
         search = {"class_path": "callbacks.method_search.MethodSearch", "init_args": init_args}
         return self._search(name, to_plain(search), arguments)
 
+    def choose_in_turn(
+        self, prefix: str, method: str, settings: Mapping[str, Any], grids: Iterable[Mapping[str, Sequence[Any]]]
+    ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """Chooses by one grid after the other, each with the best of those before it; see `choose`.
+
+        Args:
+            prefix: Of the names of the folders.
+            method: A class of `callbacks`.
+            settings: To begin with.
+            grids: What is tried together.
+
+        Returns:
+            The settings with what was chosen, and what each grid has given.
+        """
+        chosen, passes = dict(settings), []
+        for grid in grids:
+            print(f"Choosing {', '.join(grid)} of {method} on the development set ...", flush=True)
+            passes.append(self.choose(f"{prefix}{'_'.join(grid)}", method, chosen, grid))
+            chosen |= passes[-1]["best"]["values"]
+        return chosen, passes
+
     def choose_trust(self, method: str, settings: Mapping[str, Any], most_hurt: float) -> dict[str, Any]:
         """Chooses how far a method is trusted on the development set; see `experiments.risk.choose_trust`."""
         self.choose("trust", method, settings, {"trust": TRUSTS})
@@ -240,17 +262,24 @@ class Study:
                 ``better`` by more than a point.
         """
         row = flatten_summary(self.test(name, arguments))
-        if reference is None:
+        differences = np.array([] if reference is None else self.compare_images(reference, name))
+        if not differences.size:  # also where no image has a labelled pixel
             return row
-        if not (differences := self.compare_images(reference, name)):
-            return row  # no image has a labelled pixel
-        changes = {
-            "lower": [difference < 0 for difference in differences],
-            "worse": [difference < -MARGIN for difference in differences],
-            "better": [difference > MARGIN for difference in differences],
+        changed = {"lower": differences < 0, "worse": differences < -MARGIN, "better": differences > MARGIN}
+        return row | {
+            "gain": float(differences.mean()),
+            **{key: 100 * float(hit.mean()) for key, hit in changed.items()},
         }
-        shares = {name: 100 * sum(changed) / len(changed) for name, changed in changes.items()}
-        return row | {"gain": statistics.mean(differences), **shares}
+
+    def score_all(self, methods: Mapping[str, Iterable[str]], reference: str | None = None) -> list[dict[str, Any]]:
+        """Tests methods, each given by its name and arguments; returns a row each, see `score`."""
+        if reference is not None:
+            self.test(reference, methods[reference])
+        rows = []
+        for name, arguments in methods.items():
+            print(f"Testing {name} on the targets of {self.folder.name} ...", flush=True)
+            rows.append({"method": name, **self.score(name, arguments, reference)})
+        return rows
 
     def compare_images(self, name: str, other: str) -> list[float]:
         """Returns by how many points of mean IoU each test image differs from one method to the other."""

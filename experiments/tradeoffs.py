@@ -6,8 +6,8 @@ is then tested once on the targets, beside IaBN, TTA and Seg-TTT. If it is inter
 finished steps are kept.
 """
 
-import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,12 @@ from typing import Any
 import torch
 
 from callbacks import SegTTT
-from callbacks.run.records import write_file, write_json
+from callbacks.run.records import write_json
+from experiments.benchmark.cost import time_by_turns
 from experiments.command_line import add_quick, make_parser, parse, run_program, to_path
 from experiments.comparison import BASE, QUICK, SCALES, choose_shared, list_shared, open_contender
-from experiments.pages import describe_machine, format_markdown
-from experiments.scores import COST, find_row, format_scores, list_columns
+from experiments.pages import describe_machine, insert_report
+from experiments.scores import COST, Column, find_row, format_scores, list_columns
 from experiments.study import Study, describe_method
 from lightning_modules.networks import DeepLabV1
 
@@ -38,7 +39,12 @@ GRID: list[dict[str, Any]] = [
     {"scales": SCALES, "flip": True, "grayscale": True, "num_steps": steps, "lr": factor}
     for steps, factor in product((1, 2, 3, 4), (1.0, 1.5, 2.0, 3.0))
 ]
-WAYS = ["way", "settings", "mean IoU", "gain kept", "ms/image", "time / Seg-TTT"]
+WAYS = [
+    Column("mean IoU", "miou"),
+    Column("gain kept", "kept", "{:.0f} %"),
+    Column("ms/image", "ms", "{:.0f}"),
+    Column("time / Seg-TTT", "time", "{:.2f}"),
+]
 LARGE = (256, 512)  # the image on which the preset's time is taken, with the paper's network
 
 
@@ -96,53 +102,31 @@ def measure_shares(steps: Sequence[int], size: Sequence[int] = LARGE, backbone: 
 
     Where the arithmetic counts, not the overhead of a small network: the time of one with random weights.
     """
-    network, image = DeepLabV1(backbone, 19).eval(), torch.randn(1, 3, *size)
-    times: dict[int, list[float]] = {count: [] for count in (*steps, 10)}
-    for _ in range(3):  # the first one warms up
-        for count, taken in times.items():
-            start = time.perf_counter()
-            SegTTT(num_steps=count).predict(network, image)
-            taken.append(time.perf_counter() - start)
-    return {count: min(times[count][1:]) / min(times[10][1:]) for count in steps}
+    network, image, counts = DeepLabV1(backbone, 19).eval(), torch.randn(1, 3, *size), [*steps, 10]
+    calls = [partial(SegTTT(num_steps=count).predict, network, image) for count in counts]
+    times = [seconds.median for seconds, _ in time_by_turns(calls, 3, torch.device("cpu"))]
+    return {count: seconds / times[-1] for count, seconds in zip(steps, times, strict=False)}
 
 
-def format_page(report: Mapping[str, Any]) -> str:
-    """Formats the page."""
+def format_report(report: Mapping[str, Any]) -> str:
+    """Formats what docs/tradeoffs.md explains: all ways on development, the preset, and its test."""
     iabn, full = report["development"]["IaBN"], report["development"]["Seg-TTT"]
-
-    def share(row: Mapping[str, float]) -> str:
-        return f"{100 * (row['miou'] - iabn['miou']) / (full['miou'] - iabn['miou']):.0f} %"
-
-    ways = [(name, "", row) for name, row in report["development"].items()]
-    ways += [(curve, row["name"], row) for curve, rows in report["curves"].items() for row in rows]
-    tried = [
-        [way, settings, f"{row['miou']:.1f}", share(row), f"{row['ms']:.0f}", f"{row['ms'] / full['ms']:.2f}"]
-        for way, settings, row in ways
-    ]
-    targets = report["targets"]
+    tried = [{"way": name, "settings": "", **row} for name, row in report["development"].items()]
+    tried += [{"way": way, **row, "settings": row["name"]} for way, rows in report["curves"].items() for row in rows]
+    for row in tried:
+        row["kept"] = 100 * (row["miou"] - iabn["miou"]) / (full["miou"] - iabn["miou"])
+        row["time"] = row["ms"] / full["ms"]
+    targets, chosen = report["targets"], report["preset"]
     tested = format_scores(targets, ["method"], [*list_columns(targets[0]), *COST])
-    chosen = report["preset"]
-    return f"""# Cheaper by choice: what Seg-TTT keeps in less time
+    return f"""`python -m experiments.tradeoffs --page docs/tradeoffs.md` ({report["machine"]}, torch {report["torch"]},
+{report["date"]}). {report["images"]} images of `development`. Seg-TTT has {report["usual"]}.
 
-`python -m experiments.tradeoffs --page docs/tradeoffs.md` ({report["machine"]}, torch {report["torch"]},
-{report["date"]}). Written by `experiments/tradeoffs.py`; do not edit.
-
-The small DeepLabv1 of `make comparison` on StreetScenes at 128x256, one training seed. Everything in the first table is
-the `development` domain ({report["images"]} images), on which all choices are made. Seg-TTT has {report["usual"]};
-`lr` is a factor on its rate, `time_budget_ms` a factor on its time. Milliseconds are the median over images.
-
-{format_markdown(WAYS, tried, numbers=range(2, 6))}
+{format_scores(tried, ["way", "settings"], WAYS)}
 
 ![mean IoU against time](tradeoffs.png)
 
-## The preset
-
-The rule behind `configs/method/seg_ttt_fast.yaml` is the most accurate on `development` of {report["grid"]}
-combinations of steps and rates that keeps {100 * KEPT:.0f} % of Seg-TTT's gain over IaBN and takes a third of its
-time or less on the paper's ResNet-50 at 256x512. There {format_shares(report["shares"])} of the time of 10. (On the
-small network here views and overhead weigh more.) Chosen: {chosen["name"] if chosen else "none of them"}. The file
-has the rule on the paper's alpha, scales and rate, a combination that was not tested. Tested once on the targets,
-with the settings of this page:
+Of {report["grid"]} combinations of steps and rates, {chosen["name"] if chosen else "none"} was chosen. On the paper's
+ResNet-50 at 256x512 {format_shares(report["shares"])} of the time of 10. On the targets, tested once:
 
 {tested}
 {report["verdict"]}
@@ -202,10 +186,7 @@ def run_tradeoffs(args: Sequence[str] | None = None) -> dict[str, Any]:
     preset = choose_preset(rows, development["IaBN"]["miou"], full["miou"], shares)
     if preset is not None:
         known["seg_ttt_fast"] = describe_method("SegTTT", resolve(preset["settings"], usual, full["ms"]))
-    targets = []
-    for name, method in known.items():
-        print(f"Testing {name} on the targets ...", flush=True)
-        targets.append({"method": name, **study.score(name, method)})
+    targets = study.score_all(known)
     report = {
         **describe_machine(),
         "images": study.validate("known_IaBN", known["IaBN"])["domains"]["development"]["images"],
@@ -220,10 +201,11 @@ def run_tradeoffs(args: Sequence[str] | None = None) -> dict[str, Any]:
         "verdict": judge(targets),
     }
     write_json(arguments.folder / "report.json", report)
-    for page in {arguments.folder / "tradeoffs.md", arguments.page or arguments.folder / "tradeoffs.md"}:
-        write_file(page, format_page(report).encode())
+    own = arguments.folder / "tradeoffs.md"
+    for page in {own, arguments.page or own}:
+        insert_report(page, format_report(report))
         draw(report, page.with_name("tradeoffs.png"))
-    print(f"\n{format_page(report)}\nWritten to {arguments.folder}", flush=True)
+    print(f"\n{format_report(report)}\nWritten to {arguments.folder}", flush=True)
     return report
 
 

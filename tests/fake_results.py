@@ -14,7 +14,7 @@ from callbacks.report.gallery import Gallery
 from callbacks.report.panels import make_palette
 from callbacks.report.summary import gain_of_image, summarize_records
 from callbacks.run.records import to_plain
-from experiments.tables.command import make_plan, parse_arguments
+from experiments.tables.__main__ import make_plan, parse_arguments
 from experiments.tables.runs import Plan, Run
 from lightning_modules.metrics import score_image
 from tests.fakes import make_images

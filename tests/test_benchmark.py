@@ -13,12 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from callbacks.tta import TTA
-from experiments.benchmark import __main__ as program
-from experiments.benchmark import cost
-from experiments.benchmark.__main__ import run_benchmark
+from experiments.benchmark import cost, measure
+from experiments.benchmark.__main__ import resolve_trainable, run_benchmark
 from experiments.benchmark.cases import METHODS, SCALES, Case, make_call
-from experiments.benchmark.plain_loop import PlainLoop
-from experiments.benchmark.presets import draw_image, resolve_trainable
+from experiments.benchmark.plain_loop import PlainLoop, normalise
+from experiments.benchmark.subject import draw_image
 from experiments.benchmark.table import COLUMNS
 from tests.fakes import NormAct2d, Snapshot, TinyNetwork
 
@@ -32,7 +31,8 @@ def small_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def sample() -> tuple[np.ndarray, Tensor]:
-    return draw_image((64, 128))
+    pixels = draw_image(64, 128)
+    return pixels, normalise(pixels)
 
 
 def quick(folder: Path, *more: str) -> list[dict[str, Any]]:
@@ -232,7 +232,7 @@ def test_out_of_memory_becomes_a_note(
 
 @pytest.mark.slow
 def test_differing_labels_end_the_run_with_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(program, "LEAST_AGREEMENT", 1.1)
+    monkeypatch.setattr(measure, "LEAST_AGREEMENT", 1.1)
     with pytest.raises(ValueError, match="2 rows in float32 differ"):
         quick(tmp_path, "--methods", "t-BN", "IaBN")
     assert all("DIFFERS" in row["note"] for row in read_rows(tmp_path))

@@ -1,6 +1,7 @@
 """The comparison of all methods and networks, on a tiny budget."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -27,9 +28,10 @@ def test_table_has_every_score() -> None:
     assert all(line.count("|") == lines[0].count("|") for line in lines)
 
 
-def test_unknown_network_is_a_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"unknown networks \['VGG'\]: expected some of \['DeepLabv1'"):
+def test_unknown_network_is_a_clear_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
         run_comparison(["--folder", str(tmp_path), "--only", "VGG"])
+    assert re.search("invalid choice: 'VGG' .choose from '?DeepLabv1", capsys.readouterr().err)
 
 
 @pytest.mark.slow
@@ -46,7 +48,7 @@ def test_comparison_writes_its_page_and_does_nothing_twice(
     assert len(methods) == len(set(methods)) == {"DeepLabv1": 28, "DeepLabv1, dropout": 6, "DeepLabv1, SN": 3}[name]
     for row in report["rows"]:
         assert {"miou.haze", "miou.dusk", "miou.dust"} <= row.keys() and row["ms_per_image"] > 0
-        assert ("lower" in row) == (row["method"] != "t-BN")
+        assert row["lower"] >= 0
     page = (tmp_path / "page.md").read_text()
     assert format_report(report) in page
     runs = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.ckpt")}

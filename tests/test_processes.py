@@ -141,10 +141,11 @@ def test_a_process_that_is_killed_takes_the_others_with_it(command: str, victim:
             os.killpg(process.pid, signal.SIGKILL)
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems have no such signal")
+@pytest.mark.slow
 def test_a_training_ends_when_the_program_that_started_it_is_killed(tmp_path: Path) -> None:
-    child = "import os, pathlib, time; pathlib.Path('new').write_text(str(os.getpid())); os.rename('new', 'pid'); "
-    child += "time.sleep(600)"
+    child = f"import os, pathlib, sys, time; sys.path.insert(0, {str(ROOT)!r}); "
+    child += "from callbacks.run.processes import watch_parent; watch_parent(); "
+    child += "pathlib.Path('new').write_text(str(os.getpid())); os.rename('new', 'pid'); time.sleep(600)"
     program = f"import sys; from experiments.study import run_training; run_training([sys.executable, '-c', {child!r}])"
     parent = programs.start(["-c", program], tmp_path)
     try:

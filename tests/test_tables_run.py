@@ -2,7 +2,6 @@
 
 import os
 import re
-import runpy
 import signal
 import subprocess
 import sys
@@ -11,8 +10,9 @@ from pathlib import Path
 import pytest
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from experiments.command_line import run_program
 from experiments.tables import execution
-from experiments.tables.command import list_all_runs, run_tables
+from experiments.tables.__main__ import list_all_runs, run_tables
 from experiments.tables.execution import Task, list_tasks, run_tasks
 from experiments.tables.paper import NAMES, read_table
 from experiments.tables.runs import WORLDS, Plan, Run
@@ -99,15 +99,12 @@ def test_an_interrupt_ends_all_steps(interrupt: str, tmp_path: Path, monkeypatch
     assert begun == [1]
 
 
-def test_ctrl_c_says_that_the_same_command_goes_on(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_ctrl_c_says_that_the_same_command_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("experiments.tables.command.run_tables", interrupt)
     with pytest.raises(SystemExit) as ended:
-        runpy.run_module("experiments.tables", run_name="__main__")
+        run_program(interrupt)
     assert ended.value.code == 130 and "the same command goes on" in capsys.readouterr().err
 
 

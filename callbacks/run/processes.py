@@ -60,16 +60,17 @@ def gather_sets(sets: dict[str, set[str]]) -> dict[str, set[str]]:
 
 
 def watch_parent() -> None:
-    """Lets a process that another one started as part of its run end with it, however that one ended.
+    """Lets a process that another one started as part of its run, or as a training, end with it, however that ended.
 
     It is told to stop first, as by SIGTERM, which saves what is done. If it cannot, because it waits for a process that
     is gone, it is killed a little later.
     """
+    parent = os.environ.get(PARENT)
     if "LOCAL_RANK" not in os.environ:  # the first process, which hands its number on
         os.environ[PARENT] = str(os.getpid())
-        return
-    parent = int(os.environ.get(PARENT, os.getppid()))  # that of torchrun does not say
-    threading.Thread(target=_watch, args=(parent,), daemon=True, name="parent").start()
+        if parent is None:  # no program of ours has started it
+            return
+    threading.Thread(target=_watch, args=(int(parent or os.getppid()),), daemon=True, name="parent").start()
 
 
 def _watch(parent: int) -> None:

@@ -2,37 +2,57 @@
 
 Each row is one method on one network, image size and precision. Beside it stand a plain loop, timed by turns in one
 run and always in float32, and the share of the rate of a large matrix product that the method's operations reach.
-Weights are random, as time does not depend on them; the image is a generated street scene. Rows are written as they
+Weights are random, as time does not depend on them; the image is smooth noise. Rows are written as they
 come: `benchmark.json`, `benchmark.csv`, and the machine in `machine.json`.
 """
 
-import argparse
-import os
-import platform
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
+import yaml
+from jsonargparse import ArgumentParser
+from torch import nn
 
-from callbacks.method import TooLargeError, is_out_of_memory
-from callbacks.run.records import find_commit, number_files, write_json
+from callbacks.run.records import number_files, write_json
+from callbacks.seg_ttt import DEFAULT_TRAINABLE
 from experiments.benchmark import cost
-from experiments.benchmark.cases import Case, list_cases, make_call
+from experiments.benchmark.cases import list_cases
 from experiments.benchmark.command import parse_arguments
-from experiments.benchmark.plain_loop import PlainLoop
-from experiments.benchmark.presets import open_subject, resolve_trainable
-from experiments.benchmark.subject import Subject
-from experiments.benchmark.table import COLUMNS, Row, format_page, format_table, write_rows
+from experiments.benchmark.measure import measure
+from experiments.benchmark.subject import CLASSES, make_subject
+from experiments.benchmark.table import Row, format_page, format_table, write_rows
 from experiments.pages import insert_report
-from lightning_modules.compilation import compile_network
 
-LEAST_AGREEMENT = 0.999  # of the labels of a row in float32 with the plain loop's
+CONFIGS = Path(__file__).parents[2] / "configs" / "model"
+
+
+def make_network(name: str) -> nn.Module:
+    """Makes a network of configs/model with random weights.
+
+    Raises:
+        FileNotFoundError: If there is no such file; lists those there are.
+    """
+    path = CONFIGS / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(other.stem for other in CONFIGS.glob("*.yaml")))
+        raise FileNotFoundError(f"there is no {path}: expected one of {known}")
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))["network"]
+    arguments = config.setdefault("init_args", {})
+    if "weights" in arguments:
+        arguments["weights"] = None
+    if "network" not in arguments:  # a wrapper has the number of classes inside
+        arguments["num_classes"] = CLASSES
+    parser = ArgumentParser()
+    parser.add_argument("--network", type=nn.Module)
+    return parser.instantiate(parser.parse_object({"network": config})).network
+
+
+def resolve_trainable(network: nn.Module, choices: list[str]) -> list[str]:
+    """Puts the network's own layers in place of ``default``; choices that name the same modules are one."""
+    own = ",".join(getattr(network, "adapted_layers", DEFAULT_TRAINABLE))
+    return list(dict.fromkeys(own if choice == "default" else choice for choice in choices))
 
 
 def run_benchmark(args: Sequence[str] | None = None) -> list[Row]:
@@ -45,17 +65,19 @@ def run_benchmark(args: Sequence[str] | None = None) -> list[Row]:
     options.folder.mkdir(parents=True, exist_ok=True)
     written = (options.folder / name for name in ("benchmark.json", "benchmark.csv", "machine.json"))
     number_files([path for path in written if path.exists()])  # those of an earlier run are kept
-    machine = describe_machine(options)
+    device = torch.device(options.device)
+    rates = {precision: cost.measure_rate(device, precision) for precision in options.precision}
+    machine = cost.describe_machine(device) | {"rate_tflop_per_s": rates, "options": vars(options)}
     write_json(options.folder / "machine.json", machine)
     print(format_table([]), flush=True)
     rows: list[Row] = []
     try:
         for name, size in product(options.networks, options.sizes):
-            subject = open_subject(name, size, options)
+            torch.manual_seed(0)
+            subject = make_subject(name, make_network(name), size, device)
             trainable = resolve_trainable(subject.network, options.trainable)
             for case, precision in product(list_cases(options.methods, options.steps, trainable), options.precision):
-                rate = machine["rate_tflop_per_s"][precision]
-                rows.append(measure(case, precision, subject, options, rate))
+                rows.append(measure(case, precision, subject, options, rates[precision]))
                 write_rows(rows, options.folder)
                 print(f"{format_table(rows[-1:]).splitlines()[-1]} {rows[-1]['note']}".rstrip(), flush=True)
     finally:
@@ -66,131 +88,6 @@ def run_benchmark(args: Sequence[str] | None = None) -> list[Row]:
     if differing:
         raise ValueError(f"{differing} rows in float32 differ from the plain loop: see their notes")
     return rows
-
-
-def measure(case: Case, precision: str, subject: Subject, options: argparse.Namespace, rate: float) -> Row:
-    """Measures a case beside the rate of a matrix product in TFLOP/s; what goes wrong becomes a note of its row."""
-    row = start_row(case, precision, subject, options)
-    device, network = subject.image.device, subject.network
-    alpha = options.alpha if subject.has_batch_norm else 0.0
-    settings = case.list_settings(alpha, subject.lr, options.scales, options.psi)
-    with noting(row), TemporaryDirectory(prefix="plain_loop_") as folder:
-        method = case.make_method(settings, options.resampling)
-        if method is not None:
-            method.check_network(network)
-        flops, stages = cost.count_flops(make_call(method, network, subject.image, "32-true"))
-        row |= {"tflop": flops / 1e12, "stages_tflop": {name: part / 1e12 for name, part in stages.items()}}
-        call = make_call(method, network, subject.image, precision)
-        if options.compile != "none":
-            compile_network(network, options.compile)
-            call(), call()  # graphs are recorded in the second call
-            if network._compiled_call_impl is None:
-                row["compile"] = "none"
-                add_note(row, "not compiled: the warning says why")
-        row["peak_mb"] = cost.measure_peak(call, device)
-        if method is not None and method.adaptations[0].note:
-            add_note(row, method.adaptations[0].note)
-        calls = [call]
-        if options.plain:
-            exact = make_call(case.make_method(settings, "pillow"), network, subject.image, precision)
-            with noting(row, "plain loop: "):
-                calls.append(compare(row, settings, subject, exact, Path(folder) / "checkpoint.pt"))
-            call()  # warm again
-        add_times(row, cost.time_by_turns(calls, options.repeats, device), rate)
-    compile_network(network, "none")
-    if options.compile != "none":
-        torch.compiler.reset()
-    cost.free_memory(device)
-    return row
-
-
-def start_row(case: Case, precision: str, subject: Subject, options: argparse.Namespace) -> Row:
-    """Makes a row without results."""
-    height, width = subject.pixels.shape[:2]
-    has_alpha = subject.has_batch_norm and case.method != "t-BN"
-    return dict.fromkeys(COLUMNS) | {
-        "network": subject.name, "height": height, "width": width, "device": options.device, "precision": precision,
-        "method": case.method, "steps": case.steps, "trainable": case.trainable, "stages": {}, "stages_tflop": {},
-        "repeats": options.repeats, "channels_last": bool(getattr(subject.network, "channels_last", False)),
-        "compile": options.compile, "resampling": options.resampling if case.has_views else None,
-        "alpha": options.alpha if has_alpha else None, "lr": subject.lr if case.steps else None, "note": "",
-    }  # fmt: skip
-
-
-def compare(row: Row, settings: Mapping[str, Any], subject: Subject, ours: cost.Call, checkpoint: Path) -> cost.Call:
-    """Adds how far the plain loop agrees with ours, both as exact as can be, and its memory; returns its call."""
-    if not subject.has_batch_norm:
-        settings = {**settings, "alpha": None}
-    image = subject.image.contiguous()
-    loop = PlainLoop(subject.network, checkpoint, **settings)
-    found: list[torch.Tensor] = []
-
-    def call() -> torch.Tensor:
-        return loop.predict(subject.pixels, image)
-
-    with cost.float32_products(tf32=False):
-        row["peak_mb_plain_loop"] = cost.measure_peak(lambda: found.append(call()), image.device)
-        probabilities = ours()
-    row["agreement"] = (probabilities.argmax(dim=1) == found[0].argmax(dim=1)).float().mean().item()
-    row["largest_difference"] = (probabilities - found[0]).abs().max().item()
-    if row["precision"] == "32-true" and row["agreement"] < LEAST_AGREEMENT:
-        add_note(row, f"DIFFERS from the plain loop: {100 * row['agreement']:.2f} % of the labels are the same")
-    return call
-
-
-def add_times(row: Row, times: Sequence[cost.Times], rate: float) -> None:
-    """Adds the times of our call and of the plain loop's, if there is one, and what follows from them."""
-    (ours, stages), *others = times
-    row |= {"ms": 1000 * ours.median, "ms_spread": 1000 * ours.iqr, "stages": stages}
-    row["fraction_of_measured_rate"] = row["tflop"] / ours.median / rate
-    if stages.get("step"):
-        row["steps_fraction"] = row["stages_tflop"]["step"] / (sum(stages["step"]) / 1000) / rate
-    for plain, _ in others:
-        row |= {"ms_plain_loop": 1000 * plain.median, "ms_plain_loop_spread": 1000 * plain.iqr}
-        row["ratio"] = row["ms_plain_loop"] / row["ms"]
-
-
-@contextmanager
-def noting(row: Row, where: str = "") -> Iterator[None]:
-    """Makes notes of errors that say that memory ran out, or that a network does not suit; others are raised."""
-    try:
-        yield
-    except (RuntimeError, MemoryError, ValueError) as error:
-        too_large = isinstance(error, TooLargeError | MemoryError) or is_out_of_memory(error)
-        if isinstance(error, RuntimeError) and not too_large:
-            raise
-        text = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        add_note(row, f"{where}{'out of memory: ' if too_large else ''}{text}")
-
-
-def add_note(row: Row, note: str) -> None:
-    """Adds to the note of a row."""
-    row["note"] = f"{row['note']}; {note}" if row["note"] else note
-
-
-def describe_machine(options: argparse.Namespace) -> dict[str, Any]:
-    """Returns what figures depend on."""
-    device = torch.device(options.device)
-    on_cuda = device.type == "cuda"
-    return {
-        "machine": platform.platform(), "processor": name_processor(), "cores": os.cpu_count(),
-        "gpu": torch.cuda.get_device_name(device) if on_cuda else None, "device": device.type,
-        "threads": torch.get_num_threads(), "load": os.getloadavg()[0], "python": platform.python_version(),
-        "torch": torch.__version__, "cuda": torch.version.cuda if on_cuda else None,
-        "cudnn": torch.backends.cudnn.version() if on_cuda else None,
-        "tf32": torch.backends.cudnn.allow_tf32 if on_cuda else None,
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"), "commit": find_commit(),
-        "rate_tflop_per_s": {precision: cost.measure_rate(device, precision) for precision in options.precision},
-        "options": vars(options),
-    }  # fmt: skip
-
-
-def name_processor() -> str:
-    """Returns what the processor calls itself."""
-    path = Path("/proc/cpuinfo")
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    found = re.search(r"^model name\s*:\s*(.+)", text, re.MULTILINE)
-    return found[1].strip() if found else platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

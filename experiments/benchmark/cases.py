@@ -25,7 +25,7 @@ class Case:
     Attributes:
         method: One of `METHODS`; t-BN is the plain forward.
         steps: Of Seg-TTT.
-        trainable: What Seg-TTT moves: names joined by commas, or ``default`` for the network's own.
+        trainable: What Seg-TTT moves: names joined by commas.
     """
 
     method: str
@@ -37,16 +37,13 @@ class Case:
         """Whether the method averages over views."""
         return self.method in ("TTA", "Seg-TTT")
 
-    def list_settings(
-        self, alpha: float, lr: float, scales: Sequence[float] = SCALES, psi: float = 0.7
-    ) -> dict[str, Any]:
+    def list_settings(self, alpha: float, lr: float, psi: float = 0.7) -> dict[str, Any]:
         """Returns the arguments of the method; those of its plain loop have the same names."""
         settings: dict[str, Any] = {} if self.method == "t-BN" else {"alpha": alpha}
         if self.has_views:
-            settings["scales"] = scales
+            settings["scales"] = SCALES
         if self.trainable is not None:
-            trainable = None if self.trainable == "default" else self.trainable.split(",")
-            settings |= {"psi": psi, "lr": lr, "num_steps": self.steps, "trainable": trainable}
+            settings |= {"psi": psi, "lr": lr, "num_steps": self.steps, "trainable": self.trainable.split(",")}
         return settings
 
     def make_method(self, settings: Mapping[str, Any], resampling: str = "device") -> Method | None:

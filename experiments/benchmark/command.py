@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from experiments.benchmark.cases import METHODS, SCALES
+from experiments.benchmark.cases import METHODS
 from experiments.benchmark.cost import PRECISIONS
 from experiments.command_line import to_path
 
@@ -38,17 +38,9 @@ def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
     add("--trainable", nargs="+", metavar="NAMES", default=["default", "layer4,head", "head"], help=what)
     add("--precision", nargs="+", choices=PRECISIONS, default=["32-true", "bf16-mixed"], help="default: both")
     add("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: a GPU if there is one")
-    add("--channels-last", choices=["auto", "true", "false"], default="auto", help="auto: as the network has it")
     add("--compile", choices=["none", "default", "reduce-overhead"], default="none", help="as --model.compile")
-    add("--threads", type=int, help="threads of torch on a CPU")
     add("--repeats", type=int, help="turns that are timed (default: 20, on a CPU 5)")
     add("--plain", choices=["true", "false"], default="true", help="whether to run the plain loop beside it")
-    add("--alpha", type=float, default=0.1, help="alpha of IaBN (default: %(default)s)")
-    add("--psi", type=float, default=0.7, help="psi of Seg-TTT (default: %(default)s)")
-    rate = "learning rate of Seg-TTT (default: one at which random weights stay stable)"
-    add("--lr", type=float, help=rate)
-    add("--scales", nargs="+", type=float, default=list(SCALES), help="scales of the views")
-    add("--resampling", choices=["device", "pillow"], default="device", help="how the views are resized")
     add("--write", type=to_path, metavar="PAGE", help="a Markdown page that the table is also written into")
     add("--quick", action="store_true", help="a tiny network and image, to see that everything runs")
     options = parser.parse_args(args)
@@ -60,6 +52,4 @@ def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
     options.sizes = options.sizes or [parse_size(size) for size in SIZES[kind]]
     options.steps = options.steps or ([1] if options.quick else [1, 3, 10])
     options.repeats = options.repeats or REPEATS[kind]
-    if options.threads:
-        torch.set_num_threads(options.threads)
     return options

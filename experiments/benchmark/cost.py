@@ -1,8 +1,12 @@
 """What a call costs: time, memory, counted operations; and how fast the machine multiplies matrices."""
 
 import gc
+import os
+import platform
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,7 @@ import torch
 from torch.utils.benchmark import Measurement, TaskSpec, timer
 from torch.utils.flop_counter import FlopCounterMode
 
+from callbacks.run.records import find_commit
 from callbacks.stages import recording
 
 PRECISIONS = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -134,3 +139,25 @@ def float32_products(tf32: bool) -> Iterator[None]:
         yield
     finally:
         convolutions.allow_tf32, products.allow_tf32 = before
+
+
+def describe_machine(device: torch.device) -> dict[str, Any]:
+    """Returns what figures depend on."""
+    machine: dict[str, Any] = {
+        "machine": platform.platform(), "processor": name_processor(), "cores": os.cpu_count(), "gpu": None,
+        "device": device.type, "threads": torch.get_num_threads(), "load": os.getloadavg()[0],
+        "python": platform.python_version(), "torch": torch.__version__, "cuda": None, "cudnn": None, "tf32": None,
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"), "commit": find_commit(),
+    }  # fmt: skip
+    if device.type == "cuda":
+        machine |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
+        machine |= {"cudnn": torch.backends.cudnn.version(), "tf32": torch.backends.cudnn.allow_tf32}
+    return machine
+
+
+def name_processor() -> str:
+    """Returns what the processor calls itself."""
+    path = Path("/proc/cpuinfo")
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    found = re.search(r"^model name\s*:\s*(.+)", text, re.MULTILINE)
+    return found[1].strip() if found else platform.processor() or platform.machine()

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from experiments.benchmark.plain_loop import normalise
 from lightning_modules.predictor import predict_logits
 
 CLASSES = 19
@@ -40,10 +41,22 @@ class Subject:
         return bool(list_batch_norms(self.network))
 
 
-def make_subject(name: str, network: nn.Module, pixels: np.ndarray, image: Tensor, lr: float | None = None) -> Subject:
-    """Makes a subject of a network, which is changed as by `imitate_training`; without a rate one is chosen."""
+def draw_image(height: int, width: int) -> np.ndarray:
+    """Draws (H, W, 3) uint8 pixels that are smooth, as photographs are; the same each time."""
+    generator = torch.Generator().manual_seed(0)
+    total = torch.zeros(1, 3, height, width)
+    for divisor, weight in ((32, 1.0), (8, 0.4), (2, 0.1)):  # noise at three scales
+        noise = torch.randn(1, 3, max(2, height // divisor), max(2, width // divisor), generator=generator)
+        total += weight * F.interpolate(noise, (height, width), mode="bicubic", align_corners=False)
+    return (128 + 50 * total[0]).clamp(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+
+
+def make_subject(name: str, network: nn.Module, size: tuple[int, int], device: str | torch.device) -> Subject:
+    """Makes a subject of a network, which is changed as by `imitate_training`, and of an image of (H, W) pixels."""
+    pixels = draw_image(*size)
+    network, image = network.to(device), normalise(pixels).to(device)
     imitate_training(network, image)
-    return Subject(name, network, pixels, image, choose_rate(network, image) if lr is None else lr)
+    return Subject(name, network, pixels, image, choose_rate(network, image))
 
 
 def list_batch_norms(network: nn.Module) -> list[_BatchNorm]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Patch
 
 from callbacks.report.panels import draw_overlay, make_palette
@@ -13,9 +13,8 @@ from datamodules.labels import IGNORED
 from experiments.check_data.checks import DataSetCheck, SplitCheck
 
 PAIRS = 3  # of each split
-WIDTH = 4.0  # inches of an image
+WIDTH, HEIGHT = 4.0, 6.0  # inches of an image with its labels below
 PIXELS = 800  # most in a row or column of an image: more are not seen, and large photographs would fill the memory
-MOST = 2.0  # height of an image in the picture, by its width
 NAME = 46  # characters of a file's name that are shown
 
 
@@ -28,34 +27,32 @@ def draw_pairs(found: Sequence[DataSetCheck], path: Path) -> None:
     rows = [(check, pairs) for data_set in found for check in data_set.checks if (pairs := load_pairs(check))]
     if not rows:
         raise ValueError(f"{path} is not drawn: no pair could be read")
-    ratios = [min(MOST, max(image.shape[0] / image.shape[1] for _, image, _ in pairs)) for _, pairs in rows]
-    heights = [
-        WIDTH * ratio * (2 if check.labelled else 1) + 1.2 for (check, _), ratio in zip(rows, ratios, strict=True)
-    ]
-    figure = Figure(figsize=(PAIRS * WIDTH, sum(heights)), layout="constrained", dpi=100)
-    parts = figure.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)[:, 0]
-    for part, (check, pairs) in zip(parts, rows, strict=True):
-        palette = make_palette(check.module.num_classes, check.module.colours)
-        axes = part.subplots(2 if check.labelled else 1, PAIRS, squeeze=False)
-        for each in axes.flat:
-            each.set_axis_off()
-        seen: set[int] = set()
-        for column, (name, image, labels) in enumerate(pairs):
-            axes[0, column].imshow(image)
-            title = name if len(name) <= NAME else f"...{name[-NAME:]}"
-            axes[0, column].set_title(title, fontsize=8, parse_math=False)  # a $ is no formula
-            if labels is not None:
-                axes[1, column].imshow(draw_overlay(image, labels, palette))
-                seen |= set(np.unique(labels).tolist())
-        part.suptitle(check.name, parse_math=False)
-        names = dict(enumerate(check.module.class_names)) | {IGNORED: "ignored"}
-        handles = [
-            Patch(facecolor=palette[label] / 255, edgecolor="gray", label=names[label]) for label in sorted(seen)
-        ]
-        if handles:
-            part.legend(handles=handles, loc="outside lower center", ncols=min(10, len(handles)), fontsize=8)
+    figure = Figure(figsize=(PAIRS * WIDTH, len(rows) * HEIGHT), layout="constrained", dpi=100)
+    for part, (check, pairs) in zip(figure.subfigures(len(rows), 1, squeeze=False)[:, 0], rows, strict=True):
+        draw_split(part, check, pairs)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png")
+
+
+def draw_split(part: SubFigure, check: SplitCheck, pairs: Sequence[tuple[str, np.ndarray, np.ndarray | None]]) -> None:
+    """Draws some pairs of a split into their part of the picture."""
+    palette = make_palette(check.module.num_classes, check.module.colours)
+    axes = part.subplots(2 if check.labelled else 1, PAIRS, squeeze=False)
+    for each in axes.flat:
+        each.set_axis_off()
+    seen: set[int] = set()
+    for column, (name, image, labels) in zip(axes.T, pairs, strict=False):
+        column[0].imshow(image)
+        title = name if len(name) <= NAME else f"...{name[-NAME:]}"
+        column[0].set_title(title, fontsize=8, parse_math=False)  # a $ is no formula
+        if labels is not None:
+            column[1].imshow(draw_overlay(image, labels, palette))
+            seen |= set(np.unique(labels).tolist())
+    part.suptitle(check.name, parse_math=False)
+    names = dict(enumerate(check.module.class_names)) | {IGNORED: "ignored"}
+    handles = [Patch(facecolor=palette[label] / 255, edgecolor="gray", label=names[label]) for label in sorted(seen)]
+    if handles:
+        part.legend(handles=handles, loc="outside lower center", ncols=min(10, len(handles)), fontsize=8)
 
 
 def load_pairs(check: SplitCheck) -> list[tuple[str, np.ndarray, np.ndarray | None]]:

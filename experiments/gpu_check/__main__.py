@@ -4,29 +4,33 @@ The exit status is 1 if a check failed; a timing that is missing does not count.
 """
 
 import argparse
-import os
-import platform
-import subprocess
 import sys
 import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import pytorch_lightning
 import torch
-import torchmetrics
-import torchvision
 
-from callbacks.run.records import find_commit
+from experiments.benchmark.cost import describe_machine
 from experiments.command_line import to_path
 from experiments.gpu_check import STARTED
 from experiments.gpu_check.correctness import check_methods, check_norm, check_variants, check_waits
 from experiments.gpu_check.runner import Check, Report
-from experiments.gpu_check.speed import list_rates, time_methods, time_plain_loop, time_training
+from experiments.gpu_check.speed import list_rates, time_methods, time_training
 from experiments.gpu_check.subjects import Setup
 from experiments.gpu_check.training import check_processes
+
+
+def list_timings(name: str, backbone: str) -> list[Check]:
+    """Lists how the methods are timed on one network."""
+    methods, alone = partial(time_methods, backbone=backbone), "--plain=false"
+    return [
+        Check(f"{name}-bf16", partial(methods, precision="bf16", options=[alone]), 30),
+        Check(f"{name}-float32", partial(methods, precision="float32 (TF32)"), 70),
+        Check(f"{name}-compile", partial(methods, precision="bf16", options=[alone, "--compile=default"]), 90),
+    ]
+
 
 CHECKS = [
     Check("norm", check_norm, 20, "the blended norm and its gradient are the formula's in float64"),
@@ -35,38 +39,10 @@ CHECKS = [
     Check("methods", check_methods, 75, "every method predicts as on the CPU and leaves the network as it was"),
     Check("processes", check_processes, 90, "two processes train the same weights and score alike"),
     Check("rates", list_rates, 15),
-    Check("r50-bf16", partial(time_methods, backbone="resnet50", precision="bf16"), 30),
-    Check("r50-float32", partial(time_methods, backbone="resnet50", precision="float32 (TF32)"), 30),
-    Check("r50-plain-loop", partial(time_plain_loop, backbone="resnet50"), 40),
+    *list_timings("r50", "resnet50"),
     Check("training", time_training, 20),
-    Check("r50-compile", partial(time_methods, backbone="resnet50", precision="bf16", compiled=True), 90),
-    Check("r101-bf16", partial(time_methods, backbone="resnet101", precision="bf16"), 30),
-    Check("r101-float32", partial(time_methods, backbone="resnet101", precision="float32 (TF32)"), 30),
-    Check("r101-plain-loop", partial(time_plain_loop, backbone="resnet101"), 40),
-    Check("r101-compile", partial(time_methods, backbone="resnet101", precision="bf16", compiled=True), 90),
+    *list_timings("r101", "resnet101"),
 ]
-
-
-def describe_machine(device: torch.device) -> dict[str, Any]:
-    """Returns what figures depend on."""
-    machine: dict[str, Any] = {"device": str(device), "python": platform.python_version(), "torch": torch.__version__}
-    machine |= {"torchvision": torchvision.__version__, "pytorch_lightning": pytorch_lightning.__version__}
-    machine |= {"torchmetrics": torchmetrics.__version__, "commit": find_commit(), "CPU cores": os.cpu_count()}
-    if device.type == "cuda":
-        properties = torch.cuda.get_device_properties(device)
-        machine |= {"GPU": properties.name, "GPU memory GiB": properties.total_memory / 2**30}
-        machine |= {"GPUs": torch.cuda.device_count(), "driver": find_driver()}
-        machine |= {"CUDA": torch.version.cuda, "cuDNN": torch.backends.cudnn.version()}
-    return machine
-
-
-def find_driver() -> str:
-    """Asks NVIDIA's tool for the version of the driver."""
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.split("\n")[0]
-    except (OSError, subprocess.SubprocessError) as error:
-        return f"unknown ({type(error).__name__})"
 
 
 def check_gpu(args: Sequence[str] | None = None) -> int:
@@ -76,7 +52,15 @@ def check_gpu(args: Sequence[str] | None = None) -> int:
     kinds = ("auto", "cuda", "cpu")
     add("--device", choices=kinds, default="auto", help="the device to check (default: a GPU if there is one)")
     add("--tiny", action="store_true", help="tiny networks and images, to see that everything runs")
-    add("--only", nargs="+", metavar="NAME", help="only these steps; a wrong name lists all")
+    names = [check.name for check in CHECKS]
+    add(
+        "--only",
+        nargs="+",
+        metavar="NAME",
+        choices=names,
+        default=names,
+        help="only these steps; a wrong name lists all",
+    )
     add("--minutes", type=float, default=5.0, help="time for everything; steps left then are not run (default: 5)")
     files = "where to write gpu_check.json and gpu_check.md (default: %(default)s)"
     add("--folder", type=to_path, default=Path("outputs/gpu_check"), help=files)
@@ -85,16 +69,12 @@ def check_gpu(args: Sequence[str] | None = None) -> int:
         options.device = "cuda" if torch.cuda.is_available() else "cpu"
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("torch finds no CUDA device: expected a GPU with a driver, or --device cpu --tiny")
-    names = [check.name for check in CHECKS]
-    unknown = sorted(set(options.only or ()) - set(names))
-    if unknown:
-        parser.error(f"no step {', '.join(unknown)}: expected some of {', '.join(names)}")
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     device = torch.device("cuda:0" if options.device == "cuda" else "cpu")
     machine = describe_machine(device) | {"tiny": options.tiny}
     print(", ".join(f"{key} {value}" for key, value in machine.items()), flush=True)
     report = Report(options.folder, machine, STARTED if args is None else None)
-    checks = [check for check in CHECKS if not options.only or check.name in options.only]
+    checks = [check for check in CHECKS if check.name in options.only]
     report.run_all(checks, Setup(device, options.tiny), 60 * options.minutes)
     print(f"\nFiles: {options.folder}/gpu_check.json and gpu_check.md", flush=True)
     print(f"FAILED: {', '.join(report.failed)}" if report.failed else "All checks passed.", flush=True)

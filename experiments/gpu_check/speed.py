@@ -1,32 +1,26 @@
-"""Times methods on one image of full size, beside the plain loop and the device's own rate."""
+"""Times methods on one image of full size as `experiments.benchmark` does, and a step of training."""
 
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache, lru_cache, partial
-from pathlib import Path
+from functools import cache, lru_cache
 from statistics import median
 
 import torch
 
-from experiments.benchmark import cases, cost
+from experiments.benchmark import cost
 from experiments.benchmark.cases import Case
-from experiments.benchmark.plain_loop import PlainLoop
+from experiments.benchmark.command import parse_arguments
+from experiments.benchmark.measure import measure
 from experiments.benchmark.subject import CLASSES, Subject
 from experiments.gpu_check.runner import Row
 from experiments.gpu_check.subjects import Setup
-from lightning_modules.compilation import compile_network
 
-CASES = {  # the most wanted first
-    "plain": Case("t-BN"),
-    "IaBN": Case("IaBN"),
-    "Seg-TTT 10": Case("Seg-TTT", 10, "default"),
-    "Seg-TTT 3": Case("Seg-TTT", 3, "default"),
-    "TTA": Case("TTA"),
-}
 RATES = {"bf16": ("bf16-mixed", True), "float32 (TF32)": ("32-true", True), "float32": ("32-true", False)}
-ALPHA = 0.1
-REPEATS = 5
+SHOWN = {  # of a row of the benchmark: title and key
+    "method": "method", "steps": "steps", "ms": "ms", "spread": "ms_spread", "plain loop ms": "ms_plain_loop",
+    "peak MB": "peak_mb", "TFLOP": "tflop", "of matrix rate": "fraction_of_measured_rate", "compile": "compile",
+    "note": "note",
+}  # fmt: skip
 
 
 @cache
@@ -48,60 +42,19 @@ def make_subject(setup: Setup, backbone: str) -> Subject:
     return setup.make_subject(setup.make_network(backbone), 1024, 2048, setup.device)
 
 
-def make_call(subject: Subject, case: Case, precision: str) -> cost.Call:
-    """Returns a call that predicts the image by a method in one of the precisions of `RATES`."""
-    method = case.make_method(case.list_settings(ALPHA, subject.lr))
-    return cases.make_call(method, subject.network, subject.image, RATES[precision][0])
-
-
-@cache
-def count_tflop(setup: Setup, backbone: str, name: str) -> float:
-    """Counts the operations of one of `CASES`; the network must not be compiled."""
-    return cost.count_flops(make_call(make_subject(setup, backbone), CASES[name], "bf16"))[0] / 1e12
-
-
-def time_methods(setup: Setup, backbone: str, precision: str, compiled: bool = False) -> Iterator[Row]:
-    """Times the methods in one of the precisions of `RATES`."""
+def time_methods(setup: Setup, backbone: str, precision: str, options: Sequence[str] = ()) -> Iterator[Row]:
+    """Times the methods in one of the precisions of `RATES`, with more options of the benchmark."""
+    repeats = 2 if setup.tiny else 5
+    given = parse_arguments([f"--device={setup.device.type}", f"--repeats={repeats}", *options])
     subject = make_subject(setup, backbone)
-    names = ["plain"] if compiled and setup.tiny else list(CASES)  # compiling takes long, however tiny
-    tflops = [count_tflop(setup, backbone, name) for name in names]
-    rate = measure_rate(setup, precision)
-    if compiled:
-        compile_network(subject.network)
-    try:
-        for name, tflop in zip(names, tflops, strict=True):
-            row: Row = {"network": backbone, "precision": precision, "method": name}
-            call = make_call(subject, CASES[name], precision)
-            if compiled:
-                with fast_float32():
-                    row["compiling s"] = cost.time_call(call)
-                row["compiled"] = subject.network._compiled_call_impl is not None  # else a warning said why
-            row |= time_call(setup, call)
-            yield {**row, "TFLOP": tflop, "of matrix rate": tflop / row["ms"] * 1000 / rate}
-    finally:
-        compile_network(subject.network, "none")
-
-
-def time_plain_loop(setup: Setup, backbone: str) -> Iterator[Row]:
-    """Times the methods as one writes them at first, in float32 (TF32)."""
-    subject = make_subject(setup, backbone)
-    for name, case in CASES.items():
-        settings = case.list_settings(ALPHA, subject.lr)
-        if case.steps:
-            settings["trainable"] = subject.network.adapted_layers
-        with tempfile.TemporaryDirectory() as folder:
-            loop = PlainLoop(subject.network, Path(folder) / "checkpoint.pth", **settings)
-            times = time_call(setup, partial(loop.predict, subject.pixels, subject.image))
-        yield {"network": backbone, "precision": "float32 (TF32)", "method": f"plain loop: {name}", **times}
-
-
-def time_call(setup: Setup, call: cost.Call) -> Row:
-    """Returns the milliseconds of some calls, and the peak memory of one."""
-    with fast_float32():
-        call()  # warm: chooses algorithms, which takes memory of its own
-        peak = cost.measure_peak(call, setup.device)
-        times = [1000 * cost.time_call(call) for _ in range(2 if setup.tiny else REPEATS)]
-    return {"ms": median(times), "ms min": min(times), "ms max": max(times), "peak MB": peak}
+    moved = ",".join(subject.network.adapted_layers)  # type: ignore[arg-type]
+    cases = [Case("t-BN"), Case("IaBN"), Case("Seg-TTT", 10, moved), Case("Seg-TTT", 3, moved), Case("TTA")]
+    if setup.tiny and given.compile != "none":
+        cases = cases[:1]  # compiling takes long, however tiny
+    for case in cases:  # the most wanted first
+        with fast_float32():
+            row = measure(case, RATES[precision][0], subject, given, measure_rate(setup, precision))
+        yield {"network": backbone, "precision": precision, **{title: row[key] or None for title, key in SHOWN.items()}}
 
 
 @contextmanager

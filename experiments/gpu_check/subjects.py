@@ -4,11 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from experiments.benchmark.plain_loop import normalise
 from experiments.benchmark.subject import CLASSES, Subject, make_subject
 from lightning_modules.networks.deeplab_v1 import DeepLabV1
 
@@ -36,15 +34,8 @@ class Setup:
         return DeepLabV1(backbone, CLASSES, dropout=dropout)
 
     def make_subject(self, network: nn.Module, height: int, width: int, device: str | torch.device) -> Subject:
-        """Makes a network behave like a trained one on an image that is smooth, as photographs are."""
-        size = (64, 128) if self.tiny else (height, width)
-        generator = torch.Generator().manual_seed(0)
-        total = torch.zeros(1, 3, *size)
-        for divisor, weight in ((32, 1.0), (8, 0.4), (2, 0.1)):  # noise at three scales
-            noise = torch.randn(1, 3, *(max(2, length // divisor) for length in size), generator=generator)
-            total += weight * F.interpolate(noise, size, mode="bicubic", align_corners=False)
-        pixels = (128 + 50 * total[0]).clamp(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
-        return make_subject(type(network).__name__, network.to(device), pixels, normalise(pixels).to(device))
+        """Makes a network behave like a trained one on an image of this size, or of a tiny one."""
+        return make_subject(type(network).__name__, network, (64, 128) if self.tiny else (height, width), device)
 
     def make_calm_subject(self, device: str | torch.device = "cpu", dropout: float = 0.0) -> Subject:
         """Makes a subject whose residual blocks each add little, as trained ones do.

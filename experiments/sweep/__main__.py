@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from jsonargparse.typing import PositiveInt
 from optuna.pruners import NopPruner
 from optuna.trial import TrialState
 from wandb.sdk.launch.sweeps.utils import SWEEP_COMMAND_ENV_VAR_REGEX
@@ -26,15 +27,15 @@ from callbacks.run.settings import describe_limit
 from experiments.command_line import drop_options, split_arguments, to_path
 from experiments.sweep.definition import Definition, read_definition
 from experiments.sweep.one_pass import explain_several, run_one_pass
-from experiments.sweep.report import log_offline, write_report
+from experiments.sweep.report import write_report
 from experiments.sweep.search import Sweep, find_attempts, hide_password, make_pruner, open_storage, open_sweep
 from experiments.sweep.trial import (
     Report,
     TrialError,
     build_arguments,
-    find_key,
     name_folder,
     read_metric,
+    refuse_targets,
     resolve,
     run_trial,
 )
@@ -61,7 +62,7 @@ def run_command(args: Sequence[str] | None = None) -> int:
         print(f"\nStopped. {AGAIN}.", file=sys.stderr, flush=True)
         return 130
     except TrialError as error:
-        errors = [f"main.py says: {error}"]
+        errors = [str(error)]
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 1
@@ -81,27 +82,18 @@ def make_parser() -> argparse.ArgumentParser:
         description=(__doc__ or "").split("\n\n")[1],
         epilog="Arguments after -- are passed to main.py, after those of the sweep's command",
     )
-    parser.add_argument(
-        "sweep", type=to_path, help="a sweep in Weights & Biases' format, e.g. configs/sweep/alpha.yaml"
-    )
-    parser.add_argument("--experiment", help=f"config of the experiment, in place of ${EXPERIMENT}")
-    parser.add_argument("--checkpoint", help=f"trained network to adapt, in place of ${CHECKPOINT}")
-    parser.add_argument("--name", help="of the study (default: the sweep's own, or that of its file)")
-    parser.add_argument("--folder", type=to_path, help="where to write (outputs/sweeps/NAME)")
-    parser.add_argument("--storage", help="database of the study, for several machines (a SQLite file in the folder)")
-    parser.add_argument("--trials", type=count, help="how many trials at most (run_cap of the sweep; a whole grid)")
-    parser.add_argument("--sampler", choices=("grid", "random", "tpe"), help="what chooses (the sweep's method)")
-    parser.add_argument("--no-pruning", action="store_true", help="finish trials that would be stopped early")
-    parser.add_argument("--separate", action="store_true", help="one run per trial, also where one pass would do")
+    add = parser.add_argument
+    add("sweep", type=to_path, help="a sweep in Weights & Biases' format, e.g. configs/sweep/alpha.yaml")
+    add("--experiment", help=f"config of the experiment, in place of ${EXPERIMENT}")
+    add("--checkpoint", help=f"trained network to adapt, in place of ${CHECKPOINT}")
+    add("--name", help="of the study (default: the sweep's own, or that of its file)")
+    add("--folder", type=to_path, help="where to write (outputs/sweeps/NAME)")
+    add("--storage", help="database of the study, for several machines (a SQLite file in the folder)")
+    add("--trials", type=PositiveInt, help="how many trials at most (run_cap of the sweep; a whole grid)")
+    add("--sampler", choices=("grid", "random", "tpe"), help="what chooses (the sweep's method)")
+    add("--no-pruning", action="store_true", help="finish trials that would be stopped early")
+    add("--separate", action="store_true", help="one run per trial, also where one pass would do")
     return parser
-
-
-def count(text: str) -> int:
-    """Reads a whole number above 0."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected a whole number above 0")
-    return number
 
 
 def run_sweep(options: argparse.Namespace, more: Sequence[str]) -> list[str]:
@@ -148,11 +140,6 @@ def run_sweep(options: argparse.Namespace, more: Sequence[str]) -> list[str]:
         details = {"sampler": sampler, "storage": hide_password(url), "one_pass": several is None}
         text = write_report(sweep, args, details)
     attempts = [trial.state for trial in find_attempts(study).values()]
-    if sweep.new and TrialState.COMPLETE in attempts:
-        try:
-            log_offline(sweep)
-        except Exception as error:  # of a service beside: all that counts is written
-            print(f"The offline run for Weights & Biases could not be written: {error}", file=sys.stderr, flush=True)
     running = attempts.count(TrialState.RUNNING)
     note = f"\n\n{running} trials are still running elsewhere: the same command shows the rest later."
     print(f"{text}\n\nWritten to {folder}{note if running else ''}", flush=True)
@@ -220,11 +207,7 @@ def check_options(definition: Definition, more: Sequence[str]) -> None:
 
 def find_weights(config: Mapping[str, Any]) -> Path:
     """Returns the file of the trained network; raises ValueError without one, or if a run would choose on a target."""
-    if where := find_key(config.get("data"), "choose_on_target", "data"):
-        raise ValueError(
-            f"{where} is true: a sweep never chooses on a target. Use the development set (WildDash in the paper's "
-            "protocol), and test once with what was chosen"
-        )
+    refuse_targets(config.get("data"))
     path = config.get("ckpt_path") or config["model"].get("released")
     if not path or not Path(path).expanduser().is_file():
         raise ValueError(

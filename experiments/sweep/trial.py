@@ -27,10 +27,10 @@ import main
 from callbacks.report.search_figure import format_value
 from callbacks.results import RECORDS, SUMMARY, read_records
 from callbacks.run.processes import explain_error
+from experiments.study import QUIET
 from experiments.sweep.definition import Definition
 from lightning_modules.metrics import Scores
 
-QUIET = ("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false")
 WATCHED = "--trainer.callbacks+=experiments.sweep.trial.ScoreReporter"
 LONGEST = 100  # of a folder's name, without its hash
 Report = Callable[[int, float], None]
@@ -198,8 +198,7 @@ def read_metric(summary: Mapping[str, Any], metric: str) -> float:
     Raises:
         TrialError: If there is no such score, or the run chose on a target.
     """
-    if where := find_key(summary.get("data"), "choose_on_target", "data"):
-        raise TrialError(f"{where} is true: a sweep never chooses on a target")
+    refuse_targets(summary.get("data"))
     scores = {f"val/{name}": score for name, score in summary["mean"].items()}
     for domain, own in summary["domains"].items():
         scores |= {f"val/{domain}/{name}": score for name, score in own.items() if isinstance(score, int | float)}
@@ -208,16 +207,17 @@ def read_metric(summary: Mapping[str, Any], metric: str) -> float:
     return float(scores[metric])
 
 
-def find_key(value: Any, key: str, place: str) -> str | None:
-    """Returns the dotted place at which a key of nested settings is true; None if there is none."""
-    if isinstance(value, list):
-        value = dict(enumerate(value))
-    if not isinstance(value, Mapping):
-        return None
-    if value.get(key):
-        return f"{place}.{key}"
-    found = (find_key(item, key, f"{place}.{name}") for name, item in value.items())
-    return next((where for where in found if where), None)
+def refuse_targets(data: Any, place: str = "data") -> None:
+    """Raises TrialError if settings of data, or of one of several, let a target choose."""
+    members = dict(enumerate(data)) if isinstance(data, list) else data
+    if isinstance(members, Mapping):
+        if members.get("choose_on_target"):
+            raise TrialError(
+                f"{place}.choose_on_target is true: a sweep never chooses on a target. Use the development set, and "
+                "test once with what was chosen"
+            )
+        for name, member in members.items():
+            refuse_targets(member, f"{place}.{name}")
 
 
 def name_point(values: Mapping[str, Any]) -> str:

@@ -1,17 +1,117 @@
-"""The command line: `python -m experiments.tables NAME... [--run]`."""
+"""Builds the paper's tables and figures from results, and runs what is missing if asked to."""
 
-import sys
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
 
-from experiments.tables.command import run_tables
-from experiments.tables.execution import is_interrupt
+from jsonargparse.typing import PositiveInt
+
+from callbacks.run.records import write_file
+from experiments.command_line import add_quick, make_parser, parse, run_program, to_path
+from experiments.pages import insert_report
+from experiments.tables.execution import QUICK, list_tasks, run_tasks
+from experiments.tables.figures import draw_figure
+from experiments.tables.formats import CONSTRUCTED, make_csv, make_latex, make_page
+from experiments.tables.paper import NAMES, Table, read_table
+from experiments.tables.results import BuiltTable, build_table
+from experiments.tables.runs import WORLDS, Plan, Run
+
+PICTURES = "tables"  # folder beside a page
+
+
+def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
+    """Parses the command line."""
+    parser = make_parser("tables", __doc__)
+    add = parser.add_argument
+    add("names", nargs="+", metavar="NAME", help=f"{', '.join(NAMES)}, or all")
+    add("--run", action="store_true", help="train and test what is missing, each once")
+    world = "the paper's data sets, or generated scenes (default: %(default)s)"
+    add("--world", choices=list(WORLDS), default="licensed", help=world)
+    add("--folder", type=to_path, help="holds EXPERIMENT/test/METHOD/results.json (default: outputs/tables/WORLD)")
+    add("--experiments", nargs="+", metavar="NAME", help="with --run: only these experiments")
+    settings = "published, or chosen on the development set (default: paper if licensed, selected on street_scenes)"
+    add("--settings", choices=["paper", "selected"], help=settings)
+    add("--jobs", type=PositiveInt, default=1, help="how many trainings and tests at a time (default: %(default)s)")
+    add("--page", type=to_path, help="also write all of it between the marks of this page")
+    add_quick(parser)
+    return parse(parser, args)
+
+
+def make_plan(arguments: argparse.Namespace) -> Plan:
+    """Makes the plan of what the command line asks for.
+
+    Raises:
+        ValueError: If the settings do not suit the world.
+    """
+    world = WORLDS[arguments.world]
+    policy = arguments.settings or world.policy
+    if policy == "paper" and world.targets:
+        raise ValueError(
+            f"--settings paper on {world.name}: expected selected, as the published settings belong to other images"
+        )
+    folder = arguments.folder or Path("outputs/tables") / (world.name + ("_quick" if arguments.quick else ""))
+    return Plan(world, policy, folder, (*(QUICK if arguments.quick else ()), *arguments.options))
+
+
+def list_all_runs(plan: Plan, tables: Sequence[Table], experiments: Sequence[str] | None = None) -> list[Run]:
+    """Lists the runs of all tables, each once.
+
+    Raises:
+        ValueError: If an experiment is named that no table has.
+    """
+    runs = list(dict.fromkeys(run for table in tables for run in plan.list_runs(table)))
+    known = sorted({run.experiment for run in runs})
+    if unknown := sorted(set(experiments or ()) - set(known)):
+        raise ValueError(f"unknown experiments {unknown}: expected some of {known}")
+    return [run for run in runs if experiments is None or run.experiment in experiments]
+
+
+def write_table(built: BuiltTable) -> str:
+    """Draws and writes a table in all formats; returns its Markdown."""
+    draw_figure(built)
+    page = make_page(built)
+    for suffix, text in {"md": page, "csv": make_csv(built), "tex": make_latex(built)}.items():
+        write_file(built.plan.folder / f"{built.table.name}.{suffix}", text.encode())
+    return page
+
+
+def write_page(page: Path, tables: Sequence[BuiltTable], plan: Plan) -> None:
+    """Writes all tables between the marks of a page, and their pictures into a folder beside it."""
+    begin = f"`python -m experiments.tables all --run --world {plan.world.name} --page {page}`\n\n"
+    begin += f"{CONSTRUCTED}\n\n" if plan.world.targets else ""
+    texts = [make_page(built, level=2, place=f"{PICTURES}/") for built in tables]
+    insert_report(page, begin + "\n".join(text.replace(f"{CONSTRUCTED}\n\n", "") for text in texts))
+    for picture in (f"{name}.png" for built in tables for name in built.pictures):
+        write_file(page.parent / PICTURES / picture, (plan.folder / picture).read_bytes())
+
+
+def run_tables(args: Sequence[str] | None = None) -> list[BuiltTable]:
+    """Runs the command line; returns the tables that it wrote."""
+    arguments = parse_arguments(args)
+    plan = make_plan(arguments)
+    tables = [read_table(name) for name in dict.fromkeys(NAMES if "all" in arguments.names else arguments.names)]
+    runs = list_all_runs(plan, tables, arguments.experiments)
+    failed: list[str] = []
+    if arguments.run:
+        tasks = list_tasks(plan, runs)
+        trainings = sum(task.kind == "train" for task in tasks)
+        steps = f"{len(tasks)} steps to do, {trainings} of them trainings (or already done)"
+        print(f"{steps}, in {plan.folder}", flush=True)
+        failed = run_tasks(plan, tasks, arguments.jobs)
+    built = []
+    for table in tables:
+        built.append(build_table(plan, table))
+        print(f"\n{write_table(built[-1])}", flush=True)
+    if arguments.page:
+        write_page(arguments.page, built, plan)
+    missing = sum(len(table.missing) for table in built)
+    print(f"Written to {plan.folder}; {missing} results missing" + (", listed above" if missing else ""), flush=True)
+    for line in failed:
+        print(f"failed: {line}", flush=True)
+    if arguments.quick:
+        print("--quick: the budget is far too small for these numbers to mean anything.", flush=True)
+    return built
+
 
 if __name__ == "__main__":
-    try:
-        run_tables()
-    except (KeyboardInterrupt, SystemExit) as error:
-        if not is_interrupt(error):
-            raise
-        print("\nStopped. Nothing is lost: the same command goes on with what is left.", file=sys.stderr)
-        sys.exit(130)  # 128 + SIGINT
-    except (ValueError, OSError, RuntimeError) as error:  # the message says it all; what is done is on disk
-        sys.exit(f"error: {error}")
+    run_program(run_tables)

@@ -3,20 +3,20 @@
 import json
 import multiprocessing
 import os
-import signal
 import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
 from callbacks.run.records import write_file
-from experiments.command_line import quieten
+from experiments.command_line import is_interrupt, quieten
 from experiments.protocol import Grids, Protocol
 from experiments.study import QUIET
 from experiments.tables.results import has_results, read_results
@@ -105,20 +105,14 @@ def run_tasks(plan: Plan, tasks: Sequence[Task], jobs: int) -> list[str]:
 
 
 def perform_all(plan: Plan, tasks: Sequence[Task], pool: Executor | None) -> Iterator[tuple[Task, str | None]]:
-    """Does steps that do not need each other; yields each with why it failed, None if it did not."""
-    if pool is None:
-        for task in tasks:
-            yield task, perform(plan, task)
-        return
-    left = list(tasks)
+    """Does steps that do not need each other; yields each, in order, with why it failed, None if it did not."""
+    done = 0
     try:
-        running = {pool.submit(perform, plan, task): task for task in tasks}
-        for future in as_completed(running):
-            error = future.result()
-            left.remove(running[future])
-            yield running[future], error
+        for error in (map if pool is None else pool.map)(partial(perform, plan), tasks):
+            done += 1
+            yield tasks[done - 1], error
     except BrokenProcessPool:  # then all fail; what is written goes on when it is started again
-        yield from ((task, KILLED) for task in left)
+        yield from ((task, KILLED) for task in tasks[done:])
 
 
 @contextmanager
@@ -134,9 +128,7 @@ def open_pool(plan: Plan, jobs: int) -> Iterator[Executor | None]:
             yield pool
         except BaseException:
             for worker in multiprocessing.active_children():
-                with suppress(ProcessLookupError):  # of one that has not begun
-                    os.killpg(worker.pid or 0, signal.SIGTERM)  # its training too, which leaves a checkpoint
-                worker.kill()
+                worker.kill()  # which ends its training, too, and that leaves a checkpoint to go on from
             raise
 
 
@@ -147,7 +139,6 @@ def prepare_worker(log: Path) -> None:
 
     def watch() -> None:
         parent.join()
-        os.killpg(0, signal.SIGTERM)  # its training too, which leaves a checkpoint to go on from
         os._exit(1)
 
     os.setsid()  # Ctrl-C reaches the parent alone
@@ -178,13 +169,6 @@ def perform(plan: Plan, task: Task) -> str | None:
         write_file(path, traceback.format_exc().encode())
         return f"{type(error).__name__}: {error} (more in {path})"
     return None
-
-
-def is_interrupt(error: BaseException) -> bool:
-    """Returns whether an error is what Lightning makes of Ctrl-C and SIGTERM: the end of all, not of one step."""
-    from pytorch_lightning.utilities.exceptions import SIGTERMException
-
-    return isinstance(error, KeyboardInterrupt | SIGTERMException) or isinstance(error.__context__, KeyboardInterrupt)
 
 
 def make_protocol(plan: Plan, experiment: str) -> Protocol:

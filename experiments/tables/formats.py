@@ -1,8 +1,8 @@
 """Tables as Markdown, CSV and LaTeX."""
 
 from experiments.pages import format_csv, format_latex, format_markdown
-from experiments.tables.build import BuiltTable, name_column
 from experiments.tables.paper import METRICS, Part, Row
+from experiments.tables.results import BuiltTable, name_column
 
 DASH, MARK = "—", "†"
 WORDS = ("source", "network", "method")  # columns before the numbers
