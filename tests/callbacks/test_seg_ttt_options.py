@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-import yaml
 from torch import Tensor, nn
 
 from callbacks import TTA, IaBN, Method, SegTTT
@@ -15,7 +14,6 @@ from callbacks.adaptation.passes import Passes
 from callbacks.stages import recording, stage
 from lightning_modules.networks import FCN, DeepLabV1, DeepLabV3Plus, HRNet
 from tests.fakes import Snapshot, TinyNetwork, make_images, randomize
-from tests.tiny import ROOT
 
 RESNET = {"head": ["head"], "late": ["layer4", "head"], "all": ["backbone", "head"]}
 
@@ -131,17 +129,6 @@ def test_head_only_runs_the_frozen_layers_once_at_full_size(semantics: str, at_f
     for name, sizes in counts.items():  # the released prediction normalises otherwise than the steps
         assert sum(size == sizes[-1] for size in sizes) == at_full_size, name
         assert len(sizes) == 4 + at_full_size, name
-
-
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "configs" / "method").glob("seg_ttt*.yaml")), ids=lambda path: path.stem
-)
-def test_configs_make_a_seg_ttt(path: Any) -> None:
-    config = yaml.safe_load(path.read_text())
-    assert config["class_path"] == "callbacks.SegTTT"
-    settings = SegTTT(**config["init_args"]).settings()
-    for name, value in config["init_args"].items():
-        assert settings[name] == (tuple(value) if isinstance(value, list) else value), name
 
 
 # What is measured on a network that has learned something, so that its predictions are not decided by rounding.
