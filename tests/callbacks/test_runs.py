@@ -26,7 +26,7 @@ from lightning_modules.metrics import Scores, score_image
 from lightning_modules.predictor import predict_plainly
 from lightning_modules.segmentation import SegmentationModule
 from tests.callbacks.runs import Stop, make_module, make_targets, read_json, run
-from tests.fakes import FakeDataModule, Snapshot, make_trainer
+from tests.fakes import FakeDataModule, Snapshot, make_trainer, unchanged
 
 KEYS = ("miou", "accuracy", "ece", "classwise_ece")
 
@@ -66,12 +66,11 @@ def test_method_is_removed_after_an_exception_and_another_can_follow(module, tmp
         raise RuntimeError("broken")
 
     handle = module.network.head.register_forward_hook(fail)
-    before = Snapshot(module.network)
-    for stage in ("test", "validate", "predict"):
-        with pytest.raises(RuntimeError, match="broken"):
-            getattr(make_trainer(tmp_path, callbacks=[IaBN()]), stage)(module, datamodule=make_targets())
-        assert module.predictor is predict_plainly
-    before.check(module.network)
+    with unchanged(module.network):
+        for stage in ("test", "validate", "predict"):
+            with pytest.raises(RuntimeError, match="broken"):
+                getattr(make_trainer(tmp_path, callbacks=[IaBN()]), stage)(module, datamodule=make_targets())
+            assert module.predictor is predict_plainly
     handle.remove()
     make_trainer(tmp_path, callbacks=[TTA(scales=(0.5,))]).test(module, datamodule=make_targets(), verbose=False)
 

@@ -14,7 +14,7 @@ from callbacks.seg_ttt import select_parameters
 from callbacks.tent import Tent
 from callbacks.views import make_views
 from lightning_modules.predictor import predict_plainly
-from tests.fakes import Snapshot, TinyNetwork, make_images
+from tests.fakes import TinyNetwork, make_images, unchanged
 
 ALL = ("layer3", "layer4", "head")
 both_semantics = pytest.mark.parametrize("semantics", ["paper", "released"])
@@ -126,14 +126,13 @@ def test_trainable_names_match_whole_parts_of_paths_anywhere() -> None:
 @pytest.mark.parametrize("trainable", [["nowhere"], ["head", "nowhere"], ["layer"], []])
 def test_trainable_that_matches_nothing_names_the_modules_there_are(trainable: list[str]) -> None:
     network = TinyNetwork()
-    before = Snapshot(network)
-    method = SegTTT(trainable=trainable)
-    for call in (lambda: method.check_network(network), lambda: method.predict(network, make_images(1))):
-        with pytest.raises(ValueError, match="TinyNetwork") as error:
-            call()
-        assert all(repr(name) in str(error.value) for name in ("stem", "layer3", "layer4", "head"))
-        assert not trainable or repr(trainable[-1]) in str(error.value)
-    before.check(network)
+    with unchanged(network):
+        method = SegTTT(trainable=trainable)
+        for call in (lambda: method.check_network(network), lambda: method.predict(network, make_images(1))):
+            with pytest.raises(ValueError, match="TinyNetwork") as error:
+                call()
+            assert all(repr(name) in str(error.value) for name in ("stem", "layer3", "layer4", "head"))
+            assert not trainable or repr(trainable[-1]) in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -209,13 +208,12 @@ def test_a_scaled_loss_takes_the_same_step() -> None:
 @both_semantics
 def test_the_prediction_is_fused_over_views_of_its_own(semantics: Any) -> None:
     network, image = TinyNetwork(), make_images(1)
-    before = Snapshot(network)
-    plain = SegTTT(0.3, 0.6, 3, 0.3, ALL, scales=(0.5,), semantics=semantics)
-    alone = plain.vary({"final_views": {"scales": [1.0], "flip": False}})
-    torch.testing.assert_close(alone.predict(network, image), plain.predict(network, image), rtol=1e-4, atol=1e-6)
-    fused = plain.vary({"final_views": {"scales": [0.75, 1.0, 1.25]}})
-    found = fused.predict(network, image)
-    before.check(network)
+    with unchanged(network):
+        plain = SegTTT(0.3, 0.6, 3, 0.3, ALL, scales=(0.5,), semantics=semantics)
+        alone = plain.vary({"final_views": {"scales": [1.0], "flip": False}})
+        torch.testing.assert_close(alone.predict(network, image), plain.predict(network, image), rtol=1e-4, atol=1e-6)
+        fused = plain.vary({"final_views": {"scales": [0.75, 1.0, 1.25]}})
+        found = fused.predict(network, image)
     (adapted,) = fused.adaptations
     assert adapted.steps == 3 and not torch.allclose(found, plain.predict(network, image), atol=1e-3)
     copied, _ = adapt_a_copy(fused, network, image)
@@ -238,12 +236,11 @@ def test_labels_are_made_of_all_sets_of_views() -> None:
 @both_semantics
 def test_trust_mixes_the_adapted_prediction_with_iabns(semantics: Any) -> None:
     network, image = TinyNetwork(), make_images(2)
-    before = Snapshot(network)
-    method = SegTTT(0.3, 0.6, 3, 0.3, ALL, scales=(0.5,), semantics=semantics)
-    own, adapted = IaBN(0.3).predict(network, image), method.predict(network, image)
-    half = method.vary({"trust": 0.5})
-    found = half.predict(network, image)
-    before.check(network)
+    with unchanged(network):
+        method = SegTTT(0.3, 0.6, 3, 0.3, ALL, scales=(0.5,), semantics=semantics)
+        own, adapted = IaBN(0.3).predict(network, image), method.predict(network, image)
+        half = method.vary({"trust": 0.5})
+        found = half.predict(network, image)
     torch.testing.assert_close(found, (own + adapted) / 2, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(method.vary({"trust": 0.0}).predict(network, image), own, rtol=0, atol=0)
     classes = [one.argmax(dim=1) for one in (own, adapted, found)]
