@@ -1,6 +1,7 @@
 """Small stand-ins for the real things, seeded, so that tests are quick and repeat."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -122,6 +123,14 @@ class Snapshot:
         for name, tensor in self._tensors(network):
             assert torch.equal(tensor.detach().nan_to_num(7.0), self.values[name].nan_to_num(7.0)), f"{name} changed"
             assert tensor.grad is None, f"{name} has a gradient"
+
+
+@contextmanager
+def unchanged(network: nn.Module) -> Iterator[None]:
+    """Asserts that a block leaves a network as it was."""
+    before = Snapshot(network)
+    yield
+    before.check(network)
 
 
 class FakeDataset(SegmentationDataset):

@@ -28,6 +28,13 @@ def make_warm_module() -> SegmentationModule:
     return module
 
 
+def make_dilated_module() -> SegmentationModule:
+    """Makes the usual module with the same weights, and another dilation."""
+    module = make_module()
+    module.network.layer4[0].dilation = module.network.layer4[0].padding = (1, 1)
+    return module
+
+
 def make_targets(**kwargs: Any) -> TargetsDataModule:
     """Makes five images over two targets, and four on the development set."""
     targets = [FakeDataModule("near", 3, **kwargs), FakeDataModule("far", 2, **kwargs)]

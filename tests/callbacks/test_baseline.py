@@ -10,23 +10,22 @@ from callbacks import IaBN, SegTTT
 from callbacks.report.summary import gain_of_image, summarize_records
 from callbacks.results import Results, read_records
 from lightning_modules.metrics import Scores
+from tests.callbacks import runs
 from tests.callbacks.runs import make_module, make_targets, read_json
-from tests.fakes import FakeDataModule, Snapshot, make_trainer
+from tests.fakes import FakeDataModule, make_trainer, unchanged
 
 
 def run(folder: Path, *callbacks: Any, stage: str = "test", module: Any = None, **results: Any) -> dict[str, Any]:
-    trainer = make_trainer(folder.parent, callbacks=[*callbacks, Results(str(folder), **{"report": False, **results})])
     data = make_targets() if stage == "test" else FakeDataModule()
-    getattr(trainer, stage)(module or make_module(), datamodule=data, verbose=False)
+    runs.run(folder, *callbacks, stage=stage, data=data, module=module, results={"panels": 4, **results})
     return read_json(folder / "results.json")
 
 
 def test_the_baseline_beside_a_method_is_the_run_without_it(tmp_path: Path) -> None:
     module = make_module()
     module.temperature = 2.0  # which holds for the baseline, too
-    before = Snapshot(module.network)
-    adapted = run(tmp_path / "iabn", IaBN(0.5), module=module)
-    before.check(module.network)
+    with unchanged(module.network):
+        adapted = run(tmp_path / "iabn", IaBN(0.5), module=module)
     plain = run(tmp_path / "plain", module=module)
     records = read_records(tmp_path / "iabn" / "records.jsonl")
     own = [Scores.from_record(record).to_record() for record in read_records(tmp_path / "plain" / "records.jsonl")]
@@ -82,13 +81,6 @@ def test_a_test_run_leaves_pictures_and_a_page(tmp_path: Path) -> None:
     assert {"near_0.image.jpg", "near_0.truth.png", "near_0.baseline.png", "near_0.prediction.png"} <= shown
     run(tmp_path / "none", IaBN(0.5))
     assert not (tmp_path / "none" / "report.html").exists() and not (tmp_path / "none" / "gallery").exists()
-
-
-def test_another_setting_of_the_baseline_is_another_run(tmp_path: Path) -> None:
-    run(tmp_path / "out", IaBN())
-    with pytest.raises(ValueError, match="baseline was True, is now False"):
-        run(tmp_path / "out", IaBN(), baseline=False)
-    run(tmp_path / "out", IaBN(), baseline=False, overwrite=True)
 
 
 def test_a_page_that_cannot_be_made_loses_no_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

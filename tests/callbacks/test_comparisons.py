@@ -11,50 +11,41 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from callbacks import TTA, AdaBN, Ensemble, IaBN, MCDropout, SegTTT, Tent
+from callbacks.iabn import convert_batch_norm
 from callbacks.tent import entropy
 from lightning_modules.networks import DeepLabV1
 from lightning_modules.predictor import predict_plainly
-from tests.fakes import Snapshot, TinyNetwork, make_images
-
-
-def plain_batch_norm(network: nn.Module) -> nn.Module:
-    """Returns a copy whose BatchNorms normalise by the statistics of the batch and move no running ones."""
-    network = copy.deepcopy(network)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = 0.0
-            module.train()
-    return network
+from tests.fakes import TinyNetwork, make_images, unchanged
 
 
 def batch_norms(network: nn.Module) -> Iterator[nn.BatchNorm2d]:
     return (module for module in network.modules() if isinstance(module, nn.BatchNorm2d))
 
 
+def list_affine(network: nn.Module) -> list[nn.Parameter]:
+    return [parameter for layer in batch_norms(network) for parameter in (layer.weight, layer.bias)]
+
+
+def plain_batch_norm(network: nn.Module) -> nn.Module:
+    """Returns a copy whose BatchNorms normalise by the statistics of the batch and move no running ones."""
+    network = copy.deepcopy(network)
+    for layer in batch_norms(network):
+        layer.train().momentum = 0.0
+    return network
+
+
 class TestMCDropout:
-    def test_is_the_mean_softmax_over_passes_that_differ(self) -> None:
-        network, image = TinyNetwork(dropout=0.5), make_images(1)
-        found = MCDropout(passes=4, seed=7).predict(network, image)
+    @pytest.mark.parametrize("alpha", [0.0, 0.3])
+    def test_is_the_mean_softmax_over_passes_with_live_dropout(self, alpha: float) -> None:
+        image = make_images(1)
+        found = MCDropout(4, alpha, seed=7).predict(TinyNetwork(dropout=0.5), image)
+        network = convert_batch_norm(TinyNetwork(dropout=0.5), alpha)
         torch.manual_seed(7)
         network.dropout.train()
         with torch.no_grad():
             passes = [network(image).softmax(dim=1) for _ in range(4)]
         assert not torch.equal(passes[0], passes[1])
         torch.testing.assert_close(found, torch.stack(passes).mean(dim=0))
-
-    @pytest.mark.parametrize("alpha", [0.0, 0.3])
-    def test_only_dropout_is_live(self, alpha: float) -> None:
-        network = TinyNetwork(dropout=0.5)
-        seen: set[tuple[str, bool]] = set()
-        handles = [
-            module.register_forward_pre_hook(lambda layer, _: seen.add((type(layer).__name__, layer.training)))
-            for module in network.modules()
-        ]
-        MCDropout(2, alpha).predict(network, make_images(1))
-        for handle in handles:
-            handle.remove()
-        assert {name for name, training in seen if training} == {"Dropout"}
-        assert not network.dropout.training
 
 
 class TestTent:
@@ -63,8 +54,7 @@ class TestTent:
         network, image = TinyNetwork().double(), make_images(1).double()
         found = Tent(num_steps=3, lr=0.1, optimizer=name).predict(network, image)
         plain = plain_batch_norm(network)
-        affine = [p for layer in batch_norms(plain) for p in (layer.weight, layer.bias)]
-        steps = optimizer(affine, lr=0.1)
+        steps = optimizer(list_affine(plain), lr=0.1)
         for _ in range(3):
             steps.zero_grad()
             probabilities = plain(image).softmax(dim=1)
@@ -83,14 +73,13 @@ class TestTent:
     @pytest.mark.filterwarnings("ignore:Tent is online")
     def test_online_goes_on_where_the_image_before_has_led(self) -> None:
         network, images = TinyNetwork(), make_images(3)
-        before = Snapshot(network)
-        tent = Tent(num_steps=2, lr=0.01, episodic=False)
-        with pytest.warns(UserWarning, match="KEEPS what it learns") as caught:
-            found = torch.cat([tent.predict(network, images[:2]), tent.predict(network, images[2:])])
-        assert len(caught) == 1
-        before.check(network)
+        with unchanged(network):
+            tent = Tent(num_steps=2, lr=0.01, episodic=False)
+            with pytest.warns(UserWarning, match="KEEPS what it learns") as caught:
+                found = torch.cat([tent.predict(network, images[:2]), tent.predict(network, images[2:])])
+            assert len(caught) == 1
         plain = plain_batch_norm(network)
-        steps = torch.optim.Adam([p for layer in batch_norms(plain) for p in (layer.weight, layer.bias)], lr=0.01)
+        steps = torch.optim.Adam(list_affine(plain), lr=0.01)
         for image, prediction in zip(images.split(1), found, strict=True):
             for _ in range(2):
                 logits = plain(image)
@@ -160,8 +149,7 @@ class TestEnsemble:
     def paths(self, tmp_path: Path) -> list[str]:
         return [save(TinyNetwork(seed=seed), tmp_path / f"{seed}.ckpt") for seed in (1, 2, 3)]
 
-    @pytest.mark.parametrize("alpha", [0.0, 0.3])
-    @pytest.mark.parametrize("tta", [False, True])
+    @pytest.mark.parametrize(("alpha", "tta"), [(0.0, False), (0.3, True)])
     def test_is_the_mean_over_its_members(self, paths: list[str], alpha: float, tta: bool) -> None:
         images = make_images(2)
         method = TTA(alpha, scales=(0.5, 1.0)) if tta else IaBN(alpha)
@@ -261,10 +249,9 @@ class PooledNetwork(TinyNetwork):
 )
 def test_batch_norm_behind_a_global_pooling_is_no_obstacle(method) -> None:
     network, image = PooledNetwork(), make_images(1)
-    before = Snapshot(network)
-    assert method.predict(network, image).isfinite().all()
-    assert not method.adaptations[0].fallback
-    before.check(network)
+    with unchanged(network):
+        assert method.predict(network, image).isfinite().all()
+        assert not method.adaptations[0].fallback
 
 
 def test_released_semantics_double_the_image_behind_a_global_pooling() -> None:

@@ -1,6 +1,7 @@
 """One alpha per layer: how it is given, and how it is learned."""
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from callbacks.tta import TTA
 from experiments.learn_alpha import learn_file, run_learning
 from lightning_modules.networks import DeepLabV1
 from lightning_modules.normalization import IMAGENET
-from tests.fakes import Snapshot, TinyNetwork, make_images, randomize
+from tests.fakes import TinyNetwork, make_images, randomize, unchanged
 from tests.tiny import EXPERIMENT, arguments
 
 BY_LAYER = {"stem_norm": 0.9, "layer3": 0.2, "layer4.1": 0.0}
@@ -34,10 +35,8 @@ def list_alphas(network: nn.Module) -> list[float]:
 
 def test_each_layer_gets_its_own_alpha_for_the_time_of_a_block() -> None:
     network = TinyNetwork()
-    before = Snapshot(network)
-    with adaptive_batch_norm(network, BY_LAYER):
+    with unchanged(network), adaptive_batch_norm(network, BY_LAYER):
         assert list_alphas(network) == [0.9, 0.2, 0.0]
-    before.check(network)
     converted = convert_batch_norm(network, BY_LAYER)
     assert list_alphas(converted) == [0.9, 0.2, 0.0]
     with adaptive_batch_norm(converted, 0.5):
@@ -141,9 +140,8 @@ def draw_batches(steps: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 def test_what_the_image_knows_better_is_taken_from_it_and_the_network_stays() -> None:
     network = Tinted()
-    before = Snapshot(network)
-    found = learn_alpha(network, draw_batches(40))
-    before.check(network)
+    with unchanged(network):
+        found = learn_alpha(network, draw_batches(40))
     assert found.keys() == {"norm"} and found["norm"] > 0.3  # from 0.1
     assert learn_alpha(network, draw_batches(40)) == found
     images, masks = next(draw_batches(1))
@@ -225,12 +223,7 @@ def test_the_program_writes_a_file_that_methods_take(tmp_path: Path) -> None:
 
 def test_devices_of_the_training_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command: list[str] = []
-
-    def stop(args: list[str]) -> None:
-        command.extend(args)
-        raise RuntimeError("enough")
-
-    monkeypatch.setattr("main.main", stop)
-    with pytest.raises(RuntimeError, match="enough"):
+    monkeypatch.setattr("main.main", lambda args: command.extend(args) or sys.exit("enough"))
+    with pytest.raises(SystemExit, match="enough"):
         learn_file(EXPERIMENT, Path("best.ckpt"), tmp_path / "alpha.yaml", ["--trainer.devices=2", "--data.root=x"])
     assert "--data.root=x" in command and "--trainer.devices=2" not in command

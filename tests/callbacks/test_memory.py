@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from callbacks import TTA, IaBN, Method, SegTTT
 from callbacks.method import TooLargeError, is_out_of_memory
-from tests.fakes import Snapshot, TinyNetwork, make_images
+from tests.fakes import TinyNetwork, make_images, unchanged
 
 CUDA_MESSAGE = "CUDA out of memory. Tried to allocate 2.00 GiB.\nA second line that nobody wants to read"
 CPU_MESSAGE = "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: 9999 bytes."
@@ -57,10 +57,8 @@ def test_only_errors_about_memory_count_as_such() -> None:
 @pytest.mark.parametrize("make_error", [cuda_error, cpu_error])
 def test_message_says_what_was_too_large_and_what_to_do(method: Method, make_error: Callable[[], RuntimeError]) -> None:
     network = LimitedNetwork(64 * 96 * 6 // 10, make_error).train()
-    before = Snapshot(network)
-    with pytest.raises(TooLargeError) as caught:
+    with unchanged(network), pytest.raises(TooLargeError) as caught:
         method.predict(network, make_images(1, 64, 96))
-    before.check(network)
     message = str(caught.value)
     assert "an image of 64x96 pixels (HxW) is too large for the memory of the cpu" in message
     assert str(make_error()).splitlines()[0] in message and "second line" not in message
@@ -73,12 +71,11 @@ def test_message_says_what_was_too_large_and_what_to_do(method: Method, make_err
 )
 def test_other_errors_pass_through_unchanged(method: Method, error: BaseException) -> None:
     network = LimitedNetwork(0, lambda: error)
-    before = Snapshot(network)
-    with pytest.raises(type(error), match="stop") as caught:
-        method.predict(network, make_images(1, 64, 96))
-    # A view that is too small for the network is a ValueError, which is told which view it was.
-    assert caught.value is error or (isinstance(error, ValueError) and caught.value.__cause__ is error)
-    before.check(network)
+    with unchanged(network):
+        with pytest.raises(type(error), match="stop") as caught:
+            method.predict(network, make_images(1, 64, 96))
+        # A view that is too small for the network is a ValueError, which is told which view it was.
+        assert caught.value is error or (isinstance(error, ValueError) and caught.value.__cause__ is error)
 
 
 class KeepsTrack(TinyNetwork):

@@ -1,6 +1,7 @@
 """A grid of settings in one pass gives exactly what one run per setting gives, and shares what it can."""
 
 import json
+from collections.abc import Callable
 from contextlib import closing
 from itertools import product
 from pathlib import Path
@@ -8,16 +9,16 @@ from typing import Any
 
 import pytest
 import torch
+from pytorch_lightning.callbacks import LambdaCallback
 from torch import Tensor, nn
 
 from callbacks import TTA, AdaBN, IaBN, MCDropout, SegTTT, Tent
 from callbacks.alpha_search import AlphaSearch
 from callbacks.method import Method
 from callbacks.method_search import MethodSearch, name_point
-from callbacks.results import Results
 from lightning_modules.networks import DeepLabV1, DeepLabV3Plus
-from tests.callbacks.runs import make_module
-from tests.fakes import FakeDataModule, Snapshot, make_trainer
+from tests.callbacks.runs import make_module, run
+from tests.fakes import FakeDataModule, make_trainer, unchanged
 
 SMALL = {"scales": (0.5, 1.0), "lr": 0.05}
 
@@ -38,7 +39,6 @@ def make_image(size: int = 2) -> Tensor:
 
 def predict_variants(method: Method, network: nn.Module, image: Tensor, variants: list[Method]) -> list[Tensor]:
     found: dict[tuple[int, int], Tensor] = {}
-
     for number, place, outcome in method.predict_variants(network, image, variants):
         assert (number, place) not in found
         found[number, place] = outcome.probabilities.clone()
@@ -68,9 +68,8 @@ def test_variants_are_bit_for_bit_what_each_predicts_alone(method: Method, grid:
     network, image = make_network(), make_image()
     points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
     variants = [method.vary(point) for point in points]
-    before = Snapshot(network)
-    together = predict_variants(method, network, image, variants)
-    before.check(network)
+    with unchanged(network):
+        together = predict_variants(method, network, image, variants)
     alone = [variant.predict(network, image) for variant in variants]
     for point, one, other in zip(points, together, alone, strict=True):
         assert torch.equal(one, other), point
@@ -78,9 +77,12 @@ def test_variants_are_bit_for_bit_what_each_predicts_alone(method: Method, grid:
 
 
 @pytest.mark.parametrize(
-    "network", [make_network(dropout=0.3), DeepLabV3Plus("resnet10", 5, width=8, dropout=0.3).eval()]
+    ("network", "counts"),
+    [
+        (make_network(dropout=0.3), [1, 2, 3]),
+        (DeepLabV3Plus("resnet10", 5, width=8, dropout=0.3).eval(), [3, 1]),
+    ],
 )
-@pytest.mark.parametrize("counts", [[1, 2, 3], [3, 1]])
 def test_live_dropout_draws_the_same_numbers_in_one_run_of_steps(network: nn.Module, counts: list[int]) -> None:
     method = SegTTT(**SMALL, semantics="released")
     variants: list[Method] = [method.vary({"num_steps": count}) for count in counts]
@@ -93,11 +95,10 @@ def test_live_dropout_draws_the_same_numbers_in_one_run_of_steps(network: nn.Mod
 def test_the_network_is_put_back_when_a_search_is_left_midway() -> None:
     network, image = make_network(), make_image(1)
     method = SegTTT(**SMALL)
-    before = Snapshot(network)
-    with closing(method.predict_variants(network, image, [method.vary({"num_steps": n}) for n in (1, 3)])) as found:
+    variants = [method.vary({"num_steps": count}) for count in (1, 3)]
+    with unchanged(network), closing(method.predict_variants(network, image, variants)) as found:
         next(found)
         assert torch.is_inference_mode_enabled() is False and torch.is_grad_enabled()
-    before.check(network)
 
 
 def test_an_image_that_falls_back_does_so_at_every_point() -> None:
@@ -112,29 +113,21 @@ def test_an_image_that_falls_back_does_so_at_every_point() -> None:
     assert [adaptation.fallback for adaptation in variants[3].adaptations] == [True, True, True]
 
 
-def count_passes(network: nn.Module, run: Any) -> int:
+def count_passes(network: nn.Module, predict: Callable[[], object]) -> int:
     """Counts the images that go through the network, at any size."""
-    count = 0
-
-    def add(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        nonlocal count
-        count += len(inputs[0])
-
-    handle = network.head.register_forward_pre_hook(add)
-    run()
+    counts: list[int] = []
+    handle = network.head.register_forward_pre_hook(lambda _, inputs: counts.append(len(inputs[0])))
+    predict()
     handle.remove()
-    return count
+    return sum(counts)
 
 
 def test_ten_numbers_of_steps_cost_one_run_of_steps_and_one_set_of_views() -> None:
-    network, image = make_network(), make_image(1)
-    method = SegTTT(**SMALL)
+    network, image, method = make_network(), make_image(1), SegTTT(**SMALL)
     variants: list[Method] = [method.vary({"num_steps": count}) for count in range(1, 11)]
-    together = count_passes(network, lambda: predict_variants(method, network, image, variants))
-    alone = count_passes(network, lambda: [variant.predict(network, image) for variant in variants])
     views, final = 4, 1
+    together = count_passes(network, lambda: predict_variants(method, network, image, variants))
     assert together == views + 10 + 10 * final
-    assert alone == sum(views + count + final for count in range(1, 11))
 
 
 def test_a_pass_over_a_grid_equals_a_run_per_point(tmp_path: Path) -> None:
@@ -142,25 +135,19 @@ def test_a_pass_over_a_grid_equals_a_run_per_point(tmp_path: Path) -> None:
     grid = {"psi": [0.5, 0.9], "num_steps": [0, 2]}
     search = MethodSearch(method, grid)
     module, data = make_module(), FakeDataModule(eval_batch_size=2)
-    before = Snapshot(module.network)
-    trainer = make_trainer(tmp_path, callbacks=[search, Results(str(tmp_path / "out"))])
-    trainer.validate(module, datamodule=data, verbose=False)
-    before.check(module.network)
+    with unchanged(module.network):
+        _, logged = run(tmp_path / "out", search, stage="validate", module=module, data=data)
     report = json.loads((tmp_path / "out" / "search.json").read_text())
-    assert (
-        report["method"] == "SegTTT"
-        and report["settings"]["lr"] == 0.1
-        and report["parameters"] == ["psi", "num_steps"]
-    )
+    assert (report["method"], report["settings"]["lr"], report["parameters"]) == ("SegTTT", 0.1, ["psi", "num_steps"])
     assert [point["values"] for point in report["points"]] == search.points
     for point in report["points"]:
         separate = make_trainer(tmp_path, callbacks=[method.vary(point["values"])])
-        separate.validate(module, datamodule=FakeDataModule(), verbose=False)
-        assert point["miou"] == pytest.approx(separate.callback_metrics["val/miou"].item(), rel=1e-6)
+        (scores,) = separate.validate(module, datamodule=FakeDataModule(), verbose=False)
+        assert point["miou"] == pytest.approx(scores["val/miou"], rel=1e-6)
     best = max(report["points"], key=lambda point: point["miou"])
     assert report["best"] == best and search.best == best["values"]
-    assert trainer.callback_metrics["val/miou_best"].item() == pytest.approx(best["miou"], rel=1e-6)
-    assert trainer.callback_metrics["val/best_psi"].item() == pytest.approx(best["values"]["psi"])
+    assert logged["val/miou_best"] == pytest.approx(best["miou"], rel=1e-6)
+    assert logged["val/best_psi"] == pytest.approx(best["values"]["psi"])
     assert report["seconds"] > 0 and report["images"] == len(data.val_dataloader().dataset)
 
 
@@ -197,15 +184,9 @@ def test_alpha_search_without_batch_norm_tries_alpha_0_alone_if_it_is_not_requir
 
 @pytest.mark.parametrize("epochs, searched", [(1, 1), (2, 1), (4, 1), (5, 1), (10, 2)])
 def test_alpha_search_begins_after_a_share_of_the_epochs(epochs: int, searched: int, tmp_path: Path) -> None:
-    values = []
-
-    class Watch(AlphaSearch):
-        def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-            super().on_validation_epoch_end(trainer, pl_module)
-            if not trainer.sanity_checking:
-                values.append(bool(self.miou))
-
-    trainer = make_trainer(tmp_path, callbacks=[Watch([0.0, 0.5], from_epoch=0.8)], max_epochs=epochs)
+    search, values = AlphaSearch([0.0, 0.5], from_epoch=0.8), []
+    watch = LambdaCallback(on_train_epoch_end=lambda *_: values.append(bool(search.miou)))  # validation comes before
+    trainer = make_trainer(tmp_path, callbacks=[search, watch], max_epochs=epochs)
     trainer.fit(make_module(), datamodule=FakeDataModule())
     assert values == [False] * (epochs - searched) + [True] * searched
 

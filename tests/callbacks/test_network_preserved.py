@@ -12,7 +12,7 @@ from callbacks import TTA, IaBN, MCDropout, Method, SegTTT, Tent
 from callbacks.iabn import convert_batch_norm
 from callbacks.seg_ttt import UNLABELLED
 from lightning_modules.predictor import predict_plainly
-from tests.fakes import NormAct2d, Snapshot, TinyNetwork, make_images
+from tests.fakes import NormAct2d, Snapshot, TinyNetwork, make_images, unchanged
 
 
 class Counter(TinyNetwork):
@@ -74,18 +74,15 @@ def test_network_is_bit_identical_after_a_method(pair: tuple[Method, nn.Module])
     network.layer4.eval()  # a mixture of modes comes back as a mixture
     network.stem.weight.requires_grad_(False)
     network.layer4[0].weight.requires_grad_(False)
-    before = Snapshot(network)
-    flags = [parameter.requires_grad for parameter in network.parameters()]
-    probabilities = method.predict(network, make_images(2))
-    before.check(network)
-    assert [parameter.requires_grad for parameter in network.parameters()] == flags
+    with unchanged(network):
+        probabilities = method.predict(network, make_images(2))
     assert probabilities.shape == (2, 5, 32, 48) and probabilities.dtype == torch.float32
     assert not probabilities.requires_grad and not probabilities.is_inference()
     torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(2, 32, 48))
 
 
-class InterruptionError(Exception):
-    """Raised inside a network on purpose."""
+class InterruptionError(KeyboardInterrupt):
+    """Raised inside a network on purpose: Ctrl-C, which is no Exception."""
 
 
 @pytest.mark.parametrize(("layer", "calls"), [("", 1), ("layer3.0", 3), ("head", 5), ("head", 6)])
@@ -112,25 +109,6 @@ def test_network_is_bit_identical_after_an_exception_inside_it(method: Method, l
     assert torch.equal(method.predict(network, make_images(1)), expected)
 
 
-def test_network_is_bit_identical_after_an_interruption_in_the_backward_pass() -> None:
-    class Stops(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: object, x: Tensor) -> Tensor:
-            return x.clone()
-
-        @staticmethod
-        def backward(ctx: object, gradient: Tensor) -> Tensor:
-            raise KeyboardInterrupt("stop")
-
-    network = TinyNetwork().train()
-    handle = network.head.register_forward_hook(lambda module, inputs, output: Stops.apply(output))
-    before = Snapshot(network)
-    with pytest.raises(KeyboardInterrupt, match="stop"):
-        SegTTT(scales=(0.5,)).predict(network, make_images(1))
-    before.check(network)
-    handle.remove()
-
-
 def test_batches_give_exactly_what_single_images_give_in_any_order(pair: tuple[Method, nn.Module]) -> None:
     (method, network), images = pair, make_images(3)
     together = method.predict(network, images)
@@ -152,64 +130,48 @@ def test_what_a_method_leaves_in_the_buffers_for_one_image_does_not_reach_the_ne
             return network(image).float().softmax(dim=1)
 
     network, images = TinyNetwork(), make_images(2)
-    before = Snapshot(network)
-    together = Sloppy().predict(network, images)
-    single = torch.cat([Sloppy().predict(network, image[None]) for image in images])
-    before.check(network)
+    with unchanged(network):
+        together = Sloppy().predict(network, images)
+        single = torch.cat([Sloppy().predict(network, image[None]) for image in images])
     assert torch.equal(together, single)
 
 
-@pytest.mark.parametrize("semantics", ["paper", "released"])
-def test_live_dropout_is_deterministic_and_leaves_the_global_generator_alone(semantics: str) -> None:
-    network, images = TinyNetwork(dropout=0.5), make_images(2)
-    expected = SegTTT(semantics=semantics, lr=0.2, scales=(0.5,), num_steps=2).predict(network, images)
-    torch.manual_seed(1)
-    state = torch.get_rng_state()
-    again = SegTTT(semantics=semantics, lr=0.2, scales=(0.5,), num_steps=2).predict(network, images)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert torch.equal(again, expected)
-
-
-def test_dropout_is_live_in_the_steps_of_released_semantics_only() -> None:
-    live: list[bool] = []
-    network = TinyNetwork(dropout=0.5)
-    network.dropout.register_forward_hook(lambda module, inputs, output: live.append(module.training))
-    SegTTT(semantics="released", num_steps=2, scales=(0.5,)).predict(network, make_images(1))
-    assert live == [False, False, True, True, False]  # two views, two steps, the prediction
-    live.clear()
-    SegTTT(semantics="paper", num_steps=2, scales=(0.5,)).predict(network, make_images(1))
-    assert live == [False] * 5
+def test_dropout_is_live_in_the_steps_of_released_semantics_only_and_draws_the_same_numbers() -> None:
+    network, image, live = TinyNetwork(dropout=0.5), make_images(1), []
+    network.dropout.register_forward_hook(lambda module, *_: live.append(module.training))
+    for semantics, in_steps in (("released", True), ("paper", False)):
+        method = SegTTT(semantics=semantics, lr=0.2, num_steps=2, scales=(0.5,))
+        expected = method.predict(network, image)
+        assert live == [False, False, in_steps, in_steps, False]  # two views, two steps, the prediction
+        torch.manual_seed(1)
+        state = torch.get_rng_state()
+        assert torch.equal(method.predict(network, image), expected)
+        assert torch.equal(torch.get_rng_state(), state)
+        live.clear()
 
 
 @pytest.mark.parametrize("mode", [torch.inference_mode, torch.enable_grad])
 def test_modes_of_autograd_around_a_prediction_do_not_change_it(method: Method, mode: Any) -> None:
     network = TinyNetwork()
-    before = Snapshot(network)
-    with mode():
+    with unchanged(network), mode():
         probabilities = method.predict(network, make_images(2))  # inference mode makes it an inference tensor
-    before.check(network)
     with torch.no_grad():
         assert torch.equal(probabilities, method.vary({}).predict(network, make_images(2)))
 
 
-def test_logits_of_lower_resolution_are_upsampled(method: Method) -> None:
-    images = make_images(1, 31, 45)
-    probabilities = method.predict(TinyNetwork(upsample=False), images)
-    assert probabilities.shape == (1, 5, 31, 45)
-
-
 class ReturnsDict(TinyNetwork):
-    """As torchvision's segmentation networks."""
+    """As torchvision's segmentation networks, but that its logits are smaller than the image."""
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
         return {"out": super().forward(image)}
 
 
-def test_network_that_returns_a_dict_is_adapted_as_its_logits_are(method: Method) -> None:
-    network, image = ReturnsDict().train(), make_images(1)
-    before = Snapshot(network)
-    assert torch.equal(method.predict(network, image), method.predict(TinyNetwork(), image))
-    before.check(network)
+def test_logits_that_are_small_or_in_a_dict_are_found_and_upsampled(method: Method) -> None:
+    network, image = ReturnsDict(upsample=False).train(), make_images(1, 31, 45)
+    with unchanged(network):
+        probabilities = method.predict(network, image)
+    assert probabilities.shape == (1, 5, 31, 45)
+    assert torch.equal(probabilities, method.predict(TinyNetwork(upsample=False), image))
 
 
 @pytest.mark.parametrize(
@@ -219,10 +181,8 @@ def test_network_that_returns_a_dict_is_adapted_as_its_logits_are(method: Method
 )
 def test_wrong_image_is_a_clear_error(image: Tensor) -> None:
     network, method = TinyNetwork(), IaBN()
-    before = Snapshot(network)
-    with pytest.raises(ValueError, match=r"expected \(B, 3, H, W\)"):
+    with unchanged(network), pytest.raises(ValueError, match=r"expected \(B, 3, H, W\)"):
         method.predict(network, image)
-    before.check(network)
 
 
 @pytest.mark.parametrize("value", [float("nan"), -float("inf")])
@@ -233,10 +193,8 @@ def test_image_with_a_pixel_that_is_not_finite_falls_back_alone(method: Method, 
     broken[1, 2, 5, 7] = value
     copied, repaired = broken.clone(), images[1:2].clone()
     repaired[0, 2, 5, 7] = 0
-    before = Snapshot(network)
-    with pytest.warns(UserWarning, match="falling back to the unadapted prediction"):
+    with unchanged(network), pytest.warns(UserWarning, match="falling back to the unadapted prediction"):
         probabilities = method.predict(network, broken)
-    before.check(network)
     assert torch.equal(broken.nan_to_num(7.0), copied.nan_to_num(7.0))
     assert torch.equal(probabilities[1:2], predict_plainly(network, repaired))
     assert torch.equal(probabilities[[0, 2]], expected[[0, 2]])
@@ -247,11 +205,10 @@ def test_image_with_a_pixel_that_is_not_finite_falls_back_alone(method: Method, 
 @pytest.mark.parametrize("semantics", ["paper", "released"])
 def test_loss_that_becomes_nan_falls_back_to_the_plain_prediction(semantics: str) -> None:
     network, images = TinyNetwork().train(), make_images(2)
-    before = Snapshot(network)
-    method = SegTTT(lr=1e30, num_steps=5, scales=(0.5,), semantics=semantics)
-    with pytest.warns(UserWarning, match="a smaller lr may help"):
-        probabilities = method.predict(network, images)
-    before.check(network)
+    with unchanged(network):
+        method = SegTTT(lr=1e30, num_steps=5, scales=(0.5,), semantics=semantics)
+        with pytest.warns(UserWarning, match="a smaller lr may help"):
+            probabilities = method.predict(network, images)
     assert [adaptation.fallback for adaptation in method.adaptations] == [True, True]
     network.eval()
     assert torch.equal(probabilities, torch.cat([predict_plainly(network, image[None]) for image in images]))

@@ -11,12 +11,12 @@ from pytorch_lightning.loggers import WandbLogger
 
 from callbacks.report.figures import draw_reliability, encode_figure
 from callbacks.report.summary import summarize_records
-from callbacks.results import Results
 from callbacks.run.records import to_plain
 from datamodules import TargetsDataModule
 from lightning_modules.metrics import Scores, score_image
 from lightning_modules.segmentation import SegmentationModule
-from tests.fakes import FakeDataModule, TinyNetwork, Unlabelled, make_trainer
+from tests.callbacks.runs import read_json, run
+from tests.fakes import FakeDataModule, TinyNetwork, Unlabelled
 
 CLASSES = 5
 
@@ -81,39 +81,35 @@ def make_module() -> SegmentationModule:
 
 def test_results_hold_brier_nll_reliability_and_temperature_and_draw_the_diagram(tmp_path: Path) -> None:
     data = TargetsDataModule([FakeDataModule("near", 3), FakeDataModule("far", 2)])
-    trainer = make_trainer(tmp_path, callbacks=[Results(str(tmp_path), panels=0)])
-    trainer.test(make_module(), datamodule=data, verbose=False)
-    summary = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    folder = tmp_path / "out"
+    _, logged = run(folder, module=make_module(), data=data)
+    summary = read_json(folder / "results.json")
     assert summary["temperature"] == 1.5
     for key in ("brier", "nll"):
         values = {f"test/{domain}/{key}": scores[key] for domain, scores in summary["domains"].items()}
         values[f"test/{key}"] = sum(values.values()) / 2
         assert summary["mean"][key] == pytest.approx(values[f"test/{key}"])
-        logged = {name: trainer.callback_metrics[name].item() for name in values}
-        assert logged == pytest.approx(values, rel=1e-5)
+        assert {name: logged[name] for name in values} == pytest.approx(values, rel=1e-5)
     reliability = summary["domains"]["near"]["reliability"]
     assert sum(reliability["pixels"]) == 3 * (24 * 36 - 3)
     for pixels, confidence, _ in zip(*reliability.values(), strict=True):
         assert (pixels == 0) == (confidence is None)
-    with Image.open(tmp_path / "reliability.png") as picture:
+    with Image.open(folder / "reliability.png") as picture:
         assert picture.format == "PNG" and picture.width > picture.height > 100
 
 
 def test_run_without_labels_has_no_diagram(tmp_path: Path) -> None:
-    trainer = make_trainer(tmp_path, callbacks=[Results(str(tmp_path), panels=0)])
+    folder = tmp_path / "out"
     with pytest.raises(ValueError, match="no pixel of blocks is labelled, all are ignored"):
-        trainer.test(make_module(), datamodule=Unlabelled(length=1), verbose=False)
-    summary = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+        run(folder, module=make_module(), data=Unlabelled(length=1))
+    summary = read_json(folder / "results.json")
     assert not summary["complete"] and summary["domains"]["blocks"]["nll"] is None
-    assert not (tmp_path / "reliability.png").exists()
+    assert not (folder / "reliability.png").exists()
 
 
 def test_weights_and_biases_get_the_dashboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     logged: list[tuple[Any, ...]] = []
     monkeypatch.setattr("callbacks.report.dashboard.log_dashboard", lambda *args: logged.append(args))
-    logger = WandbLogger(save_dir=tmp_path, offline=True)
-    trainer = make_trainer(tmp_path, callbacks=[Results(str(tmp_path), panels=0)], logger=logger)
-    module = make_module()
-    trainer.validate(module, datamodule=FakeDataModule(length=1), verbose=False)
-    assert logged == [(logger.experiment, tmp_path)]
-    assert (tmp_path / "reliability.png").exists()
+    logger, folder = WandbLogger(save_dir=tmp_path, offline=True), tmp_path / "out"
+    run(folder, stage="validate", module=make_module(), data=FakeDataModule(length=1), logger=logger)
+    assert logged == [(logger.experiment, folder)]

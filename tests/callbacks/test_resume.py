@@ -3,7 +3,6 @@
 import gc
 import os
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from tests.callbacks.runs import (
     check_same,
     list_found,
     make_data,
+    make_dilated_module,
     make_module,
     make_warm_module,
     read_all,
@@ -36,6 +36,10 @@ from tests.callbacks.runs import (
 )
 from tests.fakes import FakeDataModule, TinyNetwork, make_trainer
 from tests.trees import write_image
+
+
+def read_files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.mark.parametrize(
@@ -61,25 +65,17 @@ def test_a_run_that_stopped_goes_on_and_ends_as_one_that_did_not(
 def test_a_run_that_is_finished_predicts_nothing_again(
     stage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    expected = run(tmp_path / "out", stage=stage, verbose=True)
-    table = capsys.readouterr().out
-    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.name != "run.json"}
+    out = tmp_path / "out"
+    expected, table = run(out, stage=stage, verbose=True), capsys.readouterr().out
+    before, whole = read_files(out), read_summary(out)
     stop, data = Stop(), make_data()
-    assert run(tmp_path / "out", stop, stage=stage, data=data, verbose=True) == expected
+    assert run(out, stop, stage=stage, data=data, verbose=True) == expected
     assert not stop.batches and capsys.readouterr().out == table
-    assert {path: path.read_bytes() for path in before} == before
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted([*(p.name for p in before), "run.json"])
+    assert read_files(out) | {"run.json": b""} == before | {"run.json": b""}
     loaders = data.test_dataloader() if stage == "test" else [data.val_dataloader()]
     assert [len(loader) for loader in loaders] == ([4, 2, 3] if stage == "test" else [5])  # nothing is left out after
-
-
-def test_a_kill_before_the_summary_only_costs_the_summary(tmp_path: Path) -> None:
-    expected = run(tmp_path / "out")
-    whole = read_summary(tmp_path / "out")
-    (tmp_path / "out" / "results.json").unlink()
-    stop = Stop()
-    assert run(tmp_path / "out", stop) == expected and not stop.batches
-    assert read_summary(tmp_path / "out") == whole
+    (out / "results.json").unlink()  # as if a kill had come before the summary
+    assert run(out, stop, stage=stage) == expected and not stop.batches and read_summary(out) == whole
 
 
 def cut_off(folder: Path, lines: list[bytes]) -> None:
@@ -143,23 +139,21 @@ def test_a_limited_run_goes_on_to_its_limit(limit: int | float, at: int, tmp_pat
 
 
 def test_the_number_of_panels_holds_over_all_runs(tmp_path: Path) -> None:
-    panels = {"panels": 3}
-    stop_run(tmp_path / "out", at=2, results=panels)
-    drawn = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.png")}
-    run(tmp_path / "out", results=panels)
+    stop_run(tmp_path / "out", at=2, results={"panels": 3})
+    run(tmp_path / "out", results={"panels": 3})
     names = [path.stem for path in sorted((tmp_path / "out" / "panels").rglob("*.png"))]
     assert names == ["far_0", "far_1", "near_0", "near_1", "near_2", "wide_0", "wide_1", "wide_2"]
-    kept = {path: when for path, when in drawn.items() if path.parent.name == "near"}
-    assert len(kept) == 2 and all(path.stat().st_mtime_ns == when for path, when in kept.items())
 
 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"method": IaBN(0.2)}, r"method\.alpha was 0\.1, is now 0\.2\. Expected the same settings"),
-        ({"method": None}, r"method\.name was IaBN, is now None"),
+        ({"method": [IaBN(0.2)]}, r"method\.alpha was 0\.1, is now 0\.2\. Expected the same settings"),
+        ({"method": []}, r"method\.name was IaBN, is now None"),
         ({"module": make_module(seed=1)}, r"weights was \w{64}, is now \w{64}\. Expected"),
         ({"module": make_warm_module()}, r"temperature was 1\.0, is now 2\.0"),
+        ({"module": make_dilated_module()}, r"layers was \w{64}, is now \w{64}\. Expected"),
+        ({"results": {"baseline": False}}, "baseline was True, is now False"),
         ({"precision": "bf16-mixed"}, r"precision was 32-true, is now bf16-mixed"),
         ({"data": make_data(eval_batch_size=2)}, r"data\.near\.eval_batch_size was 1, is now 2"),
         ({"data": FakeDataModule("near", 4)}, r"data\.far\.\w+ was"),
@@ -168,24 +162,16 @@ def test_the_number_of_panels_holds_over_all_runs(tmp_path: Path) -> None:
     ],
 )
 def test_other_settings_are_refused(changed: dict[str, Any], message: str, tmp_path: Path) -> None:
-    out, settings = tmp_path / "out", {"method": IaBN(0.1), "module": make_module()}
-    at = None if "method" in changed else 2  # finished, or not
-
-    def go(*callbacks: Callback, **kwargs: Any) -> None:
-        given = settings | kwargs
-        method = given.pop("method")
-        run(out, *([method] if method else []), *callbacks, **given)
-
-    with nullcontext() if at is None else pytest.raises(RuntimeError, match="stopped"):
-        go(Stop(at))
-    before = {path: path.read_bytes() for path in out.iterdir()}
+    out, given = tmp_path / "out", {"method": [IaBN(0.1)], **changed}
+    if "method" in changed:  # refused in a finished run, too
+        run(out, IaBN(0.1))
+    else:
+        stop_run(out, IaBN(0.1), at=2)
+    before = read_files(out)
     with pytest.raises(ValueError, match=message) as caught:
-        go(**changed)
+        run(out, *given.pop("method"), **given)
     assert "another results.folder, or --results.overwrite=true" in str(caught.value) and str(out) in str(caught.value)
-    assert {path: path.read_bytes() for path in out.iterdir()} == before
-    stop = Stop()
-    go(stop)  # the same settings go on
-    assert len(stop.names) == (0 if at is None else 7)
+    assert read_files(out) == before
 
 
 def test_how_a_network_is_run_is_a_setting_if_it_is_unusual() -> None:
@@ -212,33 +198,28 @@ def test_settings_without_a_record_bind_nobody(tmp_path: Path) -> None:
     assert read_summary(tmp_path / "out")["method"]["alpha"] == 0.3 and list_found(tmp_path / "out") == [0]
 
 
-def write_files(folder: Path, *numbers: int) -> Path:
-    for number in numbers:
-        pixels = np.random.default_rng(number).integers(0, 256, (24, 36, 3), dtype=np.uint8)
-        write_image(folder / "images" / f"{number}.png", pixels)
-        write_image(folder / "labels" / f"{number}.png", pixels[..., 0] % 19)
-    return folder
+def write_pair(root: Path, number: int) -> None:
+    pixels = np.random.default_rng(number).integers(0, 256, (24, 36, 3), dtype=np.uint8)
+    write_image(root / "images" / f"{number}.png", pixels)
+    write_image(root / "labels" / f"{number}.png", pixels[..., 0] % 19)
 
 
-@pytest.mark.parametrize("change", ["touched", "new", "renamed"])
-def test_files_that_changed_are_refused(change: str, tmp_path: Path) -> None:
-    root = write_files(tmp_path / "data", *range(4))
+def rename_pair(root: Path) -> None:
+    for kind in ("images", "labels"):
+        (root / kind / "3.png").rename(root / kind / "4.png")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda root: os.utime(root / "labels" / "3.png", (1, 1)), lambda root: write_pair(root, 4), rename_pair],
+    ids=["touched", "new", "renamed"],
+)
+def test_files_that_changed_are_refused_and_others_go_on_without_being_read_again(change: Any, tmp_path: Path) -> None:
+    root, opened = tmp_path / "data", []
+    for number in range(4):
+        write_pair(root, number)
     stop_run(tmp_path / "out", at=2, data=FolderDataModule(str(root), num_workers=0))
-    if change == "new":
-        write_files(root, 4)
-    elif change == "touched":
-        os.utime(root / "labels" / "3.png", (1, 1))
-    else:
-        for kind in ("images", "labels"):
-            (root / kind / "3.png").rename(root / kind / "4.png")
-    with pytest.raises(ValueError, match=r"data\.data\.fingerprint was \w{64}, is now \w{64}"):
-        run(tmp_path / "out", data=FolderDataModule(str(root), num_workers=0))
-
-
-def test_files_that_did_not_change_go_on_without_being_read_again(tmp_path: Path) -> None:
-    root = write_files(tmp_path / "data", *range(4))
-    stop_run(tmp_path / "out", at=2, data=FolderDataModule(str(root), num_workers=0))
-    stop, opened = Stop(), []
+    stop = Stop()
 
     class Counted(FolderDataModule):
         def make_dataset(self, *args: Any) -> Any:
@@ -247,6 +228,9 @@ def test_files_that_did_not_change_go_on_without_being_read_again(tmp_path: Path
 
     run(tmp_path / "out", stop, data=Counted(str(root), num_workers=0, broken="error"))
     assert stop.names == ["2", "3"] and opened == ["test"]
+    change(root)
+    with pytest.raises(ValueError, match=r"data\.data\.fingerprint was \w{64}, is now \w{64}"):
+        run(tmp_path / "out", data=FolderDataModule(str(root), num_workers=0))
 
 
 def test_online_tent_begins_anew_and_says_so(tmp_path: Path) -> None:
@@ -267,28 +251,19 @@ def test_online_tent_begins_anew_and_says_so(tmp_path: Path) -> None:
 
 
 def test_predictions_of_online_tent_do_not_go_on(tmp_path: Path) -> None:
-    tent = Tent(num_steps=1, episodic=False)
-
-    def predict(**kwargs: Any) -> None:
-        trainer = make_trainer(tmp_path, callbacks=[tent, Predictions(str(tmp_path / "out"), ["labels"])], **kwargs)
-        trainer.predict(make_module(), datamodule=make_data())
-
-    predict(limit_predict_batches=2)
+    callbacks = [Tent(num_steps=1, episodic=False), Predictions(str(tmp_path / "out"), ["labels"])]
+    cut, rest = (make_trainer(tmp_path, callbacks=callbacks, limit_predict_batches=limit) for limit in (2, 1.0))
+    cut.predict(make_module(), datamodule=make_data())
     with pytest.raises(ValueError, match="keeps knowledge between images, which is lost: it cannot go on"):
-        predict()
+        rest.predict(make_module(), datamodule=make_data())
 
 
-@pytest.mark.parametrize("at", [2, None], ids=["unfinished", "finished"])
-def test_a_search_for_the_temperature_sees_every_image(at: int | None, tmp_path: Path) -> None:
-    search = TemperatureSearch()
-    expected = run(tmp_path / "whole", search, stage="validate")
-    if at is None:
-        run(tmp_path / "out", stage="validate")
-    else:
-        stop_run(tmp_path / "out", at=at, stage="validate")
+def test_a_search_for_the_temperature_sees_every_image(tmp_path: Path) -> None:
+    expected = run(tmp_path / "whole", TemperatureSearch(), stage="validate")
+    run(tmp_path / "out", stage="validate")
     stop = Stop()
-    with pytest.warns(UserWarning, match=rf"{type(search).__name__} needs every image in the run: all are predicted"):
-        assert run(tmp_path / "out", search, stop, stage="validate") == expected
+    with pytest.warns(UserWarning, match="TemperatureSearch needs every image in the run: all are predicted"):
+        assert run(tmp_path / "out", TemperatureSearch(), stop, stage="validate") == expected
     assert len(stop.names) == 5 and (tmp_path / "out" / "records.1.jsonl").exists()
 
 
@@ -296,21 +271,21 @@ def read_search(folder: Path) -> dict[str, Any]:
     return read_json(folder / "search.json") | {"seconds": None}
 
 
-@pytest.mark.parametrize("others", [[], [AlphaSearch([0.1, 0.2])]], ids=["alone", "last of two"])
-def test_a_search_that_stopped_goes_on_with_the_images_that_are_left(others: list[AlphaSearch], tmp_path: Path) -> None:
-    search = MethodSearch(SegTTT(scales=(0.5,)), {"psi": [0.5, 0.9], "num_steps": [0, 2]})
-    searches = [*others, search]
-    expected = run(tmp_path / "whole", *searches, stage="validate")
-    kept = stop_run(tmp_path / "cut", *searches, at=2, stage="validate")
+def test_the_last_search_goes_on_with_the_images_that_are_left(tmp_path: Path) -> None:
+    other, search = (
+        AlphaSearch([0.1, 0.2]),
+        MethodSearch(SegTTT(scales=(0.5,)), {"psi": [0.5, 0.9], "num_steps": [0, 2]}),
+    )
+    expected = run(tmp_path / "whole", other, search, stage="validate")
+    kept = stop_run(tmp_path / "cut", other, search, at=2, stage="validate")
     assert not (tmp_path / "cut" / "search.json").exists()
-    rest = Stop()
-    assert run(tmp_path / "cut", *searches, rest, stage="validate") == expected
+    rest, nothing = Stop(), Stop()
+    assert run(tmp_path / "cut", other, search, rest, stage="validate") == expected
     assert sorted(kept + rest.names) == sorted(record["name"] for record in read_all(tmp_path / "whole"))
     assert read_search(tmp_path / "cut") == read_search(tmp_path / "whole")
     assert read_search(tmp_path / "cut")["images"] == 5 and len(search.miou) == 4
-    nothing = Stop()
-    assert run(tmp_path / "cut", *searches, nothing, stage="validate") == expected and nothing.names == []
-    assert not any(other.miou for other in others) and not any("alpha" in name for name in expected[1])
+    assert run(tmp_path / "cut", other, search, nothing, stage="validate") == expected and nothing.names == []
+    assert not other.miou and not any("alpha" in name for name in expected[1])
 
 
 def test_a_search_over_online_tent_begins_anew_and_remembers_nothing(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ import io
 import math
 import signal
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import Callback
+from pytorch_lightning.callbacks import LambdaCallback
 from pytorch_lightning.loggers import CSVLogger
+from torch import nn
 
 from callbacks import TTA, IaBN, Method, SegTTT
 from callbacks.alpha_search import AlphaSearch
@@ -24,8 +25,8 @@ from datamodules import TargetsDataModule
 from lightning_modules.metrics import Scores, score_image
 from lightning_modules.predictor import predict_plainly
 from lightning_modules.segmentation import SegmentationModule
-from tests.callbacks.runs import make_module, make_targets, read_json
-from tests.fakes import FakeDataModule, Snapshot, make_trainer
+from tests.callbacks.runs import Stop, make_module, make_targets, read_json, run
+from tests.fakes import FakeDataModule, Snapshot, make_trainer, unchanged
 
 KEYS = ("miou", "accuracy", "ece", "classwise_ece")
 
@@ -35,65 +36,28 @@ def module() -> SegmentationModule:
     return make_module()
 
 
-def make_results(folder: Path, **kwargs: Any) -> Results:
-    """Makes results without what takes long: panels and the page."""
-    return Results(str(folder), **{"panels": 0, "report": False, **kwargs})
-
-
-def read_summary(folder: Path) -> dict[str, Any]:
+def read_results(folder: Path) -> dict[str, Any]:
     return read_json(folder / "results.json")
 
 
-class Watch(Callback):
-    """Keeps which predictor was installed at each batch."""
-
-    def __init__(self) -> None:
-        self.predictors: list[Any] = []
-
-    def on_test_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        self.predictors.append(pl_module.predictor)
-
-    on_validation_batch_start = on_test_batch_start
-    on_predict_batch_start = on_test_batch_start
-
-
-@pytest.mark.parametrize(
-    ("run", "method"),
-    [
-        ("test", SegTTT(num_steps=2, scales=(0.5,), semantics="released")),
-        ("validate", TTA(0.3, scales=(0.5,))),
-        ("predict", SegTTT(num_steps=2, scales=(0.5,))),
-    ],
-    ids=["test-SegTTT-released", "validate-TTA", "predict-SegTTT"],
-)
-def test_method_is_installed_for_the_run_and_removed_after(run: str, method: Method, module, tmp_path: Path) -> None:
-    watch, before = Watch(), Snapshot(module.network)
-    trainer = make_trainer(tmp_path, callbacks=[watch, method])
-    getattr(trainer, run)(module, datamodule=make_targets())
-    assert len(watch.predictors) == (4 if run == "validate" else 5)
-    assert all(predictor is method for predictor in watch.predictors)
-    assert module.predictor is predict_plainly
-    before.check(module.network)
-
-
 def test_predictions_of_a_run_are_those_of_the_method_outside_of_it(module, tmp_path: Path) -> None:
-    method = SegTTT(num_steps=2, lr=0.2, scales=(0.5,))
+    method, before = SegTTT(num_steps=2, lr=0.2, scales=(0.5,)), Snapshot(module.network)
     outputs = make_trainer(tmp_path, callbacks=[method]).predict(module, datamodule=make_targets())
+    before.check(module.network)
+    assert module.predictor is predict_plainly
     loaders = make_targets().predict_dataloader()
     for batches, loader in zip(outputs, loaders, strict=True):
         for output, batch in zip(batches, loader, strict=True):
-            expected = SegTTT(num_steps=2, lr=0.2, scales=(0.5,)).predict(module.network, batch["image"]).argmax(dim=1)
+            expected = method.vary({}).predict(module.network, batch["image"]).argmax(dim=1)
             assert output["name"] == batch["name"]
             assert torch.equal(output["labels"][0], expected[0].to(torch.uint8))
 
 
 def test_scores_do_not_depend_on_the_batch_size(module, tmp_path: Path) -> None:
     logged = []
-    for batch_size in (1, 3):
-        method = SegTTT(num_steps=2, scales=(0.5,))
-        trainer = make_trainer(tmp_path, callbacks=[method], precision="bf16-mixed")
-        trainer.test(module, datamodule=make_targets(eval_batch_size=batch_size), verbose=False)
-        logged.append({key: value.item() for key, value in trainer.callback_metrics.items()})
+    for size in (1, 3):
+        method, data = SegTTT(num_steps=2, scales=(0.5,)), make_targets(eval_batch_size=size)
+        logged.append(run(tmp_path / str(size), method, module=module, data=data, precision="bf16-mixed")[1])
     assert logged[0] == logged[1] and {"test/miou", "test/near/miou", "test/far/ece"} <= logged[0].keys()
 
 
@@ -102,28 +66,31 @@ def test_method_is_removed_after_an_exception_and_another_can_follow(module, tmp
         raise RuntimeError("broken")
 
     handle = module.network.head.register_forward_hook(fail)
-    before = Snapshot(module.network)
-    for run in ("test", "validate", "predict"):
-        with pytest.raises(RuntimeError, match="broken"):
-            getattr(make_trainer(tmp_path, callbacks=[IaBN()]), run)(module, datamodule=make_targets())
-        assert module.predictor is predict_plainly
-    before.check(module.network)
+    with unchanged(module.network):
+        for stage in ("test", "validate", "predict"):
+            with pytest.raises(RuntimeError, match="broken"):
+                getattr(make_trainer(tmp_path, callbacks=[IaBN()]), stage)(module, datamodule=make_targets())
+            assert module.predictor is predict_plainly
     handle.remove()
     make_trainer(tmp_path, callbacks=[TTA(scales=(0.5,))]).test(module, datamodule=make_targets(), verbose=False)
 
 
-def test_two_methods_in_one_run_are_an_error(module, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="IaBN is installed already, TTA cannot be as well"):
-        make_trainer(tmp_path, callbacks=[IaBN(), TTA()]).test(module, datamodule=make_targets())
-    assert module.predictor is predict_plainly
-
-
-@pytest.mark.parametrize("method", [IaBN(0.1), SegTTT(0.0, trainable=["nowhere"])], ids=["no-norm", "no-match"])
-def test_network_that_does_not_suit_the_method_is_an_error_before_the_first_image(method: Method, tmp_path) -> None:
-    module, watch = make_module(norm=None), Watch()
-    with pytest.raises(ValueError, match="TinyNetwork"):
-        make_trainer(tmp_path, callbacks=[watch, method]).test(module, datamodule=make_targets())
-    assert not watch.predictors and module.predictor is predict_plainly
+@pytest.mark.parametrize(
+    ("methods", "message"),
+    [
+        ([IaBN(), TTA()], "IaBN is installed already, TTA cannot be as well"),
+        ([IaBN(0.1)], "TinyNetwork"),
+        ([SegTTT(0.0, trainable=["nowhere"])], "TinyNetwork"),
+    ],
+    ids=["two", "no-norm", "no-match"],
+)
+def test_methods_that_do_not_suit_are_an_error_before_the_first_image(
+    methods: list[Method], message: str, tmp_path: Path
+) -> None:
+    module, stop = make_module(norm=nn.BatchNorm2d if len(methods) == 2 else None), Stop()
+    with pytest.raises(ValueError, match=message):
+        make_trainer(tmp_path, callbacks=[stop, *methods]).test(module, datamodule=make_targets())
+    assert not stop.names and module.predictor is predict_plainly
 
 
 def test_method_serves_the_validation_inside_fit_and_leaves_the_training_alone(tmp_path: Path) -> None:
@@ -136,20 +103,19 @@ def test_method_serves_the_validation_inside_fit_and_leaves_the_training_alone(t
         assert module.predictor is predict_plainly and all(m.training for m in module.network.modules())
         return module.network.state_dict()
 
-    plain, watch = fit([]), Watch()
+    plain, predictors = fit([]), []
+    watch = LambdaCallback(on_validation_batch_start=lambda trainer, module, *_: predictors.append(module.predictor))
     with_method = fit([watch, SegTTT(num_steps=1, scales=(0.5,), semantics="released"), AlphaSearch([0.0, 0.5])])
-    assert len(watch.predictors) == 5 and all(p is not predict_plainly for p in watch.predictors)
+    assert len(predictors) == 5 and all(predictor is not predict_plainly for predictor in predictors)
     assert all(torch.equal(value, with_method[key]) for key, value in plain.items())
 
 
 def test_results_hold_one_record_per_image_that_sum_to_what_is_logged(module, tmp_path: Path) -> None:
-    method = SegTTT(0.2, num_steps=2, scales=(0.5,))
-    trainer = make_trainer(tmp_path, callbacks=[method, make_results(tmp_path / "run")])
-    trainer.test(module, datamodule=make_targets(eval_batch_size=2), verbose=False)
-    logged = {key: value.item() for key, value in trainer.callback_metrics.items()}
+    method, data = SegTTT(0.2, num_steps=2, scales=(0.5,)), make_targets(eval_batch_size=2)
+    _, logged = run(tmp_path / "run", method, module=module, data=data)
     records = read_records(tmp_path / "run" / "records.jsonl")
     assert sorted(r["name"] for r in records) == ["far_0", "far_1", "near_0", "near_1", "near_2"]
-    summary = read_summary(tmp_path / "run")
+    summary = read_results(tmp_path / "run")
     assert summary["complete"] is True and summary["stage"] == "test" and list(summary["domains"]) == ["near", "far"]
     assert summary["method"]["name"] == "SegTTT" and summary["method"]["alpha"] == 0.2
     assert summary["precision"] == "32-true" and summary["versions"]["torch"] == torch.__version__
@@ -176,81 +142,64 @@ def test_results_hold_one_record_per_image_that_sum_to_what_is_logged(module, tm
 
 
 def test_record_of_an_image_is_the_score_of_its_prediction(module, tmp_path: Path) -> None:
-    data = FakeDataModule()
-    make_trainer(tmp_path, callbacks=[make_results(tmp_path)]).validate(module, datamodule=data, verbose=False)
-    records = read_records(tmp_path / "records.jsonl")
+    folder, data = tmp_path / "run", FakeDataModule()
+    run(folder, stage="validate", module=module, data=data)
+    records = read_records(folder / "records.jsonl")
     for batch, record in zip(data.val_dataloader(), records, strict=True):
         expected = score_image(predict_plainly(module.network, batch["image"])[0], batch["mask"][0]).to_record()
         assert record["name"] == batch["name"][0] and record["adaptation"] is None
         assert {name: record[name] for name in expected} == expected
-    assert read_summary(tmp_path)["method"] is None and read_summary(tmp_path)["stage"] == "validate"
+    summary = read_results(folder)
+    assert (summary["method"], summary["stage"], summary["data"]) == (None, "validate", data.describe())
 
 
 def test_fallbacks_are_counted_and_reported(module, tmp_path: Path) -> None:
-    method = SegTTT(num_steps=1, scales=(0.5,))
-    trainer = make_trainer(tmp_path, callbacks=[method, make_results(tmp_path, panels=4)])
+    folder, data = tmp_path / "run", FakeDataModule(length=4, spoilt=1, eval_batch_size=2)
     with pytest.warns(UserWarning, match="falling back"):
-        trainer.test(module, datamodule=FakeDataModule(length=4, spoilt=1, eval_batch_size=2), verbose=False)
-    records = read_records(tmp_path / "records.jsonl")
+        run(folder, SegTTT(num_steps=1, scales=(0.5,)), module=module, data=data, results={"panels": 4})
+    records = read_records(folder / "records.jsonl")
     assert [record["adaptation"]["fallback"] for record in records] == [False, True, False, False]
-    result = read_summary(tmp_path)["domains"]["blocks"]
+    result = read_results(folder)["domains"]["blocks"]
     assert (result["fallbacks"], result["images_with_notes"], result["images"]) == (1, 1, 4)
     assert result["notes"] == ["the image holds NaN or infinity"]
-    assert len(list((tmp_path / "panels").glob("*/*.png"))) == 4
+    assert len(list((folder / "panels").glob("*/*.png"))) == 4
 
 
-@pytest.fixture
-def interrupts() -> Iterator[None]:
-    before = signal.getsignal(signal.SIGINT)  # Lightning ignores it from a KeyboardInterrupt on
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.parametrize(
-    ("run", "exception", "done"),
-    [("test", KeyboardInterrupt, 2), ("validate", RuntimeError, 2), ("test", RuntimeError, 0)],
-)
+@pytest.mark.parametrize(("error", "done"), [(KeyboardInterrupt, 2), (RuntimeError, 0)])
 def test_interrupted_run_leaves_the_records_it_finished(
-    module, interrupts, tmp_path: Path, run: str, exception, done: int
+    error: type[BaseException], done: int, module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    count = 0
-
-    def stop(*_: Any) -> None:
-        nonlocal count
-        count += 1
-        if count > done:
-            raise exception("stopped")
-
-    module.network.register_forward_hook(stop)
-    before = Snapshot(module.network)
-    trainer = make_trainer(tmp_path, callbacks=[IaBN(), make_results(tmp_path, baseline=False)])
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # or Lightning ignores Ctrl-C from a KeyboardInterrupt on
+    folder, before = tmp_path / "run", Snapshot(module.network)
     with pytest.raises((SystemExit, KeyboardInterrupt, RuntimeError)):
-        getattr(trainer, run)(module, datamodule=FakeDataModule(), verbose=False)
-    names = [record["name"] for record in read_records(tmp_path / "records.jsonl")]
+        run(folder, IaBN(), Stop(done, error), module=module, data=FakeDataModule())
+    names = [record["name"] for record in read_records(folder / "records.jsonl")]
     assert names == [f"blocks_{number}" for number in range(done)]
-    summary = read_summary(tmp_path)
+    summary = read_results(folder)
     assert summary["complete"] is False and bool(summary["mean"]) == bool(done)
     assert [scores["images"] for scores in summary["domains"].values()] == ([done] if done else [])
     assert module.predictor is predict_plainly
     before.check(module.network)
 
 
-def test_records_reach_the_disk_as_soon_as_their_batch_is_scored(module, tmp_path: Path) -> None:
-    class Count(Callback):
-        lines: list[int] = []  # noqa: RUF012
+def test_records_reach_the_disk_as_soon_as_their_batch_is_scored(tmp_path: Path) -> None:
+    path, lines = tmp_path / "run" / "records.jsonl", []
+    count = LambdaCallback(on_test_batch_start=lambda *_: lines.append(len(read_records(path))))
+    run(tmp_path / "run", count, data=FakeDataModule(length=3))
+    assert lines == [0, 1, 2]
 
-        def on_test_batch_end(self, *_: Any) -> None:
-            self.lines.append(len((tmp_path / "records.jsonl").read_text(encoding="utf-8").splitlines()))
 
-    make_trainer(tmp_path, callbacks=[make_results(tmp_path), Count()]).test(
-        module, datamodule=FakeDataModule(length=3)
-    )
-    assert Count.lines == [1, 2, 3]
+def test_results_of_loaders_and_of_other_settings_say_what_the_data_were(module, tmp_path: Path) -> None:
+    run(tmp_path / "test", module=module, data=make_targets(evaluation_resize="none"))
+    assert read_results(tmp_path / "test")["data"]["targets"][1]["evaluation_resize"] == "none"
+    trainer = make_trainer(tmp_path, callbacks=[Results(str(tmp_path / "loaders"), panels=0, report=False)])
+    trainer.test(module, dataloaders=FakeDataModule(length=1).test_dataloader(), verbose=False)
+    assert read_results(tmp_path / "loaders")["data"] is None
 
 
 def test_results_without_a_folder_go_to_the_loggers(module, tmp_path: Path) -> None:
-    trainer = make_trainer(tmp_path, callbacks=[Results()], logger=CSVLogger(tmp_path, name="run", version="7"))
-    trainer.test(module, datamodule=FakeDataModule(length=1), verbose=False)
+    logger = CSVLogger(tmp_path, name="run", version="7")
+    run(tmp_path / "x", module=module, data=FakeDataModule(length=1), results={"folder": None}, logger=logger)
     assert (tmp_path / "run" / "7" / "records.jsonl").exists() and (tmp_path / "run" / "7" / "results.json").exists()
 
 
@@ -273,30 +222,28 @@ def test_alpha_search_sorts_its_alphas_checks_them_and_logs_each(tmp_path: Path)
     assert logged["val/miou_best_alpha"].item() == pytest.approx(scores[search.best_alpha])
     assert logged["val/best_alpha"].item() == pytest.approx(search.best_alpha)
     assert AlphaSearch().alphas == pytest.approx([n / 10 for n in range(11)])
-    with pytest.raises(ValueError, match="alphas is empty"):
-        AlphaSearch([])
-    with pytest.raises(ValueError, match=r"alpha is 1\.2"):
-        AlphaSearch([0.1, 1.2])
+    for wrong, message in (([], "alphas is empty"), ([0.1, 1.2], r"alpha is 1\.2")):
+        with pytest.raises(ValueError, match=message):
+            AlphaSearch(wrong)
     with pytest.raises(ValueError, match="no 2d BatchNorm"):
         make_trainer(tmp_path, callbacks=[search]).validate(make_module(norm=None), datamodule=FakeDataModule())
 
 
 def test_panels_are_drawn_per_domain_at_the_size_of_the_image(module, tmp_path: Path) -> None:
-    trainer = make_trainer(tmp_path, callbacks=[IaBN(), make_results(tmp_path, panels=2)])
-    trainer.test(module, datamodule=make_targets(), verbose=False)
-    panels = sorted((tmp_path / "panels").glob("*/*.png"))
+    run(tmp_path / "run", IaBN(), module=module, data=make_targets(), results={"panels": 2})
+    panels = sorted((tmp_path / "run" / "panels").glob("*/*.png"))
     assert [path.name for path in panels] == ["far_0.png", "far_1.png", "near_0.png", "near_1.png"]
     for path in panels:
         with Image.open(path) as picture:
             assert picture.size == (4 * 36 + 3 * 4, 24) and picture.mode == "RGB"  # image | truth | t-BN | prediction
     (batch, *_) = make_targets().test_dataloader()[0]
-    photograph = np.asarray(Image.open(tmp_path / "panels" / "near" / "near_0.png"))[:, :36]
+    photograph = np.asarray(Image.open(panels[2]))[:, :36]
     levels = (IMAGENET.undo(batch["image"])[0] * 255).round().permute(1, 2, 0).numpy()
     assert np.abs(photograph - levels).max() <= 1
 
 
 def test_results_write_what_predict_makes(module, tmp_path: Path) -> None:
-    results = make_results(tmp_path / "run", outputs=["labels"])
+    results = Results(str(tmp_path / "run"), outputs=["labels"])
     trainer = make_trainer(tmp_path, callbacks=[IaBN(0.3), results])
     outputs = trainer.predict(module, datamodule=FakeDataModule(length=3))
     for output in outputs:
@@ -304,17 +251,6 @@ def test_results_write_what_predict_makes(module, tmp_path: Path) -> None:
             assert picture.mode == "P" and np.array_equal(np.asarray(picture), output["labels"][0].numpy())
     left = sorted(path.name for path in (tmp_path / "run").iterdir())
     assert left == ["labels", "predictions.json", "predictions.jsonl"]
-
-
-def test_results_say_what_the_data_were(module, tmp_path: Path) -> None:
-    for run, data in (("validate", FakeDataModule("dev", 2)), ("test", make_targets(evaluation_resize="none"))):
-        trainer = make_trainer(tmp_path, callbacks=[make_results(tmp_path / run)])
-        getattr(trainer, run)(module, datamodule=data, verbose=False)
-        assert read_summary(tmp_path / run)["data"] == data.describe()
-    assert read_summary(tmp_path / "test")["data"]["targets"][1]["evaluation_resize"] == "none"
-    trainer = make_trainer(tmp_path, callbacks=[make_results(tmp_path / "loaders")])
-    trainer.test(module, dataloaders=FakeDataModule(length=1).test_dataloader(), verbose=False)
-    assert read_summary(tmp_path / "loaders")["data"] is None
 
 
 def test_panel_shows_truth_and_predictions_in_the_colours_of_the_palette() -> None:
@@ -336,11 +272,10 @@ def test_kernels_that_fail_their_check_are_in_the_results(tmp_path: Path, monkey
         monkeypatch.setattr("callbacks.blended_norm._served", {})
         monkeypatch.setattr("callbacks.blended_norm._find_fault", find_fault)
         folder = tmp_path / str(len(expected))
-        trainer = make_trainer(tmp_path, callbacks=[IaBN(), make_results(folder)])
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="IaBN runs by its plain formula")
-            trainer.test(make_module(), datamodule=make_targets(), verbose=False)
-        found = read_summary(folder)["plain_formula"]
+            run(folder, IaBN(), data=make_targets())
+        found = read_results(folder)["plain_formula"]
         assert {key.rpartition(" ")[0]: reason for key, reason in found.items()} == expected
 
 
@@ -351,9 +286,8 @@ def test_run_on_cuda_scores_as_on_the_cpu(tmp_path: Path, precision: str, monkey
     miou = []
     for kwargs in ({}, {"accelerator": "cuda", "precision": precision}):
         folder = tmp_path / str(len(miou))
-        trainer = make_trainer(folder, callbacks=[SegTTT(num_steps=2, scales=(0.5,)), make_results(folder)], **kwargs)
-        trainer.test(make_module(), datamodule=make_targets(), verbose=False)
-        summary = read_summary(folder)
+        run(folder, SegTTT(num_steps=2, scales=(0.5,)), data=make_targets(), **kwargs)
+        summary = read_results(folder)
         assert all(result["fallbacks"] == 0 for result in summary["domains"].values())
         assert all(record["milliseconds"] > 0 for record in read_records(folder / "records.jsonl"))
         miou.append(summary["mean"]["miou"])

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import yaml
 
-from callbacks import IaBN, SegTTT
+from callbacks import IaBN, Method, SegTTT
 from callbacks.results import Results
 from callbacks.run.selection import Selection
 from callbacks.run.settings import fingerprint_weights
+from tests.callbacks import runs
 from tests.callbacks.runs import make_module, make_targets, read_json
-from tests.fakes import make_trainer
 
 
 def write_selection(path: Path, module: Any) -> str:
@@ -27,11 +27,9 @@ def write_selection(path: Path, module: Any) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def run(tmp_path: Path, method: Any, module: Any = None, **results: Any) -> dict[str, Any]:
-    own = Results(str(tmp_path / "out"), report=False, selection=str(tmp_path / "selection.yaml"), **results)
-    callbacks = [own] if method is None else [method, own]
-    trainer = make_trainer(tmp_path, callbacks=callbacks)
-    trainer.test(module or make_module(), datamodule=make_targets(), verbose=False)
+def run(tmp_path: Path, *methods: Method, module: Any = None, **results: Any) -> dict[str, Any]:
+    chosen = {"selection": str(tmp_path / "selection.yaml"), **results}
+    runs.run(tmp_path / "out", *methods, module=module, data=make_targets(), results=chosen)
     return read_json(tmp_path / "out" / "results.json")
 
 
@@ -72,10 +70,10 @@ def test_a_departure_that_is_named_is_noted(tmp_path: Path) -> None:
 def test_other_weights_are_refused(tmp_path: Path) -> None:
     module = make_module()
     write_selection(tmp_path / "selection.yaml", module)
-    assert run(tmp_path, None)["selection"]["departures"] == []
+    assert run(tmp_path)["selection"]["departures"] == []
     module.network.head.weight.data[0] += 1
     with pytest.raises(ValueError, match=r"weights of this run are not those of .*--ckpt_path=best\.ckpt"):
-        run(tmp_path, None, module, overwrite=True)
+        run(tmp_path, module=module, overwrite=True)
 
 
 @pytest.mark.parametrize("text", [None, "", "a: 1", "weights: x\nvalues: 3\ndevelopment: {}", "{", "\x00"])

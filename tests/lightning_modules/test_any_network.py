@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import pytest
@@ -26,7 +27,7 @@ from lightning_modules.networks import (
     TimmDeepLab,
 )
 from lightning_modules.predictor import predict_plainly
-from tests.fakes import Snapshot, make_images
+from tests.fakes import make_images, unchanged
 
 CLASSES = 5
 Make = Callable[..., SegmentationNetwork]
@@ -93,12 +94,11 @@ def test_adapted_layers_name_parts_of_the_network_but_not_all_of_it(name: str) -
 @pytest.mark.parametrize("name", WITH_BATCH_NORM)
 def test_iabn_blends_at_batch_size_1_and_leaves_the_network_as_it_was(name: str) -> None:
     network, images = make(name), make_images(1, 41, 67)
-    before = Snapshot(network)
-    plain = predict_plainly(network, images)  # in the same layout: this deep a random network amplifies rounding
-    blended = IaBN(0.1).predict(network, images)
-    assert blended.isfinite().all() and not torch.allclose(blended, plain, atol=1e-5)
-    assert torch.allclose(IaBN(0.0).predict(network, images), plain, atol=1e-5)
-    before.check(network)
+    with unchanged(network):
+        plain = predict_plainly(network, images)  # in the same layout: this deep a random network amplifies rounding
+        blended = IaBN(0.1).predict(network, images)
+        assert blended.isfinite().all() and not torch.allclose(blended, plain, atol=1e-5)
+        assert torch.allclose(IaBN(0.0).predict(network, images), plain, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -108,14 +108,13 @@ def test_iabn_blends_at_batch_size_1_and_leaves_the_network_as_it_was(name: str)
 def test_seg_ttt_moves_it_at_batch_size_1_and_leaves_it_as_it_was(name: str, semantics: str) -> None:
     network, images = make(name), make_images(1, 67, 83)
     alpha = 0.1 if name in WITH_BATCH_NORM else 0.0
-    before = Snapshot(network)
-    method = SegTTT(alpha, psi=0.1, num_steps=2, lr=0.01, scales=(0.5, 1.0), semantics=semantics)  # type: ignore[arg-type]
-    adapted = method.predict(network, images)
-    (account,) = method.adaptations
-    assert account.steps == 2 and account.note is None and account.loss_last != account.loss_first
-    unmoved = SegTTT(alpha, psi=0.1, num_steps=0, scales=(0.5, 1.0)).predict(network, images)
-    assert not torch.allclose(adapted, unmoved, atol=1e-5)
-    before.check(network)
+    with unchanged(network):
+        method = SegTTT(alpha, psi=0.1, num_steps=2, lr=0.01, scales=(0.5, 1.0), semantics=semantics)  # type: ignore[arg-type]
+        adapted = method.predict(network, images)
+        (account,) = method.adaptations
+        assert account.steps == 2 and account.note is None and account.loss_last != account.loss_first
+        unmoved = SegTTT(alpha, psi=0.1, num_steps=0, scales=(0.5, 1.0)).predict(network, images)
+        assert not torch.allclose(adapted, unmoved, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -211,35 +210,30 @@ def test_missing_extra_is_a_clear_error(name: str, monkeypatch: pytest.MonkeyPat
         NETWORKS[name]()
 
 
+HUB, TIMM = "torch.hub.download_url_to_file", "timm.create_model"
+
+
 @pytest.mark.parametrize(
-    ("build", "file", "error"),
+    ("build", "loader", "error", "words"),
     [
-        (lambda: DeepLabV1("resnet50", 19, "imagenet"), "resnet50-0676ba61.pth", URLError("no network")),
-        (lambda: DeepLabV1("resnet50", 19, "imagenet"), "resnet50-0676ba61.pth", OSError("refused")),
-        (lambda: FCN8s("vgg16_bn", 19, "imagenet"), "vgg16_bn-6c64b313.pth", TimeoutError("too late")),
+        (lambda: DeepLabV1("resnet50", 19, "imagenet"), HUB, URLError("no network"), ["resnet50-0676ba61.pth"]),
+        (lambda: FCN8s("vgg16_bn", 19, "imagenet"), HUB, TimeoutError("too late"), ["vgg16_bn-6c64b313.pth"]),
+        (lambda: HRNet(19, weights="imagenet"), TIMM, OSError("refused"), ["ImageNet weights of hrnet_w18 are not on"]),
     ],
 )
 def test_imagenet_weights_without_a_network_name_the_file_and_its_place(
-    build: Callable[[], nn.Module], file: str, error: Exception, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    build: Callable[[], nn.Module], loader: str, error: Exception, words: list[str], monkeypatch: Any, tmp_path: Path
 ) -> None:
     def fail(*args: object, **kwargs: object) -> None:
         raise error
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr("torch.hub.download_url_to_file", fail)
-    with pytest.raises(FileNotFoundError, match="could not be downloaded") as raised:
+    monkeypatch.setattr(loader, fail)
+    with pytest.raises(FileNotFoundError) as raised:
         build()
-    for words in (str(tmp_path / "hub" / "checkpoints" / file), f"/{file}", "weights=None", str(error.args[0])):
-        assert words in str(raised.value)
-
-
-def test_imagenet_weights_of_timm_without_a_network_are_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*args: object, **kwargs: object) -> None:
-        raise OSError("no network")
-
-    monkeypatch.setattr("timm.create_model", fail)
-    with pytest.raises(FileNotFoundError, match=r"ImageNet weights of hrnet_w18 are not on this machine .*no network"):
-        HRNet(19, weights="imagenet")
+    if loader == HUB:
+        words = [*words, str(tmp_path / "hub" / "checkpoints" / words[0]), "weights=None", "could not be downloaded"]
+    assert [word for word in (*words, str(error.args[0])) if word not in str(raised.value)] == []
 
 
 def test_imagenet_weights_are_loaded_without_their_classifier(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

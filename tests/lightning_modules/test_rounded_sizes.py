@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from callbacks.seg_ttt import SegTTT
 from lightning_modules.networks import DeepLabV1, RoundedSizes
-from tests.fakes import Snapshot, TinyNetwork, make_images
+from tests.fakes import TinyNetwork, make_images, unchanged
 
 
 class Picky(TinyNetwork):
@@ -31,11 +31,10 @@ def test_adapted_layers_are_the_networks_own_if_it_has_them() -> None:
 
 def test_seg_ttt_adapts_the_network_inside() -> None:
     network, image = RoundedSizes(Picky()), make_images(1, 40, 50)
-    before = Snapshot(network)
-    method = SegTTT(0.1, psi=0.1, num_steps=2, scales=(0.5, 0.75))
-    method.predict(network, image)
-    assert method.adaptations[0].steps == 2
-    before.check(network)
+    with unchanged(network):
+        method = SegTTT(0.1, psi=0.1, num_steps=2, scales=(0.5, 0.75))
+        method.predict(network, image)
+        assert method.adaptations[0].steps == 2
 
 
 def test_multiple_below_1_is_a_clear_error() -> None:

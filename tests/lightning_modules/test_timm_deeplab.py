@@ -14,11 +14,8 @@ def make_network(**kwargs: object) -> TimmDeepLab:
 
 
 @pytest.mark.parametrize("output_stride", [8, 16, 32])
-def test_logits_have_the_size_of_the_image(output_stride: int) -> None:
-    network = make_network(output_stride=output_stride)
-    images = make_images(2, 64, 97)
-    assert network(images).shape == (2, 5, 64, 97)
-    (features,) = network.backbone(images)
+def test_features_have_the_stride_that_was_asked_for(output_stride: int) -> None:
+    (features,) = make_network(output_stride=output_stride).backbone(make_images(1, 64, 97))
     assert features.shape[-2:] == (-(-64 // output_stride), -(-97 // output_stride))
 
 

@@ -196,7 +196,6 @@ def test_teachers_know_imagenet_and_queues_wrap(monkeypatch: pytest.MonkeyPatch)
     before = csg.get_buffer("queue0").clone()
     losses = csg.compute_losses(train_step(csg, network, network, images, masks))
     assert losses.keys() == {"contrast3", "contrast4"} and all(loss.item() > 0 for loss in losses.values())
-    assert csg.get_buffer("position").item() == 8 % 5 or csg.get_buffer("position").item() == 0
     assert not torch.equal(csg.get_buffer("queue0"), before)
     sum(losses.values()).backward()
     assert csg.get_submodule("query0")[0].weight.grad is not None
