@@ -210,6 +210,7 @@ def test_a_column_without_results_is_named_and_its_mean_is_missing(tmp_path: Pat
         ("iabn", {"precision": "bf16-mixed"}, "precision is bf16-mixed, expected 32-true"),
         ("iabn", {"data": {"targets": [{"domain": "bdd", "classes": 16}]}}, "bdd has 16 classes, expected 19"),
         ("iabn", {"domains": None}, "cannot be read as results"),
+        ("iabn", {"domains": {"bdd": {"miou": float("nan"), "images": 1}}}, "NaN is no number"),
         # Settings that no file of the method names are compared, too.
         ("seg_ttt", {"settings": {"resampling": "pillow", "num_steps": 10.0}}, ""),
         ("seg_ttt", {"settings": {"trainable": ["head"]}}, "trainable is ['head'], expected None"),

@@ -15,8 +15,8 @@ import warnings
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NoReturn
 
-from jsonargparse.typing import PositiveInt
 from tqdm import tqdm
 
 from callbacks.run.records import write_json
@@ -29,7 +29,14 @@ from experiments.command_line import to_path
 
 OK, PROBLEMS, NOTHING, INTERRUPTED = 0, 1, 2, 130  # exit codes
 
-EXIT_CODES = """\
+EXAMPLES = """\
+examples:
+  python -m experiments.check_data                            all data sets below $SEGADAPT_DATA
+  python -m experiments.check_data --quick                    the same in a minute: every file listed, few of them read
+  python -m experiments.check_data --datasets gta cityscapes  two of them, an error if one is missing
+  python -m experiments.check_data --root photos              your own images: what they hold, and a YAML for them
+  python -m experiments.check_data --data my_photographs.yaml the same, read as a YAML says
+
 exit code:
   0  nothing is wrong
   1  something is: a problem, fewer images than in the official release, or a named data set is missing
@@ -44,13 +51,21 @@ PATHS = {  # options that name a file or folder: what it is, and what for
 }
 
 
+class PlainParser(argparse.ArgumentParser):
+    """Says in one line what is wrong with the arguments."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the program."""
+        self.exit(NOTHING, f"error: {message} (see --help)\n")
+
+
 def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
     """Parses the command line."""
-    parser = argparse.ArgumentParser(
+    parser = PlainParser(
         prog="python -m experiments.check_data",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=EXIT_CODES,
+        epilog=EXAMPLES,
     )
     place = parser.add_mutually_exclusive_group()
     for option, (what, text) in PATHS.items():
@@ -62,11 +77,13 @@ def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
     text = f"list all files, but read only {listing.QUICK_PAIRS} of each split and all known broken pairs"
     parser.add_argument("--quick", action="store_true", help=text)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    text = "default: all cores (here %(default)s)"
-    parser.add_argument("--threads", type=PositiveInt, default=cores, metavar="N", help=text)
+    parser.add_argument("--threads", type=int, default=cores, metavar="N", help="default: all cores (here %(default)s)")
     started = datetime.now(UTC).isoformat(timespec="seconds")
     parser.set_defaults(json=Path("outputs/check_data.json"), strangers=[], started=started)
-    return parser.parse_args(args)
+    options = parser.parse_args(args)
+    if options.threads < 1:
+        parser.error(f"--threads is {options.threads}: expected 1 or more")
+    return options
 
 
 def find_data_sets(options: argparse.Namespace) -> list[DataSetCheck]:
@@ -132,9 +149,17 @@ def write_report(found: Sequence[DataSetCheck], options: argparse.Namespace) -> 
         "quick": options.quick,
         "threads": options.threads,
         "started": options.started,
+        "images_per_second": measure_speed(found),
         "data_sets": [data_set.describe() for data_set in found],
     }
     write_json(options.json, report)
+
+
+def measure_speed(found: Sequence[DataSetCheck]) -> float | None:
+    """Returns how many images, with their labels, were read per second; None if none were."""
+    checks = [check for data_set in found for check in data_set.checks]
+    read, seconds = sum(check.census.read for check in checks), sum(check.seconds for check in checks)
+    return round(read / seconds, 2) if read else None
 
 
 def print_report(found: Sequence[DataSetCheck], options: argparse.Namespace, seconds: float) -> None:
@@ -157,8 +182,10 @@ def print_report(found: Sequence[DataSetCheck], options: argparse.Namespace, sec
         print("\n".join(["\nWhat to do:", *advice]))
     if options.quick:
         print(f"\n--quick: up to {listing.QUICK_PAIRS} pairs of each split were read, and all known broken ones.")
+    speed = measure_speed(found)
+    rate = f", {speed:.1f} images per second with {options.threads} threads" if speed else ""
     read = sum(check.census.read for check in checks)
-    print(f"\nRead {read:,} images in {seconds:.0f} s with {options.threads} threads. Report: {options.json}")
+    print(f"\nRead {read:,} images in {seconds:.0f} s{rate}. Report: {options.json}")
 
 
 def main(args: Sequence[str] | None = None) -> int:

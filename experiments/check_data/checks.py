@@ -1,5 +1,6 @@
 """What is looked at, and what is found: data sets and their splits."""
 
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -42,6 +43,7 @@ class SplitCheck:
         labels: Number of label files; None where none are expected.
         same: Other splits that consist of the same pairs.
         chosen: The pairs to read.
+        seconds: Spent reading.
         unpaired: Files without a partner.
         census: What those pairs hold that have been read, and what is wrong with them.
         known: Names of the pairs that are broken in the official release, which are not counted as wrong.
@@ -59,6 +61,7 @@ class SplitCheck:
     labels: int | None = None
     same: list[Split] = field(default_factory=list)
     chosen: Sequence[int] = ()
+    seconds: float = 0.0
     unpaired: list[Problem] = field(default_factory=list)
     census: Census = field(default_factory=Census)
     known: list[str] = field(default_factory=list)
@@ -156,11 +159,19 @@ class SplitCheck:
         named = ", ".join(list(shared.values())[:NAMED]) + (", ..." if len(shared) > NAMED else "")
         return f"{self.name}: {len(shared):,} of its images are also in {other.name}: {named}"
 
+    def find_notes(self) -> list[str]:
+        """Returns what happens to the images before they reach the network."""
+        return self.census.find_notes(self.name, self.module.evaluation_transform)
+
     def read(self, num_threads: int, update: Callable[[], object]) -> None:
         """Reads the chosen pairs, as far as it gets; `update` is called after each."""
-        for found in check_dataset(self.dataset, self.chosen, num_threads):
-            self.census.update(found)
-            update()
+        start = time.perf_counter()
+        try:
+            for found in check_dataset(self.dataset, self.chosen, num_threads):
+                self.census.update(found)
+                update()
+        finally:
+            self.seconds = time.perf_counter() - start
 
     def describe(self) -> dict[str, Any]:
         """Returns everything, for JSON."""
@@ -177,6 +188,7 @@ class SplitCheck:
             "labels": self.labels,
             "chosen": len(self.chosen),
             "read": self.census.read,
+            "seconds": round(self.seconds, 3),
             "counts": {kind: self.count(kind) for kind in KINDS} | {"lacking": self.lacking},
             "problems": [vars(problem) for problem in self.find_problems()],
             "known_broken": self.known,
@@ -185,7 +197,7 @@ class SplitCheck:
             "frequencies": self.measure_frequencies(),
             "holds": None if nothing else self.census.describe(self.dataset.table, self.module.class_names),
             "warnings": self.find_warnings(),
-            "notes": self.census.find_notes(self.name, self.module.evaluation_transform),
+            "notes": self.find_notes(),
         }
 
 

@@ -94,8 +94,7 @@ def describe_split(check: SplitCheck) -> list[str]:
         table, names = check.dataset.table, check.module.class_names
         mapping = [f"{value}: {name_id(value, table, names)}" for value in sorted(census.all_ids)]
         lines.append(f"ids count as: {', '.join(mapping[:IDS])}{', ...' if len(mapping) > IDS else ''}")
-    notes = census.find_notes(check.name, check.module.evaluation_transform)
-    return lines + [note.removeprefix(f"{check.name}: ") for note in notes]
+    return lines + [note.removeprefix(f"{check.name}: ") for note in check.find_notes()]
 
 
 def explain(found: Sequence[DataSetCheck], path: Path) -> Iterator[str]:

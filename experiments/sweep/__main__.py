@@ -27,7 +27,7 @@ from callbacks.run.settings import describe_limit
 from experiments.command_line import drop_options, split_arguments, to_path
 from experiments.sweep.definition import Definition, read_definition
 from experiments.sweep.one_pass import explain_several, run_one_pass
-from experiments.sweep.report import write_report
+from experiments.sweep.report import log_offline, write_report
 from experiments.sweep.search import Sweep, find_attempts, hide_password, make_pruner, open_storage, open_sweep
 from experiments.sweep.trial import (
     Report,
@@ -140,6 +140,11 @@ def run_sweep(options: argparse.Namespace, more: Sequence[str]) -> list[str]:
         details = {"sampler": sampler, "storage": hide_password(url), "one_pass": several is None}
         text = write_report(sweep, args, details)
     attempts = [trial.state for trial in find_attempts(study).values()]
+    if sweep.new and TrialState.COMPLETE in attempts:
+        try:
+            log_offline(sweep)
+        except Exception as error:  # of a service beside: all that counts is written
+            print(f"The offline run for Weights & Biases could not be written: {error}", file=sys.stderr, flush=True)
     running = attempts.count(TrialState.RUNNING)
     note = f"\n\n{running} trials are still running elsewhere: the same command shows the rest later."
     print(f"{text}\n\nWritten to {folder}{note if running else ''}", flush=True)

@@ -301,11 +301,17 @@ def read_values(name: str, values: Any) -> Parameter:
 def read_range(name: str, kind: str, form: Mapping[str, Any]) -> Parameter:
     """Reads a range with its two ends; of multiples, Optuna draws the number of quanta (0.3 is three times 0.1)."""
     low, high, quantum = (form.get(key, 1) for key in MULTIPLES)
-    whole, log = kind == "int_uniform", "log" in kind
     for key, value in zip(MULTIPLES, (low, high, quantum), strict=True):
-        if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or not math.isfinite(value):
-            raise ValueError(f"{key} is {value!r}: expected a {'whole' if whole else 'finite'} number for {kind}")
-    if whole:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise ValueError(f"{key} is {value!r}: expected a finite number")
+    log = "log" in kind
+    if not low < high:
+        raise ValueError(f"min is {low}, max is {high}: expected min below max")
+    if log and low <= 0:
+        raise ValueError(f"min is {low}: expected a number above 0 for {kind}")
+    if kind == "int_uniform":
+        if not (isinstance(low, int) and isinstance(high, int)):
+            raise ValueError(f"min is {low}, max is {high}: expected whole numbers for {kind}")
         return Parameter(name, IntDistribution(low, high))
     if not kind.startswith("q_"):
         return Parameter(name, FloatDistribution(low, high, log=log))

@@ -1,5 +1,7 @@
-"""What came out of a sweep: a table, `sweep.json`, `sweep.md`, a chart and `best.yaml`."""
+"""What came out of a sweep: a table, `sweep.json`, `sweep.md`, a chart, `best.yaml`, and a run for dashboards."""
 
+import json
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -7,6 +9,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
+import wandb
 import yaml
 from matplotlib.figure import Figure
 from optuna.trial import TrialState
@@ -139,3 +142,29 @@ def draw_chart(definition: Definition, rows: Sequence[Mapping[str, Any]]) -> Fig
     ]
     label = f"{definition.metric} (%)" if definition.metric.endswith("miou") else definition.metric
     return draw_curves(short, points, label, definition.maximize)
+
+
+def log_offline(sweep: Sweep) -> None:
+    """Writes table and chart as an offline run of Weights & Biases, for `wandb sync`; not where that is disabled."""
+    if os.environ.get("WANDB_MODE") == "disabled" or os.environ.get("WANDB_DISABLED"):
+        return
+    definition, rows = sweep.definition, list_rows(sweep)
+    names = [parameter.name for parameter in definition.parameters]
+    table = [[*map(plain_cell, row["values"].values()), row["score"], row["state"]] for row in rows]
+    with wandb.init(
+        project="segadapt",
+        name=f"sweep {definition.name}",
+        job_type="sweep",
+        mode="offline",
+        dir=sweep.folder,
+        settings=wandb.Settings(silent=True, console="off"),
+    ) as run:
+        trials = wandb.Table(columns=[*names, definition.metric, "state"], data=table, allow_mixed_types=True)
+        run.log({"sweep/trials": trials, "sweep/chart": wandb.Image(str(sweep.folder / "sweep.png"))})
+        run.summary.update({f"sweep/best_{name}": value for name, value in rows[0]["values"].items()})
+        run.summary[f"sweep/best_{definition.metric}"] = rows[0]["score"]
+
+
+def plain_cell(value: Any) -> Any:
+    """Returns what a column of a table may hold."""
+    return value if value is None or isinstance(value, str | int | float) else json.dumps(value)

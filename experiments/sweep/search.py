@@ -135,6 +135,7 @@ class Sweep:
         more: Further arguments of main.py.
         config: What the command of a trial comes down to.
         alone: Whether the first trial does the work of all, for which other machines wait.
+        new: How many trials this process has finished.
         errors: What went wrong with the trials that failed, by their points.
     """
 
@@ -147,6 +148,7 @@ class Sweep:
     more: Sequence[str] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
     alone: bool = False
+    new: int = field(default=0, init=False)
     errors: dict[int, str] = field(default_factory=dict, init=False)
 
     def run(self) -> None:
@@ -215,11 +217,14 @@ class Sweep:
             trial.report(miou, images)
             if trial.should_prune():
                 trial.set_user_attr(IMAGES, images)
+                self.new += 1
                 raise optuna.TrialPruned
 
         start = time.monotonic()
         try:
-            return self.run_trial(self, values, report)
+            value = self.run_trial(self, values, report)
+            self.new += 1
+            return value
         except TrialError as error:
             self.errors[point] = f"{name_point(values)}: {error}"
             raise

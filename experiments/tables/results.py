@@ -124,7 +124,7 @@ def read_results(plan: Plan, run: Run) -> dict[str, Any]:
     if not path.exists():
         raise ValueError(f"{path} is not there")
     try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
+        summary = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse_constant)
         summary["images"] = {domain: scores["images"] for domain, scores in summary["domains"].items()}
         wrong = check_summary(plan, run, summary)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -141,6 +141,11 @@ def has_results(plan: Plan, run: Run) -> bool:
     except ValueError:
         return False
     return True
+
+
+def refuse_constant(text: str) -> float:
+    """Raises ValueError at NaN and infinity, which results never hold: what has no value is null."""
+    raise ValueError(f"{text} is no number")
 
 
 def check_summary(plan: Plan, run: Run, summary: Mapping[str, Any]) -> str:

@@ -32,7 +32,9 @@ pytestmark = [
 
 
 @pytest.mark.slow
-def test_a_sweep_writes_what_came_out(tmp_path: Path, calls: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sweep_writes_what_came_out(
+    tmp_path: Path, calls: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_sweep(tmp_path)
     assert sweep(tmp_path, more=("--data.num_val=3",)) == 0
     folder = tmp_path / "out"
@@ -51,8 +53,10 @@ def test_a_sweep_writes_what_came_out(tmp_path: Path, calls: Any, capsys: pytest
     assert shlex.split(line)[2:] == expected
     assert "| 0.4 | 100.00 |" in screen and "| 0.4 | 100.00 |" in (folder / "sweep.md").read_text()
     assert (folder / "sweep.png").read_bytes()[:4] == b"\x89PNG" and "</svg>" in (folder / "sweep.svg").read_text()
+    assert len(list((folder / "wandb").glob("offline-run-*"))) == 1
+    monkeypatch.setenv("WANDB_MODE", "disabled")
     assert sweep(tmp_path, more=("--data.num_val=3",)) == 0  # nothing is left
-    assert len(calls()) == 4
+    assert len(calls()) == 4 and len(list((folder / "wandb").glob("offline-run-*"))) == 1
     assert not list(folder.glob(".running-*"))
 
 
@@ -96,6 +100,7 @@ def test_a_sweep_that_is_killed_again_and_again_ends_in_the_same_table(
     tables = []
     write_sweep(tmp_path)  # and the checkpoint
     monkeypatch.setenv("SECONDS_PER_IMAGE", "0.01")
+    monkeypatch.setenv("WANDB_MODE", "disabled")
     for kills in ((), (0.5, 0.8, 1.1)):
         folder = tmp_path / str(len(kills))
         folder.mkdir()
@@ -220,7 +225,7 @@ def test_one_pass_and_separate_runs_give_the_scores_of_runs_of_their_own(
     scores = [{tuple(row["values"].values()): row["score"] for row in way["trials"]} for way in (one, separate)]
     assert scores[0] == pytest.approx(scores[1], abs=1e-9) and len(scores[0]) == 4
     assert len(set(scores[0].values())) > 1  # the settings do matter
-    assert len(list((tmp_path / "separate" / "wandb").glob("offline-run-*"))) == 4  # of each trial
+    assert len(list((tmp_path / "separate" / "wandb").glob("offline-run-*"))) == 5  # of each trial, and of the sweep
 
     best = separate["best"]["values"]
     values = {**{name: form["value"] for name, form in PSI.items() if "value" in form}, "method.alpha": 0.3, **best}
