@@ -136,9 +136,11 @@ def _round(levels: Tensor) -> Tensor:
 
 def _stretch(levels: Tensor) -> Tensor:
     """Stretches each channel of (B, 3, H, W) grey levels, see `View.autocontrast`; one of a single level stays."""
-    levels = levels.clamp(0, 255)
+    levels = levels.nan_to_num().clamp(0, 255)
     channels = levels.flatten(0, 1).flatten(1)
-    below = torch.stack([channel.bincount(minlength=256) for channel in channels.long()]).cumsum(dim=1)
+    places = channels.long() + 256 * torch.arange(len(channels), device=levels.device)[:, None]
+    counts = places.new_zeros(256 * len(channels)).scatter_add_(0, places.flatten(), torch.ones_like(places).flatten())
+    below = counts.view(-1, 256).cumsum(dim=1)  # pixels of this level or a lower one
     cut = channels.shape[1] * CUTOFF // 100
     low, high = (below <= cut).sum(dim=1), (below < channels.shape[1] - cut).sum(dim=1)
     low, spread = (bound.view(*levels.shape[:2], 1, 1).to(levels) for bound in (low, high - low))

@@ -67,6 +67,7 @@ RELEASED: dict[str, Any] = {"semantics": "released", "resampling": "device"}
 METHODS: dict[str, tuple[int, Callable[[float, int], Method]]] = {
     "IaBN": (2, lambda alpha, steps: IaBN(alpha)),
     "TTA": (2, lambda alpha, steps: TTA(alpha, **VIEWS)),
+    "TTA autocontrast": (2, lambda alpha, steps: TTA(alpha, autocontrast=True, **VIEWS)),
     "MCDropout": (2, lambda alpha, steps: MCDropout(2, alpha)),
     "AdaBN": (2, lambda alpha, steps: AdaBN(1.0)),
     "Ensemble": (2, lambda alpha, steps: Ensemble(["first", "second"], alpha, tta=True, **VIEWS)),

@@ -92,7 +92,17 @@ def test_all_short_steps_run_on_a_cpu_with_little_installed(tmp_path: Path) -> N
     page = (tmp_path / "gpu_check.md").read_text(encoding="utf-8")
     assert "## methods" in page and "| SegTTT released | bf16-mixed |" in page
     found = {row["method"] for step in read(tmp_path) if step["name"] == "methods" for row in step["rows"]}
-    assert found == {"plain", "IaBN", "TTA", "SegTTT", "SegTTT released", "Tent", "Ensemble", "MCDropout"}
+    assert found == {
+        "plain",
+        "IaBN",
+        "TTA",
+        "TTA autocontrast",
+        "SegTTT",
+        "SegTTT released",
+        "Tent",
+        "Ensemble",
+        "MCDropout",
+    }
 
 
 @pytest.mark.slow

@@ -45,6 +45,7 @@ def make_methods(steps: int, lr: float) -> dict[str, Method]:
     return {
         "IaBN": IaBN(),
         "TTA": TTA(),
+        "TTA autocontrast": TTA(autocontrast=True),
         "SegTTT": SegTTT(num_steps=steps, lr=lr),
         "SegTTT released": SegTTT(num_steps=steps, lr=lr, semantics="released"),
         "Tent": Tent(num_steps=steps),
