@@ -132,7 +132,7 @@ def test_ten_numbers_of_steps_cost_one_run_of_steps_and_one_set_of_views() -> No
 
 def test_a_pass_over_a_grid_equals_a_run_per_point(tmp_path: Path) -> None:
     method = SegTTT(scales=(0.5,), lr=0.1)
-    grid = {"psi": [0.5, 0.9], "num_steps": [0, 2]}
+    grid = {"psi": [0.5, 0.9], "num_steps": [2, 0]}
     search = MethodSearch(method, grid)
     module, data = make_module(), FakeDataModule(eval_batch_size=2)
     with unchanged(module.network):
