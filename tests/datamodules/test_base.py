@@ -223,24 +223,6 @@ def test_label_space_of_16_leaves_out_terrain_truck_and_train() -> None:
     assert np.array_equal(space.palette[:16], space.colours) and (space.palette[16:] == 0).all()
 
 
-def make_pair(height: int = 60, width: int = 90) -> tuple[np.ndarray, np.ndarray]:
-    generator = np.random.default_rng(0)
-    mask = np.where(generator.random((height, width)) < 0.5, 3, 18).astype(np.uint8)
-    mask[:10] = 255
-    return generator.integers(0, 256, (height, width, 3), dtype=np.uint8), mask
-
-
-@pytest.mark.parametrize("size", [(32, 48), (128, 100)])
-def test_training_crops_have_the_size_asked_for_and_masks_keep_to_their_values(size: tuple[int, int]) -> None:
-    transform, pair = TrainingTransform(size, (0.1, 1.0)), make_pair()
-    for seed in range(10):
-        image, mask = transform(*pair, seed)
-        assert image.shape == (3, *size) and image.dtype == torch.float32 and image.is_contiguous()
-        assert mask.shape == size and mask.dtype == torch.int64
-        assert set(mask.unique().tolist()) <= {3, 18, 255}  # nothing in between
-        assert image.isfinite().all()
-
-
 def test_training_transform_makes_about_a_tenth_gray_and_jitters_about_half() -> None:
     image = np.zeros((40, 40, 3), dtype=np.uint8)
     image[:] = (200, 100, 50)
