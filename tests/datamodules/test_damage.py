@@ -164,16 +164,17 @@ def test_ids_of_signed_numbers_are_from_0_on(kind: type, tmp_path: Path) -> None
         read_index(tmp_path / "a.tif")
 
 
-WITHOUT_WHITE = {
-    "floating-point numbers": LEVELS.astype(np.float32) / 255,
-    "signed whole numbers of 32 bits": LEVELS.astype(np.int32),  # which may be 8-bit values all the same
-    "signed whole numbers of 16 bits": LEVELS.astype(np.int16),
-    "signed whole numbers of 8 bits": LEVELS.astype(np.int8),
-}
-
-
-@pytest.mark.parametrize("found", WITHOUT_WHITE)
-def test_an_image_without_a_known_white_is_an_error(found: str, tmp_path: Path) -> None:
-    store(WITHOUT_WHITE[found])(tmp_path / "a.tif")
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        (LEVELS.astype(np.float32) / 255, "floating-point numbers"),
+        (LEVELS.astype(np.int32) * 1000, "signed whole numbers of 32 bits"),
+        (LEVELS.astype(np.int32), "signed whole numbers of 32 bits"),  # which may be 8-bit values all the same
+        (LEVELS.astype(np.int16), "signed whole numbers of 16 bits"),
+        (LEVELS.astype(np.int8), "signed whole numbers of 8 bits"),
+    ],
+)
+def test_an_image_without_a_known_white_is_an_error(values: np.ndarray, found: str, tmp_path: Path) -> None:
+    store(values)(tmp_path / "a.tif")
     with pytest.raises(DataError, match=rf"a\.tif holds {found}: expected 8 or 16 bits per channel"):
         read_image(tmp_path / "a.tif")
