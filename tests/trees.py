@@ -1,7 +1,7 @@
 """Writes small trees of files in the layouts of the data sets' vendors, seeded."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,6 @@ from PIL import Image
 from scipy.io import savemat
 
 Size = tuple[int, int]  # (height, width)
-
-# Cityscapes' colours of ids 0 to 33; GTA's license plate, 34, has the colour of pole.
-PALETTE = [
-    *((0, 0, 0),) * 5,
-    *((111, 74, 0), (81, 0, 81), (128, 64, 128), (244, 35, 232), (250, 170, 160), (230, 150, 140), (70, 70, 70)),
-    *((102, 102, 156), (190, 153, 153), (180, 165, 180), (150, 100, 100), (150, 120, 90), (153, 153, 153)),
-    *((153, 153, 153), (250, 170, 30), (220, 220, 0), (107, 142, 35), (152, 251, 152), (70, 130, 180), (220, 20, 60)),
-    *((255, 0, 0), (0, 0, 142), (0, 0, 70), (0, 60, 100), (0, 0, 90), (0, 0, 110), (0, 80, 100), (0, 0, 230)),
-    *((119, 11, 32), (153, 153, 153)),
-]
 
 
 @dataclass(frozen=True)
@@ -138,19 +128,24 @@ def draw_image(key: str, size: Size) -> np.ndarray:
 
 
 def write_image(path: Path, pixels: np.ndarray, mode: str | None = None) -> None:
-    """Writes an image; mode P gives it a palette in which ids have the colours of Cityscapes, or else noise."""
+    """Writes an image; mode P gives it a palette of noise."""
     path.parent.mkdir(parents=True, exist_ok=True)
     picture = Image.fromarray(pixels)
     if mode == "P":
         picture = Image.frombytes("P", picture.size, pixels.tobytes())
-        picture.putpalette([*np.ravel(PALETTE), *np.random.default_rng(0).integers(0, 256, 768 - 3 * len(PALETTE))])
+        picture.putpalette(np.random.default_rng(0).integers(0, 256, 768).tolist())
     picture.save(path)
 
 
-def write_16_bit(path: Path, red: np.ndarray, green: np.ndarray) -> None:
-    """Writes a 16-bit RGB PNG whose blue channel is 0."""
+def write_16_bit(path: Path, ids: np.ndarray) -> None:
+    """Writes a 16-bit RGB PNG with the ids in red and the numbers of instances, up to 399, in green."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    assert cv2.imwrite(str(path), np.stack([np.zeros_like(red), green, red], axis=2).astype(np.uint16))
+    assert cv2.imwrite(str(path), np.dstack([np.zeros_like(ids), number_instances(ids), ids]).astype(np.uint16))
+
+
+def number_instances(ids: np.ndarray) -> np.ndarray:
+    """Numbers (H, W) instances independently of the ids."""
+    return np.arange(ids.size).reshape(ids.shape) * 400 // ids.size
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -158,9 +153,45 @@ def write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
-def number_instances(ids: np.ndarray) -> np.ndarray:
-    """Numbers (H, W) instances, up to 399, independently of the ids."""
-    return np.arange(ids.size).reshape(ids.shape) * 400 // ids.size
+def write_beside(*paths: Path) -> None:
+    """Writes what archives hold too and nobody reads: no image."""
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"?")
+
+
+def truncate(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) * 6 // 10])
+
+
+def rewrite(path: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Changes the pixels of an image, or the ids of labels."""
+    deep = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if deep.dtype == np.uint16:
+        write_16_bit(path, change(deep[..., 2]))
+        return
+    with Image.open(path) as picture:
+        pixels, mode = np.array(picture), picture.mode
+    write_image(path, change(pixels), mode)
+
+
+def shrink(path: Path) -> None:
+    """Takes a row of pixels away."""
+    if path.suffix == ".json":
+        path.write_text(json.dumps({**json.loads(path.read_text()), "imgHeight": 7}))
+    else:
+        rewrite(path, lambda pixels: pixels[:-1])
+
+
+def set_id(path: Path, number: int) -> None:
+    """Gives one pixel of labels another id."""
+
+    def change(ids: np.ndarray) -> np.ndarray:
+        ids[3, 4] = number
+        return ids
+
+    rewrite(path, change)
 
 
 def write_gta(root: Path, rearranged: bool = False, broken: bool = False, dtype: type = np.uint16) -> Path:
@@ -169,24 +200,19 @@ def write_gta(root: Path, rearranged: bool = False, broken: bool = False, dtype:
     Of the broken pairs 20801 comes to val and 20860 to test, whose image and labels differ in size, and the blank 15188
     to train and 17705 to test.
     """
-    keys = {split: [*keys] for split, keys in GTA.keys.items()}
-    if broken:
-        keys["train"].append("15188")
-        keys["val"].append("20801")
-        keys["test"] += ["17705", "20860"]
+    blank, different = ("15188", "17705"), ("20801", "20860")
+    added = {"train": ["15188"], "val": ["20801"], "test": ["17705", "20860"]} if broken else {}
+    keys = {split: [*keys, *added.get(split, ())] for split, keys in GTA.keys.items()}
     for folder, key in ((split if rearranged else "", key) for split in keys for key in keys[split]):
         image, ids = GTA.draw_image(key), GTA.draw_ids(key)
-        if key in ("15188", "17705"):
+        if key in blank:
             image, ids = np.zeros((13, 24, 3), np.uint8), np.zeros((13, 24), np.uint8)
-        elif key in ("20801", "20860"):
-            image = image[:-1]
-        write_image(root / "images" / folder / f"{key}.png", image)
+        write_image(root / "images" / folder / f"{key}.png", image[:-1] if key in different else image)
         write_image(root / "labels" / folder / f"{key}.png", ids, "P")
     if not rearranged:
         numbers = {f"{split}Ids": np.array([[int(key)] for key in keys[split]], dtype=dtype) for split in keys}
         savemat(root / "split.mat", numbers)
-        savemat(root / "mapping.mat", {"cityscapesMap": np.array(PALETTE) / 255})
-        (root / "images" / "._00001.png").write_bytes(b"\0\5\x16\7")  # what a Mac leaves behind
+        write_beside(root / "mapping.mat", root / "images" / "._00001.png")  # which a Mac leaves behind
     return root
 
 
@@ -194,10 +220,9 @@ def write_synthia(root: Path, nested: bool = True) -> Path:
     """Writes SYNTHIA-RAND-CITYSCAPES as its archive unpacks, into a folder of its own or not."""
     base = root / "RAND_CITYSCAPES" if nested else root
     for _, key in SYNTHIA.pairs("train"):
-        ids = SYNTHIA.draw_ids(key)
         write_image(base / "RGB" / f"{key}.png", SYNTHIA.draw_image(key))
-        write_16_bit(base / "GT" / "LABELS" / f"{key}.png", ids, number_instances(ids))
-        write_image(base / "GT" / "COLOR" / f"{key}.png", SYNTHIA.draw_image(f"{key} colours"))
+        write_16_bit(base / "GT" / "LABELS" / f"{key}.png", SYNTHIA.draw_ids(key))
+        write_beside(base / "GT" / "COLOR" / f"{key}.png")
     return root
 
 
@@ -212,17 +237,15 @@ def write_wilddash(root: Path, final: bool = False, labels: bool = True, nested:
         if labels:
             write_image(base / "labels" / f"{key}.png", ids)
         if not final:
-            write_16_bit(base / "instances" / f"{key}.png", ids, number_instances(ids))
+            write_beside(base / "instances" / f"{key}.png")
             continue
         segments = np.where(ids == 0, 0, ids.astype(np.int64) * 1000 + number_instances(ids) // 100)
         colours = np.stack([segments % 256, segments // 256 % 256, segments // 65536], axis=2).astype(np.uint8)
         write_image(base / "panoptic" / f"{key}.png", colours)
         info = [{"id": int(segment), "category_id": int(segment) // 1000} for segment in np.unique(segments) if segment]
-        annotations.append({"image_id": key, "file_name": f"{key}.png", "segments_info": info})
-    images = [{"id": key, "file_name": f"{key}.jpg"} for _, key in vendor.pairs("val")]
-    categories = [{"id": number, "name": f"class{number}", "isthing": 0} for number in vendor.ids]
-    write_json(base / "panoptic.json", {"images": images, "annotations": annotations, "categories": categories})
-    write_json(base / "wilddash2-meta.json", {"labels": categories})
+        annotations.append({"file_name": f"{key}.png", "segments_info": info})
+    write_json(base / "panoptic.json", {"annotations": annotations})
+    write_beside(base / "wilddash2-meta.json")
     return root
 
 
@@ -236,12 +259,8 @@ def write_cityscapes(root: Path) -> Path:
         ids = draw_ids(key, range(4), CITYSCAPES.size(key)) if split == "test" else CITYSCAPES.draw_ids(key)
         write_image(root / "leftImg8bit" / split / f"{key}_leftImg8bit.png", CITYSCAPES.draw_image(key))
         write_image(labels.with_name(f"{labels.name}_labelIds.png"), ids)
-        write_image(labels.with_name(f"{labels.name}_color.png"), np.array(PALETTE, dtype=np.uint8)[ids])
-        things = np.where(ids < 24, ids, ids.astype(np.uint16) * 1000).astype(np.uint16)
-        write_image(labels.with_name(f"{labels.name}_instanceIds.png"), things)
-        height, width = ids.shape
-        polygons = {"imgHeight": height, "imgWidth": width, "objects": []}
-        write_json(labels.with_name(f"{labels.name}_polygons.json"), polygons)
+        others = ("color.png", "instanceIds.png", "polygons.json")
+        write_beside(*(labels.with_name(f"{labels.name}_{other}") for other in others))
     return root
 
 
@@ -253,23 +272,20 @@ def write_bdd(root: Path, nested: bool = True) -> Path:
         write_image(base / "images" / "10k" / split / f"{key}.jpg", BDD.draw_image(key))
         if split != "test":
             write_image(labels / "masks" / split / f"{key}.png", BDD.draw_ids(key))
-            write_image(labels / "colormaps" / split / f"{key}.png", BDD.draw_image(f"{key} colours"))
-            write_json(labels / "polygons" / f"sem_seg_{split}.json", [])
+            write_beside(labels / "colormaps" / split / f"{key}.png", labels / "polygons" / f"sem_seg_{split}.json")
     return root
 
 
 def write_old_bdd(root: Path, unpaired: bool = False) -> Path:
     """Writes BDD100K's former release, with or without the image and the mask of val that have no partner."""
     base = root / "bdd100k" / "seg"
-    for split, key in BDD.pairs("train", "val", "test"):
-        write_image(base / "images" / split / f"{key}.jpg", BDD.draw_image(key))
-        if split != "test":
+    image, mask = BDD_UNPAIRED
+    for split, key in [*BDD.pairs("train", "val", "test"), *([("val", image), ("val", mask)] if unpaired else [])]:
+        if key != mask:
+            write_image(base / "images" / split / f"{key}.jpg", BDD.draw_image(key))
+        if split != "test" and key != image:
             write_image(base / "labels" / split / f"{key}_train_id.png", BDD.draw_ids(key))
-            write_image(base / "color_labels" / split / f"{key}_train_color.png", BDD.draw_image(f"{key} colours"))
-    if unpaired:
-        image, mask = BDD_UNPAIRED
-        write_image(base / "images" / "val" / f"{image}.jpg", BDD.draw_image(image))
-        write_image(base / "labels" / "val" / f"{mask}_train_id.png", BDD.draw_ids(mask))
+            write_beside(base / "color_labels" / split / f"{key}_train_color.png")
     return root
 
 
@@ -293,40 +309,30 @@ def write_idd(root: Path, polygons: bool = True, masks: bool = False, part: int 
     suffix = "png" if part == 1 else "jpg"
     for split, key in IDD.pairs("train", "val", "test"):
         write_image(base / "leftImg8bit" / split / f"{key}_leftImg8bit.{suffix}", IDD.draw_image(key))
-        if split == "test":
-            continue
         mask, annotation = draw_idd(key)
-        if polygons:
-            write_json(base / "gtFine" / split / f"{key}_gtFine_polygons.json", annotation)
-        if masks:
-            write_image(base / "gtFine" / split / f"{key}_gtFine_labelcsTrainIds.png", mask)
-            levels = draw_ids(key, (*range(26), 255), IDD.size(key))
-            write_image(base / "gtFine" / split / f"{key}_gtFine_labellevel3Ids.png", levels)
+        labels = base / "gtFine" / split / f"{key}_gtFine"
+        if polygons and split != "test":
+            write_json(labels.with_name(f"{labels.name}_polygons.json"), annotation)
+        if masks and split != "test":
+            write_image(labels.with_name(f"{labels.name}_labelcsTrainIds.png"), mask)
             flat = f"{key.replace('/', '_')}_gtFine_panopticlevel3Ids.png"
-            write_image(base / "gtFine" / f"{split}_panoptic" / flat, IDD.draw_image(key))
+            panoptic = base / "gtFine" / f"{split}_panoptic" / flat
+            write_beside(labels.with_name(f"{labels.name}_labellevel3Ids.png"), panoptic)
     return root
 
 
 def write_mapillary(root: Path, releases: Sequence[str] = ("v1.2", "v2.0")) -> Path:
     """Writes Mapillary Vistas with these label sets; ``""`` is the former archives' v1.2 without a folder."""
-    for split, folder in (("train", "training"), ("val", "validation")):
-        for key in MAPILLARY.keys[split]:
-            write_image(root / folder / "images" / f"{key}.jpg", MAPILLARY.draw_image(key))
-            for release in releases:
-                ids = MAPILLARY.draw_ids(key)
-                if release == "v2.0":
-                    ids = draw_ids(key, MAPILLARY_V2_IDS, MAPILLARY.size(key))
-                write_image(root / folder / release / "labels" / f"{key}.png", ids, "P" if release else None)
-                instances = (ids.astype(np.uint16) * 256 + 1).astype(np.uint16)
-                write_image(root / folder / release / "instances" / f"{key}.png", instances)
+    for split, key in MAPILLARY.pairs("train", "val"):
+        folder = root / {"train": "training", "val": "validation"}[split]
+        write_image(folder / "images" / f"{key}.jpg", MAPILLARY.draw_image(key))
+        for release in releases:
+            ids = MAPILLARY_V2_IDS if release == "v2.0" else MAPILLARY.ids
+            labels = draw_ids(key, ids, MAPILLARY.size(key))
+            write_image(folder / release / "labels" / f"{key}.png", labels, "P" if release else None)
+            write_beside(folder / release / "instances" / f"{key}.png")
     write_image(root / "testing" / "images" / "test.jpg", draw_image("test", MAPILLARY.usual_size))
-    for release in releases:
-        count = len(MAPILLARY_V2_IDS if release == "v2.0" else MAPILLARY.ids)
-        labels = [{"name": f"class--{number}", "evaluate": True} for number in range(count)]
-        version = "2.0" if release == "v2.0" else "1.1"  # v1.2 calls itself 1.1
-        write_json(
-            root / (f"config_{release}.json" if release else "config.json"), {"labels": labels, "version": version}
-        )
+    write_beside(*(root / (f"config_{release}.json" if release else "config.json") for release in releases))
     return root
 
 

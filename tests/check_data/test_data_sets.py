@@ -7,9 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 from tqdm import tqdm
 
 from datamodules.reading.dataset import FilesDataset
@@ -29,13 +27,18 @@ from tests.check_data.trees import (
 )
 
 
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Cityscapes, and no other data set beside it."""
+    return trees.write_cityscapes(tmp_path / "data" / "cityscapes")
+
+
 @pytest.mark.usefixtures("official")
 def test_seven_complete_data_sets_are_all_right(check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trees.write_vendors(tmp_path / "data")
     monkeypatch.setenv("SEGADAPT_DATA", str(tmp_path / "data"))
     code, report, out, err = check()
-    assert code == 0, out + err
-    assert report["complete"] and not report["failed"] and not report["quick"]
+    assert (code, report["complete"], report["failed"], report["quick"]) == (0, True, False, False), out + err
     assert [data_set["name"] for data_set in report["data_sets"]] == list(VENDORS)
     for name, vendor in VENDORS.items():
         for split, keys in vendor.keys.items():
@@ -43,54 +46,35 @@ def test_seven_complete_data_sets_are_all_right(check: Check, tmp_path: Path, mo
             assert found["images"] == found["read"] == found["official"] == len(keys)
             assert not found["problems"] and not found["failed"]
             public = split not in DATA_SETS[name].unlabelled_splits
-            assert found["labels"] == (len(keys) if public else None)
-            assert found["verdict"] == ("ok" if public else "ok, no labels")
-            if public:
-                assert sum(found["frequencies"].values()) == pytest.approx(1)
-            else:
-                assert found["frequencies"] == {}
+            assert (found["labels"], found["verdict"]) == ((len(keys), "ok") if public else (None, "ok, no labels"))
+            assert sum(found["frequencies"].values()) == pytest.approx(int(public))
     assert find_split(report, "mapillary", "test")["read"] == 1  # its images are decoded, too
     assert report["data_sets"][2]["release"] == "beta" and "wilddash (beta)" in out and "What to do" not in out
     assert report["images_per_second"] > 0 and "images per second with 2 threads" in out
 
 
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-60])
-
-
-def shrink_image(path: Path) -> None:
-    trees.write_image(path, np.zeros((12, 24, 3), dtype=np.uint8))
-
-
-def write_unknown_id(path: Path) -> None:
-    ids = np.array(Image.open(path))
-    ids[3, 4] = 77
-    trees.write_image(path, ids)
-
-
 DAMAGES: list[tuple[str, Callable[[Path], None], str, str]] = [  # what is damaged and how, the kind, what is said
     ("labels", Path.unlink, "missing", "has no labels"),
     ("image", Path.unlink, "missing", "has no image"),
-    ("image", shrink_image, "size", "24x12 pixels (WxH), its labels have 48x24"),
-    ("image", cut, "unreadable", "cannot be decoded"),
-    ("labels", cut, "unreadable", "cannot be decoded"),
-    ("labels", write_unknown_id, "id", "the ids 77"),
+    ("image", trees.shrink, "size", "48x23 pixels (WxH), its labels have 48x24"),
+    ("image", trees.truncate, "unreadable", "cannot be decoded"),
+    ("labels", trees.truncate, "unreadable", "cannot be decoded"),
+    ("labels", lambda path: trees.set_id(path, 77), "id", "the ids 77"),
 ]
 
 
 @pytest.mark.usefixtures("official")
 @pytest.mark.parametrize(("what", "damage", "kind", "said"), DAMAGES)
 def test_each_kind_of_problem_is_found_and_explained(
-    what: str, damage: Callable[[Path], None], kind: str, said: str, check: Check, tmp_path: Path
+    what: str, damage: Callable[[Path], None], kind: str, said: str, check: Check, root: Path
 ) -> None:
-    root = trees.write_cityscapes(tmp_path / "data" / "cityscapes")
     damage(cityscapes_file(root, "train", 1, what))
-    code, report, out, _ = check("--root", tmp_path / "data")
+    code, report, out, _ = check("--root", root.parent)
     found = find_split(report, "cityscapes", "train")
     assert code == 1 and report["failed"] and report["complete"]
     lost = {place: int(kind == "missing" and what == place) for place in ("image", "labels")}
-    expected = {"missing": 0, "size": 0, "unreadable": 0, "id": 0} | {kind: 1, "lacking": lost["image"]}
-    assert found["counts"] == expected
+    none = dict.fromkeys(("missing", "size", "unreadable", "id"), 0)
+    assert found["counts"] == none | {kind: 1, "lacking": lost["image"]}
     (problem,) = found["problems"]
     assert problem["name"] == trees.CITYSCAPES.keys["train"][1] and problem["kind"] == kind
     named = cityscapes_file(root, "train", 1, "image" if lost["labels"] or kind == "size" else "labels")
@@ -101,32 +85,30 @@ def test_each_kind_of_problem_is_found_and_explained(
 
 
 def test_fewer_images_than_the_official_number_are_a_problem_and_more_are_not(
-    check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    check: Check, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trees.write_cityscapes(tmp_path / "data" / "cityscapes")
     set_official(monkeypatch, "cityscapes", trees.CITYSCAPES, train=-1)
-    code, _, out, _ = check("--root", tmp_path / "data")
+    code, _, out, _ = check("--root", root.parent)
     assert code == 0 and "cityscapes train: 3 images, more than the official 2." in out
     set_official(monkeypatch, "cityscapes", trees.CITYSCAPES, val=1000)
-    code, report, out, _ = check("--root", tmp_path / "data")
-    assert code == 1 and find_split(report, "cityscapes", "val")["verdict"] == "INCOMPLETE"
-    assert find_split(report, "cityscapes", "val")["counts"]["lacking"] == 1000
+    code, report, out, _ = check("--root", root.parent)
+    found = find_split(report, "cityscapes", "val")
+    assert code == 1 and found["verdict"] == "INCOMPLETE" and found["counts"]["lacking"] == 1000
     assert "cityscapes val: 3 images, 1,000 fewer than the official 1,003." in out
     assert "cityscapes is not complete: unpack leftImg8bit_trainvaltest.zip" in out
 
 
 @pytest.mark.usefixtures("official")
-def test_a_split_that_is_half_there_fails_and_one_that_is_not_there_does_not(check: Check, tmp_path: Path) -> None:
-    root = trees.write_cityscapes(tmp_path / "data" / "cityscapes")
+def test_a_split_that_is_half_there_fails_and_one_that_is_not_there_does_not(check: Check, root: Path) -> None:
     for folder in ("leftImg8bit", "gtFine"):
         (root / folder / "train").rename(root / f"{folder} train")
-    code, report, out, _ = check("--root", tmp_path / "data")
+    code, report, out, _ = check("--root", root.parent)
     found = find_split(report, "cityscapes", "train")
     assert code == 0 and found["verdict"] == "not there" and "there are no images of train" in found["absent"]
     assert next(line for line in out.splitlines() if line.startswith("cityscapes  train")).endswith("not there")
     (root / "gtFine" / "val").rename(root / "elsewhere")
     cityscapes_file(root, "test", 1, "image").write_bytes(b"")  # whose labels are not public
-    code, report, out, _ = check("--root", tmp_path / "data")
+    code, report, out, _ = check("--root", root.parent)
     found = find_split(report, "cityscapes", "val")
     assert code == 1 and found["verdict"] == "UNUSABLE" and found["images"] == 3 and found["read"] == 0
     assert "cityscapes val cannot be used: cityscapes: there are no labels of val" in out
@@ -149,14 +131,13 @@ def test_data_that_cannot_be_used_at_all_fail(check: Check, tmp_path: Path) -> N
 
 
 @pytest.mark.usefixtures("official")
-def test_data_sets_that_are_not_there_fail_only_if_they_were_named(check: Check, tmp_path: Path) -> None:
-    trees.write_cityscapes(tmp_path / "data" / "cityscapes")
-    code, report, out, _ = check("--root", tmp_path / "data")
+def test_data_sets_that_are_not_there_fail_only_if_they_were_named(check: Check, root: Path) -> None:
+    code, report, out, _ = check("--root", root.parent)
     assert code == 0 and len(report["data_sets"]) == 7 and out.count("not found") == 6
-    code, report, out, _ = check("--root", tmp_path / "data", "--datasets", "cityscapes", "gta")
+    code, report, out, _ = check("--root", root.parent, "--datasets", "cityscapes", "gta")
     assert code == 1 and [data_set["found"] for data_set in report["data_sets"]] == [True, False]
     assert "gta is not in" in out and "expected a folder called gta or gta5" in out
-    code, report, _, _ = check("--root", tmp_path / "data" / "cityscapes")  # a data set's own folder
+    code, report, _, _ = check("--root", root)  # a data set's own folder
     assert code == 0 and find_split(report, "cityscapes", "val")["read"] == 3
 
 
@@ -197,10 +178,7 @@ def test_an_interrupted_check_keeps_what_it_has_read(
     check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     for split, number in (("train", 4), ("val", 300)):
-        write_folder(tmp_path / split, number)
-        for what in ("images", "labels"):
-            (tmp_path / "mine" / what).mkdir(parents=True, exist_ok=True)
-            (tmp_path / split / what).rename(tmp_path / "mine" / what / split)
+        write_folder(tmp_path / "mine", number, split=split)
     config = write_yaml(tmp_path / "mine.yaml", "FolderDataModule", root=str(tmp_path / "mine"))
     read_pair, update = FilesDataset.check, tqdm.update
     began = []
@@ -221,20 +199,18 @@ def test_an_interrupted_check_keeps_what_it_has_read(
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
     request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     code, report, out, err = check("--data", config)
-    assert code == 130 and "Interrupted" in err and "not all read" in out
+    assert code == 130 and "Interrupted" in err and "not all read" in out and report["complete"] is False
     assert len(began) < 100  # what was queued is not read any more
-    assert report["complete"] is False
-    train, val, test = report["data_sets"][0]["splits"]
-    assert test["verdict"] == "not there"
-    assert train["verdict"] == "ok" and train["read"] == 4
-    assert val["verdict"] == "not all read" and val["read"] == 5 and sum(val["pixels"].values()) == 5 * 24
+    found = [(split["verdict"], split["read"]) for split in report["data_sets"][0]["splits"]]
+    assert found == [("ok", 4), ("not all read", 5), ("not there", 0)]
+    assert sum(report["data_sets"][0]["splits"][1]["pixels"].values()) == 5 * 24
 
 
 @pytest.mark.usefixtures("official")
-def test_the_report_is_whole_after_every_split(check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trees.write_cityscapes(tmp_path / "data" / "cityscapes")
-    read_split = SplitCheck.read
-    read = []
+def test_the_report_is_whole_after_every_split(
+    check: Check, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_split, read = SplitCheck.read, []
 
     def look_first(*args: Any) -> None:
         (path,) = (tmp_path / "reports").glob("[!.]*")
@@ -244,7 +220,7 @@ def test_the_report_is_whole_after_every_split(check: Check, tmp_path: Path, mon
         read_split(*args)
 
     monkeypatch.setattr(SplitCheck, "read", look_first)
-    _, report, _, _ = check("--root", tmp_path / "data")
+    _, report, _, _ = check("--root", root.parent)
     assert read == [[0, 0, 0], [3, 0, 0], [3, 3, 0]] and report["complete"]
 
 

@@ -56,25 +56,22 @@ def test_what_is_wrong_with_ones_own_files_is_said(kind: str, check_own: CheckOw
     given, code, verdicts, said = OWN[kind]
     root, arguments = tmp_path / "own", {"folder": "", **given}
     write_folder(root, 3)
-    lists = {"lost": "000 nowhere", "one": "002", "two": "000 001", "same": "000 001", "empty": "#none"}
-    for name, names in lists.items():
-        (root / f"{name}.txt").write_text(names.replace(" ", "\n"))
-    rows = ["image,label,split", "images/000.png,labels/000.png,train", "images/001.png,labels/nowhere.png,val"]
-    (root / "lost.csv").write_text("\n".join(rows))
+    rows = "image,label,split images/000.png,labels/000.png,train images/001.png,labels/nowhere.png,val"
+    lists = {"lost.txt": "000 nowhere", "one.txt": "002", "two.txt": "000 001", "same.txt": "000 001"}
+    for name, lines in (lists | {"empty.txt": "#none", "lost.csv": rows}).items():
+        (root / name).write_text(lines.replace(" ", "\n"))
     found, splits, out = check_own(root / arguments.pop("folder"), domain="own", **arguments)
     assert found == code and {split: splits[split]["verdict"] for split in verdicts} == verdicts
     assert said in out and "also in" not in str(splits.get("val", {}).get("warnings"))
 
 
 def test_copies_of_images_in_two_splits_are_named(check_own: CheckOwn, tmp_path: Path) -> None:
-    write_folder(tmp_path, 2)
-    for split, name in (("train", "000"), ("val", "001"), ("test", "000")):
-        for what in ("images", "labels"):
-            path = tmp_path / "own" / what / split / f"{split}.png"
-            path.parent.mkdir(parents=True)
-            path.write_bytes((tmp_path / what / f"{name}.png").read_bytes())
+    for split, number in (("train", 1), ("val", 2), ("test", 1)):  # the first of two is another than one alone
+        write_folder(tmp_path / "own", number, split=split)
+    for what in ("images", "labels"):
+        (tmp_path / "own" / what / "test" / "000.png").rename(tmp_path / "own" / what / "test" / "x.png")
     code, splits, out = check_own(tmp_path / "own")
-    assert code == 0 and "own test: 1 of its images are also in own train: test (a copy of train)" in out
+    assert code == 0 and "own test: 1 of its images are also in own train: x (a copy of 000)" in out
     assert [found["verdict"] for found in splits.values()] == ["ok", "ok", "ok?"]
 
 
@@ -113,9 +110,8 @@ def test_a_folder_of_ones_own_is_understood_and_its_yaml_reads_it(layout: str, c
     assert code == 0, out
     (found,) = [found for found in report["data_sets"][0]["splits"] if not found["absent"]]
     assert found["images"] == found["labels"] == found["read"] == 3
-    assert (
-        report["data_sets"][0]["passed_over"] == {".txt": 1} and "not part of any pair: 1 .txt (e.g. notes.txt)" in out
-    )
+    assert report["data_sets"][0]["passed_over"] == {".txt": 1}
+    assert "not part of any pair: 1 .txt (e.g. notes.txt)" in out
     written = yaml.safe_load(yaml_file.read_text())["init_args"]
     assert written["images"] == images and written["labels"] == masks
     assert written["ids"] == {3: "class_3", 7: "class_7", 9: "class_9"} and yaml_file.read_text() in out

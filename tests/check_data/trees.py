@@ -33,13 +33,14 @@ def cityscapes_file(root: Path, split: str, number: int, what: str) -> Path:
     return root / folder / split / f"{key}_{ending}.png"
 
 
-def write_folder(root: Path, number: int, size: tuple[int, int] = (4, 6)) -> list[np.ndarray]:
-    """Writes images and labels of Cityscapes' train ids into one folder each; returns the labels."""
+def write_folder(root: Path, number: int, size: tuple[int, int] = (4, 6), split: str = "") -> list[np.ndarray]:
+    """Writes images and labels of Cityscapes' train ids into one folder each, or of a split; returns the labels."""
     generator = np.random.default_rng(3)
     labels = [generator.choice([0, 1, 10, 18, 255], size).astype(np.uint8) for _ in range(number)]
     for index, mask in enumerate(labels):
-        write_image(root / "images" / f"{index:03d}.png", generator.integers(0, 256, (*size, 3)).astype(np.uint8))
-        write_image(root / "labels" / f"{index:03d}.png", mask)
+        image = generator.integers(0, 256, (*size, 3)).astype(np.uint8)
+        write_image(root / "images" / split / f"{index:03d}.png", image)
+        write_image(root / "labels" / split / f"{index:03d}.png", mask)
     return labels
 
 

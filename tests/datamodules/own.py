@@ -50,7 +50,16 @@ def make_segnet(root: Path) -> None:
         (root / f"{split}.txt").write_text("".join(lines))
 
 
-def make_module(root: Path, **kwargs: Any) -> FolderDataModule:
+def make_module(
+    root: Path, csv: str | None = None, listed: str | None = None, encoding: str = "utf-8", **kwargs: Any
+) -> FolderDataModule:
+    """Reads what lies in a folder, or what a CSV of pairs or a list of test, written here, names of it."""
+    if csv is not None:
+        (root / "pairs.csv").write_text(csv, encoding=encoding)
+        kwargs["pairs"] = "pairs.csv"
+    if listed is not None:
+        (root / "test.txt").write_text(listed, encoding=encoding)
+        kwargs["splits"] = {"test": "test.txt"}
     if "label_colours" in kwargs and "classes" not in kwargs:  # every class has one
         kwargs["label_colours"] = {name: [99, 99, place] for place, name in enumerate(CAMVID)} | kwargs["label_colours"]
     return FolderDataModule(str(root), **{"num_workers": 0, "classes": CAMVID, **kwargs})

@@ -7,14 +7,13 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from datamodules.base import DataError, Split, collate
 from datamodules.files import FilesDataModule
 from datamodules.labels import TRAIN_IDS
 from datamodules.reading.dataset import FilesDataset, check_dataset
 from datamodules.reading.pairs import Layout, find_files, list_folders
-from datamodules.transforms import MEAN, STD
+from tests import trees
 
 GENERATOR = np.random.default_rng(0)
 COLOURS = GENERATOR.integers(0, 256, (37, 50, 3), dtype=np.uint8)  # sizes that are no multiples of anything
@@ -36,15 +35,13 @@ def test_files_are_found_by_what_the_stars_match(tmp_path: Path) -> None:
     assert find_files(tmp_path, "b/*.png", [".png"]) == {}
     write_files(tmp_path, "c/a+b(1).png", "c/a+b[2].png", "c/.git/1", "c/d/1")  # what patterns of names would misread
     assert set(find_files(tmp_path, "c/*.png", [".png"])) == {"a+b(1)", "a+b[2]"}
-    assert list_folders(tmp_path) == [tmp_path / "a", tmp_path / "c"] and list_folders(tmp_path / "c") == [
-        tmp_path / "c" / "d"
-    ]
+    assert list_folders(tmp_path) == [tmp_path / "a", tmp_path / "c"]
+    assert list_folders(tmp_path / "c") == [tmp_path / "c" / "d"]
 
 
 def test_layout_finds_its_splits(tmp_path: Path) -> None:
-    layout = Layout(
-        ("{split}/*.png", "{split}/*.jpg"), ("masks/{split}/*.png",), {"val": "validation"}, ("train", "val")
-    )
+    images = ("{split}/*.png", "{split}/*.jpg")
+    layout = Layout(images, ("masks/{split}/*.png",), {"val": "validation"}, ("train", "val"))
     write_files(tmp_path, "validation/2.png", "validation/1.jpg", "val/3.png", "masks/validation/1.png", "test/4.png")
     assert set(layout.find(tmp_path, layout.images, "val")) == {"1", "2"}
     assert set(layout.find(tmp_path, layout.labels, "val")) == {"1"}
@@ -74,10 +71,8 @@ class SmallDataModule(FilesDataModule):
 
 def write_small(root: Path, names: str = "abcd", split: str = "test") -> Path:
     for number, name in enumerate(names):
-        for folder, pixels in (("images", np.roll(COLOURS, number, axis=0)), ("labels", np.roll(IDS, number, axis=0))):
-            path = root / folder / split / f"{name}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(path)
+        trees.write_image(root / "images" / split / f"{name}.png", np.roll(COLOURS, number, axis=0))
+        trees.write_image(root / "labels" / split / f"{name}.png", np.roll(IDS, number, axis=0))
     return root
 
 
@@ -138,82 +133,51 @@ def test_files_without_a_partner_are_named(tmp_path: Path) -> None:
     write_small(tmp_path, "abcdefgh")
     for name in "bcdefg":
         (tmp_path / "labels" / "test" / f"{name}.png").unlink()
-    message = (
-        r"6 files of test have no partner: .*/b\.png has no labels; .*/f\.png has no labels; and 1 more\. Complete"
-    )
-    with pytest.raises(DataError, match=message):
+    said = r"6 files of test have no partner: .*/b\.png has no labels; .*/f\.png has no labels; and 1 more\. Complete"
+    with pytest.raises(DataError, match=said):
         SmallDataModule(str(tmp_path)).open()
-    with pytest.warns(UserWarning, match="left out 6 broken pairs of test: b, c, d, e, f, g"):
-        dataset = SmallDataModule(str(tmp_path), broken="skip").open()
-    assert [pair.name for pair in dataset.pairs] == ["a", "h"]
-    for path in (tmp_path / "labels" / "test").iterdir():
-        path.unlink()
+    for name in "ah":
+        (tmp_path / "labels" / "test" / f"{name}.png").unlink()
     with pytest.raises(DataError, match=r"there are no labels of test in .*: expected files like labels/test/\*\.png"):
         SmallDataModule(str(tmp_path)).open()
     assert len(SmallDataModule(str(tmp_path)).predict_dataloader()) == 8
 
 
-def damage(root: Path) -> None:
-    """Makes four of eight pairs wrong, each in its way."""
-    (root / "labels" / "test" / "b.png").unlink()
-    image = root / "images" / "test" / "c.png"
-    image.write_bytes(image.read_bytes()[:-100])
-    Image.fromarray(IDS[1:]).save(root / "labels" / "test" / "e.png")
-    unknown = IDS.copy()
-    unknown[0, :2] = 19, 200
-    Image.fromarray(unknown).save(root / "labels" / "test" / "g.png")
-
-
-def test_broken_pairs_are_left_out_on_request_and_reported(tmp_path: Path) -> None:
-    damage(write_small(tmp_path, "abcdefgh"))
-    data = SmallDataModule(str(tmp_path), broken="skip")
-    with pytest.warns(UserWarning, match="left out 4 broken pairs of test: b, c, e, g"):
-        dataset = data.open()
-    assert [pair.name for pair in dataset.pairs] == ["a", "d", "f", "h"]
-    assert data.describe()["broken"] == "skip"
-    assert data.describe()["left_out"]["test"] == [
-        {"name": "b", "why": "missing"},
-        {"name": "c", "why": "unreadable"},
-        {"name": "e", "why": "size"},
-        {"name": "g", "why": "id"},
-    ]
-    with pytest.warns(UserWarning, match="left out 4"):
-        loader = data.test_dataloader()
-    assert [batch["name"] for batch in loader] == [["a"], ["d"], ["f"], ["h"]]
-
-
 @pytest.mark.parametrize("num_threads", [None, 1])
-def test_pairs_are_checked_in_order_and_their_pixels_counted(tmp_path: Path, num_threads: int | None) -> None:
+def test_pairs_are_checked_in_order_and_broken_ones_left_out(tmp_path: Path, num_threads: int | None) -> None:
     write_small(tmp_path, "abcdefgh")
     dataset = SmallDataModule(str(tmp_path)).open()
-    damage(tmp_path)
+    images, labels = tmp_path / "images" / "test", tmp_path / "labels" / "test"
+    (labels / "b.png").unlink()
+    trees.truncate(images / "c.png")
+    trees.shrink(labels / "e.png")
+    trees.set_id(labels / "g.png", 200)
+    problems = {"b": "missing", "c": "unreadable", "e": "size", "g": "id"}
     checked = dict(zip("abcdefgh", check_dataset(dataset, num_threads=num_threads), strict=True))
+    assert {name: found.problems[0].kind for name, found in checked.items() if found.problems} == problems
+    values, counts = np.unique(IDS, return_counts=True)
     for name, found in checked.items():
+        assert len(found.problems) == (name in problems)
         assert list(found.digests.values()) == [name] * (name != "c") and len(found.sizes) == (name != "c")
-        values, counts = np.unique(IDS[1:] if name == "e" else IDS, return_counts=True)
-        if name not in "bg":
+        assert found.all_ids.total() == {"b": 0, "e": IDS[1:].size}.get(name, IDS.size)
+        if name in "acdfh":
             assert found.ids == {"PNG gray": dict(zip(values.tolist(), counts.tolist(), strict=True))}
-    problems = {name: [problem.kind for problem in found.problems] for name, found in checked.items() if found.problems}
-    assert problems == {"b": ["missing"], "c": ["unreadable"], "e": ["size"], "g": ["id"]}
-    assert not checked["b"].ids and checked["g"].all_ids.total() == IDS.size
     assert [list(found.digests.values()) for found in check_dataset(dataset, [5, 0, 2])] == [["f"], ["a"], []]
 
-
-def test_samples_are_the_files_to_the_bit(tmp_path: Path) -> None:
-    dataset = SmallDataModule(str(write_small(tmp_path))).open()
-    exact = (COLOURS.astype(np.float64) / 255 - np.array(MEAN)) / np.array(STD)
-    sample = dataset[0]
-    assert np.array_equal(sample["image"].numpy(), exact.astype(np.float32).transpose(2, 0, 1))
-    assert sample["image"].is_contiguous() and sample["mask"].is_contiguous()
-    assert sample["mask"].dtype == torch.int64 and np.array_equal(sample["mask"].numpy(), IDS)
+    data = SmallDataModule(str(tmp_path), broken="skip")
+    with pytest.warns(UserWarning, match="left out 4 broken pairs of test: b, c, e, g"):
+        loader = data.test_dataloader()
+    assert [batch["name"] for batch in loader] == [["a"], ["d"], ["f"], ["h"]]
+    assert data.describe()["broken"] == "skip"
+    assert data.describe()["left_out"]["test"] == [{"name": name, "why": why} for name, why in problems.items()]
 
 
 def test_batches_of_different_sizes_are_errors(tmp_path: Path) -> None:
     write_small(tmp_path, "ab")
-    for folder, pixels in (("images", COLOURS), ("labels", IDS)):
-        Image.fromarray(pixels[:20]).save(tmp_path / folder / "test" / "b.png")
+    for folder in ("images", "labels"):
+        trees.shrink(tmp_path / folder / "test" / "b.png")
     loader = SmallDataModule(str(tmp_path), eval_batch_size=2).test_dataloader()
-    message = "a batch holds images of different sizes (20x50, 37x50): expected one size; set eval_batch_size to 1"
+    message = "a batch holds images of different sizes (36x50, 37x50): expected one size; set eval_batch_size to 1"
     with pytest.raises(ValueError, match=re.escape(message)):
         next(iter(loader))
     same = {"image": torch.zeros(3, 4, 4), "name": "a"}

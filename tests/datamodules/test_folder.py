@@ -5,20 +5,20 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
 
 from datamodules.base import DataError
 from datamodules.folder import FolderDataModule
-from datamodules.reading.lists import make_finder
-from tests.datamodules.own import SIZE, list_names, make_files, make_module, make_pairs, save
+from tests.datamodules.own import SIZE, list_names, make_files, make_module, make_pairs
 
 # Where files lie: the files, arguments, and the names of the pairs
 
 IDD_LITE = "10/1_image.jpg gtFine/10/1_label.png 10/2_image.jpg gtFine/10/2_label.png gtFine/10/1_inst_label.png "
 IDD_PATTERNS = {"images": "10/*_image.jpg", "labels": "gtFine/10/*_label.png"}
 BY_SPLIT = "images/val/1.png images/val/2.png labels/val/1.png labels/val/2.png images/train/3.png labels/train/3.png"
+FOUR = " ".join(f"images/{name}.png labels/{name}.png" for name in "abcd")
+FOUR_PAIRS = "image,label\n" + "".join(f"images/{name}.png,labels/{name}.png\n" for name in "abcd")
 DEEP = "raw[1]/day/1/x_left.PNG raw[1]/y_left.png raw[1]/y_right.png label/day/1/x.label.png label/y.label.png"
 LAYOUTS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
     "folders of splits": (BY_SPLIT, {"split": "val"}, ["1", "2"]),
@@ -44,6 +44,13 @@ LAYOUTS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
     "two ways of Unicode": ("images/Stra\u00dfe_u\u0308.png labels/Stra\u00dfe_\u00fc.png", {}, ["Stra\u00dfe_\u00fc"]),
     "images beside others": ("1.png label_1.png images/3.png", {"images": "*.png", "labels": "label_*"}, ["1"]),
     "lossy beside the labels": ("images/a.png labels/a.png labels/b.jpg", {}, ["a"]),
+    "a list of other names than patterns'": (
+        "x_left.png y_left.png label_x.png", {"images": "*_left.png", "labels": "label_*", "listed": "x_left.png"},
+        ["x"],
+    ),
+    "a CSV without splits": (FOUR, {"csv": FOUR_PAIRS}, [f"images/{name}" for name in "abcd"]),
+    "a fraction of a CSV": (FOUR, {"csv": FOUR_PAIRS, "splits": {"train": 0.5, "test": 0.5}}, ["images/a", "images/d"]),
+    "a list of a CSV": (FOUR, {"csv": FOUR_PAIRS, "listed": "b\nc\n"}, ["images/b", "images/c"]),
 }  # fmt: skip
 
 
@@ -57,7 +64,8 @@ def test_pairs_are_found(kind: str, tmp_path: Path) -> None:
 
 
 def test_images_alone_can_be_predicted_and_nothing_else(tmp_path: Path) -> None:
-    make_files(tmp_path, "b.JPG day_._2/a.b.png ._b.png .thumbnails/b.png notes.txt")
+    kept = [f"{name}/a.jpg/thumb.png" for name in ("@eaDir", "__MACOSX", "#recycle", "$RECYCLE.BIN", "lost+found")]
+    make_files(tmp_path, " ".join(["b.JPG day_._2/a.b.png ._b.png .thumbnails/b.png notes.txt", *kept]))  # by systems
     (tmp_path / "folder.png").mkdir()
     data = make_module(tmp_path)
     (first, second) = list(data.predict_dataloader())
@@ -70,7 +78,6 @@ def test_images_alone_can_be_predicted_and_nothing_else(tmp_path: Path) -> None:
 
 NO_PARTNER = "images/a.png images/b.png images/c.png labels/a.png labels/b.png"
 WRONG: dict[str, tuple[str, dict[str, Any], str]] = {  # the files, arguments, and what is said
-    "nothing excluded": (IDD_LITE, IDD_PATTERNS, "1 files of test have no partner: .*1_inst_label.png has no image"),
     "nothing in common": (
         IDD_LITE, {"images": "10", "labels": "gtFine/10", "exclude": ["*_inst*"]},
         r"none of the 2 images of test .*called 1_image, labels 1_label\. .*whose \* stands",
@@ -83,7 +90,6 @@ WRONG: dict[str, tuple[str, dict[str, Any], str]] = {  # the files, arguments, a
     ),
     "empty": ("labels/a.txt", {}, r"no images of test in .*holds labels: expected \.jpg"),
     "no labels": ("images/a.png labels/.hidden", {}, r"no labels for the 1 images of test in .*expected labels"),
-    "no partner": (NO_PARTNER, {}, r"1 files.*c\.png has no labels"),
     "one name": ("a.jpg a.png", {"images": "."}, r"a\.jpg and .*a\.png are both called a.*a pattern such as \*\.png"),
     "beside images": ("1.png images/3.png", {}, "has a folder images and 1 images beside it"),
     "polygons": (
@@ -104,6 +110,12 @@ WRONG: dict[str, tuple[str, dict[str, Any], str]] = {  # the files, arguments, a
     "fractions of divided ones": (
         "images/test/1.png labels/test/1.png", {"splits": {"test": 0.5}}, "fractions, but the folders .* divide",
     ),
+    "CSV of nothing": (FOUR, {"csv": ""}, r"has the columns \(none\): expected a first line image,label"),
+    "CSV of other columns": (FOUR, {"csv": "img,mask\na.png,b.png"}, r"has the columns img, mask"),
+    "CSV of no file": (FOUR, {"csv": "image,label\nnone.png,labels/a.png"}, r"1 files of test.*is no file .*none\.png"),
+    "CSV without image": (FOUR, {"csv": "image,label\n,labels/a.png"}, r"line 2: the column image is empty"),
+    "CSV of one name": (FOUR, {"csv": f"{FOUR_PAIRS}images/a.png,"}, r"line 6: a second image is called images/a"),
+    "CSV of no images": (FOUR, {"csv": "image,label\n"}, r"has no image of split 'test'"),
 }  # fmt: skip
 
 
@@ -150,49 +162,29 @@ def test_files_without_a_partner_are_named_or_skipped(tmp_path: Path) -> None:
         list_names(make_module(tmp_path), labelled=False)
 
 
-@pytest.mark.parametrize("folder", ["@eaDir", "__MACOSX", "#recycle", "$RECYCLE.BIN", "lost+found"])
-def test_folders_that_systems_keep_are_passed_over(tmp_path: Path, folder: str) -> None:
-    make_files(tmp_path, f"a.png {folder}/a.jpg/thumb.png")
-    assert list_names(make_module(tmp_path), labelled=False) == ["a"]
-
-
-# What names and headers speak for
-
-POINTED_OUT: dict[str, tuple[str, dict[str, Any], str]] = {  # the files, arguments, and what is said of images alone
+POINTED_OUT: dict[str, tuple[str, dict[str, Any], str]] = {  # the files, arguments, and what is said
     "masks": (
         "a.jpg a_mask.png b.jpg b_mask.png", {},
         r'2 of 4 images look like the labels .* a_mask: .*exclude: \["\*_mask\.\*"\]',
     ),
     "other kinds": ("a.jpg c.HEIC", {}, r"skipped 1 files that cannot be read \(c\.HEIC\)"),
     "one set": ("images/a.png", {"split": "train"}, "train, val and test are the same 1 images"),
+    "shared labels": (
+        FOUR, {"csv": FOUR_PAIRS.replace("labels/b", "labels/a")}, r"2 images share 1 label files, e\.g\..*labels/a",
+    ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", POINTED_OUT)
-def test_masks_among_photographs_are_pointed_out(kind: str, tmp_path: Path) -> None:
+def test_what_names_and_headers_speak_for_is_pointed_out(kind: str, tmp_path: Path) -> None:
     files, arguments, said = POINTED_OUT[kind]
     make_files(tmp_path, files)
     data = make_module(tmp_path, **arguments)
     with pytest.warns(UserWarning, match=said):
-        list_names(data, data.test_split, labelled=False)
+        list_names(data, data.test_split, labelled="labels" in files)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert list_names(make_module(tmp_path, exclude=["*_mask.*", "*.HEIC"]), labelled=False)
-
-
-def test_images_that_share_labels_are_pointed_out(tmp_path: Path) -> None:
-    make_pairs(tmp_path, ["a", "b", "c"])
-    rows = ("image,label", "images/a.png,labels/a.png", "images/b.png,labels/a.png", "images/c.png,labels/c.png")
-    (tmp_path / "pairs.csv").write_text("\n".join(rows))
-    with pytest.warns(UserWarning, match=r"2 images share 1 label files, e\.g\. .*labels/a\.png"):
-        list_names(make_module(tmp_path, pairs="pairs.csv"))
-
-
-def test_upright_photographs_keep_their_proportions(tmp_path: Path) -> None:
-    save(tmp_path / "a.png", np.zeros((2016, 1512, 3), dtype=np.uint8))
-    (batch,) = make_module(tmp_path).predict_dataloader()
-    height, width = batch["image"].shape[-2:]
-    assert height * width <= 2048 * 1024 and height / width == pytest.approx(4 / 3, rel=2e-3)
 
 
 # Which files are of a split
@@ -227,7 +219,10 @@ def test_fractions_are_disjoint_complete_and_depend_on_names_alone(tmp_path: Pat
         ("'a.png';'labels/a.png'", "a"),
         ("22.PNG;x", "d/22"),
         ("frame.07", "frame.07"),
+        ("elsewhere/c/1.png", "c/1"),
+        ("own/images/c/1", "c/1"),
         ("1", r"1 could be c/1, d/1: expected one image"),
+        ("a/1", "a/1 is none of the 7 images"),
         ("b/2", "b/2 is none of the 7 images: expected"),
         ("xa/1", "xa/1 is none"),
         ("images/a.png labels/b.png", r"labels/b.png is not the label of the image a, .* is .*labels/a\.png"),
@@ -239,8 +234,7 @@ def test_fractions_are_disjoint_complete_and_depend_on_names_alone(tmp_path: Pat
 def test_the_first_field_of_a_line_is_the_image(tmp_path: Path, line: str, expected: str) -> None:
     names = ["a", "b", "my photo", "c/1", "d/1", "d/22", "frame.07"]
     make_pairs(tmp_path, names)
-    (tmp_path / "test.txt").write_text(line + "\n")
-    data = make_module(tmp_path, splits={"test": "test.txt"})
+    data = make_module(tmp_path, listed=line + "\n")
     if expected in names:
         assert list_names(data) == [expected]
         return
@@ -249,25 +243,12 @@ def test_the_first_field_of_a_line_is_the_image(tmp_path: Path, line: str, expec
     assert "not the label" not in expected or list_names(data, labelled=False) == ["a"]
 
 
-def test_a_list_names_files_that_patterns_call_otherwise(tmp_path: Path) -> None:
-    make_files(tmp_path, "x_left.png y_left.png")
-    (tmp_path / "test.txt").write_text("x_left.png\n")
-    assert list_names(make_module(tmp_path, images="*_left.png", splits={"test": "test.txt"}), labelled=False) == ["x"]
-    files = {f"{video}/0001": Path(f"/data/own/images/{video}/0001.png") for video in "ab"}
-    find = make_finder(files | {"c": Path("/data/own/images/c.png")})
-    assert find("elsewhere/a/0001.png") == find("own/images/a/0001") == find("a/0001") == ["a/0001"]
-    assert find("0001") == ["a/0001", "b/0001"] and find("x/c.png") == ["c"] and find("c/0001") == []
-
-
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 def test_lists_and_csvs_of_windows_are_read(tmp_path: Path, encoding: str) -> None:
     make_pairs(tmp_path, ["\u00e4", "b"])
-    (tmp_path / "test.txt").write_text("sep=;\r\n\u00e4.png\r\n", encoding=encoding)
-    assert list_names(make_module(tmp_path, splits={"test": "test.txt"})) == ["\u00e4"]
-    (tmp_path / "pairs.csv").write_text(
-        "sep=;\nimage;label;split\nimages\\\u00e4.png;labels\\\u00e4.png;Test\n", encoding=encoding
-    )
-    assert list_names(make_module(tmp_path, pairs="pairs.csv")) == ["images/\u00e4"]
+    assert list_names(make_module(tmp_path, listed="sep=;\r\n\u00e4.png\r\n", encoding=encoding)) == ["\u00e4"]
+    csv = "sep=;\nimage;label;split\nimages\\\u00e4.png;labels\\\u00e4.png;Test\n"
+    assert list_names(make_module(tmp_path, csv=csv, encoding=encoding)) == ["images/\u00e4"]
 
 
 @pytest.mark.parametrize(
@@ -290,54 +271,25 @@ def test_folders_that_are_called_as_splits_are_no_one_split(tmp_path: Path, name
 
 @pytest.mark.parametrize("separator", [",", ";", "\t", ", "])
 def test_csv_of_pairs(tmp_path: Path, separator: str) -> None:
-    make_pairs(tmp_path / "data", ["a", "b"])
-    make_pairs(tmp_path / "other", ["a", "c"])
+    root, other = tmp_path / "data", tmp_path / "other"
+    make_pairs(root, ["a", "b"])
+    make_pairs(other, ["a", "c"])
     rows = [
-        ("Image", "label", "split"),
-        ("images/a.png", "labels/a.png", "test"),
-        ("../other/images/a.png", "../other/labels/a.png", "test"),
-        (str(tmp_path / "data/images/b.png"), str(tmp_path / "data/labels/b.png"), "test"),
-        (str(tmp_path / "other/images/c.png"), "", "later"),
-        ("", "", ""),
+        "Image|label|split",
+        "images/a.png|labels/a.png|test",
+        "../other/images/a.png|../other/labels/a.png|test",
+        f"{root / 'images/b.png'}|{root / 'labels/b.png'}|test",
+        f"{other / 'images/c.png'}||later",
+        "||",
     ]
-    (tmp_path / "data" / "pairs.csv").write_text("\ufeff" + "\n".join(map(separator.join, rows)), encoding="utf-8")
-    data = make_module(tmp_path / "data", pairs="pairs.csv")
+    csv = "\ufeff" + "\n".join(rows).replace("|", separator)
+    data, later = make_module(root, csv=csv), make_module(root, csv=csv, splits={"test": "later"})
     assert list_names(data) == ["images/a", "images/b", "other/images/a"]
     assert [int(batch["mask"].max()) for batch in data.test_dataloader()] == [0, 1, 0]
-    later = make_module(tmp_path / "data", pairs="pairs.csv", splits={"test": "later"})
     assert list_names(later, labelled=False) == ["other/images/c"]
     with pytest.raises(DataError, match=r"no image of split 'val', only later, test"):
         list_names(data, "val")
     with pytest.raises(DataError, match=r"splits has fractions, but pairs\.csv"):
-        list_names(make_module(tmp_path / "data", pairs="pairs.csv", splits={"test": 0.5}))
+        list_names(make_module(root, csv=csv, splits={"test": 0.5}))
     with pytest.raises(DataError, match=r"no labels for the 1 images.*expected pairs\.csv"):
         list_names(later)
-
-
-def test_csv_without_splits_takes_fractions_and_lists(tmp_path: Path) -> None:
-    make_pairs(tmp_path, ["a", "b", "c", "d"])
-    (tmp_path / "pairs.csv").write_text("image,label\n" + "".join(f"images/{n}.png,labels/{n}.png\n" for n in "abcd"))
-    (tmp_path / "test.txt").write_text("b\nc\n")
-    assert list_names(make_module(tmp_path, pairs="pairs.csv")) == [f"images/{name}" for name in "abcd"]
-    halves = [make_module(tmp_path, pairs="pairs.csv", splits={"train": 0.5, "test": 0.5}) for _ in range(2)]
-    assert len(set(list_names(halves[0], "train")) | set(list_names(halves[1]))) == 4
-    listed = make_module(tmp_path, pairs="pairs.csv", splits={"test": "test.txt"})
-    assert list_names(listed) == ["images/b", "images/c"]
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", r"has the columns \(none\): expected a first line image,label"),
-        ("img,mask\na.png,b.png", r"has the columns img, mask"),
-        ("image,label\nnone.png,labels/a.png", r"1 files of test.*there is no file .*none\.png"),
-        ("image,label\n,labels/a.png", r"line 2: the column image is empty"),
-        ("image,label\nimages/a.png,labels/a.png\nimages/a.png,", r"line 3: a second image is called images/a"),
-        ("image,label\n", r"has no image of split 'test'"),
-    ],
-)
-def test_wrong_csv_is_explained(tmp_path: Path, text: str, message: str) -> None:
-    make_pairs(tmp_path, ["a"])
-    (tmp_path / "pairs.csv").write_text(text)
-    with pytest.raises(DataError, match=message):
-        list_names(make_module(tmp_path, pairs="pairs.csv"))

@@ -3,6 +3,7 @@
 import re
 import warnings
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -107,7 +108,7 @@ def test_labels_are_the_numbers_that_their_file_holds(kind: str, tmp_path: Path)
 
 
 def test_red_channel_of_16_bit_labels(tmp_path: Path) -> None:
-    assert cv2.imwrite(str(tmp_path / "a.png"), np.stack([DEEP[::-1], DEEP[:, ::-1], DEEP], axis=2))
+    store(np.dstack([DEEP[::-1], DEEP[:, ::-1], DEEP]))(tmp_path / "a.png")
     ids = read_red_16_bit(tmp_path / "a.png")
     assert ids.dtype == np.uint16 and ids.flags.c_contiguous and np.array_equal(ids, DEEP)
     with Image.open(tmp_path / "a.png") as picture:  # what the reader is there to avoid
@@ -198,11 +199,11 @@ def test_colours_that_compression_made_up_are_named_as_such(tmp_path: Path) -> N
 
 
 def test_colours_below_transparent_pixels_are_errors(tmp_path: Path) -> None:
-    alpha = np.full(IDS.shape, 255, dtype=np.uint8)
-    Image.fromarray(np.dstack([IDS] * 3 + [alpha])).save(tmp_path / "a.png")
+    pixels = np.dstack([IDS] * 3 + [np.full_like(IDS, 255)])
+    save(pixels)(tmp_path / "a.png")
     assert not read_colours(tmp_path / "a.png", ANY_COLOUR).any()
-    alpha[0] = 0
-    Image.fromarray(np.dstack([IDS] * 3 + [alpha])).save(tmp_path / "a.png")
+    pixels[0, :, 3] = 0
+    save(pixels)(tmp_path / "a.png")
     with pytest.raises(DataError, match=r"a\.png has 22 transparent pixels.*Flatten the image"):
         read_colours(tmp_path / "a.png", ANY_COLOUR)
 
@@ -210,9 +211,10 @@ def test_colours_below_transparent_pixels_are_errors(tmp_path: Path) -> None:
 @pytest.mark.parametrize("extra", [{}, {"icc_profile": bytes(101)}])
 def test_a_webp_holds_labels_if_it_is_lossless(extra: dict[str, bytes], tmp_path: Path) -> None:
     table = np.arange(2**24) % 256
-    Image.fromarray(np.dstack([IDS * 60] * 3)).save(tmp_path / "a.png", "WEBP", lossless=True, **extra)
+    picture = Image.fromarray(np.dstack([IDS * 60] * 3))
+    picture.save(tmp_path / "a.png", "WEBP", lossless=True, **extra)
     assert np.array_equal(read_colours(tmp_path / "a.png", table), IDS * 60)
-    Image.fromarray(np.dstack([IDS * 60] * 3)).save(tmp_path / "a.png", "WEBP", **extra)
+    picture.save(tmp_path / "a.png", "WEBP", **extra)
     for read in (read_index, lambda path: read_colours(path, table)):
         with pytest.raises(DataError, match=r"a\.png is a lossy WebP.*export the labels again"):
             read(tmp_path / "a.png")
@@ -221,14 +223,16 @@ def test_a_webp_holds_labels_if_it_is_lossless(extra: dict[str, bytes], tmp_path
 # Pages, text and size
 
 PICTURE, OTHER = Image.fromarray(IDS), Image.fromarray(IDS[::-1])
-SEVERAL = {"a.tif": {"format": "TIFF"}, "a.png": {"format": "PNG"}}
-SEVERAL |= {"b.png": {"format": "WEBP", "lossless": True}, "c.png": {"format": "GIF"}}  # type: ignore[dict-item]
+SEVERAL: dict[str, dict[str, Any]] = {"a.tif": {"format": "TIFF"}, "a.png": {"format": "PNG"}}
+SEVERAL |= {"b.png": {"format": "WEBP", "lossless": True}, "c.png": {"format": "GIF"}}
+TEXT = PngImagePlugin.PngInfo()
+TEXT.add_text("Comment", "x" * 3_000_000, zip=True)
 
 
 @pytest.mark.parametrize("read", [read_image, read_index])
 @pytest.mark.parametrize("name", SEVERAL)
 def test_files_of_several_pictures_are_errors(name: str, read: Reader, tmp_path: Path) -> None:
-    PICTURE.save(tmp_path / name, save_all=True, append_images=[OTHER], **SEVERAL[name])  # type: ignore[arg-type]
+    PICTURE.save(tmp_path / name, save_all=True, append_images=[OTHER], **SEVERAL[name])
     with pytest.raises(DataError, match=rf"{name} holds 2 pages or frames: expected one.*Save the one"):
         read(tmp_path / name)
 
@@ -245,12 +249,9 @@ def test_photographs_of_phones_and_smaller_copies_are_read(tmp_path: Path) -> No
         assert np.array_equal(read_index(tmp_path / "a.tif"), IDS)
 
 
-@pytest.mark.parametrize("options", ["text", "profile"])
-def test_much_text_beside_the_pixels_is_no_damage(options: str, tmp_path: Path) -> None:
-    text = PngImagePlugin.PngInfo()
-    text.add_text("Comment", "x" * 3_000_000, zip=True)
-    extra = {"text": {"pnginfo": text}, "profile": {"icc_profile": bytes(3_000_000)}}[options]
-    PICTURE.save(tmp_path / "a.png", **extra)  # type: ignore[arg-type]
+@pytest.mark.parametrize("extra", [{"pnginfo": TEXT}, {"icc_profile": bytes(3_000_000)}], ids=["text", "profile"])
+def test_much_text_beside_the_pixels_is_no_damage(extra: dict[str, Any], tmp_path: Path) -> None:
+    PICTURE.save(tmp_path / "a.png", **extra)
     assert np.array_equal(read_index(tmp_path / "a.png"), IDS)
     assert np.array_equal(read_image(tmp_path / "a.png")[..., 0], IDS)
 

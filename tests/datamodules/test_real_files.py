@@ -73,30 +73,31 @@ def open_config(name: str) -> Any:
 
 def open_module(name: str) -> FilesDataModule:
     """Makes the datamodule of a data set."""
-    if name == "bdd":
-        return BDDDataModule(str(STREETS))
-    if name == "bdd as a folder":
-        folders = {"images": "images/10k/train", "labels": "labels/sem_seg/masks/train"}
-        return FolderDataModule(str(STREETS / "bdd100k"), **folders)
-    if name == "cityscapes":
-        return CityscapesDataModule(str(STREETS))
-    if name == "cityscapes as a folder":
-        names = list(CITYSCAPES_COLOURS)
-        patterns = {
-            "images": "leftImg8bit/train/**/*_leftImg8bit.png",
-            "labels": "gtFine/train/**/*_gtFine_labelIds.png",
-        }
-        ids = {label_id: names[train_id] for label_id, train_id in LABEL_IDS.items() if train_id != IGNORED}
-        ignored: list[Any] = [label_id for label_id in LABEL_IDS if label_id not in ids]
-        return FolderDataModule(str(STREETS / "cityscapes"), ids=ids, ignored=ignored, **patterns)
+    if name in ("bdd", "cityscapes"):
+        return {"bdd": BDDDataModule, "cityscapes": CityscapesDataModule}[name](str(STREETS))
     if name == "kitti_step":
         return FolderDataModule(str(STREETS / "kitti_step"))
-    base, member = (STREETS, None) if name == "idd_lite" else (PHOTOGRAPHS, name.split()[1])
-    opened = open_config("idd_lite.yaml" if member is None else "camvid.yaml")
-    if member is not None:
-        opened = opened.development if member == "train" else opened.targets[0]
+    if name == "bdd as a folder":
+        root = str(STREETS / "bdd100k")
+        return FolderDataModule(root, images="images/10k/train", labels="labels/sem_seg/masks/train")
+    if name == "cityscapes as a folder":
+        names = list(CITYSCAPES_COLOURS)
+        ids = {label_id: names[train_id] for label_id, train_id in LABEL_IDS.items() if train_id != IGNORED}
+        ignored: list[Any] = [label_id for label_id in LABEL_IDS if label_id not in ids]
+        return FolderDataModule(
+            str(STREETS / "cityscapes"),
+            ids=ids,
+            ignored=ignored,
+            images="leftImg8bit/train/**/*_leftImg8bit.png",
+            labels="gtFine/train/**/*_gtFine_labelIds.png",
+        )
+    if name == "idd_lite":
+        opened, root = open_config("idd_lite.yaml"), str(STREETS)
+    else:
+        protocol, root = open_config("camvid.yaml"), str(PHOTOGRAPHS)
+        opened = protocol.development if name == "camvid train" else protocol.targets[0]
     assert isinstance(opened, FolderDataModule)
-    opened.root = str(base)
+    opened.root = root
     return opened
 
 
@@ -112,14 +113,14 @@ def sample(dataset: FilesDataset, count: int = SAMPLED) -> list[int]:
     return np.unique(np.linspace(0, len(dataset) - 1, count).round().astype(int)).tolist()
 
 
-def check_look(pairs: Sequence[tuple[np.ndarray, np.ndarray]], names: Sequence[str], expected: Expected) -> np.ndarray:
+def check_look(dataset: FilesDataset, names: Sequence[str], expected: Expected) -> np.ndarray:
     """Asserts that sky is above and bright, the road below and darker, and that vehicles stand on it.
 
     Returns:
         (256,) number of pixels by class, in rows that were made fewer.
     """
     sums = np.zeros((3, 256))
-    for image, mask in pairs:
+    for image, mask in map(dataset.load_pair, sample(dataset)):
         size = (round(HEIGHT * mask.shape[1] / mask.shape[0]), HEIGHT)
         labels = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
         gray = cv2.resize(image, size, interpolation=cv2.INTER_NEAREST).mean(axis=2)
@@ -132,11 +133,6 @@ def check_look(pairs: Sequence[tuple[np.ndarray, np.ndarray]], names: Sequence[s
     assert rows[sky] + 0.25 < rows[vehicles] < rows[road] - 0.05
     assert brightness[sky] > brightness[road] + 40
     return pixels
-
-
-def load(dataset: FilesDataset) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Reads some images and their labels."""
-    return [dataset.load_pair(index) for index in sample(dataset)]
 
 
 @every_set
@@ -159,8 +155,7 @@ def test_files_pair_up_and_decode(expected: Expected) -> None:
 
 @every_set
 def test_labels_lie_where_they_should(expected: Expected) -> None:
-    pairs = load(open_dataset(expected.module, expected.split))
-    check_look(pairs, open_module(expected.module).class_names, expected)
+    check_look(open_dataset(expected.module, expected.split), open_module(expected.module).class_names, expected)
 
 
 def explain(image: np.ndarray, mask: np.ndarray) -> float:
@@ -177,13 +172,11 @@ def test_labels_are_of_their_own_image_and_not_mirrored(expected: Expected) -> N
     dataset = open_dataset(expected.module, expected.split)
     pairs = [(image[::4, ::4], mask[::4, ::4]) for image, mask in map(dataset.load_pair, sample(dataset, 20))]
     others = [mask for _, mask in (*pairs[1:], pairs[0])]
-    own, mirrored, other = np.mean(
-        [
-            (explain(image, mask), explain(image, mask[:, ::-1]), explain(image, changed))
-            for (image, mask), changed in zip(pairs, others, strict=True)
-        ],
-        axis=0,
-    )
+    explained = [
+        (explain(image, mask), explain(image, mask[:, ::-1]), explain(image, other))
+        for (image, mask), other in zip(pairs, others, strict=True)
+    ]
+    own, mirrored, other = np.mean(explained, axis=0)
     assert own > max(mirrored, other) + 0.02
 
 
@@ -226,6 +219,6 @@ def test_the_protocol_of_the_photographs_opens(monkeypatch: pytest.MonkeyPatch) 
         dataset = module.make_dataset(split, module.evaluation_transform)
         found[module.domain] = len(dataset)
         road = Expected("", split, 0, (0, 0), ("", ""), road="drivable", vehicles="vehicles")
-        pixels = check_look(load(dataset), opened.class_names, road)
+        pixels = check_look(dataset, opened.class_names, road)
         assert np.count_nonzero(pixels[:7]) == 7 and pixels[7:255].sum() == 0, module.domain
     assert found == {"bdd100k": 16, "idd_lite": 468, "cityscapes": 4, "kitti_step": 10}

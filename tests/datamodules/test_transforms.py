@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from datamodules.transforms import EvaluationTransform, Resize, TrainingTransform
 
@@ -35,14 +36,20 @@ def test_large_images_are_resized_and_their_masks_are_not(policy: Resize, size: 
     assert [array.shape[-2:] for array in transform(levels[:30, :50], ids[:30, :50])] == [(30, 50), (30, 50)]
 
 
-def test_an_image_is_flipped_with_its_labels_and_always_blurred() -> None:
-    mask = np.repeat([[0, 1]], 64, axis=1).repeat(64, axis=0).astype(np.uint8)  # the right half is bright, and is 1
-    transform, flips = TrainingTransform((64, 128), (1.0, 1.0), (1.5, 2.0)), set()
-    for seed in range(20):
-        image, labels = transform(np.stack([mask * 255] * 3, axis=-1), mask, seed)
-        gray = image.mean(dim=0)
-        if 0 < labels.sum() < labels.numel():
-            assert gray[labels == 1].mean() > gray[labels == 0].mean()
-            assert gray.diff(dim=1).abs().max() < 0.5 * (gray.max() - gray.min())  # no edge is left
-            flips.add(bool(labels[0, 0]))
-    assert flips == {False, True}
+def test_an_image_is_cropped_and_flipped_with_its_labels_and_always_blurred() -> None:
+    mask = np.repeat([[3, 18]], 64, axis=1).repeat(64, axis=0).astype(np.uint8)  # the right half is bright
+    pixels = np.stack([(mask == 18) * np.uint8(255)] * 3, axis=-1)
+    flips = set()
+    for size in ((64, 128), (128, 100)):
+        transform = TrainingTransform(size, (1.0, 1.0), (1.5, 2.0))
+        for seed in range(20):
+            image, labels = transform(pixels, mask, seed)
+            assert image.shape == (3, *size) and image.dtype == torch.float32 and image.is_contiguous()
+            assert labels.shape == size and labels.dtype == torch.int64 and image.isfinite().all()
+            assert set(labels.unique().tolist()) <= {3, 18}  # nothing in between
+            gray = image.mean(dim=0)
+            if len(labels.unique()) == 2:
+                assert gray[labels == 18].mean() > gray[labels == 3].mean()
+                assert gray.diff(dim=1).abs().max() < 0.5 * (gray.max() - gray.min())  # no edge is left
+                flips.add(labels[0, 0].item())
+    assert flips == {3, 18}

@@ -1,14 +1,11 @@
 """What is wrong with a data set of a vendor is named, and left out and reported where asked."""
 
-import json
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -29,7 +26,6 @@ from tests.datamodules.vendors import write_tree
 # Trees of two or three images have fewer than the official number, and say so each time.
 pytestmark = pytest.mark.filterwarnings("ignore:.*the official number is:UserWarning")
 
-
 HALVES = {  # folders of the images and of the labels
     GTADataModule: ("images", "labels"),
     SYNTHIADataModule: ("RGB", "GT"),
@@ -41,6 +37,12 @@ HALVES = {  # folders of the images and of the labels
 }
 
 
+def open_module(module: type[FilesDataModule], root: Path | None, **arguments: Any) -> FilesDataModule:
+    """Opens a data set whose `test` reads its protocol's split, or of SYNTHIA the only one it has."""
+    split = "train" if module is SYNTHIADataModule else None
+    return module(root and str(root), **{"split": split, "num_workers": 0, **arguments})
+
+
 @pytest.mark.parametrize("module", HALVES)
 def test_an_empty_root_says_what_is_expected(
     module: type[FilesDataModule], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -48,7 +50,7 @@ def test_an_empty_root_says_what_is_expected(
     (tmp_path / "something_else").mkdir()
     monkeypatch.setenv("SEGADAPT_DATA", str(tmp_path))
     with pytest.raises(DataError, match=r"something_else.*expected.*Unpack"):
-        module(split="train" if module is SYNTHIADataModule else None).test_dataloader()
+        open_module(module, None).test_dataloader()
 
 
 @pytest.mark.parametrize("half", ["images", "labels"])
@@ -60,9 +62,9 @@ def test_a_half_unpacked_tree_says_which_half_is_missing(
     gone = HALVES[module][half == "labels"]
     for folder in [path for path in root.rglob(gone) if path.is_dir()]:
         shutil.rmtree(folder)
-    split = "train" if module is SYNTHIADataModule else "val"
-    with pytest.raises(DataError, match=f"no {half} of {split}.*expected files like .*{gone}.*Unpack"):
-        module(str(root), split=split).test_dataloader()
+    data = open_module(module, root)
+    with pytest.raises(DataError, match=f"no {half} of {data.test_split}.*expected files like .*{gone}.*Unpack"):
+        data.test_dataloader()
 
 
 PAIRS = {  # an image and its labels in the trees of `write_vendors`
@@ -85,30 +87,11 @@ PAIRS = {  # an image and its labels in the trees of `write_vendors`
 }
 
 
-def truncate(path: Path) -> None:
-    data = path.read_bytes()
-    path.write_bytes(data[: len(data) * 6 // 10])
-
-
-def shrink(path: Path) -> None:
-    """Takes a row of pixels away."""
-    if path.suffix == ".json":
-        path.write_text(json.dumps({**json.loads(path.read_text()), "imgHeight": 7}))
-        return
-    deep = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if deep.dtype == np.uint16:
-        trees.write_16_bit(path, deep[:-1, :, 2], deep[:-1, :, 1])
-        return
-    with Image.open(path) as picture:
-        pixels, mode = np.array(picture)[:-1], picture.mode
-    trees.write_image(path, pixels, mode)
-
-
 DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "gone": (Path.unlink, "missing"),
-    "cut": (truncate, "unreadable"),
+    "cut": (trees.truncate, "unreadable"),
     "empty": (lambda path: path.write_bytes(b""), "unreadable"),
-    "shrunk": (shrink, "size"),
+    "shrunk": (trees.shrink, "size"),
 }
 
 
@@ -119,28 +102,22 @@ def test_broken_pairs_are_named_or_left_out_and_reported(
 ) -> None:
     half = (list(PAIRS).index(module) + list(DAMAGES).index(damage)) % 2  # an image, or labels
     root = write_tree(module, tmp_path)
+    pair = [root / path for path in PAIRS[module]]
     break_file, kind = DAMAGES[damage]
-    path = root / PAIRS[module][half]
-    break_file(path)
-    split = "train" if module is SYNTHIADataModule else None
-    # A file that is not there is named by its partner.
-    named = (root / PAIRS[module][1 - half]) if damage == "gone" else path
+    break_file(pair[half])
+    named = pair[1 - half if damage == "gone" else half]  # what is not there is named by its partner
     with pytest.raises(DataError, match=re.escape(str(named))) as caught:
-        list(module(str(root), split=split, num_workers=0).test_dataloader())
-    assert caught.value.kind == kind
-    assert re.search("expected|no partner", str(caught.value))
-    if damage == "empty" and path.suffix != ".json":
-        assert "0 bytes" in str(caught.value)
+        list(open_module(module, root).test_dataloader())
+    assert caught.value.kind == kind and re.search("expected|no partner", str(caught.value))
+    assert damage != "empty" or pair[half].suffix == ".json" or "0 bytes" in str(caught.value)
 
-    skipping = module(str(root), split=split, num_workers=0, broken="skip")
+    data = open_module(module, root, broken="skip")
+    whole, _ = data.find_pairs(data.test_split, labelled=False)
     with pytest.warns(UserWarning, match="left out 1 broken pair"):
-        names = [batch["name"][0] for batch in skipping.test_dataloader()]
-    whole = module(str(root), split=split).find_pairs(skipping.test_split, labelled=False)[0]
-    described = skipping.describe()
-    ((name, why),) = {(entry["name"], entry["why"]) for entry in described["left_out"][skipping.test_split]}
-    assert why == kind
+        names = [batch["name"][0] for batch in data.test_dataloader()]
+    ((name, why),) = {tuple(entry.values()) for entry in data.describe()["left_out"][data.test_split]}
+    assert why == kind and pair[0].name.startswith(name.rpartition("/")[2])
     assert name not in names and names == [pair.name for pair in whole if pair.name != name]
-    assert Path(PAIRS[module][0]).name.startswith(name.rpartition("/")[2])
 
 
 @pytest.mark.parametrize(
@@ -156,23 +133,15 @@ def test_broken_pairs_are_named_or_left_out_and_reported(
     ],
 )
 def test_an_unknown_id_is_named(module: type[FilesDataModule], unknown: int, known: str, tmp_path: Path) -> None:
+    path = tmp_path / PAIRS[module][1]
     if module is IDDDataModule:
-        path = trees.write_idd(tmp_path, polygons=False, masks=True) / PAIRS[module][1]
+        trees.write_idd(tmp_path, polygons=False, masks=True)
         path = path.with_name(path.name.replace("polygons.json", "labelcsTrainIds.png"))
     else:
-        path = write_tree(module, tmp_path) / PAIRS[module][1]
-    if module is SYNTHIADataModule:
-        ids = np.full((20, 34), 3)
-        ids[3, 5] = unknown
-        trees.write_16_bit(path, ids, ids)
-    else:
-        with Image.open(path) as picture:
-            ids, mode = np.array(picture), picture.mode
-        ids[3, 5] = unknown
-        trees.write_image(path, ids, mode)
-    data = module(str(tmp_path), split="train" if module is SYNTHIADataModule else None, num_workers=0)
+        write_tree(module, tmp_path)
+    trees.set_id(path, unknown)
     with pytest.raises(DataError, match=rf"{re.escape(str(path))}.* {unknown}, expected only {known}") as caught:
-        list(data.test_dataloader())
+        list(open_module(module, tmp_path).test_dataloader())
     assert caught.value.kind == "id"
 
 
@@ -185,10 +154,10 @@ def test_colours_in_place_of_ids_are_refused(module: type[FilesDataModule], tmp_
         colours = labels.convert("RGB")
     colours.save(path)
     with pytest.raises(DataError, match=f"{re.escape(str(path))}.*mode RGB.*one channel"):
-        list(module(str(tmp_path), num_workers=0).test_dataloader())
+        list(open_module(module, tmp_path).test_dataloader())
 
 
 def test_labels_of_the_test_split_of_cityscapes_are_refused(tmp_path: Path) -> None:
     root = trees.write_cityscapes(tmp_path)
     with pytest.raises(ValueError, match=r"(?s)test.*(public|annotat|labels)"):
-        list(CityscapesDataModule(str(root), split="test", num_workers=0).test_dataloader())
+        list(open_module(CityscapesDataModule, root, split="test").test_dataloader())

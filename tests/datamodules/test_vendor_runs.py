@@ -29,12 +29,15 @@ from tests.tiny import NO_LOGGER, QUIET, read_results
 pytestmark = pytest.mark.filterwarnings("ignore:.*the official number is:UserWarning")
 
 
-def arguments(folder: Path, *more: str) -> list[str]:
+def run(stage: str, folder: Path, *more: str) -> Any:
     place = [f"--trainer.default_root_dir={folder}", f"--results.folder={folder / 'results'}", "--results.panels=0"]
-    return [*QUIET, *NO_LOGGER, *place, "--model.network=tests.fakes.TinyNetwork", *more]
+    return main([stage, *QUIET, *NO_LOGGER, *place, "--model.network=tests.fakes.TinyNetwork", *more])
 
 
-SMALL = ["--data.num_workers=0", "--data.batch_size=2", "--data.crop_size=[16,16]"]
+def choose(name: str, root: Path) -> list[str]:
+    """Returns the arguments of a small run on a data set, which lies in a folder of data sets."""
+    small = ["--data.num_workers=0", "--data.batch_size=2", "--data.crop_size=[16,16]"]
+    return [f"--data={name}DataModule", f"--data.root={root}", *small]
 
 
 def test_a_target_is_found_by_the_environment_variable_and_says_what_was_left_out(
@@ -42,7 +45,7 @@ def test_a_target_is_found_by_the_environment_variable_and_says_what_was_left_ou
 ) -> None:
     trees.write_old_bdd(tmp_path / "data" / "bdd", unpaired=True)
     monkeypatch.setenv("SEGADAPT_DATA", str(tmp_path / "data"))
-    main(["test", *arguments(tmp_path, "--data=BDDDataModule", "--data.broken=skip", *SMALL)])
+    run("test", tmp_path, "--data=BDDDataModule", "--data.broken=skip", "--data.num_workers=0")
     results = read_results(tmp_path)
     (scores,) = results["domains"].values()
     assert results["complete"] and scores["images"] == len(trees.BDD.keys["val"])
@@ -66,18 +69,17 @@ def test_the_whole_protocol_in_one_file(source: str, num_classes: int, trees: Pa
     }
     config = tmp_path / "protocol.yaml"
     config.write_text(yaml.safe_dump({"data": {"class_path": "TargetsDataModule", "init_args": data}}))
-    cli = main(["fit", *arguments(tmp_path, f"--config={config}", "--trainer.max_epochs=1")])
+    cli = run("fit", tmp_path, f"--config={config}", "--trainer.max_epochs=1")
     assert cli.trainer.global_step == 2
     assert 0 <= cli.trainer.callback_metrics["val/miou"].item() <= 1
     checkpoint = tmp_path / "checkpoints" / "best.ckpt"
-    common = [f"--config={config}", f"--ckpt_path={checkpoint}", "--data.broken=skip"]  # of all data sets
-    main(["test", *arguments(tmp_path, *common)])
+    run("test", tmp_path, f"--config={config}", f"--ckpt_path={checkpoint}", "--data.broken=skip")  # of all data sets
     results = read_results(tmp_path)
-    assert [target["broken"] for target in results["data"]["targets"]] == ["skip"] * 4
+    found = results["data"]
     assert results["complete"] and [scores["images"] for scores in results["domains"].values()] == [3, 2, 2, 2]
     assert all(len(scores["iou"]) == num_classes for scores in results["domains"].values())
-    assert [target["role"] for target in results["data"]["targets"]] == ["target"] * 4
-    assert (results["data"]["source"]["role"], results["data"]["development"]["role"]) == ("source", "development")
+    assert [(target["role"], target["broken"]) for target in found["targets"]] == [("target", "skip")] * 4
+    assert (found["source"]["role"], found["development"]["role"]) == ("source", "development")
 
 
 class NearestColour(nn.Module):
@@ -96,7 +98,7 @@ def test_mean_iou_is_that_of_the_official_evaluation(tmp_path: Path) -> None:
 
     root = trees.write_cityscapes(tmp_path / "data")
     network = "--model.network=tests.datamodules.test_vendor_runs.NearestColour"
-    cli = main(["test", *arguments(tmp_path, "--data=CityscapesDataModule", f"--data.root={root}", *SMALL, network)])
+    cli = run("test", tmp_path, *choose("Cityscapes", root), network)
     (ours,) = read_results(tmp_path)["domains"].values()
 
     to_id = np.zeros(19, dtype=np.uint8)
@@ -124,11 +126,10 @@ def test_mean_iou_is_that_of_the_official_evaluation(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stage", ["validate", "fit"])
 def test_choosing_on_a_target_is_refused(stage: str, trees: Path, tmp_path: Path) -> None:
     said = r"target.*source.*development.*choose_on_target=true"
-    more = ["--data=CityscapesDataModule", f"--data.root={trees / 'cityscapes'}", *SMALL]
     with pytest.raises(ProtocolError, match=said):
-        main([stage, *arguments(tmp_path, *more)])
+        run(stage, tmp_path, *choose("Cityscapes", trees))
     for module in TARGETS:
-        data = module(str(trees / module.__name__.removesuffix("DataModule").lower()))
+        data = module(str(trees))
         with pytest.raises(ProtocolError, match=said):
             data.val_dataloader() if stage == "validate" else data.train_dataloader()
 
@@ -145,12 +146,11 @@ def test_a_target_as_development_set_or_source_is_refused() -> None:
 
 def test_a_sweep_may_not_test_a_target(trees: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_SWEEP_ID", "abc")
-    more = ["--data=CityscapesDataModule", f"--data.root={trees / 'cityscapes'}", *SMALL]
+    target = choose("Cityscapes", trees)
     with pytest.raises(ProtocolError, match=r"sweep.*development"):
-        main(["test", *arguments(tmp_path, *more)])
+        run("test", tmp_path, *target)
     for stage in ("validate", "test"):  # nor on purpose
         with pytest.raises(ProtocolError, match="in a sweep there is no other way"):
-            main([stage, *arguments(tmp_path, *more, "--data.choose_on_target=true")])
-    more = ["--data=WildDashDataModule", f"--data.root={trees / 'wilddash'}", *SMALL]
-    main(["validate", *arguments(tmp_path, *more)])
+            run(stage, tmp_path, *target, "--data.choose_on_target=true")
+    run("validate", tmp_path, *choose("WildDash", trees))
     assert read_results(tmp_path)["complete"]

@@ -2,7 +2,6 @@
 
 import logging
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,9 @@ import torch
 from PIL import Image
 from scipy.io import loadmat, savemat
 
-from datamodules import (
-    GTADataModule,
-    IDDDataModule,
-    MapillaryDataModule,
-    SYNTHIADataModule,
-    WildDashDataModule,
-)
+from datamodules import GTADataModule, IDDDataModule, MapillaryDataModule, SYNTHIADataModule, WildDashDataModule
 from datamodules.base import DataError
+from datamodules.files import FilesDataModule
 from datamodules.reading.annotations import warn_of_class
 from tests import trees
 from tests.datamodules.vendors import TREES, look_up
@@ -28,24 +22,27 @@ from tests.datamodules.vendors import TREES, look_up
 pytestmark = pytest.mark.filterwarnings("ignore:.*the official number is:UserWarning")
 
 
+def list_names(data: FilesDataModule) -> list[str]:
+    """Reads all samples and returns their names."""
+    return [batch["name"][0] for batch in data.test_dataloader()]
+
+
 @pytest.mark.parametrize("name", TREES)
 def test_samples_are_what_the_files_say(name: str, tmp_path: Path) -> None:
     tree = TREES[name]
     num_classes = 19 if list(TREES).index(name) % 2 else 16
     root = tree.write(tmp_path / "data")
-    if "test" in tree.vendor.keys and "test" not in tree.images:  # without labels: to predict
-        batches = list(tree.module(str(root), split="test", num_workers=0).predict_dataloader())
-        for batch, key in zip(batches, tree.vendor.keys["test"], strict=True):
+    if "test" in tree.vendor.keys and "test" not in tree.labelled:  # without labels: to predict
+        loader = tree.module(str(root), split="test", num_workers=0).predict_dataloader()
+        for batch, key in zip(loader, tree.vendor.keys["test"], strict=True):
             assert batch["name"][0].endswith(key) and "mask" not in batch
             assert tuple(batch["size"][0].tolist()) == tree.vendor.size(key) == batch["image"].shape[-2:]
-    for split in tree.images:
+    for split in tree.labelled:
         loader = tree.module(str(root), split=split, num_classes=num_classes, num_workers=0).test_dataloader()
-        expected = tree.expect(root, split, num_classes)
         names = []
-        for batch, (key, image, mask) in zip(loader, expected, strict=True):
-            (name,) = batch["name"]
-            names.append(name)
-            assert name.endswith(key)
+        for batch, (key, image, mask) in zip(loader, tree.expect(root, split, num_classes), strict=True):
+            names += batch["name"]
+            assert names[-1].endswith(key)
             assert batch["image"].shape == (1, *image.shape) and batch["mask"].shape == (1, *mask.shape)
             assert batch["image"].dtype == torch.float32 and batch["mask"].dtype == torch.int64
             assert np.abs(batch["image"][0].numpy() - image).max() < 1e-6
@@ -56,76 +53,75 @@ def test_samples_are_what_the_files_say(name: str, tmp_path: Path) -> None:
 # IDD
 
 
-def idd_mask(tmp_path: Path, annotation: Mapping[str, Any], size: trees.Size = (12, 20)) -> np.ndarray:
-    """Returns the mask of an image with an annotation."""
-    base = tmp_path / "IDD_Segmentation"
-    trees.write_image(base / "leftImg8bit" / "val" / "0" / "a_leftImg8bit.png", trees.draw_image("a", size))
-    trees.write_json(base / "gtFine" / "val" / "0" / "a_gtFine_polygons.json", annotation)
-    (batch,) = IDDDataModule(str(tmp_path), num_workers=0).test_dataloader()
+SIZE = (12, 20)
+
+
+def write_idd_pair(root: Path, objects: list[dict[str, Any]], drive: str = "0", suffix: str = "png") -> Path:
+    """Writes an image of IDD and its annotation, and returns the path of that."""
+    trees.write_image(root / "leftImg8bit" / "val" / drive / f"a_leftImg8bit.{suffix}", trees.draw_image("a", SIZE))
+    path = root / "gtFine" / "val" / drive / "a_gtFine_polygons.json"
+    trees.write_json(path, {"imgHeight": SIZE[0], "imgWidth": SIZE[1], "objects": objects})
+    return path
+
+
+def read_idd_mask(root: Path) -> np.ndarray:
+    (batch,) = IDDDataModule(str(root), num_workers=0).test_dataloader()
     return batch["mask"][0].numpy()
 
 
-def polygon(label: str, *points: tuple[float, float], **more: Any) -> dict[str, Any]:
-    return {"label": label, "polygon": [list(point) for point in points], **more}
+def polygon(label: str, *points: list[float], **more: Any) -> dict[str, Any]:
+    return {"label": label, "polygon": points, **more}
 
 
-def box(left: float, top: float, right: float, bottom: float) -> list[tuple[float, float]]:
-    return [(left, top), (right, top), (right, bottom), (left, bottom)]
+def box(label: str, left: float, top: float, right: float, bottom: float, **more: Any) -> dict[str, Any]:
+    return polygon(label, [left, top], [right, top], [right, bottom], [left, bottom], **more)
 
 
 def test_polygons_of_idd_are_drawn_in_the_order_of_the_file(tmp_path: Path) -> None:
     objects = [
-        polygon("sky", *box(0, 0, 19, 4), deleted=0),
-        polygon("car", *box(2, 2, 9, 9), deleted=0, draw=7, date="01-Jan-2018 00:00:00", user="x"),
-        polygon("license plate", *box(4, 4, 5, 5), deleted=0),
-        polygon("road", *box(0, 0, 19, 11), deleted=1),
-        polygon("road", *box(0, 0, 19, 11), deleted=True),
-        polygon("non-drivable fallback", *box(12, 8, 30, 30)),
-        polygon("autorickshaw", *box(8, 8, 13, 9)),
-        polygon("persongroup", *box(15, 0, 16, 1)),
-        polygon("pole", (0, 6), (0, 11)),
-        polygon("pole", (3, 6)),
+        box("sky", 0, 0, 19, 4, deleted=0),
+        box("car", 2, 2, 9, 9, deleted=0, draw=7, date="01-Jan-2018 00:00:00", user="x"),
+        box("license plate", 4, 4, 5, 5, deleted=0),
+        box("road", 0, 0, 19, 11, deleted=1),
+        box("road", 0, 0, 19, 11, deleted=True),
+        box("non-drivable fallback", 12, 8, 30, 30),
+        box("autorickshaw", 8, 8, 13, 9),
+        box("persongroup", 15, 0, 16, 1),
+        polygon("pole", [0, 6], [0, 11]),
+        polygon("pole", [3, 6]),
         polygon("pole"),
-        polygon("pole", *box(0, 0, 19, 11), deleted=1),
     ]
-    expected = np.full((12, 20), 255)
+    expected = np.full(SIZE, 255)
     expected[:5] = 10
     expected[2:10, 2:10] = 13  # with its outline
     expected[4:6, 4:6] = 255
     expected[8:, 12:] = 9
     expected[8:10, 8:14] = 255
     expected[:2, 15:17] = 11
-    mask = idd_mask(tmp_path, {"imgHeight": 12, "imgWidth": 20, "objects": objects})
-    assert np.array_equal(mask, expected)
+    write_idd_pair(tmp_path, objects)
+    assert np.array_equal(read_idd_mask(tmp_path), expected)
 
 
 def test_an_unknown_label_of_idd_is_skipped_with_one_warning(tmp_path: Path) -> None:
-    objects = [polygon("spaceship", *box(0, 0, 19, 11)), polygon("spaceship", *box(3, 3, 19, 11))]
+    write_idd_pair(tmp_path, [box("spaceship", 0, 0, 19, 11), box("spaceship", 3, 3, 19, 11)])
     warn_of_class.cache_clear()
     with pytest.warns(UserWarning, match="class 'spaceship' are skipped") as caught:
-        mask = idd_mask(tmp_path, {"imgHeight": 12, "imgWidth": 20, "objects": objects})
-    assert (mask == 255).all()
+        assert (read_idd_mask(tmp_path) == 255).all()
     assert sum("spaceship" in str(warning.message) for warning in caught) == 1
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"imgHeight": 12, "imgWidth": 20}'])
 def test_broken_polygons_of_idd_are_named(text: str, tmp_path: Path) -> None:
-    idd_mask(tmp_path, {"imgHeight": 12, "imgWidth": 20, "objects": []})
-    path = tmp_path / "IDD_Segmentation" / "gtFine" / "val" / "0" / "a_gtFine_polygons.json"
+    path = write_idd_pair(tmp_path, [])
     path.write_text(text)
     with pytest.raises(DataError, match=re.escape(str(path))):
-        list(IDDDataModule(str(tmp_path), num_workers=0).test_dataloader())
+        read_idd_mask(tmp_path)
 
 
 def test_both_parts_of_idd_in_one_folder(tmp_path: Path) -> None:
-    trees.write_idd(tmp_path, nested=False)
-    for split, key in trees.IDD.pairs("val"):
-        drive = f"9{key}"
-        trees.write_image(tmp_path / "leftImg8bit" / split / f"{drive}_leftImg8bit.jpg", trees.draw_image(key, (9, 9)))
-        annotation = {"imgHeight": 9, "imgWidth": 9, "objects": []}
-        trees.write_json(tmp_path / "gtFine" / split / f"{drive}_gtFine_polygons.json", annotation)
-    names = [batch["name"][0] for batch in IDDDataModule(str(tmp_path), num_workers=0).test_dataloader()]
-    assert names == sorted([*trees.IDD.keys["val"], *(f"9{key}" for key in trees.IDD.keys["val"])])
+    for drive, suffix in (("90", "jpg"), ("10", "png"), ("2", "png")):
+        write_idd_pair(tmp_path, [], drive, suffix)
+    assert list_names(IDDDataModule(str(tmp_path), num_workers=0)) == ["10/a", "2/a", "90/a"]
 
 
 # Releases
@@ -151,24 +147,24 @@ def test_the_final_wilddash_without_its_panoptic_files_is_not_taken_for_the_beta
         path.unlink()
     (tmp_path / "panoptic").rmdir()
     for batch in WildDashDataModule(str(tmp_path), num_workers=0).val_dataloader():
-        key = batch["name"][0]
-        expected = look_up(trees.WILDDASH_FINAL.draw_ids(key), "wilddash final")
+        expected = look_up(trees.WILDDASH_FINAL.draw_ids(batch["name"][0]), "wilddash final")
         assert np.array_equal(batch["mask"][0].numpy(), expected)
 
 
-@pytest.mark.parametrize("place", ["v2.0", "labels", "palette"])
-def test_mapillary_v2_is_refused(place: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [("v2.0", "holds only v2.0"), ("labels", r"66-123.*v2\.0"), ("palette", "has the palette of v2.0")],
+)
+def test_mapillary_v2_is_refused(place: str, said: str, tmp_path: Path) -> None:
     trees.write_mapillary(tmp_path, ["v2.0" if place == "v2.0" else ""])
-    for split, key in trees.MAPILLARY.pairs("train", "val") if place != "v2.0" else ():
-        path = tmp_path / ("training" if split == "train" else "validation") / "labels" / f"{key}.png"
-        ids = trees.draw_ids(key, trees.MAPILLARY_V2_IDS, trees.MAPILLARY.size(key))
+    for path in tmp_path.glob("*/labels/*.png"):
+        ids = trees.draw_ids(path.stem, trees.MAPILLARY_V2_IDS, trees.MAPILLARY.size(path.stem))
         picture = Image.fromarray(ids if place == "labels" else ids % 66)
         if place == "palette":
             picture.putpalette([0, 0, 0, 165, 42, 42, 250, 170, 31])
         picture.save(path)
-    said = {"v2.0": "holds only v2.0", "labels": r"66-123.*v2\.0", "palette": "has the palette of v2.0"}[place]
     with pytest.raises(DataError, match=rf"{said}.*124 classes.*v1\.2"):
-        list(MapillaryDataModule(str(tmp_path), num_workers=0).test_dataloader())
+        list_names(MapillaryDataModule(str(tmp_path), num_workers=0))
 
 
 @pytest.mark.parametrize(
@@ -183,8 +179,7 @@ def test_splits_of_gta_in_any_type_place_and_form(dtype: type, folder: str, row:
     (tmp_path / folder).mkdir(exist_ok=True)
     (tmp_path / "split.mat").rename(tmp_path / folder / "split.mat")
     for split, keys in trees.GTA.keys.items():
-        loader = GTADataModule(str(tmp_path), split=split, num_workers=0).test_dataloader()
-        assert [batch["name"][0] for batch in loader] == keys
+        assert list_names(GTADataModule(str(tmp_path), split=split, num_workers=0)) == keys
 
 
 @pytest.mark.parametrize("content", [None, b"", b"MATLAB 5.0 MAT-file, but not really"])
@@ -200,9 +195,9 @@ def test_an_incomplete_gta_names_what_its_split_file_lists(tmp_path: Path) -> No
     for folder in ("images", "labels"):
         (tmp_path / folder / "00006.png").unlink()
     with pytest.raises(DataError, match="00006"):
-        GTADataModule(str(tmp_path)).test_dataloader()
+        list_names(GTADataModule(str(tmp_path)))
     module = GTADataModule(str(tmp_path), broken="skip", num_workers=0)
-    assert [batch["name"][0] for batch in module.test_dataloader()] == ["00004", "00008"]
+    assert list_names(module) == ["00004", "00008"]
     assert [left_out["name"] for left_out in module.describe()["left_out"]["test"]] == ["00006"]
 
 
@@ -210,9 +205,9 @@ def test_an_incomplete_gta_names_what_its_split_file_lists(tmp_path: Path) -> No
 def test_known_broken_pairs_of_gta(rearranged: bool, tmp_path: Path) -> None:
     trees.write_gta(tmp_path, rearranged, broken=True)
     with pytest.raises(DataError, match=r"20801\.png.*48x25.*48x26"):
-        list(GTADataModule(str(tmp_path), split="val", num_workers=0).test_dataloader())
+        list_names(GTADataModule(str(tmp_path), split="val", num_workers=0))
     module = GTADataModule(str(tmp_path), split="val", broken="skip", num_workers=0)
-    assert [batch["name"][0] for batch in module.test_dataloader()] == ["00003", "00005"]
+    assert list_names(module) == ["00003", "00005"]
     assert module.describe()["left_out"] == {"val": [{"name": "20801", "why": "size"}]}
 
 

@@ -1,11 +1,10 @@
 """The trees of all data sets, in every layout that their vendors have, and what has to be found in them."""
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -56,72 +55,35 @@ class Tree:
     """A tree, and what has to be found in it.
 
     Attributes:
-        write: Writes it below a folder.
         module: Reads it.
         vendor: What is in it.
-        images: For each labelled split the images' paths.
         table: The name of the table of its ids.
-        draw: Draws the ids behind a key, if the vendor does not.
+        write: Writes it below a folder.
+        images: The path of an image.
     """
 
-    write: Callable[[Path], Path]
     module: type[FilesDataModule]
     vendor: trees.Vendor
-    images: Mapping[str, str]
     table: str
-    draw: Callable[[str], np.ndarray] | None = None
+    write: Callable[[Path], Path]
+    images: str
+
+    @property
+    def labelled(self) -> list[str]:
+        """The splits whose labels are public."""
+        return [split for split in self.vendor.keys if split != "test" or self.vendor is trees.GTA]
 
     def expect(self, root: Path, split: str, num_classes: int) -> list[tuple[str, np.ndarray, np.ndarray]]:
         """Returns key, normalised image and mask of each pair, in order."""
         expected = []
         for key in self.vendor.keys[split]:
-            with Image.open(root / self.images[split].format(key=key)) as picture:
+            path = root / self.images.format(split=split, key=key, folder=FOLDERS.get(split))
+            with Image.open(path) as picture:
                 levels = np.asarray(picture.convert("RGB"))
-            ids = (self.draw or self.vendor.draw_ids)(key)
+            ids = trees.draw_idd(key)[0] if self.vendor is trees.IDD else self.vendor.draw_ids(key)
             image = ((levels / 255 - MEAN) / STD).transpose(2, 0, 1)
             expected.append((key, image, look_up(ids, self.table, num_classes)))
         return expected
-
-
-def splits(pattern: str, *names: str) -> dict[str, str]:
-    return {name: pattern.replace("{split}", name) for name in names}
-
-
-BOTH, ALL = ("train", "val"), ("train", "val", "test")
-GTA_TREE = Tree(trees.write_gta, GTADataModule, trees.GTA, splits("images/{key}.png", *ALL), "gta")
-SYNTHIA_IMAGES = {"train": "RAND_CITYSCAPES/RGB/{key}.png"}
-SYNTHIA_TREE = Tree(trees.write_synthia, SYNTHIADataModule, trees.SYNTHIA, SYNTHIA_IMAGES, "synthia")
-BETA_IMAGES, FINAL_IMAGES = ({"val": f"{name}/images/{{key}}.jpg"} for name in ("wd_public_02", "wd_public_v2p0"))
-BETA_TREE = Tree(trees.write_wilddash, WildDashDataModule, trees.WILDDASH_BETA, BETA_IMAGES, "wilddash")
-FINAL_TREE = Tree(
-    partial(trees.write_wilddash, final=True),
-    WildDashDataModule,
-    trees.WILDDASH_FINAL,
-    FINAL_IMAGES,
-    "wilddash final",
-)
-FINE = "leftImg8bit/{split}/{key}_leftImg8bit.png"
-CITYSCAPES_TREE = Tree(
-    trees.write_cityscapes, CityscapesDataModule, trees.CITYSCAPES, splits(FINE, *BOTH), "cityscapes"
-)
-BDD_IMAGES = splits("bdd100k/images/10k/{split}/{key}.jpg", *BOTH)
-BDD_TREE = Tree(trees.write_bdd, BDDDataModule, trees.BDD, BDD_IMAGES, "bdd")
-IDD_IMAGES = splits(f"IDD_Segmentation/{FINE}", *BOTH)
-IDD_TREE = Tree(
-    trees.write_idd,
-    IDDDataModule,
-    trees.IDD,
-    IDD_IMAGES,
-    "idd",
-    draw=lambda key: trees.draw_idd(key)[0],
-)
-MAPILLARY_IMAGES = {"train": "training/images/{key}.jpg", "val": "validation/images/{key}.jpg"}
-MAPILLARY_TREE = Tree(trees.write_mapillary, MapillaryDataModule, trees.MAPILLARY, MAPILLARY_IMAGES, "mapillary")
-
-
-def change(tree: Tree, images: Mapping[str, str] | None = None, write: Any = None, **arguments: Any) -> Tree:
-    """Returns a tree that is written with other arguments, and where its images then lie."""
-    return replace(tree, write=partial(write or tree.write, **arguments), images=images or tree.images)
 
 
 # As the authors rearranged it: in the form of Cityscapes, with 8-bit SYNTHIA ids.
@@ -142,32 +104,44 @@ def write_converted_wilddash(root: Path) -> Path:
     return root
 
 
+FOLDERS = {"train": "training", "val": "validation"}  # of Mapillary
+GTA = GTADataModule, trees.GTA, "gta"
+SYNTHIA = SYNTHIADataModule, trees.SYNTHIA, "synthia"
+BETA = WildDashDataModule, trees.WILDDASH_BETA, "wilddash"
+FINAL_RELEASE = WildDashDataModule, trees.WILDDASH_FINAL, "wilddash final"
+CITYSCAPES = CityscapesDataModule, trees.CITYSCAPES, "cityscapes"
+BDD = BDDDataModule, trees.BDD, "bdd"
+IDD = IDDDataModule, trees.IDD, "idd"
+MAPILLARY = MapillaryDataModule, trees.MAPILLARY, "mapillary"
+FINE = "leftImg8bit/{split}/{key}_leftImg8bit.png"
+OF_IDD, OF_MAPILLARY = f"IDD_Segmentation/{FINE}", "{folder}/images/{key}.jpg"
+write_final = partial(trees.write_wilddash, final=True)
+
 TREES = {
-    "gta": GTA_TREE,
-    "gta, rearranged": change(GTA_TREE, splits("images/{split}/{key}.png", *ALL), rearranged=True),
-    "synthia": SYNTHIA_TREE,
-    "synthia, flat": change(SYNTHIA_TREE, {"train": "RGB/{key}.png"}, nested=False),
-    "synthia, rearranged": replace(
-        change(SYNTHIA_TREE, {"train": FINE.replace("{split}", "train")}, write_synthia_rearranged),
-        vendor=SYNTHIA_REARRANGED,
+    "gta": Tree(*GTA, trees.write_gta, "images/{key}.png"),
+    "gta, rearranged": Tree(*GTA, partial(trees.write_gta, rearranged=True), "images/{split}/{key}.png"),
+    "synthia": Tree(*SYNTHIA, trees.write_synthia, "RAND_CITYSCAPES/RGB/{key}.png"),
+    "synthia, flat": Tree(*SYNTHIA, partial(trees.write_synthia, nested=False), "RGB/{key}.png"),
+    "synthia, rearranged": Tree(SYNTHIADataModule, SYNTHIA_REARRANGED, "synthia", write_synthia_rearranged, FINE),
+    "wilddash beta": Tree(*BETA, trees.write_wilddash, "wd_public_02/images/{key}.jpg"),
+    "wilddash beta, converted": Tree(*BETA, write_converted_wilddash, "wd_public_02/images/{key}.jpg"),
+    "wilddash beta, flat": Tree(*BETA, partial(trees.write_wilddash, nested=False), "images/{key}.jpg"),
+    "wilddash final": Tree(*FINAL_RELEASE, write_final, "wd_public_v2p0/images/{key}.jpg"),
+    "wilddash final, flat": Tree(*FINAL_RELEASE, partial(write_final, nested=False), "images/{key}.jpg"),
+    "wilddash final, panoptic": Tree(
+        *FINAL_RELEASE, partial(write_final, labels=False), "wd_public_v2p0/images/{key}.jpg"
     ),
-    "wilddash beta": BETA_TREE,
-    "wilddash beta, converted": change(BETA_TREE, write=write_converted_wilddash),
-    "wilddash beta, flat": change(BETA_TREE, {"val": "images/{key}.jpg"}, nested=False),
-    "wilddash final": FINAL_TREE,
-    "wilddash final, flat": change(FINAL_TREE, {"val": "images/{key}.jpg"}, nested=False),
-    "wilddash final, panoptic": change(FINAL_TREE, labels=False),
-    "cityscapes": CITYSCAPES_TREE,
-    "bdd": BDD_TREE,
-    "bdd, flat": change(BDD_TREE, splits("images/10k/{split}/{key}.jpg", *BOTH), nested=False),
-    "bdd, old": change(BDD_TREE, splits("bdd100k/seg/images/{split}/{key}.jpg", *BOTH), trees.write_old_bdd),
-    "idd": IDD_TREE,
-    "idd, masks": change(IDD_TREE, splits(FINE, *BOTH), polygons=False, masks=True, nested=False),
-    "idd, masks and polygons": change(IDD_TREE, masks=True),
-    "idd, part II": change(IDD_TREE, splits("idd20kII/" + FINE.replace("png", "jpg"), *BOTH), part=2),
-    "mapillary": MAPILLARY_TREE,
-    "mapillary, v1.2 alone": change(MAPILLARY_TREE, releases=["v1.2"]),
-    "mapillary, former": change(MAPILLARY_TREE, releases=[""]),
+    "cityscapes": Tree(*CITYSCAPES, trees.write_cityscapes, FINE),
+    "bdd": Tree(*BDD, trees.write_bdd, "bdd100k/images/10k/{split}/{key}.jpg"),
+    "bdd, flat": Tree(*BDD, partial(trees.write_bdd, nested=False), "images/10k/{split}/{key}.jpg"),
+    "bdd, old": Tree(*BDD, trees.write_old_bdd, "bdd100k/seg/images/{split}/{key}.jpg"),
+    "idd": Tree(*IDD, trees.write_idd, OF_IDD),
+    "idd, masks": Tree(*IDD, partial(trees.write_idd, polygons=False, masks=True, nested=False), FINE),
+    "idd, masks and polygons": Tree(*IDD, partial(trees.write_idd, masks=True), OF_IDD),
+    "idd, part II": Tree(*IDD, partial(trees.write_idd, part=2), "idd20kII/" + FINE.replace("png", "jpg")),
+    "mapillary": Tree(*MAPILLARY, trees.write_mapillary, OF_MAPILLARY),
+    "mapillary, v1.2 alone": Tree(*MAPILLARY, partial(trees.write_mapillary, releases=["v1.2"]), OF_MAPILLARY),
+    "mapillary, former": Tree(*MAPILLARY, partial(trees.write_mapillary, releases=[""]), OF_MAPILLARY),
 }
 
 
