@@ -23,7 +23,7 @@ from lightning_modules.networks import DeepLabV1
 from lightning_modules.networks.checkpoints import read_checkpoint
 from lightning_modules.segmentation import SegmentationModule
 from main import main
-from tests.tiny import NO_LOGGER, QUIET, arguments, read_results
+from tests.tiny import NO_LOGGER, QUIET, arguments, place, read_results
 from tests.trees import write_image
 
 CLASSES = ["sky", "road", "box"]
@@ -71,8 +71,7 @@ class Own:
 
     def run(self, subcommand: str, folder: Path, *more: str) -> Any:
         quiet = [word for word in QUIET if "untrained" not in word]
-        place = [f"--trainer.default_root_dir={folder}", f"--results.folder={folder / 'results'}"]
-        common = [f"--config={self.config}", *quiet, *NO_LOGGER, *place, "--results.report=false"]
+        common = [f"--config={self.config}", *quiet, *NO_LOGGER, *place(folder), "--results.report=false"]
         return main([subcommand, *common, *more])
 
     def test(self, folder: Path, *more: str) -> Any:
@@ -188,10 +187,10 @@ def test_a_test_on_images_of_the_longest_name_keeps_its_pictures(own: Own, tmp_p
 
 
 def test_two_targets_of_one_name_are_refused(tmp_path: Path) -> None:
-    places = [draw(tmp_path / town / "set") for town in ("a", "b")]
+    roots = [draw(tmp_path / town / "set") for town in ("a", "b")]
     with pytest.raises(ValueError, match="2 targets are called set: expected different names"):
-        TargetsDataModule([FolderDataModule(str(place)) for place in places])
-    TargetsDataModule([FolderDataModule(str(place), domain=place.parent.name) for place in places])
+        TargetsDataModule([FolderDataModule(str(root)) for root in roots])
+    TargetsDataModule([FolderDataModule(str(root), domain=root.parent.name) for root in roots])
 
 
 def test_adabn_on_single_images_says_what_it_is(own: Own, tmp_path: Path) -> None:
