@@ -1,6 +1,5 @@
 """The study of Seg-TTT's cheaper ways: how it chooses, and that its settings are settings of the method."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,8 +37,3 @@ def test_fewer_steps_take_a_smaller_share_of_the_time() -> None:
     shares = measure_shares((1, 5), (64, 64), "resnet10")
     assert 0 < shares[1] < shares[5] < 1.5
     assert format_shares({1: 0.2, 3: 0.391}) == "1 step takes 0.20, 3 steps take 0.39"
-
-
-def test_the_page_of_the_preset_is_there() -> None:
-    text = (Path(__file__).parent.parent / "docs" / "tradeoffs.md").read_text(encoding="utf-8")
-    assert "configs/method/seg_ttt_fast.yaml" in text and "tradeoffs.png" in text
