@@ -93,6 +93,18 @@ class Command:
             return "pytest"
         return self.words[0] if self.words[0] in ("make", "export") else ""
 
+    def expand_make(self) -> "list[Command]":
+        """Returns the programs of experiments/ that a `make` command runs."""
+        if self.kind != "make":
+            return []
+        makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+        given = dict(re.findall(r"^(\w+_ARGS) \?= *(.*)$", makefile, re.MULTILINE))
+        given |= dict(word.split("=", 1) for word in self.words[1:] if "=" in word)
+        recipes = "".join(read_targets()[word] for word in self.words[1:] if "=" not in word)
+        lines = re.findall(r"^\t@\$\(BIN\)/(python -m experiments\..*)", recipes, re.MULTILINE)
+        filled = [re.sub(r"\$\((\w+_ARGS)\)", lambda match: given.get(match[1], ""), line) for line in lines]
+        return [make_command(self.path, self.line, line) for line in filled]
+
 
 def read_blocks(path: Path) -> list[Block]:
     """Reads the fenced blocks of a page."""
@@ -150,16 +162,3 @@ def read_targets() -> dict[str, str]:
     """Returns the recipes of the Makefile by target, variables of the user left as they are."""
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
     return dict(re.findall(r"^([a-z-]+):(?!=).*\n((?:\t.*\n)*)", text, re.MULTILINE))
-
-
-def expand_make(command: Command) -> list[Command]:
-    """Returns the programs of experiments/ that a `make` command runs."""
-    given = dict(re.findall(r"^(\w+_ARGS) \?= *(.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-    given |= dict(word.split("=", 1) for word in command.words[1:] if "=" in word)
-    found = []
-    for target in [word for word in command.words[1:] if "=" not in word]:
-        for line in read_targets()[target].splitlines():
-            expanded = re.sub(r"\$\((\w+_ARGS)\)", lambda match: given.get(match[1], ""), line)
-            if match := re.match(r"\t@\$\(BIN\)/(python -m experiments\..*)", expanded):
-                found.append(make_command(command.path, command.line, match[1]))
-    return found

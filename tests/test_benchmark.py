@@ -6,8 +6,8 @@ import mmap
 from itertools import product
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -22,17 +22,13 @@ from experiments.benchmark.table import COLUMNS
 from tests.fakes import NormAct2d, Snapshot, TinyNetwork
 
 CPU = torch.device("cpu")
+PIXELS = draw_image(64, 128)
+SAMPLE = PIXELS, normalise(PIXELS)
 
 
 @pytest.fixture(autouse=True)
 def small_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cost, "MATRIX_SIZES", {"cpu": 128, "cuda": 1024})
-
-
-@pytest.fixture
-def sample() -> tuple[np.ndarray, Tensor]:
-    pixels = draw_image(64, 128)
-    return pixels, normalise(pixels)
 
 
 def quick(folder: Path, *more: str) -> list[dict[str, Any]]:
@@ -48,37 +44,35 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
 # The plain loop.
 
 
-def compare(case: Case, alpha: float, sample: tuple[np.ndarray, Tensor], folder: Path) -> Tensor:
+def compare(case: Case, alpha: float, folder: Path) -> Tensor:
     """Asserts that ours and the plain loop predict the same; returns the prediction."""
     network, settings = TinyNetwork(), case.list_settings(alpha, lr=0.02, psi=0.9)
     before = Snapshot(network)
     loop, method = PlainLoop(network, folder / "checkpoint.pt", **settings), case.make_method(settings, "pillow")
-    plain, ours = loop.predict(*sample), make_call(method, network, sample[1], "32-true")()
+    plain, ours = loop.predict(*SAMPLE), make_call(method, network, SAMPLE[1], "32-true")()
     assert (ours - plain).abs().max() < 1e-4
     assert (ours.argmax(dim=1) == plain.argmax(dim=1)).float().mean() >= 0.999
     assert ours.argmax(dim=1).unique().numel() > 1
-    assert torch.equal(plain, loop.predict(*sample))  # no image depends on the one before
+    assert torch.equal(plain, loop.predict(*SAMPLE))  # no image depends on the one before
     before.check(network)
     return ours
 
 
 @pytest.mark.parametrize(("method", "alpha"), [("t-BN", 0.1), ("IaBN", 0.1), ("IaBN", 1.0), ("TTA", 0.1)])
-def test_plain_loop_predicts_as_ours(
-    method: str, alpha: float, sample: tuple[np.ndarray, Tensor], tmp_path: Path
-) -> None:
-    compare(Case(method), alpha, sample, tmp_path)
+def test_plain_loop_predicts_as_ours(method: str, alpha: float, tmp_path: Path) -> None:
+    compare(Case(method), alpha, tmp_path)
 
 
 @pytest.mark.parametrize("trainable", ["layer4,head", "head"])
-def test_plain_loop_is_seg_ttt(trainable: str, sample: tuple[np.ndarray, Tensor], tmp_path: Path) -> None:
-    one, five = (compare(Case("Seg-TTT", steps, trainable), 0.1, sample, tmp_path) for steps in (1, 5))
+def test_plain_loop_is_seg_ttt(trainable: str, tmp_path: Path) -> None:
+    one, five = (compare(Case("Seg-TTT", steps, trainable), 0.1, tmp_path) for steps in (1, 5))
     assert (five - one).abs().max() > 0.01  # the steps do something, and still both agree
 
 
-def test_without_confident_pixels_no_step_is_taken(sample: tuple[np.ndarray, Tensor], tmp_path: Path) -> None:
+def test_without_confident_pixels_no_step_is_taken(tmp_path: Path) -> None:
     adapted = PlainLoop(TinyNetwork(), tmp_path / "a.pt", 0.1, SCALES, psi=2.0, num_steps=3, trainable=["head"])
     still = PlainLoop(TinyNetwork(), tmp_path / "b.pt", 0.1)
-    assert torch.equal(adapted.predict(*sample), still.predict(*sample))
+    assert torch.equal(adapted.predict(*SAMPLE), still.predict(*SAMPLE))
 
 
 @pytest.mark.parametrize(("norm", "message"), [(NormAct2d, "NormAct2d"), (None, "has no BatchNorm")])
@@ -135,9 +129,9 @@ def test_peak_memory_sees_an_allocation(name: str, least: float, most: float) ->
 
 def test_peak_memory_is_unknown_where_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(cost, "CLEAR_REFS", tmp_path / "none" / "clear_refs")
-    called: list[int] = []
-    assert cost.measure_peak(lambda: called.append(1), CPU) is None
-    assert called == [1]
+    call = Mock()
+    assert cost.measure_peak(call, CPU) is None
+    call.assert_called_once_with()
 
 
 def test_calls_take_turns() -> None:
@@ -195,18 +189,11 @@ def test_earlier_rows_are_kept_and_the_plain_loop_can_be_left_out(tmp_path: Path
     assert {"benchmark.json", "benchmark.1.json", "benchmark.2.json", "machine.2.json"} <= names
 
 
-def fail_with(error: BaseException, monkeypatch: pytest.MonkeyPatch, where: type = TTA) -> None:
-    def fail(*_: Any) -> Tensor:
-        raise error
-
-    monkeypatch.setattr(where, "predict", fail)
-
-
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("shapes differ")])
 def test_an_interrupted_run_keeps_its_rows(
     error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fail_with(error, monkeypatch)
+    monkeypatch.setattr(TTA, "predict", Mock(side_effect=error))
     with pytest.raises(type(error)):
         quick(tmp_path, "--plain=false")
     assert [row["method"] for row in read_rows(tmp_path)] == ["t-BN", "IaBN"]
@@ -224,7 +211,7 @@ def test_an_interrupted_run_keeps_its_rows(
 def test_out_of_memory_becomes_a_note(
     error: Exception, where: type, note: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fail_with(error, monkeypatch, where)
+    monkeypatch.setattr(where, "predict", Mock(side_effect=error))
     full, other = quick(tmp_path, "--methods", "TTA", "t-BN", *(["--plain=false"] if where is TTA else []))
     assert full["note"] == note and full["ratio"] is None
     assert (full["ms"] is None) == (where is TTA) and other["ms"] > 0
@@ -244,10 +231,8 @@ def test_network_that_the_method_does_not_suit_becomes_a_note(tmp_path: Path) ->
 
 
 def test_compiler_that_fails_becomes_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*inputs: Any) -> None:
-        raise NotImplementedError("no compiler for reduce-overhead")
-
-    monkeypatch.setattr(torch, "compile", lambda *_, **__: fail)
+    fail = Mock(side_effect=NotImplementedError("no compiler for reduce-overhead"))
+    monkeypatch.setattr(torch, "compile", Mock(return_value=fail))
     with pytest.warns(UserWarning, match="no compiler for reduce-overhead"):
         (row,) = quick(tmp_path, "--methods", "t-BN", "--compile=reduce-overhead")
     assert row["ms"] > 0 and row["compile"] == "none" and row["note"].startswith("not compiled")

@@ -18,7 +18,7 @@ from lightning_modules.predictor import predict_plainly
 from main import main
 from tests import programs
 from tests.processes import wait_for
-from tests.tiny import EXPERIMENT, QUIET, ROOT, arguments, read_results
+from tests.tiny import ROOT, arguments, predict_arguments, read_results
 
 DOMAINS = ["haze", "dusk", "dust"]
 
@@ -72,14 +72,6 @@ def make_photos(folder: Path, count: int, sub: str = "street") -> Path:
     return folder
 
 
-def predict_arguments(checkpoint: Path | None, photos: Path, out: Path, *more: str) -> list[str]:
-    """Returns the arguments of `predict` on a folder of photographs."""
-    restore = [f"--ckpt_path={checkpoint}"] if checkpoint else []
-    place = ["--data=FolderDataModule", f"--data.root={photos}", "--data.num_workers=0", f"--results.folder={out}"]
-    own = ["--trainer.logger=false", f"--trainer.default_root_dir={out.parent}"]
-    return ["predict", f"--config={EXPERIMENT}", *place, *QUIET, *own, *restore, *more]
-
-
 def read_outputs(folder: Path) -> dict[str, bytes]:
     """Returns what was written for images, and their lines."""
     found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
@@ -90,17 +82,14 @@ def read_manifest(folder: Path) -> dict:
     return json.loads((folder / "predictions.json").read_text())
 
 
-TTT = ["--method=SegTTT", "--method.num_steps=2", "--method.scales=[0.75]"]
-
-
 @pytest.fixture(scope="module")
 def uninterrupted(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bytes]]:
     """Photographs, and what is written for them."""
     folder = tmp_path_factory.mktemp("uninterrupted")
     photos = make_photos(folder / "photos", 40)
-    cli = main(predict_arguments(checkpoint, photos, folder / "out", "--method=SegTTT"))
+    cli = main(predict_arguments(photos, folder, f"--ckpt_path={checkpoint}", "--method=SegTTT"))
     assert cli.trainer.predict_loop.return_predictions is False  # they are on disk, and would fill the memory
-    return photos, read_outputs(folder / "out")
+    return photos, read_outputs(folder / "results")
 
 
 @pytest.mark.slow
@@ -108,8 +97,8 @@ def uninterrupted(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def test_an_interrupted_prediction_goes_on(
     checkpoint: Path, uninterrupted: tuple[Path, dict[str, bytes]], tmp_path: Path, number: int, code: int
 ) -> None:
-    (photos, whole), out = uninterrupted, tmp_path / "out"
-    args = predict_arguments(checkpoint, photos, out, "--method=SegTTT")
+    (photos, whole), out = uninterrupted, tmp_path / "results"
+    args = predict_arguments(photos, tmp_path, f"--ckpt_path={checkpoint}", "--method=SegTTT")
     process = programs.start(["main.py", *args], tmp_path)
     wait_for(lambda: len(list(out.glob("labels/photos/**/*.png"))) >= 3)
     time.sleep(random.random() * 0.2)  # any moment will do
@@ -138,18 +127,19 @@ TWO = ["--trainer.devices=2", "--trainer.strategy=ddp"]
 @pytest.mark.slow
 def test_two_processes_predict_as_one(checkpoint: Path, tmp_path: Path) -> None:
     """Five images over two gloo processes, then a sixth (none is left for the second process), then none."""
-    photos = make_photos(tmp_path / "photos", 6)
+    photos, out = make_photos(tmp_path / "photos", 6), tmp_path / "two" / "results"
+    own = [f"--ckpt_path={checkpoint}", "--method=SegTTT", "--method.num_steps=2", "--method.scales=[0.75]"]
+    args = predict_arguments(photos, out.parent, *own, *TWO)
     late = (photos / "street" / "005.JPG").rename(tmp_path / "late.jpg")
     for step in range(3):
         if step == 1:
             late.rename(photos / "street" / "005.JPG")
-        args = predict_arguments(checkpoint, photos, tmp_path / "two", *TTT, *TWO)
         programs.run(["main.py", *args], tmp_path)
-        manifest = read_manifest(tmp_path / "two")
+        manifest = read_manifest(out)
         assert manifest["complete"] is True and manifest["images"] == (5 if step == 0 else 6)
     assert [run["found"] for run in manifest["runs"]] == [0, 5, 6]
-    main(predict_arguments(checkpoint, photos, tmp_path / "one", *TTT))
-    assert read_outputs(tmp_path / "two") == read_outputs(tmp_path / "one")
+    main(predict_arguments(photos, tmp_path / "one", *own))
+    assert read_outputs(out) == read_outputs(tmp_path / "one" / "results")
     done = programs.run(["main.py", *args, "--method.psi=0.1"], tmp_path, code=1)
     assert "method.psi was 0.7, is now 0.1" in done.stderr
 
@@ -158,11 +148,11 @@ def test_two_processes_predict_as_one(checkpoint: Path, tmp_path: Path) -> None:
 def test_an_error_in_a_worker_process_is_one_line(checkpoint: Path, tmp_path: Path) -> None:
     photos = make_photos(tmp_path / "photos", 2)
     (photos / "broken.png").write_bytes((photos / "000.png").read_bytes()[:60])
-    args = predict_arguments(checkpoint, photos, tmp_path / "out", "--data.num_workers=1")
+    args = predict_arguments(photos, tmp_path, f"--ckpt_path={checkpoint}", "--data.num_workers=1")
     done = programs.run(["main.py", *args], tmp_path, code=1)
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith(f"error: {photos / 'broken.png'} (60 bytes) cannot be decoded: expected an image")
-    assert "Traceback" not in done.stderr and not read_manifest(tmp_path / "out")["complete"]
+    assert "Traceback" not in done.stderr and not read_manifest(tmp_path / "results")["complete"]
 
 
 class Stranger(nn.Module):

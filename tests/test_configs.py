@@ -9,7 +9,7 @@ import yaml
 
 from lightning_modules.networks import DeepLabV1
 from main import main
-from tests.tiny import EXPERIMENT, NO_LOGGER, QUIET, ROOT, arguments
+from tests.tiny import EXPERIMENT, NO_LOGGER, QUIET, ROOT, arguments, place
 from tests.trees import draw_ids, draw_image, write_bdd, write_cityscapes, write_image, write_vendors
 
 CONFIGS = ROOT / "configs"
@@ -89,7 +89,6 @@ def tiny_arguments(name: str, kind: str, folder: Path, vendors: Path, monkeypatc
     if name.startswith("street_scenes"):
         args = arguments(folder, *ONE_BATCH, experiment=experiment)
         return args if kind == "experiment" else [args[0], f"--data={CONFIGS / 'data' / name}", *args[1:]]
-    place = [f"--trainer.default_root_dir={folder}", f"--results.folder={folder / 'results'}"]
     data = [] if kind == "experiment" else [f"--data={CONFIGS / 'data' / name}"]
     source = ["batch_size=2", "num_workers=0", "crop_size=[32,32]", "repeats=2"]
     if name in ("camvid.yaml", "photographs.yaml", "photographs_19.yaml", "streets.yaml"):
@@ -99,7 +98,7 @@ def tiny_arguments(name: str, kind: str, folder: Path, vendors: Path, monkeypatc
     if name == "idd_lite.yaml":  # one data set alone
         tiny = []
     tiny += ["--trainer.max_epochs=1", "--trainer.max_steps=1"]
-    return [f"--config={experiment}", *data, *tiny, *QUIET, *NO_LOGGER, *place]
+    return [f"--config={experiment}", *data, *tiny, *QUIET, *NO_LOGGER, *place(folder)]
 
 
 @pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in RUN)])

@@ -8,7 +8,6 @@ import contextlib
 import importlib.util
 import inspect
 import io
-import os
 import re
 import runpy
 import shlex
@@ -26,43 +25,28 @@ import datamodules
 import main as program
 from lightning_modules import networks, training
 from main import main
-from tests.docs_commands import (
-    NAMED,
-    PAGES,
-    Block,
-    Command,
-    expand_make,
-    read_blocks,
-    read_commands,
-    read_inline,
-    read_targets,
-)
+from tests.docs_commands import NAMED, PAGES, Block, Command, read_blocks, read_commands, read_inline, read_targets
 from tests.fakes import TinyNetwork, make_images
 from tests.tiny import DATA, QUIET, ROOT, arguments
 from tests.trees import draw_ids, draw_image, write_image, write_vendors
 
+BLOCKS = [block for page in PAGES for block in read_blocks(page)]
 COMMANDS = [command for page in PAGES for command in read_commands(page)]
-UNIQUE = list({(command.kind, command.words): command for command in reversed(COMMANDS)}.values())[::-1]
 OWN_PACKAGES = ("datamodules", "callbacks", "lightning_modules/networks")
 SIZE = (64, 96)
 
 
 def choose(kind: str) -> list[Any]:
-    return [pytest.param(command, id=command.place) for command in UNIQUE if command.kind == kind]
-
-
-def list_programs() -> list[Any]:
-    """The programs of experiments/, called by themselves or by make."""
-    commands = [command for command in COMMANDS if command.kind == "experiment"]
-    commands += [program for command in COMMANDS if command.kind == "make" for program in expand_make(command)]
-    return [
-        pytest.param(command, id=f"{command.place}-{command.module}")
-        for command in {command.words: command for command in reversed(commands)}.values()
-    ]
+    """The commands of a kind, each once: those of the pages, and those that a target of make runs."""
+    first: dict[tuple[str, ...], Command] = {}
+    for command in [*COMMANDS, *(called for one in COMMANDS for called in one.expand_make())]:
+        if command.kind == kind:
+            first.setdefault(command.words, command)
+    return [pytest.param(command, id=f"{command.place}-{command.module or kind}") for command in first.values()]
 
 
 def choose_blocks(language: str) -> list[Any]:
-    blocks = [block for page in PAGES for block in read_blocks(page) if block.language == language]
+    blocks = [block for block in BLOCKS if block.language == language]
     return [pytest.param(block, id=f"{block.path.name}:{block.line}") for block in blocks]
 
 
@@ -71,27 +55,18 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder in which the commands of the pages find what the pages say is there."""
     place = tmp_path_factory.mktemp("workshop")
     shutil.copytree(ROOT / "configs", place / "configs")
-    for block in [block for page in PAGES for block in read_blocks(page)]:
+    for block in BLOCKS:
         if block.file and not (ROOT / block.file).exists():
             (place / block.file).parent.mkdir(parents=True, exist_ok=True)
             (place / block.file).write_text(block.text, encoding="utf-8")
     make_data(place)
-    packages = [importlib.import_module(name.replace("/", ".")) for name in OWN_PACKAGES]
-    for name, package in zip(OWN_PACKAGES, packages, strict=True):
-        package.__path__.append(str(place / name))
-    before, data = Path.cwd(), os.environ.get("SEGADAPT_DATA")
-    os.chdir(place)
-    yield place
-    os.chdir(before)
-    for name, package in zip(OWN_PACKAGES, packages, strict=True):
-        package.__path__.remove(str(place / name))
-    assert os.environ.get("SEGADAPT_DATA") == data
-
-
-@pytest.fixture
-def vendors(workshop: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("SEGADAPT_DATA", str(workshop / "data"))
-    return workshop / "data"
+    with pytest.MonkeyPatch.context() as patch:
+        for name in OWN_PACKAGES:
+            package = importlib.import_module(name.replace("/", "."))
+            patch.setattr(package, "__path__", [*package.__path__, str(place / name)])
+        patch.setenv("SEGADAPT_DATA", str(place / "data"))
+        patch.chdir(place)
+        yield place
 
 
 def make_data(place: Path) -> None:
@@ -134,36 +109,23 @@ def test_programs_that_are_named_exist() -> None:
     assert not [name for name in named if importlib.util.find_spec(name) is None]
 
 
-def print_config(words: list[str]) -> dict[str, Any]:
-    """Composes the config of a command line of main.py without running it."""
-    output, errors = io.StringIO(), io.StringIO()
-    try:
-        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
-            main([*(word for word in words if word != "--print_config"), "--print_config"])
-    except SystemExit as exit:
-        assert exit.code == 0, errors.getvalue()
-    return yaml.safe_load(output.getvalue())
-
-
 def asks_for_help(command: Command) -> bool:
     return any(re.match(r"--([\w.]+\.)?help\b", word) for word in command.words)
 
 
 @pytest.mark.parametrize("command", choose("main"))
 def test_command_line_of_main_is_understood(
-    command: Command, workshop: Path, vendors: Path, capsys: pytest.CaptureFixture[str]
+    command: Command, workshop: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [settle(word, workshop) for word in command.words[2:]]
-    if not asks_for_help(command):
-        assert print_config(words)["trainer"]
-        return
+    words = [settle(word, workshop) for word in command.words[2:] if word != "--print_config"]
     with pytest.raises(SystemExit) as exit:
-        main(words)
-    assert exit.value.code == 0 and "--" in capsys.readouterr().out
+        main(words if asks_for_help(command) else [*words, "--print_config"])
+    output, errors = capsys.readouterr()
+    assert exit.value.code == 0, errors
+    assert "--" in output if asks_for_help(command) else yaml.safe_load(output)["trainer"]
 
 
-class Understood(BaseException):
-    """A program has read its arguments."""
+UNDERSTOOD = 77  # the exit code of a program that has read its arguments here
 
 
 def run_program(module: str, words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> int:
@@ -177,38 +139,33 @@ def run_program(module: str, words: Sequence[str], monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
-@pytest.mark.parametrize("command", list_programs())
+@pytest.mark.parametrize("command", choose("experiment"))
 def test_arguments_of_a_program_are_understood(
-    command: Command, workshop: Path, vendors: Path, monkeypatch: pytest.MonkeyPatch
+    command: Command, workshop: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = argparse.ArgumentParser.parse_args
 
     def stop(parser: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> None:
         read(parser, *args, **kwargs)
-        raise Understood
+        sys.exit(UNDERSTOOD)
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop)
     assert command.module
-    if asks_for_help(command):
-        assert run_program(command.module, command.words[3:], monkeypatch) == 0
-    else:
-        with pytest.raises(Understood):
-            run_program(command.module, command.words[3:], monkeypatch)
+    found = run_program(command.module, command.words[3:], monkeypatch)
+    assert found == (0 if asks_for_help(command) else UNDERSTOOD)
 
 
 @pytest.mark.parametrize("command", choose("make"))
 def test_target_of_make_is_there_and_run(command: Command) -> None:
-    targets, ci = read_targets(), (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    makefile, ci = ((ROOT / name).read_text(encoding="utf-8") for name in ("Makefile", ".ci/run"))
     for word in command.words[1:]:
-        if "=" in word:
-            name = word.partition("=")[0]
-            makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-            assert f"$({name})" in makefile or f"$(or $({name})" in makefile, f"{command.place}: make knows no {name}"
-        else:
-            assert word in targets, f"{command.place}: make has no target {word}"
-            in_ci = re.search(rf"^make {word}\b", ci, re.MULTILINE)
-            runs = expand_make(command)
-            assert in_ci or runs or word == "docs", f"{command.place}: neither .ci/run nor a test runs make {word}"
+        name, assigned, _ = word.partition("=")
+        if assigned:
+            assert re.search(rf"\$\((or \$\()?{name}\)", makefile), f"{command.place}: make knows no {name}"
+            continue
+        assert word in read_targets(), f"{command.place}: make has no target {word}"
+        run = re.search(rf"^make {word}\b", ci, re.MULTILINE) or command.expand_make() or word == "docs"
+        assert run, f"{command.place}: neither .ci/run nor a test runs make {word}"
 
 
 @pytest.mark.parametrize("command", choose("export"))
@@ -223,7 +180,7 @@ def test_variable_means_something(command: Command) -> None:
         assert word.partition("=")[0] in sources, f"{command.place}: nothing reads {word}"
 
 
-@pytest.mark.parametrize("command", list_programs())
+@pytest.mark.parametrize("command", choose("experiment"))
 def test_program_is_run_by_a_test(command: Command) -> None:
     name = (command.module or "").removeprefix("experiments.")
     if name == "real_photographs":
@@ -265,7 +222,7 @@ def test_the_first_steps_work_one_after_the_other(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("block", [param for param in choose_blocks("python") if not param.values[0].file])
-def test_python_of_the_pages_runs(block: Block, workshop: Path, vendors: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_of_the_pages_runs(block: Block, workshop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = [*arguments(workshop / "python", "--data.repeats=1"), *QUIET]
     monkeypatch.setattr(program, "main", lambda words: main([*words, *tiny]))
     names: dict[str, Any] = {"network": TinyNetwork(), "image": make_images(1)}  # what a reader brings along
@@ -290,13 +247,8 @@ def options() -> set[str]:
         with contextlib.redirect_stdout(output), pytest.raises(SystemExit):
             main([subcommand, "--help"])
     found = set(re.findall(r"--[\w.]+", output.getvalue()))
-    prefixes = {
-        "--method": callbacks,
-        "--data": datamodules,
-        "--model.network.init_args": networks,
-        "--training": training,
-    }
-    for prefix, package in prefixes.items():
+    prefixes = ("--method", "--data", "--model.network.init_args", "--training")
+    for prefix, package in zip(prefixes, (callbacks, datamodules, networks, training), strict=True):
         bases = {base for name in package.__all__ for base in getattr(package, name).__mro__ if base is not object}
         found |= {f"{prefix}.{name}" for base in bases for name in inspect.signature(base.__init__).parameters}
     for path in (ROOT / "experiments").rglob("*.py"):

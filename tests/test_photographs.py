@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from main import main
-from tests.tiny import EXPERIMENT, NO_LOGGER, QUIET
+from tests.tiny import predict_arguments
 from tests.trees import draw_image, write_image
 
 SIZE = (48, 64)
@@ -23,10 +23,8 @@ def make_photographs(folder: Path, count: int = 1) -> Path:
 
 def predict(root: Path, folder: Path, *more: str) -> dict[str, Any]:
     """Predicts a folder of photographs with a tiny network; returns the manifest."""
-    data = ["--data=FolderDataModule", f"--data.root={root}", "--data.num_workers=0"]
-    place = [f"--trainer.default_root_dir={folder}", f"--results.folder={folder / 'results'}", "--seed_everything=0"]
     network = ["--model.network.init_args.backbone=resnet10", "--model.network.init_args.width=8"]
-    main(["predict", f"--config={EXPERIMENT}", *network, *data, *QUIET, *NO_LOGGER, *place, *more])
+    main(predict_arguments(root, folder, *network, "--seed_everything=0", *more))
     return yaml.safe_load((folder / "results" / "predictions.json").read_text(encoding="utf-8"))
 
 

@@ -6,6 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from lightning_modules.networks import DeepLabV1
 from lightning_modules.networks.checkpoints import read_checkpoint
 from lightning_modules.segmentation import SegmentationModule
 from main import main
-from tests.tiny import NO_LOGGER, QUIET, arguments, read_results
+from tests.tiny import NO_LOGGER, QUIET, arguments, place, read_results
 from tests.trees import write_image
 
 CLASSES = ["sky", "road", "box"]
@@ -41,7 +42,7 @@ def draw(folder: Path, count: int = 2, size: tuple[int, int] = SIZE) -> Path:
     return folder
 
 
-def write_config(folder: Path, root: Path, classes: list[str]) -> Path:
+def write_config(folder: Path, root: Path, classes: list[str] = CLASSES) -> Path:
     """Writes an experiment on a folder of one's own: a tiny network."""
 
     def member(role: str, **more: Any) -> dict[str, Any]:
@@ -54,41 +55,72 @@ def write_config(folder: Path, root: Path, classes: list[str]) -> Path:
         "targets": [member("target")],
     }
     network = {"class_path": "lightning_modules.networks.DeepLabV1", "init_args": {"backbone": "resnet10", "width": 8}}
-    config = {
-        "model": {"network": network},
-        "data": {"class_path": "TargetsDataModule", "init_args": data},
-    }
+    config = {"model": {"network": network}, "data": {"class_path": "TargetsDataModule", "init_args": data}}
     path = folder / f"{'_'.join(classes)}.yaml"
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
     return path
 
 
-def run(subcommand: str, config: Path, folder: Path, *more: str) -> Any:
-    place = [f"--trainer.default_root_dir={folder}", f"--results.folder={folder / 'results'}", "--results.report=false"]
-    quiet = [word for word in QUIET if "untrained" not in word]
-    return main([subcommand, f"--config={config}", *quiet, *NO_LOGGER, *place, *more])
+class Own:
+    """The config of a tiny training on a folder of one's own, and its checkpoint."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.data = folder, draw(folder / "data")
+        self.config, self.checkpoint = write_config(folder, self.data), folder / "checkpoints" / "last.ckpt"
+        self.restore = f"--ckpt_path={self.checkpoint}"
+
+    def run(self, subcommand: str, folder: Path, *more: str) -> Any:
+        quiet = [word for word in QUIET if "untrained" not in word]
+        common = [f"--config={self.config}", *quiet, *NO_LOGGER, *place(folder), "--results.report=false"]
+        return main([subcommand, *common, *more])
+
+    def test(self, folder: Path, *more: str) -> Any:
+        return self.run("test", folder, self.restore, *more)
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The config of a tiny training, and its checkpoint."""
-    folder = tmp_path_factory.mktemp("own")
-    config = write_config(folder, draw(folder / "data"), CLASSES)
-    run("fit", config, folder, "--trainer.max_epochs=2")
-    return config, folder / "checkpoints" / "last.ckpt"
+def own(tmp_path_factory: pytest.TempPathFactory) -> Own:
+    made = Own(tmp_path_factory.mktemp("own"))
+    made.run("fit", made.folder, "--trainer.max_epochs=2")
+    return made
 
 
-def test_a_network_that_nobody_trained_is_not_scored(own: tuple[Path, Path], tmp_path: Path) -> None:
-    for subcommand in ("test", "validate", "predict"):
-        with pytest.raises(ValueError, match="there is no trained network: expected --ckpt_path"):
-            run(subcommand, own[0], tmp_path)
-    run("test", own[0], tmp_path, "--untrained=true")
+UNTRAINED = "there is no trained network: expected --ckpt_path"
+BY_ROLE = "ckpt_path is 'last': expected the path of a file"
+POOLED = "--model.network=lightning_modules.networks.DeepLabV3Plus --model.network.backbone=resnet10"
 
 
-def test_a_checkpoint_by_the_name_of_its_role_is_asked_for_by_path(own: tuple[Path, Path], tmp_path: Path) -> None:
-    for subcommand in ("fit", "test"):
-        with pytest.raises(ValueError, match="ckpt_path is 'last': expected the path of a file"):
-            run(subcommand, own[0], tmp_path, "--ckpt_path=last")
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("test", UNTRAINED),
+        ("validate", UNTRAINED),
+        ("predict", UNTRAINED),
+        ("fit --ckpt_path=last", BY_ROLE),
+        ("test --ckpt_path=last", BY_ROLE),
+        ("fit --trainer.max_epochs=0", r"trainer\.max_epochs is 0.*fit would do nothing: expected 1 or more"),
+        ("fit --trainer.limit_train_batches=0", r"trainer\.limit_train_batches is 0.*fit would do nothing: expected 1"),
+        ("test $CK --trainer.limit_test_batches=0", r"trainer\.limit_test_batches is 0.*test would do nothing"),
+        ("predict $CK --trainer.limit_predict_batches=0", r"limit_predict_batches is 0.*predict would do nothing"),
+        ("fit $CK --trainer.max_epochs=2", r"nothing was trained: .*last\.ckpt is already at epoch 2, step 2.* is 2"),
+        (f"fit {POOLED} --data.source.init_args.batch_size=1", r"the batch has 1 image, .*Set data\.batch_size to 2"),
+        ("test $CK --trainer.accelerator=gpu", r"trainer\.accelerator is gpu, but torch .* no GPU: expected .*=cpu"),
+        ("test $CK --trainer.devices=0", r"trainer\.devices is 0: expected 1 or more"),
+        ("test $CK --trainer.strategy=ddp_spawn --trainer.devices=2", r"trainer\.strategy is ddp_spawn: expected ddp"),
+        ("test $CK --trainer.num_nodes=2", r"trainer\.num_nodes is 2, but no launcher .*leave trainer\.num_nodes out"),
+    ],
+)
+def test_a_run_that_cannot_be_meant_is_refused(
+    words: str, message: str, own: Own, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    for name in CLUSTERS:
+        monkeypatch.delenv(name, raising=False)
+    subcommand, *more = words.replace("$CK", own.restore).split()
+    with pytest.raises(ValueError, match=message) as caught:
+        own.run(subcommand, tmp_path, *more)
+    assert len(str(caught.value).replace(str(own.folder), "")) < 300
 
 
 @pytest.mark.parametrize(
@@ -98,50 +130,37 @@ def test_a_checkpoint_by_the_name_of_its_role_is_asked_for_by_path(own: tuple[Pa
         (["box", "sky", "road"], r"unless ids is set, ids to \{1: sky, 2: road, 0: box\}"),
     ],
 )
-def test_a_checkpoint_of_other_classes_is_refused(
-    classes: list[str], said: str, own: tuple[Path, Path], tmp_path: Path
-) -> None:
-    other = write_config(tmp_path, own[0].parent / "data", classes)
-    with pytest.raises(ValueError, match=said):
-        run("test", other, tmp_path, f"--ckpt_path={own[1]}")
-    with pytest.raises(ValueError, match=said):
-        run("test", other, tmp_path, "--method=Ensemble", f"--method.checkpoints=[{own[1]}]")
-    run("test", other, tmp_path, f"--ckpt_path={own[1]}", "--model.other_classes=true")
+def test_a_checkpoint_of_other_classes_is_refused(classes: list[str], said: str, own: Own, tmp_path: Path) -> None:
+    other = f"--config={write_config(tmp_path, own.data, classes)}"
+    for words in ([own.restore], ["--method=Ensemble", f"--method.checkpoints=[{own.checkpoint}]"]):
+        with pytest.raises(ValueError, match=said):
+            own.run("test", tmp_path, other, *words)
+    own.test(tmp_path, other, "--model.other_classes=true")
 
 
 def test_a_checkpoint_of_another_normalisation_is_refused(
-    own: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own: Own, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(FolderDataModule, "normalization", {"mean": [0.5] * 3, "std": [0.5] * 3})
     with pytest.raises(ValueError, match=r"was trained on images normalised by .*0.485.*the data are .*0.5"):
-        run("test", own[0], tmp_path, f"--ckpt_path={own[1]}")
+        own.test(tmp_path)
 
 
-def test_weights_of_other_programs_are_scored_but_not_trained_on(own: tuple[Path, Path], tmp_path: Path) -> None:
-    weights = {"model": read_checkpoint(own[1])["state_dict"], "epoch": 3}
+def test_weights_of_other_programs_are_scored_but_not_trained_on(own: Own, tmp_path: Path) -> None:
+    weights = {"model": read_checkpoint(own.checkpoint)["state_dict"], "epoch": 3}
     torch.save(weights, tmp_path / "weights.pth")
-    expected = run("test", own[0], tmp_path / "own", f"--ckpt_path={own[1]}").trainer.callback_metrics
+    expected = own.test(tmp_path / "own").trainer.callback_metrics
     restore = f"--ckpt_path={tmp_path / 'weights.pth'}"
-    tested = run("test", own[0], tmp_path / "other", restore)
+    tested = own.run("test", tmp_path / "other", restore)
     assert tested.trainer.callback_metrics == expected
     assert all(torch.equal(value, weights["model"][name]) for name, value in tested.model.state_dict().items())
     with pytest.raises(ValueError, match="only weights, so `fit` cannot continue from it"):
-        run("fit", own[0], tmp_path / "fit", restore)
+        own.run("fit", tmp_path / "fit", restore)
 
 
-def test_a_training_that_goes_on_for_longer_still_learns(own: tuple[Path, Path], tmp_path: Path) -> None:
-    module = run("fit", own[0], tmp_path, f"--ckpt_path={own[1]}", "--trainer.max_epochs=4").model
-    before = read_checkpoint(own[1])["state_dict"]
-    assert any(not torch.equal(value, before[name]) for name, value in module.state_dict().items() if "weight" in name)
-    schedule = module.lr_schedulers()
-    assert schedule.total_iters == schedule.last_epoch == 4
-    saved = read_checkpoint(tmp_path / "checkpoints" / "last.ckpt")
-    assert saved["lr_schedulers"][0]["total_iters"] == 4
-
-
-def test_a_loss_that_is_nan_stops_the_training(own: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_loss_that_is_nan_stops_the_training(own: Own, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"training diverged in epoch [01].*Lower the learning rate"):
-        run("fit", own[0], tmp_path, "--trainer.max_epochs=3", "--model.lr=1e38")
+        own.run("fit", tmp_path, "--trainer.max_epochs=3", "--model.lr=1e38")
     for path in (tmp_path / "checkpoints").glob("*.ckpt"):
         assert all(value.isfinite().all() for value in read_checkpoint(path)["state_dict"].values())
 
@@ -157,32 +176,30 @@ def test_a_folder_that_cannot_be_written_is_named_before_anything_is_read(tmp_pa
         main(["test", *arguments(tmp_path, f"--results.folder={tmp_path / 'locked' / 'out'}")])
 
 
-def test_a_test_on_images_of_the_longest_name_keeps_its_pictures(own: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_test_on_images_of_the_longest_name_keeps_its_pictures(own: Own, tmp_path: Path) -> None:
     draw(tmp_path / "data", 1)
     for folder in ("images", "labels"):
         (tmp_path / "data" / folder / "0.png").rename(tmp_path / "data" / folder / f"{'x' * 251}.png")
-    config = write_config(tmp_path, tmp_path / "data", CLASSES)
-    run("test", config, tmp_path, f"--ckpt_path={own[1]}", "--results.report=true")
+    config = write_config(tmp_path, tmp_path / "data")
+    own.test(tmp_path, f"--config={config}", "--results.report=true")
     for kind in ("panels", "gallery"):
         assert list((tmp_path / "results" / kind / "target").iterdir())
 
 
 def test_two_targets_of_one_name_are_refused(tmp_path: Path) -> None:
-    places = [draw(tmp_path / town / "set") for town in ("a", "b")]
+    roots = [draw(tmp_path / town / "set") for town in ("a", "b")]
     with pytest.raises(ValueError, match="2 targets are called set: expected different names"):
-        TargetsDataModule([FolderDataModule(str(place)) for place in places])
-    TargetsDataModule([FolderDataModule(str(place), domain=place.parent.name) for place in places])
+        TargetsDataModule([FolderDataModule(str(root)) for root in roots])
+    TargetsDataModule([FolderDataModule(str(root), domain=root.parent.name) for root in roots])
 
 
-def test_adabn_on_single_images_says_what_it_is(own: tuple[Path, Path], tmp_path: Path) -> None:
+def test_adabn_on_single_images_says_what_it_is(own: Own, tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"AdaBN: the batch is a single image.*p-BN.*eval_batch_size"):
-        run("test", own[0], tmp_path, f"--ckpt_path={own[1]}", "--method=AdaBN")
+        own.test(tmp_path, "--method=AdaBN")
 
 
-def test_a_checkpoint_says_what_it_is(
-    own: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert describe([str(own[1])]) == 0
+def test_a_checkpoint_says_what_it_is(own: Own, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert describe([str(own.checkpoint)]) == 0
     found = yaml.safe_load(capsys.readouterr().out)
     assert found["classes"] == CLASSES and found["network"] == "lightning_modules.networks.DeepLabV1"
     assert found["arguments"]["width"] == 8 and found["epoch"] == 1 and found["step"] == 2
@@ -197,8 +214,8 @@ def test_a_checkpoint_says_what_it_is(
     assert "error: the checkpoint" in capsys.readouterr().err
 
 
-def test_a_network_that_is_built_otherwise_and_classes_that_are_not_named_are_said(own: tuple[Path, Path]) -> None:
-    saved = torch.load(own[1], weights_only=True)
+def test_a_network_that_is_built_otherwise_and_classes_that_are_not_named_are_said(own: Own) -> None:
+    saved = torch.load(own.checkpoint, weights_only=True)
     saved["origin"]["arguments"]["output_stride"] = 16
     module = SegmentationModule(DeepLabV1("resnet10", 3, width=8), 3, CLASSES)
     module.origin = {"network": "DeepLabV1", "arguments": {"width": 8, "output_stride": 8, "dropout": 0.5}}
@@ -219,30 +236,6 @@ def test_two_trainings_that_start_at_once_have_a_folder_each(tmp_path: Path) -> 
     for _ in range(2):
         reserve_folders(SimpleNamespace(loggers=[named], is_global_zero=True))
     assert Path(named.log_dir).name == "mine"
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--trainer.accelerator=gpu"], r"trainer\.accelerator is gpu, but torch .* finds no GPU: expected .*=cpu"),
-        (["--trainer.devices=0"], r"trainer\.devices is 0: expected 1 or more"),
-        (["--trainer.strategy=ddp_spawn", "--trainer.devices=2"], r"trainer\.strategy is ddp_spawn: expected ddp"),
-    ],
-)
-def test_devices_that_are_not_there_are_one_sentence(
-    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    with pytest.raises(ValueError, match=message) as caught:
-        main(["test", *arguments(tmp_path, *words)])
-    assert len(str(caught.value)) < 300
-
-
-def test_a_batch_of_one_that_cannot_be_normalised_says_what_to_set(tmp_path: Path) -> None:
-    network = ["--model.network=lightning_modules.networks.DeepLabV3Plus", "--model.network.backbone=resnet10"]
-    with pytest.raises(ValueError, match=r"the batch has 1 image, but DeepLabV3Plus .*Set data\.batch_size to 2"):
-        main(["fit", *arguments(tmp_path, *network, "--data.batch_size=1", "--trainer.max_epochs=1")])
 
 
 OF_A_WORKER = (
@@ -267,106 +260,70 @@ def test_an_error_that_ends_a_program_is_its_message_alone(
     error: Exception, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("callbacks.run.processes.watch_parent", lambda: None)
-
-    def fail() -> None:
-        raise error
-
     with pytest.raises(SystemExit) as ended:
-        run_to_end(fail)
+        run_to_end(Mock(side_effect=error))
     assert ended.value.code == 1 and capsys.readouterr().err.startswith(f"error: {said}")
 
 
-@pytest.mark.parametrize(
-    ("subcommand", "name"),
-    [
-        ("fit", "max_epochs"),
-        ("fit", "limit_train_batches"),
-        ("test", "limit_test_batches"),
-        ("predict", "limit_predict_batches"),
-    ],
-)
-def test_a_run_that_would_do_nothing_says_what_to_set(
-    subcommand: str, name: str, own: tuple[Path, Path], tmp_path: Path
-) -> None:
-    restore = [] if subcommand == "fit" else [f"--ckpt_path={own[1]}"]
-    with pytest.raises(ValueError, match=rf"trainer\.{name} is 0.*{subcommand} would do nothing: expected 1 or more"):
-        run(subcommand, own[0], tmp_path, *restore, f"--trainer.{name}=0")
-
-
-def test_a_training_that_has_no_epoch_left_says_so(own: tuple[Path, Path], tmp_path: Path) -> None:
-    with pytest.raises(
-        ValueError, match=r"nothing was trained: .*last\.ckpt is already at epoch 2, step 2.*max_epochs is 2"
-    ):
-        run("fit", own[0], tmp_path, f"--ckpt_path={own[1]}", "--trainer.max_epochs=2")
-    before = own[1].read_bytes()
-    run("fit", own[0], own[1].parent.parent, f"--ckpt_path={own[1]}", "--trainer.max_epochs=2")  # its own: done before
-    assert own[1].read_bytes() == before
-
-
-def test_a_training_without_validation_says_that_it_has_no_best(own: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_training_without_validation_says_that_it_has_no_best(own: Own, tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"no validation gave val/miou, so there is no best\.ckpt, only last"):
-        run("fit", own[0], tmp_path, "--trainer.max_epochs=1", "--trainer.limit_val_batches=0")
+        own.run("fit", tmp_path, "--trainer.max_epochs=1", "--trainer.limit_val_batches=0")
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["last.ckpt"]
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_weights_that_are_not_finite_are_refused(value: float, own: tuple[Path, Path], tmp_path: Path) -> None:
-    saved = torch.load(own[1], weights_only=True)
-    for name in ("network.head.bias", "network.head.weight"):
-        saved["state_dict"][name].view(-1)[0] = value
-    bad = tmp_path / "bad.ckpt"
-    torch.save(saved, bad)
-    words = [f"--ckpt_path={bad}"]
-    if np.isinf(value):
-        words = [f"--ckpt_path={own[1]}", "--method=Ensemble", f"--method.checkpoints=[{bad}]"]
-    with pytest.raises(ValueError, match=r"2 of \d+ tensors of the checkpoint are NaN or infinite \(e\.g\. .*head"):
-        run("test", own[0], tmp_path, *words)
+def test_weights_that_are_not_finite_are_refused(own: Own, tmp_path: Path) -> None:
+    saved, bad = torch.load(own.checkpoint, weights_only=True), tmp_path / "bad.ckpt"
+    member = [own.restore, "--method=Ensemble", f"--method.checkpoints=[{bad}]"]
+    for value, words in ((np.nan, [f"--ckpt_path={bad}"]), (np.inf, member)):
+        for name in ("network.head.bias", "network.head.weight"):
+            saved["state_dict"][name].view(-1)[0] = value
+        torch.save(saved, bad)
+        with pytest.raises(ValueError, match=r"2 of \d+ tensors of the checkpoint are NaN or infinite \(e\.g\. .*head"):
+            own.run("test", tmp_path, *words)
 
 
-def test_a_training_replaces_no_other_one(own: tuple[Path, Path], tmp_path: Path) -> None:
-    place = own[1].parent.parent
-    before = {path.name: path.read_bytes() for path in own[1].parent.iterdir()}
+def test_a_training_replaces_no_other_one(own: Own, tmp_path: Path) -> None:
+    before = {path.name: path.read_bytes() for path in own.checkpoint.parent.iterdir()}
     with pytest.raises(FileExistsError, match=r"holds best\.ckpt and last\.ckpt of another training") as caught:
-        run("fit", own[0], place, "--trainer.max_epochs=1")
+        own.run("fit", own.folder, "--trainer.max_epochs=1")
     assert "--ckpt_path" in str(caught.value) and "--trainer.default_root_dir" in str(caught.value)
-    run("fit", own[0], place, "--trainer.fast_dev_run=true")
-    assert {path.name: path.read_bytes() for path in own[1].parent.iterdir()} == before
-    run("fit", own[0], tmp_path, "--trainer.max_epochs=1", "--trainer.enable_checkpointing=false")
+    own.run("fit", own.folder, "--trainer.fast_dev_run=true")
+    own.run("fit", own.folder, own.restore, "--trainer.max_epochs=2")  # its own: done before
+    assert {path.name: path.read_bytes() for path in own.checkpoint.parent.iterdir()} == before
+    own.run("fit", tmp_path, "--trainer.max_epochs=1", "--trainer.enable_checkpointing=false")
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
-def test_a_learning_rate_that_changes_counts_when_a_training_goes_on(
-    own: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_a_training_that_goes_on_learns_for_as_long_and_as_fast_as_it_is_told_now(
+    own: Own, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def go_on(name: str, *words: str) -> Any:
         caplog.clear()
         with caplog.at_level("INFO", logger="pytorch_lightning"):
-            return run("fit", own[0], tmp_path / name, f"--ckpt_path={own[1]}", "--trainer.max_epochs=4", *words)
+            return own.run("fit", tmp_path / name, own.restore, "--trainer.max_epochs=4", *words)
 
-    same = go_on("same").trainer.callback_metrics
+    same, before = go_on("same"), read_checkpoint(own.checkpoint)["state_dict"]
     assert "other settings" not in caplog.text
-    words = ["--model.lr=0.01", "--model.momentum=0.5", "--model.weight_decay=0"]
-    changed = go_on("changed", *words)
+    state, schedule = same.model.state_dict(), same.model.lr_schedulers()
+    assert any(not torch.equal(value, before[name]) for name, value in state.items() if "weight" in name)
+    assert schedule.total_iters == schedule.last_epoch == 4
+    saved = read_checkpoint(tmp_path / "same" / "checkpoints" / "last.ckpt")
+    assert saved["lr_schedulers"][0]["total_iters"] == 4
+    changed = go_on("changed", "--model.lr=0.01", "--model.momentum=0.5", "--model.weight_decay=0").trainer
     assert "lr was 0.005, is now 0.01, momentum was 0.9, is now 0.5, weight_decay was 0.0001, is now 0" in caplog.text
-    assert changed.trainer.callback_metrics["train/lr"] == pytest.approx(2 * same["train/lr"].item())
-    (group,) = changed.trainer.optimizers[0].param_groups
+    usual = same.trainer.callback_metrics["train/lr"].item()
+    assert changed.callback_metrics["train/lr"] == pytest.approx(2 * usual)
+    (group,) = changed.optimizers[0].param_groups
     assert (group["momentum"], group["weight_decay"], group["initial_lr"]) == (0.5, 0, 0.01)
 
 
-def test_a_limit_is_said_beside_the_scores(own: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_limit_is_said_beside_the_scores(own: Own, tmp_path: Path) -> None:
     for limit, limited in (("1", {"images": 1, "of": 2}), ("1.0", None)):  # a batch, and all
         folder = tmp_path / limit
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            run("test", own[0], folder, f"--ckpt_path={own[1]}", f"--trainer.limit_test_batches={limit}")
+            own.test(folder, f"--trainer.limit_test_batches={limit}")
         said = any("1 of 2 images are scored, as a limit asks for" in str(one.message) for one in caught)
         assert said is (limited is not None)
         results = read_results(folder)
         assert (results["limited"], results["complete"]) == (limited, True)
-
-
-def test_machines_that_no_launcher_knows_are_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in CLUSTERS:
-        monkeypatch.delenv(name, raising=False)
-    with pytest.raises(ValueError, match=r"trainer\.num_nodes is 2, but no launcher .*leave trainer\.num_nodes out"):
-        main(["test", *arguments(tmp_path, "--trainer.num_nodes=2")])

@@ -22,11 +22,21 @@ QUIET.append("--untrained=true")  # scores of networks with random weights are w
 NO_LOGGER = ["--trainer.logger=false"]
 
 
+def place(folder: Path) -> list[str]:
+    """Returns the arguments that make a run write into a folder."""
+    return [f"--trainer.default_root_dir={folder}", f"--results.folder={folder / 'results'}"]
+
+
 def arguments(folder: Path, *more: str, experiment: Path = EXPERIMENT, logger: bool = False) -> list[str]:
     """Returns the arguments of a tiny run that writes into a folder."""
-    place = [f"--trainer.default_root_dir={folder}", f"--results.folder={folder / 'results'}"]
     plain = ["--results.report=false"]  # takes longer than the run; those who look at it turn it on
-    return [f"--config={experiment}", *DATA, *QUIET, *([] if logger else NO_LOGGER), *place, *plain, *more]
+    return [f"--config={experiment}", *DATA, *QUIET, *([] if logger else NO_LOGGER), *place(folder), *plain, *more]
+
+
+def predict_arguments(photographs: Path, folder: Path, *more: str) -> list[str]:
+    """Returns the arguments of `predict` on a folder of photographs."""
+    data = ["--data=FolderDataModule", f"--data.root={photographs}", "--data.num_workers=0"]
+    return ["predict", f"--config={EXPERIMENT}", *data, *QUIET, *NO_LOGGER, *place(folder), *more]
 
 
 def read_results(folder: Path) -> dict[str, Any]:

@@ -179,6 +179,24 @@ def test_statistics_of_maps_whose_blocks_are_measured_at_once(size: tuple[int, .
     torch.testing.assert_close(var.double(), expected[0], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_no_sample_hears_of_another(alpha: float, layout: torch.memory_format, dtype: torch.dtype) -> None:
+    x, *others = cast(make_arguments(3), torch.float32)
+    x = x.to(dtype).contiguous(memory_format=layout)
+    leaf = x.clone(memory_format=torch.preserve_format).requires_grad_()
+    together = normalize_blended(leaf, *others, alpha, EPS)
+    for index in range(3):
+        alone = normalize_blended(x[index : index + 1], *others, alpha, EPS)
+        assert torch.equal(together[index : index + 1], alone)
+    (gradient,) = torch.autograd.grad(together[1].float().square().sum(), leaf)
+    assert gradient[1].abs().max() > 0 and not gradient[[0, 2]].any()
+    changed = x.clone()
+    changed[0] += 5
+    assert torch.equal(normalize_blended(changed, *others, alpha, EPS)[1:], together[1:])
+
+
 @pytest.mark.parametrize("alpha", ALPHAS)
 def test_gradients_that_are_expanded_or_transposed_are_taken(alpha: float) -> None:
     arguments = make_arguments(2)

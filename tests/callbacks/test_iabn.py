@@ -5,17 +5,21 @@ from torch import Tensor, nn
 
 from callbacks import TTA, IaBN, SegTTT
 from callbacks.iabn import InstanceAdaptiveBatchNorm2d, adaptive_batch_norm, convert_batch_norm
-from tests.fakes import NormAct2d, Snapshot, TinyNetwork, make_images, randomize, unchanged
+from tests.fakes import NormAct2d, Snapshot, TinyNetwork, make_images, randomize
+
+ALPHAS = [0.0, 0.1, 0.5, 1.0]
 
 
-def make_layer(alpha: float) -> InstanceAdaptiveBatchNorm2d:
+def make_layer(alpha: float, dtype: torch.dtype = torch.float32) -> InstanceAdaptiveBatchNorm2d:
     layer = nn.BatchNorm2d(4)
     randomize(layer)
-    return InstanceAdaptiveBatchNorm2d.from_batch_norm(layer, alpha)
+    return InstanceAdaptiveBatchNorm2d.from_batch_norm(layer.to(dtype), alpha)
 
 
-def make_features() -> Tensor:
-    return torch.randn(3, 4, 6, 7, generator=torch.Generator().manual_seed(1)) * 2 + 1
+def make_features(batch: int = 3, dtype: torch.dtype = torch.float32) -> Tensor:
+    return (
+        torch.randn(batch, 4, 6, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype) * 2 + 1
+    )
 
 
 def blended(layer: nn.BatchNorm2d, x: Tensor, alpha: float) -> Tensor:
@@ -26,10 +30,27 @@ def blended(layer: nn.BatchNorm2d, x: Tensor, alpha: float) -> Tensor:
     return scaled * layer.weight[:, None, None] + layer.bias[:, None, None]
 
 
-def test_evaluation_moves_no_statistics_and_training_moves_them_as_batch_norm() -> None:
-    layer, x = make_layer(0.5), make_features()
-    with unchanged(layer):
-        layer(x)
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_gradient_flows_through_the_blended_statistics(alpha: float) -> None:
+    layer = make_layer(alpha, torch.float64)
+    x = make_features(2, torch.float64)[:, :, :3, :3].clone().requires_grad_()
+
+    def run(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return torch.func.functional_call(layer, {"weight": weight, "bias": bias}, (x,))
+
+    weight, bias = layer.weight.detach().requires_grad_(), layer.bias.detach().requires_grad_()
+    assert torch.autograd.gradcheck(run, (x, weight, bias))
+    (gradient,) = torch.autograd.grad(layer(x)[0, 0, 0, 0], x)
+    assert (gradient[0, 0] != 0).all() == (alpha > 0)  # every pixel bears on the statistics, and only with alpha
+    assert (gradient[1] == 0).all()  # never on another sample's
+
+
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_evaluation_moves_no_statistics_and_training_moves_them_as_batch_norm(alpha: float) -> None:
+    layer, x = make_layer(alpha), make_features()
+    before = Snapshot(layer)
+    layer(x)
+    before.check(layer)
     plain = nn.BatchNorm2d(4)
     plain.load_state_dict(layer.state_dict())
     assert torch.equal(layer.train()(x), plain.train()(x))
@@ -47,9 +68,8 @@ def test_layer_refuses_features_that_are_not_4_dimensional() -> None:
         make_layer(0.1)(torch.zeros(4, 6, 7))
 
 
-@pytest.mark.parametrize(
-    ("norm", "alpha"), [(nn.BatchNorm2d, 0.0), (nn.BatchNorm2d, 0.1), (nn.SyncBatchNorm, 0.5), (nn.BatchNorm2d, 1.0)]
-)
+@pytest.mark.parametrize("alpha", ALPHAS)
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, nn.SyncBatchNorm])
 def test_converted_network_gives_per_sample_what_the_formula_gives(norm: type[nn.Module], alpha: float) -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), norm(4))
     randomize(network)
@@ -65,12 +85,17 @@ def test_converted_network_gives_per_sample_what_the_formula_gives(norm: type[nn
     assert isinstance(network[1], InstanceAdaptiveBatchNorm2d) and network[1].alpha == alpha
 
 
-def test_what_a_batch_norm_subclass_does_after_normalising_is_kept() -> None:
-    layer, x = NormAct2d(4), make_features()
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_what_a_batch_norm_subclass_does_after_normalising_is_kept(alpha: float) -> None:
+    layer = NormAct2d(4)
     randomize(layer)
-    expected = F.leaky_relu(blended(layer, x, 0.5), 0.1)
-    together = convert_batch_norm(nn.Sequential(layer), 0.5)(x)
-    torch.testing.assert_close(together, expected, rtol=1e-4, atol=1e-5)
+    x = make_features()
+    expected = F.leaky_relu(blended(layer, x, alpha), 0.1)
+    network = convert_batch_norm(nn.Sequential(layer), alpha)
+    torch.testing.assert_close(network(x), expected, rtol=1e-4, atol=1e-5)
+    together = network(x)
+    for sample, output in zip(x, together, strict=True):
+        torch.testing.assert_close(network(sample[None])[0], output, rtol=1e-5, atol=1e-6)
 
 
 def test_convert_batch_norm_changes_the_alpha_of_what_is_converted_already() -> None:
@@ -82,6 +107,8 @@ def test_convert_batch_norm_changes_the_alpha_of_what_is_converted_already() -> 
 
 
 def test_a_layer_used_twice_stays_one_layer() -> None:
+    network = convert_batch_norm(TinyNetwork(shared=True), 0.2)
+    assert network.layer3[1] is network.layer4[1]
     network = TinyNetwork(shared=True)
     with adaptive_batch_norm(network, 0.2):
         assert network.layer3[1] is network.layer4[1] and isinstance(network.layer3[1], InstanceAdaptiveBatchNorm2d)
