@@ -23,6 +23,7 @@ class Facade:
 
     def __init__(self, street: Street, height: float, has_shop: bool) -> None:
         dice, domain = street.dice, street.domain
+        self.height = height
         self.colour = shade(dice.pick(domain.facades), dice.between(0.88, 1.1))
         self.window = dice.between(0.9, 1.5), dice.between(1.3, 1.9)  # width and height
         self.trim = mix(self.colour, (236, 232, 224), dice.between(0.25, 0.85))  # frames, sills and cornice
@@ -33,8 +34,27 @@ class Facade:
         self.shop = dice.pick(domain.paints) if has_shop and height > 7 else None  # colour of the band above it
         self.seed = int(dice.integers(2**31))  # of what differs from window to window
 
-    def draw(self, lit: float, size: Point, visible: Point, density: Point) -> np.ndarray:
-        """Draw a share of lit windows on a facade of a size (length, height) that is seen straight on.
+    def draw(self, canvas: Canvas, start: Point, end: Point, share: float, brightness: float) -> None:
+        """Paint a wall between two ground points, of which only a share of the whole length is visible."""
+        camera = canvas.camera
+        nearest, farthest = sorted((start[1], end[1]))
+        top = min(self.height, camera.eye + 1.05 * camera.horizon * farthest / camera.focal)
+        # The picture's left edge is the end that is never cut off: the far one.
+        panel = stand_panel(canvas, TrainId.BUILDING, end, start, top, 0.8)
+        if panel is None:
+            return
+        corners, surface = panel
+        width = abs(corners[1, 0] - corners[0, 0])
+        if width < 3.5:
+            canvas.fill(corners, shade(self.colour, 0.85 * brightness), surface)
+            return
+        length = float(np.hypot(end[0] - start[0], end[1] - start[1]))
+        density = quantise(1.3 * width / length), quantise(0.9 * camera.scale(nearest))
+        picture = self.draw_front(canvas.light.lamps, length / share, (length, top), density)
+        canvas.paste(cv2.convertScaleAbs(picture, alpha=brightness), corners, surface)
+
+    def draw_front(self, lit: float, length: float, visible: Point, density: Point) -> np.ndarray:
+        """Draw a share of lit windows on a wall of some length that is seen straight on.
 
         Only the visible length, from the left, and height are drawn, at a density of pixels per metre across and up.
         The bottom row of the image (H, W, 3) uint8 is the ground.
@@ -43,18 +63,18 @@ class Facade:
         columns, rows = max(2, round(visible[0] * across)), max(2, round(visible[1] * up))
         relief = get_material_at(self.material, max(2, round(TILE_METRES * across)), max(2, round(TILE_METRES * up)))
         tones = np.clip(np.arange(256)[:, None] / 128 * np.array(self.colour), 0, 255).astype(np.uint8)
-        tile = cv2.LUT(cv2.merge([np.clip(relief * 128, 0, 255).astype(np.uint8)] * 3), tones[None])
-        image = np.tile(tile, (-(-rows // tile.shape[0]), -(-columns // tile.shape[1]), 1))[:rows, :columns]
+        tile = np.take(tones, (128 * relief).astype(np.uint8), axis=0)
+        image = np.tile(tile, (rows // len(tile) + 1, columns // tile.shape[1] + 1, 1))[:rows, :columns]
 
         def paint(left: float, right: float, bottom: float, top: float, colour: Colour) -> None:
             first, last = max(rows - round(top * up), 0), max(rows - round(bottom * up), 0)
             image[first:last, max(round(left * across), 0) : max(round(right * across), 0)] = colour
 
         width, height = self.window
-        bays = max(1, int((size[0] - 0.6) / self.bay))
-        margin = 0.5 * (size[0] - bays * self.bay)
+        bays = max(1, int((length - 0.6) / self.bay))
+        margin = 0.5 * (length - bays * self.bay)
         ground_floor = self.floor * (1.25 if self.shop else 1.0)
-        floors = max(1, int((size[1] - 0.8 - ground_floor) / self.floor) + 1)
+        floors = 1 + int((self.height - 0.8 - ground_floor) / self.floor)
         luck = np.random.default_rng(self.seed).random((floors, bays))
         is_fine = min(across, up) * width > 5
         for level in range(1 if self.shop else 0, floors):
@@ -74,29 +94,29 @@ class Facade:
                     paint(left, left + width, sill + 0.8 * height, sill + height, shade(glass, 0.72))
                     paint(left + 0.46 * width, left + 0.54 * width, sill, sill + height, self.trim)
         if self.shop:
-            paint(0.0, size[0], 0.0, ground_floor - 0.9, shade(self.colour, 0.62))
+            paint(0.0, length, 0.0, ground_floor - 0.9, shade(self.colour, 0.62))
             pane = LIT_GLASS if luck[0, 0] < lit else shade(self.glass, 1.15)
             for bay in range(bays):
                 left = margin + bay * self.bay
                 paint(left + 0.25, left + self.bay - 0.25, 0.45 * (bay % 3 != 1), ground_floor - 1.0, pane)
-            paint(0.0, size[0], ground_floor - 0.9, ground_floor - 0.15, self.shop)
+            paint(0.0, length, ground_floor - 0.9, ground_floor - 0.15, self.shop)
         else:
-            paint(0.0, size[0], 0.0, 0.7, shade(self.colour, 0.7))
+            paint(0.0, length, 0.0, 0.7, shade(self.colour, 0.7))
             door = margin + (int(luck[0, 0] * bays) + 0.5) * self.bay
             paint(door - 0.6, door + 0.6, 0.0, 2.2, shade(self.trim, 0.45))
-        paint(0.0, size[0], size[1] - 0.45, size[1], self.trim)
-        paint(0.0, size[0], size[1] - 0.65, size[1] - 0.45, shade(self.colour, 0.6))
+        paint(0.0, length, self.height - 0.45, self.height, self.trim)
+        paint(0.0, length, self.height - 0.65, self.height - 0.45, shade(self.colour, 0.6))
         return image
 
 
 def stand_building(
-    near: Point, far: Point, breadth: float, height: float, facade: Facade, shows_front: bool, rise: float, roof: Colour
+    facade: Facade, near: Point, far: Point, breadth: float, shows_front: bool, rise: float, roof: Colour
 ) -> Item:
     """Return a block with one facade along the street, between two corners, and one that faces the camera.
 
     The breadth is signed, in x from the street to the back; the pitched roof rises above the eaves' height, if not 0.
     """
-    (x, z), (far_x, far_z) = near, far
+    (x, z), (far_x, far_z), height = near, far, facade.height
     side, ridge = float(np.sign(breadth)), np.array([0.5 * breadth, rise, 0.0])  # the ridge as seen from the eaves
 
     def draw(canvas: Canvas) -> None:
@@ -110,39 +130,17 @@ def stand_building(
                 slope = np.array([first, first + ridge, last + ridge, last])
                 colour = shade(roof, light.on(-0.6 * side, 0.8, 0.0))
                 canvas.fill_world(slope, colour, upright(TrainId.BUILDING, 0.5 * (seen + far_z)))
-            draw_wall(canvas, facade, height, (start, seen), far, share, light.on(-side, 0.0, 0.0))
+            facade.draw(canvas, (start, seen), far, share, light.on(-side, 0.0, 0.0))
         if shows_front and z > 1.5:
             brightness = light.on(0.0, 0.0, -1.0)
             if rise:
                 corner = np.array([x, height, z])
                 gable = np.array([corner, corner + ridge, (x + breadth, height, z)])
                 canvas.fill_world(gable, shade(facade.colour, 0.94 * brightness), upright(TrainId.BUILDING, z))
-            draw_wall(canvas, facade, height, near, (x + breadth, z), 1.0, brightness)
+            facade.draw(canvas, near, (x + breadth, z), 1.0, brightness)
 
     footprint = np.array([near, far, (far_x + breadth, far_z), (x + breadth, z)])
     return Item(footprint, height + 0.5 * rise, draw)
-
-
-def draw_wall(
-    canvas: Canvas, facade: Facade, height: float, start: Point, end: Point, share: float, brightness: float
-) -> None:
-    """Paint the wall between two ground points, of which only a share of the whole length is visible."""
-    camera = canvas.camera
-    nearest, farthest = sorted((start[1], end[1]))
-    top = min(height, camera.eye + 1.05 * max(camera.horizon, 1.0) * farthest / camera.focal)
-    # The picture's left edge is the end that is never cut off: the far one.
-    panel = stand_panel(canvas, TrainId.BUILDING, end, start, top, 0.8)
-    if panel is None:
-        return
-    corners, surface = panel
-    width = abs(corners[1, 0] - corners[0, 0])
-    if width < 3.5:
-        canvas.fill(corners, shade(facade.colour, 0.85 * brightness), surface)
-        return
-    length = float(np.hypot(end[0] - start[0], end[1] - start[1]))
-    density = quantise(1.3 * width / length), quantise(0.9 * camera.scale(nearest))
-    picture = facade.draw(canvas.light.lamps, (length / share, height), (length, top), density)
-    canvas.paste(cv2.convertScaleAbs(picture, alpha=brightness), corners, surface)
 
 
 def quantise(density: float) -> float:
@@ -171,12 +169,11 @@ def stand_barrier(kind: str, variant: int, start: Point, end: Point, height: flo
     """Return one section of a "wall", "fence" or "hedge" between two ground points, of a height in metres."""
 
     def draw(canvas: Canvas) -> None:
-        nearest = min(start[1], end[1])
         panel = stand_panel(canvas, BARRIER_LABELS[kind], start, end, height, 1.0)
-        if nearest < 1.0 or panel is None:
+        if panel is None:
             return
         corners, surface = panel
-        pixels = max(abs(corners[1, 0] - corners[0, 0]), height * canvas.camera.scale(nearest))
+        pixels = max(abs(corners[1, 0] - corners[0, 0]), height * canvas.camera.scale(start[1]))
         texture = pick_level(get_panel(kind, variant), max(4.0, 0.7 * pixels)).copy()
         brightness = canvas.light.on(1.0 if start[0] < 0 else -1.0, 0.0, 0.0)
         texture[..., :3] = cv2.convertScaleAbs(texture[..., :3], alpha=brightness)
@@ -191,7 +188,7 @@ def plan_buildings(street: Street, side: Side) -> Iterator[Item]:
     is_set_back = side.setback > 2.0
     line = side.sign * (side.line + side.setback)
     along = -dice.between(0.0, 10.0)
-    previous = 0.0  # height of the building before
+    previous = 0.0  # height of the building before, 0 if there is a gap
     while along < 105.0:
         length = dice.between(*kind.lengths)
         if crossing and crossing[0] - 6.0 < along < crossing[1] + 2.5:
@@ -207,19 +204,17 @@ def plan_buildings(street: Street, side: Side) -> Iterator[Item]:
             continue
         if is_lot or is_set_back:
             yield from plan_barrier(street, side, along, along + length)
+        gap = dice.between(2.0, 5.0) if not is_lot and (is_house or is_set_back) else 0.0
         if is_lot:
             yield from plan_garden(street, side, along, along + length)
-            along, previous = along + length, 0.0
-            continue
-        gap = dice.between(2.0, 5.0) if is_house or is_set_back else 0.0
-        if length - gap > 2.0:
+        elif length - gap > 2.0:
             near, far = course.place(line, along), course.place(line, along + length - gap)
             breadth = side.sign * (dice.between(7.0, 10.0) if is_house else 14.0)
             rise = dice.between(2.2, 3.8) if is_house else 0.0
             shows_front = height > previous + 0.5 or is_set_back or course.bend * side.sign < -0.001
-            yield stand_building(near, far, breadth, height, facade, shows_front, rise, roof)
+            yield stand_building(facade, near, far, breadth, shows_front, rise, roof)
         along += length
-        previous = height if gap == 0 else 0.0
+        previous = 0.0 if is_lot or gap else height
 
 
 def plan_end(street: Street) -> Iterator[Item]:
@@ -231,14 +226,13 @@ def plan_end(street: Street) -> Iterator[Item]:
     height, width = dice.between(9.0, 18.0), dice.between(14.0, 40.0)
     left = x - 0.5 * width
     facade = Facade(street, height, has_shop=True)
-    yield stand_building((left, z), (left, z + 10.0), width, height, facade, True, 0.0, facade.trim)
+    yield stand_building(facade, (left, z), (left, z + 10.0), width, True, 0.0, facade.trim)
 
 
 def plan_barrier(street: Street, side: Side, near: float, far: float) -> Iterator[Item]:
     """Close a lot or garden off with sections of a wall, fence or hedge, or leave it open."""
     dice, place = street.dice, street.course.place
-    weights = {name: getattr(street.kind, name) for name in BARRIER_LABELS}
-    kind = dice.pick_weighted({**weights, "none": 0.2})
+    kind = dice.pick_weighted({name: getattr(street.kind, name) for name in BARRIER_LABELS} | {"none": 0.2})
     height = dice.between(*BARRIER_HEIGHTS[kind])
     variant = int(dice.integers(8))
     if kind == "none":

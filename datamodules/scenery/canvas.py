@@ -29,7 +29,7 @@ class Camera:
 
     def scale(self, depth: float) -> float:
         """Return pixels per metre at a depth in metres."""
-        return self.focal / max(depth, NEAR)
+        return self.focal / depth
 
     def project(self, points: np.ndarray) -> np.ndarray:
         """Project world points (..., 3) to pixels (..., 2); points behind `NEAR` are taken as lying on it."""
@@ -43,24 +43,6 @@ class Camera:
         """Project points (N, 2), metres across and up in the upright plane that faces the camera at a place."""
         scale = self.scale(place[1])
         return points * (scale, -scale) + (self.centre + place[0] * scale, self.horizon + self.eye * scale)
-
-    def project_polygons(self, polygons: np.ndarray) -> list[np.ndarray]:
-        """Cut world polygons (M, N, 3) at the near plane and project the rest; under 3 points are out of sight."""
-        if polygons[..., 2].min() >= NEAR:
-            return list(self.project(polygons))
-        return [self.project(clip_near(polygon)) for polygon in polygons]
-
-
-def clip_near(points: np.ndarray) -> np.ndarray:
-    """Cut a polygon (N, 3) at the near plane (Sutherland-Hodgman with a single plane)."""
-    kept: list[np.ndarray] = []
-    for point, previous in zip(points, np.roll(points, 1, axis=0), strict=True):
-        if (point[2] >= NEAR) != (previous[2] >= NEAR):
-            share = (NEAR - previous[2]) / (point[2] - previous[2])
-            kept.append(previous + share * (point - previous))
-        if point[2] >= NEAR:
-            kept.append(point)
-    return np.array(kept).reshape(-1, 3)
 
 
 @dataclass(frozen=True)
@@ -111,7 +93,7 @@ class Surface(NamedTuple):
 
 def upright(label: TrainId, depth: float) -> Surface:
     """Return an upright surface that faces the camera at a depth in metres."""
-    return Surface(label, 1.0 / max(depth, 0.1))
+    return Surface(label, 1.0 / depth)
 
 
 class Canvas:
@@ -133,17 +115,16 @@ class Canvas:
 
     def fill(self, outline: np.ndarray, colour: Colour | None, surface: Surface | None = None) -> None:
         """Fill a polygon (N, 2) of pixels; without a colour it is seen through."""
-        if len(outline) >= 3:
-            self._draw(cv2.fillPoly, ([to_subpixels(outline)],), colour, surface)
+        self._draw(cv2.fillPoly, ([to_subpixels(outline)],), colour, surface)
 
     def fill_world(self, outline: np.ndarray, colour: Colour, surface: Surface | None = None) -> None:
-        """Fill a polygon (N, 3) of world points, as far as it is in front of the camera."""
-        self.fill(self.camera.project_polygons(outline[None])[0], colour, surface)
+        """Fill a polygon (N, 3) of world points in front of the camera."""
+        self.fill(self.camera.project(outline), colour, surface)
 
     def fill_circle(self, centre: np.ndarray, radius: float, colour: Colour) -> None:
         """Fill a circle given in pixels."""
-        shape = to_subpixels(centre).tolist(), max(1, round(radius * SUBPIXELS))
-        self._draw(cv2.circle, shape, colour, None, -1)
+        reach = max(1, round(radius * SUBPIXELS))
+        cv2.circle(self.image, to_subpixels(centre).tolist(), reach, colour, -1, cv2.LINE_AA, SUBPIXEL_BITS)
 
     def trace(self, path: np.ndarray, colour: Colour, width: float, surface: Surface | None = None) -> None:
         """Draw an open path (N, 2) of pixels with a line width in pixels (at least one)."""
@@ -231,6 +212,12 @@ def to_subpixels(points: np.ndarray) -> np.ndarray:
 def rectangle(left: float, right: float, low: float, high: float) -> np.ndarray:
     """Return the corners (4, 2) of a rectangle as (across, up)."""
     return np.array([(left, low), (left, high), (right, high), (right, low)])
+
+
+def ring(count: int, start: float = 0.0) -> np.ndarray:
+    """Return points (count, 2) on the unit circle, the first one at an angle in radians."""
+    angles = start + np.linspace(0, 2 * np.pi, count + 1)[:-1]
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
 def shade(colour: Colour, factor: float) -> Colour:

@@ -22,6 +22,11 @@ def palette(codes: str) -> tuple[Colour, ...]:
     return tuple(tuple(bytes.fromhex(code)) for code in codes.split())
 
 
+def palettes(*codes: str) -> tuple[tuple[Colour, ...], ...]:
+    """Return several palettes."""
+    return tuple(map(palette, codes))
+
+
 @dataclass(frozen=True)
 class Look:
     """Light and camera: ranges from which each image draws its own values."""
@@ -45,7 +50,6 @@ class Look:
 class Domain:
     """One world: palettes, materials, frequencies, and the looks it is seen with; by default the source."""
 
-    name: str  # key in `DOMAINS`
     # One is drawn per image.
     looks: tuple[Look, ...] = (
         Look(),
@@ -53,12 +57,7 @@ class Domain:
         Look(sun=(0.15, 0.35), saturation=(0.95, 1.1)),
     )
     # Colour overhead, colour at the horizon.
-    skies: tuple[tuple[Colour, ...], ...] = (
-        palette("4682cd bed7f0"),
-        palette("6096d6 d0e0f0"),
-        palette("788cbe f0dec8"),
-        palette("8ca0b8 d6dce2"),
-    )
+    skies: tuple[tuple[Colour, ...], ...] = palettes("4682cd bed7f0", "6096d6 d0e0f0", "788cbe f0dec8", "8ca0b8 d6dce2")
     clouds: Range = (0.0, 0.8)  # share of the sky that they cover, 0 to 1
     materials: tuple[str, ...] = ("brick", "plaster", "concrete", "panels")  # of facades, see `textures.MATERIALS`
     facades: tuple[Colour, ...] = palette(
@@ -66,11 +65,7 @@ class Domain:
     )
     roofs: tuple[Colour, ...] = palette("8e4234 703e32 54545c 605046")
     # Leaf in shade, leaf in light.
-    foliage: tuple[tuple[Colour, ...], ...] = (
-        palette("163414 689638"),
-        palette("10301a 4e843c"),
-        palette("283c12 8c9e3e"),
-    )
+    foliage: tuple[tuple[Colour, ...], ...] = palettes("163414 689638", "10301a 4e843c", "283c12 8c9e3e")
     grass: tuple[Colour, ...] = palette("5c8a3a 709042 547a3c")  # lawns and verges
     asphalt: Range = (84, 112)  # grey level of the road
     road_tone: Colour = (1.0, 1.0, 1.04)  # colour of the road relative to grey
@@ -92,7 +87,6 @@ DEVELOPMENT_LOOK = Look(
 )  # fmt: skip
 
 DEVELOPMENT = Domain(
-    name="development",
     looks=(
         DEVELOPMENT_LOOK,
         replace(DEVELOPMENT_LOOK, haze=(0.008, 0.018), contrast=(0.75, 0.9)),
@@ -100,52 +94,49 @@ DEVELOPMENT = Domain(
         replace(DEVELOPMENT_LOOK, tint=(1.12, 1.0, 0.82), haze=(0.003, 0.009), blur=(0.002, 0.004), jpeg=(45, 80)),
         replace(DEVELOPMENT_LOOK, exposure=(1.15, 1.35), contrast=(0.7, 0.85), tint_strength=(0.2, 0.8)),
     ),
-    skies=(palette("a8b2bc ced2d4"), palette("8c9eb4 cad2d6"), palette("babebe d8d8d4")),
+    skies=palettes("a8b2bc ced2d4", "8c9eb4 cad2d6", "babebe d8d8d4"),
     clouds=(0.3, 1.0),
     materials=("plaster", "concrete", "panels", "brick", "stone"),
     facades=palette("b6ac98 966c5a b0b2b0 828486 c4b88c a09080 cac8c2 8c9698 aa7864"),
     roofs=palette("70463c 545254 645a54"),
-    foliage=(palette("1a321a 5e803e"), palette("22381e 74884c"), palette("303618 8a8644")),
+    foliage=palettes("1a321a 5e803e", "22381e 74884c", "303618 8a8644"),
     grass=palette("627e42 78844e 587040"),
     asphalt=(78, 122),
     road_tone=(1.0, 1.0, 1.0),
 )
 
 HAZE = Domain(
-    name="haze",
     looks=(Look(
         sun=(0.0, 0.15), haze=(0.013, 0.026), air=(184, 208, 200), exposure=(0.9, 1.02), gamma=(1.0, 1.15),
         contrast=(0.78, 0.92), saturation=(0.7, 0.9), tint=(0.84, 1.02, 0.97), tint_strength=(0.3, 0.8),
         noise=(5.0, 9.0), lamps=(0.05, 0.3),
     ),),
-    skies=(palette("b0c8c4 bcd0ca"), palette("a8bec0 b8ceca")),
+    skies=palettes("b0c8c4 bcd0ca", "a8bec0 b8ceca"),
     clouds=(0.0, 0.4),
 )  # fmt: skip
 
 DUSK = Domain(
-    name="dusk",
     looks=(Look(
         sun=(0.0, 0.12), haze=(0.003, 0.007), air=(120, 112, 150), exposure=(0.8, 0.98), gamma=(1.05, 1.22),
         contrast=(0.74, 0.9), saturation=(0.75, 0.95), tint=(0.92, 0.86, 1.14), tint_strength=(0.3, 0.8),
         noise=(3.0, 6.0), lamps=(0.25, 0.6),
     ),),
-    skies=(palette("545488 be96a0"), palette("606496 a896b0"), palette("464c7c cea092")),
+    skies=palettes("545488 be96a0", "606496 a896b0", "464c7c cea092"),
     clouds=(0.2, 0.9),
 )  # fmt: skip
 
 DUST = Domain(
-    name="dust",
     looks=(Look(
         sun=(0.15, 0.4), haze=(0.005, 0.012), air=(222, 200, 164), exposure=(0.92, 1.08), gamma=(0.95, 1.15),
         contrast=(0.78, 0.95), saturation=(0.75, 1.0), tint=(1.1, 0.99, 0.8), tint_strength=(0.5, 1.1),
         blur=(0.0026, 0.0046), noise=(2.0, 5.0), jpeg=(28, 60), lamps=(0.0, 0.05),
     ),),
-    skies=(palette("bcb6a6 e2d0ae"), palette("a0acb8 e0d2b6"), palette("ccbea0 e4d2b0")),
+    skies=palettes("bcb6a6 e2d0ae", "a0acb8 e0d2b6", "ccbea0 e4d2b0"),
     clouds=(0.0, 0.4),
     materials=("stone", "stucco", "plaster", "stucco"),
     facades=palette("d6be96 c8a87e deceb2 bc9678 b0aa9c 96b2aa ce9678 e2d6a0 aa8c70"),
     roofs=palette("aa6046 966e54 847464"),
-    foliage=(palette("2c3416 868846"), palette("24361c 6e8448"), palette("3c361c 9e8e54")),
+    foliage=palettes("2c3416 868846", "24361c 6e8448", "3c361c 9e8e54"),
     grass=palette("9e8c58 908850 b0986c"),
     asphalt=(98, 128),
     road_tone=(1.04, 1.0, 0.94),
@@ -155,4 +146,4 @@ DUST = Domain(
     rates={"person": 1.4, "rider": 1.7, "two-wheeler": 1.5, "truck": 1.6, "tram": 0.6, "tree": 0.8, "lawn": 0.8},
 )  # fmt: skip
 
-DOMAINS = {domain.name: domain for domain in (Domain("source"), DEVELOPMENT, HAZE, DUSK, DUST)}
+DOMAINS = {"source": Domain(), "development": DEVELOPMENT, "haze": HAZE, "dusk": DUSK, "dust": DUST}

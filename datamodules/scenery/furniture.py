@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .canvas import Canvas, Item, Point, mix, rectangle, shade, upright
+from .canvas import Canvas, Item, Point, mix, rectangle, ring, shade, upright
 from .domains import Colour, TrainId, palette
 from .street import Side, Street, space
 from .textures import get_foliage, pick_level
@@ -15,15 +15,8 @@ BARK: Colour = (92, 72, 54)
 POLES = palette("707478 4e5454 8e908e 3c4a42")
 LAMPS = palette("ec2e24 faba28 2edc6e")  # red, amber, green
 WHITE, BLACK, SIGN_RED, SIGN_BLUE, SIGN_GREEN, SIGN_YELLOW = palette("f0f0ec 282828 cc1e24 1c52b0 14744a f8ca2c")
-
-
-def ring(angles: np.ndarray) -> np.ndarray:
-    """Return points (N, 2) on the unit circle."""
-    return np.stack([np.cos(angles), np.sin(angles)], axis=1)
-
-
-ROUND = ring(np.linspace(0, 2 * np.pi, 21)[:-1])
-OCTAGON = ring(np.arange(8) * np.pi / 4 + np.pi / 8)
+ROUND = ring(20)
+OCTAGON = ring(8, np.pi / 8)
 TRIANGLE = np.array([(-1.0, -0.75), (0.0, 1.0), (1.0, -0.75)])
 DIAMOND = np.array([(-1.0, 0.0), (0.0, 1.0), (1.0, 0.0), (0.0, -1.0)])
 SQUARE = rectangle(-0.85, 0.85, -0.85, 0.85)
@@ -55,13 +48,12 @@ SIGNAL_CASE = rectangle(-0.27, 0.27, -0.66, 0.66)
 SIGNAL_LAMPS = np.array([[(0.0, 0.41)], [(0.0, 0.0)], [(0.0, -0.41)]])
 # Width and height of a crown where its size is 0, and what is added where it is 1; and where it starts, if it is fixed.
 CROWNS = {
-    "bush": ((1.2, 1.0), (1.4, 1.0)),
-    "round": ((3.4, 3.2), (2.6, 2.6)),
-    "tall": ((3.4, 4.6), (1.6, 3.0)),
-    "cone": ((3.0, 5.0), (1.0, 3.0)),
+    "bush": ((1.2, 1.0), (1.4, 1.0), -0.1),
+    "round": ((3.4, 3.2), (2.6, 2.6), None),
+    "tall": ((3.4, 4.6), (1.6, 3.0), None),
+    "cone": ((3.0, 5.0), (1.0, 3.0), 0.5),
 }
 LEVELS = np.linspace(0.0, 1.0, 256)[:, None]  # from shade to light
-TRUNKS = {"bush": -0.1, "cone": 0.5}
 
 
 class Layer(NamedTuple):
@@ -89,8 +81,9 @@ def grow_plant(street: Street, across: float, along: float, is_bush: bool) -> It
     leaves = tuple(shade(leaf, gain) for leaf in foliage)
     variant, size = int(dice.integers(5)), dice.random()
     shape = "bush" if is_bush else dice.pick_weighted({"round": 0.6, "tall": 0.25, "cone": 0.15})
-    crown = np.array(CROWNS[shape][0]) + size * np.array(CROWNS[shape][1])
-    trunk = TRUNKS[shape] if shape in TRUNKS else 1.7 + 0.9 * dice.random()
+    least, growth, start = CROWNS[shape]
+    crown = np.array(least) + size * np.array(growth)
+    trunk = 1.7 + 0.9 * dice.random() if start is None else start
     place = street.course.place(across, along)
     stem, bark = np.array([0.028 * crown[1] + 0.05, trunk + 0.35 * crown[1]]), mix(BARK, leaves[0], 0.25)
     layers = [Layer(STEM * stem, bark, TrainId.VEGETATION), Layer(STEM_IN_SHADE * stem, shade(bark, 0.72))]
@@ -218,10 +211,9 @@ def plan_signals(street: Street) -> Iterator[Item]:
     for along in places:
         for side in street.sides:
             across = side.sign * (side.edge + 0.5)
+            is_averted = side.sign < 0 and dice.chance(0.35)
+            hung = hang_signal(0.0, 3.0, None if is_averted else state)
             if has_arm and side.sign > 0:
-                hung = hang_signal(0.0, 3.0, state) + hang_signal(-3.9, 5.2, state)
-                yield stand_post(street, across, along, 5.6, 0.1, pole, -4.2, *hung)
+                yield stand_post(street, across, along, 5.6, 0.1, pole, -4.2, *hung, *hang_signal(-3.9, 5.2, state))
             else:
-                is_averted = side.sign < 0 and dice.chance(0.35)
-                hung = hang_signal(0.0, 3.0, None if is_averted else state)
                 yield stand_post(street, across, along, 3.5, 0.08, pole, 0.0, *hung)

@@ -82,8 +82,8 @@ class Ground:
                 self._paint(sign * lanes * LANE, 0.07, near, far)
         for side in street.sides:
             if side.track is not None:
-                for at in (side.sign * side.track - 0.72, side.sign * side.track + 0.72):
-                    self._paint(at, 0.06, 1.5, 110.0, RAIL)
+                for rail in (-0.72, 0.72):
+                    self._paint(side.sign * side.track + rail, 0.06, 1.5, 110.0, RAIL)
 
     def _paint_crosswalks(self, street: Street) -> float | None:
         """Paint crosswalks and a line to stop at; return where the first one starts."""
@@ -105,7 +105,7 @@ class Ground:
         camera = canvas.camera
         per_row = 1.0 / (camera.focal * camera.eye)
         surfaces = {label: Surface(label, -camera.horizon * per_row, per_row=per_row) for label in MATERIALS}
-        top = min(camera.height, round(camera.horizon))
+        top = round(camera.horizon)
         label, colour = self.base
         canvas.image[top:] = np.rint(colour)
         canvas.numbers[top:] = canvas.number(surfaces[label])

@@ -24,9 +24,9 @@ class Photographer:
         self.gamma, self.contrast = drawn["gamma"], drawn["contrast"]
         self.air = np.array(look.air, np.float32)
         tint = np.array([1 + drawn["tint_strength"] * (gain - 1) for gain in look.tint], np.float32)
-        rest = 1.0 - drawn["saturation"]
-        channels = drawn["saturation"] * np.eye(3, dtype=np.float32) + rest * GREY_WEIGHTS[None]
-        self.channels = (channels * (drawn["exposure"] * tint)[:, None]).astype(np.float32)
+        saturation = drawn["saturation"]
+        channels = saturation * np.eye(3, dtype=np.float32) + (1.0 - saturation) * GREY_WEIGHTS
+        self.channels = channels * (drawn["exposure"] * tint)[:, None]
         self.noise_shift = dice.random(), dice.random()
 
     def develop(self, image: np.ndarray, nearness: np.ndarray) -> np.ndarray:
@@ -62,8 +62,6 @@ class Photographer:
         top = int(self.noise_shift[0] * (NOISE_TILE - rows))
         left = int(self.noise_shift[1] * (NOISE_TILE - columns))
         grain = _get_grain()[top : top + rows, left : left + columns] * np.float32(self.noise)
-        if grain.shape[:2] == size:
-            return grain
         return cv2.resize(grain, size[::-1], interpolation=cv2.INTER_AREA if size[0] < rows else cv2.INTER_LINEAR)
 
 

@@ -252,10 +252,10 @@ def plan_people(street: Street, side: Side) -> Iterator[Item]:
             yield place_walker(street, side.sign * across + 0.6 * member, along + 0.25 * member, turn)
 
 
-def plan_crossing_people(street: Street, crosswalk: float) -> Iterator[Item]:
-    """Let people walk over a crosswalk that starts at some metres ahead."""
+def plan_crossing_people(street: Street, crosswalk: float | None) -> Iterator[Item]:
+    """Let people walk over a crosswalk that starts at some metres ahead, if there is one."""
     dice, (left, right) = street.dice, street.sides
-    if dice.chance(0.55 * street.domain.rate("person")):
+    if crosswalk is not None and dice.chance(0.55 * street.domain.rate("person")):
         turn = dice.pick((-1, 1)) * 0.5 * np.pi
         for _ in range(int(dice.integers(1, 4))):
             across = dice.between(-left.kerb, right.kerb)

@@ -1,7 +1,6 @@
 """One street scene: plan it, paint it back to front, photograph it."""
 
 import zlib
-from collections.abc import Callable, Iterable
 from functools import partial
 
 import cv2
@@ -14,13 +13,10 @@ from .furniture import plan_posts, plan_signals, plan_trees
 from .ground import Ground
 from .optics import Photographer
 from .people import plan_crossing_people, plan_people
-from .street import FAR, Course, Dice, Side, Street
+from .street import FAR, Course, Dice, Street
 from .textures import make_noise
 from .vehicles import plan_parking, plan_traffic
 
-PLANS_OF_SIDES: tuple[Callable[[Street, Side], Iterable[Item]], ...] = (
-    plan_buildings, plan_trees, plan_posts, plan_parking, plan_people, plan_railing,
-)  # fmt: skip
 SMALLEST = (32, 64)  # height and width that can still be drawn
 CLOUD_TILE = 512
 SHADOW_FAR = 60.0  # metres; shadows farther away are not drawn
@@ -79,15 +75,11 @@ def draw_scene(
     draw_sky(canvas, dice.pick(facts.skies), dice.between(*facts.clouds), (dice.random(), dice.random()))
     street = Street(dice, facts, camera, light)
     ground = Ground(street)
-    items: list[Item] = []
-    if ground.crosswalk is not None:
-        items.extend(plan_crossing_people(street, ground.crosswalk))
+    items = list(plan_crossing_people(street, ground.crosswalk))
     for side in street.sides:
-        for plan in PLANS_OF_SIDES:
-            items.extend(plan(street, side))
-    items.extend(plan_signals(street))
-    items.extend(plan_traffic(street))
-    items.extend(plan_end(street))
+        for plan in (plan_buildings, plan_trees, plan_posts, plan_parking, plan_people, plan_railing):
+            items += plan(street, side)
+    items += [*plan_signals(street), *plan_traffic(street), *plan_end(street)]
     draw_skylines(canvas, street, look.air)
     ground.draw(canvas)
     draw_shadows(canvas, items)
@@ -97,12 +89,9 @@ def draw_scene(
 
 
 def draw_sky(canvas: Canvas, colours: tuple[Colour, ...], cover: float, shift: tuple[float, float]) -> None:
-    """Paint a gradient from the top to the horizon, and clouds over a share of it.
-
-    The shift says where in the texture of clouds the view starts, each 0 to 1.
-    """
+    """Paint a gradient from the top to the horizon, and over a share of it clouds, which a shift (0 to 1) moves."""
     camera = canvas.camera
-    rows = min(camera.height, round(camera.horizon) + 1)
+    rows = round(camera.horizon) + 1
     zenith, horizon = np.array(colours, np.float32)
     # Clouds are soft: half the size is enough.
     size = (-(-camera.width // 2), -(-rows // 2))
@@ -148,7 +137,7 @@ def draw_shadows(canvas: Canvas, items: list[Item]) -> None:
     contacts = [item.footprint for item in near if item.bottom < 0.5 and item.top < 5.0]
     cast = draw_footprints(camera, casts if light.sun > 0.05 else [])
     contact = draw_footprints(camera, contacts)
-    top = min(camera.height - 1, max(0, round(camera.horizon)))
+    top = round(camera.horizon)
     contact = cv2.GaussianBlur(contact[top:], (0, 0), max(0.5, camera.height / 200))
     loss = np.maximum(cast[top:] * np.float32(light.sun / 255), contact * np.float32(0.5 / 255))
     canvas.multiply(top, 1.0 - np.minimum(loss, 0.75))
@@ -160,14 +149,26 @@ def draw_footprints(camera: Camera, footprints: list[np.ndarray]) -> np.ndarray:
     for footprint in footprints:
         is_ahead = footprint[:, 1].min() > NEAR
         if not is_ahead:
-            footprint = footprint[cv2.convexHull(footprint.astype(np.float32), returnPoints=False)[:, 0]]
-        world = np.zeros((1, len(footprint), 3))
-        world[0, :, ::2] = footprint
-        pixels = (camera.project_polygons(world)[0] * SUBPIXELS).astype(np.int32)
+            footprint = clip_near(footprint[cv2.convexHull(footprint.astype(np.float32), returnPoints=False)[:, 0]])
+        world = np.zeros((len(footprint), 3))
+        world[:, ::2] = footprint
+        pixels = (camera.project(world) * SUBPIXELS).astype(np.int32)
         hull = cv2.convexHull(pixels) if is_ahead else pixels
         if len(hull) >= 3:
             cv2.fillConvexPoly(mask, hull, 255, cv2.LINE_AA, SUBPIXEL_BITS)
     return mask
+
+
+def clip_near(points: np.ndarray) -> np.ndarray:
+    """Cut a polygon (N, 2) of ground points, as world x, z, at the near plane (Sutherland-Hodgman)."""
+    kept: list[np.ndarray] = []
+    for point, previous in zip(points, np.roll(points, 1, axis=0), strict=True):
+        if (point[1] >= NEAR) != (previous[1] >= NEAR):
+            share = (NEAR - previous[1]) / (point[1] - previous[1])
+            kept.append(previous + share * (point - previous))
+        if point[1] >= NEAR:
+            kept.append(point)
+    return np.array(kept).reshape(-1, 2)
 
 
 def order_back_to_front(items: list[Item], camera: Camera, course: Course) -> list[Item]:

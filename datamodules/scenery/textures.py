@@ -5,7 +5,7 @@ from functools import cache, lru_cache
 import cv2
 import numpy as np
 
-from .domains import Colour
+from .domains import Colour, palette
 
 TILE_METRES = 8.0
 TILE_PIXELS = 256
@@ -27,12 +27,8 @@ MATERIALS: dict[str, tuple[tuple[int, int, float, int, float] | None, tuple[tupl
     "asphalt": (None, ((0.07, (7, TILE_PIXELS, 64, 3)), (0.05, BROAD))),
     "grass": (None, ((0.17, (9, TILE_PIXELS, 32, 4, 0.9)), (0.08, BROAD))),
 }
-WALLS: tuple[tuple[str, Colour], ...] = (
-    ("stone", (168, 160, 148)),
-    ("concrete", (176, 176, 174)),
-    ("brick", (158, 96, 78)),
-    ("stucco", (206, 190, 160)),
-)
+WALLS = ("stone", "concrete", "brick", "stucco")
+WALL_COLOURS = palette("a8a094 b0b0ae 9e604e cebea0")
 
 
 @cache
@@ -60,9 +56,8 @@ def get_material(name: str) -> np.ndarray:
     relief: np.ndarray = np.ones((TILE_PIXELS, TILE_PIXELS), np.float32)
     if courses:
         course, length, joint, seed, spread = courses
-        tones = 1.0 + spread * np.random.default_rng([seed, course, length]).standard_normal(
-            (TILE_PIXELS // course, TILE_PIXELS // length)
-        )
+        rng = np.random.default_rng([seed, course, length])
+        tones = 1.0 + spread * rng.standard_normal((TILE_PIXELS // course, TILE_PIXELS // length))
         rows, columns = np.mgrid[:TILE_PIXELS, :TILE_PIXELS]
         shifted = (columns + (rows // course % 2) * (length // 2)) % TILE_PIXELS  # every other course by half a length
         gain = tones[rows // course, shifted // length]
@@ -137,7 +132,7 @@ def get_panel(kind: str, variant: int) -> tuple[np.ndarray, ...]:
 
 def _paint_wall(panel: np.ndarray, variant: int) -> None:
     size = PANEL_PIXELS
-    name, colour = WALLS[variant % 4]
+    name, colour = WALLS[variant % 4], WALL_COLOURS[variant % 4]
     offset = 64 * (variant // 4 % 2)
     panel[..., :3] = get_material(name)[offset : offset + size, :size, None] * np.array(colour, np.float32)
     panel[..., 3] = 255

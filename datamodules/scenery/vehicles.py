@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
-from .canvas import NEAR, Canvas, Item, Pose, mix, rectangle, shade, upright
-from .domains import Colour, TrainId, palette
+from .canvas import Canvas, Item, Pose, mix, rectangle, ring, shade, upright
+from .domains import Colour, TrainId, palette, palettes
 from .models import MODELS, Hull, Model
 from .people import TWO_WHEELERS, place_rider, stand_figure
 from .street import LANE, Side, Street
@@ -20,32 +20,30 @@ PAINTS: dict[str, Colour] = {
     "head": (238, 238, 226), "tail": (196, 28, 24), "display": (214, 150, 48),
 }  # fmt: skip
 LIT_PAINTS: dict[str, Colour] = {"head": (255, 252, 224), "tail": (255, 60, 44), "display": (255, 180, 60)}
-TURNS = np.linspace(0, 2 * np.pi, 14)[:-1, None]
-CIRCLE = np.hstack([np.cos(TURNS), np.sin(TURNS)])
+CIRCLE = ring(13)
 SIDES = np.array([-1.0, 1.0])
 LEAST_DETAILED = 7.0  # pixels of height from which wheels, windows and lamps are drawn
 CAR, TRUCK, BUS, TRAM = TrainId.CAR, TrainId.TRUCK, TrainId.BUS, TrainId.TRAIN
 BICYCLE, MOTORCYCLE = TrainId.BICYCLE, TrainId.MOTORCYCLE
-LIVERIES = tuple(map(palette, ("d63c30 ece8dc", "eec43c 3c3e46", "347854 e8e4ce", "3660b0 e8eaec", "e8e8e4 c42c38")))
+LIVERIES = palettes("d63c30 ece8dc", "eec43c 3c3e46", "347854 e8e4ce", "3660b0 e8eaec", "e8e8e4 c42c38")
 BUS_PAINTS = palette("e8ba2c ce2c2c 286eb4 e8e8e2 3c9460 ec8428")
 BUS_STRIPES = palette("ecece6 3c4048 28508c")
 CARGO_PAINTS = palette("eaeae6 d6dadc 4a6ea0 c8b082 c4543c 6e8c6e")
 
 
 class Vehicle:
-    """A vehicle on a canvas: a model of which the middle is at a pose; paints are colours by their names."""
+    """A vehicle wholly ahead of the camera: a model whose middle is at a pose; paints are colours by their names."""
 
     def __init__(self, canvas: Canvas, model: Model, pose: Pose, paints: dict[str, Colour]) -> None:
         self.canvas, self.model, self.pose, self.paints = canvas, model, pose, paints
         self.is_large = canvas.camera.scale(pose.z) * model.height > LEAST_DETAILED
-        nearest = float(pose.footprint(model.length, model.track)[:, 1].min())
-        self.surface = upright(model.label, max(1.0, nearest))
+        self.surface = upright(model.label, float(pose.footprint(model.length, model.track)[:, 1].min()))
 
     def draw(self) -> None:
         """Paint the underside, the tyres, the hulls with their details, and the wheels that can be seen."""
         canvas, model = self.canvas, self.model
-        along, side = np.array([0.1, 0.1, model.length - 0.1, model.length - 0.1]), 0.48 * model.track
-        underside = self._place(along, np.full(4, 0.16), side * np.array([-1.0, 1.0, 1.0, -1.0]))
+        along, side = rectangle(0.1, model.length - 0.1, -0.48 * model.track, 0.48 * model.track).T
+        underside = self._place(along, np.full(4, 0.16), side)
         canvas.fill_world(underside, TYRE, None if model.wheels else self.surface)
         rims = self._project_wheels()
         for rim in rims.reshape(-1, 2 * len(CIRCLE), 2).astype(np.float32):
@@ -63,23 +61,21 @@ class Vehicle:
     def _draw_hull(self, hull: Hull) -> None:
         """Paint the faces between the sides that can be seen, with their details, then a side."""
         canvas, camera, heading = self.canvas, self.canvas.camera, self.pose.heading
-        along, up = np.array([point[:2] for point in hull.profile]).T
-        edges = np.stack([self._place_on_side(hull, side, along, up) for side in SIDES])
-        has_details = self.is_large and edges[..., 2].min() > NEAR
-        quads = camera.project_polygons(np.stack([edges[0, :-1], edges[0, 1:], edges[1, 1:], edges[1, :-1]], axis=1))
+        along, up = np.array([face[:2] for face in hull.faces]).T
+        edges = self._place_on_side(hull, SIDES[:, None], along, up)
+        quads = camera.project(np.stack([edges[0, :-1], edges[0, 1:], edges[1, 1:], edges[1, :-1]], axis=1))
         steps, rises = np.diff(along), np.diff(up)
         normals = np.stack([-rises * np.sin(heading), steps, -rises * np.cos(heading)], axis=1)
         normals /= np.maximum(np.hypot(steps, rises), 1e-6)[:, None]
         facing = np.sum(normals * (edges[0, :-1] - (0.0, camera.eye, 0.0)), axis=1) < 0
-        for face in np.flatnonzero(facing).tolist():
-            paint, normal, quad = hull.profile[face][2], normals[face].tolist(), quads[face]
-            colour = self.paints[paint]
-            if paint == "glass":
+        for index in np.flatnonzero(facing).tolist():
+            face, normal, quad = hull.faces[index], normals[index].tolist(), quads[index]
+            colour = self.paints[face.paint]
+            if face.paint == "glass":
                 colour = mix(colour, SKY_IN_GLASS, 0.25 * normal[1] + 0.08)
             canvas.fill(quad, shade(colour, canvas.light.on(*normal)), self.surface)
-            for at, left, right, low, high, paint in hull.details if has_details else ():
-                halves = [(left, right)] if left == -right else [(left, right), (-right, -left)]
-                for first, last in halves if at == face else ():
+            for left, right, low, high, paint in face.details if self.is_large else ():
+                for first, last in [(left, right)] if left == -right else [(left, right), (-right, -left)]:
                     across, rise = rectangle(0.5 * first + 0.5, 0.5 * last + 0.5, low, high).T[..., None]
                     bottom, top = quad[0] + across * (quad[3] - quad[0]), quad[1] + across * (quad[2] - quad[1])
                     canvas.fill(bottom + rise * (top - bottom), self.paints[paint])
@@ -88,29 +84,29 @@ class Vehicle:
             if x * edge[0, 0] + z * edge[0, 2] < 0:
                 self._draw_side(hull, side, edge, canvas.light.on(x, 0.0, z))
 
-    def _draw_side(self, hull: Hull, side: float, edge: np.ndarray, brightness: float) -> None:
+    def _draw_side(self, hull: Hull, side: np.ndarray, edge: np.ndarray, brightness: float) -> None:
         """Paint the left (-1) or right (1) side of a hull, whose outline is `edge`, and its patches."""
-        canvas = self.canvas
-        canvas.fill_world(edge, shade(self.paints[hull.flank], brightness), self.surface)
-        if self.is_large and hull.patches and np.ptp(canvas.camera.project(edge)[:, 0]) >= 4:
+        canvas, outline = self.canvas, self.canvas.camera.project(edge)
+        canvas.fill(outline, shade(self.paints[hull.flank], brightness), self.surface)
+        if self.is_large and hull.patches and np.ptp(outline[:, 0]) >= 4:
             along, up = np.moveaxis(np.array([corners for _, corners in hull.patches]), -1, 0)
-            outlines = canvas.camera.project_polygons(self._place_on_side(hull, side, along, up))
-            for outline, (paint, _) in zip(outlines, hull.patches, strict=True):
-                canvas.fill(outline, shade(self.paints[paint], brightness))
+            patches = canvas.camera.project(self._place_on_side(hull, side, along, up))
+            for patch, (paint, _) in zip(patches, hull.patches, strict=True):
+                canvas.fill(patch, shade(self.paints[paint], brightness))
 
-    def _place_on_side(self, hull: Hull, side: float, along: np.ndarray, up: np.ndarray) -> np.ndarray:
+    def _place_on_side(self, hull: Hull, side: np.ndarray, along: np.ndarray, up: np.ndarray) -> np.ndarray:
         """Turn points on a hull's left (-1) or right (1) side into world points (..., 3)."""
-        rise = max(max(point[1] for point in hull.profile) - hull.belt, 0.1)
+        rise = max(max(face.up for face in hull.faces) - hull.belt, 0.1)
         half_width = 0.5 * hull.width - hull.lean * np.clip((up - hull.belt) / rise, 0.0, 1.0)
         return self._place(along, up, side * half_width)
 
     def _project_wheels(self) -> np.ndarray:
-        """Return rims in pixels (wheel, side, outer or inner, point, 2): of no wheel if one is behind the camera."""
+        """Return rims in pixels (wheel, side, outer or inner, point, 2), none if the vehicle is small."""
         wheels = self.model.wheels if self.is_large else ()
         middle, radius = np.reshape(wheels, (-1, 2)).T[:, :, None, None, None]
         side = SIDES[:, None, None] * (0.5 * self.model.track - np.array([0.0, 0.24]))[:, None]
         world = self._place(middle + radius * CIRCLE[:, 0], radius * (1.0 + CIRCLE[:, 1]), side)
-        return self.canvas.camera.project(world if (world[..., 2] > NEAR).all() else world[:0])
+        return self.canvas.camera.project(world)
 
     def _draw_wheel(self, rim: np.ndarray) -> None:
         """Paint wheel arch, tyre, rim and hub, given the outline (N, 2) of the tyre in pixels."""
@@ -135,12 +131,7 @@ def place_vehicle(street: Street, model: Model, across: float, along: float, tur
     paints = PAINTS | (LIT_PAINTS if is_lit else {}) | {"body": body, "second": second, "accent": accent}
     pose = street.course.pose(across, along, turn)
     footprint = pose.footprint(model.length, model.track)
-
-    def draw(canvas: Canvas) -> None:
-        if footprint[:, 1].max() >= 1.2:
-            Vehicle(canvas, model, pose, paints).draw()
-
-    yield Item(footprint, 0.9 * model.height, draw)
+    yield Item(footprint, 0.9 * model.height, lambda canvas: Vehicle(canvas, model, pose, paints).draw())
 
 
 def plan_traffic(street: Street) -> Iterator[Item]:
