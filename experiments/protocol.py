@@ -12,7 +12,7 @@ import argparse
 import json
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -198,11 +198,13 @@ def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("config", type=to_path, help="the experiment, e.g. configs/experiment/street_scenes.yaml")
     add("--folder", type=to_path, help="where to write (default: outputs/protocol/NAME)")
-    kinds: dict[str, Callable[[str], Any]] = {"psi": float, "lr": float, "num_steps": int, "scales": parse_scales}
-    for name, usual in asdict(Grids()).items():
-        shown = " ".join(",".join(map(str, value)) if name == "scales" else str(value) for value in usual)
-        text = f"{name} of Seg-TTT to try (default: {shown})"
-        add(f"--{name.replace('_', '-')}", type=kinds[name], nargs="+", default=usual, help=text)
+    grids = Grids()
+    add("--psi", type=float, nargs="+", default=grids.psi, help="thresholds to try (default: %(default)s)")
+    add("--lr", type=float, nargs="+", default=grids.lr, help="learning rates to try (default: %(default)s)")
+    steps = "numbers of steps to try (default: %(default)s)"
+    add("--num-steps", type=int, nargs="+", default=grids.num_steps, help=steps)
+    scales = "sets of scales to try (default: 0.25,0.5,0.75 0.5,0.75,1)"
+    add("--scales", type=parse_scales, nargs="+", default=grids.scales, help=scales)
     semantics = "Seg-TTT as the paper's text says, or as the authors' code does (default: %(default)s)"
     add("--semantics", choices=("paper", "released"), default="paper", help=semantics)
     hurt = "choose trust so that at most this share of images gets worse by over a point, e.g. 0.03"

@@ -105,7 +105,7 @@ def test_ctrl_c_says_that_the_same_command_goes_on(capsys: pytest.CaptureFixture
 
     with pytest.raises(SystemExit) as ended:
         run_program(interrupt)
-    assert ended.value.code == 130 and "the same command goes on" in capsys.readouterr().err
+    assert ended.value.code == 130 and "The same command goes on" in capsys.readouterr().err
 
 
 @pytest.mark.slow
