@@ -78,6 +78,8 @@ def run_benchmark(args: Sequence[str] | None = None) -> list[Row]:
             trainable = resolve_trainable(subject.network, options.trainable)
             for case, precision in product(list_cases(options.methods, options.steps, trainable), options.precision):
                 rows.append(measure(case, precision, subject, options, rates[precision]))
+                if options.compile != "none":
+                    torch.compiler.reset()
                 write_rows(rows, options.folder)
                 print(f"{format_table(rows[-1:]).splitlines()[-1]} {rows[-1]['note']}".rstrip(), flush=True)
     finally:

@@ -26,33 +26,34 @@ def measure(case: Case, precision: str, subject: Subject, options: argparse.Name
     row = start_row(case, precision, subject, options)
     device, network = subject.image.device, subject.network
     settings = case.list_settings(ALPHA if subject.has_batch_norm else 0.0, subject.lr)
-    with noting(row), TemporaryDirectory(prefix="plain_loop_") as folder:
-        method = case.make_method(settings)
-        if method is not None:
-            method.check_network(network)
-        flops, stages = cost.count_flops(make_call(method, network, subject.image, "32-true"))
-        row |= {"tflop": flops / 1e12, "stages_tflop": {name: part / 1e12 for name, part in stages.items()}}
-        call = make_call(method, network, subject.image, precision)
-        if options.compile != "none":
-            compile_network(network, options.compile)
-            call(), call()  # graphs are recorded in the second call
-            if network._compiled_call_impl is None:
-                row["compile"] = "none"
-                add_note(row, "not compiled: the warning says why")
-        row["peak_mb"] = cost.measure_peak(call, device)
-        if method is not None and method.adaptations[0].note:
-            add_note(row, method.adaptations[0].note)
-        calls = [call]
-        if options.plain:
-            exact = make_call(case.make_method(settings, "pillow"), network, subject.image, precision)
-            with noting(row, "plain loop: "):
-                calls.append(compare(row, settings, subject, exact, Path(folder) / "checkpoint.pt"))
-            call()  # warm again
-        add_times(row, cost.time_by_turns(calls, options.repeats, device), rate)
-    compile_network(network, "none")
-    if options.compile != "none":
-        torch.compiler.reset()
-    cost.free_memory(device)
+    try:
+        with noting(row), TemporaryDirectory(prefix="plain_loop_") as folder:
+            method = case.make_method(settings)
+            if method is not None:
+                method.check_network(network)
+            flops, stages = cost.count_flops(make_call(method, network, subject.image, "32-true"))
+            row |= {"tflop": flops / 1e12, "stages_tflop": {name: part / 1e12 for name, part in stages.items()}}
+            call = make_call(method, network, subject.image, precision)
+            if options.compile != "none":
+                compile_network(network, options.compile)
+                call(), call()  # graphs are recorded in the second call
+                if network._compiled_call_impl is None:
+                    row["compile"] = "none"
+                    add_note(row, "not compiled: the warning says why")
+            call()  # warm: chooses algorithms, which takes memory of its own
+            row["peak_mb"] = cost.measure_peak(call, device)
+            if method is not None and method.adaptations[0].note:
+                add_note(row, method.adaptations[0].note)
+            calls = [call]
+            if options.plain:
+                exact = make_call(case.make_method(settings, "pillow"), network, subject.image, precision)
+                with noting(row, "plain loop: "):
+                    calls.append(compare(row, settings, subject, exact, Path(folder) / "checkpoint.pt"))
+                call()  # warm again
+            add_times(row, cost.time_by_turns(calls, options.repeats, device), rate)
+    finally:
+        compile_network(network, "none")
+        cost.free_memory(device)
     return row
 
 
