@@ -144,7 +144,7 @@ def _stretch(levels: Tensor) -> Tensor:
     cut = channels.shape[1] * CUTOFF // 100
     low, high = (below <= cut).sum(dim=1), (below < channels.shape[1] - cut).sum(dim=1)
     low, spread = (bound.view(*levels.shape[:2], 1, 1).to(levels) for bound in (low, high - low))
-    return torch.where(spread > 0, ((levels - low) * (255 / spread)).floor().clamp(0, 255), levels)
+    return torch.where(spread > 0, ((levels - low) * 255 / spread).floor().clamp(0, 255), levels)
 
 
 def make_views(scales: Sequence[float], flip: bool, grayscale: bool, autocontrast: bool = False) -> tuple[View, ...]:

@@ -34,7 +34,8 @@ def list_rows(world: World, alpha: float, by_layer: str) -> dict[str, tuple[str,
     """
     given = {"alpha": alpha, **world.seg_ttt}
     labels, final = ({"scales": scales, **AUTOCONTRAST} for scales in (world.seg_ttt["scales"], FINAL))
-    best = given | {"label_views": labels, "final_views": final}
+    best = {"alpha": alpha, **world.seg_ttt, "label_views": labels, "final_views": final}
+    best.pop("scales")  # which those of the labels replace
     return {
         REFERENCE: ("IaBN", {"alpha": alpha}),
         "TTA": ("TTA", {"alpha": alpha, "scales": world.seg_ttt["scales"]}),

@@ -21,7 +21,7 @@ import yaml
 from callbacks.report.summary import score_record
 from callbacks.results import RECORDS, SUMMARY, read_records
 from callbacks.run.folder import SEARCH, RunFolder
-from callbacks.run.processes import PARENT
+from callbacks.run.processes import PROGRAM
 from callbacks.run.records import find_commit, to_plain, write_json
 from callbacks.run.settings import check_settings
 from experiments.command_line import drop_options
@@ -90,7 +90,7 @@ def train(
 
 def run_training(command: Sequence[str]) -> int:
     """Runs a command to its end and returns its exit code; if this process is stopped, so is the command."""
-    process = subprocess.Popen(command, env=os.environ | {PARENT: str(os.getpid())})  # ends with this one
+    process = subprocess.Popen(command, env=os.environ | {PROGRAM: str(os.getpid())})  # ends with this one
     try:
         return process.wait()
     except BaseException as reason:

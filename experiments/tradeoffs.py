@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from callbacks import SegTTT
-from callbacks.run.records import write_json
+from callbacks.run.records import write_file, write_json
 from experiments.benchmark.cost import time_by_turns
 from experiments.command_line import add_quick, make_parser, parse, run_program, to_path
 from experiments.comparison import BASE, QUICK, SCALES, choose_shared, list_shared, open_contender
@@ -201,11 +201,13 @@ def run_tradeoffs(args: Sequence[str] | None = None) -> dict[str, Any]:
         "verdict": judge(targets),
     }
     write_json(arguments.folder / "report.json", report)
-    own = arguments.folder / "tradeoffs.md"
-    for page in {own, arguments.page or own}:
-        insert_report(page, format_report(report))
-        draw(report, page.with_name("tradeoffs.png"))
-    print(f"\n{format_report(report)}\nWritten to {arguments.folder}", flush=True)
+    text = format_report(report)
+    write_file(arguments.folder / "tradeoffs.md", text.encode())
+    draw(report, arguments.folder / "tradeoffs.png")
+    if arguments.page:
+        insert_report(arguments.page, text)
+        draw(report, arguments.page.with_name("tradeoffs.png"))
+    print(f"\n{text}\nWritten to {arguments.folder}", flush=True)
     return report
 
 

@@ -99,13 +99,13 @@ def test_an_interrupt_ends_all_steps(interrupt: str, tmp_path: Path, monkeypatch
     assert begun == [1]
 
 
-def test_ctrl_c_says_that_the_same_command_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+def test_ctrl_c_says_that_what_was_finished_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(SystemExit) as ended:
         run_program(interrupt)
-    assert ended.value.code == 130 and "The same command goes on" in capsys.readouterr().err
+    assert ended.value.code == 130 and "what was finished is kept" in capsys.readouterr().err
 
 
 @pytest.mark.slow

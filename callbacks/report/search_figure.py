@@ -117,7 +117,7 @@ def find_best(points: Points, chosen: Mapping[str, Any], maximize: bool = True) 
 
 def list_names(values: Sequence[Any]) -> list[str]:
     """Writes the values of a parameter as they stand at an axis: long ones in several lines."""
-    return [fill(format_value(value), LETTERS) for value in values]
+    return [fill(format_value(value), LETTERS, break_long_words=False, break_on_hyphens=False) for value in values]
 
 
 def count_lines(values: Sequence[Any]) -> int:
@@ -131,6 +131,7 @@ def format_value(value: Any) -> str:
         return f"{value:g}"
     if isinstance(value, list | tuple):
         return (" + " if any(isinstance(item, Mapping) for item in value) else " ").join(map(format_value, value))
-    if isinstance(value, Mapping):
-        return " ".join(key if item is True else format_value(item) for key, item in value.items() if item is not False)
+    if isinstance(value, Mapping) and "scales" in value:
+        switches = [name for name, is_on in {"flip": True, **value}.items() if is_on is True]
+        return " ".join([format_value(value["scales"]), *switches])
     return "none" if value is None else str(value)

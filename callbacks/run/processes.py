@@ -19,6 +19,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException, SI
 from lightning_modules.processes import are_several
 
 PARENT = "SEGADAPT_PARENT"  # the process that starts the others of a run leaves its number there
+PROGRAM = "SEGADAPT_PROGRAM"  # and there a program that starts a training
 GRACE = 10.0  # seconds that a process has to stop by itself once its parent is gone
 
 
@@ -65,12 +66,13 @@ def watch_parent() -> None:
     It is told to stop first, as by SIGTERM, which saves what is done. If it cannot, because it waits for a process that
     is gone, it is killed a little later.
     """
-    parent = os.environ.get(PARENT)
-    if "LOCAL_RANK" not in os.environ:  # the first process, which hands its number on
-        os.environ[PARENT] = str(os.getpid())
-        if parent is None:  # no program of ours has started it
-            return
-    threading.Thread(target=_watch, args=(int(parent or os.getppid()),), daemon=True, name="parent").start()
+    program = os.environ.pop(PROGRAM, None)  # taken out: what this process starts in turn may outlive it
+    if "LOCAL_RANK" in os.environ:
+        parent: str | None = os.environ.get(PARENT, str(os.getppid()))  # torchrun does not say
+    else:
+        parent, os.environ[PARENT] = program, str(os.getpid())
+    if parent is not None:
+        threading.Thread(target=_watch, args=(int(parent),), daemon=True, name="parent").start()
 
 
 def _watch(parent: int) -> None:
