@@ -92,11 +92,8 @@ def run_study(args: Sequence[str] | None = None) -> dict[str, Any]:
     """Runs the study; returns its report, which is also written as JSON."""
     parser = make_parser("real_photographs", __doc__, folder="outputs/real_photographs")
     add = parser.add_argument
-    add(
-        "root",
-        type=to_path,
-        help="CamVid: images/{train,val}/*, labels/{train,val}/*.png, see docs/real_photographs.md",
-    )
+    root = "CamVid: images/{train,val}/*, labels/{train,val}/*.png, see docs/real_photographs.md"
+    add("root", type=to_path, help=root)
     add("--checkpoint", type=to_path, help="a trained network, in place of training one")
     add("--every", type=int, default=15, metavar="N", help="choose on every Nth photograph (default: %(default)s)")
     add("--seed", type=int, default=0, help="training seed (default: %(default)s)")

@@ -43,7 +43,7 @@ def draw_curves(parameters: Sequence[str], points: Points, label: str = LABEL, m
     """
     unit = " %" if label.endswith("(%)") else ""
     shown = {parameter: list_values(parameter, points) for parameter in parameters}
-    figure, panels = make_panels(parameters, foot=0.12 * max(map(count_lines, shown.values())))
+    figure, panels = make_panels(parameters, foot=0.12 * max(map(count_breaks, shown.values())))
     for axes, (parameter, values) in zip(panels, shown.items(), strict=True):
         names = list_names(values)
         numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
@@ -60,7 +60,7 @@ def draw_curves(parameters: Sequence[str], points: Points, label: str = LABEL, m
         axes.set_title(f"{parameter}\nbest: {format_value(values[top])} ({best[top]:.{2 - bool(unit)}f}{unit})")
         axes.set_xlabel(parameter)
         if not numeric or len(places) <= 6:
-            crowded = count_lines(values) == 0 and len("".join(names)) > 30
+            crowded = not count_breaks(values) and len("".join(names)) > 30
             axes.set_xticks(places, names, rotation=30 if crowded else 0)
         if not numeric:
             axes.margins(x=0.15)
@@ -78,7 +78,7 @@ def draw_map(parameters: Sequence[str], points: Points) -> Figure:
     columns, rows = (list_values(parameter, points) for parameter in parameters)
     names = [list_names(values) for values in (columns, rows)]
     grid = np.array([[find_best(points, dict(zip(parameters, (x, y), strict=True))) for x in columns] for y in rows])
-    wide, high = (0.9, 0.5) if count_lines([*columns, *rows]) else (0.55, 0.32)  # inches per value
+    wide, high = (0.9, 0.5) if count_breaks([*columns, *rows]) else (0.55, 0.32)  # inches per value
     size = (1.8 + wide * max(4, len(columns)), 1.1 + high * max(4, len(rows)))
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
@@ -120,8 +120,8 @@ def list_names(values: Sequence[Any]) -> list[str]:
     return [fill(format_value(value), LETTERS, break_long_words=False, break_on_hyphens=False) for value in values]
 
 
-def count_lines(values: Sequence[Any]) -> int:
-    """Returns how many lines the longest value takes at an axis, beyond the first."""
+def count_breaks(values: Sequence[Any]) -> int:
+    """Returns how often the longest value is broken at an axis: 0 if each stands in one line."""
     return max(name.count("\n") for name in list_names(values))
 
 

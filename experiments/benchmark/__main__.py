@@ -67,7 +67,7 @@ def run_benchmark(args: Sequence[str] | None = None) -> list[Row]:
     number_files([path for path in written if path.exists()])  # those of an earlier run are kept
     device = torch.device(options.device)
     rates = {precision: cost.measure_rate(device, precision) for precision in options.precision}
-    machine = cost.describe_machine(device) | {"rate_tflop_per_s": rates, "options": vars(options)}
+    machine = cost.describe_device(device) | {"rate_tflop_per_s": rates, "options": vars(options)}
     write_json(options.folder / "machine.json", machine)
     print(format_table([]), flush=True)
     rows: list[Row] = []

@@ -4,6 +4,7 @@ import gc
 import os
 import platform
 import re
+import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
@@ -141,8 +142,8 @@ def float32_products(tf32: bool) -> Iterator[None]:
         convolutions.allow_tf32, products.allow_tf32 = before
 
 
-def describe_machine(device: torch.device) -> dict[str, Any]:
-    """Returns what figures depend on."""
+def describe_device(device: torch.device) -> dict[str, Any]:
+    """Returns what the figures of a device depend on."""
     machine: dict[str, Any] = {
         "machine": platform.platform(), "processor": name_processor(), "cores": os.cpu_count(), "gpu": None,
         "device": device.type, "threads": torch.get_num_threads(), "load": os.getloadavg()[0],
@@ -152,7 +153,18 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
     if device.type == "cuda":
         machine |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
         machine |= {"cudnn": torch.backends.cudnn.version(), "tf32": torch.backends.cudnn.allow_tf32}
+        machine |= {"gpu_memory_gib": torch.cuda.get_device_properties(device).total_memory / 2**30}
+        machine |= {"gpus": torch.cuda.device_count(), "driver": find_driver()}
     return machine
+
+
+def find_driver() -> str:
+    """Asks NVIDIA's tool for the version of the driver."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.split("\n")[0]
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"unknown ({type(error).__name__})"
 
 
 def name_processor() -> str:

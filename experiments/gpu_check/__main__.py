@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from experiments.benchmark.cost import describe_machine
+from experiments.benchmark.cost import describe_device
 from experiments.command_line import to_path
 from experiments.gpu_check import STARTED
 from experiments.gpu_check.correctness import check_methods, check_norm, check_variants, check_waits
@@ -53,14 +53,8 @@ def check_gpu(args: Sequence[str] | None = None) -> int:
     add("--device", choices=kinds, default="auto", help="the device to check (default: a GPU if there is one)")
     add("--tiny", action="store_true", help="tiny networks and images, to see that everything runs")
     names = [check.name for check in CHECKS]
-    add(
-        "--only",
-        nargs="+",
-        metavar="NAME",
-        choices=names,
-        default=names,
-        help="only these steps; a wrong name lists all",
-    )
+    only = "only these steps; a wrong name lists all"
+    add("--only", nargs="+", metavar="NAME", choices=names, default=names, help=only)
     add("--minutes", type=float, default=5.0, help="time for everything; steps left then are not run (default: 5)")
     files = "where to write gpu_check.json and gpu_check.md (default: %(default)s)"
     add("--folder", type=to_path, default=Path("outputs/gpu_check"), help=files)
@@ -71,7 +65,7 @@ def check_gpu(args: Sequence[str] | None = None) -> int:
         parser.error("torch finds no CUDA device: expected a GPU with a driver, or --device cpu --tiny")
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     device = torch.device("cuda:0" if options.device == "cuda" else "cpu")
-    machine = describe_machine(device) | {"tiny": options.tiny}
+    machine = describe_device(device) | {"tiny": options.tiny}
     print(", ".join(f"{key} {value}" for key, value in machine.items()), flush=True)
     report = Report(options.folder, machine, STARTED if args is None else None)
     checks = [check for check in CHECKS if check.name in options.only]

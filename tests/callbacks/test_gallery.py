@@ -152,8 +152,11 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_pictures(
     assert list_files(tmp_path) == expected
 
 
-def test_several_processes_end_with_the_pictures_of_one_also_when_another_number_goes_on(tmp_path: Path) -> None:
-    generator, scores = random.Random(0), draw_scores(40, 0, ("near",))
+@pytest.mark.parametrize("seed", range(2))
+def test_several_processes_end_with_the_pictures_of_one_also_when_another_number_goes_on(
+    tmp_path: Path, seed: int
+) -> None:
+    generator, scores = random.Random(seed), draw_scores(40, seed, ("near",))
     recorded: dict[tuple[str, str], float] = {}
     for processes in (2, 3, 1):
         galleries = [Gallery(tmp_path, 4, PALETTE) for _ in range(processes)]

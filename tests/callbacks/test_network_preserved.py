@@ -136,6 +136,25 @@ def test_what_a_method_leaves_in_the_buffers_for_one_image_does_not_reach_the_ne
     assert torch.equal(together, single)
 
 
+def test_network_is_bit_identical_after_an_interruption_in_the_backward_pass() -> None:
+    class Stops(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: object, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: object, gradient: Tensor) -> Tensor:
+            raise KeyboardInterrupt("stop")
+
+    network = TinyNetwork().train()
+    handle = network.head.register_forward_hook(lambda module, inputs, output: Stops.apply(output))
+    before = Snapshot(network)
+    with pytest.raises(KeyboardInterrupt, match="stop"):
+        SegTTT(scales=(0.5,)).predict(network, make_images(1))
+    before.check(network)
+    handle.remove()
+
+
 def test_dropout_is_live_in_the_steps_of_released_semantics_only_and_draws_the_same_numbers() -> None:
     network, image, live = TinyNetwork(dropout=0.5), make_images(1), []
     network.dropout.register_forward_hook(lambda module, *_: live.append(module.training))

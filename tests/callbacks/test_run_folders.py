@@ -16,6 +16,7 @@ from callbacks.alpha_search import AlphaSearch
 from callbacks.results import Results
 from callbacks.run.lock import FolderInUseError, FolderLock
 from callbacks.run.settings import fingerprint_files
+from tests import programs
 from tests.callbacks.runs import (
     Stop,
     list_found,
@@ -28,6 +29,7 @@ from tests.callbacks.runs import (
     stop_run,
 )
 from tests.fakes import make_trainer
+from tests.processes import wait_for
 
 
 def run_logged(folder: Path, *callbacks: Callback, at: int | None = None, **results: Any) -> list[str]:
@@ -76,14 +78,21 @@ def test_a_folder_that_nobody_chose_is_set_aside_for_other_settings(tmp_path: Pa
 @pytest.mark.parametrize("stage", ["test", "predict"])
 def test_a_folder_that_another_run_writes_into_is_refused(stage: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    lock, trainer = FolderLock(out), make_trainer(tmp_path, callbacks=[Results(str(out), report=False)])
-    lock.acquire()
-    for _ in range(2):
-        message = rf"another run is writing into {out}: process {os.getpid()} on .*another results.folder"
-        with pytest.raises(FolderInUseError, match=message):
-            getattr(trainer, stage)(make_module(), datamodule=make_data())
-    assert [path.name for path in out.iterdir()] == [".lock"]
-    lock.release()
+    hold = "import sys, time; from pathlib import Path; from callbacks.run.lock import FolderLock\n"
+    hold += "lock = FolderLock(Path(sys.argv[1])); lock.acquire(); Path('held').touch(); time.sleep(60)"
+    holder = programs.start(["-c", hold, str(out)], tmp_path)
+    try:
+        wait_for((tmp_path / "held").exists)
+        message = rf"another run is writing into {out}: process {holder.pid} on .*another results.folder"
+        for _ in range(2):
+            with pytest.raises(FolderInUseError, match=message):
+                trainer = make_trainer(tmp_path, callbacks=[Results(str(out), report=False)])
+                getattr(trainer, stage)(make_module(), datamodule=make_data())
+        assert [path.name for path in out.iterdir()] == [".lock"]
+    finally:
+        holder.kill()
+        holder.wait()
+    trainer = make_trainer(tmp_path, callbacks=[Results(str(out), report=False)])
     getattr(trainer, stage)(make_module(), datamodule=make_data())
     assert not (out / ".lock").exists()
 
@@ -116,6 +125,17 @@ def test_a_file_system_without_locks_is_a_warning(tmp_path: Path, monkeypatch: p
     with pytest.warns(UserWarning, match="cannot be locked"):
         run(tmp_path / "out")
     assert read_summary(tmp_path / "out")["complete"] is True
+
+
+def test_after_an_error_the_folder_is_unlocked_and_the_trainer_as_before(tmp_path: Path) -> None:
+    data, stop = make_data(), Stop(1)
+    trainer = make_trainer(
+        tmp_path, callbacks=[stop, Results(str(tmp_path / "out"), panels=0, report=False)], limit_test_batches=3
+    )
+    with pytest.raises(RuntimeError, match="stopped"):
+        trainer.test(make_module(), datamodule=data)
+    assert trainer.limit_test_batches == 3 and len(data.test_dataloader()[0]) == 4
+    assert not (tmp_path / "out" / ".lock").exists()
 
 
 def test_results_without_a_manifest_are_set_aside(tmp_path: Path) -> None:

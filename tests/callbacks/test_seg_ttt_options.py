@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from torch import Tensor, nn
 
 from callbacks import TTA, IaBN, Method, SegTTT
@@ -14,6 +15,7 @@ from callbacks.adaptation.passes import Passes
 from callbacks.stages import recording, stage
 from lightning_modules.networks import FCN, DeepLabV1, DeepLabV3Plus, HRNet
 from tests.fakes import Snapshot, TinyNetwork, make_images, randomize
+from tests.tiny import ROOT
 
 RESNET = {"head": ["head"], "late": ["layer4", "head"], "all": ["backbone", "head"]}
 
@@ -131,6 +133,17 @@ def test_head_only_runs_the_frozen_layers_once_at_full_size(semantics: str, at_f
         assert len(sizes) == 4 + at_full_size, name
 
 
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "configs" / "method").glob("seg_ttt*.yaml")), ids=lambda path: path.stem
+)
+def test_configs_make_a_seg_ttt(path: Any) -> None:
+    config = yaml.safe_load(path.read_text())
+    assert config["class_path"] == "callbacks.SegTTT"
+    settings = SegTTT(**config["init_args"]).settings()
+    for name, value in config["init_args"].items():
+        assert settings[name] == (tuple(value) if isinstance(value, list) else value), name
+
+
 # What is measured on a network that has learned something, so that its predictions are not decided by rounding.
 
 
@@ -162,29 +175,42 @@ def fitted() -> DeepLabV1:
     return network
 
 
-@pytest.mark.parametrize(
-    "method",
-    [
-        IaBN(0.1),
-        TTA(0.1, scales=(0.5, 1.0)),
-        SegTTT(0.1, scales=(0.5, 1.0), num_steps=5),
-        SegTTT(0.1, scales=(0.5, 1.0), num_steps=5, semantics="released"),
-    ],
-    ids=["IaBN", "TTA", "SegTTT", "SegTTT-released"],
-)
-def test_channels_last_hardly_changes_a_label(method: Method, fitted: DeepLabV1, monkeypatch: Any) -> None:
+METHODS: dict[str, Callable[[], Method]] = {
+    "IaBN": lambda: IaBN(0.1),
+    "TTA": lambda: TTA(0.1, scales=(0.5, 1.0)),
+    "SegTTT": lambda: SegTTT(0.1, scales=(0.5, 1.0), num_steps=5),
+    "SegTTT-released": lambda: SegTTT(0.1, scales=(0.5, 1.0), num_steps=5, semantics="released"),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_channels_last_hardly_changes_a_label(name: str, fitted: DeepLabV1, monkeypatch: pytest.MonkeyPatch) -> None:
     images = make_pattern(3, 2000)[0] * 1.1 + 0.1
-    labels, layouts = [], []
+    layouts: list[bool] = []
     handle = fitted.backbone.conv1.register_forward_pre_hook(
         lambda module, inputs: layouts.append(inputs[0].is_contiguous(memory_format=torch.channels_last))
     )
+    labels = []
     for channels_last in (True, False):
         monkeypatch.setattr(fitted, "channels_last", channels_last)
         layouts.clear()
-        labels.append(method.predict(fitted, images).argmax(dim=1))
+        labels.append(METHODS[name]().predict(fitted, images).argmax(dim=1))
         assert set(layouts) == {True} if channels_last else False in layouts
     handle.remove()
     assert (labels[0] == labels[1]).float().mean() >= 0.999
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_bfloat16_autocast_predicts_nearly_the_same_labels(name: str, fitted: DeepLabV1) -> None:
+    images = make_pattern(3, 2000)[0] * 1.1 + 0.1
+    before = Snapshot(fitted)
+    expected = METHODS[name]().predict(fitted, images).argmax(dim=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        method = METHODS[name]()
+        labels = method.predict(fitted, images).argmax(dim=1)
+    before.check(fitted)
+    assert not any(adaptation.fallback for adaptation in method.adaptations)
+    assert (labels == expected).float().mean() > 0.98
 
 
 def test_stages_are_timed_while_recorded() -> None:

@@ -13,6 +13,7 @@ from datamodules.files import FilesDataModule
 from datamodules.labels import TRAIN_IDS
 from datamodules.reading.dataset import FilesDataset, check_dataset
 from datamodules.reading.pairs import Layout, find_files, list_folders
+from datamodules.transforms import MEAN, STD
 from tests import trees
 
 GENERATOR = np.random.default_rng(0)
@@ -185,3 +186,12 @@ def test_batches_of_different_sizes_are_errors(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"a batch holds masks of different sizes \(8x8, 9x8\)"):
         collate(sizes)
     assert collate(sizes[:1] * 2)["mask"].shape == (2, 8, 8)
+
+
+def test_samples_are_the_files_to_the_bit(tmp_path: Path) -> None:
+    dataset = SmallDataModule(str(write_small(tmp_path))).open()
+    exact = (COLOURS.astype(np.float64) / 255 - np.array(MEAN)) / np.array(STD)
+    sample = dataset[0]
+    assert np.array_equal(sample["image"].numpy(), exact.astype(np.float32).transpose(2, 0, 1))
+    assert sample["image"].is_contiguous() and sample["mask"].is_contiguous()
+    assert sample["mask"].dtype == torch.int64 and np.array_equal(sample["mask"].numpy(), IDS)

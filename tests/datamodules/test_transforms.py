@@ -53,3 +53,16 @@ def test_an_image_is_cropped_and_flipped_with_its_labels_and_always_blurred() ->
                 assert gray.diff(dim=1).abs().max() < 0.5 * (gray.max() - gray.min())  # no edge is left
                 flips.add(labels[0, 0].item())
     assert flips == {3, 18}
+
+
+@pytest.mark.parametrize("size", [(32, 48), (128, 100)])
+def test_crops_of_any_scale_have_the_size_asked_for_and_masks_keep_to_their_values(size: tuple[int, int]) -> None:
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    ids = generator.choice(np.array([3, 18, 255], dtype=np.uint8), (60, 90))
+    transform = TrainingTransform(size, (0.1, 1.0))
+    for seed in range(10):
+        image, mask = transform(pixels, ids, seed)
+        assert image.shape == (3, *size) and image.dtype == torch.float32 and image.is_contiguous()
+        assert mask.shape == size and mask.dtype == torch.int64
+        assert set(mask.unique().tolist()) == {3, 18, 255} and image.isfinite().all()  # nothing in between
