@@ -1,6 +1,6 @@
 """The command line: `python main.py fit|validate|test|predict --config configs/experiment/NAME.yaml`.
 
-`--method SegTTT --method.psi=0.7` picks the test-time method (none is t-BN), `--training ISW` one of training.
+`--method SegTTT --method.psi=0.7` selects a test-time method (without it: t-BN), `--training ISW` a training method.
 """
 
 import sys
@@ -13,8 +13,8 @@ import wandb
 from pytorch_lightning import LightningDataModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
-import callbacks  # noqa: F401 (so that the command line knows methods by their short names)
-import datamodules  # noqa: F401 (so that the command line knows its classes by their short names)
+import callbacks  # noqa: F401 (registers the methods, so that the command line accepts their short names)
+import datamodules  # noqa: F401 (likewise for the data modules)
 from callbacks.method import Method
 from callbacks.results import Results
 from callbacks.run import checks as run_checks
@@ -30,10 +30,10 @@ DEFAULTS = Path(__file__).parent / "configs" / "trainer" / "default.yaml"
 
 
 class SegmentationCLI(LightningCLI):
-    """LightningCLI with `--method`, `--results`, and a network that learns its classes from the data."""
+    """LightningCLI with `--method`, `--training` and `--results`; the network takes its classes from the data."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds the method, the results, and what data and model share."""
+        """Adds the options of results, method and training method, and links the model's classes to the data's."""
         parser.add_lightning_class_args(Results, "results")
         parser.add_subclass_arguments(Method, "method", required=False)
         parser.add_subclass_arguments(TrainingMethod, "training", required=False)
@@ -42,20 +42,20 @@ class SegmentationCLI(LightningCLI):
         parser.link_arguments("data.class_names", "model.class_names", apply_on="instantiate")
         parser.link_arguments("data.num_classes", "model.network.init_args.num_classes", apply_on="instantiate")
 
-    def _parse_ckpt_path(self) -> None:  # Lightning reads hyperparameters here, of which there are none
+    def _parse_ckpt_path(self) -> None:  # Lightning would read hyperparameters; there are none
         run_checks.check_checkpoint(self.config[self.config.subcommand].get("ckpt_path"))
 
     def before_instantiate_classes(self) -> None:
-        """Checks the run, and leaves out what it has no use for."""
+        """Checks the run's configuration and drops the parts that the subcommand does not use."""
         run = self.config[self.subcommand]
         run_checks.check_run(run, str(self.subcommand))
         run_checks.drop_unused(run, str(self.subcommand))
         training_folder.drop_checkpoints(run.trainer)
         if self.subcommand == "predict":
-            run.return_predictions = False  # they are on disk, and would fill the memory
+            run.return_predictions = False  # they are written to disk; keeping them would fill the memory
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Adds the method, before the callbacks that write: it refuses a network first."""
+        """Adds the method as the first callback, so that it rejects an unsuitable network before others write files."""
         trainer = super().instantiate_trainer(**kwargs)
         trainer.strategy.checkpoint_io = CheckpointReader()
         self.model.origin = choice.describe_network(self.config[self.subcommand].model.network)
@@ -70,7 +70,7 @@ class SegmentationCLI(LightningCLI):
 
 
 def main(args: Sequence[str] | None = None) -> SegmentationCLI:
-    """Runs a command line; returns what it made (trainer, model, datamodule)."""
+    """Runs a command line; returns the CLI with its trainer, model and datamodule."""
     args = list(sys.argv[1:] if args is None else args)
     choice.check_choices(args)
     read_whole_numbers()
@@ -83,16 +83,16 @@ def main(args: Sequence[str] | None = None) -> SegmentationCLI:
             subclass_mode_data=True,
             parser_class=Parser,
             args=args,
-            trainer_defaults={"use_distributed_sampler": False},  # the datamodules deal out samples without padding
+            trainer_defaults={"use_distributed_sampler": False},  # the datamodules split samples, without padding
             save_config_callback=RunConfig,
             save_config_kwargs={"save_to_log_dir": False},
             auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,  # it fails on networks without num_classes; config.yaml is the record
+            load_from_checkpoint_support=False,  # fails on networks without num_classes; settings are in config.yaml
             parser_kwargs={name: {"default_config_files": [str(DEFAULTS)]} for name in SegmentationCLI.subcommands()},
         )
     finally:
         if wandb.run is not None and wandb.run is not outer_run:
-            wandb.finish()  # or the next command of this process would log into this one's run
+            wandb.finish()  # else the next command in this process would log to this run
 
 
 if __name__ == "__main__":

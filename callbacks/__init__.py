@@ -1,4 +1,4 @@
-"""Test-time methods as prediction-step callbacks, and what is made of predictions."""
+"""Lightning callbacks: test-time methods, hyperparameter searches, and the writers of results and predictions."""
 
 from callbacks.adabn import AdaBN
 from callbacks.ensemble import Ensemble

@@ -1,7 +1,7 @@
-"""AdaBN: every BatchNorm takes the statistics of a batch of target images, or blends them with its own.
+"""AdaBN: every BatchNorm uses the statistics of a batch of target images, or blends them with its own.
 
 Source: Nado et al. (2020) for prediction-time batches; Schneider et al. (2020) for the source's weight N / (N + n).
-The name is of Li et al. (2017), who take the statistics of the whole target set.
+The name comes from Li et al. (2017), who use the statistics of the whole target set.
 """
 
 from torch import Tensor, nn
@@ -14,13 +14,13 @@ from lightning_modules.predictor import predict_plainly
 class AdaBN(Method):
     """Normalises with the statistics of the whole batch of test images, for comparison.
 
-    Unlike every other method here it needs several images of the target at once, and what an image gets depends on the
-    batch that it came in: choose the batch by ``eval_batch_size`` of the data. Source statistics weigh N / (N + n) and
-    the batch's n / (N + n), where n is the number of images in the batch.
+    Unlike every other method here it needs several target images at once, and the prediction for an image depends on
+    the rest of its batch; the data's ``eval_batch_size`` sets the batch size. The training statistics have weight
+    N / (N + n) and the batch's n / (N + n), where n is the number of images in the batch.
 
     Args:
-        prior: N, the weight of the training statistics in images, 0 or more. 0 is p-BN over a batch (Nado et al.); the
-            larger, the closer to t-BN (Schneider et al.).
+        prior: N, the weight of the training statistics as a number of images, 0 or more. 0 is p-BN over a batch (Nado
+            et al.); larger values approach t-BN (Schneider et al.).
 
     Raises:
         ValueError: If the prior is negative or not finite.
@@ -39,7 +39,7 @@ class AdaBN(Method):
         check_batch_norm(network, alpha=1.0)
 
     def adapt(self, network: nn.Module, image: Tensor) -> Tensor:
-        """Predicts a batch at once; see `Method.adapt`."""
+        """Predicts a whole batch at once; see `Method.adapt`."""
         if len(image) == 1:
             self._warn(
                 "the batch is a single image, whose statistics are then all there are (p-BN): expected several, set "

@@ -1,4 +1,4 @@
-"""Validates several alphas of IaBN in one pass over the development set: one decode, several forwards.
+"""Validates several alphas of IaBN in one pass over the development set: each image is decoded once.
 
 Source: paper, Sec. 5.1 and Appendix B (alpha is chosen in steps of 0.1 on the development set).
 """
@@ -21,16 +21,16 @@ class AlphaSearch(MethodSearch):
     """Logs ``val/miou_alpha_0.1``, ... for every alpha, ``val/best_alpha`` and ``val/miou_best_alpha`` (in percent).
 
     Works in `fit` and in `validate`. A ModelCheckpoint may monitor any of these; `val/miou_best_alpha` is NaN in epochs
-    that are not searched.
+    without a search.
 
     Args:
-        alphas: Weights of the image's statistics in [0, 1].
-        from_epoch: First epoch of `fit` to search in, or in (0, 1) the share of all epochs before it; the authors' code
-            begins at 40 of 50.
-        required: Whether a network without BatchNorm is an error. If not, alpha 0, which is t-BN, is all that is tried.
+        alphas: Values to try: weights of the image's statistics in [0, 1].
+        from_epoch: First epoch of `fit` with a search; a value in (0, 1) is a fraction of all epochs. The authors' code
+            starts at epoch 40 of 50.
+        required: Whether a network without BatchNorm is an error. If not, only alpha 0 (t-BN) is tried on it.
 
     Raises:
-        ValueError: If there is no alpha, or one is outside [0, 1].
+        ValueError: If there is no alpha, one is outside [0, 1], or from_epoch is negative.
     """
 
     def __init__(self, alphas: Sequence[float] = ALPHAS, from_epoch: float = 0, required: bool = True) -> None:
@@ -44,42 +44,42 @@ class AlphaSearch(MethodSearch):
 
     @property
     def alphas(self) -> list[float]:
-        """The alphas that are tried, rising."""
+        """The alphas to try, in ascending order."""
         return self.grid["alpha"]
 
     @property
     def best_alpha(self) -> float | None:
-        """The latest best alpha; the smallest of equals."""
+        """The best alpha of the latest search, the smallest in a tie; None before the first."""
         return None if self.best is None else self.best["alpha"]
 
     @property
     def miou_by_alpha(self) -> dict[float, float]:
-        """The latest mean IoU in percent by alpha."""
+        """The mean IoU in percent per alpha of the latest search."""
         return dict(zip(self.alphas, self.miou, strict=True)) if self.miou else {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Fits the grid to the network. In `test` and `predict` there is no search, and nothing is said of it."""
+        """Reduces the grid to alpha 0 if the network has no BatchNorm. Unlike other searches, allowed in any run."""
         if not self.required and not has_batch_norm(require_segmentation(pl_module).network):
             self.set_grid(TTA(0.0, scales=[1.0], flip=False, grayscale=False), {"alpha": [0.0]})  # a plain forward
 
     def is_due(self, trainer: Trainer) -> bool:
-        """Returns whether the validation that begins is searched: in `fit` not in the first epochs."""
+        """Returns whether the validation that starts includes a search; in `fit`, not before `from_epoch`."""
         early = trainer.state.fn == "fit" and trainer.current_epoch < self._first_epoch(trainer)
         return super().is_due(trainer) and not early
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Logs what came out."""
+        """Logs the result; NaN in an epoch of `fit` without a search."""
         super().on_validation_epoch_end(trainer, pl_module)
         if not self.miou and trainer.state.fn == "fit" and not trainer.sanity_checking:
             log_result(pl_module, {"miou_best_alpha": math.nan})
 
     def _first_epoch(self, trainer: Trainer) -> float:
-        """The first epoch that is searched; of a share rounded down, so that the last epoch is searched in any case."""
+        """Returns the first epoch with a search; a fraction is rounded down, so the last epoch always has one."""
         share = 0 < self.from_epoch < 1
         return math.floor(self.from_epoch * (trainer.max_epochs or 0) + 1e-9) if share else self.from_epoch
 
     def _log(self, trainer: Trainer, module: LightningModule, best: float) -> None:
-        """Logs every alpha, so that a checkpoint may monitor it."""
+        """Logs the mean IoU of every alpha, so that a checkpoint may monitor it."""
         assert self.best_alpha is not None
         values = {f"miou_alpha_{alpha:g}": miou for alpha, miou in self.miou_by_alpha.items()}
         log_result(module, {**values, "best_alpha": self.best_alpha, "miou_best_alpha": best})

@@ -1,7 +1,7 @@
-"""The arithmetic of IaBN in few passes over memory: statistics of the sample, blended normalisation, and its gradient.
+"""IaBN's arithmetic in few passes over memory: sample statistics, blended normalisation, and its gradient.
 
-Written as tensor operations the forward reads or writes the features nine times and keeps three copies for the backward
-pass. Here torch's own kernels do it in three reads and a write, and the features are all that is kept.
+Written as plain tensor operations, the forward pass reads or writes the features nine times and keeps three copies for
+the backward pass. Torch's own kernels need three reads and one write, and only the features are kept.
 
 Source: paper, Sec. 3, Eq. 3-4.
 """
@@ -16,11 +16,11 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-BLOCK = 1024  # pixels that are summed up one by one
-CHANNELS = 1024  # that torch's kernel measures fastest at once
-CANCELLING = 4.0  # a mean of so many units of output: rounding its product costs 5e-7
+BLOCK = 1024  # pixels summed sequentially
+CHANNELS = 1024  # number of channels at which torch's kernel is fastest
+CANCELLING = 4.0  # |mean * scale| above which the one-pass formula loses digits (5e-7 from rounding the product)
 
-_served: dict[str, str] = {}  # what serves each device, type and layout: "fast", or why the plain formula does
+_served: dict[str, str] = {}  # per device, dtype and layout: "fast", or why the plain formula is used
 
 
 def blend(sample: Tensor, source: Tensor, alpha: float) -> Tensor:
@@ -29,15 +29,15 @@ def blend(sample: Tensor, source: Tensor, alpha: float) -> Tensor:
 
 
 def fast_path_report() -> dict[str, str]:
-    """Returns what served each device, type and layout that this process met: ``fast``, or why the plain formula."""
+    """Returns, per device, dtype and layout used so far, ``fast`` or the reason for using the plain formula."""
     return dict(_served)
 
 
 def has_kernels(x: Tensor) -> bool:
-    """Returns whether torch's BatchNorm kernels serve these (B, C, H, W) features; a compiler does better without.
+    """Returns whether to use torch's BatchNorm kernels on these (B, C, H, W) features; not when compiling.
 
-    Once per process, device, type and layout they are compared with the plain formula on a small input, forward and
-    backward. Where they raise or disagree the plain formula takes over, with a warning.
+    Once per process, device, dtype and layout they are compared with the plain formula on a small input, forward and
+    backward. If they raise or disagree, the plain formula is used instead, with a warning.
     """
     if x.device.type not in ("cpu", "cuda") or torch.compiler.is_compiling():
         return False
@@ -54,13 +54,13 @@ def has_kernels(x: Tensor) -> bool:
 
 
 def _find_fault(device: torch.device, dtype: torch.dtype, layout: torch.memory_format) -> str | None:
-    """Compares the kernels with the plain formula on a small input; says what is wrong, or None."""
+    """Compares the kernels with the plain formula on a small input; returns the first fault, or None."""
     generator = torch.Generator().manual_seed(0)
     features, gradient = (
         torch.randn(1, 5, 6, 7, generator=generator, device="cpu").to(device, dtype).contiguous(memory_format=layout)
         for _ in range(2)
     )
-    features[:, 0] = 2.0  # a channel without variance, as behind a global pooling
+    features[:, 0] = 2.0  # a channel with zero variance, as after global pooling
     kind = torch.float64 if dtype == torch.float64 else torch.float32
     mean, weight, bias, deviation = torch.randn(4, 5, generator=generator, device="cpu").to(device, kind)
     var = deviation.abs() + 0.5
@@ -82,23 +82,23 @@ def _find_fault(device: torch.device, dtype: torch.dtype, layout: torch.memory_f
 
 
 def measure_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Measures the mean and the biased variance of features per channel, over all samples.
+    """Computes the mean and the biased variance of features per channel, over all samples.
 
-    With channels side by side torch's CPU kernel adds up all pixels one by one: in float32 a map of 512x1024 then has
-    lost four digits of its variance, and all of them where the mean is many deviations from 0. So blocks are measured,
-    several at once as if they were channels, and put together in float64.
+    In channels_last layout torch's CPU kernel sums all pixels sequentially: in float32, a 512x1024 map loses four
+    digits of its variance, and all of them where the mean is many standard deviations from 0. So this measures blocks,
+    several at once by treating them as channels, and merges them in float64.
 
     Args:
-        x: (B, C, H, W) of any floating type.
+        x: (B, C, H, W), any floating dtype.
 
     Returns:
-        Two (C,), accumulated in float32 or better; float32, or float64 for float64. They cannot be differentiated;
-        `_BlendedNorm` brings its own gradient.
+        Mean and variance, (C,) each, accumulated in float32 or better; float32, or float64 for float64 input. Not
+        differentiable: `_BlendedNorm` computes its gradient itself.
     """
     if x.device.type != "cpu" or x.dtype == torch.float64 or x.is_contiguous() or x.numel() <= BLOCK * x.shape[1]:
         return _measure_block(x)
     channels, width = x.shape[1], x.shape[3]
-    at_once = math.gcd(width, 1 << (max(1, CHANNELS // channels).bit_length() - 1))  # pixels in turn to so many blocks
+    at_once = math.gcd(width, 1 << (max(1, CHANNELS // channels).bit_length() - 1))  # blocks, filled in turn
     parts = [part for sample in x.split(1) for part in sample.split(max(1, BLOCK * at_once // width), dim=2)]
     folded = [part.permute(0, 2, 3, 1).reshape(1, -1, 1, at_once * channels).permute(0, 3, 1, 2) for part in parts]
     found = zip(*map(_measure_block, folded), strict=True)
@@ -110,18 +110,18 @@ def measure_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _measure_block(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns two (C,): mean and biased variance of (B, C, H, W) features, by torch's own kernel."""
+    """Returns the (C,) mean and (C,) biased variance of (B, C, H, W) features, by torch's own kernel."""
     if x.device.type == "cuda":
         mean, invstd = torch.batch_norm_stats(x, 0.0)
         return mean, recover_variance(invstd)
     scratch = None
-    if x.dtype in (torch.bfloat16, torch.float16):  # the type of running statistics is that of the result
+    if x.dtype in (torch.bfloat16, torch.float16):  # the result takes the dtype of the running statistics
         scratch = x.new_zeros(x.shape[1], dtype=torch.float32)
     return torch.batch_norm_update_stats(x, scratch, None if scratch is None else torch.zeros_like(scratch), 0.0)
 
 
 def recover_variance(invstd: Tensor) -> Tensor:
-    """Returns the variance that torch's CUDA kernel, with eps 0, gives as var^(-1/2), and as 0 where it is 0."""
+    """Returns the variance from the var^(-1/2) of torch's CUDA kernel at eps 0, which is 0 where the variance is 0."""
     return invstd.square().reciprocal().masked_fill(invstd == 0, 0.0)
 
 
@@ -135,20 +135,20 @@ def normalize_blended(
     eps: float,
     pooled: bool = False,
 ) -> Tensor:
-    """Normalises features with blended statistics; gradients flow through those of the sample.
+    """Normalises features with blended statistics; gradients flow through the sample's statistics.
 
     Args:
-        x: (B, C, H, W) of any floating type.
+        x: (B, C, H, W), any floating dtype.
         running_mean: (C,) training mean.
         running_var: (C,) training variance.
         weight: (C,) scale, or None.
         bias: (C,) shift, or None.
         alpha: Weight of the sample's statistics in [0, 1].
         eps: Added to the variance.
-        pooled: Whether the sample's statistics are those of the whole batch.
+        pooled: Whether to use the statistics of the whole batch in place of each sample's.
 
     Returns:
-        (B, C, H, W) of the type of x.
+        (B, C, H, W), same dtype as x.
     """
     kind = torch.float64 if x.dtype == torch.float64 else torch.float32
     running_mean, running_var = running_mean.to(kind), running_var.to(kind)
@@ -157,19 +157,19 @@ def normalize_blended(
     normalize: Callable[..., Tensor] = _BlendedNorm.apply if has_kernels(x) else _normalize_plainly
     if pooled or len(x) == 1 or alpha == 0:
         return normalize(x, running_mean, running_var, weight, bias, alpha, eps)
-    # In channels_last the samples cannot be taken for channels; on a CPU they choose between the ways of `_apply`.
+    # Samples cannot be folded into channels in channels_last; on a CPU, each needs its own choice in `_apply`.
     if not x.is_contiguous() or x.device.type == "cpu":
         return torch.cat(
             [normalize(single, running_mean, running_var, weight, bias, alpha, eps) for single in x.split(1)]
         )
     each = [values.repeat(len(x)) for values in (running_mean, running_var, weight, bias)]
-    return normalize(x.view(1, -1, *x.shape[2:]), *each, alpha, eps).view(x.shape)  # each sample's channels apart
+    return normalize(x.view(1, -1, *x.shape[2:]), *each, alpha, eps).view(x.shape)  # samples as channels
 
 
 def _normalize_plainly(
     x: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor, bias: Tensor, alpha: float, eps: float
 ) -> Tensor:
-    """The formula in operations that torch differentiates: for compilers, and where the kernels fail their check."""
+    """Applies the formula in differentiable operations: for compilers, and where the kernels fail their check."""
     mean, var = running_mean, running_var
     if alpha > 0:
         values = x if x.dtype == torch.float64 else x.float()
@@ -181,10 +181,10 @@ def _normalize_plainly(
 
 
 def _apply(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """Normalises (B, C, H, W) features by (C,) statistics in one pass, or in two where the one would lose digits.
+    """Normalises (B, C, H, W) features by (C,) statistics in one pass, or in two where one pass would lose digits.
 
-    On a CPU torch's kernel computes x * scale + (bias - mean * scale), which cancels where the mean is many deviations
-    from 0; on CUDA it subtracts the mean first.
+    On a CPU torch's kernel computes x * scale + (bias - mean * scale), which cancels where the mean is many standard
+    deviations from 0; on CUDA it subtracts the mean first.
     """
     if x.device.type == "cuda":
         return torch.batch_norm_elemt(x, weight, bias, mean, torch.rsqrt(var + eps), eps)
@@ -199,9 +199,9 @@ def _apply(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, e
 class _BlendedNorm(torch.autograd.Function):
     """With m = alpha * mean(x) + ..., v = alpha * var(x) + ... and s = (v + eps)^(-1/2): (x - m) * s * weight + bias.
 
-    Backward, with n values per channel: the layer's own gradient at fixed m and v, plus what flows through them,
+    Backward, with n values per channel: the gradient at fixed m and v, plus the gradient through m and v,
     alpha / n * (dm + 2 * (x - mean(x)) * dv), where dm = -s * weight * sum(g) and dv = -1/2 * s^3 * weight *
-    sum(g * (x - m)). Both sums are those of the gradients of bias and weight.
+    sum(g * (x - m)). The gradients of bias and weight contain the same two sums.
     """
 
     @staticmethod
@@ -246,13 +246,13 @@ class _BlendedNorm(torch.autograd.Function):
 def _differentiate_on_cuda(
     gradient: Tensor, x: Tensor, weight: Tensor, sample_mean: Tensor, mean: Tensor, invstd: Tensor, alpha: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns the gradients of features, weight and bias by the two kernels of torch's SyncBatchNorm.
+    """Computes the gradients of features, weight and bias with the two kernels of torch's SyncBatchNorm.
 
-    The second one computes (g - a / n - (x - m) * s^2 * b / n) * s * weight. With D = sum(g * (x - m)), the gradient of
-    `_BlendedNorm` is that with b = alpha * D and a = alpha * sum(g) + (m - mean(x)) * s^2 * b.
+    The second kernel computes (g - a / n - (x - m) * s^2 * b / n) * s * weight. With D = sum(g * (x - m)), this equals
+    the gradient of `_BlendedNorm` for b = alpha * D and a = alpha * sum(g) + (m - mean(x)) * s^2 * b.
     """
     layout = torch.contiguous_format if x.is_contiguous() else torch.channels_last
-    gradient = gradient.contiguous(memory_format=layout)  # both kernels ask for one layout
+    gradient = gradient.contiguous(memory_format=layout)  # both kernels need the same layout for both tensors
     sum_dy, sum_dy_xmu, grad_weight, grad_bias = torch.batch_norm_backward_reduce(
         gradient, x, mean, invstd, weight, True, True, True
     )

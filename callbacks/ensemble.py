@@ -1,4 +1,4 @@
-"""Ensembles: the mean softmax of several trained networks, each with IaBN and, if wanted, with TTA.
+"""Ensembles: the mean softmax of several trained networks, each with IaBN and optionally TTA.
 
 Source: Hansen and Salamon (1990); paper, Sec. 5.3 and Fig. 2, 5.
 """
@@ -27,18 +27,18 @@ from lightning_modules.segmentation import SegmentationModule
 class Ensemble(Method):
     """Averages the predictions of several networks.
 
-    The members are the checkpoints given, no more: the network of the run gives the architecture to those that fit it,
-    and does not predict itself. A checkpoint of another architecture is built from the config.yaml that lies in the
-    folder of its training run. All are loaded once, when a run starts.
+    The members are exactly the checkpoints given. The run's own network only provides the architecture of those that
+    fit it, and does not predict. A checkpoint of another architecture is built from the config.yaml in the folder of
+    its training run. All are loaded once, at the start of a run.
 
     Args:
-        checkpoints: Paths of two or more checkpoints (of one is allowed), of networks for the same classes.
-        alpha: Weight of the test image's statistics in [0, 1]; 0 is without IaBN and takes any network.
-        tta: Whether each member predicts by test-time augmentation.
+        checkpoints: Paths of the checkpoints, usually two or more, of networks for the same classes.
+        alpha: Weight of the test image's statistics in [0, 1]; 0 turns IaBN off and accepts any network.
+        tta: Whether each member predicts with test-time augmentation.
         scales: TTA's factors on the image's size, each above 0.
         flip: Whether TTA's second view of each scale is mirrored.
         grayscale: Whether TTA's second view of each scale is gray.
-        normalization: How images were normalised; None is ImageNet's mean and deviation.
+        normalization: Mean and standard deviation used to normalise images; None means ImageNet's.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -70,7 +70,7 @@ class Ensemble(Method):
         self.members: list[nn.Module] = []
 
     def check_network(self, network: nn.Module) -> None:
-        """Loads the members; raises ValueError if one does not fit, or alpha is above 0 and it has no BatchNorm."""
+        """Loads the members; raises ValueError if one does not fit, or if alpha is above 0 and one has no BatchNorm."""
         with torch.inference_mode(False):
             self.members = [load_member(Path(path), network) for path in self.checkpoints]
         for member in self.members:
@@ -78,11 +78,11 @@ class Ensemble(Method):
 
     def adapt(self, network: nn.Module, image: Tensor) -> Tensor:
         """Predicts one image; see `Method.adapt`."""
-        if not self.members:  # outside of a trainer
+        if not self.members:  # used without a trainer
             self.check_network(network)
         total: Tensor | None = None
         for path, member in zip(self.checkpoints, self.members, strict=True):
-            member.to(next(network.parameters()))  # device and type; nothing to do but for the first image
+            member.to(next(network.parameters()))  # device and dtype; does something for the first image only
             with adaptive_batch_norm(member, self.alpha):
                 probabilities = self._predict_member(member, image)
             if total is not None and total.shape != probabilities.shape:
@@ -113,15 +113,15 @@ def load_member(path: Path, like: nn.Module) -> nn.Module:
     """Loads a member of an ensemble.
 
     Args:
-        path: A checkpoint of `fit`, or a state dict of the network alone.
-        like: A network; the member is a copy of it with other weights if they fit, else it is built from config.yaml.
+        path: Path of a checkpoint of `fit`, or of a state dict of the network alone.
+        like: A network; if the weights fit it, the member is a copy of it, else it is built from config.yaml.
 
     Returns:
         The network in evaluation mode, without gradients, on the CPU.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no checkpoint, or of another architecture and without a config.yaml that fits.
+        ValueError: If the file is not a checkpoint, or has another architecture and no config.yaml that fits.
     """
     saved = read_checkpoint(path)["state_dict"]
     fits = find_difference(like.state_dict(), rename_weights(like.state_dict(), saved)) is None
@@ -136,12 +136,12 @@ def load_member(path: Path, like: nn.Module) -> nn.Module:
 
 
 def build_network(path: Path, like: nn.Module) -> nn.Module:
-    """Builds the network of the training run that a checkpoint lies in, from that run's config.yaml.
+    """Builds the network of a checkpoint from the config.yaml of its training run.
 
     Raises:
-        ValueError: If there is no such config, or it names no network.
+        ValueError: If there is no such config, it names no network, or the network cannot be built.
     """
-    from jsonargparse import ArgumentError, ArgumentParser  # only here, so that methods need no command line
+    from jsonargparse import ArgumentError, ArgumentParser  # here, so that methods do not need it
 
     configs = [folder / "config.yaml" for folder in path.resolve().parents[:2]]
     config = next((config for config in configs if config.is_file()), None)
@@ -157,8 +157,8 @@ def build_network(path: Path, like: nn.Module) -> nn.Module:
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{config} names no network under model.network: expected the config of a `fit`") from error
     if "weights" in arguments:
-        arguments["weights"] = None  # the checkpoint replaces them
-    if hasattr(like, "num_classes"):  # in a run it comes from the data, so the config does not have it
+        arguments["weights"] = None  # the checkpoint has the weights
+    if hasattr(like, "num_classes"):  # a run takes it from the data, so it is not in the config
         arguments.setdefault("num_classes", like.num_classes)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(nn.Module, "network")

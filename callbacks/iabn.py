@@ -1,4 +1,4 @@
-"""IaBN: every BatchNorm blends its training statistics with those of the one test image.
+"""IaBN: every BatchNorm blends its training statistics with those of the single test image.
 
 Source: paper, Sec. 3, Eq. 1-4.
 """
@@ -21,17 +21,17 @@ from lightning_modules.predictor import predict_plainly
 class InstanceAdaptiveBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm2d that in evaluation mode normalises each sample with blended statistics.
 
-    In training mode it is BatchNorm2d. It has the parameters and buffers of BatchNorm2d and no more, so checkpoint keys
-    do not change; alpha is no part of the state. The statistics of a sample never depend on the rest of its batch.
-    Gradients flow through the statistics of the sample. Statistics are computed in float32 or better.
+    In training mode it behaves as BatchNorm2d. It has exactly the parameters and buffers of BatchNorm2d, so checkpoint
+    keys do not change; alpha is not part of the state. A sample's statistics never depend on the rest of its batch.
+    Gradients flow through the sample's statistics, which are computed in float32 or better.
 
     Args:
         num_features: Number of channels C.
         alpha: Weight of the sample's statistics in [0, 1]: 0 is t-BN, 1 is p-BN (instance statistics).
-        **kwargs: As for BatchNorm2d.
+        **kwargs: Further arguments of BatchNorm2d.
 
     Attributes:
-        pooled: Whether statistics are the whole batch's in place of each sample's.
+        pooled: Whether to use the statistics of the whole batch in place of each sample's.
 
     Raises:
         ValueError: If alpha is outside [0, 1].
@@ -46,7 +46,7 @@ class InstanceAdaptiveBatchNorm2d(nn.BatchNorm2d):
 
     @classmethod
     def from_batch_norm(cls, layer: _BatchNorm, alpha: float) -> "InstanceAdaptiveBatchNorm2d":
-        """Makes the adaptive twin of a layer; the two share parameters, buffers, hooks and train flag."""
+        """Creates the adaptive twin of a layer; the two share parameters, buffers, hooks and train flag."""
         read_alpha(alpha)
         twin = cls.__new__(cls)
         twin.__dict__.update(layer.__dict__)
@@ -59,7 +59,7 @@ class InstanceAdaptiveBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         self._check_input_dim(x)
         mean, var, alpha = self.running_mean, self.running_var, self.alpha
-        if mean is None or var is None:  # with no running statistics, the input's own are all there are
+        if mean is None or var is None:  # without running statistics, use the input's own
             mean, var, alpha = x.new_zeros(self.num_features), x.new_ones(self.num_features), 1.0
         return normalize_blended(x, mean, var, self.weight, self.bias, alpha, self.eps, self.pooled)
 
@@ -69,30 +69,30 @@ class InstanceAdaptiveBatchNorm2d(nn.BatchNorm2d):
 
 
 class _AdaptiveInput(InstanceAdaptiveBatchNorm2d):
-    """Adapts a BatchNorm2d subclass that does more than normalise (an activation, say) through its input.
+    """Adapts a BatchNorm2d subclass that does more than normalise (e.g. applies an activation) by changing its input.
 
-    The input is moved so that the layer's own normalisation by its training statistics yields the blended one; whatever
-    else the layer does stays its own business. While training it is the layer itself.
+    The input is shifted and scaled such that the layer's normalisation by its training statistics results in
+    normalisation by the blended ones; the rest of the layer runs unchanged. In training mode it is the layer itself.
     """
 
-    layer: tuple[_BatchNorm]  # in a tuple, so that it is no submodule and state keys stay
+    layer: tuple[_BatchNorm]  # in a tuple, so that it is not a submodule and state dict keys do not change
 
     @classmethod
     def from_batch_norm(cls, layer: _BatchNorm, alpha: float) -> "_AdaptiveInput":
-        """Makes the adaptive twin; the two share parameters, buffers, hooks and submodules."""
+        """Creates the adaptive twin; the two share parameters, buffers, hooks and submodules."""
         twin = super().from_batch_norm(layer, alpha)
         assert isinstance(twin, _AdaptiveInput)
         twin.layer = (layer,)
         return twin
 
     def train(self, mode: bool = True) -> "_AdaptiveInput":
-        """Sets the mode of the twin and of the layer behind it."""
+        """Sets the mode of the twin and of its layer."""
         super().train(mode)
         self.layer[0].train(mode)
         return self
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalises (B, C, H, W) features, then does what else the layer does."""
+        """Runs the layer on (B, C, H, W) features, normalised by blended statistics."""
         (layer,) = self.layer
         if not self.training and layer.running_mean is not None and layer.running_var is not None and self.alpha > 0:
             mean, var = layer.running_mean, layer.running_var
@@ -101,14 +101,14 @@ class _AdaptiveInput(InstanceAdaptiveBatchNorm2d):
 
 
 def convert_batch_norm(network: nn.Module, alpha: float | Mapping[str, float]) -> nn.Module:
-    """Replaces every 2d BatchNorm of a network by its instance-adaptive twin; existing twins get the new alpha.
+    """Replaces every 2d BatchNorm of a network with its instance-adaptive twin; existing twins get the new alpha.
 
-    Parameters, buffers and train flags are shared with the layers replaced. Convert to SyncBatchNorm before, never
-    after: that conversion takes every subclass of BatchNorm with it.
+    Parameters, buffers and train flags are shared with the replaced layers. Convert to SyncBatchNorm before, never
+    after: that conversion replaces every subclass of BatchNorm, twins included.
 
     Args:
         network: Any module; changed in place.
-        alpha: Weight of the sample's statistics in [0, 1], of all layers or by layer.
+        alpha: Weight of the sample's statistics in [0, 1], for all layers or per layer.
 
     Returns:
         The network, or the twin if the network itself is a BatchNorm.
@@ -125,15 +125,15 @@ def convert_batch_norm(network: nn.Module, alpha: float | Mapping[str, float]) -
 
 @contextmanager
 def adaptive_batch_norm(network: nn.Module, alpha: float | Mapping[str, float], pooled: bool = False) -> Iterator[None]:
-    """Converts the BatchNorm layers of a network within a ``with`` block and puts the originals back after it.
+    """Converts the BatchNorm layers of a network within a ``with`` block and restores the originals after it.
 
     Args:
         network: Any module.
-        alpha: Weight of the sample's statistics in [0, 1], of all layers or by layer.
-        pooled: Whether statistics are the whole batch's in place of each sample's.
+        alpha: Weight of the sample's statistics in [0, 1], for all layers or per layer.
+        pooled: Whether to use the statistics of the whole batch in place of each sample's.
 
     Raises:
-        ValueError: As `check_batch_norm`.
+        ValueError: If alpha does not suit the network, see `check_batch_norm`.
     """
     check_batch_norm(network, alpha)
     twins = [layer for layer in network.modules() if isinstance(layer, InstanceAdaptiveBatchNorm2d)]
@@ -151,11 +151,11 @@ def adaptive_batch_norm(network: nn.Module, alpha: float | Mapping[str, float], 
 
 
 def check_batch_norm(network: nn.Module, alpha: float | Mapping[str, float], required: bool = False) -> None:
-    """Raises ValueError if alpha does not suit a network: it is outside [0, 1], or there is no 2d BatchNorm.
+    """Raises ValueError if alpha is outside [0, 1] or does not match the network's layers, or there is no 2d BatchNorm.
 
     Args:
         network: Any module.
-        alpha: Weight of the sample's statistics in [0, 1], of all layers or by layer.
+        alpha: Weight of the sample's statistics in [0, 1], for all layers or per layer.
         required: Whether a network without BatchNorm is an error at alpha 0, too.
     """
     read_alpha(alpha)
@@ -173,17 +173,17 @@ def check_batch_norm(network: nn.Module, alpha: float | Mapping[str, float], req
 
 
 def has_batch_norm(network: nn.Module) -> bool:
-    """Returns whether a network has a 2d BatchNorm, which IaBN adapts."""
+    """Returns whether a network has a 2d BatchNorm layer, which IaBN can adapt."""
     return any(map(_is_batch_norm, network.modules()))
 
 
 def list_batch_norms(network: nn.Module) -> dict[str, nn.Module]:
-    """Returns the 2d BatchNorm layers of a network by their full names; one that is used twice has its first."""
+    """Maps full names to the 2d BatchNorm layers of a network; a layer used twice is listed under its first name."""
     return {name: layer for name, layer in network.named_modules() if _is_batch_norm(layer)}
 
 
 def _replace(network: nn.Module, alpha: float | Mapping[str, float]) -> list[tuple[nn.Module, str, nn.Module]]:
-    """Puts twins in the places of layers; a layer that is used twice keeps being one. Returns what was where."""
+    """Replaces layers with twins (one twin per layer, also if used twice); returns (parent, name, original layer)."""
     layers = list_batch_norms(network)
     alphas = spread_alpha(alpha, layers)
     twins = {layer: _make_twin(layer, alphas[name]) for name, layer in layers.items()}
@@ -214,8 +214,8 @@ class IaBN(Method):
     """Predicts with instance-adaptive batch normalisation.
 
     Args:
-        alpha: Weight of the test image's statistics in [0, 1]: 0 is t-BN, 1 is p-BN. The paper chose 0.1. By layer: a
-            mapping from names of modules, or a file of `experiments.learn_alpha`.
+        alpha: Weight of the test image's statistics in [0, 1]: 0 is t-BN, 1 is p-BN. The paper chose 0.1. For a weight
+            per layer, a mapping from module names to weights, or a file written by `experiments.learn_alpha`.
 
     Raises:
         ValueError: If alpha is outside [0, 1].

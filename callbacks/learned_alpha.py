@@ -1,7 +1,7 @@
-"""Learns the weight of IaBN of each layer from source images alone; the network stays as it is.
+"""Learns IaBN's alpha for each layer from source images alone; the network does not change.
 
-What differs between domains is imitated by photometric changes of source images. Statistics are measured per image, as
-at test time, and only the weights of the blend move: down the cross-entropy with the images' own labels.
+Photometric augmentation of source images simulates the gap between domains. Statistics are computed per image, as at
+test time, and only the alphas are trained, by the cross-entropy with the images' own labels.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -30,18 +30,18 @@ def learn_alpha(
     lr: float = 0.05,
     normalization: Normalization = IMAGENET,
 ) -> dict[str, float]:
-    """Learns one weight of the image's statistics per BatchNorm layer, by steps of Adam.
+    """Learns one weight of the image's statistics per BatchNorm layer with Adam.
 
     Args:
-        network: (B, 3, H, W) -> (B, K, H, W) logits, with BatchNorm; left as it was.
+        network: (B, 3, H, W) -> (B, K, H, W) logits, with BatchNorm; not changed.
         batches: (B, 3, H, W) normalised source images on the network's device, and their (B, H', W') int64 labels, 255
             where ignored. Batches may differ in size.
-        per_step: How many batches a step is taken on.
-        lr: Learning rate of Adam, on the logits of the weights.
-        normalization: Of the images.
+        per_step: Number of batches per optimizer step.
+        lr: Adam's learning rate, for the logits of the weights.
+        normalization: Normalisation of the images.
 
     Returns:
-        The weight of each layer in [0, 1], by its full name.
+        The weight in [0, 1] of each layer, by its full name.
 
     Raises:
         ValueError: If the network has no BatchNorm with running statistics, there are no batches, or alpha becomes NaN.
@@ -54,14 +54,14 @@ def learn_alpha(
             "expected a network with track_running_stats"
         )
     device, seen = next(network.parameters()).device, 0
-    plain = adaptive_batch_norm(network, 0.0)  # also where layers blend already
+    plain = adaptive_batch_norm(network, 0.0)  # also if layers blend already
     with torch.inference_mode(False), evaluating(network), plain, torch.enable_grad():
         layers = {name: one for name, one in list_batch_norms(network).items() if one.running_mean is not None}
         logits = torch.full((len(layers),), START, device=device).logit().requires_grad_()
         optimizer = torch.optim.Adam([logits], lr=lr)
         network.requires_grad_(False)
         for images, masks in batches:
-            images, masks = images.clone(), masks.clone()  # of inference mode, maybe
+            images, masks = images.clone(), masks.clone()  # they may be inference tensors
             with seeded(device, seen):
                 changed = normalization.apply(change_strongly(normalization.undo(images).clamp(0, 1)))
             with blending(layers, logits):
@@ -77,16 +77,16 @@ def learn_alpha(
     if not logits.isfinite().all():
         raise ValueError("alpha became NaN or infinite: expected finite source images; try a smaller learning rate")
     learned = dict(zip(layers, logits.detach().sigmoid().tolist(), strict=True))
-    return {name: learned.get(name, 1.0) for name in names}  # without running statistics the image's are all there are
+    return {name: learned.get(name, 1.0) for name in names}  # 1 without running statistics
 
 
 @contextmanager
 def blending(layers: Mapping[str, Any], logits: Tensor) -> Iterator[None]:
-    """Normalises by blended statistics within a ``with`` block, with a gradient to the weights of the blend.
+    """Normalises by blended statistics within a ``with`` block, differentiable with respect to the blend weights.
 
     Args:
         layers: BatchNorm layers with running statistics, in evaluation mode.
-        logits: (N,): the sigmoid of each is the weight of a layer.
+        logits: (N,), one per layer: the sigmoid of each is the layer's weight.
     """
 
     def blend(layer: Any, inputs: tuple[Tensor], alpha: Tensor) -> Tensor:
@@ -94,7 +94,7 @@ def blending(layers: Mapping[str, Any], logits: Tensor) -> Iterator[None]:
         var, mean = torch.var_mean(x, dim=(2, 3), correction=0, keepdim=True)
         own_mean, own_var = (running.view(1, -1, 1, 1) for running in (layer.running_mean, layer.running_var))
         scale = ((own_var + layer.eps) / (torch.lerp(own_var, var, alpha) + layer.eps)).sqrt()
-        return (x - torch.lerp(own_mean, mean, alpha)) * scale + own_mean  # which the layer then normalises
+        return (x - torch.lerp(own_mean, mean, alpha)) * scale + own_mean  # the layer then normalises this
 
     with ExitStack() as handles:
         for layer, alpha in zip(layers.values(), logits.sigmoid(), strict=True):
@@ -106,10 +106,11 @@ _jitter = PhotometricChange(0.6, 0.6, 0.6, 0.1, blur=0.5)
 
 
 def change_strongly(images: Tensor) -> Tensor:
-    """Changes the light and the camera of (B, 3, H, W) images in [0, 1]: returns new ones in [0, 1].
+    """Augments (B, 3, H, W) images in [0, 1] photometrically: returns new ones in [0, 1].
 
-    Brightness, contrast and saturation by factors of 0.4 to 1.6, hue, blur, a gamma of 0.6 to 1.7, a tint of each
-    channel by up to 20 %, a veil of one colour over up to half of the light, and noise of up to 5 %.
+    Changes brightness, contrast and saturation by factors of 0.4 to 1.6, shifts the hue, blurs, applies a gamma of 0.6
+    to 1.65, scales each channel by up to 20 %, blends in a uniform colour by up to 50 %, and adds noise with a standard
+    deviation of up to 0.05.
     """
 
     def draw(low: float, high: float, channels: int = 1) -> Tensor:

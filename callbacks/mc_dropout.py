@@ -1,4 +1,4 @@
-"""MC dropout: the mean softmax over forward passes with live dropout.
+"""MC dropout: the mean softmax over forward passes with active dropout.
 
 Source: Gal and Ghahramani (2016); paper, Sec. 5.1, Table 1(b) and 5(b).
 """
@@ -16,13 +16,13 @@ from lightning_modules.predictor import predict_plainly
 class MCDropout(Method):
     """Monte-Carlo dropout, with or without IaBN.
 
-    Only Dropout modules are live; BatchNorm and everything else stay in evaluation mode. The network has to have been
-    trained with them: `dropout` of this project's networks puts one after every ReLU.
+    Only Dropout modules are active; BatchNorm and everything else stay in evaluation mode. The network must have been
+    trained with dropout: the argument `dropout` of this project's networks adds one after every ReLU.
 
     Args:
-        passes: Number of forward passes, each with masks of its own, 1 or more.
-        alpha: Weight of the test image's statistics in [0, 1]; 0 is without IaBN and takes any network with dropout.
-        seed: Of the masks. Every image sees the same ones, so that no result depends on the images before.
+        passes: Number of forward passes, 1 or more, each with its own dropout masks.
+        alpha: Weight of the test image's statistics in [0, 1]; 0 turns IaBN off and accepts any network with dropout.
+        seed: Seed of the dropout masks. They are the same for every image, so no result depends on earlier images.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -37,7 +37,7 @@ class MCDropout(Method):
         self.seed = seed
 
     def check_network(self, network: nn.Module) -> None:
-        """Raises ValueError if the network has no dropout, or alpha is above 0 and it has no BatchNorm."""
+        """Raises ValueError if the network has no dropout, or if alpha is above 0 and it has no BatchNorm."""
         if not find_dropout(network):
             raise ValueError(
                 f"{type(network).__name__} has no Dropout module with a probability above 0, so every pass would be "
@@ -59,5 +59,5 @@ class MCDropout(Method):
 
 
 def find_dropout(network: nn.Module) -> list[nn.Module]:
-    """Lists the Dropout modules that do something: those with a probability above 0."""
+    """Lists the Dropout modules with a probability above 0."""
     return [module for module in network.modules() if isinstance(module, _DropoutNd) and module.p > 0]

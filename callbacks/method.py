@@ -1,4 +1,4 @@
-"""The base of all test-time methods: a callback that puts its own predictor at the module's seam."""
+"""The base class of all test-time methods: a callback that sets itself as the module's predictor."""
 
 import inspect
 from abc import ABC, abstractmethod
@@ -21,15 +21,15 @@ __all__ = ["Adaptation", "Method", "TooLargeError", "evaluating", "require_segme
 
 
 class Method(Callback, ABC):
-    """A test-time method. Subclasses say how to `adapt` to one image; the rest is done here.
+    """A test-time method. Subclasses implement `adapt` for one image; this class does the rest.
 
-    As a callback the method serves `trainer.test`, `validate`, `predict` and the validation inside `fit`. Outside of a
-    trainer, `predict` is all there is.
+    As a callback the method works in `trainer.test`, `validate`, `predict` and the validation inside `fit`. Without a
+    trainer, call `predict`.
 
     Attributes:
         adaptations: The outcome for each image of the latest batch.
-        per_image: Whether each image is adapted to alone, so that no result depends on the batch it came in; a method
-            that needs a batch of target images says no.
+        per_image: Whether the method adapts to each image alone, so that no result depends on the batch; False for a
+            method that needs a batch of target images.
     """
 
     per_image = True
@@ -42,38 +42,38 @@ class Method(Callback, ABC):
     def adapt(self, network: nn.Module, image: Tensor) -> Tensor | Adaptation:
         """Predicts one image, or a batch of them at once if the method is not `per_image`.
 
-        Called in evaluation mode, outside inference mode, without gradients; train flags and buffers of the network are
-        put back by the caller, everything else is to be left as it was.
+        Called in evaluation mode, outside inference mode, without gradients. The caller restores the network's train
+        flags and buffers; the method must restore everything else that it changes.
 
         Args:
             network: (B, 3, H, W) -> (B, K, H, W) logits.
             image: (1, 3, H, W) float, normalised, finite; (B, 3, H, W) if the method is not `per_image`.
 
         Returns:
-            (1, K, H, W) or (B, K, H, W) float32 probabilities, alone or with an account of the adaptation.
+            (1, K, H, W) or (B, K, H, W) float32 probabilities, as a tensor or within an `Adaptation`.
         """
 
     def check_network(self, network: nn.Module) -> None:
-        """Raises ValueError if the method cannot work on this network; called once before a run."""
+        """Raises ValueError if the method cannot be used with this network; called once before a run."""
 
     @torch.inference_mode(False)
     @torch.no_grad()
     def predict(self, network: nn.Module, image: Tensor) -> Tensor:
         """Predicts each image of a batch on its own (if `per_image`) and leaves the network bit-identical.
 
-        An image that holds NaN or infinity, or whose adaptation ends in them, falls back to the prediction of the
-        unadapted network (non-finite pixels count as 0, the mean colour); it is marked so in `adaptations`.
+        If an image or its adapted prediction has NaN or infinity, the unadapted network predicts instead (non-finite
+        pixels become 0, the mean colour), and `adaptations` marks the image as a fallback.
 
         Args:
-            network: Any module (B, 3, H, W) -> (B, K, H, W) logits; not changed, also not on an exception.
+            network: Any module (B, 3, H, W) -> (B, K, H, W) logits; not changed, even if an exception is raised.
             image: (B, 3, H, W) float, normalised.
 
         Returns:
             (B, K, H, W) float32 probabilities.
 
         Raises:
-            ValueError: If the image is not (B, 3, H, W), or the network does not suit the method.
-            TooLargeError: If the device's memory does not suffice.
+            ValueError: If the image is not (B, 3, H, W), or the method cannot be used with the network.
+            TooLargeError: If the device runs out of memory.
         """
         self.adaptations = []
         outcomes = {place: outcome for _, place, outcome in self.predict_variants(network, image, [self])}
@@ -81,7 +81,7 @@ class Method(Callback, ABC):
         return torch.cat([outcome.probabilities for outcome in self.adaptations])
 
     def __call__(self, network: nn.Module, image: Tensor) -> Tensor:
-        """Predicts a batch, as `predict`: the seam of `SegmentationModule`."""
+        """Calls `predict`, so that a method can be the predictor of a `SegmentationModule`."""
         return self.predict(network, image)
 
     @torch.inference_mode(False)
@@ -89,23 +89,23 @@ class Method(Callback, ABC):
     def predict_variants(
         self, network: nn.Module, image: Tensor, variants: Sequence["Method"]
     ) -> Generator[tuple[int, int, Adaptation], None, None]:
-        """Predicts each image of a batch with several settings of this method, each as it would alone.
+        """Predicts each image of a batch with several settings of this method; results equal those of separate runs.
 
-        What the settings have in common is computed once where the result stays the same (`adapt_variants`). Between
-        two results the network is adapted: it is not to be run, and is put back when the iterator ends or is closed
+        Work that the settings share is done once if the results stay the same (`adapt_variants`). Between two results
+        the network is in an adapted state and must not be run; it is restored when the iterator ends or is closed
         (`contextlib.closing`).
 
         Args:
-            network: As for `predict`.
-            image: As for `predict`.
-            variants: Of this class. This method itself is none of them unless it is listed.
+            network: Any module (B, 3, H, W) -> (B, K, H, W) logits.
+            image: (B, 3, H, W) float, normalised.
+            variants: Methods of this class, one per setting. This method itself only takes part if listed.
 
         Yields:
-            Once per variant and image, in any order, their numbers and the outcome.
+            Variant index, image index and outcome: once per variant and image, in any order.
 
         Raises:
-            ValueError: As `predict`.
-            TooLargeError: As `predict`.
+            ValueError: If the image is not (B, 3, H, W), or a variant cannot be used with the network.
+            TooLargeError: If the device runs out of memory.
         """
         if image.ndim != 4 or image.shape[1] != 3 or not image.is_floating_point():
             raise ValueError(
@@ -136,17 +136,17 @@ class Method(Callback, ABC):
     def adapt_variants(
         self, network: nn.Module, image: Tensor, variants: Sequence["Method"]
     ) -> Iterator[tuple[int, Adaptation]]:
-        """Adapts to one image with several settings of this method, which share no work unless a subclass says how.
+        """Adapts to one image with several settings of this method; a subclass may override it to share work.
 
-        Called as `adapt`, but that it has to enter `evaluating` itself.
+        Called like `adapt`, except that it must enter `evaluating` itself.
 
         Args:
             network: (B, 3, H, W) -> (B, K, H, W) logits.
-            image: As for `adapt`.
-            variants: Of this class.
+            image: (1, 3, H, W) float, normalised, finite; (B, 3, H, W) if the method is not `per_image`.
+            variants: Methods of this class, one per setting.
 
         Yields:
-            The number of each variant and its outcome.
+            The index of each variant and its outcome.
         """
         for number, variant in enumerate(variants):
             with evaluating(network):
@@ -156,7 +156,7 @@ class Method(Callback, ABC):
     def _adapt(
         self, network: nn.Module, image: Tensor, variants: Sequence["Method"]
     ) -> Iterator[tuple[int, Adaptation]]:
-        """Yields what `adapt_variants` does; says what did not fit into memory."""
+        """Yields from `adapt_variants`; turns an out-of-memory error into a TooLargeError."""
         shortage: str | None = None
         try:
             yield from self.adapt_variants(network, image, variants)
@@ -164,7 +164,7 @@ class Method(Callback, ABC):
             if not is_out_of_memory(error):
                 raise
             shortage = str(error)
-        if shortage is not None:  # out of the except block, where the traceback would keep what the memory is full of
+        if shortage is not None:  # outside the except block, whose traceback would keep the tensors alive
             raise explain_shortage(image, shortage)
 
     def _fall_back(self, network: nn.Module, image: Tensor, reason: str) -> Adaptation:
@@ -179,15 +179,15 @@ class Method(Callback, ABC):
             rank_zero_warn(f"{type(self).__name__}: {message}. Further images like this are counted in the results.")
 
     def settings(self) -> dict[str, Any]:
-        """Returns the method's name and arguments, for reports."""
+        """Returns the method's class name and arguments, for reports."""
         names = list(inspect.signature(type(self).__init__).parameters)[1:]
         return {"name": type(self).__name__, **{name: getattr(self, name) for name in names}}
 
     def vary(self, values: Mapping[str, Any]) -> Self:
-        """Returns this method with other values of some arguments.
+        """Returns a new method with some arguments changed.
 
         Raises:
-            ValueError: If an argument is unknown, or a value outside its range.
+            ValueError: If an argument is unknown, or a value is outside its range.
         """
         settings = self.settings()
         settings.pop("name")
@@ -213,15 +213,15 @@ class Method(Callback, ABC):
         self._warned.clear()
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Installs the method, after the checkpoint is loaded."""
+        """Sets the method as the module's predictor, after the checkpoint is loaded."""
         self._install(require_segmentation(pl_module))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Takes the method out."""
+        """Restores the module's default predictor."""
         self._remove(require_segmentation(pl_module))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Takes the method out."""
+        """Restores the module's default predictor."""
         self._remove(require_segmentation(pl_module))
 
     on_validation_start = on_predict_start = on_test_start
@@ -229,7 +229,7 @@ class Method(Callback, ABC):
 
 
 def require_segmentation(module: LightningModule) -> SegmentationModule:
-    """Returns the module, which has the seam; raises TypeError for any other LightningModule."""
+    """Returns the module if it is a SegmentationModule; raises TypeError for any other LightningModule."""
     if not isinstance(module, SegmentationModule):
         raise TypeError(
             f"{type(module).__name__} has no seam for a test-time method: expected a SegmentationModule around "

@@ -1,7 +1,7 @@
-"""Validates a grid of a method's settings in one pass over the development set.
+"""Grid search over a method's arguments in one pass over the development set.
 
-Each image is decoded once; what settings have in common is computed once where the result stays the same: the views of
-Seg-TTT, and one run of steps for all numbers of steps.
+Each image is decoded once, and work that grid points share is done once if the results stay the same: for Seg-TTT, the
+prediction of the views, and one run of steps for all values of `num_steps`.
 
 Source: paper, Sec. 4 and 5.1-5.2 (all hyperparameters are chosen on the development set).
 """
@@ -28,23 +28,23 @@ from lightning_modules.predictor import Stopwatch
 class MethodSearch(Search):
     """Scores every point of a grid of a method's arguments; `Results` writes the outcome to `search.json`.
 
-    Logs ``val/best_ARGUMENT`` of every argument in the grid and ``val/miou_best`` in percent; to the loggers alone also
-    ``val/miou_ARGUMENT_VALUE`` of every point. The run itself needs no ``--method``: it scores t-BN beside the grid
-    then. An interrupted run goes on. Of several searches in a `validate` run the last one alone is made.
+    Logs ``val/best_ARGUMENT`` for every numeric argument in the grid and ``val/miou_best`` in percent; to the loggers
+    only, also ``val/miou_ARGUMENT_VALUE`` for every point. The run itself needs no ``--method``: without one, it also
+    scores t-BN. An interrupted run can be resumed. Of several searches, a `validate` run makes only the last.
 
     Args:
-        method: What all points have in common.
-        grid: Values to try, by the name of the method's argument; every combination is a point.
+        method: Provides the arguments that are not in the grid.
+        grid: Maps names of the method's arguments to the values to try; every combination is a point.
 
     Attributes:
-        points: The values of each point; the last argument changes fastest.
-        variants: The method with each of them.
+        points: The argument values of each point; the last argument changes fastest.
+        variants: The method at each point.
         miou: The latest mean IoU in percent of each point.
-        best: The point with the highest; the first of equals. None before the first result.
+        best: The point with the highest mean IoU, the first in a tie; None before the first result.
 
     Raises:
-        ValueError: If the grid is empty, names an argument that the method does not have, or holds a value that is
-            outside its range; if the run is a `test` or `predict`, where nothing may be chosen.
+        ValueError: If the grid is empty, names an argument that the method does not have, or has a value outside its
+            range; or if the run is a `test` or `predict`, where settings must not be chosen.
     """
 
     def __init__(self, method: Method, grid: dict[str, list[Any]]) -> None:
@@ -57,7 +57,7 @@ class MethodSearch(Search):
         self._latest: tuple[Mapping[str, Any], list[dict[str, Any]]] | None = None
 
     def set_grid(self, method: Method, grid: Mapping[str, Sequence[Any]]) -> None:
-        """Sets the method and the values to try; raises ValueError as the class says."""
+        """Sets method and values to try; raises ValueError if the grid is empty or does not fit the method."""
         empty = [name for name, values in grid.items() if not values]
         if not grid or empty:
             found = f"{', '.join(empty)} in the grid is empty" if empty else "the grid is empty"
@@ -68,13 +68,13 @@ class MethodSearch(Search):
         self.variants = [method.vary(point) for point in self.points]
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts with empty sums, if it is time to search."""
+        """Resets the results, and the sums if this validation includes a search."""
         self.miou, self.best, self._latest, self._sums = [], None, None, None
         module = require_segmentation(pl_module)
         if self.is_due(trainer):
-            self.variants = [self.method.vary(point) for point in self.points]  # which remember nothing
+            self.variants = [self.method.vary(point) for point in self.points]  # fresh, without earlier state
             for variant in self.variants:
-                variant.check_network(module.network)  # an error before the first image, not at it
+                variant.check_network(module.network)  # fail before the first image
             self._sums = (
                 torch.zeros(len(self.variants), 2, module.num_classes, dtype=torch.int64, device=module.device),
                 torch.zeros((), dtype=torch.int64, device=module.device),
@@ -83,11 +83,11 @@ class MethodSearch(Search):
 
     @property
     def keeps_knowledge(self) -> bool:
-        """Whether what comes out depends on the images before: such a run cannot go on in the middle."""
+        """Whether results depend on earlier images: such a run cannot be resumed."""
         return any(map(keeps_knowledge, self.variants))
 
     def is_due(self, trainer: Trainer) -> bool:
-        """Returns whether the validation that begins is searched."""
+        """Returns whether the validation that starts includes this search."""
         return self is find_search(trainer) if trainer.state.fn == TrainerFn.VALIDATING else not trainer.sanity_checking
 
     def on_validation_batch_end(
@@ -99,16 +99,16 @@ class MethodSearch(Search):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Predicts and scores a batch at every point."""
+        """Predicts and scores a batch at every point, unless `extend_records` already has."""
         self.extend_records(trainer, pl_module, batch)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Logs what came out."""
+        """Computes the mean IoU of every point and logs the result."""
         if self._sums is None:
             return
         overlap, images, milliseconds = sum_over_processes(trainer, *self._sums)
         intersection, union = overlap.unbind(dim=1)
-        miou = (intersection.double() / union).nanmean(dim=1)  # over the classes in prediction or ground truth
+        miou = (intersection.double() / union).nanmean(dim=1)  # over classes in prediction or ground truth
         self.miou = (100 * miou).tolist()
         self._images, self._milliseconds = int(images), float(milliseconds)
         place = int(miou.nan_to_num(nan=-1).argmax())
@@ -116,13 +116,13 @@ class MethodSearch(Search):
         self._log(trainer, pl_module, self.miou[place])
 
     def describe_settings(self) -> dict[str, Any]:
-        """Returns method and grid, for JSON: records of others do not count."""
+        """Returns method and grid, for JSON; only records with the same ones can be reused."""
         return to_plain({"search": {"method": self.method.settings(), "grid": self.grid}})
 
     def extend_records(
         self, trainer: Trainer, module: LightningModule, batch: Mapping[str, Any]
     ) -> list[dict[str, Any]]:
-        """Scores a batch at every point, once; returns what the record of each image gets, for JSON."""
+        """Scores a batch at every point, only once; returns the entries to add to each image's record, for JSON."""
         if self._sums is None:
             return [{} for _ in batch["image"]]
         if self._latest is None or self._latest[0] is not batch:
@@ -130,11 +130,11 @@ class MethodSearch(Search):
         return self._latest[1]
 
     def add_earlier(self, record: Mapping[str, Any]) -> None:
-        """Counts the record of an image that was scored before this run."""
+        """Adds the record of an image that an interrupted run has scored."""
         self._add(torch.tensor(record["search"]["overlap"]), record["search"]["milliseconds"])
 
     def report(self) -> dict[str, dict[str, Any]]:
-        """Returns what is written at the end of a whole run, by the name of the file."""
+        """Returns the content of each file to write at the end of a complete run, by file name."""
         if not self.miou:
             return {}
         points = [{"values": point, "miou": miou} for point, miou in zip(self.points, self.miou, strict=True)]
@@ -152,7 +152,7 @@ class MethodSearch(Search):
         }
 
     def _add(self, overlap: Tensor, milliseconds: float) -> None:
-        """Adds the (P, 2, K) int64 intersections and unions of an image at P points, and the time that it took."""
+        """Adds the (P, 2, K) int64 intersections and unions of an image at P points, and its time in milliseconds."""
         assert self._sums is not None
         overlaps, images, total = self._sums
         overlaps.add_(overlap.to(overlaps.device))
@@ -179,7 +179,7 @@ class MethodSearch(Search):
         return entries
 
     def _log(self, trainer: Trainer, module: LightningModule, best: float) -> None:
-        """Logs the best point for all to see, and every point to the loggers."""
+        """Logs the best point as metrics of the module, and every point to the loggers only."""
         assert self.best is not None
         values = {f"best_{name}": value for name, value in self.best.items() if isinstance(value, int | float)}
         log_result(module, {**values, "miou_best": best})
@@ -189,7 +189,7 @@ class MethodSearch(Search):
 
 
 def find_search(trainer: Trainer) -> MethodSearch | None:
-    """Returns the search whose outcome a `validate` run keeps: the last one of its callbacks."""
+    """Returns the search that a `validate` run makes: the last one among its callbacks; None in other runs."""
     if trainer.state.fn != TrainerFn.VALIDATING:
         return None
     searches = [callback for callback in trainer.callbacks if isinstance(callback, MethodSearch)]  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""What `predict` makes of images: label maps, overlays and confidence maps, and a manifest by which it goes on."""
+"""The files that `predict` writes: label maps, overlays and confidence maps, and a manifest for resuming."""
 
 import json
 import warnings
@@ -22,33 +22,33 @@ from callbacks.run.settings import describe_data, describe_predictor, find_root,
 from lightning_modules.loaders import list_loaders
 
 OUTPUTS: tuple[Output, ...] = ("labels", "train_ids", "overlays")
-# What data sets say about themselves that does not show in predictions.
+# Entries of a data set's description that do not affect predictions.
 NOT_IN_PREDICTIONS = ("role", "choose_on_target", "broken", "left_out", "release")
 
 
 class Predictions(Callback):
-    """Writes what predict runs make of each image, under the name and at the size that it has on disk.
+    """Writes the predictions of predict runs, with each image's name and at its size on disk.
 
     - ``labels``: `labels/DOMAIN/NAME.png`, an indexed PNG: the values are the classes, the palette their colours.
     - ``train_ids``: `train_ids/DOMAIN/NAME.png`, the same values as a plain gray PNG.
-    - ``overlays``: `overlays/DOMAIN/NAME.jpg`, the colours of the classes over the photograph (as the network saw it,
-      brought to the size on disk).
+    - ``overlays``: `overlays/DOMAIN/NAME.jpg`, the class colours over the photograph (the network's input, resized to
+      the size on disk).
     - ``confidence``: `confidence/DOMAIN/NAME.png`, a gray PNG of 255 times the probability of the class, rounded.
 
-    Files are whole or not there, whenever the process is killed. `predictions.json` says with which settings they were
-    made and how many are done; `predictions.jsonl` has a line per image. The same command run again goes on where it
-    stopped: what is done is not read again. Other settings in the same folder are an error, unless `overwrite`.
+    Files are written atomically: a killed process leaves no partial file. `predictions.json` records the settings and
+    how many images are done; `predictions.jsonl` has a line per image. The same command run again resumes and skips
+    images that are done. Different settings in the same folder are an error, unless `overwrite` is set.
 
-    Threads write beside the network. Under several processes each writes its own images, to a folder that all of them
-    see.
+    Threads write while the network predicts. With several processes, each writes its own images, to a folder that all
+    of them share.
 
     Args:
-        folder: Where to write; None is the logger's folder of the run, or `outputs/results` without a logger.
+        folder: The output folder; None means the logger's folder of the run, or `outputs/results` without a logger.
         outputs: One or more of the kinds above.
-        overwrite: Whether to begin anew, in place of the predictions in the folder.
+        overwrite: Whether to start over and replace the predictions in the folder.
 
     Raises:
-        ValueError: If there is no output, or an unknown one.
+        ValueError: If outputs is empty or has an unknown kind.
     """
 
     def __init__(self, folder: str | None = None, outputs: Sequence[Output] = OUTPUTS, overwrite: bool = False) -> None:
@@ -68,16 +68,16 @@ class Predictions(Callback):
         self._files: dict[int, dict[str, Path]] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Has the data leave out what is done; when they ask what that is, the checkpoint is restored."""
+        """Registers the function that tells the data which images to skip; called once the checkpoint is loaded."""
         if stage == "predict":
             self._files = {}
             leave_out(trainer, lambda: self._open(trainer, pl_module))
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Opens the folder, if the data did not ask for it.
+        """Opens the folder, if the data have not done so.
 
         Raises:
-            ValueError: If two data sets have the same domain: their files would lie in the same folder.
+            ValueError: If two data sets have the same domain: their files would share a folder.
         """
         self._open(trainer, pl_module)
         domains = [loader.dataset.domain for loader in list_loaders(trainer.predict_dataloaders) if has_names(loader)]
@@ -97,16 +97,16 @@ class Predictions(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Hands a batch to the threads that write."""
+        """Hands a batch to the writer threads."""
         if outputs is None:
-            return  # too small for the network: the data have noted it
+            return  # too small for the network: the data have recorded that
         assert self._place is not None and self._stream is not None
         domain = outputs["domain"]
         files = self._find_files(trainer, dataloader_idx)
         described = (outputs[key] for key in ("name", "labels", "confidence", "adaptation"))
         for name, labels, confidence, adaptation, image in zip(*described, batch["image"], strict=True):
             if name in self._done.get(domain, ()):
-                continue  # only data without `leave_out` shows what is done
+                continue  # only data without `leave_out` still have images that are done
             paths = self._place.paths(domain, name)
             record = {
                 "domain": domain,
@@ -117,16 +117,16 @@ class Predictions(Callback):
                 "image": describe_image(files.get(name)),
                 "adaptation": adaptation,
             }
-            for path in filter(Path.exists, paths.values()):  # of another image: files say that an image is done
+            for path in filter(Path.exists, paths.values()):  # left from another image: files mark an image as done
                 path.unlink()
             self._stream.write(json.dumps(to_plain(record)) + "\n")
-            self._stream.flush()  # before its files are there
+            self._stream.flush()  # before its files are written
             self._writers.add(self._write, paths, labels, confidence, image)
         if trainer.received_sigterm and not getattr(trainer.predict_loop.batch_progress, "is_last_batch", False):
-            raise SIGTERMException  # Lightning does so itself in all loops but this
+            raise SIGTERMException  # Lightning raises it in all loops but this one
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Waits for the threads and completes the manifest, also if there was nothing left to predict."""
+        """Waits for the threads and completes the manifest, even if there was nothing left to predict."""
         place = self._place
         if stage != "predict" or place is None:
             return
@@ -140,9 +140,9 @@ class Predictions(Callback):
                 place.lock.release()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Writes the manifest of what is there."""
+        """Updates the manifest with the images done so far."""
         place = self._place
-        if place is None:  # no run of predict, or one that ended before its folder was open
+        if place is None:  # not a predict run, or its folder was not open yet
             leave_out(trainer, {})
             return
         self._writers.abandon()
@@ -153,19 +153,19 @@ class Predictions(Callback):
             place.lock.release()
 
     def _find_files(self, trainer: Trainer, dataloader_idx: int) -> Mapping[str, Path]:
-        """Returns the image files of a data set by name, if it consists of files."""
+        """Returns the image files of a data set by image name; empty if it does not consist of files."""
         if dataloader_idx not in self._files:
             dataset = getattr(list_loaders(trainer.predict_dataloaders)[dataloader_idx], "dataset", None)
             self._files[dataloader_idx] = {pair.name: pair.image for pair in getattr(dataset, "pairs", ())}
         return self._files[dataloader_idx]
 
     def _open(self, trainer: Trainer, module: LightningModule) -> dict[str, set[str]]:
-        """Opens the folder on all processes, once; returns the names of the images that are done by domain.
+        """Opens the folder on all processes, once; returns the names of the images that are done, by domain.
 
         Raises:
-            ValueError: If the folder holds predictions of other settings, or lies where images are read.
-            FolderInUseError: If another run writes there.
-            FileExistsError: If it holds files that might be overwritten.
+            ValueError: If the folder has predictions of other settings, or lies in a folder of input images.
+            FolderInUseError: If another run writes to the folder.
+            FileExistsError: If it has output files without a manifest.
         """
         if self._place is not None:
             return self._done
@@ -186,13 +186,13 @@ class Predictions(Callback):
         self._place = place
         self._writers = Writers()
         self._may_be_empty = module.allow_zero_length_dataloader_with_multiple_devices
-        module.allow_zero_length_dataloader_with_multiple_devices = True  # fewer images may be left than processes
+        module.allow_zero_length_dataloader_with_multiple_devices = True  # fewer images than processes may be left
         if self._done:
             warnings.filterwarnings("ignore", "Total length of `DataLoader` across ranks is zero")
         return self._done
 
     def _begin(self, place: PredictionFolder, trainer: Trainer, module: LightningModule) -> None:
-        """Checks the folder, finds what is done and writes the manifest."""
+        """Locks and checks the folder, finds the images that are done, and writes the manifest."""
         place.lock.acquire()
         settings = describe_predicting(trainer, module, self._palette) | {"outputs": list(self.outputs)}
         runs = place.prepare(settings, self.overwrite, keeps_knowledge(find_method(trainer)))
@@ -252,11 +252,11 @@ class Predictions(Callback):
 
 
 def describe_predicting(trainer: Trainer, module: LightningModule, palette: np.ndarray) -> dict[str, Any]:
-    """Returns all that predictions depend on, in plain values.
+    """Returns all settings that predictions depend on, as plain values for JSON.
 
     Args:
-        trainer: Of the run.
-        module: Around the network, with the weights that predict.
+        trainer: The run's trainer.
+        module: The SegmentationModule, with the weights that predict.
         palette: (256, 3) uint8 RGB, the colours of the classes.
     """
     data = {}
@@ -269,13 +269,13 @@ def describe_predicting(trainer: Trainer, module: LightningModule, palette: np.n
 
 
 def list_members(trainer: Trainer) -> list[Any]:
-    """Lists the datamodules of the data sets that are predicted: several targets, or one."""
+    """Lists the datamodules of the data sets to predict: those of a multi-target datamodule, or the single one."""
     datamodule = getattr(trainer, "datamodule", None)
     return [] if datamodule is None else list(getattr(datamodule, "targets", [datamodule]))
 
 
 def list_left_out(trainer: Trainer) -> dict[str, set[str]]:
-    """Returns the names of the images that this process left out, as they are broken or too small, by domain."""
+    """Returns the names of the images that this process skipped as broken or too small, by domain."""
     left_out: dict[str, set[str]] = {}
     for member in list_members(trainer):
         problems = [problem for found in getattr(member, "left_out", {}).values() for problem in found]
@@ -285,19 +285,19 @@ def list_left_out(trainer: Trainer) -> dict[str, set[str]]:
 
 
 def has_names(loader: Any) -> bool:
-    """Returns whether a loader's data set tells its domain and the names of its images."""
+    """Returns whether a loader's data set provides its domain and the names of its images."""
     dataset = getattr(loader, "dataset", None)
     return hasattr(dataset, "domain") and hasattr(dataset, "name") and hasattr(dataset, "__len__")
 
 
 def list_names(trainer: Trainer) -> dict[str, set[str]]:
-    """Returns the names of all images to predict, done or not, by domain, where data sets tell them."""
+    """Returns the names of all images to predict, done or not, by domain, for data sets that provide names."""
     datasets = [loader.dataset for loader in list_loaders(trainer.predict_dataloaders) if has_names(loader)]
     return {dataset.domain: {dataset.name(index) for index in range(len(dataset))} for dataset in datasets}
 
 
 def count_records(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Counts images, and those that did not go as they should."""
+    """Counts images, and those with a fallback, a note or non-finite values."""
     adaptations = [record["adaptation"] for record in records if record["adaptation"]]
     return {
         "images": len(records),

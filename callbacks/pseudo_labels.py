@@ -1,4 +1,4 @@
-"""From the predictions for several views to the pseudo labels of an image.
+"""Pseudo labels of an image from the averaged predictions of its views.
 
 Source: paper, Sec. 4, Eq. 5-8.
 """
@@ -20,23 +20,23 @@ def fuse_views(
     normalization: Normalization = IMAGENET,
     resampling: Resampling = "device",
 ) -> Tensor:
-    """Averages the softmax over the views of an image, each brought back to the image's geometry (Eq. 5).
+    """Averages the softmax over the views of an image, each mapped back to the image's geometry (Eq. 5).
 
-    The mean is a running one: one (B, K, H, W) map is held, not one per view. The views go through the network one by
-    one, on a GPU too: statistics of IaBN are each sample's own, so that a batch would save little.
+    The mean is accumulated, so only one (B, K, H, W) map is in memory, not one per view. The views go through the
+    network one by one, even on a GPU: IaBN computes statistics per sample, so a batch would save little.
 
     Args:
         predict_logits: The network: (B, 3, h, w) -> (B, K, h, w) logits.
         image: (B, 3, H, W) float, normalised.
-        views: One or more.
-        normalization: How the image was normalised.
-        resampling: How views are resized, see `View.apply`.
+        views: One or more views.
+        normalization: Mean and standard deviation used to normalise the image.
+        resampling: ``device`` or ``pillow``, see `View.apply`.
 
     Returns:
         (B, K, H, W) float32 probabilities.
 
     Raises:
-        ValueError: If a view is too small for the network; names the view.
+        ValueError: If there is no view, or one is too small for the network (the message names it).
     """
     if not views:
         raise ValueError("there are no views to fuse: expected one or more")
@@ -55,14 +55,14 @@ def fuse_views(
 
 
 def pseudo_labels(probabilities: Tensor, psi: float, strict: bool = False) -> Tensor:
-    """Labels the pixels that are confident for their class and ignores the rest (Eq. 6-8).
+    """Labels the confident pixels with their most probable class and ignores the rest (Eq. 6-8).
 
     The threshold of class c is psi times the highest probability that any pixel of the image has for c.
 
     Args:
-        probabilities: (B, K, H, W) or (K, H, W), the mean over views.
+        probabilities: (B, K, H, W) or (K, H, W) in [0, 1], the mean over views.
         psi: Confidence threshold in [0, 1].
-        strict: Whether a pixel on the threshold is ignored (the authors' code) or kept (their text).
+        strict: Whether a pixel exactly at the threshold is ignored (as in the authors' code) or kept (as in the paper).
 
     Returns:
         (B, H, W) or (H, W) int64 labels, 255 where ignored.

@@ -1,4 +1,4 @@
-"""One record per image, streamed to disk, and one summary per run; a run that was interrupted is resumed."""
+"""One record per image, streamed to disk, and one summary per run; interrupted runs resume."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -50,34 +50,34 @@ __all__ = ["RECORDS", "SUMMARY", "Results", "find_method", "read_records", "set_
 class Results(Callback):
     """Writes `records.jsonl` (a line per image, as soon as it is scored) and `results.json` in test and validate runs.
 
-    Beside them lie `reliability.png`, the reliability diagram; `run.json`, the settings of the run; `gallery/`, with
-    pictures of the first images and of those that gained and lost most; and `report.html`, which shows it all and needs
-    nothing else. Weights & Biases gets the same. Summary and diagram are also written when a run is interrupted;
-    ``complete`` is false then.
+    The folder also gets `reliability.png`, the reliability diagram; `run.json`, the settings; and, in test runs,
+    `gallery/`, with pictures of the first images and of those with the largest gains and losses, and `report.html`, a
+    self-contained page that shows all of this. Weights & Biases gets the same. An interrupted run also writes summary
+    and diagram, with ``complete`` set to false.
 
-    The same command run again goes on where it stopped, however it stopped, and ends with the scores of a run that was
-    never interrupted: only batches with an image that has no record are predicted, earlier records count in the summary
-    and in what the module logs. Other settings in the same folder are an error, unless `overwrite`.
+    The same command run again resumes, however the run stopped, and ends with the same scores as an uninterrupted run:
+    it skips batches whose images all have a record, and includes earlier records in the summary and in the module's
+    logged metrics. Different settings in the same folder are an error, unless `overwrite` is set.
 
-    Under several processes each streams to a file of its own; the first merges them at the end, so the folder has to be
-    one that all of them see.
+    With several processes, each streams to its own file and the first one merges them at the end, so all processes must
+    share the folder.
 
-    Predict runs write label maps and overlays in place of these, see `Predictions`.
+    Predict runs write label maps and overlays instead, see `Predictions`.
 
     Args:
-        folder: Where to write; None is the folder of an unfinished run of the same settings, else the logger's folder
-            of the run, or `outputs/results` without a logger.
-        panels: For how many images per domain and process test and validate runs draw `panels/DOMAIN/NAME.png`: image |
-            truth | t-BN, if it is scored too | prediction; and how many of the first images are in the report.
-        outputs: What predict runs write of each image: ``labels``, ``train_ids``, ``overlays``, ``confidence``.
-        overwrite: Whether to begin anew: predict runs replace earlier predictions in the folder, the others put earlier
-            results aside under a number.
-        baseline: Whether test runs with a method also score the network as it is (t-BN), one forward more per image,
-            to say what each image gained. It does not count in the time per image.
-        report: Whether test runs keep a gallery and write `report.html`; a fit run writes one of its curves then, into
-            the folder of its logger.
-        selection: The file of a model selection, which the run has to keep to; its SHA-256 is in `results.json`.
-        departures: Arguments of the method that differ from the selection on purpose, which is noted.
+        folder: The output folder. None means, in test and validate, the folder of an unfinished run with the same
+            settings if there is one, else the logger's folder of the run, or `outputs/results` without a logger.
+        panels: Number of images per domain and process for which test and validate runs draw `panels/DOMAIN/NAME.png`
+            (image | truth | t-BN, if scored | prediction); also the number of first images in the report.
+        outputs: Kinds of files that predict runs write: ``labels``, ``train_ids``, ``overlays``, ``confidence``.
+        overwrite: Whether to start over: predict runs replace earlier predictions in the folder, the other runs rename
+            earlier results by adding a number.
+        baseline: Whether test runs with a method also score the unadapted network (t-BN), to report the gain of each
+            image. This takes one more forward pass per image, which does not count in the time per image.
+        report: Whether test runs keep a gallery and write `report.html`, and fit runs write a report of their curves to
+            the logger's folder.
+        selection: File of a model selection. A run that differs from it is an error; `results.json` has its SHA-256.
+        departures: Arguments of the method that may differ from the selection; they are recorded in `results.json`.
     """
 
     def __init__(
@@ -112,23 +112,23 @@ class Results(Callback):
         self._limit: tuple[str, int | float | None] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Lets the data ask what is done, once the weights of the checkpoint are there, which it depends on."""
+        """Registers the function that tells the data which images to skip; called once the checkpoint is loaded."""
         self.predictions.setup(trainer, pl_module, stage)
         self._trained = False
         if stage in ("validate", "test"):
             leave_out(trainer, lambda: self._open(trainer, pl_module).done)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Opens the folder, if the data did not ask for it."""
+        """Opens the folder, if the data have not done so."""
         self._open(trainer, pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Opens the folder, if the data did not ask for it; validation inside fit leaves no files."""
+        """Opens the folder, if the data have not done so; validation inside fit writes no files."""
         if trainer.state.fn == TrainerFn.VALIDATING:
             self._open(trainer, pl_module)
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Adds the records of earlier runs to the module's sums, on the first process alone."""
+        """Adds the records of earlier runs to the module's sums, on the first process only."""
         if self._run is None or not self._run.done or not trainer.is_global_zero:
             return
         scored, search = require_segmentation(pl_module), find_search(trainer)
@@ -151,7 +151,7 @@ class Results(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Writes the records of a batch; draws those of its images that are shown."""
+        """Draws panels and gallery pictures of a batch, then writes its records."""
         if self._stream is None:
             return  # validation inside fit
         records, baselines = self._make_records(trainer, pl_module, outputs, batch)
@@ -161,12 +161,12 @@ class Results(Callback):
             image, truth, prediction = batch["image"][number], batch["mask"][number], outputs["probabilities"][number]
             self._pictures.draw(image, truth, baseline, prediction, record)
         self._stream.writelines(json.dumps(record) + "\n" for record in records)
-        self._stream.flush()  # last: an image with a record is not predicted again
+        self._stream.flush()  # last: a resumed run skips images with a record
 
     on_validation_batch_end = on_test_batch_end
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Gives data sets of which nothing was left their column in Lightning's table: it skips empty loaders."""
+        """Adds a column to Lightning's table for each data set with no images left: Lightning skips empty loaders."""
         loop = trainer.test_loop if trainer.testing else trainer.validate_loop
         shown = getattr(loop, "_logged_outputs", None)
         if self._run is not None and self._run.done and shown is not None:
@@ -175,11 +175,11 @@ class Results(Callback):
     on_validation_epoch_end = on_test_epoch_end
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Merges the records of all processes, and writes the summary."""
+        """Merges the records of all processes and writes the summary."""
         if self._run is None or self._stream is None:
             return  # validation inside fit
         self._stream.close()
-        self._stream = None  # what goes wrong from here on does not make the summary one of an interrupted run
+        self._stream = None  # from here on an error must not overwrite the summary with an interrupted run's
         trainer.strategy.barrier("results written")
         with all_or_none(trainer):
             if trainer.is_global_zero:
@@ -193,24 +193,24 @@ class Results(Callback):
     on_validation_end = on_test_end
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Notes that there is something to train."""
+        """Records that training has started."""
         self._trained = True
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes the report of the training, if a logger keeps its curves; says what was left out."""
+        """Writes the training report, if a logger has the curves; raises ValueError if nothing was trained."""
         check_progress(trainer, self._trained)
         folder = find_log_folder(trainer)
         if not self.report or not trainer.is_global_zero or folder is None:
             return
         for logger in trainer.loggers:
-            logger.save()  # what is still in memory
+            logger.save()  # flush values still in memory
         try:
             write_training_report(folder)
-        except (OSError, ValueError) as error:  # of a page beside: the training is done
+        except (OSError, ValueError) as error:  # only the report failed: training itself is done
             rank_zero_warn(f"{folder}: the report of the training could not be written: {error}")
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Checks the data sets to predict."""
+        """Opens the folder of predictions and checks the data sets."""
         self.predictions.on_predict_start(trainer, pl_module)
 
     def on_predict_batch_end(
@@ -226,12 +226,12 @@ class Results(Callback):
         self.predictions.on_predict_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Writes the manifest of the predictions; unlocks the folder."""
+        """Completes the manifest of the predictions and unlocks the folder."""
         self.predictions.teardown(trainer, pl_module, stage)
         self._close(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Writes the summary of what is there."""
+        """Writes the summary of the images scored so far, and unlocks the folder."""
         self.predictions.on_exception(trainer, pl_module, exception)
         try:
             if self._run is None or self._stream is None or not trainer.is_global_zero:
@@ -242,11 +242,11 @@ class Results(Callback):
             self._close(trainer)
 
     def _open(self, trainer: Trainer, module: LightningModule) -> ScoringRun:
-        """Opens the folder on all processes, at the first call of a run.
+        """Opens the folder on all processes, at the first call in a run.
 
         Raises:
-            ValueError: If the folder holds results of other settings.
-            FolderInUseError: If another run writes there.
+            ValueError: If the folder has results of other settings.
+            FolderInUseError: If another run writes to the folder.
         """
         if self._run is not None:
             return self._run
@@ -265,17 +265,17 @@ class Results(Callback):
             gallery, palette = self.report and stage == "test", find_palette(trainer, module)
             self._pictures = RunPictures(run.folder, trainer, self.panels, gallery, palette)
             self._stream = run.folder.records(trainer.global_rank).open("a", encoding="utf-8")
-        if run.done:  # its loaders have no more than is left of what the limit allows
+        if run.done:  # the loaders already apply the limit, and skip what is done
             name = f"limit_{'val' if stage == 'validate' else 'test'}_batches"
             self._limit = name, getattr(trainer, name)
             setattr(trainer, name, 1.0)
         return run
 
     def _describe_settings(self, trainer: Trainer, module: LightningModule, evaluated: Sequence[Any]) -> dict[str, Any]:
-        """Returns what the scores depend on; raises ValueError if the method or the selection refuses the network."""
+        """Returns the settings that scores depend on; raises ValueError if method or selection rejects the network."""
         method, network = find_method(trainer), require_segmentation(module).network
         if method is not None:
-            method.check_network(network)  # before anything is refused or put aside
+            method.check_network(network)  # before files are checked or renamed
         settings = describe_evaluation(trainer, module, evaluated) | {"baseline": self._scores_baseline(trainer)}
         if (search := find_search(trainer)) is not None:
             settings |= search.describe_settings()
@@ -286,7 +286,7 @@ class Results(Callback):
     def _make_records(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Mapping[str, Any]
     ) -> tuple[list[dict[str, Any]], Tensor | None]:
-        """Returns the record of each image of a batch, and the (B, K, H, W) probabilities of the unadapted network."""
+        """Returns the record of each image of a batch, and t-BN's (B, K, H, W) probabilities, None if not scored."""
         records = [
             {
                 "domain": outputs["domain"],
@@ -308,11 +308,11 @@ class Results(Callback):
         return records, baselines
 
     def _scores_baseline(self, trainer: Trainer) -> bool:
-        """Returns whether a run also scores the network as it is."""
+        """Returns whether a run also scores the unadapted network (t-BN)."""
         return self.baseline and trainer.state.fn == TrainerFn.TESTING and find_method(trainer) is not None
 
     def _predict_baseline(self, trainer: Trainer, module: LightningModule, batch: Mapping[str, Any]) -> Tensor | None:
-        """Predicts a batch with the network as it is, if asked to: (B, K, H, W) probabilities."""
+        """Returns the unadapted network's (B, K, H, W) probabilities of a batch; None if they are not scored."""
         if not self._scores_baseline(trainer):
             return None
         scored = require_segmentation(module)
@@ -320,7 +320,7 @@ class Results(Callback):
             return scale_temperature(predict_plainly(scored.network, batch["image"]), scored.temperature)
 
     def _summarize(self, trainer: Trainer, module: LightningModule, run: ScoringRun, complete: bool) -> None:
-        """Writes the summary, what a search has found, the report and the dashboard."""
+        """Writes the summary, the result of a search, the report and the dashboard."""
         method, scored = find_method(trainer), require_segmentation(module)
         datamodule: Any = getattr(trainer, "datamodule", None)
         summary = {
@@ -351,24 +351,24 @@ class Results(Callback):
         if complete and (search := find_search(trainer)) is not None:
             for name, content in search.report().items():
                 write_json(root / name, content)
-        write_json(root / SUMMARY, summary)  # last: with it, a run is finished
+        write_json(root / SUMMARY, summary)  # last of the results: it marks a run as finished
         rank_zero_info(f"{'Results' if complete else 'Results of an interrupted run'}: {root / SUMMARY}")
         try:
             if self._pictures is not None and self._pictures.trim(run.read()):
                 rank_zero_info(f"Report: {write_report(root)}")
             for logger in trainer.loggers:
                 if isinstance(logger, WandbLogger):
-                    from callbacks.report.dashboard import log_dashboard  # loads wandb
+                    from callbacks.report.dashboard import log_dashboard  # imports wandb
 
                     log_dashboard(logger.experiment, root)
-        except Exception as error:  # the scores are on disk, and a run that was interrupted says why by itself
+        except Exception as error:  # the scores are on disk; do not hide why a run was interrupted
             rank_zero_warn(
                 f"{root}: report or dashboard could not be made ({type(error).__name__}: {error}). The results are "
                 f"whole; mend what the error names, then: python -m experiments.report {root}"
             )
 
     def _close(self, trainer: Trainer) -> None:
-        """Puts back what a run has changed."""
+        """Undoes what `_open` set up: closes the stream, unlocks the folder, resets the limit and the data."""
         leave_out(trainer, {})
         if self._stream is not None:
             self._stream.close()

@@ -1,4 +1,4 @@
-"""The base of what rides along a `validate` run and chooses a setting by its labels."""
+"""The base class of callbacks that choose a setting by the labels of a `validate` run."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 class Search(Callback):
-    """Sums something up over the images of a development set, and says at the end which setting is best.
+    """Accumulates scores over the images of a development set and picks the best setting at the end.
 
     Attributes:
-        refused: The runs in which nothing may be chosen.
+        refused: Kinds of runs in which settings must not be chosen.
         reason: Why not, for the error message.
     """
 
@@ -20,7 +20,7 @@ class Search(Callback):
     reason = "settings are chosen on the development set alone"
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Raises ValueError in runs in which nothing may be chosen."""
+        """Raises ValueError in runs of a refused kind."""
         if stage in self.refused:
             raise ValueError(
                 f"{type(self).__name__} is among the callbacks of a {TrainerFn(stage).value} run: expected a validate "
@@ -29,10 +29,10 @@ class Search(Callback):
 
 
 def sum_over_processes(trainer: Trainer, *sums: Tensor) -> list[Tensor]:
-    """Adds up what the processes of a run have summed; the same on all of them."""
+    """Returns the sums over all processes of a run; the same on every process."""
     return [trainer.strategy.reduce(value, reduce_op="sum") for value in sums]
 
 
 def log_result(module: LightningModule, values: Mapping[str, Any]) -> None:
-    """Logs numbers as ``val/NAME`` that are the same on all processes, whose maximum is exact."""
+    """Logs numbers as ``val/NAME``; they must be equal on all processes, so reducing by maximum keeps them exact."""
     module.log_dict({f"val/{name}": float(value) for name, value in values.items()}, sync_dist=True, reduce_fx="max")

@@ -1,4 +1,4 @@
-"""Seg-TTT: a few SGD steps on the pseudo labels of the one test image; then predict, then forget.
+"""Seg-TTT: a few SGD steps on the pseudo labels of the single test image, then the prediction, then a reset.
 
 Source: paper, Sec. 4, Eq. 5-8; Sec. 5.2 and Appendix C for the settings.
 """
@@ -25,10 +25,10 @@ from lightning_modules.predictor import predict_logits
 from lightning_modules.semantics import Semantics, check_semantics
 
 DEFAULT_TRAINABLE = ("layer3", "layer4", "head")
-# Arguments that the mean over the views of the labels does not depend on.
+# Arguments that do not affect the mean over the label views; and those that do not affect the steps.
 LEAVE_THE_VIEWS = ("psi", "num_steps", "lr", "trainable", "final_views", "trust")
 LEAVE_THE_STEPS = ("num_steps", "trust")
-SWITCHES = {"flip": True, "grayscale": False, "autocontrast": False}  # of a set of views, by default
+SWITCHES = {"flip": True, "grayscale": False, "autocontrast": False}  # defaults of a view set
 UNLABELLED = "no pixel passed the confidence threshold, no step was taken"
 
 ViewSets = dict[str, Any] | list[dict[str, Any]]
@@ -38,33 +38,33 @@ class SegTTT(Method):
     """Test-time training on pseudo labels, with IaBN.
 
     Args:
-        alpha: Weight of the test image's statistics in [0, 1]; 0 is without IaBN and takes any network.
+        alpha: Weight of the test image's statistics in [0, 1]; 0 turns IaBN off and accepts any network.
         psi: Confidence threshold of the pseudo labels in [0, 1], relative to the most confident pixel of a class.
         num_steps: Number of SGD steps, N_t.
         lr: Learning rate of SGD, eta; no momentum, no weight decay.
-        trainable: Names of the modules whose parameters move, e.g. ``layer4`` or ``backbone.layer4``; a name matches
-            wherever it stands in a path, so that ``conv2`` alone moves that of every block. None takes the network's
-            own ``adapted_layers`` if it has them (under released semantics ``released_layers``, where the
-            authors' code moves others), else layer3, layer4 and head (conv4_x, conv5_x, head).
-        scales: Factors on the image's size for the views behind the pseudo labels, each above 0.
+        trainable: Names of the modules to train, e.g. ``layer4`` or ``backbone.layer4``; a name matches anywhere in a
+            path, so ``conv2`` trains that of every block. None means the network's own ``adapted_layers`` if it has
+            them (under released semantics ``released_layers``, where the authors' code trains other layers), else
+            layer3, layer4 and head (conv4_x, conv5_x, head).
+        scales: Factors on the image's size for the views that give the pseudo labels, each above 0.
         flip: Whether the second view of each scale is mirrored.
         grayscale: Whether the second view of each scale is gray.
-        semantics: ``paper`` follows the text: each step normalises with alpha as the prediction does. ``released``
-            follows the authors' code, which made the published numbers: the steps run in training mode, so that they
-            normalise by the image's own statistics and move the running ones, dropout is live, the confidence
-            threshold is strict, and views are made by Pillow; a network with BatchNorm behind a global pooling gets
-            the image twice.
-        resampling: How views are resized; None is ``pillow`` under released semantics and ``device`` else.
-        normalization: How images were normalised; None is ImageNet's mean and deviation.
-        time_budget_ms: Milliseconds that an image may take: as many steps are taken, up to `num_steps`, as are expected
-            to fit. The number depends on the machine, and is in the records. None is no limit.
-        label_views: Views behind the pseudo labels, in place of `scales`, `flip` and `grayscale`: a set, or a list of
-            sets, with ``scales``, and if wanted ``flip`` (true), ``grayscale`` (false) and ``autocontrast`` (false),
-            see `View`. The mean is over all.
-        final_views: The same of the views that the adapted network's prediction is averaged over. None predicts the
-            image alone, as the paper does.
-        trust: Weight of the adapted prediction in [0, 1], beside IaBN's own of the image: below 1 it hurts fewer images
-            and gains a little less. 1 is the paper.
+        semantics: ``paper`` follows the text: steps normalise with alpha, like the prediction. ``released`` follows the
+            authors' code, which produced the published numbers: steps run in training mode, so they normalise by the
+            image's own statistics, update the running ones and apply dropout; the confidence threshold is strict;
+            Pillow makes the views; and a network with BatchNorm after global pooling gets the image twice.
+        resampling: How to resize views: ``pillow`` or ``device``. None means ``pillow`` under released semantics, else
+            ``device``.
+        normalization: Mean and standard deviation used to normalise images; None means ImageNet's.
+        time_budget_ms: Time limit per image in milliseconds: takes as many steps, up to `num_steps`, as are expected to
+            fit. Their number depends on the machine and is in the records. None means no limit.
+        label_views: Views for the pseudo labels, in place of `scales`, `flip` and `grayscale`: a set, or a list of sets
+            whose views are all averaged. A set has ``scales`` and optionally ``flip`` (default true), ``grayscale``
+            (false) and ``autocontrast`` (false), see `View`.
+        final_views: Views over which to average the adapted network's prediction, given like `label_views`. None
+            predicts the image alone, as the paper does.
+        trust: Weight of the adapted prediction in [0, 1]; the rest is IaBN's prediction without adaptation. Values
+            below 1 hurt fewer images and gain a little less. The paper uses 1.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -116,7 +116,7 @@ class SegTTT(Method):
         self._pace: Pace = {}
 
     def check_network(self, network: nn.Module) -> None:
-        """Raises ValueError if `trainable` matches nothing, or alpha is above 0 and there is no BatchNorm."""
+        """Raises ValueError if a name in `trainable` matches nothing, or alpha is above 0 and there is no BatchNorm."""
         self._select(network)
         check_batch_norm(network, self.alpha)
 
@@ -128,10 +128,10 @@ class SegTTT(Method):
     def adapt_variants(
         self, network: nn.Module, image: Tensor, variants: Sequence[Method]
     ) -> Iterator[tuple[int, Adaptation]]:
-        """Shares the views of settings that have the same, and one run of steps where only their number differs.
+        """Predicts the views once where settings share them, and takes steps once where only their number differs.
 
-        See `Method.adapt_variants`. Nothing is shared under a time budget, which counts the whole image, nor in
-        float16, where each run of steps finds its own scale of the loss.
+        See `Method.adapt_variants`. Nothing is shared with a time budget, which covers the whole image, nor in float16,
+        where each run of steps finds its own loss scale.
         """
         numbered = [(number, one) for number, one in enumerate(variants) if isinstance(one, SegTTT)]
         alone = in_float16(image.device) or any(one.time_budget_ms is not None for _, one in numbered)
@@ -152,11 +152,11 @@ class SegTTT(Method):
                                 yield number, variant._temper(outcome, own)
 
     def _fuse(self, network: nn.Module, image: Tensor) -> tuple[Tensor, int]:
-        """Returns the (1, K, H, W) mean over views, and how often the steps are to see the image at once."""
+        """Returns the (1, K, H, W) mean over views, and the number of copies of the image in each step's batch."""
         predict = partial(predict_logits, network)
         with counting_values(network if self.semantics == "released" else nn.Identity()) as counts:
             fused = fuse_views(predict, image, self.views, self.normalization, self.resampling)
-        # One value has no variance: behind a global pooling the image is doubled, as the authors do for DeepLabv3+.
+        # A single value has no variance: after global pooling the image is doubled, as the authors do for DeepLabv3+.
         return fused, 2 if 1 in counts.values() else 1
 
     def _label(self, fused: Tensor) -> Tensor:
@@ -167,7 +167,7 @@ class SegTTT(Method):
     def _take_steps(
         self, network: nn.Module, image: Tensor, target: Tensor, counts: Sequence[int], deadline: Deadline, scale: float
     ) -> Iterator[Adaptation]:
-        """Takes steps on R copies of the image towards (R, H, W) labels; predicts after each of some rising numbers."""
+        """Trains on R copies of the image with (R, H, W) labels; predicts after each of the ascending step counts."""
         released = self.semantics == "released"
         labelled = bool((target != IGNORED).any())
         losses: list[Tensor] = []
@@ -176,7 +176,7 @@ class SegTTT(Method):
             passes = Passes(network, image.repeat(len(target), 1, 1, 1), parameters)
             for count in counts:
                 while labelled and deadline.allows_step() and len(losses) < count:
-                    network.train(released)  # batch statistics, which move the running ones, and dropout: all live
+                    network.train(released)  # uses batch statistics, updates running ones, applies dropout
                     with stage("step"), seeded(image.device, len(losses)), torch.enable_grad():
                         loss = passes.compute_loss(target)
                         take_step(loss, parameters, optimizer, scale)
@@ -199,11 +199,11 @@ class SegTTT(Method):
         return logits.float().softmax(dim=1)
 
     def _temper(self, outcome: Adaptation, own: Tensor | None) -> Adaptation:
-        """Mixes an outcome with IaBN's own (1, K, H, W) prediction, where it is not trusted fully."""
+        """Mixes an outcome with IaBN's unadapted (1, K, H, W) prediction if trust is below 1."""
         return outcome if own is None or self.trust == 1 else outcome.temper(own, self.trust)
 
     def _select(self, network: nn.Module) -> list[str]:
-        """Returns the full names of the parameters that move."""
+        """Returns the full names of the parameters to train."""
         own = getattr(network, "adapted_layers", DEFAULT_TRAINABLE)
         if self.semantics == "released":
             own = getattr(network, "released_layers", own)
@@ -214,7 +214,7 @@ def read_views(given: ViewSets) -> tuple[View, ...]:
     """Makes views from one or several sets of ``scales`` and the switches of `SWITCHES`.
 
     Raises:
-        ValueError: If there is no set, or one says anything else.
+        ValueError: If there is no set, or one has no scales, an unknown key or a value of the wrong type.
     """
     sets = given if isinstance(given, list | tuple) else [given]
     if not sets or not all(map(_is_view_set, sets)):
@@ -239,7 +239,7 @@ def _distrusts(numbered: Sequence[tuple[int, SegTTT]]) -> bool:
 
 
 def _group(numbered: Sequence[tuple[int, SegTTT]], left_out: Sequence[str]) -> list[list[tuple[int, SegTTT]]]:
-    """Groups numbered variants that differ in no argument but those left out; without such none shares anything."""
+    """Groups numbered variants that differ only in the arguments left out; each is alone if none is left out."""
     groups: dict[str, list[tuple[int, SegTTT]]] = {}
     for number, variant in numbered:
         settings = variant.settings() | dict.fromkeys(left_out)

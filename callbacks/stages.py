@@ -1,4 +1,4 @@
-"""Where the time of a prediction goes: stages that methods name, timed only while somebody records them."""
+"""Profiling of predictions: methods mark named stages, which are only timed within `recording`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,10 +12,10 @@ _record: ContextVar["StageTimes | None"] = ContextVar("stage_times", default=Non
 
 
 class StageTimes:
-    """The times of the stages that ran while they were recorded.
+    """The times of the stages that ran within `recording`.
 
     Args:
-        device: Whose work is timed.
+        device: Device to time.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -23,13 +23,13 @@ class StageTimes:
         self._stopwatches: list[tuple[str, Stopwatch]] = []
 
     def add(self, name: str) -> Stopwatch:
-        """Returns a stopwatch for a stage that begins."""
+        """Adds a run of a stage; returns its stopwatch."""
         stopwatch = Stopwatch(self.device)
         self._stopwatches.append((name, stopwatch))
         return stopwatch
 
     def milliseconds(self) -> dict[str, list[float]]:
-        """Returns the time of each run of each stage, in the order they began; waits for the device."""
+        """Returns the times of all runs of each stage, by stage, in starting order; waits for the device."""
         times: dict[str, list[float]] = {}
         for name, stopwatch in self._stopwatches:
             times.setdefault(name, []).append(stopwatch.milliseconds())
@@ -38,7 +38,7 @@ class StageTimes:
 
 @contextmanager
 def recording(device: torch.device) -> Iterator[StageTimes]:
-    """Times the stages that run within a ``with`` block."""
+    """Times the stages that run within a ``with`` block; yields their times."""
     times = StageTimes(device)
     token = _record.set(times)
     try:
@@ -51,7 +51,7 @@ def recording(device: torch.device) -> Iterator[StageTimes]:
 def stage(name: str) -> Iterator[None]:
     """Marks a stage of a prediction: ``views``, ``fusion``, ``step``, ``final`` or ``restore``.
 
-    Costs nothing unless `recording`, and never waits for the device.
+    Costs nothing outside `recording`, and never waits for the device.
     """
     times = _record.get()
     if times is None:

@@ -1,4 +1,4 @@
-"""Fits one temperature to the development set: the one with the lowest negative log-likelihood, in one pass.
+"""Fits one temperature to the development set, with the lowest negative log-likelihood, in one pass.
 
 Source: Guo et al. (2017), Sec. 4.2, "Temperature scaling".
 """
@@ -23,19 +23,19 @@ TEMPERATURES = tuple(2 ** (step / 8) for step in range(-24, 25))  # 1/8 to 8, ea
 
 
 class TemperatureSearch(Search):
-    """Finds the temperature of the predictions of a `validate` run, with whatever method they were made.
+    """Finds the best temperature for the predictions of a `validate` run, whatever the method.
 
-    Logs ``val/best_temperature``, ``val/nll_best_temperature`` and ``val/nll_temperature_1`` (nats per pixel), and says
-    which argument to pass to `test`. Temperatures are those of the network or method itself: a ``model.temperature``
-    that is set already is taken out first.
+    Logs ``val/best_temperature``, ``val/nll_best_temperature`` and ``val/nll_temperature_1`` (nats per pixel), and
+    prints the argument to pass to `test`. Temperatures apply to the network's or method's own predictions: the effect
+    of a ``model.temperature`` that is already set is undone first.
 
     Args:
-        temperatures: To try, each above 0; three or more with 1, which is always among them. Between the best three, a
-            parabola over log T gives the result.
-        max_pixels: How many labelled pixels of each image count at most, drawn at random with a fixed seed.
+        temperatures: Temperatures to try, each above 0; 1 is always added, and with it there must be three or more. A
+            parabola over log T through the best one and its neighbours gives the result.
+        max_pixels: Maximum number of labelled pixels per image, drawn at random with a fixed seed.
 
     Attributes:
-        needs_every_image: The runs that may not leave out what an interrupted run has scored already.
+        needs_every_image: Kinds of runs that must not skip images scored by an interrupted run.
         best_temperature: The latest result; None if no pixel was labelled.
         nll: The latest negative log-likelihood by temperature, in nats per pixel.
 
@@ -64,7 +64,7 @@ class TemperatureSearch(Search):
         self._loss, self._pixels = torch.empty(0), torch.empty(0)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts with empty sums."""
+        """Resets the results and the sums."""
         self.best_temperature, self.nll = None, {}
         self._loss = torch.zeros(len(self.temperatures), dtype=torch.float64, device=pl_module.device)
         self._pixels = torch.zeros((), dtype=torch.int64, device=pl_module.device)
@@ -87,7 +87,7 @@ class TemperatureSearch(Search):
             self._pixels += target.numel()
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Logs the result, and says how to use it."""
+        """Logs the result, and prints how to use it."""
         loss, pixels = sum_over_processes(trainer, self._loss, self._pixels)
         losses = loss / pixels
         self.nll = dict(zip(self.temperatures, losses.tolist(), strict=True))
@@ -110,12 +110,12 @@ class TemperatureSearch(Search):
 
 
 def sum_losses(logits: Tensor, target: Tensor, temperatures: Sequence[float]) -> Tensor:
-    """Sums the negative log-likelihood of some pixels at several temperatures; exactly, so that no order matters.
+    """Sums the negative log-likelihood of pixels at several temperatures; rounded so that the order does not matter.
 
     Args:
-        logits: (K, N) float, up to one number per pixel.
+        logits: (K, N) float, defined up to an additive constant per pixel.
         target: (N,) int64 ground truth in [0, K).
-        temperatures: T numbers, each above 0.
+        temperatures: T temperatures, each above 0.
 
     Returns:
         (T,) float64 sums in nats.
@@ -127,15 +127,15 @@ def sum_losses(logits: Tensor, target: Tensor, temperatures: Sequence[float]) ->
 
 
 def sample_pixels(probabilities: Tensor, target: Tensor, max_pixels: int) -> tuple[Tensor, Tensor]:
-    """Draws labelled pixels of one prediction, always the same of the same ground truth.
+    """Draws labelled pixels of one prediction, always the same ones for the same ground truth.
 
     Args:
         probabilities: (K, h, w) in [0, 1]; resized to the ground truth's size if that differs.
         target: (H, W) int64 ground truth in [0, K), or 255 where ignored.
-        max_pixels: How many to draw at most.
+        max_pixels: Maximum number of pixels to draw.
 
     Returns:
-        (K, N) float32 probabilities and (N,) int64 ground truth. Pixels that are drawn but not finite are left out.
+        (K, N) float32 probabilities and (N,) int64 ground truth. Drawn pixels that are not finite are dropped.
     """
     places = (target != IGNORED).flatten().nonzero()[:, 0]
     if len(places) > max_pixels:
@@ -150,11 +150,11 @@ def refine_minimum(temperatures: Sequence[float], losses: Sequence[float]) -> tu
     """Finds the lowest point of the parabola over log T through the lowest value and its neighbours.
 
     Args:
-        temperatures: Rising, each above 0.
-        losses: Of each.
+        temperatures: Temperatures in ascending order, each above 0.
+        losses: Loss at each temperature.
 
     Returns:
-        Temperature and loss at the lowest point; the end itself if the lowest value is there.
+        Temperature and loss at the lowest point; those of the first or last temperature if its loss is the lowest.
     """
     best = min(range(len(losses)), key=lambda number: losses[number])
     if best in (0, len(losses) - 1):

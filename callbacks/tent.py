@@ -28,20 +28,20 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"adam": torch.optim.Adam, "sg
 class Tent(Method):
     """Test-time entropy minimisation.
 
-    Each step lowers the mean entropy of the prediction over the pixels of one image; only the weight and bias of every
-    BatchNorm move, and features are normalised by the image's own statistics (alpha 1) or a blend.
+    Each step lowers the mean entropy of the prediction over the pixels of one image. Only the weight and bias of every
+    BatchNorm are trained; features are normalised by the image's own statistics (alpha 1) or a blend.
 
     Args:
-        alpha: Weight of the test image's statistics in [0, 1]; 1 is the original.
+        alpha: Weight of the test image's statistics in [0, 1]; the original method uses 1.
         num_steps: Number of steps per image.
-        lr: Learning rate; 0.001 is the default of the original code.
-        episodic: Whether every image starts from the trained network, as in the paper's comparison; the prediction is
-            made after the last step. If not, Tent is online, as it was proposed: **it keeps what it learned from one
-            image for all later ones**, so a result depends on the images before and on their order (and, with several
-            processes, on how images are dealt out); the prediction is the forward pass of the last step, made before
-            the network moves. Knowledge lasts until the run ends; the network itself is left as it was.
+        lr: Learning rate; 0.001 is the original code's default.
+        episodic: Whether every image starts from the trained network, as in the paper's comparison, with a prediction
+            after the last step. If not, Tent is online, as originally proposed: **it keeps what it learned from one
+            image for all later ones**, so results depend on the earlier images and their order (and, with several
+            processes, on how images are split); the prediction is the forward pass of the last step, before its
+            update. What it learned is discarded when the run ends; the network itself is not changed.
         optimizer: ``adam``, as in the original code, or ``sgd`` without momentum.
-        trust: Weight of the adapted prediction in [0, 1], beside the unadapted one with the same alpha.
+        trust: Weight of the adapted prediction in [0, 1]; the rest is the unadapted prediction with the same alpha.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -70,11 +70,11 @@ class Tent(Method):
 
     @property
     def keeps_knowledge(self) -> bool:
-        """Whether a prediction depends on the images before: such a run cannot go on in the middle."""
+        """Whether predictions depend on earlier images: such a run cannot be resumed."""
         return not self.episodic
 
     def check_network(self, network: nn.Module) -> None:
-        """Raises ValueError if the network has no BatchNorm with weight and bias."""
+        """Raises ValueError if the network has no 2d BatchNorm, or none with weight or bias."""
         list_affine(network)
         check_batch_norm(network, self.alpha, required=True)
 
@@ -86,11 +86,11 @@ class Tent(Method):
         return outcome if own is None else outcome.temper(own, self.trust)
 
     def forget(self) -> None:
-        """Starts from the trained network again."""
+        """Discards what was learned: the next image starts from the trained network."""
         self._learned.clear()
 
     def _learn(self, network: nn.Module, image: Tensor, scale: float) -> Adaptation:
-        """Takes the steps, and predicts the image."""
+        """Takes the steps and predicts the image; `scale` multiplies the loss in the backward pass."""
         losses = []
         with moving(network, list_affine(network)) as parameters:
             optimizer = OPTIMIZERS[self.optimizer](parameters, lr=self.lr)
@@ -104,14 +104,14 @@ class Tent(Method):
                 losses.append(loss.detach())
             if self.episodic:
                 logits = predict_logits(network, image)
-            elif torch.stack([tensor.isfinite().all() for tensor in (*parameters, logits)]).all():  # not from NaN
+            elif torch.stack([tensor.isfinite().all() for tensor in (*parameters, logits)]).all():  # do not keep NaN
                 values = [parameter.detach().clone() for parameter in parameters]
                 self._learned[network] = values, deepcopy(optimizer.state_dict())
         probabilities = logits.detach().float().softmax(dim=1)
         return Adaptation(probabilities, torch.stack(losses).tolist() if losses else [])
 
     def _recall(self, network: nn.Module, parameters: list[nn.Parameter], optimizer: Optimizer) -> None:
-        """Goes on where the images before have led."""
+        """Restores the parameters and optimizer state from earlier images; warns if there are none yet."""
         if network in self._learned:
             values, state = self._learned[network]
             restore(parameters, values)
@@ -144,7 +144,7 @@ def entropy(logits: Tensor) -> Tensor:
 
 
 def list_affine(network: nn.Module) -> list[str]:
-    """Lists the full names of weight and bias of every BatchNorm.
+    """Lists the full names of the weight and bias of every BatchNorm.
 
     Raises:
         ValueError: If there are none.

@@ -20,14 +20,14 @@ class TTA(Method):
     """Test-time augmentation, with IaBN.
 
     Args:
-        alpha: Weight of the test image's statistics in [0, 1]; 0 is TTA without IaBN and takes any network.
+        alpha: Weight of the test image's statistics in [0, 1]; 0 turns IaBN off and accepts any network.
         scales: Factors on the image's size, each above 0.
         flip: Whether the second view of each scale is mirrored.
         grayscale: Whether the second view of each scale is gray.
-        resampling: ``device`` resizes views where the image is; ``pillow`` as the authors' code, on the CPU.
-        normalization: How images were normalised; None is ImageNet's mean and deviation.
-        autocontrast: Whether the second view of each scale has its contrast stretched, see `View`. With none of the
-            three there is one view per scale.
+        resampling: ``device`` resizes views on the image's device; ``pillow`` on the CPU, as the authors' code does.
+        normalization: Mean and standard deviation used to normalise images; None means ImageNet's.
+        autocontrast: Whether the second view of each scale has its contrast stretched, see `View`. Without flip,
+            grayscale and autocontrast there is one view per scale.
 
     Raises:
         ValueError: If an argument is outside its range.

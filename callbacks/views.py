@@ -1,6 +1,6 @@
-"""Views of one image: scaled, flipped, grayscaled; and the way back for what a network says about them.
+"""Views of one image (scaled, flipped, grayscaled), and the inverse mapping for their predictions.
 
-Source: paper, Sec. 4 (step 1-2 of the one-sample adaptation, Fig. 1) and Sec. 5.2 (which views). Autocontrast is not of
+Source: paper, Sec. 4 (step 1-2 of the one-sample adaptation, Fig. 1) and Sec. 5.2 (which views). Autocontrast is not in
 the paper (docs/beyond.md).
 """
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from lightning_modules.networks.base import TooSmallError
 from lightning_modules.normalization import IMAGENET, Normalization, per_channel
 
-CUTOFF = 1  # percent of the darkest and of the brightest pixels of a channel that autocontrast lets go to 0 and 255
+CUTOFF = 1  # percent of a channel's darkest and brightest pixels that autocontrast saturates to 0 and 255
 LUMA = (19595 / 65536, 38470 / 65536, 7471 / 65536)  # ITU-R 601 (0.299, 0.587, 0.114) in Pillow's fixed-point form
 
 Resampling = Literal["device", "pillow"]
@@ -32,10 +32,10 @@ class View:
         flip: Whether to mirror left and right.
         grayscale: Whether to replace the colours by their ITU-R 601 luma, repeated to three channels.
         autocontrast: Whether to stretch each channel from its 1st and 99th percentile to the full range (as Pillow's
-            `ImageOps.autocontrast`), which takes off much of haze, darkness and a cast of colour.
+            `ImageOps.autocontrast`), which removes much of haze, darkness and colour casts.
 
     Raises:
-        ValueError: If the scale is not a positive number.
+        ValueError: If the scale is not a positive, finite number.
     """
 
     scale: float = 1.0
@@ -54,11 +54,11 @@ class View:
 
         Args:
             image: (B, 3, H, W) float, normalised.
-            normalization: How the image was normalised; colours change and Pillow resizes in grey levels.
-            resampling: ``device`` resizes with torch's antialiased bilinear filter where the image is, rounding to
-                grey levels where Pillow does: at most one level off (before autocontrast). ``pillow`` goes through
-                uint8 and Pillow on the CPU, exactly as the authors' code does. A plain view at scale 1 is the image
-                itself either way.
+            normalization: Mean and standard deviation used to normalise the image; views are made on 8-bit levels.
+            resampling: ``device`` resizes with torch's antialiased bilinear filter on the image's device, rounding to
+                8-bit levels where Pillow does: at most one level off (before autocontrast). ``pillow`` converts to
+                uint8 and uses Pillow on the CPU, exactly as the authors' code does. Either way, a plain view at scale
+                1 is the image itself.
 
         Returns:
             (B, 3, int(scale * H), int(scale * W)) float, normalised.
@@ -74,14 +74,14 @@ class View:
         return normalization.apply(levels / 255).to(image.dtype)
 
     def invert(self, probabilities: Tensor, size: Sequence[int]) -> Tensor:
-        """Brings what a network said about the view back to the image: flips back and upsamples.
+        """Maps predictions for the view back to the image: flips them back and resizes them.
 
         Args:
-            probabilities: (B, K, h, w) of the view.
-            size: (H, W) of the image.
+            probabilities: (B, K, h, w) probabilities for the view.
+            size: The image's (H, W).
 
         Returns:
-            (B, K, H, W); bilinear, corners aligned (as the authors' code).
+            (B, K, H, W) probabilities; bilinear with aligned corners, as in the authors' code.
         """
         if self.flip:
             probabilities = probabilities.flip(-1)
@@ -99,7 +99,7 @@ class View:
         return height, width
 
     def _draw(self, levels: Tensor, size: tuple[int, int]) -> Tensor:
-        for target in ((levels.shape[-2], size[1]), size):  # as Pillow: columns first, each pass rounded
+        for target in ((levels.shape[-2], size[1]), size):  # like Pillow: width first, rounding after each pass
             if target != tuple(levels.shape[-2:]):
                 levels = _round(F.interpolate(levels, target, mode="bilinear", align_corners=False, antialias=True))
         if self.autocontrast:
@@ -124,23 +124,23 @@ class View:
 
 
 def check_resampling(resampling: str | None) -> None:
-    """Raises ValueError if there is no such way to resize views; None leaves the choice to the method."""
+    """Raises ValueError for an unknown way to resize views; None, the method's default, is valid."""
     if resampling is not None and resampling not in get_args(Resampling):
         raise ValueError(f"resampling is {resampling!r}: expected one of {', '.join(get_args(Resampling))}")
 
 
 def _round(levels: Tensor) -> Tensor:
-    """Rounds halves up, as fixed-point arithmetic does; torch.round would round them to even."""
+    """Rounds halves up, like fixed-point arithmetic; torch.round would round them to even."""
     return (levels + 0.5).floor()
 
 
 def _stretch(levels: Tensor) -> Tensor:
-    """Stretches each channel of (B, 3, H, W) grey levels, see `View.autocontrast`; one of a single level stays."""
+    """Stretches the contrast of each channel of (B, 3, H, W) 8-bit levels, see `View`; constant channels stay."""
     levels = levels.nan_to_num().clamp(0, 255)
     channels = levels.flatten(0, 1).flatten(1)
     places = channels.long() + 256 * torch.arange(len(channels), device=levels.device)[:, None]
     counts = places.new_zeros(256 * len(channels)).scatter_add_(0, places.flatten(), torch.ones_like(places).flatten())
-    below = counts.view(-1, 256).cumsum(dim=1)  # pixels of this level or a lower one
+    below = counts.view(-1, 256).cumsum(dim=1)  # number of pixels at or below each level
     cut = channels.shape[1] * CUTOFF // 100
     low, high = (below <= cut).sum(dim=1), (below < channels.shape[1] - cut).sum(dim=1)
     low, spread = (bound.view(*levels.shape[:2], 1, 1).to(levels) for bound in (low, high - low))
@@ -148,7 +148,7 @@ def _stretch(levels: Tensor) -> Tensor:
 
 
 def make_views(scales: Sequence[float], flip: bool, grayscale: bool, autocontrast: bool = False) -> tuple[View, ...]:
-    """Lists the views of some scales: each scale plain, and once more with the changes that are on.
+    """Makes two views per scale: a plain one, and one with the changes that are on; only the plain one if none is.
 
     Args:
         scales: Factors on the image's size, each above 0.
@@ -157,7 +157,7 @@ def make_views(scales: Sequence[float], flip: bool, grayscale: bool, autocontras
         autocontrast: Whether the second view of each scale has its contrast stretched.
 
     Raises:
-        ValueError: If there is no scale, or one is not a positive number.
+        ValueError: If there is no scale, or one is not a positive, finite number.
     """
     if isinstance(scales, str | int | float):
         raise ValueError(f"scales is {scales!r}: expected a list of numbers, e.g. [0.25, 0.5, 0.75]")

@@ -1,4 +1,4 @@
-"""Files, or a generated world, to samples."""
+"""Data modules that read files or generate street scenes."""
 
 from datamodules.bdd import BDDDataModule
 from datamodules.cityscapes import CityscapesDataModule

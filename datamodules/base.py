@@ -1,4 +1,4 @@
-"""What all data sets share: samples, roles, and loaders that do not depend on workers, processes or restarts."""
+"""Base classes of all data sets: samples, roles, and loaders independent of workers, processes and restarts."""
 
 import hashlib
 import os
@@ -19,18 +19,18 @@ from datamodules.transforms import MEAN, STD, EvaluationTransform, Resize, Train
 
 Role = Literal["source", "development", "target"]
 Split = Literal["train", "val", "test"]
-Done = Mapping[str, Collection[str]]  # names of the images that are done, by domain
+Done = Mapping[str, Collection[str]]  # names of finished images, by domain
 
 
 class ProtocolError(ValueError):
-    """Something was about to be learned or chosen from the labels of a target."""
+    """A run would train or tune on the labels of a target."""
 
 
 ProblemKind = Literal["missing", "unreadable", "size", "id"]
 
 
 class DataError(ValueError):
-    """A file of a data set is not what it should be: the message names it and says what to do."""
+    """A file of a data set is missing or invalid; the message names it and says what to do."""
 
     def __init__(self, message: str, kind: ProblemKind = "unreadable") -> None:
         super().__init__(message)
@@ -39,12 +39,12 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with a pair of image and labels.
+    """A problem with the files of an image-label pair.
 
     Attributes:
-        name: Of the pair.
-        kind: A ``missing`` file, an ``unreadable`` one, a differing ``size``, or an unknown ``id``.
-        message: Says which file, what was found and what was expected.
+        name: Name of the pair.
+        kind: A ``missing`` file, an ``unreadable`` file, differing ``size``, or an unknown ``id``.
+        message: Names the file, what was found and what was expected.
     """
 
     name: str
@@ -53,21 +53,20 @@ class Problem:
 
 
 class SegmentationDataset(Dataset[dict[str, Any]], ABC):
-    """Pairs of image and labels as samples {image, mask, name}, or images alone as {image, size, name}.
+    """Image-label pairs as samples {image, mask, name}, or images alone as {image, size, name}.
 
-    Items are asked for by index, or by (index, epoch): the augmentation of a sample depends on its index, the epoch and
-    the seed, and on nothing else.
+    Keys are an index or (index, epoch). The augmentation of a sample depends only on its index, the epoch and the seed.
 
     Args:
         domain: Name of the data set, under which its scores are reported.
         table: (256,) or (65536,) uint8 lookup from stored ids to labels, see `LabelSpace.table`.
-        transform: What happens to each pair.
-        seed: Of the augmentation.
+        transform: Transform applied to each pair.
+        seed: Seed of the augmentation.
         labelled: Whether samples have a mask.
 
     Attributes:
-        role: Of the data set in the protocol; choosing on a target is an error.
-        hint: What to add to errors about ids that the data set does not define.
+        role: Role of the data set in the protocol; tuning on a ``target`` is an error. None lifts this check.
+        hint: Advice appended to errors about ids that the data set does not define.
     """
 
     role: Role | None = None
@@ -88,7 +87,7 @@ class SegmentationDataset(Dataset[dict[str, Any]], ABC):
 
     @abstractmethod
     def name(self, index: int) -> str:
-        """Returns a name for a pair that is unique in the data set and can be a relative path (with /)."""
+        """Returns the name of a pair, which is unique in the data set and may be a relative path (with /)."""
 
     @abstractmethod
     def load_image(self, index: int) -> np.ndarray:
@@ -107,7 +106,7 @@ class SegmentationDataset(Dataset[dict[str, Any]], ABC):
         return self.convert_ids(index, self.load_ids(index))
 
     def convert_ids(self, index: int, ids: np.ndarray) -> np.ndarray:
-        """Returns (H, W) ids of a pair as labels; raises DataError if the data set does not define one of them."""
+        """Converts the (H, W) ids of a pair to labels; raises DataError if the data set does not define one of them."""
         mask = look_up(ids, self.table)
         if (mask == UNKNOWN).any():
             raise DataError(self.explain_ids(index, np.unique(ids[mask == UNKNOWN])), "id")
@@ -125,18 +124,18 @@ class SegmentationDataset(Dataset[dict[str, Any]], ABC):
         return image, mask
 
     def fingerprint(self) -> str:
-        """Returns a SHA-256 that changes with the images: a run that goes on has to find the same ones."""
+        """Returns a SHA-256 that changes with the images; a resumed run must find the same one."""
         digest = hashlib.sha256()
         for index in range(len(self)):
             digest.update(f"{self.describe_pair(index)}\n".encode())
         return digest.hexdigest()
 
     def describe_pair(self, index: int) -> str:
-        """Returns what tells a pair from another version of itself without reading it; here its name."""
+        """Returns text that changes with the pair, without reading its files; here its name."""
         return self.name(index)
 
     def where(self, index: int) -> str:
-        """Returns where a pair comes from, for error messages."""
+        """Returns the location of a pair, for error messages."""
         return f"{self.name(index)} of {self.domain}"
 
     def explain_ids(self, index: int, found: Iterable[int]) -> str:
@@ -146,7 +145,7 @@ class SegmentationDataset(Dataset[dict[str, Any]], ABC):
         return f"{message}. {self.hint}" if self.hint else message
 
     def explain_sizes(self, index: int, image: Sequence[int], mask: Sequence[int]) -> str:
-        """Returns the message about an image and labels of different (height, width, ...)."""
+        """Returns the message about an image and labels of different (height, width, ...) shapes."""
         return (
             f"{self.where(index)}: the image has {image[1]}x{image[0]} pixels (WxH), its labels have "
             f"{mask[1]}x{mask[0]}: expected the same size"
@@ -155,7 +154,7 @@ class SegmentationDataset(Dataset[dict[str, Any]], ABC):
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         """Returns ``image`` (3, H, W) float32 normalised, ``mask`` (H', W') int64 and ``name``.
 
-        Without labels, ``size`` (2,) int64 takes the place of the mask: height and width of the image on disk.
+        Without labels, ``size`` (2,) int64 replaces the mask: height and width of the image before resizing.
         """
         index, epoch = key if isinstance(key, tuple) else (key, 0)
         if not 0 <= index < len(self):
@@ -175,9 +174,9 @@ class EvaluationSet(NamedTuple):
     """A data set that a `validate` or `test` run scores.
 
     Attributes:
-        datamodule: Whose it is.
-        dataset: Opened.
-        batches: Indices of the samples of each batch that the run has, over all processes.
+        datamodule: The data module it belongs to.
+        dataset: The opened data set.
+        batches: Sample indices of each batch of the run, over all processes.
     """
 
     datamodule: "SegmentationDataModule"
@@ -188,28 +187,28 @@ class EvaluationSet(NamedTuple):
 class SegmentationDataModule(LightningDataModule, ABC):
     """One data set and its role in the protocol.
 
-    What chooses (the validation of `fit`, `validate`, a sweep) or learns (`fit`) is refused the labels of a target.
+    Training (`fit`) or tuning (validation in `fit`, `validate`, a sweep) on the labels of a target is an error.
 
     Args:
-        num_classes: 19, or 16 for what SYNTHIA knows.
+        num_classes: 19, or 16 for the classes shared with SYNTHIA.
         batch_size: Images per batch and process in training.
         eval_batch_size: Images per batch and process in validation, test and prediction.
         num_workers: Worker processes per loader.
         crop_size: (height, width) of training crops.
-        crop_scale: Range of a crop's share of the image's area.
-        blur_sigma: Range of the training blur's deviation in pixels.
-        repeats: How many times a training epoch goes through the data set.
-        seed: Of order and augmentation.
-        classes: In place of `num_classes`: names of classes, each with the Cityscapes classes that it gathers. What
-            none gathers is ignored.
-        evaluation_resize: What happens to images of more than 1024x2048 pixels before the network, or the (height,
-            width) of as many pixels as they may have, see `EvaluationTransform`; scores are at ground-truth size.
-        choose_on_target: Breaks the protocol: lets the labels of a target teach and choose. Noted in results.json.
+        crop_scale: Range of the crop area as a fraction of the image area.
+        blur_sigma: Range of the standard deviation of the training blur in pixels.
+        repeats: Number of passes over the data set per training epoch.
+        seed: Seed of the sample order and the augmentation.
+        classes: Replaces `num_classes`: class names, each with the Cityscapes classes that it merges. Cityscapes
+            classes that are not listed are ignored.
+        evaluation_resize: How to resize images of more than 1024x2048 pixels for the network, or a (height, width)
+            whose pixel count is the limit instead, see `EvaluationTransform`; scores are at ground-truth size.
+        choose_on_target: Breaks the protocol: allows training and tuning on a target. Recorded in results.json.
 
     Attributes:
         role: ``source``, ``development`` or ``target``.
         test_split: The split that `test` and `predict` read.
-        normalization: Mean and deviation of the red, green and blue of images, which samples are normalised by.
+        normalization: Mean and standard deviation of RGB in [0, 1], used to normalise samples.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -258,17 +257,17 @@ class SegmentationDataModule(LightningDataModule, ABC):
         self._opened: dict[Split, EvaluationSet] = {}
 
     def leave_out(self, done: Done | Callable[[], Done]) -> None:
-        """Says which images the loaders of evaluation leave out: a batch whose images all are done.
+        """Sets the finished images; evaluation loaders skip batches in which all images are finished.
 
         Args:
-            done: Names of the images by domain; or a function that returns them, which every process of a run calls
-                when it makes its loaders, before it opens the data: it may wait for the others.
+            done: Names of the finished images by domain, or a function that returns them. Every process calls it when
+                it creates its loaders, before it opens the data, so it may wait for the other processes.
         """
         self._done = done
         self._opened = {}
 
     def open_evaluated(self, stage: Literal["validate", "test"]) -> list[EvaluationSet]:
-        """Opens the data sets that a run scores; its loaders take them over, so that nothing is opened twice."""
+        """Opens the data sets that a run scores; its loaders reuse them."""
         split: Split = "val" if stage == "validate" else self.test_split
         dataset = self.make_dataset(split, self.evaluation_transform)
         batches = split_batches(len(dataset), self.eval_batch_size)
@@ -279,7 +278,7 @@ class SegmentationDataModule(LightningDataModule, ABC):
         return [self._opened[split]]
 
     def set_labels(self, labels: LabelSpace) -> None:
-        """Sets the label space and what others read of it: `num_classes`, `class_names` and `colours`."""
+        """Sets the label space and the attributes derived from it: `num_classes`, `class_names` and `colours`."""
         self.labels = labels
         self.num_classes = len(labels.names)
         self.class_names = list(labels.names)
@@ -290,7 +289,7 @@ class SegmentationDataModule(LightningDataModule, ABC):
         """Opens one split of the data set, with or without its labels."""
 
     def describe(self) -> dict[str, Any]:
-        """Returns what a report on results should say about the data, for JSON."""
+        """Returns a description of the data for reports, in JSON types."""
         return {
             "domain": getattr(self, "domain", type(self).__name__),
             "role": self.role,
@@ -300,7 +299,7 @@ class SegmentationDataModule(LightningDataModule, ABC):
         }
 
     def train_dataloader(self) -> DataLoader:
-        """Returns augmented, shuffled training crops."""
+        """Returns the loader of augmented, shuffled training crops."""
         self._keep_protocol("train on it")
         dataset = self.make_dataset("train", self.training_transform)
         sampler = EpochSampler(len(dataset), self.repeats, *self._place(), seed=self.seed)
@@ -312,18 +311,18 @@ class SegmentationDataModule(LightningDataModule, ABC):
         return self._load(dataset, sampler, self.batch_size, drop_last=True)
 
     def val_dataloader(self) -> Loader:
-        """Returns the validation split, whole images in order."""
+        """Returns the loader of the validation split: whole images, in order."""
         self._keep_protocol("tune on it (checkpoint, settings, early stopping)")
         return self._load_for_evaluation("val")
 
     def test_dataloader(self) -> Loader:
-        """Returns the test split, whole images in order."""
+        """Returns the loader of the test split: whole images, in order."""
         if os.environ.get("WANDB_SWEEP_ID"):
             self._keep_protocol("let a sweep tune on it")
         return self._load_for_evaluation(self.test_split)
 
     def predict_dataloader(self) -> Loader:
-        """Returns the images of the test split without their labels, whole and in order."""
+        """Returns the loader of the test split without labels: whole images, in order."""
         return self._load_for_evaluation(self.test_split, labelled=False)
 
     def _keep_protocol(self, what: str) -> None:
@@ -346,7 +345,7 @@ class SegmentationDataModule(LightningDataModule, ABC):
         batches = split_batches(len(dataset), self.eval_batch_size)
         if done_by_domain:
             done = done_by_domain.get(dataset.domain, ())
-            planned = opened.batches if opened else batches  # else Lightning sees to the limit
+            planned = opened.batches if opened else batches  # otherwise Lightning applies the limit
             batches = [batch for batch in planned if not all(dataset.name(index) in done for index in batch)]
         rank, world_size = self._place()
         share = ShareSampler(batches, rank, world_size)
@@ -366,7 +365,7 @@ class SegmentationDataModule(LightningDataModule, ABC):
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
             drop_last=drop_last,
-            persistent_workers=drop_last and self.num_workers > 0,  # training comes back to its workers each epoch
+            persistent_workers=drop_last and self.num_workers > 0,  # training reuses its workers each epoch
             collate_fn=collate,
         )
 
@@ -378,7 +377,7 @@ class SegmentationDataModule(LightningDataModule, ABC):
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Stacks samples to a batch.
+    """Stacks samples into a batch.
 
     Raises:
         ValueError: If the samples differ in size.

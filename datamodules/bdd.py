@@ -3,7 +3,7 @@
 Data card:
     Source: Yu et al. (2020); http://bdd-data.berkeley.edu (10K Images, Segmentation).
     Layout: ``images/10k/{split}/*.jpg`` and ``labels/sem_seg/masks/{split}/*.png`` (bdd100k_images_10k.zip,
-        bdd100k_sem_seg_labels_trainval.zip); of the old release ``seg/images/{split}/*.jpg`` and
+        bdd100k_sem_seg_labels_trainval.zip); in the old release ``seg/images/{split}/*.jpg`` and
         ``seg/labels/{split}/*_train_id.png``.
     Encoding: 8-bit PNG of train ids, 255 where ignored.
     Counts: 7,000 train, 1,000 val, 2,000 test; 1280x720. The protocol tests on val.
@@ -25,7 +25,7 @@ OLD_SUFFIX = "_train_id"
 
 
 class BDDDataModule(FilesDataModule):
-    """BDD100K's 10k images (Yu et al., 2020); see the data card of this file."""
+    """BDD100K's 10k images (Yu et al., 2020); see the data card in datamodules/bdd.py."""
 
     role = "target"
     test_split = "val"
@@ -43,6 +43,6 @@ class BDDDataModule(FilesDataModule):
     known_broken = frozenset(["80a9e37d-e4548ac1", "9342e334-33d167eb"])
 
     def find_files(self, root: Path, split: Split, labelled: bool) -> tuple[Files, Files]:
-        """Returns the files of a split by name, in the old release without its suffix."""
+        """Returns the files of a split by name; label names lose the suffix of the old release."""
         images, labels = super().find_files(root, split, labelled)
         return images, {name.removesuffix(OLD_SUFFIX): path for name, path in labels.items()}

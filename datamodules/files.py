@@ -1,4 +1,4 @@
-"""Data sets that lie in files: finding and pairing them, reading them exactly, and saying what is wrong with them."""
+"""Data sets in files: finds, pairs and reads the files, and reports what is wrong with them."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -24,23 +24,23 @@ class FilesDataModule(SegmentationDataModule):
 
     Args:
         root: Folder of the data set, or a folder with one folder per data set; None is ``$SEGADAPT_DATA``.
-        split: What `test` and `predict` read; None is the protocol's choice.
-        broken: What happens to pairs with a missing partner, differing sizes, unreadable files or unknown ids.
-            ``error`` stops and names them; ``skip`` reads the whole split first, leaves such pairs out, and says so
+        split: Split that `test` and `predict` read; None is the protocol's choice.
+        broken: How to handle pairs with a missing partner, differing sizes, unreadable files or unknown ids.
+            ``error`` stops and names them; ``skip`` reads the whole split first, skips such pairs, and reports them
             in the log and in results.json.
-        **kwargs: As for `SegmentationDataModule`.
+        **kwargs: Arguments of `SegmentationDataModule`.
 
     Attributes:
         domain: Name of the data set.
-        folders: What its folder may be called under ``$SEGADAPT_DATA``, without regard to case.
-        layouts: Where its files may lie; of several that match, the first counts.
-        train_ids: For each id that the data set defines, the train id of Cityscapes, or 255.
-        counts: The official number of images per split.
-        archives: What to unpack, for error messages.
+        folders: Names that its folder may have under ``$SEGADAPT_DATA``, in lower case; case is ignored.
+        layouts: Possible layouts of its files; the first that matches is used.
+        train_ids: The Cityscapes train id, or 255, of each id that the data set defines.
+        counts: Official number of images per split.
+        archives: Names of the archives to unpack, for error messages.
         unlabelled_splits: Splits whose labels are not public; only `predict` can use them.
         known_broken: Names of pairs that are broken in the official release.
-        upright: Whether images and labels are turned as their EXIF orientation says.
-        hint: What to add to errors about ids that the data set does not define.
+        upright: Whether images and labels are turned upright according to their EXIF orientation.
+        hint: Advice appended to errors about ids that the data set does not define.
     """
 
     domain: str
@@ -72,7 +72,7 @@ class FilesDataModule(SegmentationDataModule):
         """Opens one split.
 
         Raises:
-            DataError: If the data set is not there, or images and labels do not pair up; says what was found.
+            DataError: If the data set is missing, or images and labels do not pair up; says what was found.
         """
         pairs, problems = self.find_pairs(split, labelled)
         if self.broken == "skip":
@@ -97,14 +97,14 @@ class FilesDataModule(SegmentationDataModule):
         return self.open_pairs(pairs, transform, labelled)
 
     def open_pairs(self, pairs: Sequence[Pair], transform: Transform, labelled: bool = True) -> FilesDataset:
-        """Makes a dataset of pairs."""
+        """Builds a dataset from pairs."""
         table = self.make_table()
         return FilesDataset(
             self.domain, pairs, table, transform, self.read_ids, self.seed, labelled, self.upright, self.hint
         )
 
     def make_table(self) -> np.ndarray:
-        """Makes the lookup from ids to labels, see `LabelSpace.table`."""
+        """Builds the lookup from ids to labels, see `LabelSpace.table`."""
         return self.labels.table(self.train_ids)
 
     @staticmethod
@@ -116,7 +116,7 @@ class FilesDataModule(SegmentationDataModule):
         """Lists the pairs of a split, sorted by name, and the files without a partner.
 
         Raises:
-            DataError: If the data set is not there, or has no such split.
+            DataError: If the data set is missing, or has no such split.
         """
         held = {name for layout in self.layouts for name in layout.holds}
         if split not in held:
@@ -142,7 +142,7 @@ class FilesDataModule(SegmentationDataModule):
         return match_files(images, labels if labelled else None)
 
     def find_files(self, root: Path, split: Split, labelled: bool) -> tuple[Files, Files]:
-        """Returns the image and the label files of a split by name, in the first layout that has both."""
+        """Returns the image and label files of a split by name, from the first layout that has both."""
         found: list[tuple[Files, Files]] = []
         for layout in self.layouts:
             images = layout.find(root, layout.images, split)
@@ -153,7 +153,7 @@ class FilesDataModule(SegmentationDataModule):
         return max(found, key=lambda files: len(files[0]))
 
     def find_root(self) -> Path:
-        """Returns the folder in which the data set lies, which may be the one given or lie in it.
+        """Returns the folder of the data set: the given folder or one below it.
 
         Raises:
             DataError: If there is no such folder, or more than one.
@@ -182,7 +182,7 @@ class FilesDataModule(SegmentationDataModule):
         )
 
     def find_base(self) -> tuple[Path, bool]:
-        """Returns the folder to look in, and whether it was given for this data set."""
+        """Returns the folder to search, and whether it was set for this data set by `root`."""
         variable = os.environ.get(ROOT_VARIABLE)
         if self.root is None and not variable:
             raise DataError(
@@ -196,7 +196,7 @@ class FilesDataModule(SegmentationDataModule):
         return base, self.root is not None
 
     def describe(self) -> dict[str, Any]:
-        """Returns what a report on results should say about the data, for JSON."""
+        """Returns a description of the data for reports, in JSON types."""
         left_out = {
             split: [{"name": problem.name, "why": problem.kind} for problem in problems]
             for split, problems in self.left_out.items()
@@ -204,8 +204,8 @@ class FilesDataModule(SegmentationDataModule):
         return super().describe() | {"split": self.test_split, "broken": self.broken, "left_out": left_out}
 
     def _miss(self, root: Path, split: Split, what: Literal["images", "labels"]) -> DataError:
-        """Returns the error about a split without images, or without labels."""
-        others = [layout for layout in self.layouts if split not in layout.holds]  # lie there, but not with this split
+        """Returns the error for a split without images or without labels."""
+        others = [layout for layout in self.layouts if split not in layout.holds]  # without this split
         held = [name for layout in others for name in layout.holds if layout.find(root, layout.images, name)]
         if held:
             names = " or ".join(dict.fromkeys(held))
@@ -219,7 +219,7 @@ class FilesDataModule(SegmentationDataModule):
         )
 
     def may_skip(self, names: Sequence[str], why: str) -> bool:
-        """Returns whether images that cannot be predicted are left out, as broken ones are; if so, notes them."""
+        """Returns whether images that cannot be predicted are skipped like broken ones; if so, records them."""
         if self.broken != "skip":
             return False
         self.left_out.setdefault(self.test_split, []).extend(Problem(name, "size", why) for name in names)

@@ -2,14 +2,14 @@
 
 Data card:
     Source: yours.
-    Layout: a folder of images and a folder of labels with the same names below it; or files matched by patterns; or a
+    Layout: a folder of images and a folder of labels with the same relative names; or files matched by patterns; or a
         CSV of pairs. Images alone are enough for `predict`. See docs/own_data.md.
     Encoding: one-channel label images (8 or 16 bits, palette or gray) with any ids, or RGB ones with any colours.
     Splits: by folder, by list file, by fraction, or by a column of the CSV.
-    Sizes: any; each image and its labels have the same.
-    Traps: labels saved as JPEG hold wrong ids at every edge and are refused. Images and labels are turned as their own
-        EXIF data say, and a pair that disagrees is refused. A reduced palette holds no ids. Fractions of a video put
-        neighbouring frames into different splits: give lists instead.
+    Sizes: any, but the same for an image and its labels.
+    Traps: labels saved as JPEG hold wrong ids at every edge and are refused. Images and labels are turned upright by
+        their own EXIF orientation, and a pair that disagrees is refused. So is a palette from colour reduction, as its
+        indices are no ids. Fractions of a video put neighbouring frames into different splits: use lists instead.
 """
 
 from collections.abc import Mapping
@@ -29,44 +29,44 @@ from datamodules.reading.own_labels import read_colours, read_labels, tabulate_c
 from datamodules.reading.pairs import Pair, find_lost, list_folders, match_files
 from datamodules.transforms import Resize, Transform
 
-LOOKED_AT = 50  # pairs of a split, to see whether they hold what they are taken for
-MOST_LOOKED_AT = 300  # where something seems to be wrong with these
+LOOKED_AT = 50  # pairs of a split sampled to find misread files
+MOST_LOOKED_AT = 300  # sampled if these cause a warning
 
 
 class FolderDataModule(FilesDataModule):
     """Images and labels in folders of your own.
 
     Args:
-        root: The folder that the other paths are relative to, or one that holds it under the name of the domain; None
+        root: Folder that the other paths are relative to, or its parent if the folder is named like the domain; None
             is ``$SEGADAPT_DATA``.
         domain: Name of the data set, under which its scores are reported; None is the name of the root.
-        role: ``source`` to train on, ``development`` to choose on, ``target`` to test on.
-        images: Folder of the images, searched to any depth, or a pattern such as ``frames/*_left.png``: ``*`` is any
-            name, ``**/`` any folders, ``{split}`` the split's folder. The path below the folder without its suffix, or
-            what the stars stand for, is an image's name. None tries ``images/{split}``, ``images`` and the root itself.
-        labels: The same of the labels, which have the names of their images. None is `images` with its folder
+        role: ``source`` to train on, ``development`` to tune on, ``target`` to test on.
+        images: Folder of the images, searched recursively, or a pattern such as ``frames/*_left.png``: ``*`` is any
+            name, ``**/`` any folders, ``{split}`` the split's folder. An image's name is its path below the folder
+            without suffix, or what the stars match. None tries ``images/{split}``, ``images`` and the root itself.
+        labels: The same for the labels, which must have the names of their images. None is `images` with its folder
             ``images`` replaced by ``labels``.
-        exclude: Patterns of files that `images` or `labels` would match too but are none, such as ``*_inst_label.png``
-            beside ``*_label.png``; one without a folder holds in every folder.
-        pairs: A CSV file with the columns ``image``, ``label`` (may be empty) and, if it says them, ``split``, in place
-            of `images` and `labels`. Separated by commas, semicolons or tabs.
-        splits: For ``train``, ``val`` and ``test``: what ``{split}`` or the column of the CSV says; or a list file
+        exclude: Patterns of files to skip although `images` or `labels` matches them, such as ``*_inst_label.png``
+            beside ``*_label.png``; a pattern without a folder applies in every folder.
+        pairs: CSV file with the columns ``image``, ``label`` (may be empty) and optionally ``split``, instead of
+            `images` and `labels`. Separated by commas, semicolons or tabs.
+        splits: For ``train``, ``val`` and ``test``: the value of ``{split}`` or of the CSV's column; or a list file
             (``.txt``, ``.lst`` or ``.csv``, first field of each line an image); or a fraction of all images, drawn by
-            their names alone. None is these three words; where nothing tells splits apart, each has all images.
-        split: What `test` and `predict` read; None is ``test``.
-        classes: Names in the order of the network's classes; or for each name the Cityscapes classes it gathers, as
-            for other data sets. None is Cityscapes' 19, or the 16 of SYNTHIA (`num_classes`).
-        ids: The class of each id in the labels, 0 to 65535. None: where `classes` is a list, id c is class c; otherwise
-            the ids are Cityscapes' 19 train ids. Classes of Cityscapes are understood too: they count as the class that
-            gathers them, or as ignored.
-        label_colours: For RGB labels, in place of `ids`: the colour of each class, or several colours.
-        ignored: Ids, or colours, that belong to no class; id 255 is one unless `ids` names it.
-        evaluation_resize: As for `SegmentationDataModule`, but images of more than 1024x2048 pixels keep their
-            proportions: they may stand upright.
-        **kwargs: As for `FilesDataModule`.
+            name only. None is these three words; if nothing divides the images into splits, each split has all.
+        split: Split that `test` and `predict` read; None is ``test``.
+        classes: Class names in the order of the network's outputs; or for each name the Cityscapes classes it merges,
+            as for other data sets. None is Cityscapes' 19 classes, or the 16 shared with SYNTHIA (`num_classes`).
+        ids: Class of each id in the labels, 0 to 65535. None: if `classes` is a list, id c is class c; otherwise ids
+            are Cityscapes' 19 train ids. If `classes` is no list, names of Cityscapes classes work too: they count as
+            the class that merges them, or as ignored.
+        label_colours: For RGB labels, instead of `ids`: the colour or colours of each class.
+        ignored: Ids, or colours, that belong to no class. Id 255 is always ignored unless `ids` names it.
+        evaluation_resize: As for `SegmentationDataModule`, but by default images of more than 1024x2048 pixels keep
+            their aspect ratio, as they may be in portrait format.
+        **kwargs: Arguments of `FilesDataModule`.
 
     Raises:
-        ValueError: If an argument is outside its range, or they contradict each other.
+        ValueError: If an argument is outside its range, or arguments contradict each other.
     """
 
     layouts = ()
@@ -110,7 +110,7 @@ class FolderDataModule(FilesDataModule):
         if label_colours is None:
             self.table = tabulate_ids(self.labels, self.own_names, ids, ignored or [])
             self.read_ids = partial(read_labels, palette=self.labels.palette)  # type: ignore[method-assign]
-        else:  # which are read as labels
+        else:  # colours are read as labels directly
             self.table = tabulate_ids(self.labels, True, None, [])
             colours = tabulate_colours(self.labels, self.own_names, label_colours, ignored or [])
             self.read_ids = partial(read_colours, table=colours)  # type: ignore[method-assign]
@@ -118,18 +118,18 @@ class FolderDataModule(FilesDataModule):
 
     @property
     def folders(self) -> tuple[str, ...]:  # type: ignore[override]
-        """What the folder may be called under ``$SEGADAPT_DATA``."""
+        """Names that the folder may have under ``$SEGADAPT_DATA``, in lower case."""
         return (self.domain.lower(),)
 
     def describe(self) -> dict[str, Any]:
-        """Returns what a report on results should say about the data, for JSON."""
+        """Returns a description of the data for reports, in JSON types."""
         return super().describe() | {"files": self.files.describe()}
 
     def make_dataset(self, split: Split, transform: Transform, labelled: bool = True) -> FilesDataset:
-        """Opens one split; looks at some of its files, and says the worst that a user should know of them.
+        """Opens one split; checks a sample of its files and logs the worst warning, or else a note, about them.
 
         Raises:
-            DataError: As for `FilesDataModule`, or if masks of one bit lie beside others.
+            DataError: As for `FilesDataModule`, or if 1-bit masks are mixed with other labels.
         """
         dataset = super().make_dataset(split, transform, labelled)
         if split not in self._looked_at:
@@ -146,19 +146,19 @@ class FolderDataModule(FilesDataModule):
         return dataset
 
     def find_warnings(self, dataset: FilesDataset, census: Census, where: str) -> list[str]:
-        """Returns what speaks for files, pixels or labels that mean something else than is thought, the worst first."""
+        """Returns warnings about files, pixels or labels that are probably misread, worst first."""
         odd = find_odd_pairs(dataset.pairs, where)
         return odd + census.find_warnings(where, self.table, self.class_names, self.own_names, self.coloured)
 
     def make_table(self) -> np.ndarray:
-        """Returns the lookup from ids, or from what `read_colours` makes of colours, to labels."""
+        """Returns the lookup to labels from ids, or from the output of `read_colours`."""
         return self.table
 
     def find_pairs(self, split: Split, labelled: bool = True) -> tuple[list[Pair], list[Problem]]:
         """Lists the pairs of a split, sorted by name, and the files without a partner."""
         images, labels = self.files.find(self.find_root(), split, labelled)
         pairs, problems = match_files(images, labels if labelled else None)
-        if self.broken == "error":  # to skip broken pairs is to read them all, which finds these too
+        if self.broken == "error":  # skip reads all pairs, which finds these too
             lost = find_lost(pairs)
             names = {problem.name for problem in lost}
             pairs, problems = [pair for pair in pairs if pair.name not in names], problems + lost

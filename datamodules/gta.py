@@ -7,10 +7,10 @@ Data card:
         the authors of the paper rearrange them.
     Encoding: palette PNG; the index is the label id of Cityscapes, 34 is the license plate.
     Counts: 24,966 = 12,403 train, 6,382 val, 6,181 test; 1914x1052, some 1914x1046.
-    Licence: for research and education, not for commerce (see the page above).
+    Licence: non-commercial research and education only (see the page above).
     Traps: images and labels of 20801 to 20860 differ in size (35 of val, 25 of test); 15188 (train) and 17705 (test)
-        are blank and 957x526. An incomplete download of 24,941 pairs circulates. Colours do not tell pole from license
-        plate.
+        are blank and 957x526. An incomplete download of 24,941 pairs circulates. Colours do not distinguish pole from
+        license plate.
 """
 
 from pathlib import Path
@@ -30,7 +30,7 @@ SPLIT_FILES = ("split.mat", "read_mapping/split.mat")
 
 
 class GTADataModule(FilesDataModule):
-    """GTA5 (Richter et al., 2016); see the data card of this file."""
+    """GTA5 (Richter et al., 2016); see the data card in datamodules/gta.py."""
 
     role = "source"
     domain = "gta"
@@ -45,7 +45,7 @@ class GTADataModule(FilesDataModule):
     known_broken = frozenset([f"{number:05d}" for number in (15188, 17705, *range(20801, 20861))])
 
     def find_files(self, root: Path, split: Split, labelled: bool) -> tuple[Files, Files]:
-        """Returns the files of a split by name; where folders do not tell the splits apart, split.mat does."""
+        """Returns the files of a split by name, by split.mat if there are no split folders."""
         images, labels = super().find_files(root, split, labelled)
         if not images or next(iter(images.values())).parent.name != "images":
             return images, labels
@@ -54,7 +54,7 @@ class GTADataModule(FilesDataModule):
         return images, labels
 
     def find_pairs(self, split: Split, labelled: bool = True) -> tuple[list[Pair], list[Problem]]:
-        """Lists the pairs of a split, sorted by name, what has no partner, and what split.mat lists in vain."""
+        """Lists the pairs of a split, sorted by name, files without a partner, and missing files of split.mat."""
         pairs, problems = super().find_pairs(split, labelled)
         root = self.find_root()
         if labelled and any((root / name).is_file() for name in SPLIT_FILES) and not (root / "images" / split).is_dir():
@@ -68,13 +68,13 @@ class GTADataModule(FilesDataModule):
 
 
 def read_split(root: Path, split: Split) -> list[str]:
-    """Reads which images belong to a split.
+    """Reads the names of the images of a split.
 
     Returns:
         Names such as ``00001``, sorted.
 
     Raises:
-        DataError: If there is no split.mat, or it cannot be read.
+        DataError: If there is no split.mat, or it cannot be read or lacks the split.
     """
     path = next((root / name for name in SPLIT_FILES if (root / name).is_file()), None)
     if path is None:

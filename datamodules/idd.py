@@ -4,11 +4,11 @@ Data card:
     Source: Varma et al. (2019); https://idd.insaan.iiit.ac.in (IDD Segmentation, 20k part I and II).
     Layout: ``leftImg8bit/{split}/DRIVE/*_leftImg8bit.png`` (part II: ``.jpg``) and, in ``gtFine/{split}/DRIVE/``,
         ``*_gtFine_labelcsTrainIds.png`` or ``*_gtFine_polygons.json``.
-    Encoding: polygons, drawn here as AutoNUE's createLabels does (the later over the earlier, on void); or its 8-bit
-        PNG of csTrainIds, which are Cityscapes' train ids, 255 where ignored.
+    Encoding: polygons, drawn as in AutoNUE's createLabels (later ones over earlier ones, on void); or 8-bit PNG of its
+        csTrainIds, which are Cityscapes' train ids, 255 where ignored.
     Counts: part I 6,993 train, 981 val, 2,029 test; 1920x1080 and 1280x720. The protocol tests on val of part I.
-    Licence: for research, not for commerce (see the page above).
-    Traps: file names repeat from drive to drive. The labels of test are not public. Other encodings of createLabels
+    Licence: non-commercial research only (see the page above).
+    Traps: file names repeat across drives. The labels of test are not public. Other encodings of createLabels
         (level3Ids, ids, csIds) are not read.
 """
 
@@ -23,7 +23,7 @@ from datamodules.reading.annotations import draw_polygons
 from datamodules.reading.pairs import Layout
 from datamodules.reading.pixels import read_index
 
-# Classes with Cityscapes' names have their train ids; "non-drivable fallback" counts as terrain.
+# Classes named as in Cityscapes have its train ids; "non-drivable fallback" counts as terrain.
 # Source: AutoNUE public code, helpers/anue_labels.py.
 TRAIN_ID_OF_CLASS = {name: train_id for train_id, name in enumerate(CITYSCAPES_COLOURS) if name != "terrain"}
 TRAIN_ID_OF_CLASS["non-drivable fallback"] = list(CITYSCAPES_COLOURS).index("terrain")
@@ -37,7 +37,7 @@ IMAGES = ("leftImg8bit/{split}/*/*_leftImg8bit.png", "leftImg8bit/{split}/*/*_le
 
 
 class IDDDataModule(FilesDataModule):
-    """IDD (Varma et al., 2019); see the data card of this file. Ready masks are read where a split has them."""
+    """IDD (Varma et al., 2019); see the data card in datamodules/idd.py. Reads csTrainIds masks if a split has them."""
 
     role = "target"
     test_split = "val"

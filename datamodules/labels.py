@@ -1,4 +1,4 @@
-"""Label spaces: the 19 train ids of Cityscapes, the 16 of them that SYNTHIA knows, and classes of one's own.
+"""Label spaces: the 19 Cityscapes classes, the 16 of them shared with SYNTHIA, and user-defined classes.
 
 Source: Cordts et al. (2016) for the train ids and colours; paper, Appendix F for the 16 classes.
 """
@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 IGNORED = 255
-UNKNOWN = 254  # in tables: an id that the data set does not define
+UNKNOWN = 254  # in lookup tables: an id that the data set does not define
 
 Colour = tuple[int, int, int]
 
@@ -38,17 +38,17 @@ CITYSCAPES_COLOURS: dict[str, Colour] = {
     "bicycle": (119, 11, 32),
 }
 NOT_IN_SYNTHIA = ("terrain", "truck", "train")
-TRAIN_IDS = {train_id: train_id for train_id in (*range(len(CITYSCAPES_COLOURS)), IGNORED)}  # of labels stored so
+TRAIN_IDS = {train_id: train_id for train_id in (*range(len(CITYSCAPES_COLOURS)), IGNORED)}  # identity
 
 
 @dataclass(frozen=True)
 class LabelSpace:
-    """The classes a network tells apart; class c has train id c.
+    """The classes that a network predicts; class c has label c.
 
     Attributes:
         names: K class names.
         colours: K RGB colours, 0 to 255.
-        members: For each class the Cityscapes classes that it gathers.
+        members: For each class, the Cityscapes classes that it merges.
     """
 
     names: tuple[str, ...]
@@ -57,7 +57,7 @@ class LabelSpace:
 
     @classmethod
     def of_size(cls, num_classes: int) -> "LabelSpace":
-        """Returns the space of 19 classes, or of the 16 that are left without terrain, truck and train.
+        """Returns the space of all 19 Cityscapes classes, or of the 16 without terrain, truck and train.
 
         Raises:
             ValueError: If the number is neither 19 nor 16.
@@ -72,14 +72,14 @@ class LabelSpace:
 
     @classmethod
     def of_classes(cls, classes: Mapping[str, Sequence[str]] | Sequence[str]) -> "LabelSpace":
-        """Returns a space of one's own classes.
+        """Returns a space of user-defined classes.
 
         Args:
-            classes: Names; or for each name the Cityscapes classes that it gathers, so that data sets with the labels
-                of Cityscapes can serve it. What no class gathers is ignored.
+            classes: Class names; or for each name the Cityscapes classes that it merges, so that data sets with
+                Cityscapes labels can be used. Cityscapes classes that are not listed are ignored.
 
         Raises:
-            ValueError: If there are not 2 to 254 different names, or a gathered class is unknown or gathered twice.
+            ValueError: If there are not 2 to 253 different names, or a merged class is unknown or listed twice.
         """
         names = tuple(str(name) for name in classes)
         alike = len({name.strip().casefold() for name in names}) != len(names)
@@ -107,17 +107,17 @@ class LabelSpace:
 
     @cached_property
     def from_train_ids(self) -> np.ndarray:
-        """The (256,) uint8 table from the 19 train ids to this space; what is not in it becomes 255."""
+        """The (256,) uint8 lookup from the 19 train ids to this space; all other values become 255."""
         return self.table(dict.fromkeys(range(256), IGNORED) | TRAIN_IDS)
 
     def table(self, train_ids: Mapping[int, int]) -> np.ndarray:
-        """Makes the lookup from a data set's ids to this space.
+        """Builds the lookup from a data set's ids to this space.
 
         Args:
-            train_ids: For each id 0 to 255 that the data set defines, the train id of Cityscapes, or 255.
+            train_ids: The Cityscapes train id, or 255, of each id (0 to 255) that the data set defines.
 
         Returns:
-            (256,) uint8: the class, 255 where it is ignored, 254 where the id is not defined.
+            (256,) uint8 labels, 255 where ignored, 254 where the id is not defined.
         """
         classes = {
             train_id: number
@@ -132,14 +132,14 @@ class LabelSpace:
 
     @cached_property
     def palette(self) -> np.ndarray:
-        """The (256, 3) uint8 RGB colour of each label; labels that are no class are black."""
+        """The (256, 3) uint8 RGB colour of each label; values without a class are black."""
         palette = np.zeros((256, 3), dtype=np.uint8)
         palette[: len(self.colours)] = self.colours
         return palette
 
 
 def look_up(ids: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """Looks (H, W) uint8 or uint16 ids up in a (256,) or (65536,) uint8 table; ids beyond the table are unknown."""
+    """Looks up (H, W) uint8 or uint16 ids in a (256,) or (65536,) uint8 table; ids beyond the table become 254."""
     most = int(ids.max(initial=0))
     if most < 256:
         return cv2.LUT(ids.astype(np.uint8, copy=False), table[:256])
@@ -149,7 +149,7 @@ def look_up(ids: np.ndarray, table: np.ndarray) -> np.ndarray:
 
 
 def format_ids(ids: Iterable[int]) -> str:
-    """Writes sorted numbers with their runs joined: ``0-33, 255``."""
+    """Formats sorted numbers with consecutive ones as ranges, e.g. ``0-33, 255``."""
     runs: list[list[int]] = []
     for number in ids:
         if runs and number == runs[-1][1] + 1:

@@ -7,10 +7,10 @@ Data card:
     Encoding: 8-bit PNG of 66 class ids (config_v1.2.json).
     Counts: 18,000 training, 2,000 validation, 5,000 testing; at least 1920x1080, often much larger. The protocol tests
         on validation, sorted by name. (The authors' code takes the first 2,000 files of an unsorted listing of
-        training, which is another set on every machine; their text says validation.)
+        training, which differ between machines; the paper says validation.)
     Licence: CC BY-NC-SA 4.0.
-    Traps: v2.0 has 124 ids in another order, and its zip holds both versions side by side; v2.0 is refused. The labels
-        of testing are not public.
+    Traps: v2.0 has 124 ids in another order and is refused; its zip contains both versions. The labels of testing are
+        not public.
 """
 
 from typing import ClassVar
@@ -26,7 +26,7 @@ TRAIN_IDS_OF_VISTAS = {
     20: 12, 21: 12, 22: 12, 55: 13, 61: 14, 54: 15, 58: 16, 57: 17, 52: 18,
 }  # fmt: skip
 NUM_IDS = 66
-COLOUR_2_OF_V2 = (250, 170, 31)  # of id 2, the first in which the palettes of the two versions differ
+COLOUR_2_OF_V2 = (250, 170, 31)  # of id 2, the first id whose colour differs between the versions
 FOLDERS: dict[Split, str] = {"train": "training", "val": "validation", "test": "testing"}
 REFUSAL = (
     "Vistas v2.0 has 124 classes with other ids than v1.2 and would be read wrongly: expected "
@@ -35,7 +35,7 @@ REFUSAL = (
 
 
 class MapillaryDataModule(FilesDataModule):
-    """Mapillary Vistas v1.2 (Neuhold et al., 2017); see the data card of this file."""
+    """Mapillary Vistas v1.2 (Neuhold et al., 2017); see the data card in datamodules/mapillary.py."""
 
     role = "target"
     test_split = "val"
@@ -58,7 +58,7 @@ class MapillaryDataModule(FilesDataModule):
         """Lists the pairs of a split, sorted by name, and the files without a partner.
 
         Raises:
-            DataError: Also if the labels are those of v2.0.
+            DataError: As for `FilesDataModule`, or if the labels are those of v2.0.
         """
         folder = self.find_root() / FOLDERS[split]
         others = (folder / "v1.2" / "labels", folder / "labels")

@@ -1,4 +1,4 @@
-"""Copies the next batch to a GPU while the network works on this one."""
+"""Copies the next batch to a GPU while the network processes the current one."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,13 +9,12 @@ from torch.utils.data import DataLoader
 
 
 class DevicePrefetcher:
-    """The batches of a loader on a CUDA device, each copied there while the one before is worked on.
+    """Wraps a loader and copies each batch to a CUDA device while the previous one is processed.
 
-    Worker processes of the loader decode further ahead. Everything else about the loader (its data set, its length) is
-    the loader's own.
+    The loader's worker processes decode further ahead. All other attributes (data set, length) are the loader's.
 
     Args:
-        loader: With ``pin_memory``, or its copies would wait for the device.
+        loader: A loader with ``pin_memory``; without it the copies would block.
         device: A CUDA device.
     """
 
@@ -25,7 +24,7 @@ class DevicePrefetcher:
 
     def __getattr__(self, name: str) -> Any:
         """Returns an attribute of the loader."""
-        if name == "loader":  # not there yet, while this is unpickled
+        if name == "loader":  # not set yet during unpickling
             raise AttributeError(name)
         return getattr(self.loader, name)
 
@@ -50,7 +49,7 @@ class DevicePrefetcher:
         return value.to(self.device, non_blocking=True) if isinstance(value, Tensor) else value
 
     def _receive(self, batch: dict[str, Any], stream: torch.cuda.Stream) -> dict[str, Any]:
-        """Has the work that is queued from here on wait for the copies."""
+        """Makes work queued from now on wait for the copies."""
         current = torch.cuda.current_stream(self.device)
         current.wait_stream(stream)
         for value in batch.values():

@@ -1,4 +1,4 @@
-"""Which samples come when: orders that depend on seed and epoch alone, and shares of processes without padding."""
+"""Samplers: training orders that depend only on seed and epoch, and evaluation split over processes, unpadded."""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,17 +7,17 @@ from torch.utils.data import Sampler
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """Shuffles a data set anew each epoch and tells its samples which epoch it is.
+    """Shuffles a data set anew each epoch and yields the epoch with each index.
 
-    The order depends on the seed and the epoch alone, so training that resumes after an epoch goes on as if it had
+    The order depends only on the seed and the epoch, so training that resumes after an epoch continues as if it had
     never stopped. Lightning calls `set_epoch`.
 
     Args:
         size: Number of samples.
-        repeats: How many times an epoch goes through the data set (augmented differently each time).
-        rank: This process.
-        world_size: Number of processes; each gets an equal share, a remainder is left out.
-        seed: Of the order.
+        repeats: Number of passes over the data set per epoch (augmented differently each time).
+        rank: Rank of this process.
+        world_size: Number of processes; each gets an equal share, the remainder is dropped.
+        seed: Seed of the order.
     """
 
     def __init__(self, size: int, repeats: int = 1, rank: int = 0, world_size: int = 1, seed: int = 0) -> None:
@@ -33,11 +33,11 @@ class EpochSampler(Sampler[tuple[int, int]]):
         return self.size * self.repeats // self.world_size
 
     def set_epoch(self, epoch: int) -> None:
-        """Says which epoch the next iteration is."""
+        """Sets the epoch of the next iteration."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        """Yields (index, pass number over all epochs)."""
+        """Yields (index, number of the pass counted over all epochs)."""
         order = []
         for number in range(self.epoch * self.repeats, (self.epoch + 1) * self.repeats):
             generator = np.random.default_rng([self.seed, number])
@@ -46,14 +46,14 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 class ShareSampler(Sampler[int]):
-    """Deals the batches of a data set out over processes, each exactly once: no padding, so scores are exact.
+    """Distributes the batches of a data set over processes, each exactly once: no padding, so scores are exact.
 
-    Yields single indices. A loader of the same batch size puts them together again as they were, because only the last
-    batch of a data set may be smaller.
+    Yields single indices. A loader of the same batch size rebuilds the same batches, because only the last batch of a
+    data set may be smaller.
 
     Args:
-        batches: Indices of the samples of each batch.
-        rank: This process.
+        batches: Sample indices of each batch.
+        rank: Rank of this process.
         world_size: Number of processes.
     """
 
@@ -70,13 +70,13 @@ class ShareSampler(Sampler[int]):
 
 
 class UncountedSampler(Sampler[int]):
-    """A share without a length, for when some processes have nothing to do.
+    """A share without a length, for runs in which some processes have no batches.
 
-    Lightning skips the whole run of a process whose loaders are empty, while the others wait for it and its scores. It
-    cannot know that of a loader without a length.
+    Lightning skips the whole run of a process whose loaders have length 0, while the other processes wait for its
+    scores. It does not skip a loader without a length.
 
     Args:
-        share: Of this process.
+        share: The sampler of this process's share.
     """
 
     def __init__(self, share: ShareSampler) -> None:
@@ -88,19 +88,19 @@ class UncountedSampler(Sampler[int]):
 
 
 def split_batches(length: int, batch_size: int) -> list[range]:
-    """Cuts the indices of a data set into batches, in order; only the last may be smaller.
+    """Splits the indices of a data set into batches, in order; only the last may be smaller.
 
-    What is in a batch thus depends neither on the number of processes nor on what an earlier run has done.
+    The batches depend neither on the number of processes nor on the progress of an earlier run.
     """
     return [range(start, min(start + batch_size, length)) for start in range(0, length, batch_size)]
 
 
 def limit_batches(batches: Sequence[range], limit: int | float, world_size: int) -> list[range]:
-    """Returns the batches that a run has under ``limit_test_batches`` (or ``val``), in order.
+    """Returns the batches left by Lightning's ``limit_test_batches`` or ``limit_val_batches``, in order.
 
     Args:
-        batches: Of the whole data set.
-        limit: As the Trainer takes it: a number of batches of each process, or a share of its batches in [0, 1].
+        batches: Batches of the whole data set.
+        limit: The Trainer's value: a number of batches per process (int), or a fraction of them in [0, 1] (float).
         world_size: Number of processes.
     """
     kept: list[range] = []

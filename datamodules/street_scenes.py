@@ -1,13 +1,13 @@
-"""StreetScenes: street scenes drawn on the fly, with exact labels, for trying everything without licensed data.
+"""StreetScenes: street scenes drawn on the fly with exact labels, to try everything without licensed data.
 
 Data card:
-    Source: drawn by `datamodules.scenery`; no file on disk, no licence needed.
-    Domains: ``source`` (clean, sunny, game-like), ``development`` (a mixed bag, moderately shifted), and the targets
-        ``haze``, ``dusk`` and ``dust``, which differ in kind. The geometry is drawn by the same rules everywhere.
+    Source: drawn by `datamodules.scenery`; no files on disk, no licence needed.
+    Domains: ``source`` (clean, sunny, game-like), ``development`` (a mixture, moderately shifted), and the targets
+        ``haze``, ``dusk`` and ``dust``, each with another kind of shift. The geometry follows the same rules in all.
     Encoding: train ids of Cityscapes, all 19 classes, no ignored pixels.
     Sizes: any from 128x256 to 1024x2048.
-    Determinism: an image depends on (domain, split, index, world seed) and the size, on nothing else.
-    Traps: this is a constructed demonstration; scores on it are no evidence for the paper's numbers.
+    Determinism: an image depends only on (domain, split, index, world seed) and the size.
+    Traps: this is a synthetic demonstration; scores on it are no evidence for the paper's numbers.
 """
 
 from collections.abc import Sequence
@@ -32,11 +32,11 @@ class StreetScenesDataset(SegmentationDataset):
         split: ``train``, ``val`` or ``test``.
         length: Number of images.
         size: (height, width) in pixels.
-        labels: The label space masks are brought to.
-        transform: What happens to each pair.
-        world_seed: Another seed draws other images of the same domain.
-        seed: Of the augmentation.
-        cache: Whether to keep all drawn images in memory (each worker its own), and not the latest alone.
+        labels: Label space of the masks.
+        transform: Transform applied to each pair.
+        world_seed: Seed of the scenes; another seed draws other images of the same domain.
+        seed: Seed of the augmentation.
+        cache: Whether to keep all drawn images in memory (per worker) instead of only the latest.
         labelled: Whether samples have a mask.
     """
 
@@ -89,14 +89,14 @@ class StreetScenesDataModule(SegmentationDataModule):
     """One domain of StreetScenes.
 
     Args:
-        domain: ``source``, ``development``, ``haze``, ``dusk`` or ``dust``; says the role.
-        height: Of the images, in pixels.
-        width: Of the images, in pixels.
+        domain: ``source``, ``development``, ``haze``, ``dusk`` or ``dust``; it determines the role.
+        height: Image height in pixels.
+        width: Image width in pixels.
         num_train: Images in the train split.
         num_val: Images in the val split.
         num_test: Images in the test split.
-        world_seed: Another seed draws other images of the same domains.
-        **kwargs: As for `SegmentationDataModule`.
+        world_seed: Seed of the scenes; another seed draws other images of the same domain.
+        **kwargs: Arguments of `SegmentationDataModule`.
 
     Raises:
         ValueError: If the domain is unknown or a number is out of range.
@@ -128,11 +128,11 @@ class StreetScenesDataModule(SegmentationDataModule):
         self.lengths: dict[Split, int] = {"train": num_train, "val": num_val, "test": num_test}
 
     def describe(self) -> dict[str, Any]:
-        """Returns what a report on results should say about the data, for JSON."""
+        """Returns a description of the data for reports, in JSON types."""
         return super().describe() | {"size": list(self.size), "world_seed": self.world_seed}
 
     def make_dataset(self, split: Split, transform: Transform, labelled: bool = True) -> StreetScenesDataset:
-        """Opens one split; training images are kept in memory up to 1 GB."""
+        """Opens one split; training images are kept in memory if they take less than 1 GB."""
         length = self.lengths[split]
         fits = length * self.size[0] * self.size[1] * 4 < 1e9
         cache = split == "train" and fits
@@ -142,18 +142,18 @@ class StreetScenesDataModule(SegmentationDataModule):
 
 
 class StreetScenesProtocol(TargetsDataModule):
-    """The whole protocol on StreetScenes: train on source, choose on development, test on haze, dusk and dust.
+    """The whole protocol on StreetScenes: train on source, tune on development, test on haze, dusk and dust.
 
     Args:
-        height: Of the images, in pixels.
-        width: Of the images, in pixels.
-        num_train: Images to train on.
-        num_val: Images to choose on.
-        num_test: Images to test on, per target.
-        targets: Which domains to test on.
-        world_seed: Of the source and the development set; another seed draws other images.
-        target_seed: The same of the targets.
-        **kwargs: As for `SegmentationDataModule`.
+        height: Image height in pixels.
+        width: Image width in pixels.
+        num_train: Number of training images.
+        num_val: Number of images to tune on.
+        num_test: Number of test images per target.
+        targets: Domains to test on.
+        world_seed: Seed of the source and development scenes; another seed draws other images.
+        target_seed: Seed of the target scenes.
+        **kwargs: Arguments of `SegmentationDataModule`.
 
     Raises:
         ValueError: If a domain is unknown or a number is out of range.

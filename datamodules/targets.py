@@ -1,4 +1,4 @@
-"""The protocol in one datamodule: train on a source, choose on a development set, test on several targets.
+"""The protocol in one data module: train on a source, tune on a development set, test on several targets.
 
 Source: paper, Sec. 5 (evaluation protocol).
 """
@@ -16,20 +16,20 @@ from datamodules.transforms import EvaluationTransform, Resize
 
 
 class TargetsDataModule(LightningDataModule):
-    """Serves `fit` from the source and the development set, `validate` from the latter, `test` from all targets.
+    """Provides source and development set for `fit`, the latter for `validate`, targets for `test` and `predict`.
 
     Args:
-        targets: One or more, tested in one run and reported each and as their mean.
-        source: What `fit` trains on; not needed for anything else.
-        development: What `fit` and `validate` choose on.
-        root: Folder with one folder per data set, for those that were given no root of their own; None is
+        targets: One or more data sets, tested in one run; scores are reported per target and as their mean.
+        source: Data set that `fit` trains on; needed only for `fit`.
+        development: Data set that `fit` and `validate` tune on.
+        root: Folder with one folder per data set, for data sets without a root of their own; None is
             ``$SEGADAPT_DATA``.
-        broken: In place of every data set's own, see `FilesDataModule`; None leaves them as they are.
-        eval_batch_size: In place of every data set's own, see `SegmentationDataModule`.
-        evaluation_resize: In place of every data set's own, see `EvaluationTransform`.
+        broken: Overrides the value of every data set, see `FilesDataModule`; None keeps them.
+        eval_batch_size: Overrides the value of every data set, see `SegmentationDataModule`; None keeps them.
+        evaluation_resize: Overrides the value of every data set, see `EvaluationTransform`; None keeps them.
 
     Raises:
-        ProtocolError: If the source or the development set is a target by its role.
+        ProtocolError: If the source or the development set has the role of a target, without `choose_on_target`.
         ValueError: If there is no target, the data sets disagree on their classes, or an argument is outside its range.
     """
 
@@ -93,13 +93,13 @@ class TargetsDataModule(LightningDataModule):
         return [member for member in (self.source, self.development, *self.targets) if member is not None]
 
     def setup(self, stage: str) -> None:
-        """Hands the trainer on to the data sets, which ask it for their share."""
+        """Passes the trainer to the data sets, which need its rank, limits and device."""
         for member in self._members():
             member.trainer = self.trainer
             member.setup(stage)
 
     def describe(self) -> dict[str, Any]:
-        """Returns what a report on results should say about the data, for JSON."""
+        """Returns a description of the data for reports, in JSON types."""
         described: dict[str, Any] = {
             place: member.describe()
             for place, member in (("source", self.source), ("development", self.development))
@@ -108,7 +108,7 @@ class TargetsDataModule(LightningDataModule):
         return described | {"targets": [target.describe() for target in self.targets]}
 
     def leave_out(self, done: Mapping[str, Collection[str]]) -> None:
-        """Says which images the loaders of evaluation leave out, see `SegmentationDataModule.leave_out`."""
+        """Sets the finished images that evaluation loaders skip, see `SegmentationDataModule.leave_out`."""
         for member in self._members():
             member.leave_out(done)
 
@@ -118,19 +118,19 @@ class TargetsDataModule(LightningDataModule):
         return [opened for member in members for opened in member.open_evaluated(stage)]
 
     def train_dataloader(self) -> DataLoader:
-        """Returns the source's training crops."""
+        """Returns the training loader of the source."""
         return self._required("source").train_dataloader()
 
     def val_dataloader(self) -> Loader:
-        """Returns the development set."""
+        """Returns the validation loader of the development set."""
         return self._required("development").val_dataloader()
 
     def test_dataloader(self) -> list[Loader]:
-        """Returns the test split of each target."""
+        """Returns the test loader of each target."""
         return [target.test_dataloader() for target in self.targets]
 
     def predict_dataloader(self) -> list[Loader]:
-        """Returns the images of each target."""
+        """Returns the prediction loader of each target."""
         return [target.predict_dataloader() for target in self.targets]
 
     def _required(self, role: str) -> SegmentationDataModule:

@@ -1,4 +1,4 @@
-"""Image transforms, the only place that knows albumentations.
+"""Image transforms; the only module that imports albumentations.
 
 Source: paper, Sec. 5 (implementation details) and Appendix A.
 """
@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from typing import Literal, Protocol, get_args
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # before the import: it would look for updates online
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # before the import, which would look for updates online
 
 import albumentations as A
 import cv2
@@ -26,7 +26,7 @@ Resize = Policy | tuple[int, int]
 
 
 class Transform(Protocol):
-    """(H, W, 3) uint8 RGB image, (H, W) uint8 mask, seed -> (3, h, w) float32 normalised, (h', w') int64."""
+    """Maps (H, W, 3) uint8 RGB image, (H, W) uint8 mask and seed to (3, h, w) float32 normalised, (h', w') int64."""
 
     def __call__(self, image: np.ndarray, mask: np.ndarray, seed: int) -> tuple[Tensor, Tensor]:
         """Transforms one pair."""
@@ -39,8 +39,8 @@ class TrainingTransform:
 
     Args:
         size: (height, width) of the crops.
-        scale: Range of the crop's share of the image's area, before it is resized to `size`.
-        blur_sigma: Range of the Gaussian blur's deviation in pixels; always applied, as in the authors' code.
+        scale: Range of the crop area as a fraction of the image area, before the crop is resized to `size`.
+        blur_sigma: Range of the Gaussian blur's standard deviation in pixels; always applied, as in the authors' code.
     """
 
     def __init__(
@@ -78,19 +78,19 @@ class TrainingTransform:
 
 
 class EvaluationTransform:
-    """Normalises, and limits the size of large images; the mask keeps its size, predictions are scored there.
+    """Normalises images and shrinks large ones; masks keep their size, at which predictions are scored.
 
     Args:
-        resize: What happens to an image of more than 1024x2048 pixels. ``protocol`` resizes it to exactly that, as the
-            authors do; ``keep_aspect`` to as many pixels in its own proportions; ``none`` leaves it as it is. A
-            (height, width) limits images to as many pixels as that, in their own proportions: for a network that was
-            trained on small images.
+        resize: How to resize an image of more than 1024x2048 pixels. ``protocol`` resizes it to exactly that size, as
+            the authors do; ``keep_aspect`` to that number of pixels with its own aspect ratio; ``none`` not at all. A
+            (height, width) sets another limit on the number of pixels, with ``keep_aspect``: for a network trained on
+            small images.
 
     Attributes:
-        most: Pixels above which an image is resized.
+        most: Number of pixels above which an image is resized.
 
     Raises:
-        ValueError: If there is no such policy, or a side is below 1.
+        ValueError: If the policy is unknown, or a side is below 1.
     """
 
     def __init__(self, resize: Resize = "protocol") -> None:
@@ -113,9 +113,9 @@ class EvaluationTransform:
         return self.transform_image(image), torch.from_numpy(mask.astype(np.int64))
 
     def transform_image(self, image: np.ndarray) -> Tensor:
-        """Turns an (H, W, 3) uint8 RGB image into (3, h, w) float32, normalised."""
+        """Converts an (H, W, 3) uint8 RGB image to (3, h, w) float32, normalised."""
         size = self.fit(image.shape[:2])
-        if size != image.shape[:2]:  # with Pillow, which averages over what it leaves out
+        if size != image.shape[:2]:  # with Pillow, which antialiases
             image = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
         pixels = np.empty((3, *image.shape[:2]), dtype=np.float32)
         for plane, levels, table in zip(pixels, cv2.split(image), self._tables, strict=True):
@@ -123,7 +123,7 @@ class EvaluationTransform:
         return torch.from_numpy(pixels)
 
     def fit(self, size: Sequence[int]) -> tuple[int, int]:
-        """Returns the (height, width) at which an image of some (height, width) goes through the network."""
+        """Returns the (height, width) at which the network sees an image of the given (height, width)."""
         height, width = size
         if height * width <= self.most or self.resize == "none":
             return height, width
@@ -134,6 +134,6 @@ class EvaluationTransform:
 
 
 def restore_colours(image: Tensor) -> np.ndarray:
-    """Turns a (3, H, W) normalised image back into (H, W, 3) uint8 RGB."""
+    """Converts a normalised (3, H, W) image back to (H, W, 3) uint8 RGB."""
     values = image.float().cpu().numpy().transpose(1, 2, 0) * np.array(STD) + np.array(MEAN)
     return np.nan_to_num(values * 255).round().clip(0, 255).astype(np.uint8)

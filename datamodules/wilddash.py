@@ -2,16 +2,16 @@
 
 Data card:
     Source: Zendel et al. (2018, 2022); https://www.wilddash.cc.
-    Layout: ``images/*.jpg`` and ``labels/*.png`` (or ``*_labelIds.png``, as the vendor's converter names them); or, in
-        place of labels, ``panoptic/*.png`` and ``panoptic.json``.
+    Layout: ``images/*.jpg`` and ``labels/*.png`` (or ``*_labelIds.png``, as the vendor's converter names them); or,
+        instead of ``labels``, ``panoptic/*.png`` and ``panoptic.json``.
     Encoding: 8-bit PNG of class ids. The beta wd_public_02 has ids 0 to 38, the final wd_public_v2p0 ids 0 to 80 (80
         classes and void), of which 0 to 38 mean the same. Panoptic labels are RGB, segment = R + 256 G + 65536 B.
     Counts: 4,256, all for development; 1920x1080.
     Licence: CC BY-NC 4.0 (see the page above).
-    Traps: read with the beta's table, the final release would lose every id above 38: the release is told by such ids,
-        or by panoptic labels alone, and logged.
+    Traps: read with the beta's table, the final release would lose every id above 38. The release is detected by such
+        ids, or by panoptic labels without others, and logged.
     Protocol: the paper used the beta, with pickup and van as car and road marking as road; the ids beyond it follow
-        wd2_unified_label_policy.json. There pickup is truck; here it stays car in both releases, to compare them.
+        wd2_unified_label_policy.json. There pickup is truck; here it stays car, so that both releases compare.
 """
 
 from pathlib import Path
@@ -29,18 +29,18 @@ from datamodules.reading.pairs import Layout, Pair
 from datamodules.reading.pixels import read_index
 
 LAST_BETA_ID, LAST_ID = 38, 80
-SAMPLED = 200  # label files looked at to tell the releases apart; nearly each of the final one has an id above 38
+SAMPLED = 200  # label files read to detect the release; nearly every one of the final release has an id above 38
 RELEASES = {"beta": "the beta wd_public_02 (ids 0 to 38)", "final": "the final wd_public_v2p0 (80 classes)"}
 
-# Cityscapes' ids 34 to 38 as the paper has them, and the official conversion beyond, by train id.
+# By train id: ids 34 to 38 as in the paper, higher ones as in the official conversion.
 ADDED = {0: (38, 41, 43, 61, 64, 70, 74, 75, 76, 79), 1: (52, 65, 77, 80), 3: (56,), 5: (45, 46), 9: (78,),
          12: (47, 48, 49), 13: (34, 35), 17: (58,)}  # fmt: skip
 
 
 class WildDashDataModule(FilesDataModule):
-    """WildDash 2 (Zendel et al., 2022); see the data card of this file."""
+    """WildDash 2 (Zendel et al., 2022); see the data card in datamodules/wilddash.py."""
 
-    release: str | None = None  # beta or final, once the files have been looked at
+    release: str | None = None  # beta or final, set once the files are listed
     role = "development"
     test_split = "val"
     domain = "wilddash"
@@ -59,7 +59,7 @@ class WildDashDataModule(FilesDataModule):
     archives = "wd_public_02.zip or wd_public_v2p0.zip"
 
     def find_pairs(self, split: Split, labelled: bool = True) -> tuple[list[Pair], list[Problem]]:
-        """Lists the pairs, sorted by name, and the files without a partner; logs which release it is."""
+        """Lists the pairs, sorted by name, and the files without a partner; logs the release."""
         pairs, problems = super().find_pairs(split, labelled)
         if labelled and pairs and self.release is None:
             self.release = detect_release([path for pair in pairs for path in pair.files[1:]])
@@ -67,32 +67,32 @@ class WildDashDataModule(FilesDataModule):
         return pairs, problems
 
     def make_table(self) -> np.ndarray:
-        """Makes the lookup from the ids of the release."""
+        """Builds the lookup from the ids of the release to labels."""
         beyond = range(LAST_BETA_ID + 1, LAST_ID + 1) if self.release == "beta" else ()
         return self.labels.table({value: train_id for value, train_id in self.train_ids.items() if value not in beyond})
 
     @staticmethod
     def read_ids(path: Path) -> np.ndarray:
-        """Reads the ids of an image of ids or of a panoptic one."""
+        """Reads (H, W) ids from a label image of ids or a panoptic one."""
         if path.parent.name != "panoptic":
             return read_index(path)
         return read_panoptic(path, read_segments(path.parent.with_name("panoptic.json")))
 
     def describe(self) -> dict[str, Any]:
-        """Returns what a report on results should say about the data, for JSON."""
+        """Returns a description of the data for reports, in JSON types."""
         return super().describe() | {"release": self.release}
 
 
 def detect_release(labels: list[Path]) -> str:
-    """Tells the beta from the final release, which has panoptic labels, or ids above 38 in a sample."""
+    """Detects the release, ``final`` if labels are panoptic or a sample has ids above 38, else ``beta``."""
     if labels[0].parent.name == "panoptic":
-        read_segments(labels[0].parent.with_name("panoptic.json"))  # or fail now, not at the first image
+        read_segments(labels[0].parent.with_name("panoptic.json"))  # fails now, not at the first image
         return "final"
     for path in labels[:: -(-len(labels) // SAMPLED)]:
         try:
             ids = read_index(path)
         except DataError:
-            continue  # reading the pair will say what is wrong with the file
+            continue  # reported when the pair is read
         if ((ids > LAST_BETA_ID) & (ids <= LAST_ID)).any():
             return "final"
     return "beta"

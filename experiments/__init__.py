@@ -1,1 +1,1 @@
-"""Programs made of the three packages; each runs as `python -m experiments.NAME`."""
+"""Programs built on the three packages; each runs as `python -m experiments.NAME`."""

@@ -1,9 +1,9 @@
-"""Beyond the paper: what each piece adds to Seg-TTT on one image, and how many images it hurts.
+"""Beyond the paper: measures what each extension adds to Seg-TTT on single images, and how many images it makes worse.
 
 For each training seed: trains on generated scenes, chooses alpha, learns one alpha per layer from source images, and
-chooses by conformal risk control how far the best row is trusted, all without a target; then tests every row on the
-targets. On photographs there is a last row that is chosen for each data set on the others (leave one set out). If it is
-interrupted, run the same command again: finished steps are kept.
+chooses the best row's trust by conformal risk control, all without a target; then tests every row on the targets. On
+photographs, a last row takes for each data set the row that is best on the others (leave one set out). If interrupted,
+run the same command again: finished steps are skipped.
 """
 
 import statistics
@@ -25,17 +25,17 @@ AUTOCONTRAST = {"flip": True, "grayscale": False, "autocontrast": True}
 
 
 def list_rows(world: World, alpha: float, by_layer: str) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Lists the rows: the class of each method and its settings.
+    """Lists the rows: title, class of the method, and its settings.
 
     Args:
-        world: Whose settings of Seg-TTT are the starting point.
-        alpha: Chosen on the development set.
+        world: The world whose Seg-TTT settings are the starting point.
+        alpha: Weight of the image's statistics, chosen on the development set.
         by_layer: File with one alpha per layer.
     """
     given = {"alpha": alpha, **world.seg_ttt}
     labels, final = ({"scales": scales, **AUTOCONTRAST} for scales in (world.seg_ttt["scales"], FINAL))
     best = {"alpha": alpha, **world.seg_ttt, "label_views": labels, "final_views": final}
-    best.pop("scales")  # which those of the labels replace
+    best.pop("scales")  # the label views have their own
     return {
         REFERENCE: ("IaBN", {"alpha": alpha}),
         "TTA": ("TTA", {"alpha": alpha, "scales": world.seg_ttt["scales"]}),
@@ -51,17 +51,17 @@ def list_rows(world: World, alpha: float, by_layer: str) -> dict[str, tuple[str,
 
 
 def run_seed(name: str, seed: int, folder: Path, options: Sequence[str], most_hurt: float) -> list[dict[str, Any]]:
-    """Trains with one seed, chooses, and tests every row.
+    """Trains with one seed, chooses settings on the development set, and tests every row.
 
     Args:
-        name: Of the world.
-        seed: Of the training.
-        folder: Where to write.
-        options: More arguments of every command.
+        name: Name of the world.
+        seed: Training seed.
+        folder: Output folder.
+        options: Extra arguments of every command.
         most_hurt: Share of images that the best row may make worse by more than a point.
 
     Returns:
-        The rows; the trusted one also has ``risk``, see `experiments.risk.choose_trust`.
+        The rows; the trusted one also has ``risk``, the result of `experiments.risk.choose_trust`.
     """
     world = WORLDS[name]
     arguments = [*world.list_arguments(seed), *world.beyond, *options]
@@ -78,7 +78,7 @@ def run_seed(name: str, seed: int, folder: Path, options: Sequence[str], most_hu
     arguments_of = {title: describe_method(*method) for title, method in methods.items()}
     rows = [{**row, "seed": seed, "alpha": alpha} for row in study.score_all(arguments_of, REFERENCE)]
     rows[-1]["risk"] = risk
-    if name != "street_scenes":  # whose targets are never chosen on
+    if name != "street_scenes":  # nothing is ever chosen on its targets
         rows.append(choose_elsewhere(rows))
     usual = find_row(rows, method="Seg-TTT")
     assert usual is not None
@@ -88,13 +88,13 @@ def run_seed(name: str, seed: int, folder: Path, options: Sequence[str], most_hu
 
 
 def choose_elsewhere(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Chooses a row for each data set by the mean over the others, so that nothing is chosen where it is scored.
+    """Chooses for each data set the row with the best mean over the other sets (leave one set out).
 
     Args:
-        rows: Of one training seed.
+        rows: Rows of one training seed.
 
     Returns:
-        A row of the scores so chosen; ``chosen`` says which row they are of, by data set.
+        A row of the chosen rows' scores; ``chosen`` names the chosen method of each data set.
     """
     sets = [key for key in rows[0] if key.startswith("miou.") and key != "miou.mean"]
     chosen = {key: max(rows, key=lambda row: sum(row[other] for other in sets if other != key)) for key in sets}

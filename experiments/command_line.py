@@ -1,4 +1,4 @@
-"""What the command lines of the programs have in common."""
+"""Shared parts of the programs' command lines."""
 
 import argparse
 import logging
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def to_path(text: str) -> Path:
-    """Returns a path; ``~`` is the home folder, which a shell leaves as it is behind ``=``."""
+    """Converts text to a path and expands ``~``, which a shell does not expand after ``=``."""
     return Path(text).expanduser()
 
 
@@ -18,9 +18,9 @@ def make_parser(name: str, summary: str | None, folder: str | None = None) -> ar
     """Makes the parser of a program that trains and tests on top of main.py.
 
     Args:
-        name: Of the module in `experiments`.
-        summary: The program's docstring, of which the first paragraph is shown.
-        folder: Where it writes by default; with it the program has ``--folder``.
+        name: Name of the program's module in `experiments`.
+        summary: The program's docstring; its first paragraph becomes the description.
+        folder: Default output folder; if given, the program has ``--folder``.
     """
     parser = argparse.ArgumentParser(
         prog=f"python -m experiments.{name}",
@@ -34,7 +34,7 @@ def make_parser(name: str, summary: str | None, folder: str | None = None) -> ar
 
 
 def run_program(program: Callable[[], object]) -> None:
-    """Runs a program of this folder; an error whose message says it all ends it without a traceback."""
+    """Runs a program; on Ctrl-C and expected errors, exits with a message instead of a traceback."""
     try:
         program()
     except (KeyboardInterrupt, SystemExit) as error:
@@ -47,20 +47,20 @@ def run_program(program: Callable[[], object]) -> None:
 
 
 def is_interrupt(error: BaseException) -> bool:
-    """Returns whether an error is what Lightning makes of Ctrl-C and SIGTERM: the end of all, not of one step."""
+    """Returns whether an error is Ctrl-C or SIGTERM as Lightning raises it, which must end the whole program."""
     from pytorch_lightning.utilities.exceptions import SIGTERMException
 
     return isinstance(error, KeyboardInterrupt | SIGTERMException) or isinstance(error.__context__, KeyboardInterrupt)
 
 
 def add_quick(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--quick``."""
+    """Adds the option ``--quick``."""
     budget = "a tiny budget, to see that everything runs; the scores mean nothing"
     parser.add_argument("--quick", action="store_true", help=budget)
 
 
 def parse(parser: argparse.ArgumentParser, args: Sequence[str] | None) -> argparse.Namespace:
-    """Parses a command line; what follows ``--`` are the ``options`` for main.py. What Lightning says is left out."""
+    """Parses a command line, with the arguments after ``--`` as ``options`` for main.py; silences Lightning."""
     own, more = split_arguments(args)
     arguments = parser.parse_args(own)
     arguments.options = more
@@ -69,17 +69,17 @@ def parse(parser: argparse.ArgumentParser, args: Sequence[str] | None) -> argpar
 
 
 def quieten() -> None:
-    """Leaves out what Lightning and Weights & Biases say at each of many runs."""
+    """Silences messages that Lightning and Weights & Biases would repeat for each of many runs."""
     os.environ.setdefault("WANDB_SILENT", "true")
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
 
 
 def split_arguments(args: Sequence[str] | None) -> tuple[list[str], list[str]]:
-    """Splits a command line at ``--``: into the program's own arguments, and those that it hands on to main.py.
+    """Splits a command line at ``--`` into the program's own arguments and those passed on to main.py.
 
     Args:
-        args: Without the program's name; None is that of this process.
+        args: Arguments without the program's name; None for those of this process.
     """
     given = list(sys.argv[1:] if args is None else args)
     end = given.index("--") if "--" in given else len(given)
@@ -87,7 +87,7 @@ def split_arguments(args: Sequence[str] | None) -> tuple[list[str], list[str]]:
 
 
 def drop_options(command: Sequence[str], option: str) -> list[str]:
-    """Leaves an option out of a command line, and those below it: of ``--method`` also ``--method.psi``."""
+    """Removes an option and its nested options from a command line: for ``method`` also ``--method.psi``."""
     left: list[str] = []
     skip = False
     for argument in command:

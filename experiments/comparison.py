@@ -1,8 +1,8 @@
-"""Every method and every network side by side on StreetScenes, each trained by the same short recipe: docs/results.md.
+"""Compares all methods and networks on StreetScenes, every network trained by the same short recipe: docs/results.md.
 
 Trains each network once on StreetScenes' source (the first one with three seeds, for the ensembles), chooses alpha, the
-learning rates and the other free settings on the development domain, then tests on haze, dusk and dust. If it is
-interrupted, run the same command again: finished steps are kept.
+learning rates and the other free settings on the development domain, then tests on haze, dusk and dust. If interrupted,
+run the same command again: finished steps are skipped.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from lightning_modules.networks.checkpoints import read_checkpoint
 SEG_TTT_RATES = (0.02, 0.05, 0.1)
 TENT_RATES = (0.0003, 0.001, 0.003, 0.01)
 PRIORS = (1.0, 4.0, 16.0, 64.0)
-BATCH = 10  # images of a target that AdaBN sees at once
+BATCH = 10  # target images per batch of AdaBN
 MEMBERS = 3
 REFERENCE = "t-BN"
 PLAIN = {"scales": [1.0], "flip": False, "grayscale": False}
@@ -41,11 +41,11 @@ class Contender:
     """A network and how it is trained.
 
     Attributes:
-        name: For the tables and folders.
+        name: Name in tables and folders.
         model: Name of its file in configs/model.
-        arguments: More arguments that make it what it is.
-        batch_norm: Whether IaBN has something to adapt.
-        seed: Of the training.
+        arguments: Extra arguments that define it.
+        batch_norm: Whether it has BatchNorm layers that IaBN can adapt.
+        seed: Training seed.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Contender:
 
 
 def change(name: str, value: str) -> tuple[str, ...]:
-    """Returns the arguments that set one argument of the network."""
+    """Returns the command-line arguments that set one constructor argument of the network."""
     return (f"--model.network.init_args.{name}={value}",)
 
 
@@ -78,7 +78,7 @@ OTHERS = [
 
 
 def open_contender(contender: Contender, folder: Path, options: Sequence[str]) -> Study:
-    """Trains a network, unless that is done; returns its study."""
+    """Trains a network unless it is already trained; returns its study."""
     place = folder / contender.name.lower().replace(",", "").replace(" ", "_")
     if not (place / TRAINING).exists():
         print(f"Training {contender.name} ...", flush=True)
@@ -87,7 +87,7 @@ def open_contender(contender: Contender, folder: Path, options: Sequence[str]) -
 
 
 def describe_training(study: Study) -> dict[str, Any]:
-    """Returns what the report says of a training: ``seconds``, ``parameters`` and ``checkpoint``."""
+    """Describes a training for the report: ``seconds``, number of ``parameters``, and ``checkpoint``."""
     checkpoint = study.folder / CHECKPOINT
     weights = read_checkpoint(checkpoint)["state_dict"]
     parameters = sum(value.numel() for name, value in weights.items() if not name.endswith(BUFFERS))
@@ -98,13 +98,13 @@ def describe_training(study: Study) -> dict[str, Any]:
 def choose(study: Study, name: str, method: str, settings: dict[str, Any], key: str, values: Sequence[float]) -> float:
     """Returns the value of one setting with the best mean IoU on the development domain."""
     more = [f"--data.eval_batch_size={BATCH}"] if method == "AdaBN" else []
-    if "episodic" in settings:  # what it had learned when it was stopped is lost: it begins anew
+    if "episodic" in settings:  # an interrupted online method has lost its state: start over
         more.append("--results.overwrite=true")
     return study.choose(f"{name}_{key}", method, settings, {key: values}, more)["best"]["values"][key]
 
 
 def choose_shared(study: Study) -> dict[str, float]:
-    """Chooses what every network has: alpha (0 without BatchNorm) and the learning rate of Seg-TTT."""
+    """Chooses the settings that every network needs: alpha (0 without BatchNorm) and Seg-TTT's learning rate."""
     alpha = study.choose_alpha()["best"]["values"]["alpha"]
     views = {"alpha": alpha, "scales": SCALES}
     return {"alpha": alpha, "lr": choose(study, "Seg-TTT", "SegTTT", views, "lr", SEG_TTT_RATES)}
@@ -122,7 +122,7 @@ def list_shared(contender: Contender, chosen: dict[str, float]) -> dict[str, lis
 
 
 def choose_others(study: Study, chosen: dict[str, float]) -> dict[str, float]:
-    """Chooses what only the methods beside the paper's have, on the development domain."""
+    """Chooses the settings that only the methods of `list_others` need, on the development domain."""
     seg_ttt = {"alpha": chosen["alpha"], "lr": chosen["lr"], "scales": SCALES}
     online = {"episodic": False, "num_steps": 1}
     return {
@@ -136,7 +136,7 @@ def choose_others(study: Study, chosen: dict[str, float]) -> dict[str, float]:
 
 def fit_temperature(study: Study, name: str, arguments: Sequence[str]) -> float:
     """Returns the temperature with the lowest negative log-likelihood on the development domain."""
-    from main import main  # takes long
+    from main import main  # slow to import
 
     place = study.folder / "development" / f"temperature_{name}"
     path = place.with_suffix(".json")
@@ -151,8 +151,8 @@ def list_others(chosen: dict[str, float], members: Sequence[str]) -> dict[str, l
     """Lists the methods that only the first network is tested with.
 
     Args:
-        chosen: On the development domain.
-        members: Checkpoints of the ensembles.
+        chosen: Values chosen on the development domain.
+        members: Checkpoints of the ensemble members.
     """
     iabn = {"alpha": chosen["alpha"]}
     seg_ttt, scales = iabn | {"lr": chosen["lr"]}, {"scales": SCALES}
@@ -191,7 +191,7 @@ def format_rows(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def format_networks(networks: Sequence[dict[str, Any]]) -> str:
-    """Formats what was trained and chosen as a Markdown table."""
+    """Formats the networks as a Markdown table: parameters, training time and chosen values."""
     rows = []
     for network in networks:
         chosen = ", ".join(f"{key} {value:.3g}" for key, value in network["chosen"].items())
@@ -201,7 +201,7 @@ def format_networks(networks: Sequence[dict[str, Any]]) -> str:
 
 
 def format_report(report: dict[str, Any]) -> str:
-    """Formats what docs/results.md explains: where it was measured, the results, and what was trained and chosen."""
+    """Formats the report for docs/results.md: machine, results, and each network's training and chosen values."""
     machine = f"{report['machine']}, torch {report['torch']}, {report['date']}"
     origin = f"`make comparison` ({machine}). Written by `experiments/comparison.py`; do not edit."
     networks = f"### What was trained and chosen\n\n{format_networks(report['networks'])}"
@@ -236,7 +236,7 @@ def run_comparison(args: Sequence[str] | None = None) -> dict[str, Any]:
         report["rows"] += [{"network": contender.name, **row} for row in study.score_all(methods, REFERENCE)]
         report["networks"].append({"name": contender.name, **trained, "chosen": chosen})
         write_json(arguments.folder / "report.json", report)
-        write_file(arguments.folder / "results.md", format_report(report).encode())  # after each: nothing is lost
+        write_file(arguments.folder / "results.md", format_report(report).encode())  # save after each network
         if arguments.page:
             insert_report(arguments.page, format_report(report), "comparison")
     print(f"\n{format_rows(report['rows'])}\n\nWritten to {arguments.folder}", flush=True)

@@ -1,4 +1,4 @@
-"""Write one contact sheet per domain of the generated street scenes, and print how often each class appears."""
+"""Writes one contact sheet per domain of the generated street scenes, and prints how often each class appears."""
 
 import argparse
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ PALETTE = np.array(list(CITYSCAPES_COLOURS.values()), np.uint8)
 
 
 def draw_legend(width: int) -> np.ndarray:
-    """Draw names and colours of the classes as an image (rows, width, 3)."""
+    """Draws the names and colours of the classes as a (rows, width, 3) uint8 RGB image."""
     columns = max(1, width // 160)
     rows = -(-len(CITYSCAPES_COLOURS) // columns)
     legend = np.full((rows * LEGEND_ROW + 6, width, 3), 255, np.uint8)
@@ -31,7 +31,7 @@ def draw_legend(width: int) -> np.ndarray:
 
 
 def make_sheet(domain: str, options: argparse.Namespace) -> np.ndarray:
-    """Draw two scenes a row, each beside its coloured labels, and a legend below."""
+    """Draws two scenes per row, each beside its coloured labels, and a legend below."""
     pairs = []
     for index in range(2 * options.rows):
         image, labels = draw_scene(domain, "train", index, 0, options.height, options.width)
@@ -41,7 +41,7 @@ def make_sheet(domain: str, options: argparse.Namespace) -> np.ndarray:
 
 
 def write_sheet(sheet: np.ndarray, path: Path) -> None:
-    """Write a JPEG file, of the best quality that stays below `MAX_BYTES`."""
+    """Writes a JPEG file at the best quality that stays below `MAX_BYTES`."""
     for quality in range(88, 30, -6):
         encoded = cv2.imencode(".jpg", sheet[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
         if len(encoded) < MAX_BYTES:
@@ -51,7 +51,7 @@ def write_sheet(sheet: np.ndarray, path: Path) -> None:
 
 
 def count_classes(domain: str, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the share of scenes that contain each class and each class's share of pixels, at 128x256."""
+    """Returns the share of scenes that contain each class, and each class's share of pixels, at 128x256."""
     counts = np.zeros((count, len(PALETTE)))
     for index in range(count):
         _, labels = draw_scene(domain, "train", index, 0, 128, 256)
@@ -60,7 +60,7 @@ def count_classes(domain: str, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def print_frequencies(frequencies: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
-    """Print a table: per domain, percent of scenes with the class and percent of pixels."""
+    """Prints a table of the percentages of scenes and of pixels with each class, per domain."""
     heads = ["class", *(f"{domain}, {what} %" for domain in frequencies for what in ("scenes", "pixels"))]
     shares = 100 * np.stack([share for pair in frequencies.values() for share in pair])
     rows = [[name, *(f"{share:.2f}" for share in own)] for name, own in zip(CITYSCAPES_COLOURS, shares.T, strict=True)]
@@ -68,7 +68,7 @@ def print_frequencies(frequencies: dict[str, tuple[np.ndarray, np.ndarray]]) -> 
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Write the sheets and print the tables."""
+    """Writes the sheets and prints the table."""
     parser = argparse.ArgumentParser(prog="python -m experiments.contact_sheets", description=__doc__)
     parser.add_argument("--folder", type=to_path, default=Path("docs/scenes"), help="where the JPEG files go")
     parser.add_argument("--rows", type=int, default=4, help="rows of two scenes each")

@@ -18,36 +18,36 @@ from experiments.scores import COST, flatten_summary, format_scores, group_rows,
 from experiments.study import CHECKPOINT, ROOT, TRAINING, describe_method, open_study, read_json
 
 CONFIG = ROOT / "configs" / "experiment" / "street_scenes.yaml"
-PUBLISHED_SEED = 2026  # of the target images; never looked at while the world or the recipe was designed
+PUBLISHED_SEED = 2026  # of the target images, which were never looked at while designing the world or the recipe
 LEARNING_RATES = (0.02, 0.05, 0.1)
-SCALES = [0.5, 0.75, 1.0]  # at these small sizes; chosen on the development domain
+SCALES = [0.5, 0.75, 1.0]  # for these small images; chosen on the development domain
 METHODS = ("t-BN", "p-BN", "IaBN", "TTA", "Seg-TTT", "best")
 BEST = ROOT / "configs" / "method" / "best.yaml"  # beyond the paper
 QUICK = ("--trainer.max_epochs=2", "--data.num_train=64", "--data.num_val=4", "--data.num_test=4")
 
 
 def list_options(seed: int, target_seed: int = PUBLISHED_SEED, more: Sequence[str] = ()) -> list[str]:
-    """Lists the arguments of main.py of one training and its tests."""
+    """Lists the arguments of main.py for one training and its tests."""
     seeds = [f"--seed_everything={seed}", f"--data.seed={seed}", f"--data.target_seed={target_seed}"]
     return [*seeds, "--trainer.enable_model_summary=false", *more]
 
 
 def run_seed(seed: int, folder: Path, options: Sequence[str]) -> dict[str, Any]:
-    """Trains, chooses and tests with one training seed.
+    """Trains, chooses settings and tests with one training seed.
 
     Args:
-        seed: Of the initial weights, the order and the augmentation.
-        folder: Where to write.
+        seed: Seed of the initial weights, the order of images and their augmentation.
+        folder: Output folder.
         options: Arguments of every command.
 
     Returns:
-        ``alpha``, ``lr``, ``development`` (mean IoU in percent of everything tried), ``methods`` (the summary of each
-        method's test run) and ``seconds`` of training.
+        ``seed``, ``alpha``, ``lr``, ``development`` (mean IoU in percent of each value tried), ``methods`` (the summary
+        of each method's test run), ``seconds`` of training (None if it was resumed) and ``checkpoint``.
     """
     print(f"\n[seed {seed}] Training on source ...", flush=True)
     study = open_study(folder, CONFIG, options, ["--trainer.logger=false"])
     checkpoint, seconds = folder / CHECKPOINT, read_json(folder / TRAINING)["seconds"]
-    took = "" if seconds is None else f" in {seconds:.0f} s"  # None: it was interrupted
+    took = "" if seconds is None else f" in {seconds:.0f} s"  # None: resumed
     print(f"[seed {seed}] Trained{took}. Best checkpoint on development: {checkpoint}", flush=True)
 
     print(f"[seed {seed}] Choosing alpha and the learning rate of Seg-TTT on development ...", flush=True)
@@ -99,7 +99,7 @@ def tabulate(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def list_scores(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Lists the scores of all methods in all runs."""
+    """Lists the scores as flat rows, one per run and method."""
     return [{"method": name, **flatten_summary(run["methods"][name])} for run in runs for name in METHODS]
 
 
@@ -135,13 +135,13 @@ def draw_chart(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def copy_pictures(folder: Path, seed: int) -> None:
-    """Copies image | truth | t-BN | Seg-TTT of the first image of each target to `TARGET.png`."""
+    """Copies the panels (image | truth | t-BN | Seg-TTT) of each target's first image to `TARGET.png`."""
     for panels in (folder / f"seed_{seed}" / "test" / "Seg-TTT" / "panels").glob("*"):
         write_file(folder / f"{panels.name}.png", min(panels.glob("*.png")).read_bytes())
 
 
 def run_demo(args: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """Runs the demo, always from its start; returns the rows of its table."""
+    """Runs the demo from scratch, renaming earlier results; returns the rows of its table."""
     parser = make_parser("demo", __doc__, folder="outputs/demo")
     seeds = "training seeds; several give mean and spread (default: 0)"
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help=seeds)
@@ -156,7 +156,7 @@ def run_demo(args: Sequence[str] | None = None) -> list[dict[str, Any]]:
     runs: list[dict[str, Any]] = []
     for seed in arguments.seeds:
         runs.append(run_seed(seed, folder / f"seed_{seed}", list_options(seed, arguments.target_seed, more)))
-        rows = tabulate(runs)  # after every seed: nothing is lost if the next one is interrupted
+        rows = tabulate(runs)  # after every seed, in case the next one is interrupted
         seconds = time.perf_counter() - start
         report = {"rows": rows, "seeds": arguments.seeds[: len(runs)], "quick": arguments.quick, "seconds": seconds}
         write_json(folder / SUMMARY, report | {"target_seed": arguments.target_seed, "runs": runs})

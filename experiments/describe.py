@@ -1,4 +1,4 @@
-"""Say what a checkpoint is: its classes, its network, what it was trained on and how far."""
+"""Describes a checkpoint: its classes, its network, its training data, and how far it was trained."""
 
 import argparse
 import sys
@@ -14,10 +14,10 @@ UNKNOWN = "not in the file: it was written before 2026-11-29, or by another prog
 
 
 def describe_checkpoint(path: Path) -> str:
-    """Returns what a checkpoint of `fit`, or a state dict of another program, says of itself, as YAML.
+    """Describes a checkpoint of `fit`, or a state dict of another program, as YAML.
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        FileNotFoundError: If the file does not exist.
         ValueError: If it holds no weights.
     """
     saved = read_checkpoint(path)

@@ -1,7 +1,7 @@
-"""What MkDocs does besides: equations become MathML, and links to source files become their paths.
+"""MkDocs hooks: convert equations to MathML, and links to source files to plain paths.
 
-The pages in docs/ are read in two places. On a code host equations are `$...$` and links may lead to any file of the
-repository; the site needs no script for the former and has no such files for the latter.
+The pages in docs/ are also read on a code host, which renders `$...$` and can follow links to any file of the
+repository. The site uses no script to render equations, and does not contain those files.
 """
 
 import html
@@ -14,29 +14,29 @@ from typing import Any
 from latex2mathml.converter import convert
 
 ROOT = Path(__file__).parent.parent
-# What pymdownx.arithmatex (generic) leaves in a page: \(...\) in a span, \[...\] in a div.
+# Markup that pymdownx.arithmatex (generic) writes: \(...\) in a span, \[...\] in a div.
 EQUATION = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 OUTWARD_LINK = re.compile(r"(?<!!)\[(?P<text>[^\]]*)\]\((?P<target>\.\./[^)#\s]*)(?:#[^)\s]*)?\)")
 
-log = logging.getLogger("mkdocs.hooks.segadapt")  # a warning here ends a strict build
+log = logging.getLogger("mkdocs.hooks.segadapt")  # a warning here fails a strict build
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Replaces links that leave docs/ by their text and the path of the file; called by MkDocs for every page."""
+    """Replaces links that leave docs/ with their text and the file's path; called by MkDocs for every page."""
     return replace_outward_links(markdown, page.file.src_uri)
 
 
 def on_page_content(content: str, page: Any, **_: Any) -> str:
-    """Replaces equations by MathML; called by MkDocs for the HTML of every page."""
+    """Replaces equations with MathML; called by MkDocs for the HTML of every page."""
     try:
         return replace_equations(content)
-    except Exception as error:  # the converter raises whatever it comes across
+    except Exception as error:  # the converter raises exceptions of many types
         log.warning("%s has an equation that cannot be converted: %s", page.file.src_uri, error)
         return content
 
 
 def replace_equations(content: str) -> str:
-    """Replaces every equation in a page's HTML, as arithmatex marks them, by MathML."""
+    """Replaces every equation that arithmatex has marked in a page's HTML with MathML."""
 
     def convert_match(match: re.Match[str]) -> str:
         latex = html.unescape(match[2]).strip()
@@ -46,7 +46,7 @@ def replace_equations(content: str) -> str:
 
 
 def replace_outward_links(markdown: str, source: str) -> str:
-    """Replaces links from a page (its path is relative to docs/) to files outside of docs/ by their text and path.
+    """Replaces a page's links to files outside docs/ with their text and path; `source` is its path within docs/.
 
     A link to a file that does not exist is kept, with a warning.
     """

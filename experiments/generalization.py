@@ -1,9 +1,9 @@
-"""What training for generalisation gives, and what adaptation to each test image adds on top.
+"""Measures what training for domain generalisation gains, and what adaptation to each test image adds to it.
 
 Trains a network plainly and by each method of configs/training that suits it, by the same recipe on generated scenes
-(ASG, CSG and frozen norms need ImageNet weights, so only with photographs as targets); chooses alpha for each on the
-development set; tests t-BN, IaBN and Seg-TTT on the targets, which are generated scenes or photographs. If it is
-interrupted, run the same command again: finished steps are kept.
+(ASG, CSG and frozen norms need ImageNet weights, so they run only with photographs as targets); chooses alpha for each
+on the development set; tests t-BN, IaBN and Seg-TTT on the targets, which are generated scenes or photographs. If
+interrupted, run the same command again: finished steps are skipped.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,14 +18,14 @@ from experiments.worlds import PLAIN, WORLDS, World, list_training, make_world_p
 
 
 def run_training(world: World, name: str, seed: int, folder: Path, options: Sequence[str]) -> list[dict[str, Any]]:
-    """Trains by one method with one seed, chooses alpha, and tests; returns a row per test-time method.
+    """Trains by one training method with one seed, chooses alpha, and tests; returns a row per test-time method.
 
     Args:
-        world: Of the data.
-        name: One of its trainings.
-        seed: Of the training.
-        folder: Where to write.
-        options: More arguments of every command.
+        world: The data and settings to use.
+        name: One of the world's trainings.
+        seed: Training seed.
+        folder: Output folder.
+        options: Extra arguments of every command.
     """
     print(f"[{name}, seed {seed}] Training ...", flush=True)
     study = open_study(folder, world.config, [*world.list_arguments(seed), *list_training(name), *options])
@@ -45,12 +45,12 @@ def run_training(world: World, name: str, seed: int, folder: Path, options: Sequ
 
 
 def compare_with_plain(rows: Sequence[dict[str, Any]]) -> None:
-    """Adds to rows what they are ``over`` plain training with the same seed, and the ``time`` relative to it."""
+    """Adds to each row its gain ``over`` plain training with the same seed, and its relative training ``time``."""
     for row in rows:
         plain = find_row(rows, training=PLAIN, method=row["method"], seed=row["seed"])
         if plain is not None:
             row["over"] = row["miou.mean"] - plain["miou.mean"]
-            if row.get("seconds") and plain.get("seconds"):  # neither was interrupted
+            if row.get("seconds") and plain.get("seconds"):  # neither training was resumed
                 row["time"] = row["seconds"] / plain["seconds"]
 
 
@@ -70,7 +70,7 @@ def run_generalization(args: Sequence[str] | None = None) -> list[dict[str, Any]
     """Runs the command line; returns the rows, which are also written as JSON.
 
     Raises:
-        ValueError: If a training is named that there is not.
+        ValueError: If an unknown training is named.
     """
     parser = make_world_parser("generalization", __doc__)
     only = "only these: names of files in configs/training, or plain"

@@ -1,7 +1,7 @@
-"""Learns one alpha per BatchNorm layer from source images alone, and writes them into a file.
+"""Learns one alpha per BatchNorm layer from source images alone, and writes them to a file.
 
-The file is what IaBN, TTA, Seg-TTT and all other methods take in place of a number: --method.alpha=FILE. Then scores
-IaBN with it on the development set, beside the network as trained.
+IaBN, TTA, Seg-TTT and all other methods accept the file in place of a number: --method.alpha=FILE. The program also
+scores IaBN with it on the development set, beside the network as trained.
 """
 
 import time
@@ -28,7 +28,7 @@ HEADING = (
 
 
 def list_images(source: Any, count: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yields so many (1, 3, H, W) images of a datamodule's train split and their (1, H', W') labels, at random."""
+    """Yields `count` (1, 3, H, W) train images, drawn with replacement, and their (1, H', W') labels."""
     dataset = source.make_dataset("train", source.evaluation_transform)
     order = RandomSampler(dataset, replacement=True, num_samples=count, generator=torch.Generator().manual_seed(0))
     for batch in DataLoader(dataset, 1, sampler=order, num_workers=source.num_workers):
@@ -44,24 +44,24 @@ def learn_file(
     batch_size: int = 2,
     lr: float = 0.05,
 ) -> tuple[float, float]:
-    """Learns alpha by layer, writes it, and scores it.
+    """Learns one alpha per layer, writes them to a file, and scores IaBN with them.
 
     Args:
-        config: The experiment that the network was trained by.
+        config: Configuration of the experiment that trained the network.
         checkpoint: The trained network.
         path: The YAML file to write.
-        options: More arguments of main.py; those for several devices are left out.
-        steps: Of Adam.
+        options: Extra arguments of main.py; those for several devices are dropped.
+        steps: Number of Adam steps.
         batch_size: Images per step.
-        lr: Learning rate.
+        lr: Learning rate of Adam.
 
     Returns:
-        The mean IoU in percent on the development set, as trained (t-BN) and by IaBN with what was learned.
+        Mean IoU in percent on the development set: as trained (t-BN), and with IaBN and the learned alphas.
 
     Raises:
-        ValueError: If a number is out of range, or the experiment has no source.
+        ValueError: If `steps` or `batch_size` is below 1, or the experiment has no source data.
     """
-    from main import main  # takes long
+    from main import main  # slow to import
 
     if min(steps, batch_size) < 1:
         raise ValueError(f"steps is {steps}, the batch size {batch_size}: expected 1 or more of each")
@@ -95,7 +95,7 @@ def learn_file(
 
 
 def run_learning(args: Sequence[str] | None = None) -> tuple[float, float]:
-    """Runs the command line; returns what `learn_file` does."""
+    """Runs the command line; returns the result of `learn_file`."""
     parser = make_parser("learn_alpha", __doc__)
     add = parser.add_argument
     add("config", type=to_path, help="the experiment, e.g. configs/experiment/street_scenes.yaml")

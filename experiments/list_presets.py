@@ -1,4 +1,4 @@
-"""The list of all files in configs/, by kind, with the first sentence of each: part of docs/configs.md.
+"""Lists all files in configs/ by kind, with the first sentence of each, as in docs/configs.md.
 
 python -m experiments.list_presets --write docs/configs.md
 """
@@ -13,7 +13,7 @@ from experiments.command_line import to_path
 from experiments.pages import format_markdown, insert_report
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-KINDS = {  # in the order of docs/configs.md; a folder that is not named here comes after
+KINDS = {  # in the order of docs/configs.md; other folders follow
     "experiment": "Complete runs, named after what they reproduce",
     "data": "`--data configs/data/NAME.yaml`",
     "model": "`--model configs/model/NAME.yaml`",
@@ -26,7 +26,7 @@ SENTENCE_END = re.compile(r"\.\s+(?=[A-Z])")
 
 
 def describe_preset(path: Path) -> str:
-    """Returns the first sentence of the comment on top of a YAML file; nothing if there is none."""
+    """Returns the first sentence of the comment at the top of a YAML file, or an empty string."""
     comment = takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
     text = " ".join(line.removeprefix("#").strip() for line in comment)
     return SENTENCE_END.split(text)[0].strip().removesuffix(".").replace("|", "\\|")
@@ -44,7 +44,7 @@ def list_presets() -> str:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Prints the list, or writes it into a page."""
+    """Prints the list, or inserts it into a page."""
     parser = argparse.ArgumentParser(description="List every file in configs/ with its first sentence.")
     parser.add_argument("--write", type=to_path, help="a Markdown file to write to, between its marks")
     options = parser.parse_args(args)

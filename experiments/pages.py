@@ -1,4 +1,4 @@
-"""What the programs write: tables, pages whose measured part lies between two marks, reports, and the machine."""
+"""Output of the programs: tables, reports between two marks of a page, and the description of the machine."""
 
 import csv
 import io
@@ -25,7 +25,7 @@ def format_markdown(heads: Sequence[str], rows: Iterable[Sequence[str]], numbers
     Args:
         heads: Titles of the columns.
         rows: Text of the cells.
-        numbers: The columns that are aligned to the right.
+        numbers: Indices of the right-aligned columns.
     """
     rule = "".join("|---:" if column in numbers else "|---" for column in range(len(heads)))
     lines = [f"| {' | '.join(heads)} |", f"{rule}|", *(f"| {' | '.join(row)} |" for row in rows)]
@@ -46,7 +46,7 @@ def format_latex(heads: Sequence[str], rows: Iterable[Sequence[str]], title: str
         heads: Titles of the columns.
         rows: Text of the cells.
         title: The caption.
-        words: Number of columns at the left that hold words; the others hold numbers.
+        words: Number of text columns, which come first; the others hold numbers.
     """
     head, *body = (" & ".join(map(escape_latex, cells)) + " \\\\" for cells in (heads, *rows))
     lines = [
@@ -67,12 +67,12 @@ def format_latex(heads: Sequence[str], rows: Iterable[Sequence[str]], title: str
 
 
 def escape_latex(text: str) -> str:
-    """Writes plain text so that LaTeX prints it."""
+    """Escapes the special characters of LaTeX in plain text."""
     return text.translate(LATEX)
 
 
 def describe_machine() -> dict[str, str]:
-    """Describes what measurements are made on: ``machine``, ``torch`` and ``date``."""
+    """Describes the circumstances of a measurement: ``machine``, ``torch`` version and ``date`` (UTC)."""
     import torch
 
     threads = torch.get_num_threads()
@@ -82,17 +82,17 @@ def describe_machine() -> dict[str, str]:
 
 
 def make_marks(name: str = "measured") -> tuple[str, str]:
-    """Returns the two lines between which a report lies."""
+    """Returns the lines that mark the beginning and the end of a report in a page."""
     return f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
 
 
 def insert_report(path: Path, report: str, name: str = "measured") -> None:
-    """Replaces what lies between the two marks of a page; a page that does not exist is made of the report alone.
+    """Replaces the text between two marks of a page with a report; creates the page if it does not exist.
 
     Args:
         path: A Markdown file.
-        report: What comes between the marks.
-        name: Of the marks; a page may have several pairs.
+        report: Markdown to put between the marks.
+        name: Name of the pair of marks; a page may have several.
 
     Raises:
         ValueError: If the page does not have the marks.
@@ -106,7 +106,7 @@ def insert_report(path: Path, report: str, name: str = "measured") -> None:
 
 
 def replace_report(text: str, report: str, name: str = "measured") -> str:
-    """Returns a page with another report between its marks; raises ValueError if it does not have them."""
+    """Returns a page's text with the report between its marks; raises ValueError if a mark is missing."""
     begin_mark, end_mark = make_marks(name)
     before, begin, rest = text.partition(begin_mark)
     _, end, after = rest.partition(end_mark)

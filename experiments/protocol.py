@@ -1,9 +1,9 @@
 """The paper's protocol in one command: train, choose on the development set, freeze the choice, test it on the targets.
 
-Trains on the source and keeps the checkpoint that is best on the development set at any alpha; chooses there alpha,
-then the scales and psi, then the number of steps and the learning rate of Seg-TTT, each in one pass; freezes what was
-chosen into `selection.yaml`; and tests t-BN, IaBN, TTA and Seg-TTT with exactly that. If it is interrupted, run the
-same command again: finished steps are kept.
+Trains on the source and keeps the checkpoint that is best on the development set at any alpha; chooses on that set, in
+one pass each, alpha, then Seg-TTT's scales and psi, then its learning rate and number of steps; freezes the choice in
+`selection.yaml`; and tests t-BN, IaBN, TTA and Seg-TTT with it. If interrupted, run the same command again: finished
+steps are skipped.
 
 Source: paper, Sec. 5 (evaluation protocol), Sec. 5.1-5.2 and Appendix B (what is chosen, and on what).
 """
@@ -33,22 +33,22 @@ HEADING = """\
 # Chosen on the development set by `python -m experiments.protocol`, and frozen: a test that names this file by
 # --results.selection has to keep to it, and its results.json holds the file's SHA-256.
 """
-TOGETHER = (("scales", "psi"), ("lr", "num_steps"))  # what is chosen in one pass
+TOGETHER = (("scales", "psi"), ("lr", "num_steps"))  # settings chosen together, in one pass
 METHODS = ("t-BN", "IaBN", "TTA", "Seg-TTT")
 
 
 @dataclass(frozen=True)
 class Grids:
-    """What is tried on the development set for Seg-TTT.
+    """Values of Seg-TTT's settings to try on the development set.
 
     Attributes:
-        scales: Sets of scales of the views.
+        scales: Sets of view scales.
         psi: Confidence thresholds.
-        num_steps: Numbers of steps, N_t; all of them cost one run of steps.
+        num_steps: Numbers of steps, N_t; trying all of them costs no more than the largest alone.
         lr: Learning rates, eta.
 
     Raises:
-        ValueError: If Seg-TTT does not take a value.
+        ValueError: If there are no values for a setting, or Seg-TTT rejects one.
     """
 
     scales: Sequence[Sequence[float]] = ((0.25, 0.5, 0.75), (0.5, 0.75, 1.0))
@@ -61,7 +61,7 @@ class Grids:
             if not values:
                 raise ValueError(f"there is no {name} to try: expected one value or more")
             for value in values:
-                SegTTT(**{name: value})  # refuses what is out of range, before anything is trained
+                SegTTT(**{name: value})  # rejects values out of range before anything is trained
 
 
 @dataclass(frozen=True)
@@ -69,16 +69,16 @@ class Protocol:
     """One experiment, from training to test, in a folder of its own.
 
     Attributes:
-        config: Of the experiment: model, data and training.
-        folder: Where everything is written; finished steps in there are kept.
-        options: More arguments of every command; those of several devices are for the training alone.
-        grids: What is tried.
-        semantics: Of Seg-TTT, ``paper`` or ``released``.
-        trainable: Names of the modules that Seg-TTT moves; None is the network's own choice.
-        most_hurt: Share of images that Seg-TTT may make worse by more than a point: chooses its trust; None does not.
+        config: Configuration of the experiment: model, data and training.
+        folder: Output folder; steps finished in it are skipped.
+        options: Extra arguments of every command; those for several devices apply to the training alone.
+        grids: Values to try.
+        semantics: Semantics of Seg-TTT, ``paper`` or ``released``.
+        trainable: Names of the modules that Seg-TTT updates; None for the network's own.
+        most_hurt: Share of images in (0, 1) that Seg-TTT may make worse by over a point; None: trust is not chosen.
 
     Raises:
-        ValueError: If there is no such config.
+        ValueError: If the configuration does not exist, or `most_hurt` is out of range.
     """
 
     config: Path
@@ -101,20 +101,20 @@ class Protocol:
 
     @property
     def given(self) -> dict[str, Any]:
-        """What is not chosen of Seg-TTT."""
+        """Settings of Seg-TTT that are given, not chosen."""
         return {"semantics": self.semantics, "trainable": self.trainable}
 
     def train(self) -> Path:
-        """Trains, unless that is done; see `experiments.study.train`."""
+        """Trains the network unless it is already trained; see `experiments.study.train`."""
         tried = {"grids": asdict(self.grids), **self.given, "most_hurt": self.most_hurt}
         return train(self.folder, self.config, self.options, [CHOOSE_ALPHA], tried)
 
     def open_study(self, *more: str) -> Study:
-        """Returns the study of the trained network, with more arguments for every command."""
+        """Opens the study of the trained network, with extra arguments for every command."""
         return open_study(self.folder, self.config, self.options, more, checkpoint=self.train())
 
     def select(self) -> Selection:
-        """Chooses on the development set and freezes the choice, unless that is done; trains before, if need be."""
+        """Chooses on the development set and freezes the choice, or reads a frozen one; trains first if needed."""
         path = self.folder / SELECTION
         if not path.exists():
             study = self.open_study("--trainer.logger=false", "--results.panels=0")
@@ -143,15 +143,15 @@ class Protocol:
         return Selection.read(path)
 
     def test(self, name: str, arguments: Sequence[str]) -> dict[str, Any]:
-        """Tests a method on all targets with the chosen weights, unless that is done; returns its results.json.
+        """Tests a method on all targets with the chosen weights, or reads an earlier test; returns its results.json.
 
         Args:
-            name: Of the folder in `test`.
-            arguments: That pick the method. Settings that were chosen have to be as chosen, or be named by
+            name: Name of its folder in `test`.
+            arguments: Arguments that select the method. Settings must equal the chosen ones, or be listed in
                 ``--results.departures=[...]``.
 
         Raises:
-            ValueError: If it was tested with another selection already, or a setting is not as chosen.
+            ValueError: If it was already tested with another selection, or a setting differs from the chosen one.
         """
         selection = self.select()
         summary = self.open_study(f"--results.selection={selection.path}").test(name, arguments)
@@ -165,11 +165,11 @@ class Protocol:
         return summary
 
     def describe_chosen(self, method: str) -> list[str]:
-        """Returns the arguments that pick one of `METHODS` as it was chosen."""
+        """Returns the arguments that select one of `METHODS` with its chosen settings."""
         values = self.select().values
         views = {"alpha": values["alpha"], "scales": values["scales"]}
         steps = {name: values[name] for name in ("psi", "num_steps", "lr", "trainable", "trust") if name in values}
-        plain = ["--method=null"]  # none, or that of the experiment; alpha 0 is t-BN, and needs no BatchNorm
+        plain = ["--method=null"]  # no method, even if the experiment has one; alpha 0 is t-BN
         return {
             "t-BN": plain,
             "IaBN": describe_method("IaBN", {"alpha": values["alpha"]}) if values["alpha"] else plain,
@@ -178,7 +178,7 @@ class Protocol:
         }[method]
 
     def _choose(self, study: Study) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """Returns the chosen values, and what each pass over the development set has found."""
+        """Returns the chosen values, and the result of each pass over the development set."""
         first = study.choose_alpha()
         together = [{name: getattr(self.grids, name) for name in names} for names in TOGETHER]
         chosen, passes = study.choose_in_turn("", "SegTTT", self.given | first["best"]["values"], together)
@@ -187,7 +187,7 @@ class Protocol:
 
 
 def tabulate(summaries: Mapping[str, Mapping[str, Any]]) -> str:
-    """Formats results as a Markdown table: mean IoU per target and their mean, ECE, all in percent; ms per image."""
+    """Formats a Markdown table: mean IoU per target and on average, and ECE, all in percent; ms per image."""
     rows = [{"method": name, **flatten_summary(summary)} for name, summary in summaries.items()]
     return format_scores(rows, ["method"], [*list_columns(rows[0]), *COST])
 
@@ -215,13 +215,13 @@ def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
 
 
 def name_folder(config: Path) -> str:
-    """Names the folder of an experiment: like its file, behind the folder in configs/experiment that it lies in."""
+    """Names an experiment's folder after its file, prefixed by the file's subfolder of configs/experiment."""
     within = [] if config.parent.name in ("", "experiment") else [config.parent.name]
     return "_".join([*within, config.stem])
 
 
 def parse_scales(text: str) -> list[float]:
-    """Parses ``0.25,0.5,0.75``."""
+    """Parses comma-separated scales such as ``0.25,0.5,0.75``."""
     return [float(part) for part in text.split(",")]
 
 

@@ -1,9 +1,9 @@
-"""Generated scenes to real photographs: train on StreetScenes alone, adapt to each photograph of CamVid.
+"""From generated scenes to real photographs: train on StreetScenes alone, adapt to each photograph of CamVid.
 
 Trains on StreetScenes' source (or takes a checkpoint), chooses alpha and every setting of Seg-TTT, one after the other,
-on some of CamVid's train photographs as the development set, then tests on its val photographs, once. Also measures
-what the pseudo labels know that the network does not. If it is interrupted, run the same command again: finished steps
-are kept.
+on some of CamVid's train photographs as the development set, then tests once on its val photographs. Also measures
+where the pseudo labels are better than the network's own prediction. If interrupted, run the same command again:
+finished steps are skipped.
 """
 
 import json
@@ -26,7 +26,7 @@ from lightning_modules.predictor import predict_logits
 
 CONFIG = ROOT / "configs" / "experiment" / "camvid.yaml"
 SCALES = ([0.25, 0.5, 0.75], [0.5, 0.75, 1.0], [0.75, 1.0, 1.25], [1.0, 1.25, 1.5])
-# In this order, each with the best of those before it; the first value is the paper's.
+# Chosen in this order, each with the best values of those before; the first value is the paper's.
 SETTINGS: dict[str, tuple[Any, ...]] = {
     "scales": SCALES,
     "lr": (0.05, 0.01, 0.1),
@@ -38,20 +38,20 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
 
 
 def measure_labels(study: Study, alpha: float, psi: float) -> list[dict[str, Any]]:
-    """Measures what pseudo labels know that IaBN's own prediction does not, for each choice of scales.
+    """Compares pseudo labels with IaBN's own prediction, for each choice of scales.
 
     Args:
-        study: Of the network.
+        study: Study of the network.
         alpha: Weight of the image's statistics.
         psi: Confidence threshold.
 
     Returns:
-        A row per choice, in percent: ``kept``, the share of labelled pixels that get a pseudo label; ``right``, how
-        many of these labels are right, and ``right_before``, how many of the network's own predictions are, at the same
-        pixels; ``news`` and ``news_right``, the share of kept pixels where the two differ and how many pseudo labels
-        are right there.
+        A row per choice of scales, in percent: ``kept``, the share of labelled pixels that get a pseudo label; among
+        these pixels, the accuracy of the pseudo labels (``right``) and of the network's own prediction
+        (``right_before``), and the share of pixels where the two differ (``news``); the accuracy of the pseudo labels
+        at pixels where they differ (``news_right``).
     """
-    from main import main  # takes long
+    from main import main  # slow to import
 
     place = [f"--results.folder={study.folder / 'development' / 'labels'}", "--results.overwrite=true"]
     cli = main(["validate", *study.common, *study.development, *place])
@@ -59,7 +59,7 @@ def measure_labels(study: Study, alpha: float, psi: float) -> list[dict[str, Any
     rows = []
     for scales in SCALES:
         counts = torch.zeros(6, dtype=torch.float64)
-        for batch in cli.datamodule.val_dataloader():  # all of them, whatever the run left out
+        for batch in cli.datamodule.val_dataloader():  # all images, even if the run skipped some
             image, mask = batch["image"], batch["mask"]
             with torch.no_grad(), evaluating(network), adaptive_batch_norm(network, alpha):
                 own = predict_logits(network, image).argmax(dim=1)
@@ -78,7 +78,7 @@ def measure_labels(study: Study, alpha: float, psi: float) -> list[dict[str, Any
 
 
 def list_photographs(root: Path, every: int, path: Path) -> None:
-    """Writes a list file with every so many of the train photographs."""
+    """Writes a list file that names every N-th train photograph, N being `every`."""
     names = sorted(photograph.name for photograph in (root / "images" / "train").iterdir())
     if not names:
         raise FileNotFoundError(

@@ -11,16 +11,16 @@ from experiments.command_line import to_path
 
 
 def rebuild(folder: Path) -> list[Path]:
-    """Writes the reports that a folder has the data for: of its scores, of its training, or both.
+    """Writes the reports that a folder has the data for: of scores, of training, or both.
 
     Args:
-        folder: Of a run.
+        folder: The run's folder.
 
     Returns:
-        Their paths.
+        Paths of the reports.
 
     Raises:
-        FileNotFoundError: If it holds neither results nor the curves of a training; says what it holds.
+        FileNotFoundError: If the folder holds neither results nor training curves; the message says what it holds.
     """
     training = write_training_report(folder)
     if training is not None and not has_results(folder):
@@ -30,7 +30,7 @@ def rebuild(folder: Path) -> list[Path]:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Writes the reports; returns 0, or 1 if a folder had none, after the others are done."""
+    """Writes the reports of all folders; returns 0, or 1 if any of them failed."""
     parser = argparse.ArgumentParser(prog="python -m experiments.report", description=__doc__)
     place = "folder of a run; the report is written into it"
     parser.add_argument("folders", nargs="+", type=to_path, metavar="FOLDER", help=place)

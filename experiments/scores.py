@@ -1,4 +1,4 @@
-"""Scores of runs as flat rows, and tables of their means over training seeds."""
+"""Flattens scores of runs into rows, and formats tables of their means over training seeds."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -15,10 +15,10 @@ class Column:
     """A column of a table of scores.
 
     Attributes:
-        title: Its heading.
-        key: Of the score in the rows.
-        form: How the mean over seeds is written.
-        spread: Whether the standard deviation over several seeds stands beside.
+        title: Heading.
+        key: Key of the score in the rows.
+        form: Format of the mean over seeds.
+        spread: Whether to add the standard deviation over seeds, if there are several.
     """
 
     title: str
@@ -27,7 +27,7 @@ class Column:
     spread: bool = False
 
     def format(self, rows: Sequence[Row]) -> str:
-        """Formats a cell: empty where no row has the score, a dash where it has no value (no labelled pixel)."""
+        """Formats a cell: empty if no row has the score, a dash if a score is None (no labelled pixel)."""
         values = [row[self.key] for row in rows if self.key in row]
         if not values or None in values:
             return "-" if values else ""
@@ -39,14 +39,14 @@ COST = (Column("ECE", "ece"), Column("ms/image", "ms_per_image", "{:.0f}"))
 
 
 def flatten_summary(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the scores of results.json as a row: ``miou.DOMAIN``, ``miou.mean``, and the means of the others."""
+    """Flattens results.json into a row: ``miou.DOMAIN``, ``miou.mean``, and the means of the other scores."""
     means = dict(summary["mean"])
     miou = {domain: scores["miou"] for domain, scores in summary["domains"].items()} | {"mean": means.pop("miou")}
     return {f"miou.{name}": value for name, value in miou.items()} | means
 
 
 def list_columns(row: Row) -> list[Column]:
-    """Lists the columns of mean IoU: of each domain, and their mean."""
+    """Lists the columns of mean IoU: one per domain, and their mean."""
     return [Column(key.removeprefix("miou."), key, spread=True) for key in row if key.startswith("miou.")]
 
 
@@ -54,9 +54,9 @@ def format_scores(rows: Sequence[Row], words: Sequence[str], columns: Sequence[C
     """Formats a Markdown table.
 
     Args:
-        rows: Those that have the same words make one line: one per training seed.
-        words: Keys of the first columns, which are also their headings.
-        columns: Those of numbers.
+        rows: One per training seed; rows with the same words are averaged into one line.
+        words: Keys of the first columns, which hold text; also their headings.
+        columns: Columns of numbers.
     """
     lines = [[*named, *(column.format(own) for column in columns)] for named, own in group_rows(rows, words)]
     titles = [*words, *(column.title for column in columns)]
@@ -64,12 +64,12 @@ def format_scores(rows: Sequence[Row], words: Sequence[str], columns: Sequence[C
 
 
 def group_rows(rows: Sequence[Row], words: Sequence[str]) -> list[tuple[list[str], list[Row]]]:
-    """Groups rows by what stands under some keys, in the order in which it first occurs."""
+    """Groups rows by their values of some keys, in order of first occurrence."""
     named = [[row[word] for word in words] for row in rows]
     distinct = [one for number, one in enumerate(named) if one not in named[:number]]
     return [(one, [row for row, own in zip(rows, named, strict=True) if own == one]) for one in distinct]
 
 
 def find_row(rows: Sequence[Row], **words: Any) -> Row | None:
-    """Returns the first row that has these values; None if none has."""
+    """Returns the first row with these values, or None."""
     return next((row for row in rows if all(row[key] == value for key, value in words.items())), None)

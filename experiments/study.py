@@ -1,7 +1,7 @@
-"""Trains, chooses on the development set, and tests, each by main.py and each once: started again, it goes on.
+"""Trains, chooses on the development set, and tests by main.py; started again, it skips what is finished.
 
-A training is a process of its own, which may use several devices and survives nothing that ends this one; validations
-and tests run in this process.
+A training is a process of its own, which may use several devices and ends with this one; validations and tests run in
+this process.
 """
 
 import json
@@ -31,11 +31,11 @@ from experiments.scores import flatten_summary
 ROOT = Path(__file__).parent.parent
 SETTINGS, TRAINING, SELECTION = "protocol.json", "training.json", "selection.yaml"
 CHECKPOINT = "checkpoints/best.ckpt"
-PATIENCE = 30.0  # seconds for a training that is stopped to write what it has
+PATIENCE = 30.0  # seconds that a stopped training has to save its state
 QUIET = ("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false")
-# Of the training alone; all else runs on one device.
+# Options for the training alone; everything else runs on one device.
 OF_TRAINING = ("trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.sync_batchnorm")
-# What changes nothing of the outcome, so that a folder may go on with another.
+# Options that do not affect the results: a folder may be resumed with other values of them.
 WITHOUT_EFFECT = (
     "trainer.accelerator", "trainer.enable_progress_bar", "trainer.enable_model_summary", "data.num_workers", "verbose",
 )  # fmt: skip
@@ -48,21 +48,21 @@ def train(
     fragments: Sequence[Path] = (),
     tried: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Trains a network, unless that is done; goes on from the last epoch of a training that was interrupted.
+    """Trains a network unless it is already trained; resumes an interrupted training from its last epoch.
 
     Args:
-        folder: Where everything of this network is written.
-        config: Of the experiment: model, data and training.
-        options: More arguments of main.py.
-        fragments: More configs, of the training alone.
-        tried: What will be tried on the development set; it may change until the choice is frozen.
+        folder: Folder of everything written for this network.
+        config: Configuration of the experiment: model, data and training.
+        options: Extra arguments of main.py.
+        fragments: Extra configuration files, for the training alone.
+        tried: Values to try on the development set; they may change until the choice is frozen.
 
     Returns:
         The checkpoint that was best on the development set.
 
     Raises:
-        RuntimeError: If the training fails; it has said why.
-        ValueError: If the folder is that of another experiment or of other settings.
+        RuntimeError: If the training fails; its output says why.
+        ValueError: If the folder belongs to another experiment or other settings, or its checkpoint is missing.
     """
     claim_folder(folder, config, options, tried or {})
     done, checkpoints = folder / TRAINING, folder / "checkpoints"
@@ -79,7 +79,7 @@ def train(
         start = time.perf_counter()
         if run_training([sys.executable, str(ROOT / "main.py"), *command]):
             raise RuntimeError(f"the training of {config} failed: its last lines above say why")
-        seconds = None if resumed else time.perf_counter() - start  # of the last part alone: it says nothing
+        seconds = None if resumed else time.perf_counter() - start  # the time since resuming alone would mislead
         report = {"checkpoint": CHECKPOINT, "commit": find_commit(), "seconds": seconds}
         write_json(done, report)
     checkpoint = folder / CHECKPOINT
@@ -89,22 +89,22 @@ def train(
 
 
 def run_training(command: Sequence[str]) -> int:
-    """Runs a command to its end and returns its exit code; if this process is stopped, so is the command."""
-    process = subprocess.Popen(command, env=os.environ | {PROGRAM: str(os.getpid())})  # ends with this one
+    """Runs a command and returns its exit code; stops the command if this process is stopped."""
+    process = subprocess.Popen(command, env=os.environ | {PROGRAM: str(os.getpid())})  # ends with this process
     try:
         return process.wait()
     except BaseException as reason:
         if not isinstance(reason, KeyboardInterrupt):  # Ctrl-C in a terminal reaches both
             process.terminate()
         try:
-            process.wait(PATIENCE)  # it writes what it has
+            process.wait(PATIENCE)  # time to save its state
         except subprocess.TimeoutExpired:
             process.kill()
         raise
 
 
 def claim_folder(folder: Path, config: Path, options: Sequence[str], tried: Mapping[str, Any]) -> None:
-    """Writes into a folder what it is for; raises ValueError if that is something else already."""
+    """Records the experiment of a folder; raises ValueError if the folder belongs to a different one."""
     trained = {
         "experiment": read_config(config),
         "options": reduce(drop_options, OF_TRAINING + WITHOUT_EFFECT, options),
@@ -121,7 +121,7 @@ def claim_folder(folder: Path, config: Path, options: Sequence[str], tried: Mapp
 
 
 def read_json(path: Path) -> Any:
-    """Reads a file of JSON; raises ValueError that names it if it is none."""
+    """Reads a JSON file; raises a ValueError that names the file if it is not valid JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -131,7 +131,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_config(path: Path) -> Any:
-    """Reads a config with the files that it names in place of their names, as the command line reads it."""
+    """Reads a config and replaces the names of YAML files in it with their contents, as the command line does."""
 
     def fill(value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -156,15 +156,15 @@ def open_study(
     development: Sequence[str] = (),
     checkpoint: Path | None = None,
 ) -> "Study":
-    """Opens the study of a network, which is trained first unless that is done.
+    """Opens the study of a network; trains the network first if needed.
 
     Args:
-        folder: Where everything is written.
-        config: Of the experiment.
-        options: Of the training and of what follows, where those of several devices are left out.
-        more: Arguments that the training does not have.
+        folder: Output folder.
+        config: Configuration of the experiment.
+        options: Extra arguments of every command; those for several devices apply to the training alone.
+        more: Extra arguments of every command but the training.
         development: See `Study`.
-        checkpoint: Trained weights, in place of a training.
+        checkpoint: Trained weights to use instead of training.
     """
     checkpoint = checkpoint or train(folder, config, options)
     own = reduce(drop_options, OF_TRAINING, list(options))
@@ -173,12 +173,12 @@ def open_study(
 
 
 class Study:
-    """One trained network, its choices on the development set, and its tests, each made once.
+    """One trained network, the choices made for it on the development set, and its tests; each is run only once.
 
     Args:
-        folder: Where everything is written.
+        folder: Output folder.
         common: Arguments of every command.
-        development: Arguments that pick the images to choose on, if they differ from the data's own.
+        development: Arguments that select the development images, if they differ from the data's own.
     """
 
     def __init__(self, folder: Path, common: Sequence[str], development: Sequence[str] = ()) -> None:
@@ -187,15 +187,15 @@ class Study:
         self.development = list(development)
 
     def validate(self, name: str, arguments: Iterable[str]) -> dict[str, Any]:
-        """Scores a method on the development set; returns its summary, also of an earlier run."""
+        """Scores a method on the development set, unless an earlier run did; returns the summary."""
         return self._run("validate", self.folder / "development" / name, [*self.development, *arguments])
 
     def test(self, name: str, arguments: Iterable[str]) -> dict[str, Any]:
-        """Scores a method on the targets; returns its summary, also of an earlier run."""
+        """Scores a method on the targets, unless an earlier run did; returns the summary."""
         return self._run("test", self.folder / "test" / name, arguments)
 
     def choose_alpha(self) -> dict[str, Any]:
-        """Chooses alpha, 0 for a network without BatchNorm; see `choose`."""
+        """Chooses alpha (0 for a network without BatchNorm); see `choose`."""
         search = {"class_path": "callbacks.alpha_search.AlphaSearch", "init_args": {"required": False}}
         return self._search("alpha", search, [])
 
@@ -207,18 +207,18 @@ class Study:
         grid: Mapping[str, Sequence[Any]],
         arguments: Sequence[str] = (),
     ) -> dict[str, Any]:
-        """Chooses settings of a method on the development set: scores every combination of a grid in one pass.
+        """Chooses settings of a method by scoring every combination of a grid in one pass over the development set.
 
         Args:
-            name: Of the folder.
-            method: A class of `callbacks`.
-            settings: That all combinations have in common.
-            grid: Values to try by argument.
-            arguments: More of the command line.
+            name: Name of the search's folder.
+            method: Name of a class of `callbacks`.
+            settings: Settings that all combinations share.
+            grid: Values to try, by argument.
+            arguments: Extra command-line arguments.
 
         Returns:
-            What `search.json` holds: ``points`` (``values`` and ``miou`` in percent of each combination) and ``best``,
-            the first of equals. A search that tried other values is put aside.
+            Contents of `search.json`: ``points`` (``values`` and ``miou`` in percent of each combination) and ``best``,
+            the first of equals. A finished search is reused; one that tried other values is set aside and run anew.
         """
         init_args = {"method": {"class_path": f"callbacks.{method}", "init_args": settings}, "grid": grid}
         search = {"class_path": "callbacks.method_search.MethodSearch", "init_args": init_args}
@@ -227,16 +227,16 @@ class Study:
     def choose_in_turn(
         self, prefix: str, method: str, settings: Mapping[str, Any], grids: Iterable[Mapping[str, Sequence[Any]]]
     ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """Chooses by one grid after the other, each with the best of those before it; see `choose`.
+        """Chooses by one grid after another, each with the best values of those before; see `choose`.
 
         Args:
-            prefix: Of the names of the folders.
-            method: A class of `callbacks`.
-            settings: To begin with.
-            grids: What is tried together.
+            prefix: Prefix of the folders' names.
+            method: Name of a class of `callbacks`.
+            settings: Initial settings.
+            grids: Grids in their order; the values of each are tried in all combinations.
 
         Returns:
-            The settings with what was chosen, and what each grid has given.
+            The settings with the chosen values, and the result of each search.
         """
         chosen, passes = dict(settings), []
         for grid in grids:
@@ -246,24 +246,24 @@ class Study:
         return chosen, passes
 
     def choose_trust(self, method: str, settings: Mapping[str, Any], most_hurt: float) -> dict[str, Any]:
-        """Chooses how far a method is trusted on the development set; see `experiments.risk.choose_trust`."""
+        """Chooses the trust in a method on the development set; see `experiments.risk.choose_trust`."""
         self.choose("trust", method, settings, {"trust": TRUSTS})
         scores = score_images(read_records(self.folder / "development" / "trust" / RECORDS))
         return choose_trust(dict(zip(TRUSTS, zip(*scores, strict=True), strict=True)), most_hurt)
 
     def score(self, name: str, arguments: Iterable[str], reference: str | None = None) -> dict[str, Any]:
-        """Tests a method and returns its scores, see `flatten_summary`.
+        """Tests a method and returns its scores; see `flatten_summary`.
 
         Args:
-            name: Of the method.
-            arguments: That pick it.
-            reference: A method tested before, to compare each image with: adds ``gain``, the mean difference in points
-                of mean IoU, and the shares of images in percent that are ``lower``, and that are ``worse`` or
+            name: Name of the method, and of its folder.
+            arguments: Arguments that select it.
+            reference: Name of a tested method to compare with, image by image: adds ``gain``, the mean difference in
+                points of mean IoU, and the percentages of images that are ``lower``, and that are ``worse`` or
                 ``better`` by more than a point.
         """
         row = flatten_summary(self.test(name, arguments))
         differences = np.array([] if reference is None else self.compare_images(reference, name))
-        if not differences.size:  # also where no image has a labelled pixel
+        if not differences.size:  # no reference, or no image with a labelled pixel
             return row
         changed = {"lower": differences < 0, "worse": differences < -MARGIN, "better": differences > MARGIN}
         return row | {
@@ -272,7 +272,7 @@ class Study:
         }
 
     def score_all(self, methods: Mapping[str, Iterable[str]], reference: str | None = None) -> list[dict[str, Any]]:
-        """Tests methods, each given by its name and arguments; returns a row each, see `score`."""
+        """Tests methods, each given by name and arguments; returns a row for each (see `score`)."""
         if reference is not None:
             self.test(reference, methods[reference])
         rows = []
@@ -282,16 +282,16 @@ class Study:
         return rows
 
     def compare_images(self, name: str, other: str) -> list[float]:
-        """Returns by how many points of mean IoU each test image differs from one method to the other."""
+        """Returns by how many points mean IoU rises from one method to the other on each labelled test image."""
         before, after = (
             {(record["domain"], record["name"]): score_record(record) for record in read_records(place / RECORDS)}
             for place in (self.folder / "test" / name, self.folder / "test" / other)
         )
         differences = [after[image] - before[image] for image in before]
-        return [difference for difference in differences if not math.isnan(difference)]  # without a labelled pixel
+        return [difference for difference in differences if not math.isnan(difference)]  # NaN without a labelled pixel
 
     def _search(self, name: str, search: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, Any]:
-        """Runs one pass over the development set; returns what it has found."""
+        """Runs one search over the development set, unless it is finished; returns its result."""
         place = self.folder / "development" / name
         anew = is_of_another(RunFolder(place).read_manifest(), search["init_args"])
         callbacks = f"--trainer.callbacks={json.dumps([search])}"
@@ -301,7 +301,7 @@ class Study:
     def _run(self, command: str, place: Path, arguments: Iterable[str], anew: bool = False) -> dict[str, Any]:
         summary = place / SUMMARY
         if anew or not (summary.exists() and json.loads(summary.read_text(encoding="utf-8"))["complete"]):
-            from main import main  # takes long
+            from main import main  # slow to import
 
             more = ["--results.overwrite=true"] if anew else []
             main([command, *self.common, f"--results.folder={place}", *more, *arguments])
@@ -309,7 +309,7 @@ class Study:
 
 
 def is_of_another(manifest: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> bool:
-    """Returns whether a search that lies there tried other values than are wanted, or with other settings."""
+    """Returns whether an earlier search used another grid or other settings than are wanted."""
     found = manifest and manifest["settings"].get("search")
     if not found or "grid" not in wanted:
         return False
@@ -318,7 +318,7 @@ def is_of_another(manifest: Mapping[str, Any] | None, wanted: Mapping[str, Any])
 
 
 def describe_method(method: str, settings: Mapping[str, Any]) -> list[str]:
-    """Returns the arguments that pick a method with its settings."""
+    """Returns the command-line arguments that select a method with its settings."""
     structured = list | dict | bool
     values = {key: json.dumps(value) if isinstance(value, structured) else value for key, value in settings.items()}
     return [f"--method={method}", *(f"--method.{key}={value}" for key, value in values.items() if value is not None)]

@@ -1,9 +1,9 @@
-"""What Seg-TTT's cheaper ways cost and keep: mean IoU against time on StreetScenes, and the preset `seg_ttt_fast`.
+"""Measures cheaper variants of Seg-TTT, as mean IoU against time on StreetScenes, and the preset `seg_ttt_fast`.
 
 Every setting is tried on the development domain: fewer steps, larger rates, time budgets, fewer layers, fewer views.
-The preset follows the most accurate of a grid that keeps 90 % of Seg-TTT's gain over IaBN in a third of its time; that
-is then tested once on the targets, beside IaBN, TTA and Seg-TTT. If it is interrupted, run the same command again:
-finished steps are kept.
+The preset is the most accurate of a grid that keeps 90 % of Seg-TTT's gain over IaBN in at most a third of its time; it
+is then tested once on the targets, beside IaBN, TTA and Seg-TTT. If interrupted, run the same command again: finished
+steps are skipped.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,8 +24,8 @@ from experiments.scores import COST, Column, find_row, format_scores, list_colum
 from experiments.study import Study, describe_method
 from lightning_modules.networks import DeepLabV1
 
-KEPT = 0.9  # of Seg-TTT's gain over IaBN
-TIMES = 3  # as fast, at least
+KEPT = 0.9  # least share of Seg-TTT's gain over IaBN that the preset keeps
+TIMES = 3  # least number of times that the preset is as fast as Seg-TTT
 CURVES: dict[str, list[dict[str, Any]]] = {
     "fewer steps": [{"num_steps": steps} for steps in (1, 2, 3, 5, 10)],
     "fewer steps, lr doubled": [{"num_steps": steps, "lr": 2.0} for steps in (1, 2, 3, 5)],
@@ -34,7 +34,7 @@ CURVES: dict[str, list[dict[str, Any]]] = {
     "trainable": [{"trainable": names} for names in (["head"], ["layer4", "head"])],
     "fewer views": [{"scales": scales} for scales in ([0.5], [0.75], [0.5, 1.0], [0.5, 0.75])],
 }
-# Of the preset: how far to adapt, on the views that Seg-TTT has. lr times the rate that Seg-TTT has.
+# Grid for the preset, all with Seg-TTT's views; lr is a factor on Seg-TTT's learning rate.
 GRID: list[dict[str, Any]] = [
     {"scales": SCALES, "flip": True, "grayscale": True, "num_steps": steps, "lr": factor}
     for steps, factor in product((1, 2, 3, 4), (1.0, 1.5, 2.0, 3.0))
@@ -45,11 +45,11 @@ WAYS = [
     Column("ms/image", "ms", "{:.0f}"),
     Column("time / Seg-TTT", "time", "{:.2f}"),
 ]
-LARGE = (256, 512)  # the image on which the preset's time is taken, with the paper's network
+LARGE = (256, 512)  # (H, W) of the image on which the preset is timed, with the paper's network
 
 
 def resolve(settings: Mapping[str, Any], usual: Mapping[str, Any], milliseconds: float) -> dict[str, Any]:
-    """Returns all settings of a way, where a learning rate or a time budget is given as a factor on Seg-TTT's."""
+    """Returns all settings of a variant, whose learning rate and time budget are given as factors on Seg-TTT's."""
     resolved = {**usual, **settings}
     if "lr" in settings:
         resolved["lr"] = settings["lr"] * usual["lr"]
@@ -74,20 +74,20 @@ def score(
 
 
 def pick(summary: Mapping[str, Any]) -> dict[str, float]:
-    """Picks mean IoU in percent and milliseconds per image of a summary."""
+    """Picks mean IoU in percent and milliseconds per image from a summary."""
     return {"miou": summary["mean"]["miou"], "ms": summary["mean"]["ms_per_image"]}
 
 
 def choose_preset(
     rows: Sequence[Mapping[str, Any]], iabn: float, full: float, shares: Mapping[int, float]
 ) -> Mapping[str, Any] | None:
-    """Returns the most accurate row that keeps its share of the gain in its share of the time; None if none does.
+    """Returns the most accurate row that keeps `KEPT` of the gain in at most 1 / `TIMES` of the time, or None.
 
     Args:
-        rows: Of the grid, with ``miou`` and ``settings``.
+        rows: Rows of the grid, with ``miou`` and ``settings``.
         iabn: Mean IoU of IaBN.
         full: Mean IoU of Seg-TTT.
-        shares: By number of steps, of Seg-TTT's time.
+        shares: Share of Seg-TTT's time, by number of steps.
     """
     fitting = [
         row
@@ -98,9 +98,9 @@ def choose_preset(
 
 
 def measure_shares(steps: Sequence[int], size: Sequence[int] = LARGE, backbone: str = "resnet50") -> dict[int, float]:
-    """Measures what share of Seg-TTT's time with 10 steps fewer steps take on the paper's network, by turns.
+    """Measures the time of each number of steps as a share of that of 10 steps, on the paper's network.
 
-    Where the arithmetic counts, not the overhead of a small network: the time of one with random weights.
+    Its weights are random. It is large enough that arithmetic takes most of the time, not overhead.
     """
     network, image, counts = DeepLabV1(backbone, 19).eval(), torch.randn(1, 3, *size), [*steps, 10]
     calls = [partial(SegTTT(num_steps=count).predict, network, image) for count in counts]
@@ -109,7 +109,7 @@ def measure_shares(steps: Sequence[int], size: Sequence[int] = LARGE, backbone: 
 
 
 def format_report(report: Mapping[str, Any]) -> str:
-    """Formats what docs/tradeoffs.md explains: all ways on development, the preset, and its test."""
+    """Formats the report for docs/tradeoffs.md: all variants on development, the preset, and its test."""
     iabn, full = report["development"]["IaBN"], report["development"]["Seg-TTT"]
     tried = [{"way": name, "settings": "", **row} for name, row in report["development"].items()]
     tried += [{"way": way, **row, "settings": row["name"]} for way, rows in report["curves"].items() for row in rows]
@@ -212,7 +212,7 @@ def run_tradeoffs(args: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def judge(targets: Sequence[Mapping[str, Any]]) -> str:
-    """Says what the preset keeps on the targets, and in which share of the time."""
+    """States the share of the gain that the preset keeps on the targets, and its share of Seg-TTT's time."""
     fast = find_row(targets, method="seg_ttt_fast")
     iabn, full = (find_row(targets, method=name) for name in ("IaBN", "Seg-TTT"))
     if fast is None or iabn is None or full is None:

@@ -1,4 +1,4 @@
-"""Where trainings and methods are compared: generated scenes, and photographs with networks of 11 and of 19 classes."""
+"""Data on which trainings and methods are compared: generated scenes, and photographs with 11 or 19 classes."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from experiments.pages import describe_machine, insert_report
 from experiments.study import QUIET, ROOT
 
 PLAIN = "plain"
-# What is cut down for few epochs on a CPU, and what a method needs of the network.
+# Arguments that scale a training method down to few epochs on a CPU, or prepare the network for it.
 ARGUMENTS = {
     "isw": (
         "--model.network.init_args.norm=isw", "--training.from_epoch=1", "--training.images=32", "--training.trials=3",
@@ -25,23 +25,23 @@ ARGUMENTS = {
 
 
 def list_training(name: str) -> list[str]:
-    """Lists the arguments of main.py that train by a method: a file of configs/training, or `PLAIN`."""
+    """Lists the arguments of main.py for a training method: a file of configs/training, or `PLAIN`."""
     chosen = [] if name == PLAIN else [f"--training={ROOT / 'configs' / 'training' / name}.yaml"]
     return [*chosen, *ARGUMENTS.get(name, ())]
 
 
 @dataclass(frozen=True)
 class World:
-    """Where the networks are trained and tested.
+    """Data to train and test networks on, with the settings that suit it.
 
     Attributes:
-        config: The experiment.
-        trainings: Names of files in configs/training; `PLAIN` has none.
-        seg_ttt: Settings of Seg-TTT besides alpha, as chosen before on the development set.
-        quick: Arguments of a tiny budget.
-        beyond: Arguments of `experiments.beyond`: its training and images.
-        most_hurt: Share of images that a trusted method may hurt, 0 to 1, as the development images are enough for.
-        seeds: The arguments of main.py that a training seed sets.
+        config: Configuration of the experiment.
+        trainings: Training methods: names of files in configs/training, or `PLAIN`, which has none.
+        seg_ttt: Settings of Seg-TTT besides alpha, chosen earlier on the development set.
+        quick: Arguments for a tiny budget.
+        beyond: Extra arguments for `experiments.beyond`: its training and images.
+        most_hurt: Share of images in (0, 1) that a trusted method may hurt; set for the number of development images.
+        seeds: Names of the arguments of main.py that are set to the training seed.
     """
 
     config: Path
@@ -53,7 +53,7 @@ class World:
     seeds: Sequence[str] = ("seed_everything",)
 
     def list_arguments(self, seed: int) -> list[str]:
-        """Lists the arguments of every command of one training seed."""
+        """Lists the arguments of every command for one training seed."""
         return [*(f"--{name}={seed}" for name in self.seeds), *QUIET]
 
 
@@ -63,7 +63,7 @@ PHOTOGRAPHS = World(
     (PLAIN, "photometric", "mixstyle", "isw", "frozen_norms", "asg", "csg", "drpc", "fsdr"),
     {"scales": [0.75, 1.0, 1.25], "psi": 0.5, "lr": 0.01, "trainable": ["neck", "head"]},
     ("--trainer.max_epochs=2", "--data.source.init_args.num_train=16", "--trainer.limit_test_batches=2"),
-    beyond=list_training("frozen_norms"),  # the best for each set by the mean over the others
+    beyond=list_training("frozen_norms"),  # for every set, the best on average over the others
     most_hurt=0.05,
 )
 WORLDS = {
@@ -82,7 +82,7 @@ WORLDS = {
 
 
 def make_world_parser(name: str, summary: str | None) -> argparse.ArgumentParser:
-    """Makes the parser of a program over one of the worlds, see `make_parser`."""
+    """Makes the parser of a program that runs on one of the worlds; see `make_parser`."""
     parser = make_parser(name, summary)
     world = "street_scenes: generated scenes; photographs, photographs_19: four real data sets in 11 or 19 classes, "
     world += "give their folder as -- --data.root=FOLDER"
@@ -97,7 +97,7 @@ def make_world_parser(name: str, summary: str | None) -> argparse.ArgumentParser
 def write_world_report(
     arguments: argparse.Namespace, name: str, folder: Path, rows: Sequence[Mapping[str, Any]], table: str
 ) -> None:
-    """Writes the rows of a program as JSON, shows its table, and puts that into a page if one is named."""
+    """Writes a program's rows as JSON, prints its table, and inserts the table into a page if one is given."""
     report = {"rows": rows, "world": arguments.world, "options": arguments.options, **describe_machine()}
     write_json(folder / "report.json", report)
     print(f"\n{table}\n\nWritten to {folder}", flush=True)

@@ -1,1 +1,1 @@
-"""What methods share that adapt a network to one image: steps that are undone, frozen stages, the loss, the time."""
+"""Shared parts of the methods that adapt a network to one image: reversible steps, caching, loss, time limit."""

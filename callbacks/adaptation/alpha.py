@@ -1,4 +1,4 @@
-"""The weight of IaBN: one number for all layers, or one for each, given as a mapping or in a file."""
+"""IaBN's alpha: one number for all layers, or one per layer, as a mapping or in a file."""
 
 from collections.abc import Iterable, Mapping
 from numbers import Real
@@ -10,14 +10,14 @@ Alpha = float | dict[str, float] | str
 
 
 def read_alpha(alpha: Alpha | Mapping[str, float]) -> float | dict[str, float]:
-    """Returns the weight of the image's statistics, of all layers or by layer.
+    """Returns the weight of the image's statistics, for all layers or per layer.
 
     Args:
-        alpha: A number in [0, 1]; a mapping from names of modules to such numbers; or a YAML file that holds one under
-            ``alpha``, as `experiments.learn_alpha` writes it.
+        alpha: A number in [0, 1]; a mapping from module names to such numbers; or the path of a YAML file that has such
+            a mapping under ``alpha``, as `experiments.learn_alpha` writes it.
 
     Raises:
-        ValueError: If a weight is outside [0, 1], or the file holds none.
+        ValueError: If a weight is outside [0, 1], or the file has no weights.
         FileNotFoundError: If there is no such file.
     """
     if isinstance(alpha, str):
@@ -36,7 +36,7 @@ def read_alpha(alpha: Alpha | Mapping[str, float]) -> float | dict[str, float]:
 
 
 def read_file(name: str) -> Mapping[str, float]:
-    """Reads the weights of a file by layer."""
+    """Reads the weight of each layer from a file; raises as `read_alpha`."""
     path = Path(name).expanduser()
     if not path.is_file():
         raise FileNotFoundError(
@@ -54,7 +54,7 @@ def read_file(name: str) -> Mapping[str, float]:
 
 
 def is_blended(alpha: float | Mapping[str, float]) -> bool:
-    """Returns whether any layer takes something from the test image."""
+    """Returns whether any layer uses the test image's statistics, i.e. has a weight above 0."""
     return any(value > 0 for value in (alpha.values() if isinstance(alpha, Mapping) else [alpha]))
 
 
@@ -62,11 +62,12 @@ def spread_alpha(alpha: float | Mapping[str, float], layers: Iterable[str]) -> d
     """Returns the weight of each layer.
 
     Args:
-        alpha: Of all layers, or by name: a name stands for all layers at and below it, the longest that fits counts.
+        alpha: Weight for all layers, or per module name: a name covers all layers at and below it; the longest match
+            wins.
         layers: Full names of the layers.
 
     Raises:
-        ValueError: If a layer has no weight, or a name stands for no layer.
+        ValueError: If a layer has no weight, or a name covers no layer.
     """
     layers = list(layers)
     if not isinstance(alpha, Mapping):
@@ -84,6 +85,6 @@ def spread_alpha(alpha: float | Mapping[str, float], layers: Iterable[str]) -> d
 
 
 def list_parents(layer: str) -> list[str]:
-    """Lists the names of the modules that a layer lies in, from the outermost to itself."""
+    """Lists the names of the modules that contain a layer, from the outermost to the layer itself."""
     parts = layer.split(".")
     return [".".join(parts[:end]) for end in range(1, len(parts) + 1)]

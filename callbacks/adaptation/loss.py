@@ -1,8 +1,8 @@
 """Cross-entropy of bilinearly upsampled logits, a few rows of the image at a time.
 
-Upsampled to the image, the logits, their softmax and the gradient of it are three maps of K values per pixel (478 MB
-for 19 classes at 1024x2048). Both passes need only some rows at once, so that no full-size map is ever held. Upsampling
-is a product with a matrix in either direction: on a GPU the backward pass of `F.interpolate` adds up in any order.
+Upsampled to the image size, the logits, their softmax and its gradient are three maps of K values per pixel (478 MB for
+19 classes at 1024x2048). Forward and backward pass work on a few rows at a time, so no full-size map is ever in memory.
+Upsampling is a matrix product per axis, because `F.interpolate`'s backward pass on a GPU sums in no fixed order.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,21 +17,21 @@ from torch.autograd.function import once_differentiable
 
 from lightning_modules.metrics import IGNORED
 
-CHUNK = 2**22  # logits in the rows that are worked on at once, on a CPU: about what its caches hold
-CUDA_CHUNK = 2**27  # the same on a GPU, where each row block costs fourteen launches: 0.5 GB per map
-SMALLEST_LOG = -80.0  # e^-80 is 0 beside 1; the subnormal numbers below it slow a CPU down tenfold
+CHUNK = 2**22  # number of logits in a block of rows on a CPU: about the size of its caches
+CUDA_CHUNK = 2**27  # the same on a GPU, where each block needs fourteen kernel launches: 0.5 GB per map
+SMALLEST_LOG = -80.0  # e^-80 is negligible beside 1; smaller, subnormal numbers make a CPU ten times slower
 
 
 def compute_loss(logits: Tensor, target: Tensor, align_corners: bool) -> Tensor:
     """Computes the mean cross-entropy over the labelled pixels (Eq. 8).
 
     Args:
-        logits: (B, K, h, w), upsampled if they are smaller than the target.
+        logits: (B, K, h, w), upsampled if their size differs from the target's.
         target: (B, H, W) int64 labels, 255 where ignored.
-        align_corners: Of the upsampling.
+        align_corners: Whether upsampling aligns the corner pixels, see `F.interpolate`.
 
     Returns:
-        () loss, NaN if no pixel has a label.
+        () loss in nats, NaN if no pixel has a label.
     """
     if logits.shape[-2:] == target.shape[-2:]:
         return F.cross_entropy(logits.float(), target, ignore_index=IGNORED)
@@ -42,12 +42,12 @@ def upsampled_cross_entropy(logits: Tensor, target: Tensor, align_corners: bool)
     """Computes `cross_entropy(interpolate(logits, target's size, mode="bilinear"), target)`.
 
     Args:
-        logits: (B, K, h, w), coarse; computed with in float32 or better.
+        logits: (B, K, h, w) at low resolution; the computation uses float32 or better.
         target: (B, H, W) int64 labels, 255 where ignored.
-        align_corners: Of the upsampling.
+        align_corners: Whether upsampling aligns the corner pixels, see `F.interpolate`.
 
     Returns:
-        () mean over the labelled pixels, NaN if there are none. It can be differentiated once.
+        () mean over the labelled pixels in nats, NaN if there are none. Differentiable once.
     """
     with torch.autocast(logits.device.type, enabled=False):
         precise = logits if logits.dtype == torch.float64 else logits.float()
@@ -58,7 +58,7 @@ def upsampled_cross_entropy(logits: Tensor, target: Tensor, align_corners: bool)
 def interpolation_matrix(
     size: int, source: int, align_corners: bool, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    """Makes the (size, source) matrix that upsamples a column of source values linearly to size values."""
+    """Returns the (size, source) matrix that linearly upsamples a vector of length source to length size."""
     places = torch.arange(size, dtype=torch.float64, device="cpu")
     if align_corners:
         places = places * ((source - 1) / max(size - 1, 1))
@@ -80,7 +80,7 @@ def exact_products() -> Iterator[None]:
     exact = "highest"
     try:
         before = torch.get_float32_matmul_precision()
-    except RuntimeError:  # somebody has set the newer switches, with which the older function does not go together
+    except RuntimeError:  # torch's newer precision settings are in use, which the older functions reject
         matmul = torch.backends.cuda.matmul
         before, exact, put = matmul.fp32_precision, "ieee", partial(setattr, matmul, "fp32_precision")
     if before != exact:
@@ -93,7 +93,7 @@ def exact_products() -> Iterator[None]:
 
 
 class _RowwiseCrossEntropy(torch.autograd.Function):
-    """Mean cross-entropy of (B, K, h, w) logits that are upsampled to the (B, H, W) target, block of rows by block."""
+    """Mean cross-entropy of (B, K, h, w) logits upsampled to the (B, H, W) target, one block of rows at a time."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, target: Tensor, align_corners: bool) -> Tensor:
@@ -110,7 +110,7 @@ class _RowwiseCrossEntropy(torch.autograd.Function):
             rows = max(1, chunk // (batch * classes * width))
             for top in range(0, height, rows):
                 bottom = min(top + rows, height)
-                # The rows of the source that these rows lie between, with one to spare.
+                # The source rows that these rows are interpolated from, with a margin of one.
                 first = max(0, int((top - 1) * source / height) - 1)
                 last = min(source, int((bottom + 1) * source / height) + 3)
                 part = down[top:bottom, first:last]

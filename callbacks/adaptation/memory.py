@@ -1,4 +1,4 @@
-"""What to say of an image that does not fit into the memory of a device."""
+"""The error for an image that does not fit into a device's memory."""
 
 import torch
 from torch import Tensor
@@ -9,12 +9,12 @@ class TooLargeError(ValueError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Returns whether an error says that a device's memory is full."""
+    """Returns whether an error means that a device ran out of memory."""
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: " in str(error)
 
 
 def explain_shortage(image: Tensor, error: str) -> TooLargeError:
-    """Makes the error that says what did not fit into memory, and what to do, of what torch says."""
+    """Turns torch's out-of-memory message into an error that names the image size and the remedies."""
     height, width = image.shape[-2:]
     return TooLargeError(
         f"an image of {height}x{width} pixels (HxW) is too large for {describe_memory(image.device)}: "
@@ -24,7 +24,7 @@ def explain_shortage(image: Tensor, error: str) -> TooLargeError:
 
 
 def describe_memory(device: torch.device) -> str:
-    """Names a device and, where torch tells it, how much of its memory is free."""
+    """Describes a device's memory; on CUDA, with the free and total amount."""
     if device.type != "cuda":
         return f"the memory of the {device.type}"
     free, total = torch.cuda.mem_get_info(device)

@@ -1,4 +1,4 @@
-"""What a method has to say of one image."""
+"""The outcome of a method for one image: prediction, losses and notes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def check_trust(trust: float) -> float:
-    """Returns the weight of an adapted prediction; raises ValueError if it is outside [0, 1]."""
+    """Returns trust, the weight of the adapted prediction; raises ValueError if it is outside [0, 1]."""
     if not isinstance(trust, Real) or not 0 <= trust <= 1:
         raise ValueError(f"trust is {trust}: expected the weight of the adapted prediction in [0, 1]; 1 is the paper")
     return trust
@@ -21,12 +21,13 @@ class Adaptation:
     """The outcome of adapting to one image.
 
     Attributes:
-        probabilities: (1, K, H, W) prediction.
+        probabilities: (1, K, H, W) prediction in [0, 1].
         losses: Loss before each update step.
-        note: Why adaptation was skipped or undone; None if all went well.
+        note: Why adaptation was skipped or undone; None if neither happened.
         fallback: Whether the prediction is the unadapted one.
-        relabelled: Share of all pixels whose class is another than the unadapted prediction's; None with full trust.
-        held_back: Share of all pixels that the adapted prediction alone would have changed as well; None likewise.
+        relabelled: Fraction of pixels whose class differs from the unadapted prediction; None with full trust.
+        held_back: Fraction of pixels that keep their unadapted class but that the adapted prediction alone would have
+            changed; None with full trust.
     """
 
     probabilities: Tensor
@@ -43,37 +44,37 @@ class Adaptation:
 
     @property
     def loss_first(self) -> float | None:
-        """Loss before the first step, if there were steps."""
+        """Loss before the first step; None without steps."""
         return self.losses[0] if self.losses else None
 
     @property
     def loss_last(self) -> float | None:
-        """Loss before the last step, if there were steps."""
+        """Loss before the last step; None without steps."""
         return self.losses[-1] if self.losses else None
 
     def is_finite(self) -> bool:
-        """Returns whether no probability is NaN or infinite: their sum would be, too."""
+        """Returns whether all probabilities are finite, by their sum: NaN and infinity propagate."""
         return bool(self.probabilities.sum().isfinite())
 
     def temper(self, unadapted: Tensor, trust: float) -> "Adaptation":
-        """Returns the outcome with the mean of both predictions, in which the adapted one has a weight of trust.
+        """Returns the outcome with the weighted mean of adapted and unadapted prediction.
 
         Args:
             unadapted: (1, K, H, W) prediction before the adaptation.
-            trust: In [0, 1].
+            trust: Weight of the adapted prediction in [0, 1].
         """
-        mixed = torch.lerp(unadapted, self.probabilities, trust) if trust else unadapted  # not NaN of the adapted one
+        mixed = torch.lerp(unadapted, self.probabilities, trust) if trust else unadapted  # 0 * NaN is NaN
         before, adapted, after = (found.argmax(dim=1) for found in (unadapted, self.probabilities, mixed))
         relabelled, held_back = ((before != after), (before != adapted) & (before == after))
         shares = torch.stack([relabelled, held_back]).double().mean(dim=(1, 2, 3)).tolist()
         return replace(self, probabilities=mixed, relabelled=shares[0], held_back=shares[1])
 
     def split(self) -> list["Adaptation"]:
-        """Returns the outcome of each image, if several were predicted at once."""
+        """Returns one outcome per image of a batch that was predicted at once."""
         return [replace(self, probabilities=single) for single in self.probabilities.split(1)]
 
     def to_record(self) -> dict[str, Any]:
-        """Returns all but the prediction, for JSON."""
+        """Returns everything but the prediction, for JSON."""
         names = ["steps", "loss_first", "loss_last", "note", "fallback"]
         names += [] if self.relabelled is None else ["relabelled", "held_back"]
         return {name: getattr(self, name) for name in names} | {"losses": list(self.losses)}

@@ -1,4 +1,4 @@
-"""Which parameters of a network a user means, and how many values its BatchNorms see."""
+"""Selection of parameters by module name, and a count of the values that each BatchNorm normalises."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 @contextmanager
 def counting_values(network: nn.Module) -> Iterator[dict[nn.Module, int]]:
-    """Counts the values per channel that each BatchNorm normalises within a ``with`` block, at most."""
+    """Counts values per channel in each BatchNorm's input within a ``with`` block; of several calls, the largest."""
     counts: dict[nn.Module, int] = {}
 
     def count(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -26,25 +26,25 @@ def counting_values(network: nn.Module) -> Iterator[dict[nn.Module, int]]:
 
 
 def check_names(names: Sequence[str] | None) -> None:
-    """Raises ValueError if what should be a list of names is a single one, whose letters would be taken for names."""
+    """Raises ValueError if names is a single string in place of a list: its letters would be taken for names."""
     if isinstance(names, str):
         raise ValueError(f"trainable is the string {names!r}: expected a list of names, e.g. [{names!r}]")
 
 
 def select_parameters(network: nn.Module, names: Sequence[str]) -> list[str]:
-    """Lists the parameters that lie in the modules named.
+    """Lists the floating-point parameters in the named modules.
 
     Args:
         network: Any module.
-        names: Dotted names of modules or parameters; each matches anywhere in a parameter's path, part by part.
+        names: Dotted names of modules or parameters; each matches whole parts anywhere in a parameter's path.
 
     Returns:
         Full names of the parameters, in the network's order.
 
     Raises:
-        ValueError: If no name is given, or one matches nothing; lists the modules there are.
+        ValueError: If no name is given, or one matches nothing; the message lists the available modules.
     """
-    paths: dict[int, list[str]] = {}  # all names of each parameter, which may be shared
+    paths: dict[int, list[str]] = {}  # all names of each parameter; shared ones have several
     for path, parameter in network.named_parameters(remove_duplicate=False):
         if parameter.is_floating_point():
             paths.setdefault(id(parameter), []).append(path)

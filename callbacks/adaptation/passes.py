@@ -1,4 +1,4 @@
-"""Passes of a network over one image, of which the stages before the first that moves run once."""
+"""Repeated passes of a network over one image, in which the stages before the first trained one run only once."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -13,18 +13,18 @@ from lightning_modules.predictor import lay_out, predict_logits, run_network
 
 
 class Passes:
-    """Passes over one image while some parameters move.
+    """Repeated passes over one image while some parameters are trained.
 
-    A `SegmentationNetwork` lists its stages in order: those before the first in which something moves say the same in
-    every pass, so they run once, without gradients. Any other network runs whole.
+    A `SegmentationNetwork` lists its stages in order. Those before the first stage with trained parameters or active
+    dropout have the same output in every pass, so they run only once, without gradients. Any other network runs whole.
 
-    In training mode a pass also moves running statistics. Those of the stages that run once see the same batch in every
-    pass, so that n passes have a closed form: r_n = r_0 + (r_1 - r_0) * (1 - (1 - m)^n) / m with the momentum m.
+    In training mode a pass also updates running statistics. Stages that run once would see the same batch in every
+    pass, so n passes have a closed form: r_n = r_0 + (r_1 - r_0) * (1 - (1 - m)^n) / m with momentum m.
 
     Args:
         network: Any module, in the mode in which it will run, with IaBN in place.
         image: (B, 3, H, W) float, normalised.
-        moving: The parameters that move.
+        moving: The trained parameters.
     """
 
     def __init__(self, network: nn.Module, image: Tensor, moving: Iterable[Tensor]) -> None:
@@ -33,11 +33,11 @@ class Passes:
         self._as_listed = isinstance(network, SegmentationNetwork) and _runs_as_listed(network)
         self._moving = set(map(id, moving))
         self._state: Any = None
-        self._stages: list[Stage] | None = None  # that run in every pass; unknown before the first
-        self._statistics: list[Statistics] = []  # of the stages that run once
+        self._stages: list[Stage] | None = None  # the stages that run in every pass; None before the first
+        self._statistics: list[Statistics] = []  # those of the stages that run once
 
     def compute_loss(self, target: Tensor) -> Tensor:
-        """Runs a pass; returns the () mean cross-entropy with (B, H, W) labels over the pixels that have one."""
+        """Runs a pass; returns its () mean cross-entropy over the labelled pixels of (B, H, W) labels."""
         network = self._network
         if not isinstance(network, SegmentationNetwork) or not self._as_listed:
             return compute_loss(run_network(network, self._image), target, align_corners=False)
@@ -54,7 +54,7 @@ class Passes:
         return network.upsample(self._run_stages(), *self._image.shape[-2:])
 
     def move_statistics(self, passes: int) -> None:
-        """Gives the stages that ran once the running statistics that so many passes in training mode leave."""
+        """Sets the running statistics of the stages that ran once to those after a number of training-mode passes."""
         for statistics in self._statistics:
             statistics.move(passes)
 
@@ -68,7 +68,7 @@ class Passes:
 
     @torch.no_grad()
     def _begin(self) -> list[Stage]:
-        """Runs the stages that say the same in every pass; returns the others."""
+        """Runs the stages whose output is the same in every pass; returns the others."""
         assert isinstance(self._network, SegmentationNetwork)
         self._state, stages = self._image, self._network.list_stages()
         while stages and _is_constant(stages[0], self._moving):
@@ -82,10 +82,10 @@ class Passes:
 
 
 class Statistics:
-    """The running statistics of a layer, before the first pass and wherever any number of passes leads.
+    """The running statistics of a layer before the first pass, and after any number of passes over the same batch.
 
     Args:
-        layer: With buffers ``running_mean`` and ``running_var``, and a ``momentum``.
+        layer: A layer with buffers ``running_mean`` and ``running_var``, and a ``momentum``.
     """
 
     def __init__(self, layer: nn.Module) -> None:
@@ -94,14 +94,14 @@ class Statistics:
         self._after = self._before
 
     def note_first_pass(self) -> None:
-        """Notes where the first pass has led."""
+        """Stores the statistics after the first pass."""
         self._after = self._read()
 
     def move(self, passes: int) -> None:
-        """Moves them to where so many passes over the same batch lead."""
+        """Sets the layer's statistics to those after some number of passes over the same batch."""
         momentum: Any = self._layer.momentum
         factor: float | Tensor = float(passes)
-        if momentum is None:  # an average over all batches
+        if momentum is None:  # cumulative average over all batches
             count = self._before["num_batches_tracked"].double()
             factor = passes * (count + 1) / (count + passes)
         elif momentum > 0:
@@ -118,12 +118,12 @@ class Statistics:
 
 
 def _moves_statistics(layer: nn.Module) -> bool:
-    """Returns whether a layer moves running statistics in the mode that it is in."""
+    """Returns whether a forward pass of a layer in its current mode updates running statistics."""
     return layer.training and layer._buffers.get("running_mean") is not None and hasattr(layer, "momentum")
 
 
 def _is_constant(stage: Stage, moving: set[int]) -> bool:
-    """Returns whether nothing in a stage moves by gradients or by chance."""
+    """Returns whether a stage has neither trained parameters nor active dropout."""
     layers = [layer for part in stage.layers for layer in part.modules()]
     return not any(
         any(id(parameter) in moving for parameter in layer._parameters.values())
@@ -133,7 +133,7 @@ def _is_constant(stage: Stage, moving: set[int]) -> bool:
 
 
 def _runs_as_listed(network: SegmentationNetwork) -> bool:
-    """Returns whether calling a network is running its stages and upsampling their logits, and nothing else."""
+    """Returns whether calling a network only runs its stages and upsamples their logits."""
     if network._forward_hooks or network._forward_pre_hooks or getattr(network, "_compiled_call_impl", None):
         return False
     own: Callable[..., Any] = SegmentationNetwork.forward

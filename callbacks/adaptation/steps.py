@@ -1,4 +1,4 @@
-"""Steps on a network's own tensors; values, gradients, buffers and flags come back however the steps end."""
+"""In-place training steps on a network; values, gradients, buffers and flags are restored even after an error."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from callbacks.adaptation.outcome import Adaptation
 from callbacks.stages import stage
 
-HALF_LOSS_SCALES = (2.0**12, 2.0**6, 1.0)  # lift the gradients of single pixels above the smallest float16
+HALF_LOSS_SCALES = (2.0**12, 2.0**6, 1.0)  # keep gradients of single pixels from underflowing
 
 
 def check_steps(num_steps: int, lr: float, least: int = 0) -> None:
@@ -23,7 +23,7 @@ def check_steps(num_steps: int, lr: float, least: int = 0) -> None:
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Sets a network to evaluation mode; after the ``with`` block puts its flags and buffers back."""
+    """Sets a network to evaluation mode within a ``with`` block; restores its flags and buffers after it."""
     with stage("restore"):
         flags = [(module, module.training) for module in network.modules()]
         required = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
@@ -44,28 +44,28 @@ def evaluating(network: nn.Module) -> Iterator[None]:
                 if parameter.requires_grad != requires_grad:
                     parameter.requires_grad_(requires_grad)
             for own, name, buffer, saved in buffers:
-                own[name] = buffer  # a forward may have set another in its place
+                own[name] = buffer  # a forward pass may have replaced it
                 if buffer is not None and saved is not None:
                     buffer.copy_(saved)
 
 
 @contextmanager
 def moving(network: nn.Module, names: Sequence[str], buffers: bool = False) -> Iterator[list[nn.Parameter]]:
-    """Lets parameters of a network move within a ``with`` block, and puts their values and gradients back after it.
+    """Makes parameters trainable within a ``with`` block; restores their values and gradients after it.
 
-    In the block they alone require gradients, and autocast's cache of weights is off: a cached cast is stale once the
-    weight has moved. The flags ``requires_grad`` are left to `evaluating` to put back.
+    In the block only these parameters require gradients, and autocast's weight cache is off: a cached cast would be
+    stale after an update. `evaluating` restores the ``requires_grad`` flags.
 
     Args:
         network: Any module.
         names: Full names of the parameters.
-        buffers: Whether buffers move, too, as they do in training mode.
+        buffers: Whether to restore buffers too, which training mode changes.
 
     Yields:
         The parameters.
 
     Raises:
-        ValueError: If a parameter was made in inference mode, where torch lets nothing move.
+        ValueError: If a parameter was created in inference mode, so that torch cannot train it.
     """
     named = dict(network.named_parameters())
     parameters = [named[name] for name in names]
@@ -102,13 +102,13 @@ def restore(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> None:
 
 
 def take_step(loss: Tensor, parameters: Sequence[Tensor], optimizer: Optimizer, scale: float = 1.0) -> None:
-    """Takes one step down a loss; never waits for the device.
+    """Takes one optimizer step on a loss; never waits for the device.
 
     Args:
-        loss: ().
-        parameters: That the optimizer moves.
-        optimizer: Over these.
-        scale: On the loss in the backward pass; gradients are scaled back.
+        loss: () loss.
+        parameters: Parameters the optimizer updates.
+        optimizer: An optimizer of these parameters.
+        scale: Factor on the loss in the backward pass; gradients are divided by it.
     """
     gradients = torch.autograd.grad(loss * scale, parameters, allow_unused=True)
     for parameter, gradient in zip(parameters, gradients, strict=True):
@@ -117,12 +117,12 @@ def take_step(loss: Tensor, parameters: Sequence[Tensor], optimizer: Optimizer, 
 
 
 def in_float16(device: torch.device) -> bool:
-    """Returns whether autocast computes in float16, which loses small gradients and may overflow on large ones."""
+    """Returns whether autocast uses float16, where small gradients underflow and large ones may overflow."""
     return torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type) == torch.float16
 
 
 def try_scales(adapt: Callable[[float], Iterable[Adaptation]], device: torch.device) -> Iterator[Adaptation]:
-    """Adapts with the largest scale of the loss that overflows nowhere; with 1, and once, unless in float16."""
+    """Adapts with the largest loss scale that gives finite outcomes; outside float16, once with scale 1."""
     if in_float16(device):
         for scale in HALF_LOSS_SCALES[:-1]:
             outcomes = list(adapt(scale))
@@ -134,7 +134,7 @@ def try_scales(adapt: Callable[[float], Iterable[Adaptation]], device: torch.dev
 
 @contextmanager
 def seeded(device: torch.device, seed: int = 0) -> Iterator[None]:
-    """Draws random numbers (of dropout) from a seed within a ``with`` block, so that no image depends on another."""
+    """Seeds random numbers (for dropout) within a ``with`` block, so that no image depends on another."""
     cuda = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(cuda):
         torch.default_generator.manual_seed(seed)

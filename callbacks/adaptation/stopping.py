@@ -1,4 +1,4 @@
-"""When to take no further step on an image: the time is up."""
+"""The time limit per image: when to stop taking steps."""
 
 import time
 
@@ -7,16 +7,16 @@ from torch import Tensor
 
 STEP_PER_FINAL = 3.0  # a step is a forward and two backward passes
 
-Pace = dict[tuple[int, ...], tuple[float, float]]  # by size of the image: ms of a step and of the final prediction
+Pace = dict[tuple[int, ...], tuple[float, float]]  # by image shape: ms per step and of the final prediction
 
 
 class Deadline:
-    """Whether a further step of one image fits into its time. The clock starts when this is made.
+    """Decides whether another step on an image fits into its time limit. The clock starts on construction.
 
     Args:
-        milliseconds: That the image may take; None is no limit.
-        pace: What images of each size took before, so what this one may expect; learns from it.
-        image: (B, 3, H, W); its size and device.
+        milliseconds: Time limit for the image; None means no limit.
+        pace: Times of earlier images by shape, used as estimates; `end` updates it.
+        image: (B, 3, H, W); only its shape and device are used.
     """
 
     def __init__(self, milliseconds: float | None, pace: Pace, image: Tensor) -> None:
@@ -25,10 +25,10 @@ class Deadline:
         self._shape = tuple(image.shape)
         self._device = image.device
         self._start = time.perf_counter()
-        self._marks: list[float] = []  # when each step began, and when the last one ended
+        self._marks: list[float] = []  # start of each step and end of the last one, in ms
 
     def allows_step(self) -> bool:
-        """Returns whether the time suffices for a step and the final prediction; called before and after each step."""
+        """Returns whether a step and the final prediction still fit; called before the first step and after each."""
         if self._limit is None:
             return True
         self._marks.append(self._read())
@@ -36,11 +36,11 @@ class Deadline:
         return self._marks[-1] + step + final <= self._limit
 
     def end(self) -> None:
-        """Learns from this image, when its prediction is made."""
+        """Updates the pace with the times of this image; called after its final prediction."""
         if self._limit is None or not self._marks:
             return
         (step, _), final = self._expect(), self._read() - self._marks[-1]
-        if len(self._marks) == 1:  # no step was taken; the one expected may have been a warm-up: not for ever
+        if len(self._marks) == 1:  # no step was taken: limit the estimate, which may come from a slow warm-up step
             step = min(step, STEP_PER_FINAL * final)
         self._pace[self._shape] = step, final
 

@@ -1,1 +1,1 @@
-"""What a run is shown by: summaries, figures, pages, pictures, dashboards."""
+"""Reports of a run: summaries, figures, pages, pictures and dashboards."""

@@ -1,4 +1,4 @@
-"""Which figures show a run: one list, which the page draws one domain at a time and the dashboard all together."""
+"""The list of a run's figures, shared by the page (one domain per figure) and the dashboard (all domains in one)."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -17,12 +17,12 @@ class Chart(NamedTuple):
     """A figure of a run.
 
     Attributes:
-        name: In the dashboard.
-        title: Of its part of the page.
-        draw: Draws `values`, or those of one domain.
-        values: What is drawn, by domain unless `is_whole`; empty if there is nothing to show.
-        caption: Below the figure.
-        is_whole: Whether the page shows all domains in one figure too; single ones fit on narrow screens.
+        name: Key in the dashboard.
+        title: Title of its section of the page.
+        draw: Function that draws `values`, or those of one domain.
+        values: Data to draw, by domain unless `is_whole`; empty if there are none.
+        caption: Text below the figure.
+        is_whole: Whether the page, too, shows all domains in one figure; single domains fit narrow screens.
     """
 
     name: str
@@ -33,13 +33,13 @@ class Chart(NamedTuple):
     is_whole: bool = False
 
     def draw_parts(self) -> list[Figure]:
-        """Draws what the page shows."""
+        """Draws the figures for the page: one per domain, or one in all if `is_whole`."""
         parts = [self.values] if self.is_whole else [{name: value} for name, value in self.values.items()]
         return [self.draw(part) for part in parts]
 
 
 def list_charts(data: RunData) -> dict[str, Chart]:
-    """Lists the figures of a run by name, in the order of the page; those that would show nothing are left out."""
+    """Returns a run's figures by name, in the order of the page; figures without data are left out."""
     domains = data.domains.values()
     mious = {
         BASELINE: {d.name: d.scores["baseline_miou"] for d in domains if d.has_baseline},
@@ -63,5 +63,5 @@ def list_charts(data: RunData) -> dict[str, Chart]:
 
 
 def drop_empty(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Leaves out the names that have nothing."""
+    """Drops the names with empty values."""
     return {name: value for name, value in values.items() if value}

@@ -1,4 +1,4 @@
-"""What a Weights & Biases run shows of a results folder: scores, charts, class masks; all of it works offline."""
+"""Logs a results folder to a Weights & Biases run: scores, charts and class masks; also works offline."""
 
 import io
 import math
@@ -16,20 +16,20 @@ from callbacks.report.run_data import BASELINE, ImageRow, RunData, read_run
 from callbacks.report.search_figure import format_value
 from lightning_modules.metrics import IGNORED
 
-ROOT = "results"  # all keys begin with it
+ROOT = "results"  # prefix of all keys
 ORIGIN = ("commit", "selection", "method", "checkpoint", "complete", "device", "precision", "temperature")
 
 
 def log_dashboard(run: Any, folder: Path) -> None:
     """Logs the scores, figures and pictures of a results folder to a run.
 
-    Scores are summary values ``results/DOMAIN/miou`` and so on, of all domains ``results/mean/miou``; commit and
-    selection are in the config under ``provenance``; tables hold classes, bins of reliability, losses and times; the
-    pictures come with masks of truth, t-BN and method.
+    Scores become summary values such as ``results/DOMAIN/miou``, with means over domains such as
+    ``results/mean/miou``; the commit, the selection and the like go to the config under ``provenance``; tables and
+    charts show classes, reliability bins, losses, times and the search; pictures have masks of truth, t-BN and method.
 
     Args:
-        run: A run of Weights & Biases, offline or not.
-        folder: Of a test or validate run; what is missing in there is left out.
+        run: A Weights & Biases run, online or offline.
+        folder: The folder of a test or validate run; missing parts are left out.
 
     Raises:
         FileNotFoundError: If there are no scores in the folder.
@@ -45,9 +45,9 @@ def log_dashboard(run: Any, folder: Path) -> None:
 
 
 def list_scores(data: RunData) -> dict[str, float]:
-    """Returns the scores of each domain and their mean over domains, by ``DOMAIN/NAME``; what is not known is absent.
+    """Returns the scores of each domain and their mean over domains, by ``DOMAIN/NAME``; unknown ones are left out.
 
-    Percentages are in percent, gains in points, times in milliseconds.
+    Scores are in percent (Brier score and NLL as they are), gains in points, times in milliseconds.
     """
     scores = {f"mean/{key}": value for key, value in data.mean.items()}
     for name, domain in data.domains.items():
@@ -58,7 +58,7 @@ def list_scores(data: RunData) -> dict[str, float]:
 
 
 def collect_charts(data: RunData) -> dict[str, Any]:
-    """Returns all figures as pictures, and what they are drawn from as histograms, tables and charts, by key."""
+    """Returns all figures as pictures, and the data of most as histograms, tables or charts, by key."""
     entries: dict[str, Any] = {}
     for name, chart in list_charts(data).items():
         picture = Image.open(io.BytesIO(encode_figure(chart.draw(chart.values))))
@@ -79,7 +79,7 @@ def collect_charts(data: RunData) -> dict[str, Any]:
 
 
 def show_classes(data: RunData, classes: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, Any]:
-    """Returns the IoU by domain, method and class as a table and as a bar chart; absent classes have no number."""
+    """Returns the IoU per domain, class and method as a table and a bar chart; absent classes have no value."""
     labels = [BASELINE, data.label] if data.method else [data.label]
     rows: list[list[Any]] = []
     bars: list[list[Any]] = []
@@ -97,7 +97,7 @@ def show_classes(data: RunData, classes: Mapping[str, Mapping[str, Mapping[str, 
 
 
 def tabulate_bins(summaries: Mapping[str, Mapping[str, Any]]) -> wandb.Table:
-    """Makes a table with a line per domain and bin of confidence, in percent."""
+    """Makes a table with one row per domain and confidence bin, in percent."""
     columns: list[str | int] = ["domain", "confidence up to (%)", "pixels", "mean confidence (%)", "accuracy (%)"]
     table = wandb.Table(columns=columns)
     for domain, summary in summaries.items():
@@ -110,7 +110,7 @@ def tabulate_bins(summaries: Mapping[str, Mapping[str, Any]]) -> wandb.Table:
 
 
 def plot_losses(losses: Mapping[str, Sequence[Sequence[float]]]) -> Any:
-    """Makes a line chart of the mean loss before each step, a line per domain."""
+    """Makes a line chart of the mean loss before each step, with one line per domain."""
     means = [[float(np.mean(values)) for values in list_steps(images)] for images in losses.values()]
     return wandb.plot.line_series(
         xs=[list(range(1, len(mean) + 1)) for mean in means],
@@ -122,7 +122,7 @@ def plot_losses(losses: Mapping[str, Sequence[Sequence[float]]]) -> Any:
 
 
 def show_search(search: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the search on the development set as a table and, over one parameter, as a line chart."""
+    """Returns the search on the development set as a table and, if it has only one parameter, a line chart."""
     parameters, rows = search["parameters"], []
     for point in search["points"]:
         values = [point["values"][name] for name in parameters]
@@ -136,7 +136,7 @@ def show_search(search: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def collect_pictures(data: RunData) -> dict[str, Any]:
-    """Returns the images in the gallery with masks, by domain, and as tables: all of them, the best, and the worst."""
+    """Returns the gallery's images with masks, by domain, and tables of all, the best and the worst of them."""
     layers = {"truth": "truth", "baseline": BASELINE, "prediction": data.label}
     if not data.method:
         del layers["baseline"]
@@ -152,12 +152,12 @@ def collect_pictures(data: RunData) -> dict[str, Any]:
 
 
 def mask_picture(data: RunData, row: ImageRow, layers: Mapping[str, str]) -> wandb.Image:
-    """Returns the photograph of an image with masks.
+    """Returns the photograph of an image with its label maps as masks.
 
     Args:
-        data: Of the run.
-        row: Of the image.
-        layers: Titles of its label maps; those that are not there are left out.
+        data: The run.
+        row: The image.
+        layers: Titles of the label maps by layer; missing maps are left out.
     """
     paths = data.pictures(row)
     labels = {**dict(enumerate(data.class_names)), IGNORED: "ignored"}
@@ -170,7 +170,7 @@ def mask_picture(data: RunData, row: ImageRow, layers: Mapping[str, str]) -> wan
 
 
 def tabulate_pictures(data: RunData, rows: Iterable[ImageRow], layers: Mapping[str, str]) -> wandb.Table:
-    """Makes a table of image | truth | t-BN | method, with masks over the photograph, and the scores of each image."""
+    """Makes a table of image | truth | t-BN | method, as masks over the photograph, with the scores of each image."""
     scores = {"baseline_miou": f"mIoU {BASELINE}", "miou": f"mIoU {data.label}", "gain": "delta"}
     if not data.method:
         scores = {"miou": scores["miou"]}
@@ -186,5 +186,5 @@ def tabulate_pictures(data: RunData, rows: Iterable[ImageRow], layers: Mapping[s
 
 
 def blank_nan(value: float | None, factor: float = 1.0) -> float | None:
-    """Returns a number times a factor, or None for NaN and None: tables leave the cell empty then."""
+    """Returns a number times a factor, or None (an empty cell in tables) for NaN and None."""
     return None if value is None or math.isnan(value) else factor * value

@@ -1,4 +1,4 @@
-"""The figures of a run, from plain values: for the report, the dashboard and the tables. Nothing here knows pyplot."""
+"""Draws the figures of a run from plain values, for the report, the dashboard and the tables; without pyplot."""
 
 import io
 import math
@@ -15,12 +15,12 @@ from matplotlib.ticker import MaxNLocator
 
 viridis = matplotlib.colormaps["viridis"]
 METHOD, BASELINE = viridis(0.62), viridis(0.25)
-COLOURS = (BASELINE, METHOD)  # of one or two series, the method last
+COLOURS = (BASELINE, METHOD)  # for one or two series, the method last
 ACCURACY, GAP, SHARE = viridis(0.3), viridis(0.9), viridis(0.5)
 WIDTH, HEIGHT = 3.6, 2.7  # inches per panel
-LEFT, RIGHT, ABOVE, BELOW, FOOT = 0.62, 0.15, 0.48, 0.52, 0.28  # margins of a panel; for a legend
-COLUMNS = 4  # panels in a line
-SMALL = 8  # points
+LEFT, RIGHT, ABOVE, BELOW, FOOT = 0.62, 0.15, 0.48, 0.52, 0.28  # margins of a panel and, last, of a legend
+COLUMNS = 4  # maximum number of panels in a row
+SMALL = 8  # font size in points
 styled = matplotlib.rc_context(
     {
         "axes.spines.top": False,
@@ -38,10 +38,10 @@ Values = Mapping[str, Sequence[float]]
 
 @styled
 def draw_differences(differences: Values) -> Figure:
-    """Draws how many images gained and lost how much over the unadapted network, for each domain.
+    """Draws histograms of the mean IoU that images gained or lost over the unadapted network, one per domain.
 
     Args:
-        differences: By domain the mean IoU gained of each image, in points, finite.
+        differences: By domain, the mean IoU that each image gained, in points; finite.
 
     Source: paper, Fig. 10.
     """
@@ -62,10 +62,10 @@ def draw_differences(differences: Values) -> Figure:
 
 @styled
 def draw_domains(series: Mapping[str, Mapping[str, float]]) -> Figure:
-    """Draws the mean IoU per domain as bars, one method beside the other.
+    """Draws the mean IoU per domain as bars, with the methods side by side.
 
     Args:
-        series: By method, one or two, the unadapted network first: the mean IoU in percent by domain.
+        series: Mean IoU in percent by method (one or two, the unadapted network first), then domain.
     """
     domains = list(dict.fromkeys(domain for values in series.values() for domain in values))
     figure, (axes,) = make_panels([""], width=max(WIDTH, 0.9 + 0.8 * len(domains)), foot=FOOT)
@@ -86,12 +86,12 @@ def draw_domains(series: Mapping[str, Mapping[str, float]]) -> Figure:
 def draw_classes(
     classes: Mapping[str, Mapping[str, Mapping[str, float]]], colours: Mapping[str, Sequence[int]] | None = None
 ) -> Figure:
-    """Draws the IoU per class as horizontal bars, one method beside the other, for each domain.
+    """Draws the IoU per class as horizontal bars, with the methods side by side, in one panel per domain.
 
     Args:
-        classes: By domain, by method (one or two, the unadapted network first), by class: IoU in percent, NaN where
-            absent; a class that is absent from a domain with every method is left out there.
-        colours: By class (R, G, B) in 0 to 255, drawn beside its name.
+        classes: IoU in percent by domain, then method (one or two, the unadapted network first), then class; NaN if
+            absent. A class that is NaN for every method of a domain is left out there.
+        colours: (R, G, B) in 0 to 255 by class, drawn next to the class name.
     """
     shown = {domain: list_present(series) for domain, series in classes.items()}
     most = max(len(series) for series in classes.values())
@@ -123,14 +123,14 @@ def draw_classes(
 
 
 def list_present(series: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """Returns the classes that have an IoU with one method or more, in order."""
+    """Returns the classes that have an IoU with at least one method, in order."""
     names = next(iter(series.values()))
     return [name for name in names if any(not math.isnan(values[name]) for values in series.values())]
 
 
 def draw_swatch(axes: Axes, index: int, colour: Sequence[int]) -> None:
     """Draws the colour of a class between its name and the bars."""
-    face = tuple(max(1, channel) / 255 for channel in colour)  # not quite black, which is the colour of ink
+    face = tuple(max(1, channel) / 255 for channel in colour)  # not pure black, which the page recolours
     swatch = Rectangle((-0.06, index - 0.3), 0.045, 0.6, facecolor=face, edgecolor="gray", linewidth=0.5)
     swatch.set(transform=axes.get_yaxis_transform(), clip_on=False)
     axes.add_patch(swatch)
@@ -138,10 +138,10 @@ def draw_swatch(axes: Axes, index: int, colour: Sequence[int]) -> None:
 
 @styled
 def draw_times(milliseconds: Values) -> Figure:
-    """Draws how long images took, for each domain, with a line at the median.
+    """Draws histograms of the time per image with a line at the median, one per domain.
 
     Args:
-        milliseconds: By domain the time of each image.
+        milliseconds: By domain, the time of each image in milliseconds.
     """
     figure, panels = make_panels(list(milliseconds))
     for axes, (domain, values) in zip(panels, milliseconds.items(), strict=True):
@@ -156,10 +156,10 @@ def draw_times(milliseconds: Values) -> Figure:
 
 @styled
 def draw_losses(losses: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
-    """Draws the mean loss before each step, and the band of the middle half of the images, for each domain.
+    """Draws the mean loss before each step with the interquartile range over images, in one panel per domain.
 
     Args:
-        losses: By domain, for each image the losses of its steps; images may have stopped at different steps.
+        losses: By domain, the losses of each image before its steps, in nats; the number of steps may vary.
     """
     figure, panels = make_panels(list(losses))
     for axes, (domain, images) in zip(panels, losses.items(), strict=True):
@@ -177,25 +177,25 @@ def draw_losses(losses: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
 
 
 def list_steps(images: Sequence[Sequence[float]]) -> list[list[float]]:
-    """Returns for each step the losses before it of the images that took it."""
+    """Returns, for each step, the losses before it of all images that took it."""
     return [[loss for loss in losses if loss is not None] for losses in zip_longest(*images)]
 
 
 def is_scored(summary: Mapping[str, Any]) -> bool:
-    """Returns whether a domain has a labelled pixel; results of earlier versions do not say."""
+    """Returns whether a domain has labelled pixels; False for results of earlier versions, which do not say."""
     return any(summary.get("reliability", {}).get("pixels", []))
 
 
 @styled
 def draw_reliability(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
-    """Draws accuracy over confidence and the share of pixels per bin, for each domain.
+    """Draws accuracy over confidence, and the share of pixels per bin, for each domain.
 
     Args:
-        summaries: By domain ``ece`` in percent and ``reliability``, see `Scores.summarize`, as results.json holds them.
-            Domains without a labelled pixel are left out; one at least has some.
+        summaries: By domain, ``ece`` in percent and ``reliability`` (see `Scores.summarize`), as in results.json.
+            Domains without labelled pixels are left out; at least one must have some.
 
     Returns:
-        The figure; for each domain its axes of accuracy, then its axes of shares.
+        The figure, with two axes per domain: accuracy, then shares.
 
     Source: Guo et al. (2017), Sec. 2 and Fig. 1; paper, Sec. 5 (ECE).
     """
@@ -210,7 +210,7 @@ def draw_reliability(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
         accuracy = figure.add_subplot(grid[2 * line, column])
         share = figure.add_subplot(grid[2 * line + 1, column], sharex=accuracy)
         draw_bins(accuracy, share, summary["reliability"])
-        name = domain.replace("$", r"\$")  # no formula begins there
+        name = domain.replace("$", r"\$")  # not the start of a formula
         accuracy.set_title(f"{name}\nECE {summary['ece']:.1f} %")
         if column == 0:
             accuracy.set_ylabel("accuracy (%)")
@@ -221,12 +221,12 @@ def draw_reliability(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
 
 
 def draw_bins(accuracy: Axes, share: Axes, reliability: Mapping[str, list[Any]]) -> None:
-    """Draws one domain, in percent; empty bins stay empty.
+    """Draws the reliability of one domain, in percent; empty bins get no bars.
 
     Args:
-        accuracy: Gets a bar of accuracy per bin and a bar of the gap from there to the mean confidence.
-        share: Gets a bar of the share of all pixels per bin.
-        reliability: Lists of ``pixels``, ``confidence`` and ``accuracy`` per bin.
+        accuracy: Axes for bars of each bin's accuracy and its gap to the mean confidence.
+        share: Axes for bars of each bin's share of all pixels.
+        reliability: Lists ``pixels``, ``confidence`` and ``accuracy``, with one entry per bin.
     """
     pixels = np.array(reliability["pixels"])
     filled = np.flatnonzero(pixels)
@@ -246,11 +246,11 @@ def draw_bins(accuracy: Axes, share: Axes, reliability: Mapping[str, list[Any]])
 
 @styled
 def draw_training(curves: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:
-    """Draws what a training logged over its steps, one panel below the other.
+    """Draws the logged curves of a training run over its steps, in panels below each other.
 
     Args:
-        curves: Points (step, value) by the name that Lightning logs: ``train/loss``, ``train/lr``, ``val/miou`` (the
-            best of which is marked).
+        curves: Points (step, value) by logged name: ``train/loss``, ``train/lr``, ``val/miou`` (whose best point is
+            marked).
     """
     figure = Figure(figsize=(2 * WIDTH, 1.7 * len(curves) + 0.4), layout="constrained")
     panels = figure.subplots(len(curves), 1, sharex=True, squeeze=False)[:, 0]
@@ -269,7 +269,7 @@ def draw_training(curves: Mapping[str, Sequence[tuple[float, float]]]) -> Figure
 
 
 def place_bars(number: int, count: int, names: int) -> tuple[np.ndarray, float]:
-    """Returns the places and the width of the bars of a series, beside those of the others for the same names."""
+    """Returns the positions and the width of one series' bars, next to the other series' bars for the same names."""
     size = 0.8 / count
     return np.arange(names) - 0.4 + (number + 0.5) * size, size
 
@@ -282,10 +282,10 @@ def make_panels(
     left: float = LEFT,
     foot: float = 0.0,
 ) -> tuple[Figure, list[Axes]]:
-    """Makes a figure with a panel for each name, side by side, at most `columns` in a line.
+    """Makes a figure with one panel per name, side by side, at most `columns` in a row.
 
-    Sizes are in inches. Margins are given: to find them out by drawing takes as long as all the rest. That at the
-    `left` of each panel holds numbers or names and the label of the axis, that at the `foot` of all a legend.
+    Sizes are in inches. Margins are fixed, because an automatic layout would double the drawing time: `left` holds the
+    tick labels and the axis label of each panel, `foot` a legend below all panels.
     """
     columns = min(columns, len(names))
     wide, high = width * columns, height * math.ceil(len(names) / columns) + foot
@@ -302,26 +302,26 @@ def make_panels(
 
 
 def add_legend(figure: Figure, axes: Axes) -> None:
-    """Adds a legend of what is in these axes in the margin at the foot of a figure."""
+    """Adds a legend of these axes to the bottom margin of a figure."""
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncols=len(labels), borderaxespad=0.2)
 
 
 def label_counts(panels: Sequence[Axes]) -> None:
-    """Labels panels of which each counts images."""
+    """Labels the y axes of panels that count images."""
     panels[0].set_ylabel("images")
     for axes in panels:
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def shorten(text: str, letters: int = 40) -> str:
-    """Cuts a long name, so that it fits beside or below the axes; a dollar is none that begins a formula."""
+    """Truncates a long name to fit next to the axes, and escapes dollar signs, which would begin a formula."""
     cut = text if len(text) <= letters else f"{text[: letters - 1]}…"
     return cut.replace("$", r"\$")
 
 
 def format_milliseconds(value: float) -> str:
-    """Writes a time in milliseconds: with a decimal where it counts."""
+    """Formats a time in milliseconds, with one decimal below 100."""
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
 
 

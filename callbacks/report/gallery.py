@@ -1,9 +1,9 @@
-"""What a run draws while its images pass by: panels of the first images, and the gallery of its report.
+"""Pictures that a run draws as it processes its images: panels of the first images, and the gallery of its report.
 
-The gallery holds of each domain the first images, and those that gained and lost most. An image is up to four files in
+The gallery holds the first images of each domain, and those that gained and lost most. An image has up to four files in
 `gallery/DOMAIN/`: `NAME.truth.png`, `NAME.baseline.png` and `NAME.prediction.png`, 8-bit PNGs of train ids with the
-palette of the classes (255 where ignored), and `NAME.image.jpg`, which is written last and deleted first: where it is,
-the image is whole.
+palette of the classes (255 where ignored), and `NAME.image.jpg`. The latter is written last and deleted first, so that
+the image is complete if this file exists.
 """
 
 import io
@@ -28,13 +28,13 @@ ENDINGS = {"truth": ".truth.png", "baseline": ".baseline.png", "prediction": ".p
 
 
 class RunPictures:
-    """Draws `panels/DOMAIN/NAME.png` and keeps the gallery.
+    """Draws `panels/DOMAIN/NAME.png` and maintains the gallery.
 
     Args:
-        folder: Of the run.
-        trainer: Of the run: its processes share the panels.
-        panels: How many images per domain and process get a panel, and how many of the first are in the gallery.
-        gallery: Whether there is a gallery.
+        folder: The run's folder.
+        trainer: The run's Trainer, whose processes share the panels.
+        panels: Number of images per domain and process that get a panel, and of first images in the gallery.
+        gallery: Whether to keep a gallery.
         palette: (256, 3) uint8 RGB.
     """
 
@@ -50,14 +50,14 @@ class RunPictures:
     def draw(
         self, image: Tensor, truth: Tensor, baseline: Tensor | None, prediction: Tensor, record: Mapping[str, Any]
     ) -> None:
-        """Draws an image, where it is among those to be drawn.
+        """Draws an image if it belongs to the panels or the gallery.
 
         Args:
             image: (3, H, W) float, normalised.
             truth: (H', W') int64 train ids, 255 where ignored.
             baseline: (K, h, w) probabilities of the unadapted network, or None if it was not scored.
             prediction: (K, h, w) probabilities.
-            record: Of the image.
+            record: The image's record.
         """
         domain, name = record["domain"], record["name"]
         maps = {"truth": truth, "baseline": baseline, "prediction": prediction}
@@ -72,13 +72,13 @@ class RunPictures:
             write_file(self._root / PANELS / domain / f"{shorten_name(name)}.png", file.getvalue())
 
     def trim(self, records: Iterable[Mapping[str, Any]]) -> bool:
-        """Leaves the pictures that the report shows; returns whether there is a gallery."""
+        """Deletes the pictures that the report does not show; returns whether there is a gallery."""
         if self._gallery is not None:
             self._gallery.trim({(record["domain"], record["name"]): gain_of_image(record) for record in records})
         return self._gallery is not None
 
     def _count_left(self, domain: str) -> int:
-        """Returns how many panels of a domain this process may still draw."""
+        """Returns how many more panels of a domain this process may draw."""
         if domain not in self._left:
             processes, rank = self._trainer.world_size, self._trainer.global_rank
             left = max(0, self._panels * processes - self._drawn.get(domain, 0))
@@ -87,16 +87,16 @@ class RunPictures:
 
 
 class Gallery:
-    """Keeps the pictures of few images while all of them pass by, and survives a kill at any moment.
+    """Keeps the pictures of a few images while a run processes all of them; safe against a kill at any moment.
 
-    Each process, and each run that goes on from another, has its own over the same folder: what is among the first or
-    the extreme ones of all is so among those of its process. `trim` leaves those of all.
+    Each process, and each resumed run, makes its own selection in the same folder: an image among the first or extreme
+    ones of all processes is also among those of its own process. `trim` then reduces them to the overall selection.
 
     Add an image before its record is written: an image with a record is not predicted again.
 
     Args:
-        root: Folder of the run; pictures lie in its `gallery`.
-        first: How many images per domain are kept as they come.
+        root: The run's folder; pictures go into its `gallery`.
+        first: Number of first images to keep per domain.
         palette: (256, 3) uint8 RGB.
     """
 
@@ -104,18 +104,18 @@ class Gallery:
         self.root = root
         self.first = first
         self.palette = palette
-        self._kept: defaultdict[str, dict[str, float]] = defaultdict(dict)  # scores by domain and name, as they come
+        self._kept: defaultdict[str, dict[str, float]] = defaultdict(dict)  # scores by domain and name, in order
 
     def add(self, domain: str, name: str, score: float, image: Tensor, maps: Mapping[str, Tensor]) -> None:
-        """Writes the pictures of an image if it is to be kept, and deletes those of one that is not any more.
+        """Writes the pictures of an image if it is to be kept, and deletes those of images that no longer are.
 
         Args:
-            domain: Of the image.
-            name: Of the image; slashes make folders.
-            score: The higher the better; an image of NaN is neither good nor bad.
-            image: (3, H, W) float, normalised; the pictures get its size, or 1024 pixels in width if it is wider.
-            maps: ``truth``, (H', W') int64 train ids, 255 where ignored; ``prediction``, (K, h, w) probabilities, and
-                if the unadapted network was scored ``baseline``, likewise.
+            domain: Domain of the image.
+            name: Name of the image; slashes make folders.
+            score: Higher is better; an image with NaN is neither among the best nor among the worst.
+            image: (3, H, W) float, normalised; pictures have its size, or a width of 1024 pixels if it is wider.
+            maps: ``truth``, (H', W') int64 train ids, 255 where ignored; ``prediction`` and, if the unadapted network
+                was scored, ``baseline``, (K, h, w) probabilities.
         """
         kept = self._kept[domain]
         chosen = choose_images({**kept, name: score}, self.first)
@@ -134,10 +134,10 @@ class Gallery:
             del kept[fallen]
 
     def trim(self, scores: Mapping[tuple[str, str], float]) -> None:
-        """Deletes what is not among the first or the extreme images of all processes, and what a kill left behind.
+        """Deletes all but the first and the extreme images of all processes, and files that a kill left behind.
 
         Args:
-            scores: Of all images that have a record, by domain and name, in the order of the data.
+            scores: Scores of all images that have a record, by domain and name, in the order of the data.
         """
         there: defaultdict[str, dict[str, float]] = defaultdict(dict)
         for (domain, name), score in scores.items():
@@ -149,38 +149,38 @@ class Gallery:
             for name in choose_images(found, self.first)
             for path in locate_pictures(self.root, domain, name).values()
         }
-        for path in sorted((self.root / GALLERY).rglob("*"), reverse=True):  # what is in a folder before the folder
+        for path in sorted((self.root / GALLERY).rglob("*"), reverse=True):  # files before their folder
             if path.is_dir():
-                with suppress(OSError):  # something is left in it
+                with suppress(OSError):  # not empty
                     path.rmdir()
             elif path not in kept and path.name.endswith((*ENDINGS.values(), ".part")):
                 path.unlink(missing_ok=True)
 
 
 def choose_images(scores: Mapping[str, float], first: int) -> set[str]:
-    """Returns the names of so many first images, and of the best and the worst."""
+    """Returns the names of the first `first` images, and of the best and the worst."""
     best, worst = rank_extremes(scores)
     return {*list(scores)[:first], *best, *worst}
 
 
 def list_predictions(root: Path) -> list[Path]:
-    """Lists the label maps of a run's gallery."""
+    """Lists the predicted label maps in a run's gallery."""
     return sorted((root / GALLERY).rglob(f"*{ENDINGS['prediction']}"))
 
 
 def locate_pictures(root: Path, domain: str, name: str) -> dict[str, Path]:
-    """Returns where the pictures of an image are, or would be: ``truth``, ``baseline``, ``prediction``, ``image``."""
+    """Returns the paths of an image's pictures, existing or not: ``truth``, ``baseline``, ``prediction``, ``image``."""
     return {layer: root / GALLERY / domain / f"{shorten_name(name)}{ending}" for layer, ending in ENDINGS.items()}
 
 
 def find_pictures(root: Path, domain: str, name: str) -> dict[str, Path]:
-    """Returns the pictures of an image that are there, by layer; empty unless the image is whole."""
+    """Returns the existing pictures of an image, by layer; empty unless the image is complete."""
     paths = locate_pictures(root, domain, name)
     return {layer: path for layer, path in paths.items() if path.exists()} if paths["image"].exists() else {}
 
 
 def shrink(photograph: np.ndarray) -> np.ndarray:
-    """Makes an (H, W, 3) picture at most 1024 pixels wide, in its proportions."""
+    """Scales an (H, W, 3) picture down to a width of at most 1024 pixels, keeping its aspect ratio."""
     height, width = photograph.shape[:2]
     if width <= MAX_WIDTH:
         return photograph

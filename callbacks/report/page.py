@@ -1,4 +1,4 @@
-"""The reports of a run and of a training: one HTML page each, which needs no network and no other file."""
+"""The reports of a run and of a training: one self-contained HTML page each, which loads nothing."""
 
 import base64
 import csv
@@ -24,7 +24,7 @@ from callbacks.run.records import write_file
 from callbacks.run.settings import flatten
 
 TRAINING_REPORT = "training.html"
-COLUMNS = {  # of the table of scores: key, digits and sign
+COLUMNS = {  # title of each column of the table of scores: key, decimals and sign
     "mean IoU (%)": ("miou", 2, ""),
     f"{BASELINE} (%)": ("baseline_miou", 2, ""),
     "gain": ("gain", 2, "+"),
@@ -40,14 +40,14 @@ COLUMNS = {  # of the table of scores: key, digits and sign
 }
 LAYERS = ("image", "truth", "baseline", "prediction")
 MIME = {".jpg": "image/jpeg", ".png": "image/png"}
-WIDE = 7.0  # inches; such a figure has a line of its own
+WIDE = 7.0  # inches; a wider figure gets a row of its own
 
 
 def write_report(folder: Path) -> Path:
-    """Writes `report.html` into a results folder, also of a run that was interrupted.
+    """Writes `report.html` into a results folder, also for an interrupted run.
 
     Args:
-        folder: Of a test or validate run; everything in there but the scores may be missing, and is named then.
+        folder: The folder of a test or validate run; anything but the scores may be missing, which the page then says.
 
     Returns:
         The path of the report.
@@ -72,13 +72,13 @@ def write_report(folder: Path) -> Path:
 
 
 def write_training_report(folder: Path) -> Path | None:
-    """Writes `training.html` into the folder of a fit run: curves, the best epoch, checkpoints, and the config.
+    """Writes `training.html` into the folder of a fit run: curves, best epoch, checkpoints and configuration.
 
     Args:
-        folder: With the `metrics.csv` of Lightning's CSVLogger.
+        folder: The folder with the `metrics.csv` of Lightning's CSVLogger.
 
     Returns:
-        The path of the report; None if there is no training in there.
+        The path of the report; None if the folder holds no training curves.
 
     Raises:
         OSError: If the report cannot be written.
@@ -99,7 +99,7 @@ def write_training_report(folder: Path) -> Path | None:
 
 
 def read_curves(path: Path) -> dict[str, list[tuple[float, float]]]:
-    """Reads the points (step, value) of the curves that a CSVLogger wrote; empty if there is no such file."""
+    """Reads the curves in a CSVLogger's file as points (step, value) by name; empty if the file is missing."""
     if not path.is_file():
         return {}
     with path.open(encoding="utf-8", newline="") as file:
@@ -112,12 +112,12 @@ def read_curves(path: Path) -> dict[str, list[tuple[float, float]]]:
 
 
 def write_page(path: Path, template: str, **content: Any) -> Path:
-    """Writes a page, whole or not at all, with the run's config at its end; returns its path.
+    """Writes a page atomically, with the run's configuration at its end; returns its path.
 
     Args:
-        path: Of the page, in the folder of the run.
-        template: Its name; beside it lies what it is made of.
-        content: What the template fills in, as it says at its top.
+        path: Path of the page, in the run's folder.
+        template: File name of the template, which is next to this module.
+        content: Values that the template fills in; its first lines list them.
     """
     import jinja2  # only a page needs it
 
@@ -139,7 +139,7 @@ def write_page(path: Path, template: str, **content: Any) -> Path:
 
 
 def embed(figure: Figure, caption: str = "") -> dict[str, Any]:
-    """Encodes a figure for use inside HTML: no outside names, text as text, black in the colour of the page's ink."""
+    """Encodes a figure as inline SVG: no namespaces or ids, text as text, black replaced by the page's text colour."""
     file = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "segadapt"}):
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
@@ -147,14 +147,14 @@ def embed(figure: Figure, caption: str = "") -> dict[str, Any]:
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text)
     text = text.replace("xlink:href", "href").replace("#000000", "currentColor")
-    text = re.sub(r'<g id="[^"]*"', "<g", text)  # the same in each figure
+    text = re.sub(r'<g id="[^"]*"', "<g", text)  # ids would repeat in each figure
     opening = f'<svg role="img" style="width: 100%; max-width: {figure.get_figwidth() * 96:.0f}px; height: auto"'
     svg = re.sub(r'^<svg width="[^"]*" height="[^"]*"', opening, text)
     return {"svg": svg, "caption": caption, "is_wide": figure.get_figwidth() > WIDE}
 
 
 def list_lines(data: RunData) -> list[tuple[str, Mapping[str, Any]]]:
-    """Returns the numbers in the table of scores: a line per domain, and last their mean if it is known."""
+    """Returns the rows of the table of scores: one per domain, and last their mean if it is known."""
     lines: list[tuple[str, Mapping[str, Any]]] = []
     for name, domain in data.domains.items():
         lines.append((name, {"fallbacks": 0, **domain.scores, **domain.numbers, "expected": domain.expected}))
@@ -165,7 +165,7 @@ def list_lines(data: RunData) -> list[tuple[str, Mapping[str, Any]]]:
 
 
 def draw_figures(data: RunData) -> dict[str, list[dict[str, Any]]]:
-    """Draws all figures of a run, by their titles."""
+    """Draws all figures of a run, grouped by section title."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for chart in list_charts(data).values():
         groups.setdefault(chart.title, []).extend(embed(figure, chart.caption) for figure in chart.draw_parts())
@@ -173,7 +173,7 @@ def draw_figures(data: RunData) -> dict[str, list[dict[str, Any]]]:
 
 
 def list_facts(data: RunData) -> dict[str, dict[str, Any]]:
-    """Lists everything that is known about how the results came about, in tables of names and values."""
+    """Returns everything known about the origin of the results, as tables of names and values by title."""
     known = data.summary | {"complete": data.complete}
     groups = {
         "Run": {key: value for key, value in known.items() if key not in ("domains", "mean", "method", "data")},
@@ -188,7 +188,7 @@ def list_facts(data: RunData) -> dict[str, dict[str, Any]]:
 
 
 def list_cards(data: RunData) -> dict[str, Any]:
-    """Returns what the template needs for the pictures: of each domain the first images, the best, and the worst."""
+    """Returns the template's values for the pictures: the first, the best and the worst images of each domain."""
     galleries = {
         f"{name}: {title}": rows
         for name, domain in data.domains.items()
@@ -204,7 +204,7 @@ def list_cards(data: RunData) -> dict[str, Any]:
 
 
 def group_rows(data: RunData, domain: DomainData) -> dict[str, list[ImageRow]]:
-    """Returns the images of a domain that have pictures, by what they are shown for."""
+    """Groups the images of a domain that have pictures into first, best and worst, by title."""
     best, worst = domain.rank()
     return {
         "first images": list(takewhile(data.pictures, domain.rows)),
@@ -214,7 +214,7 @@ def group_rows(data: RunData, domain: DomainData) -> dict[str, list[ImageRow]]:
 
 
 def make_card(number: int, paths: Mapping[str, Path]) -> dict[str, Any]:
-    """Returns the pictures of an image as data URIs, by layer, and their size."""
+    """Returns the pictures of an image as data URIs by layer, with their size and an id."""
     with Image.open(paths["image"]) as photograph:
         width, height = photograph.size
     sources = {
@@ -226,12 +226,12 @@ def make_card(number: int, paths: Mapping[str, Path]) -> dict[str, Any]:
 
 
 def format_number(value: float | None, digits: int = 2, sign: str = "") -> str:
-    """Writes a number, with a + before it if asked to, or a dash if it is not known."""
+    """Formats a number, with a leading + if `sign` is ``+`` and it is positive, or as a dash if it is unknown."""
     return "–" if value is None or math.isnan(value) else f"{value:{sign}.{digits}f}"
 
 
 def describe_setting(value: Any) -> str:
-    """Writes a setting for readers."""
+    """Formats a setting for display."""
     if value is None:
         return "none"
     return ", ".join(describe_setting(item) for item in value) if isinstance(value, list | tuple) else str(value)

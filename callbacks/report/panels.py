@@ -1,4 +1,4 @@
-"""Pictures: image | truth | prediction and overlays for people, label maps for programs."""
+"""Pictures: panels (image | truth | prediction) and overlays for people, label maps for programs."""
 
 import colorsys
 import io
@@ -16,14 +16,14 @@ from lightning_modules.probabilities import resize_probabilities
 
 OVERLAY = 0.65
 GAP = 4
-PNG_LEVEL = 1  # label maps hardly get smaller with more, but take several times as long
+PNG_LEVEL = 1  # higher levels are several times slower and hardly make label maps smaller
 JPEG_QUALITY = 90
 
 Colours = Sequence[tuple[int, int, int]]
 
 
 def make_palette(num_classes: int, colours: Colours | None = None) -> np.ndarray:
-    """Returns the (256, 3) uint8 RGB colour of each label; hues if no colours are given, black for what is no class."""
+    """Returns the (256, 3) uint8 RGB colours of all labels: the given ones or hues, and black for other labels."""
     palette = np.zeros((256, 3), dtype=np.uint8)
     if colours is None:
         hues = [colorsys.hsv_to_rgb(number / num_classes, 0.8, 0.9) for number in range(num_classes)]
@@ -34,7 +34,7 @@ def make_palette(num_classes: int, colours: Colours | None = None) -> np.ndarray
 
 
 def find_palette(trainer: Trainer, module: LightningModule) -> np.ndarray:
-    """Returns the palette of the data of a run, see `make_palette`."""
+    """Returns the palette of a run's data, see `make_palette`."""
     datamodule = getattr(trainer, "datamodule", None)
     return make_palette(require_segmentation(module).num_classes, getattr(datamodule, "colours", None))
 
@@ -45,12 +45,12 @@ def draw_panel(
     predictions: Sequence[Tensor],
     palette: np.ndarray,
 ) -> Image.Image:
-    """Draws image | truth | one prediction or more, side by side at the image's size.
+    """Draws image | truth | one or more predictions, side by side at the image's size.
 
     Args:
         image: (3, H, W) float, normalised.
         truth: (H', W') int64 train ids, 255 where ignored (black); left out if None.
-        predictions: (K, h, w) probabilities, or (h, w) labels, each.
+        predictions: Each either (K, h, w) probabilities or (h, w) labels.
         palette: (256, 3) uint8 RGB.
     """
     size = (image.shape[-2], image.shape[-1])
@@ -62,12 +62,12 @@ def draw_panel(
 
 
 def fit_labels(prediction: Tensor, resized: tuple[int, int], size: Sequence[int]) -> np.ndarray:
-    """Returns the labels of a picture as (height, width) uint8.
+    """Returns the labels for a picture of a given size as (height, width) uint8.
 
     Args:
-        prediction: (K, h, w) probabilities, of which the labels are taken, or (h, w) labels.
-        resized: To which height and width probabilities are resized before.
-        size: Height and width of the labels, by the nearest neighbour.
+        prediction: (K, h, w) probabilities or (h, w) labels.
+        resized: Height and width to which probabilities are resized before the argmax.
+        size: Height and width of the result, to which labels are resized by nearest neighbour.
     """
     if prediction.ndim == 3:
         prediction = resize_probabilities(prediction[None], resized)[0].argmax(dim=0)
@@ -78,7 +78,7 @@ def fit_labels(prediction: Tensor, resized: tuple[int, int], size: Sequence[int]
 
 
 def restore_photograph(image: Tensor) -> np.ndarray:
-    """Turns a (3, H, W) normalised image back into (H, W, 3) uint8 RGB; what is not finite becomes black."""
+    """Turns a (3, H, W) normalised image back into (H, W, 3) uint8 RGB; non-finite values become 0."""
     planes = image.float().cpu().numpy()
     return cv2.merge(
         [  # each a * plane + b, rounded and saturated
@@ -89,10 +89,10 @@ def restore_photograph(image: Tensor) -> np.ndarray:
 
 
 def draw_overlay(photograph: np.ndarray, labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """Lays the colours of labels over a photograph.
+    """Blends the colours of labels into a photograph.
 
     Args:
-        photograph: (h, w, 3) uint8 RGB; resized to the labels if it differs.
+        photograph: (h, w, 3) uint8 RGB; resized to the size of the labels.
         labels: (H, W) uint8.
         palette: (256, 3) uint8 RGB.
 
@@ -106,10 +106,10 @@ def draw_overlay(photograph: np.ndarray, labels: np.ndarray, palette: np.ndarray
 
 
 def encode_png(values: np.ndarray, palette: np.ndarray | None = None) -> bytes:
-    """Encodes (H, W) uint8 values as a gray PNG, or with a (256, 3) uint8 RGB palette as an indexed one."""
+    """Encodes (H, W) uint8 values as a grayscale PNG, or as an indexed one with a (256, 3) uint8 RGB palette."""
     picture = Image.fromarray(values)
     if palette is not None:
-        picture.putpalette(palette.tobytes())  # from here on its values are indices
+        picture.putpalette(palette.tobytes())  # turns the values into indices
     file = io.BytesIO()
     picture.save(file, "PNG", compress_level=PNG_LEVEL)
     return file.getvalue()

@@ -1,4 +1,4 @@
-"""What a results folder holds, as plain values: read once, for the report and the dashboard."""
+"""The content of a results folder as plain values, read once for the report and the dashboard."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,22 +15,22 @@ from callbacks.report.summary import COMPARED, SCORES, DomainData, ImageRow, col
 from callbacks.run.folder import RECORDS, SEARCH, SUMMARY, Line, RunFolder, read_located
 from callbacks.run.records import read_mapping
 
-BASELINE = "t-BN"  # how the unadapted network is called, as in the paper
+BASELINE = "t-BN"  # the paper's name of the unadapted network
 METHOD_NAMES = {"SegTTT": "Seg-TTT", "MCDropout": "MC dropout"}
 
 
 @dataclass
 class RunData:
-    """A results folder.
+    """The content of a results folder.
 
     Attributes:
-        folder: Where it lies.
-        summary: results.json; empty if it is not there or spoilt.
-        settings: Those in run.json; empty if it is not there.
-        runs: The commands that made the results, as run.json lists them.
-        search: search.json; None if it is not there, or holds no point with a mean IoU.
-        class_names: K names.
-        domains: By name, in order; those without an image yet are left out.
+        folder: Path of the folder.
+        summary: Content of results.json; empty if it is missing or invalid.
+        settings: Settings in run.json; empty if it is missing or invalid.
+        runs: The runs that made the results, as run.json lists them.
+        search: Content of search.json; None if it is missing, or has no point with a mean IoU.
+        class_names: Names of the K classes.
+        domains: Domains by name, in order; domains without a scored image are left out.
     """
 
     folder: Path
@@ -48,8 +48,8 @@ class RunData:
 
     @property
     def label(self) -> str:
-        """The name of the method for readers."""
-        unknown = self.method is None and self.has_baseline  # neither file that says so is there
+        """Display name of the method."""
+        unknown = self.method is None and self.has_baseline  # both files that name it are missing
         return "method" if unknown else name_method(self.method)
 
     @property
@@ -59,22 +59,22 @@ class RunData:
 
     @property
     def rows(self) -> list[ImageRow]:
-        """A row per image, of all domains."""
+        """One row per image, over all domains."""
         return [row for domain in self.domains.values() for row in domain.rows]
 
     @property
     def images(self) -> int:
-        """How many images are scored."""
+        """Number of scored images."""
         return sum(domain.scores["images"] for domain in self.domains.values())
 
     @property
     def expected(self) -> int | None:
-        """How many images there are to score; None if that is not known."""
+        """Number of images to score; None if unknown."""
         planned = self.settings.get("data")
         if planned is None or self.settings.get("limit_batches") != 1.0:
             if not self.summary.get("complete"):
                 return None
-            planned = self.summary["domains"]  # by which they were there once
+            planned = self.summary["domains"]  # a complete run scored all images
         counts = [member.get("images") for member in planned.values()]
         return None if None in counts else sum(counts)
 
@@ -85,7 +85,7 @@ class RunData:
 
     @property
     def mean(self) -> dict[str, float | None]:
-        """The simple mean of scores over domains; None if a score or a domain is not there (yet)."""
+        """Unweighted means of the scores over domains; None where a score or a domain is missing."""
         whole = bool(self.domains) and len(self.domains) == len(self.settings.get("data") or self.domains)
         means: dict[str, float | None] = {}
         for key in (*SCORES, *COMPARED):
@@ -95,7 +95,7 @@ class RunData:
 
     @cached_property
     def colours(self) -> dict[str, list[int]]:
-        """RGB in 0 to 255 of each class, as in the gallery; hues if there are no pictures."""
+        """(R, G, B) in 0 to 255 by class, as in the gallery; hues if there are no pictures."""
         palette = make_palette(len(self.class_names)).flatten().tolist()
         for path in list_predictions(self.folder)[:1]:
             with Image.open(path) as picture:
@@ -103,12 +103,12 @@ class RunData:
         return {name: palette[3 * number : 3 * number + 3] for number, name in enumerate(self.class_names)}
 
     def pictures(self, row: ImageRow) -> dict[str, Path]:
-        """Returns the files of an image in the gallery by layer; empty if it is not in there."""
+        """Returns an image's files in the gallery by layer; empty if it has none."""
         return find_pictures(self.folder, row.domain, row.name)
 
 
 def name_method(settings: Mapping[str, Any] | None) -> str:
-    """Returns the name of a method as readers know it; without one, the network as trained: t-BN."""
+    """Returns the display name of a method; t-BN (the network as trained) without one."""
     if not settings:
         return BASELINE
     name = str(settings.get("name", "method"))
@@ -116,13 +116,13 @@ def name_method(settings: Mapping[str, Any] | None) -> str:
 
 
 def read_run(folder: Path) -> RunData:
-    """Reads a results folder, of which much may be missing.
+    """Reads a results folder, parts of which may be missing.
 
-    Scores are computed from the records where there are any, so that they are those of all images that are done, also
-    when a run was killed.
+    If there are records, the scores are computed from them, so that they cover all finished images even if a run was
+    killed.
 
     Args:
-        folder: With results.json or records.jsonl, or both.
+        folder: A folder with results.json, records, or both.
 
     Raises:
         FileNotFoundError: If it holds neither.
@@ -131,7 +131,7 @@ def read_run(folder: Path) -> RunData:
         raise FileNotFoundError(explain_wrong_folder(folder))
     own = RunFolder(folder)
     manifest = own.read_manifest() or {"settings": {}, "runs": []}
-    lines = list({line.key: line for line in own.locate()}.values())  # an image predicted twice: the last
+    lines = list({line.key: line for line in own.locate()}.values())  # the last record of each image
     search = read_mapping(folder / SEARCH)
     data = RunData(
         folder,
@@ -146,12 +146,12 @@ def read_run(folder: Path) -> RunData:
 
 
 def has_results(folder: Path) -> bool:
-    """Returns whether a folder holds scores of a run, whole or not."""
+    """Returns whether a folder holds scores of a run, complete or not."""
     return any((folder / name).is_file() for name in (SUMMARY, RECORDS)) or bool(RunFolder(folder).locate())
 
 
 def explain_wrong_folder(folder: Path) -> str:
-    """Says why a folder holds no results, and what was expected."""
+    """Returns an error message that says what a folder without results holds, and what was expected."""
     if not folder.exists():
         found = f"{folder} does not exist"
     elif not folder.is_dir():
@@ -166,7 +166,7 @@ def explain_wrong_folder(folder: Path) -> str:
 
 
 def is_search(search: Mapping[str, Any]) -> bool:
-    """Returns whether a JSON object is a search with parameters, and a point with a mean IoU."""
+    """Returns whether a JSON object is a search with parameters and at least one point with a mean IoU."""
     try:
         known = [set(search["parameters"]) <= set(point["values"]) for point in search["points"]]
         scored = [point["miou"] is not None for point in search["points"]]
@@ -176,7 +176,7 @@ def is_search(search: Mapping[str, Any]) -> bool:
 
 
 def find_class_names(data: RunData, lines: Sequence[Line]) -> list[str]:
-    """Returns the class names in run.json or results.json, else numbers."""
+    """Returns the class names in run.json or results.json, else the class numbers."""
     if data.settings.get("class_names"):
         return list(data.settings["class_names"])
     for scores in data.summary.get("domains", {}).values():
@@ -185,7 +185,7 @@ def find_class_names(data: RunData, lines: Sequence[Line]) -> list[str]:
 
 
 def read_domains(data: RunData, lines: Sequence[Line]) -> dict[str, DomainData]:
-    """Sums the records by domain; without records, takes the scores in results.json."""
+    """Sums the records by domain; without records, uses the scores in results.json."""
     summed = data.summary.get("domains", {})
     if not lines:
         return {name: DomainData(name, restore_nan(scores)) for name, scores in summed.items()}
@@ -198,6 +198,6 @@ def read_domains(data: RunData, lines: Sequence[Line]) -> dict[str, DomainData]:
 
 
 def restore_nan(scores: Mapping[str, Any]) -> dict[str, Any]:
-    """Turns the null of JSON back into NaN, where there was nothing to score."""
+    """Converts JSON's null back to NaN in scores that had no labelled pixels."""
     restored = {key: math.nan if value is None and key in SCORES else value for key, value in scores.items()}
     return restored | {"iou": {name: math.nan if value is None else value for name, value in scores["iou"].items()}}

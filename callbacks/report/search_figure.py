@@ -1,4 +1,4 @@
-"""The figure of a search over settings on the development set."""
+"""The figure of a hyperparameter search on the development set."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,17 +14,17 @@ from callbacks.report.figures import BASELINE, METHOD, SMALL, make_panels, style
 
 Points = Sequence[Mapping[str, Any]]
 LABEL = "mean IoU, development (%)"
-LETTERS = 14  # of a value in a line below an axis
+LETTERS = 14  # maximum length of a line in a tick label
 
 
 def draw_search(search: Mapping[str, Any]) -> Figure:
     """Draws the mean IoU on the development set over the parameters of a search; the best point is marked.
 
-    One parameter makes a curve, two a map; of more, each gets a panel with all points, and the best for each value.
+    One parameter gives a curve, two give a map. With more, each gets a panel with all points and the best per value.
 
     Args:
-        search: As in search.json: ``parameters``, one or more; ``points`` with ``values`` by parameter and ``miou`` in
-            percent, of one or more points not None.
+        search: Content of search.json: one or more ``parameters``; ``points`` with ``values`` by parameter and
+            ``miou`` in percent, which must not be None for all points.
     """
     parameters = search["parameters"]
     points = [point for point in search["points"] if point["miou"] is not None]
@@ -33,12 +33,12 @@ def draw_search(search: Mapping[str, Any]) -> Figure:
 
 @styled
 def draw_curves(parameters: Sequence[str], points: Points, label: str = LABEL, maximize: bool = True) -> Figure:
-    """Draws a panel per parameter: the best score for each of its values and, of several parameters, all points.
+    """Draws one panel per parameter: the best score for each value and, with several parameters, all points.
 
     Args:
-        parameters: Their names.
-        points: One or more, with ``values`` by parameter and the score as ``miou``.
-        label: What the score is.
+        parameters: Names of the parameters.
+        points: One or more points, with ``values`` by parameter and the score as ``miou``.
+        label: Axis label of the score.
         maximize: Whether a higher score is better.
     """
     unit = " %" if label.endswith("(%)") else ""
@@ -52,7 +52,7 @@ def draw_curves(parameters: Sequence[str], points: Points, label: str = LABEL, m
             cloud = [(places[values.index(point["values"][parameter])], point["miou"]) for point in points]
             axes.plot(*zip(*cloud, strict=True), "o", color=BASELINE, alpha=0.35, markersize=3.5, label="all points")
         best = [find_best(points, {parameter: value}, maximize) for value in values]
-        joined = len(parameters) == 1 or len(values) < len(points)  # else each point has a value of its own
+        joined = len(parameters) == 1 or len(values) < len(points)  # else each point has its own value
         marks = "o-" if joined else "o"
         axes.plot(places, best, marks, color=METHOD, markersize=4, label="best for the value")
         top = int(np.argmax(best) if maximize else np.argmin(best))
@@ -66,7 +66,7 @@ def draw_curves(parameters: Sequence[str], points: Points, label: str = LABEL, m
             axes.margins(x=0.15)
         if numeric and min(places) > 0 and max(places) / min(places) > 30:
             axes.set_xscale("log")
-            axes.xaxis.set_minor_formatter(NullFormatter())  # within two decades its labels would overlap
+            axes.xaxis.set_minor_formatter(NullFormatter())  # minor labels would overlap within two decades
         if len(parameters) > 1:
             axes.legend()
     panels[0].set_ylabel(label, fontsize=9)
@@ -74,7 +74,7 @@ def draw_curves(parameters: Sequence[str], points: Points, label: str = LABEL, m
 
 
 def draw_map(parameters: Sequence[str], points: Points) -> Figure:
-    """Draws the mean IoU over two parameters as a map, with the numbers in it and a frame around the best."""
+    """Draws the mean IoU over two parameters as a map, with its values as text and a frame around the best."""
     columns, rows = (list_values(parameter, points) for parameter in parameters)
     names = [list_names(values) for values in (columns, rows)]
     grid = np.array([[find_best(points, dict(zip(parameters, (x, y), strict=True))) for x in columns] for y in rows])
@@ -101,7 +101,7 @@ def draw_map(parameters: Sequence[str], points: Points) -> Figure:
 
 
 def list_values(parameter: str, points: Points) -> list[Any]:
-    """Returns the different values of a parameter, numbers in order, others as they come."""
+    """Returns the distinct values of a parameter: numbers sorted, others in order of appearance."""
     values: list[Any] = []
     for point in points:
         if point["values"][parameter] not in values:
@@ -110,23 +110,23 @@ def list_values(parameter: str, points: Points) -> list[Any]:
 
 
 def find_best(points: Points, chosen: Mapping[str, Any], maximize: bool = True) -> float:
-    """Returns the best score of the points that have these values; NaN if there is none."""
+    """Returns the best score among the points with these values; NaN if there is none."""
     fitting = [point["miou"] for point in points if chosen.items() <= point["values"].items()]
     return (max if maximize else min)(fitting, default=math.nan)
 
 
 def list_names(values: Sequence[Any]) -> list[str]:
-    """Writes the values of a parameter as they stand at an axis: long ones in several lines."""
+    """Formats the values of a parameter as tick labels, with long ones wrapped."""
     return [fill(format_value(value), LETTERS, break_long_words=False, break_on_hyphens=False) for value in values]
 
 
 def count_breaks(values: Sequence[Any]) -> int:
-    """Returns how often the longest value is broken at an axis: 0 if each stands in one line."""
+    """Returns the largest number of line breaks in a tick label; 0 if each fits on one line."""
     return max(name.count("\n") for name in list_names(values))
 
 
 def format_value(value: Any) -> str:
-    """Writes a value of a parameter briefly; of a set of views the scales, and the switches that are on."""
+    """Formats a parameter's value briefly; a set of views as its scales and the switches that are on."""
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, list | tuple):

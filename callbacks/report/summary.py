@@ -1,4 +1,4 @@
-"""From the records of single images to the scores of a run: read once, for everything that shows them."""
+"""Computes the scores of a run from the records of its images, for everything that shows them."""
 
 import math
 from collections import defaultdict
@@ -12,7 +12,7 @@ from lightning_modules.metrics import LOGGED, Scores
 
 SCORES = (*LOGGED, "ms_per_image")
 COMPARED = ("baseline_miou", "gain", "worse_than_baseline")
-EXTREMES = 3  # of the best images, and of the worst
+EXTREMES = 3  # number of best images, and of worst images
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -20,10 +20,10 @@ class ImageRow:
     """One image of a run.
 
     Attributes:
-        milliseconds: To adapt to it and predict it.
+        milliseconds: Time to adapt to the image and predict it.
         miou: Mean IoU in percent over the classes in prediction or ground truth; NaN if there are none.
-        baseline_miou: The same of the unadapted network; None if it was not scored.
-        adaptation: As the method reports it: ``losses`` before each step, ``fallback``, ``note``; with trust below 1
+        baseline_miou: The same for the unadapted network; None if it was not scored.
+        adaptation: The method's report: ``losses`` before each step, ``fallback``, ``note``; with trust below 1 also
             ``relabelled`` and ``held_back``, shares of the pixels. Empty without a method.
     """
 
@@ -36,7 +36,7 @@ class ImageRow:
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> "ImageRow":
-        """Makes the row of a record."""
+        """Makes a row from a record."""
         baseline = record.get("baseline")
         return cls(
             record["domain"],
@@ -49,12 +49,12 @@ class ImageRow:
 
     @property
     def gain(self) -> float:
-        """Mean IoU gained over the unadapted network, in points; NaN if that was not scored."""
+        """Mean IoU gained over the unadapted network, in points; NaN if that network was not scored."""
         return math.nan if self.baseline_miou is None else self.miou - self.baseline_miou
 
     @property
     def score(self) -> float:
-        """By which images are ranked: the mean IoU gained, or without an unadapted network to compare with its own."""
+        """The ranking score: the mean IoU gained, or the mean IoU itself if the unadapted network was not scored."""
         return self.miou if self.baseline_miou is None else self.gain
 
 
@@ -63,10 +63,10 @@ class DomainData:
     """One domain of a run.
 
     Attributes:
-        scores: As in results.json, see `summarize_records`.
-        baseline_iou: IoU in percent of the unadapted network by class; empty if it was not scored on every image.
-        rows: A row per image, in the order of the records.
-        expected: How many images the domain has; None if that is not known.
+        scores: Scores as in results.json, see `summarize_records`.
+        baseline_iou: IoU of the unadapted network in percent by class; empty if it was not scored on every image.
+        rows: One row per image, in the order of the records.
+        expected: Number of images in the domain; None if unknown.
     """
 
     name: str
@@ -82,17 +82,17 @@ class DomainData:
 
     @property
     def numbers(self) -> dict[str, float | None]:
-        """The scores that have a mean over domains, and the gain in points; None where not known."""
+        """The scores that are averaged over domains, and the gain in points; None where unknown."""
         gain = self.scores["miou"] - self.scores["baseline_miou"] if self.has_baseline else None
         return {key: self.scores.get(key) for key in (*SCORES, *COMPARED)} | {"gain": gain}
 
     @property
     def gains(self) -> list[float]:
-        """Mean IoU gained per image in points, where that is known."""
+        """Mean IoU gained per image, in points, for the images where it is known."""
         return [row.gain for row in self.rows if not math.isnan(row.gain)]
 
     def rank(self) -> tuple[list[ImageRow], list[ImageRow]]:
-        """Returns the best and the worst images."""
+        """Returns the best and the worst images, see `rank_extremes`."""
         by_name = {row.name: row for row in self.rows}
         best, worst = rank_extremes({name: row.score for name, row in by_name.items()})
         return [by_name[name] for name in best], [by_name[name] for name in worst]
@@ -101,20 +101,20 @@ class DomainData:
 def summarize_records(
     records: Iterable[Mapping[str, Any]], class_names: Sequence[str], domains: Iterable[str] = ()
 ) -> dict[str, Any]:
-    """Sums records into scores, per domain and as their mean: in percent, but for Brier score and log-likelihood.
+    """Sums records into scores per domain and their mean, in percent except for the Brier score and NLL.
 
     Args:
-        records: As `Results` writes them.
-        class_names: K names.
-        domains: Order of the domains; others follow as they come.
+        records: Records as written by `Results`.
+        class_names: Names of the K classes.
+        domains: Order of the domains; others follow in order of appearance.
 
     Returns:
         ``domains``: per domain miou, iou per class (NaN where absent), accuracy, ece, classwise_ece, brier in [0, 2],
-        nll in nats, reliability (see `Scores.summarize`), the median of milliseconds per image, and the numbers of
-        images, of fallbacks and of images with a note; if the unadapted network was scored too, baseline_miou and
-        worse_than_baseline, the share of images in percent that it is better at, else None; with trust below 1 also
-        relabelled and held_back, shares of the pixels in percent. ``mean``: the simple
-        average of the scores and milliseconds over domains, empty if one of them has no image yet.
+        nll in nats, reliability (see `Scores.summarize`), the median of milliseconds per image, the different notes,
+        and the numbers of images, of fallbacks and of images with a note; baseline_miou and worse_than_baseline (the
+        percentage of images on which the unadapted network is better), both None if it was not scored on every image;
+        with trust below 1 also relabelled and held_back, shares of the pixels in percent. ``mean``: the unweighted
+        mean of the scores and milliseconds over domains, empty if one of them has no image yet.
     """
     order = list(domains)
     summaries = {name: domain.scores for name, domain in collect_domains(records, class_names, order).items()}
@@ -126,7 +126,7 @@ def summarize_records(
 def collect_domains(
     records: Iterable[Mapping[str, Any]], class_names: Sequence[str], order: Iterable[str] = ()
 ) -> dict[str, DomainData]:
-    """Sums records by domain, one record at a time, see `summarize_records`; leaves out domains without an image."""
+    """Sums records by domain, one at a time, see `summarize_records`; leaves out domains without an image."""
     zeros = Scores.zeros(len(class_names))
     sums: defaultdict[str, Scores] = defaultdict(lambda: zeros)
     baselines: defaultdict[str, Scores] = defaultdict(lambda: zeros)
@@ -144,7 +144,7 @@ def collect_domains(
 def summarize_domain(
     name: str, sums: Scores, baseline: Scores, rows: list[ImageRow], class_names: Sequence[str]
 ) -> DomainData:
-    """Computes the scores of a domain from the sums over its images, one or more."""
+    """Computes the scores of a domain from the sums over its images, of which there must be at least one."""
     scores = sums.summarize()
     milliseconds = torch.tensor([row.milliseconds for row in rows], dtype=torch.float64)
     notes = [note for row in rows if (note := row.adaptation.get("note"))]
@@ -160,7 +160,7 @@ def summarize_domain(
         "baseline_miou": None,
         "worse_than_baseline": None,
     }
-    for key in ("relabelled", "held_back"):  # of a method that is not trusted fully
+    for key in ("relabelled", "held_back"):  # of a method with trust below 1
         shares = [share for row in rows if (share := row.adaptation.get(key)) is not None]
         summary |= {key: 100 * sum(shares) / len(shares)} if shares else {}
     domain = DomainData(name, summary, rows=rows)
@@ -174,20 +174,20 @@ def summarize_domain(
 
 
 def name_classes(scores: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, float]:
-    """Returns the IoU in percent by class."""
+    """Returns the IoU in percent by class name."""
     return {name: 100 * value for name, value in zip(class_names, scores["iou"], strict=True)}
 
 
 def gain_of_image(record: Mapping[str, Any]) -> float:
-    """Returns the points of mean IoU that an image gained over the unadapted network, else its mean IoU in percent.
+    """Returns the mean IoU that an image gained over the unadapted network in points, else its mean IoU in percent.
 
-    NaN if nothing in it is labelled.
+    NaN if it has no labelled pixels.
     """
     return ImageRow.of(record).score
 
 
 def score_record(record: Mapping[str, Any]) -> float:
-    """Returns the mean IoU of one image in percent; NaN without a class."""
+    """Returns the mean IoU of one image in percent; NaN if it has no class."""
     return 100 * Scores.from_record(record).summarize()["miou"]
 
 
@@ -195,8 +195,8 @@ def rank_extremes(scores: Mapping[str, float]) -> tuple[list[str], list[str]]:
     """Returns the names of the three best images (best first) and of the three worst (worst first), none in both.
 
     Args:
-        scores: By name, the higher the better; NaN is left out. Equal scores are ordered by name. If there are not
-            enough, the best come before the worst.
+        scores: Scores by name, higher is better; NaN is left out. Equal scores are ordered by name. If there are
+            fewer than six, they are split in half, and the best list gets the odd one.
     """
     ranked = [name for _, name in sorted((score, name) for name, score in scores.items() if not math.isnan(score))]
     best = min(EXTREMES, math.ceil(len(ranked) / 2))

@@ -1,1 +1,1 @@
-"""A run on disk: its folder, records, settings and processes."""
+"""The folder, records, settings and processes of a run."""

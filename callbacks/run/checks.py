@@ -1,4 +1,4 @@
-"""Whether a run can come to a good end, asked before anything is read."""
+"""Checks of a run's configuration, made before any data are read."""
 
 import os
 from collections.abc import Mapping
@@ -9,15 +9,15 @@ import torch
 
 from lightning_modules.networks.checkpoints import check_file
 
-NAMED = ("last", "best")  # what Lightning understands as a checkpoint beside paths
-CLUSTERS = ("MASTER_ADDR", "SLURM_NTASKS", "LSB_JOBID", "OMPI_COMM_WORLD_SIZE")  # set by launchers over machines
+NAMED = ("last", "best")  # values of ckpt_path that are no paths to Lightning
+CLUSTERS = ("MASTER_ADDR", "SLURM_NTASKS", "LSB_JOBID", "OMPI_COMM_WORLD_SIZE")  # set by multi-machine launchers
 
 
 def check_run(run: Any, subcommand: str) -> None:
-    """Raises ValueError or OSError if a run cannot come to a good end, before anything is read.
+    """Raises ValueError or OSError if the configuration of a run cannot work, before any data are read.
 
     Args:
-        run: The config of the sub-command.
+        run: Configuration of the sub-command.
         subcommand: ``fit``, ``validate``, ``test`` or ``predict``.
     """
     if run.get("ckpt_path") and run.model.released:
@@ -30,12 +30,12 @@ def check_run(run: Any, subcommand: str) -> None:
 
 
 def drop_unused(run: Any, subcommand: str) -> None:
-    """Leaves out a training method where nothing is trained, and ImageNet weights that a checkpoint replaces.
+    """Drops the training method unless the run trains, and ImageNet weights that a checkpoint would replace.
 
-    These stay where a training method holds the network to them.
+    The ImageNet weights stay if a training method is set, because it may use them as a reference.
 
     Args:
-        run: The config of the sub-command.
+        run: Configuration of the sub-command.
         subcommand: ``fit``, ``validate``, ``test`` or ``predict``.
     """
     if subcommand != "fit":
@@ -47,7 +47,10 @@ def drop_unused(run: Any, subcommand: str) -> None:
 
 
 def check_checkpoint(path: str | Path | None) -> None:
-    """Raises an error if a file is no checkpoint, but empty, cut off or of another kind; no file at all passes."""
+    """Raises an error for `last` and `best`, and for a file that is empty, truncated or no checkpoint.
+
+    None and a missing file pass.
+    """
     if path in NAMED:
         raise ValueError(
             f"ckpt_path is {path!r}: expected the path of a file, e.g. "
@@ -59,14 +62,14 @@ def check_checkpoint(path: str | Path | None) -> None:
 
 
 def check_work(trainer: Any, subcommand: str) -> None:
-    """Raises ValueError if a run would do nothing.
+    """Raises ValueError if a limit of 0 would make a run do nothing.
 
     Args:
-        trainer: The config of the Trainer.
+        trainer: Configuration of the Trainer.
         subcommand: ``fit``, ``validate``, ``test`` or ``predict``.
     """
     if trainer.fast_dev_run:
-        return  # has limits of its own
+        return  # it sets limits of its own
     names = {"fit": "train", "validate": "val"}
     limits = [f"limit_{names.get(subcommand, subcommand)}_batches"]
     if subcommand == "fit":
@@ -79,10 +82,10 @@ def check_work(trainer: Any, subcommand: str) -> None:
 
 
 def check_weights_given(run: Any) -> None:
-    """Raises ValueError if nothing says where the weights come from that a run scores or labels images with.
+    """Raises ValueError if a run that scores or labels images has no trained weights and `untrained` is not set.
 
     Args:
-        run: The config of the sub-command.
+        run: Configuration of the sub-command.
     """
     method = run.get("method")
     members = method is not None and (method.get("init_args") or {}).get("checkpoints")
@@ -95,8 +98,8 @@ def check_weights_given(run: Any) -> None:
 
 
 def loads_weights(network: Mapping[str, Any]) -> bool:
-    """Returns whether the arguments of a network of another library, maybe within a wrapper, ask for weights."""
-    own = str(network["class_path"]).startswith("lightning_modules.")  # of these, `weights` is a start for training
+    """Returns whether a network of another library, possibly inside a wrapper, is configured to load weights."""
+    own = str(network["class_path"]).startswith("lightning_modules.")  # their `weights` only initialise training
     for name, value in (network.get("init_args") or {}).items():
         if isinstance(value, Mapping) and "class_path" in value:
             if loads_weights(value):
@@ -107,10 +110,10 @@ def loads_weights(network: Mapping[str, Any]) -> bool:
 
 
 def check_devices(trainer: Any) -> None:
-    """Raises ValueError if devices are asked for that are not there, or processes that cannot start.
+    """Raises ValueError if the requested devices are missing, or the run's processes could not be started.
 
     Args:
-        trainer: The config of the Trainer.
+        trainer: Configuration of the Trainer.
     """
     accelerator, devices, strategy = trainer.accelerator, trainer.devices, trainer.strategy
     there = torch.cuda.is_available() or (accelerator == "gpu" and torch.backends.mps.is_available())
@@ -134,7 +137,7 @@ def check_devices(trainer: Any) -> None:
 
 
 def check_writable(folder: str | Path | None) -> None:
-    """Raises PermissionError if nothing can be written into a folder, or into the one that it will be made in."""
+    """Raises PermissionError or NotADirectoryError if a folder cannot be written to, or cannot be created."""
     if folder is None:
         return
     place = next(place for place in (Path(folder).absolute(), *Path(folder).absolute().parents) if place.exists())

@@ -1,4 +1,4 @@
-"""What a command line asks for: which method, on which network."""
+"""Checks the values of `--method` and `--training`, and describes the network for checkpoints."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -8,7 +8,7 @@ import callbacks
 from callbacks.run.records import to_plain
 from lightning_modules import training
 
-# By option: the names it knows, a file, and what a run without it is.
+# Per option: the known names, an example file, and what a run without the option uses.
 CHOICES = {
     "method": (callbacks.__all__, "configs/method/seg_ttt.yaml", "a plain forward (t-BN)"),
     "training": (training.__all__, "configs/training/isw.yaml", "the cross-entropy alone"),
@@ -16,7 +16,7 @@ CHOICES = {
 
 
 def check_choices(args: Sequence[str]) -> None:
-    """Raises ValueError if `--method` or `--training` gets a name that is neither known, a class path nor a file."""
+    """Raises ValueError if `--method` or `--training` is repeated, or is no known name, class path or file."""
     for option, (known, file, without) in CHOICES.items():
         names = [later for earlier, later in pairwise(args) if earlier == f"--{option}"]
         names += [arg.removeprefix(f"--{option}=") for arg in args if arg.startswith(f"--{option}=")]
@@ -32,7 +32,7 @@ def check_choices(args: Sequence[str]) -> None:
 
 
 def describe_network(network: Any) -> dict[str, Any]:
-    """Returns class path and arguments of a network in a config, for checkpoints."""
+    """Returns the class path and arguments of a configured network, for checkpoints."""
     arguments = network.get("init_args")
     plain = {} if arguments is None else to_plain(arguments.as_dict())
     return {"network": str(network.class_path), "arguments": plain}

@@ -1,4 +1,4 @@
-"""The config of each run, beside its results."""
+"""Saves the configuration of each run next to its results."""
 
 import json
 
@@ -9,10 +9,10 @@ from callbacks.run.records import find_log_folder
 
 
 class RunConfig(SaveConfigCallback):
-    """Writes the config into the folder of each run, beside that of an earlier run, and hands it to the loggers."""
+    """Writes a run's configuration to its folder, without replacing an earlier one, and passes it to the loggers."""
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Called once per run, on the first process."""
+        """Saves the configuration; Lightning calls this once per run, on the first process."""
         text = self.parser.dump(self.config, skip_none=False)
         for logger in trainer.loggers:
             logger.log_hyperparams(json.loads(self.parser.dump(self.config, skip_none=False, format="json")))

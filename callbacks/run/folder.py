@@ -1,4 +1,4 @@
-"""The folder that `validate` and `test` write to: what is scored already, and what goes on, is kept or is refused."""
+"""The folder that `validate` and `test` write to: resumes unfinished runs and never overwrites earlier results."""
 
 import json
 import re
@@ -25,13 +25,13 @@ Key = tuple[str, str]  # domain and name of an image
 
 
 class Line(NamedTuple):
-    """Where the record of an image lies.
+    """The position of an image's record in a file.
 
     Attributes:
         key: Domain and name of the image.
-        path: File.
-        start: First byte.
-        length: In bytes, with the end of the line.
+        path: The file of records.
+        start: Offset of the record in bytes.
+        length: Length of the record in bytes, including the line break.
     """
 
     key: Key
@@ -41,18 +41,18 @@ class Line(NamedTuple):
 
 
 class RunFolder:
-    """`run.json` (settings and runs), a record per image, and `results.json`, written last.
+    """A folder with `run.json` (settings and runs), a record per image, and `results.json`, which is written last.
 
-    An image is done if it has a record. Under several processes each has a file of records; they are merged when a run
-    ends, or when the next one begins. Files are whole or not there, but for a record that a kill cut off, which does
-    not count.
+    An image is done if it has a record. Each process writes its own file of records; they are merged when a run ends,
+    or when the next one begins. All files are written atomically, except that a kill can cut off a record, which is
+    then ignored.
 
     Args:
-        root: The folder; need not exist.
+        root: The folder; it need not exist.
 
     Attributes:
-        records_name: Of the file of records.
-        manifest_name: Of the file of settings and runs.
+        records_name: Name of the file of records.
+        manifest_name: Name of the file of settings and runs.
     """
 
     records_name = RECORDS
@@ -63,43 +63,43 @@ class RunFolder:
         self.lock = FolderLock(root)
 
     def records(self, rank: int) -> Path:
-        """Returns the file of the records of a process."""
+        """Returns the path of a process's file of records."""
         path = self.root / self.records_name
         return path if rank == 0 else path.with_suffix(f".rank{rank}.jsonl")
 
     @property
     def manifest(self) -> Path:
-        """The file of settings and runs."""
+        """The path of the file of settings and runs."""
         return self.root / self.manifest_name
 
     def read_manifest(self) -> dict[str, Any] | None:
-        """Reads settings and runs; None if the folder holds no run, or one without a manifest."""
+        """Reads the settings and runs; None if there is no valid manifest."""
         manifest = read_mapping(self.manifest)
         return manifest if {"settings", "runs"} <= manifest.keys() else None
 
     def is_finished(self) -> bool:
-        """Returns whether the summary of a whole run is there."""
+        """Returns whether the folder holds the summary of a complete run."""
         return read_mapping(self.root / SUMMARY).get("complete") is True
 
     def is_unfinished_run_of(self, settings: Mapping[str, Any]) -> bool:
-        """Returns whether a run of these settings began here and did not end."""
+        """Returns whether the folder holds an unfinished run with these settings."""
         manifest = self.read_manifest()
         if manifest is None or find_differences(manifest["settings"], settings):
             return False
         return not self.is_finished()
 
     def locate(self) -> list[Line]:
-        """Returns where the records of all processes lie, in the order of the files; spoilt lines do not count."""
+        """Returns the positions of all processes' records, in file order; skips invalid lines."""
         paths = [self.records(0), *self.list_rank_files()]
         return [line for path in paths if path.exists() for line in locate_records(path)]
 
     def list_rank_files(self) -> list[Path]:
-        """Lists the records of all processes but the first; those that were set aside do not count."""
+        """Lists the record files of all processes but the first, without those that `set_aside` renamed."""
         pattern = Path(self.records_name).with_suffix(".rank*.jsonl")
         return sorted(path for path in self.root.glob(str(pattern)) if path.name.count(".") == 2)
 
     def merge(self, lines: Sequence[Line]) -> list[Line]:
-        """Leaves one file with these records in this order, whenever the process is killed; returns where they lie."""
+        """Merges these records into one file, in this order and safely against a kill; returns their positions."""
         path = self.records(0)
         in_place = path.exists() and all(line.path == path for line in lines) and is_gapless(lines)
         if not (in_place and path.stat().st_size == sum(line.length for line in lines)):
@@ -111,7 +111,7 @@ class RunFolder:
         return list(locate_records(path))
 
     def count_panels(self) -> dict[str, int]:
-        """Returns how many panels are drawn, by domain."""
+        """Returns the number of panels drawn so far, by domain."""
         folders = [folder for folder in (self.root / PANELS).glob("*") if folder.is_dir()]
         return {folder.name: sum(1 for _ in folder.rglob("*.png")) for folder in folders}
 
@@ -119,21 +119,21 @@ class RunFolder:
 def open_folder(
     own: Path, given: bool, overwrite: bool, settings: Mapping[str, Any]
 ) -> tuple["RunFolder", list[dict[str, Any]]]:
-    """Chooses and locks the folder of a run; sets aside what is in there if it is of another run.
+    """Chooses and locks the folder of a run; renames the results in it if they belong to another run.
 
     Args:
-        own: The folder given, or that of the logger.
-        given: Whether it was given. If not, an unfinished run of the same settings is resumed: the newest one there or,
-            if loggers number their folders, in one beside it. Runs that are still going on do not count.
-        overwrite: Whether to begin anew in any case.
-        settings: Of the run.
+        own: The folder that the user chose, or the logger's.
+        given: Whether the user chose it. If not, an unfinished run with the same settings is resumed: the one in this
+            folder or, if the logger numbers its folders, the newest one next to it. Runs in progress do not count.
+        overwrite: Whether to start over in any case.
+        settings: Settings of this run.
 
     Returns:
         The folder, and the earlier runs that this one resumes, as the manifest describes them.
 
     Raises:
-        FolderInUseError: If another run writes into the folder.
-        ValueError: If there are records of other settings in a folder that was given.
+        FolderInUseError: If another run is writing to the folder.
+        ValueError: If the user chose a folder with records of other settings.
     """
     folder = RunFolder(own)
     unfinished = None if given or overwrite else find_unfinished([own, *list_siblings(own)], settings)
@@ -149,7 +149,7 @@ def open_folder(
 
 
 def find_unfinished(places: Iterable[Path], settings: Mapping[str, Any]) -> "RunFolder | None":
-    """Finds and locks the first folder in which a run of these settings began and did not end, and is not going on."""
+    """Finds and locks the first folder with an unfinished run of these settings that is not in progress."""
     for folder in map(RunFolder, places):
         if not folder.is_unfinished_run_of(settings):
             continue
@@ -157,7 +157,7 @@ def find_unfinished(places: Iterable[Path], settings: Mapping[str, Any]) -> "Run
             folder.lock.acquire()
         except FolderInUseError:
             continue
-        if folder.is_unfinished_run_of(settings):  # still, now that nobody else can end it
+        if folder.is_unfinished_run_of(settings):  # checked again under the lock
             return folder
         folder.lock.release()
     return None
@@ -166,13 +166,13 @@ def find_unfinished(places: Iterable[Path], settings: Mapping[str, Any]) -> "Run
 def prepare_folder(
     folder: RunFolder, given: bool, overwrite: bool, settings: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """Sets aside what is in a locked folder, unless this run resumes it; returns the earlier runs if it does."""
+    """Renames the results in a locked folder unless this run resumes them; returns the earlier runs that it resumes."""
     manifest = folder.read_manifest()
     if manifest is None or overwrite:
         set_aside(folder.root)
         return []
     same = not find_differences(manifest["settings"], settings)
-    if given and not same and folder.locate():  # without a record there is nothing to keep to
+    if given and not same and folder.locate():  # without records, other settings do no harm
         check_settings(folder.root, "results", manifest["settings"], settings)
     if not same or (folder.is_finished() and not given):
         set_aside(folder.root)
@@ -181,7 +181,7 @@ def prepare_folder(
 
 
 def list_siblings(folder: Path) -> list[Path]:
-    """Lists the other folders that a logger has numbered (``version_3``), the newest first."""
+    """Lists the other folders that a logger has numbered (``version_3``), newest first."""
     numbered = re.compile(r"version_(\d+)")
     if not numbered.fullmatch(folder.name):
         return []
@@ -191,7 +191,7 @@ def list_siblings(folder: Path) -> list[Path]:
 
 
 def locate_records(path: Path) -> Iterator[Line]:
-    """Yields where the records of a file lie; lines that are cut off or spoilt are left out."""
+    """Yields the positions of a file's records; skips truncated and invalid lines."""
     start = 0
     with path.open("rb") as file:
         for data in file:
@@ -204,7 +204,7 @@ def locate_records(path: Path) -> Iterator[Line]:
 
 
 def read_lines(lines: Iterable[Line]) -> Iterator[bytes]:
-    """Yields the bytes of records, one at a time."""
+    """Yields the bytes of the records at these positions, one at a time."""
     files = {}
     try:
         for line in lines:
@@ -218,12 +218,12 @@ def read_lines(lines: Iterable[Line]) -> Iterator[bytes]:
 
 
 def read_located(lines: Iterable[Line]) -> Iterator[dict[str, Any]]:
-    """Yields records, one at a time."""
+    """Yields the parsed records at these positions, one at a time."""
     return map(json.loads, read_lines(lines))
 
 
 def is_gapless(lines: Sequence[Line]) -> bool:
-    """Returns whether records follow each other without a gap from the beginning of a file."""
+    """Returns whether records follow each other without a gap from the start of a file."""
     expected = 0
     for line in lines:
         if line.start != expected:
@@ -233,10 +233,10 @@ def is_gapless(lines: Sequence[Line]) -> bool:
 
 
 def set_aside(folder: Path) -> None:
-    """Numbers the results of an earlier run in a folder, so that nothing is overwritten."""
+    """Adds a number to the names of an earlier run's results in a folder, so that they are not overwritten."""
     names = (RECORDS, SUMMARY, RELIABILITY, MANIFEST, PANELS, GALLERY, REPORT, SEARCH)
     old = [path for path in map(folder.joinpath, names) if path.exists()] + RunFolder(folder).list_rank_files()
-    old.sort(key=lambda path: path.name != MANIFEST)  # it goes first: from then on, no run is there to go on from
+    old.sort(key=lambda path: path.name != MANIFEST)  # goes first: without it there is no run to resume
     number = number_files(old)
     if number is None:
         return

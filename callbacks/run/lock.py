@@ -1,4 +1,4 @@
-"""One run per folder: a lock that the kernel releases, however the process ends."""
+"""Locks a folder for one run; the kernel releases the lock however the process ends."""
 
 import socket
 import sys
@@ -14,16 +14,16 @@ LOCK = ".lock"
 
 
 class FolderInUseError(OSError):
-    """Another run is writing into a folder."""
+    """Another run is writing to the folder."""
 
 
 class FolderLock:
-    """A lock on a folder, held from `acquire` to `release` or to the death of the process.
+    """A lock on a folder, held from `acquire` until `release` or the death of the process.
 
-    The file `.lock` says who holds it. Left behind by a killed process it locks nobody out.
+    The file `.lock` names the holder. A file left behind by a killed process does not lock the folder.
 
     Args:
-        folder: To lock; made if it does not exist.
+        folder: The folder to lock; `acquire` creates it if it does not exist.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -31,10 +31,10 @@ class FolderLock:
         self._lock = FileLock(self.path, blocking=False, fallback_to_soft=False)
 
     def acquire(self) -> None:
-        """Locks the folder; on a file system without locks, warns and goes on.
+        """Locks the folder; on a file system without locks, only warns.
 
         Raises:
-            FolderInUseError: If another run holds it, in this process or another; says which.
+            FolderInUseError: If another run holds the lock, in this process or another; the message names it.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         while not self._lock.is_locked:
@@ -58,12 +58,12 @@ class FolderLock:
         """Unlocks the folder, if it is locked."""
         if self._lock.is_locked:
             with suppress(OSError):
-                self.path.unlink()  # while it is locked: whoever waits for it sees that it is gone
+                self.path.unlink()  # before unlocking, so that waiting processes see that it is gone
             self._lock.release()
 
 
 def describe_process() -> str:
-    """Returns process, machine, time and command, for the error of those who find a folder locked."""
+    """Returns this process's id, machine, time and command, for the error that other runs get."""
     since = datetime.now(UTC).isoformat(timespec="seconds")
     command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:300]
     return f"process {getpid()} on {socket.gethostname()}, since {since} ({command})\n"

@@ -1,4 +1,4 @@
-"""The parser of the command line: says what is wrong in one sentence, and takes functions for networks."""
+"""The command-line parser: reports an error in one sentence, and accepts functions that build networks."""
 
 import re
 import sys
@@ -13,15 +13,15 @@ from jsonargparse import Namespace
 from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningArgumentParser
 
-NOISE = "Does not validate against|Subtypes: |Errors:$|Given value type: |Expected a path but"  # says nothing to a user
+NOISE = "Does not validate against|Subtypes: |Errors:$|Given value type: |Expected a path but"  # useless to a user
 NO_CLASS = "(?:Expected a dot import path string|Unexpected import path format): (.*)"
 
 
 class Parser(LightningArgumentParser):
-    """Names the option, what was found and what was expected, without the usage of all options before it."""
+    """Reports an error as option, value found and value expected, without printing the usage of all options."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Ends the program with a message; of the parser of a class within another, raises it."""
+        """Exits with a message; in the parser of a nested class, raises the error instead."""
         if not self.exit_on_error:
             super().error(message, ex)
         parser = getattr(ex, "subcommand_parser", None) or self
@@ -30,7 +30,7 @@ class Parser(LightningArgumentParser):
         sys.exit(2)
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
-        """Parses a command line."""
+        """Parses a command line; refuses YAML files with repeated keys, and expands ``~/``."""
         for argument in (args and args[0]) or ():
             path = Path(str(argument).partition("=")[2] or str(argument))
             if path.suffix in (".yaml", ".yml") and path.is_file():
@@ -38,12 +38,12 @@ class Parser(LightningArgumentParser):
         return expand_home(super().parse_args(*args, **kwargs))
 
     def parse_path(self, cfg_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Parses a YAML file, and remembers it for messages."""
+        """Parses a YAML file, and remembers its path for error messages."""
         self.files = [*getattr(self, "files", []), Path(cfg_path)]
         return super().parse_path(cfg_path, *args, **kwargs)
 
     def instantiate_classes(self, *args: Any, **kwargs: Any) -> Any:
-        """Makes the objects of a config; what a constructor says of its arguments is passed on as it is."""
+        """Instantiates the objects of a configuration; shortens jsonargparse's errors, not those of constructors."""
         try:
             return super().instantiate_classes(*args, **kwargs)
         except ValueError as error:
@@ -54,15 +54,15 @@ class Parser(LightningArgumentParser):
     def add_function_arguments(
         self, function: Callable[..., Any], *args: Any, linked_targets: set[str] | None = None, **kwargs: Any
     ) -> list[str]:
-        """Adds the arguments of a function; those that others are linked to are set later, as for classes."""
+        """Adds the arguments of a function; those that are link targets get their values later, as for classes."""
         return super().add_function_arguments(function, *args, **kwargs)
 
 
 def shorten_message(message: str, files: Sequence[Path] = ()) -> str:
-    """Makes a sentence of a message of jsonargparse: option, found, expected, and the file if it stands in one.
+    """Shortens a jsonargparse error to one sentence: option, value found, value expected, and YAML file if any.
 
     Args:
-        message: Nested lines, among them one for each type that an option might have had.
+        message: The error's nested lines, with one for each type that the option accepts.
         files: The YAML files that were read.
     """
     keys: list[str] = []
@@ -93,7 +93,7 @@ def shorten_message(message: str, files: Sequence[Path] = ()) -> str:
             said.append("quote words that YAML reads as others, such as no, yes, on and null")
     elif option:
         said.insert(0, option + owner)
-    line = "^$"  # how the option stands in a file
+    line = "^$"  # pattern of the option's line in a file
     if match := re.search(r"[Oo]ption '(.*?)'", message):
         line = rf"{re.escape(match[1])}\W*:"
     elif values:
@@ -104,14 +104,14 @@ def shorten_message(message: str, files: Sequence[Path] = ()) -> str:
 
 
 def refuse_repeated_keys(path: Path) -> None:
-    """Raises ValueError if a YAML file has a key twice in one map: the last would win. 010 is 8, as YAML reads it."""
+    """Raises ValueError if a map in a YAML file repeats a key, of which YAML keeps the last; 010 equals 8 in YAML."""
     try:
         loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
         nodes = [loader.get_single_node()]
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return  # whoever reads it says why
+        return  # the parser reports the reason
     looked_at = set()
-    for node in nodes:  # grows
+    for node in nodes:  # the loop appends to it
         if id(node) in looked_at:
             continue
         looked_at.add(id(node))
@@ -135,7 +135,7 @@ def refuse_repeated_keys(path: Path) -> None:
 
 
 def expand_home(value: Any) -> Any:
-    """Puts the home folder in place of a ``~/`` at the beginning of every text in a config, whichever path it is."""
+    """Expands a leading ``~/`` in every string of a configuration."""
     if isinstance(value, str):
         return str(Path(value).expanduser()) if value.startswith("~/") else value
     if isinstance(value, list):
@@ -148,10 +148,10 @@ def expand_home(value: Any) -> Any:
 
 
 def read_whole_numbers() -> None:
-    """Has the parser read the 1 of ``limit_test_batches: 1`` as a whole number, one batch, and not as 1.0, all of them.
+    """Makes the parser read ``limit_test_batches: 1`` as the integer 1 (one batch), not as 1.0 (all batches).
 
-    Trainer says ``int | float``, and which of the two is tried first depends on what else was imported: Python keeps
-    one ``Union`` for both orders.
+    Trainer's type is ``int | float``, and which of the two is tried first depends on what else was imported, because
+    Python caches one ``Union`` for both orders.
     """
     hints = Trainer.__init__.__annotations__
     for name, hint in hints.items():

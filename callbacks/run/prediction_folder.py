@@ -1,4 +1,4 @@
-"""The folder that `predict` writes to: which files an image gets, what is done, and what may not be overwritten."""
+"""The folder that `predict` writes to: the files of each image, finished images, and protection of earlier outputs."""
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -14,18 +14,18 @@ Output = Literal["labels", "train_ids", "overlays", "confidence"]
 SUFFIXES: dict[Output, str] = {"labels": ".png", "train_ids": ".png", "overlays": ".jpg", "confidence": ".png"}
 
 THREADS = 2
-WAITING = 6  # how many images may wait to be written
+WAITING = 6  # images that may be queued for writing
 
 
 class PredictionFolder(RunFolder):
-    """Outputs by kind, domain and name; a manifest of settings; and a line per image, written before its files.
+    """A folder with outputs by kind, domain and name, a manifest, and a record per image, written before its files.
 
-    An image is done if it has a line and all its files. So files that were not written by `predict` never count, and
-    replacing removes nothing else.
+    An image is done if it has a record and all its files. Files that `predict` did not write therefore never count,
+    and overwriting does not delete them.
 
     Args:
-        root: The folder; need not exist.
-        outputs: The kinds of files that each image gets.
+        root: The folder; it need not exist.
+        outputs: The kinds of files to write for each image.
     """
 
     records_name = "predictions.jsonl"
@@ -36,10 +36,10 @@ class PredictionFolder(RunFolder):
         self.outputs = outputs
 
     def paths(self, domain: str, name: str) -> dict[Output, Path]:
-        """Returns the files of an image.
+        """Returns the paths of an image's files, by kind.
 
         Raises:
-            ValueError: If domain or name lead out of the folder.
+            ValueError: If the domain or the name leads out of the folder.
         """
         parts = PurePosixPath(name).parts
         if (
@@ -57,7 +57,7 @@ class PredictionFolder(RunFolder):
         return {output: self.root / output / domain / f"{file}{SUFFIXES[output]}" for output in self.outputs}
 
     def check_apart(self, source: Path | None) -> None:
-        """Raises ValueError if the folder lies in one that images are read from: a later run would read its outputs."""
+        """Raises ValueError if the folder lies inside the images' folder, as later runs would read its outputs."""
         if source is None:
             return
         inner, outer = self.root.expanduser().resolve(), source.expanduser().resolve()
@@ -68,19 +68,19 @@ class PredictionFolder(RunFolder):
             )
 
     def prepare(self, settings: Mapping[str, Any], overwrite: bool, keeps_knowledge: bool) -> list[dict[str, Any]]:
-        """Makes the folder ready for a run, which replaces what earlier runs predicted, or resumes them.
+        """Prepares the folder for a run, which replaces earlier predictions or resumes them.
 
         Args:
-            settings: Of the run.
-            overwrite: Whether to replace what is there.
-            keeps_knowledge: Whether predictions depend on the images before.
+            settings: Settings of this run.
+            overwrite: Whether to delete earlier predictions.
+            keeps_knowledge: Whether a prediction depends on the images before it.
 
         Returns:
             The earlier runs that this one resumes, as the manifest describes them.
 
         Raises:
-            ValueError: If there are predictions of other settings, or such as cannot be resumed.
-            FileExistsError: If there are outputs without a manifest: nobody knows how they were made.
+            ValueError: If the manifest is invalid, or the predictions have other settings or cannot be resumed.
+            FileExistsError: If there are outputs without a manifest, so that their settings are unknown.
         """
         manifest, path = self.read_manifest(), self.manifest
         if overwrite:
@@ -97,7 +97,7 @@ class PredictionFolder(RunFolder):
                     )
             return []
         if not self.read_records():
-            return []  # nothing was predicted: there are no settings to keep to
+            return []  # nothing was predicted, so other settings do no harm
         check_settings(self.root, "predictions", manifest["settings"], settings)
         if keeps_knowledge and not manifest.get("complete"):
             raise ValueError(
@@ -107,16 +107,16 @@ class PredictionFolder(RunFolder):
         return manifest["runs"]
 
     def read_records(self) -> dict[Key, dict[str, Any]]:
-        """Returns the last record of each image, of all processes."""
+        """Returns the last record of each image, from all processes."""
         return {(record["domain"], record["name"]): record for record in read_located(self.locate())}
 
     def merge_records(self) -> None:
-        """Leaves one file of records, sorted, without those that a kill cut off."""
+        """Merges the last record of each image into one sorted file."""
         found = {line.key: line for line in self.locate()}
         self.merge([found[key] for key in sorted(found)])
 
     def find_done(self) -> dict[str, set[str]]:
-        """Returns the names of the images that are done, by domain."""
+        """Returns the names of the finished images by domain, without those whose input file has changed since."""
         done: dict[str, set[str]] = {}
         for (domain, name), record in self.read_records().items():
             there = all(path.exists() for path in self.paths(domain, name).values())
@@ -125,7 +125,7 @@ class PredictionFolder(RunFolder):
         return done
 
     def remove(self, manifest: Mapping[str, Any] | None) -> None:
-        """Removes what earlier runs have written, and nothing else."""
+        """Deletes the outputs and records of earlier runs, and nothing else."""
         outputs = manifest["settings"]["outputs"] if manifest else []
         earlier = PredictionFolder(self.root, outputs)
         for domain, name in self.read_records():
@@ -136,7 +136,7 @@ class PredictionFolder(RunFolder):
 
 
 def describe_image(path: Path | None) -> dict[str, Any] | None:
-    """Returns what tells an image file from a later one of the same name; None of what is no file."""
+    """Returns path, size and modification time of an image file, to detect later changes; None if it is no file."""
     if path is None or not path.is_file():
         return None
     found = path.stat()
@@ -144,15 +144,15 @@ def describe_image(path: Path | None) -> dict[str, Any] | None:
 
 
 def has_changed(image: Mapping[str, Any] | None) -> bool:
-    """Returns whether another image lies where a predicted one lay; one that is gone, or was moved, has not changed."""
+    """Returns whether an image file changed since its prediction; a missing or moved file counts as unchanged."""
     found = None if image is None else describe_image(Path(image["path"]))
     return found is not None and found != image
 
 
 class Writers:
-    """Threads that write while the network predicts.
+    """Threads that write files while the network predicts.
 
-    A bounded number of jobs waits. The error of a job is raised by a later `add`, at the latest by `finish`.
+    The queue of jobs is bounded. The error of a job is raised by a later `add`, or at the latest by `finish`.
     """
 
     def __init__(self) -> None:
@@ -160,19 +160,19 @@ class Writers:
         self._jobs: deque[Future[None]] = deque()
 
     def add(self, write: Callable[..., None], *args: Any) -> None:
-        """Hands over a job; waits if there are too many."""
+        """Queues a job; waits while the queue is full."""
         while self._jobs and (len(self._jobs) >= WAITING or self._jobs[0].done()):
             self._jobs.popleft().result()
         self._jobs.append(self._pool.submit(write, *args))
 
     def finish(self) -> None:
-        """Waits for all jobs, and raises the first error."""
+        """Waits for all jobs and raises the first error."""
         while self._jobs:
             self._jobs.popleft().result()
         self._pool.shutdown()
 
     def abandon(self) -> None:
-        """Waits for all jobs, whatever becomes of them."""
+        """Waits for all jobs and ignores their errors."""
         wait(self._jobs)
         self._jobs.clear()
         self._pool.shutdown()

@@ -1,4 +1,4 @@
-"""What the processes of one run owe each other: an error of one ends all, and none outlives the one that started it."""
+"""Error handling across the processes of a run: an error on one ends all, and none outlives its parent."""
 
 import os
 import re
@@ -18,23 +18,23 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException, SI
 
 from lightning_modules.processes import are_several
 
-PARENT = "SEGADAPT_PARENT"  # the process that starts the others of a run leaves its number there
-PROGRAM = "SEGADAPT_PROGRAM"  # and there a program that starts a training
-GRACE = 10.0  # seconds that a process has to stop by itself once its parent is gone
+PARENT = "SEGADAPT_PARENT"  # id of the process that starts the other processes of a run
+PROGRAM = "SEGADAPT_PROGRAM"  # id of a program that starts a training
+GRACE = 10.0  # seconds a process has to stop by itself once its parent is gone
 
 
 class OtherProcessError(RuntimeError):
-    """Something went wrong on another process of the run."""
+    """An error occurred on another process of the run."""
 
 
 @contextmanager
 def all_or_none(trainer: Trainer) -> Iterator[None]:
-    """Runs a block on every process of a run and meets the others at its end: an error of one is raised on all.
+    """Runs a block on every process of a run, then synchronises them: an error on one is raised on all.
 
-    All processes have to come here, and the block must not wait for another process.
+    Every process must enter the block, and the block must not wait for another process.
 
     Raises:
-        OtherProcessError: On processes without an error of their own, with the text of the first that has one.
+        OtherProcessError: On processes without an error of their own, with the message of the first that failed.
     """
     error: Exception | None = None
     try:
@@ -52,7 +52,7 @@ def all_or_none(trainer: Trainer) -> Iterator[None]:
 
 
 def gather_sets(sets: dict[str, set[str]]) -> dict[str, set[str]]:
-    """Returns the union of the sets of all processes by key; waits for all of them."""
+    """Returns the union of the sets of all processes, by key; every process must call it."""
     if not are_several():
         return sets
     found: list[dict[str, set[str]]] = [{} for _ in range(torch.distributed.get_world_size())]
@@ -61,14 +61,14 @@ def gather_sets(sets: dict[str, set[str]]) -> dict[str, set[str]]:
 
 
 def watch_parent() -> None:
-    """Lets a process that another one started as part of its run, or as a training, end with it, however that ended.
+    """Ends this process when its parent ends, if it was started as part of a run or as a training.
 
-    It is told to stop first, as by SIGTERM, which saves what is done. If it cannot, because it waits for a process that
-    is gone, it is killed a little later.
+    It first gets SIGTERM, on which it saves its results. If it does not stop, for example because it waits for a
+    process that is gone, it is killed `GRACE` seconds later.
     """
-    program = os.environ.pop(PROGRAM, None)  # taken out: what this process starts in turn may outlive it
+    program = os.environ.pop(PROGRAM, None)  # removed: children of this process may outlive it
     if "LOCAL_RANK" in os.environ:
-        parent: str | None = os.environ.get(PARENT, str(os.getppid()))  # torchrun does not say
+        parent: str | None = os.environ.get(PARENT, str(os.getppid()))  # torchrun does not set it
     else:
         parent, os.environ[PARENT] = program, str(os.getpid())
     if parent is not None:
@@ -83,12 +83,12 @@ def _watch(parent: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-SAYING = (  # errors whose message says it all
+SAYING = (  # errors whose message needs no traceback
     ValueError, TypeError, OSError, ModuleNotFoundError, MisconfigurationException, OtherProcessError,
 )  # fmt: skip
 
 
-NO_SHARED_MEMORY = r"out of shared memory|allocate shared memory|unable to write to file </torch_"  # torch says one of
+NO_SHARED_MEMORY = r"out of shared memory|allocate shared memory|unable to write to file </torch_"  # torch's messages
 WAYS_TO_SHARE = (
     "the workers that read images ran out of shared memory (/dev/shm): expected room for a few batches per worker. "
     "Start Docker with --shm-size=8g or --ipc=host, or use no workers: --data.num_workers=0"
@@ -96,11 +96,11 @@ WAYS_TO_SHARE = (
 
 
 def run_to_end(program: Callable[[], object]) -> None:
-    """Runs the program of this process, and ends it with a message and a status if something goes wrong."""
+    """Runs the program of this process; on an error, prints a message and exits with a non-zero status."""
     watch_parent()
     try:
         program()
-    except SIGTERMException:  # what is done is on disk; by itself it would exit with 0
+    except SIGTERMException:  # results are saved; uncaught, it would exit with 0
         end(143)  # 128 + SIGTERM
     except SAYING as error:
         print(f"error: {explain_error(error)}", file=sys.stderr)
@@ -114,12 +114,12 @@ def run_to_end(program: Callable[[], object]) -> None:
 
 
 def explain_error(error: Exception) -> str:
-    """Returns the message of an error, without the traceback that a worker process of a loader puts before it."""
+    """Returns an error's message, without the traceback that a data loader's worker puts before it."""
     return re.sub(r"(?s)^Caught (\w+) in .*\n\S*\b\1: ", "", str(error)).strip()
 
 
 def end(code: int) -> NoReturn:
-    """Ends this process; as one of several at once, for it might wait for the others, and they end when it is gone."""
+    """Exits this process; at once if it is one of several, because cleaning up could wait for the others."""
     sys.stdout.flush()
     sys.stderr.flush()
     if are_several():

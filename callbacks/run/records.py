@@ -1,4 +1,4 @@
-"""What the records of every run are made of: who made them, plain values, and files that are whole or not there."""
+"""Building blocks of every run's records: provenance, JSON values, and files that are written atomically."""
 
 import hashlib
 import json
@@ -23,22 +23,22 @@ def find_method(trainer: Trainer) -> Method | None:
 
 
 def leave_out(trainer: Trainer, done: Mapping[str, set[str]] | Callable[[], Mapping[str, set[str]]]) -> None:
-    """Tells the data of a run what to leave out, if they can, see `SegmentationDataModule.leave_out`."""
+    """Tells the datamodule which images to skip, if it supports that, see `SegmentationDataModule.leave_out`."""
     tell = getattr(getattr(trainer, "datamodule", None), "leave_out", None)
     if tell is not None:
         tell(done)
 
 
 def find_folder(trainer: Trainer, folder: str | None) -> Path:
-    """Returns where a run writes: the folder given, else the logger's, else `outputs/results`; asks all processes."""
+    """Returns a run's folder: the given one, else the logger's, else `outputs/results`; every process must call it."""
     return Path(trainer.strategy.broadcast(str(folder or find_log_folder(trainer) or "outputs/results")))
 
 
 def find_log_folder(trainer: Trainer) -> Path | None:
-    """Returns the folder that the first logger of a run has for it alone, where checkpoints lie too; None without one.
+    """Returns the run's own folder of its first logger, where the checkpoints also are; None without a logger.
 
-    Weights & Biases' logger has one folder for all runs: theirs are named by project and run in there. Asks no other
-    process, so that the first one may ask alone; only its answer holds.
+    Weights & Biases' logger has one folder for all runs, with a subfolder per project and run. The function does not
+    communicate, so the first process may call it alone; only the result there is valid.
     """
     if not trainer.loggers:
         return None
@@ -51,7 +51,7 @@ def find_log_folder(trainer: Trainer) -> Path | None:
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """Reads one record per line; a last line that a kill cut off is left out.
+    """Reads one record per line; skips a last line that a kill cut off.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -64,10 +64,10 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Writes a file that is whole or not there, whenever the process is killed.
+    """Writes a file atomically: a kill at any moment leaves no partial file.
 
     Raises:
-        OSError: If it cannot be written; says which file and why.
+        OSError: If the file cannot be written; the message says which file and why.
     """
     with replacing(path) as part:
         part.write_bytes(data)
@@ -75,10 +75,10 @@ def write_file(path: Path, data: bytes) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Gives a file to write, which takes the place of another at the end of the ``with`` block: whole or not at all.
+    """Yields a temporary path to write to; the file atomically replaces `path` at the end of the ``with`` block.
 
     Raises:
-        OSError: If it cannot be written; says which file and why.
+        OSError: If the file cannot be written; the message says which file and why.
     """
     part = path.with_name(f".{shorten_name(path.name)}.part")
     try:
@@ -95,10 +95,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def shorten_name(name: str) -> str:
-    """Returns the name of an image as files can have it: file systems end at 255 bytes, of which an ending takes some.
+    """Shortens an image name for use as a file name: file systems allow 255 bytes, including the suffix.
 
     Args:
-        name: Of 200 bytes or more behind its last slash, it is cut there and ends in a hash of the whole.
+        name: Name of the image; a last component of 200 bytes or more is cut, and a hash of it is appended.
     """
     folder, slash, last = name.rpartition("/")
     if len(last.encode()) < 200:
@@ -107,13 +107,13 @@ def shorten_name(name: str) -> str:
 
 
 def number_files(paths: Sequence[Path]) -> int | None:
-    """Gives files of an earlier run a number before their suffix, the same for all, in order.
+    """Renames files of an earlier run, in order: inserts the same unused number before the suffix of each.
 
     Args:
         paths: Existing files and folders.
 
     Returns:
-        The number; None if there are no files.
+        The number; None without files.
     """
     if not paths:
         return None
@@ -126,7 +126,7 @@ def number_files(paths: Sequence[Path]) -> int | None:
 
 
 def to_plain(value: Any) -> Any:
-    """Turns a value into what strict JSON knows: NaN becomes None, unknown objects their text."""
+    """Converts a value to types of strict JSON: NaN and infinity become None, unknown objects strings."""
     if isinstance(value, Mapping):
         return {str(key): to_plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -137,12 +137,12 @@ def to_plain(value: Any) -> Any:
 
 
 def describe_run(trainer: Trainer, module: LightningModule, found: int) -> dict[str, Any]:
-    """Returns who made a part of the results and when, for manifests.
+    """Returns a run's entry in the manifest: date, commit, versions, device, processes and checkpoint.
 
     Args:
-        trainer: Of the run.
-        module: On its device.
-        found: How many images were done already.
+        trainer: The run's Trainer.
+        module: The run's module, on its device.
+        found: Number of images that were done before this run.
     """
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -156,7 +156,7 @@ def describe_run(trainer: Trainer, module: LightningModule, found: int) -> dict[
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """Reads a JSON object; empty if the file is not there or spoilt."""
+    """Reads a JSON object; empty if the file is missing or invalid."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -165,12 +165,12 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes a value as strict JSON (see `to_plain`), whole or not at all."""
+    """Writes a value as strict JSON (see `to_plain`), atomically."""
     write_file(path, (json.dumps(to_plain(value), indent=1) + "\n").encode())
 
 
 def find_commit() -> str | None:
-    """Returns the commit of the checkout, with a + if it has changes; None outside of git."""
+    """Returns the commit of the checkout, with a + if it has uncommitted changes; None outside of git."""
     try:
         command = ["git", "describe", "--always", "--dirty=+", "--abbrev=40", "--exclude=*"]
         return subprocess.run(
@@ -181,7 +181,7 @@ def find_commit() -> str | None:
 
 
 def name_device(module: LightningModule) -> str:
-    """Returns the name of the device that a module is on."""
+    """Returns the name of the GPU that a module is on, or the device type and the number of CPU threads."""
     if module.device.type == "cuda":
         return torch.cuda.get_device_name(module.device)
     threads = torch.get_num_threads()

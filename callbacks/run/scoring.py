@@ -1,4 +1,4 @@
-"""A `validate` or `test` run in its folder: which images it has to score, and which are scored already."""
+"""A `validate` or `test` run in its folder: the images to score, and those that are scored already."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,9 +20,9 @@ class ScoringRun:
 
     Attributes:
         batches: The images (domain and name) of each batch, over all processes, in order.
-        available: How many images the data sets have, of which a limit may leave out some.
+        available: Number of images in the data sets, before any limit on batches.
         resumable: Whether images that are scored already can be skipped.
-        folder: Locked by the first process, from `open` on.
+        folder: The run's folder, locked by the first process from `open` on.
         done: Names of the images that were scored before this run, by domain.
     """
 
@@ -34,7 +34,7 @@ class ScoringRun:
 
     @classmethod
     def of(cls, evaluated: Sequence[Any]) -> "ScoringRun":
-        """Returns the run over data sets as the datamodule opened them, see `describe_evaluation`."""
+        """Builds a run from the data sets that the datamodule opened, see `describe_evaluation`."""
         batches = [
             [(dataset.domain, dataset.name(index)) for index in batch]
             for _, dataset, indices in evaluated
@@ -52,13 +52,13 @@ class ScoringRun:
 
     @property
     def nothing_left(self) -> bool:
-        """Whether everything was scored before this run."""
+        """Whether all images were scored before this run."""
         return bool(self.done) and sum(map(len, self.done.values())) == len(self.images)
 
     def open(
         self, trainer: Trainer, module: LightningModule, own: Path, given: bool, overwrite: bool, settings: Any
     ) -> None:
-        """Opens the folder on the first process, see `open_folder`; finds what is done and writes the manifest."""
+        """Opens the folder on the first process (see `open_folder`), finds finished images, writes the manifest."""
         self.folder, runs = open_folder(own, given, overwrite, settings)
         try:
             lines = self.folder.locate()
@@ -83,18 +83,18 @@ class ScoringRun:
             self.done.setdefault(domain, set()).add(name)
 
     def find_done(self, lines: Iterable[Line]) -> list[Line]:
-        """Returns a record of each image of whole batches, in order; part of a batch has to be predicted again."""
+        """Returns the records of complete batches, in order; partly scored batches are predicted again."""
         found = {line.key: line for line in lines}
         done = [batch for batch in self.batches if all(image in found for image in batch)]
         return [found[image] for image in chain(*done)]
 
     def explain_restart(self, trainer: Trainer, lines: Sequence[Line], done: Sequence[Line]) -> str | None:
-        """Says why the records there are cannot be kept; None if they can, or there are none.
+        """Explains why the existing records cannot be kept; None if they can, or if there are none.
 
         Args:
-            trainer: Of the run.
+            trainer: The run's Trainer.
             lines: All records.
-            done: Those of whole batches.
+            done: The records of complete batches.
         """
         if not lines:
             return None
@@ -109,13 +109,13 @@ class ScoringRun:
         return None
 
     def share(self, trainer: Trainer) -> None:
-        """Tells the other processes what the first one found."""
+        """Broadcasts the folder and the finished images from the first process to the others."""
         root, self.done = trainer.strategy.broadcast((self.folder.root, self.done))
         if not trainer.is_global_zero:
             self.folder = RunFolder(root)
 
     def locate(self) -> list[Line]:
-        """Returns where the record of each image lies that has one, in order."""
+        """Returns the positions of all records of the run's images, in order."""
         lines = self.folder.locate()
         if not self.resumable:
             several = len({line.path for line in lines}) > 1
@@ -124,14 +124,14 @@ class ScoringRun:
         return [found[image] for image in self.images if image in found]
 
     def read(self) -> Iterator[dict[str, Any]]:
-        """Yields the record of each image that has one, in order."""
+        """Yields all records of the run's images, in order."""
         return read_located(self.locate())
 
     def merge(self, trainer: Trainer) -> bool:
-        """Leaves one file with the records of all processes; returns whether every image has one.
+        """Merges the records of all processes into one file; returns whether every image has one.
 
         Raises:
-            FileNotFoundError: If the first process does not see what another one wrote.
+            FileNotFoundError: If the first process does not see the file of another process.
         """
         for path in map(self.folder.records, range(trainer.world_size)):
             if not path.exists():
@@ -142,6 +142,6 @@ class ScoringRun:
         return not self.resumable or len(lines) == len(self.images)
 
     def describe_limit(self) -> dict[str, int] | None:
-        """Returns how many images of how many a limit leaves; None if there is none."""
+        """Returns how many of the available images a limit on batches leaves; None if it leaves all."""
         images = len(self.images)
         return {"images": images, "of": self.available} if images < self.available else None

@@ -1,4 +1,4 @@
-"""The frozen choice of a model: what was chosen on the development set, and a check that a test keeps to it.
+"""The frozen selection of a model: what was chosen on the development set, and a check that a test uses it.
 
 Source: paper, Sec. 5 (evaluation protocol: one model, chosen on the development set, tested on all targets).
 """
@@ -16,15 +16,15 @@ KEYS = {"weights", "values", "development"}
 
 @dataclass(frozen=True)
 class Selection:
-    """A choice, as its file holds it.
+    """A selection, as stored in its file.
 
     Attributes:
-        path: The file.
-        sha256: Of the file's bytes.
-        checkpoint: Where the chosen weights lay when they were chosen.
+        path: Path of the file.
+        sha256: SHA-256 of the file.
+        checkpoint: Path of the chosen weights at the time of selection.
         weights: SHA-256 of the chosen weights, see `fingerprint_weights`.
         values: Chosen values by the name of the method's argument, such as ``alpha``.
-        semantics: Of Seg-TTT when they were chosen; None if that is not known.
+        semantics: Seg-TTT's argument ``semantics`` at the time of selection; None if unknown.
     """
 
     path: Path
@@ -36,10 +36,10 @@ class Selection:
 
     @classmethod
     def read(cls, path: str | Path) -> "Selection":
-        """Reads a selection.
+        """Reads a selection file.
 
         Raises:
-            ValueError: If the file is not there or holds no selection.
+            ValueError: If the file is missing or holds no selection.
         """
         path = Path(path).expanduser()
         try:
@@ -56,12 +56,12 @@ class Selection:
         return cls(path, digest, checkpoint, content["weights"], content["values"], semantics)
 
     def check(self, settings: Mapping[str, Any] | None, weights: str, departures: Sequence[str]) -> None:
-        """Raises ValueError if a run is not what was chosen.
+        """Raises ValueError if a run does not use the selected weights and values.
 
         Args:
-            settings: Of the run's method by argument; None without a method.
+            settings: Arguments of the run's method by name; None without a method.
             weights: SHA-256 of the run's weights.
-            departures: Names of the arguments that differ on purpose.
+            departures: Names of arguments that differ on purpose.
         """
         if weights != self.weights:
             raise ValueError(
@@ -86,7 +86,7 @@ class Selection:
                 )
 
     def describe(self, departures: Sequence[str]) -> dict[str, Any]:
-        """Returns what results.json says of it."""
+        """Returns the selection's entry in results.json."""
         return {"file": str(self.path), "sha256": self.sha256, "departures": list(departures)}
 
 

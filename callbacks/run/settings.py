@@ -1,4 +1,4 @@
-"""What the outcome of a run depends on, in plain values: by it a run that goes on knows that it is the same run."""
+"""The settings that determine a run's outcome, as plain values: a run can only be resumed with the same ones."""
 
 import hashlib
 import re
@@ -14,16 +14,16 @@ from torch import nn
 from callbacks.method import require_segmentation
 from callbacks.run.records import find_method, to_plain
 
-NAMED = 5  # how many settings an error names
+NAMED = 5  # maximum number of settings that an error names
 WAYS_OUT = "another results.folder, or --results.overwrite=true"
 
 
 def describe_predictor(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
-    """Returns all that a prediction depends on besides the data: method, network, weights and precision.
+    """Returns everything that a prediction depends on except the data: method, network, weights and precision.
 
     Args:
-        trainer: Of the run.
-        module: Around the network, with the weights that predict.
+        trainer: The run's Trainer.
+        module: The module around the network, with the weights used for prediction.
     """
     segmentation, method = require_segmentation(module), find_method(trainer)
     settings = method.settings() if method else None
@@ -43,28 +43,28 @@ def describe_predictor(trainer: Trainer, module: LightningModule) -> dict[str, A
 
 
 def describe_execution(network: nn.Module) -> dict[str, Any]:
-    """Returns how a network is run, where it is not as usual: compiled or laid out otherwise, it rounds otherwise."""
+    """Returns non-default ways of running a network (compiled, memory layout), which change rounding."""
     unusual: dict[str, Any] = {}
     if getattr(network, "_compiled_call_impl", None) is not None:
         unusual["compiled"] = True
-    if "channels_last" in vars(network):  # set on this one, against its class
+    if "channels_last" in vars(network):  # set on the instance, not by its class
         unusual["channels_last"] = vars(network)["channels_last"]
     return unusual
 
 
 def describe_evaluation(trainer: Trainer, module: LightningModule, evaluated: Sequence[Any]) -> dict[str, Any]:
-    """Returns all that the scores of a `validate` or `test` run depend on.
+    """Returns everything that the scores of a `validate` or `test` run depend on.
 
     Args:
-        trainer: Of the run.
-        module: Around the network, with the weights that predict.
-        evaluated: The data sets as the datamodule opened them (``datamodule``, ``dataset`` and ``batches`` each).
+        trainer: The run's Trainer.
+        module: The module around the network, with the weights used for prediction.
+        evaluated: The data sets that the datamodule opened, each with ``datamodule``, ``dataset`` and ``batches``.
     """
     limit = trainer.limit_test_batches if trainer.state.fn == TrainerFn.TESTING else trainer.limit_val_batches
     settings = {"stage": find_stage(trainer), **describe_predictor(trainer, module)}
     settings["limit_batches"] = describe_limit(limit)
     if settings["limit_batches"] != 1.0:
-        settings["processes"] = trainer.world_size  # each has so many batches: which images these are depends on it
+        settings["processes"] = trainer.world_size  # the limit is per process, so this determines the images
     data = {}
     for number, (member, dataset, _) in enumerate(evaluated):
         described = describe_data(member, without=("left_out",))
@@ -77,12 +77,12 @@ def describe_evaluation(trainer: Trainer, module: LightningModule, evaluated: Se
 
 
 def describe_limit(limit: float | None) -> float | str | None:
-    """Returns a limit of Lightning's as settings have it: 1 is one batch and 1.0 all of them, though both are equal."""
+    """Formats a Lightning limit for the settings, where 1 (one batch) and 1.0 (all batches) must differ."""
     return f"{limit} batch{'es' * (limit != 1)}" if isinstance(limit, int) else limit
 
 
 def describe_data(member: Any, without: Sequence[str] = ()) -> dict[str, Any]:
-    """Returns what a datamodule says about its data, and its folder."""
+    """Returns a datamodule's description of its data, and its folder."""
     described = member.describe() if hasattr(member, "describe") else {"class": type(member).__name__}
     root = find_root(member)
     kept = {key: value for key, value in described.items() if key not in without}
@@ -90,17 +90,17 @@ def describe_data(member: Any, without: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def find_stage(trainer: Trainer) -> str | None:
-    """Returns what a run does: ``fit``, ``validate``, ``test`` or ``predict``."""
+    """Returns the stage of a run: ``fit``, ``validate``, ``test`` or ``predict``; None outside of these."""
     return trainer.state.fn.value if trainer.state.fn else None
 
 
 def keeps_knowledge(callback: Any) -> bool:
-    """Returns whether what a method or search makes of an image depends on those before: it cannot resume midway."""
+    """Returns whether a method or search carries knowledge from image to image, and so cannot resume midway."""
     return bool(getattr(callback, "keeps_knowledge", False))
 
 
 def find_root(member: Any) -> Path | None:
-    """Returns the folder that a datamodule reads, if it reads one."""
+    """Returns the folder that a datamodule reads; None if it reads none."""
     if hasattr(member, "find_root"):
         return member.find_root()
     root = getattr(member, "root", None)
@@ -108,7 +108,7 @@ def find_root(member: Any) -> Path | None:
 
 
 def fingerprint_weights(network: nn.Module) -> str:
-    """Returns the SHA-256 of names and values of parameters and buffers: the same wherever a checkpoint lies."""
+    """Returns the SHA-256 of all parameters and buffers: names, types, shapes and values."""
     digest = hashlib.sha256()
     for name, tensor in network.state_dict().items():
         values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
@@ -118,12 +118,12 @@ def fingerprint_weights(network: nn.Module) -> str:
 
 
 def fingerprint_layers(network: nn.Module) -> str:
-    """Returns the SHA-256 of a network's description, where strides and dilations show that weights do not hold."""
+    """Returns the SHA-256 of a network's printed layers, which show strides and dilations that weights do not."""
     return hashlib.sha256(re.sub(r"0x[0-9a-f]+", "", repr(network)).encode()).hexdigest()
 
 
 def fingerprint_files(settings: Any) -> dict[str, str]:
-    """Returns the SHA-256 of each file that settings name, such as the checkpoints of an ensemble."""
+    """Returns the SHA-256 of each file named in the settings, such as the checkpoints of an ensemble."""
     found = {}
     for text in list_texts(settings):
         if "\0" not in text and len(text) < 1000 and (path := Path(text).expanduser()).is_file():
@@ -133,7 +133,7 @@ def fingerprint_files(settings: Any) -> dict[str, str]:
 
 
 def list_texts(value: Any) -> Iterator[str]:
-    """Yields the strings and paths in nested settings, without the keys."""
+    """Yields the strings and paths among the values of nested settings."""
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, list | tuple):
@@ -144,7 +144,7 @@ def list_texts(value: Any) -> Iterator[str]:
 
 
 def find_differences(earlier: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
-    """Says of each setting that differs what it was and what it is now."""
+    """Describes each setting that differs, with its earlier and its current value."""
     before, now = flatten(earlier), flatten(settings)
     keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     return [f"{key} was {before.get(key)}, is now {now.get(key)}" for key in keys]
@@ -153,14 +153,14 @@ def find_differences(earlier: Mapping[str, Any], settings: Mapping[str, Any]) ->
 def check_settings(
     folder: Path, what: str, earlier: Mapping[str, Any], settings: Mapping[str, Any], ways_out: str = WAYS_OUT
 ) -> None:
-    """Raises ValueError if settings differ; names those that do.
+    """Raises ValueError if settings differ; the message names those that do.
 
     Args:
-        folder: Where `what` lies.
-        what: What was made with the earlier settings, such as ``predictions``.
-        earlier: Settings, nested.
-        settings: Of this run, nested.
-        ways_out: What to name to begin anew.
+        folder: The folder that holds the earlier results.
+        what: The kind of these results, such as ``predictions``.
+        earlier: Their settings, nested.
+        settings: Settings of this run, nested.
+        ways_out: Ways to start over, for the message.
     """
     differences = find_differences(earlier, settings)
     if not differences:
@@ -173,7 +173,7 @@ def check_settings(
 
 
 def flatten(settings: Any) -> dict[str, Any]:
-    """Returns nested settings by dotted names: ``{"method": {"lr": 0.1}}`` as ``{"method.lr": 0.1}``."""
+    """Flattens nested settings to dotted names: ``{"method": {"lr": 0.1}}`` becomes ``{"method.lr": 0.1}``."""
     if not isinstance(settings, Mapping):
         return {"": settings}
     flat: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""The folder of a training: its own, and no other's."""
+"""The folder of a training run, protected against other training runs."""
 
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,10 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 
 
 def drop_checkpoints(trainer: Any) -> None:
-    """Leaves out the callbacks that write checkpoints, where a run is to write none.
+    """Removes the callbacks that write checkpoints if a run is to write none.
 
     Args:
-        trainer: The config of the Trainer.
+        trainer: Configuration of the Trainer.
     """
     if trainer.fast_dev_run or trainer.enable_checkpointing is False:
         trainer.enable_checkpointing = False
@@ -22,7 +22,7 @@ def drop_checkpoints(trainer: Any) -> None:
 
 
 def find_checkpoints(trainer: Trainer, callback: ModelCheckpoint) -> Path:
-    """Returns the folder into which a callback writes, as Lightning chooses it."""
+    """Returns the folder that a checkpoint callback writes to, by Lightning's rules."""
     if callback.dirpath is not None:
         return Path(callback.dirpath)
     if not trainer.loggers:
@@ -33,11 +33,11 @@ def find_checkpoints(trainer: Trainer, callback: ModelCheckpoint) -> Path:
 
 
 def check_checkpoints(trainer: Trainer, resumed: str | None) -> None:
-    """Raises FileExistsError if a training would replace the checkpoints of another.
+    """Raises FileExistsError if a training run would overwrite the checkpoints of another.
 
     Args:
-        trainer: Of the training.
-        resumed: The checkpoint that it goes on from; those beside it are its own.
+        trainer: Trainer of the run.
+        resumed: Checkpoint that the run resumes from; it may overwrite checkpoints in the same folder.
     """
     for callback in trainer.checkpoint_callbacks:
         if not isinstance(callback, ModelCheckpoint):
@@ -54,7 +54,7 @@ def check_checkpoints(trainer: Trainer, resumed: str | None) -> None:
 
 
 def reserve_folders(trainer: Trainer) -> None:
-    """Makes the folder of a training at once: another that starts in the same second takes the next number."""
+    """Creates a training run's folder at once, so that a run started in the same second gets the next number."""
     for logger in trainer.loggers if trainer.is_global_zero else ():
         if not isinstance(logger, CSVLogger):
             continue
@@ -69,14 +69,14 @@ def reserve_folders(trainer: Trainer) -> None:
 
 
 def check_progress(trainer: Trainer, trained: bool) -> None:
-    """Says at its end what a training has left out.
+    """Checks at the end of a training run that it trained, and warns if no validation gave the monitored score.
 
     Args:
-        trainer: Of the training.
-        trained: Whether there was anything to train.
+        trainer: Trainer of the run.
+        trained: Whether training started.
 
     Raises:
-        ValueError: If nothing was trained, unless the checkpoint that it went on from is its own.
+        ValueError: If nothing was trained, unless the run resumed from a checkpoint in its own folder.
     """
     callback, resumed = trainer.checkpoint_callback, trainer.ckpt_path
     folder = Path(getattr(callback, "dirpath", None) or "").resolve()

@@ -1,1 +1,1 @@
-"""Files of data sets: how images and labels pair up, what their pixels are, what they hold as a whole."""
+"""Reading the files of data sets: pairing images and labels, decoding pixels, and summarising what they hold."""

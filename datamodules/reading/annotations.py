@@ -1,4 +1,4 @@
-"""Labels that are no images of ids: polygons, and segments whose classes stand in a JSON file."""
+"""Labels that are not images of ids: polygons, and segments whose classes are listed in a JSON file."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -14,12 +14,12 @@ from datamodules.base import DataError
 from datamodules.labels import IGNORED
 from datamodules.reading.pixels import read_image
 
-Segments = Mapping[str, Mapping[int, int]]  # class by number of the segment, by name of the label file
+Segments = Mapping[str, Mapping[int, int]]  # by name of the label file: class by segment number
 
 
 @contextmanager
 def explain_content(path: Path, expected: str) -> Iterator[None]:
-    """Raises DataError in place of what comes of a file that is damaged or holds something else."""
+    """Raises DataError in place of any error from reading a file that is damaged or holds something else."""
     try:
         yield
     except Exception as error:
@@ -29,14 +29,14 @@ def explain_content(path: Path, expected: str) -> Iterator[None]:
 
 
 def draw_polygons(path: Path, classes: Mapping[str, int], domain: str) -> np.ndarray:
-    """Draws the ids of an annotation, object by object in the order of the file.
+    """Draws the ids of a polygon file, object by object in the order of the file.
 
-    As IDD's own tool does, it skips what is deleted, has fewer than three points, or is of an unknown class.
+    Like IDD's own tool, it skips objects that are deleted, have fewer than three points, or are of an unknown class.
 
     Args:
-        path: ``*_polygons.json`` in the form of Cityscapes and IDD.
-        classes: The id of each class; a ``group`` of objects has that of one.
-        domain: Of the data set, to warn of classes that it does not have.
+        path: ``*_polygons.json`` file in the format of Cityscapes and IDD.
+        classes: The id of each class; ``cargroup``, for example, counts as ``car``.
+        domain: Name of the data set, for warnings about unknown classes.
 
     Returns:
         (H, W) uint8 ids, 255 where nothing is drawn.
@@ -63,13 +63,13 @@ def draw_polygons(path: Path, classes: Mapping[str, int], domain: str) -> np.nda
 
 @cache
 def warn_of_class(name: str, domain: str) -> None:
-    """Warns of a class that a data set does not have, once."""
+    """Warns once about a class that a data set does not have."""
     rank_zero_warn(f"{domain}: objects of class {name!r} are skipped, as {domain} has no such class")
 
 
 @cache
 def read_segments(path: Path) -> Segments:
-    """Reads the class of each segment from annotations in COCO's panoptic form."""
+    """Reads the class of each segment from annotations in COCO's panoptic format."""
     with explain_content(path, "panoptic annotations, which say what the segments of the label images are"):
         return {
             entry["file_name"]: {int(info["id"]): int(info["category_id"]) for info in entry["segments_info"]}
@@ -78,10 +78,10 @@ def read_segments(path: Path) -> Segments:
 
 
 def read_panoptic(path: Path, segments: Segments) -> np.ndarray:
-    """Reads panoptic labels, RGB with segment = R + 256 G + 65536 B, as (H, W) uint8 ids; 0 is no segment.
+    """Reads panoptic labels, RGB with segment = R + 256 G + 65536 B, as (H, W) uint8 ids; segment 0 is id 0.
 
     Raises:
-        DataError: If the annotations do not know the file, or one of its segments.
+        DataError: If the annotations do not list the file, or one of its segments.
     """
     if path.name not in segments:
         raise DataError(

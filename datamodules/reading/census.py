@@ -1,4 +1,4 @@
-"""What the files of a split hold, and what a user should hear of it before a run: kinds, sizes, orientations, ids."""
+"""Statistics of the files of a split (kinds, sizes, orientations, ids), and warnings about them before a run."""
 
 import re
 from collections import Counter
@@ -14,32 +14,32 @@ from datamodules.labels import IGNORED, UNKNOWN, format_ids
 from datamodules.reading.pairs import Pair
 from datamodules.transforms import EvaluationTransform
 
-COMMON = ("road", "building", "vegetation", "sky", "car")  # classes that hardly any ten street scenes are without
-ENOUGH = 10  # label files
-MOSTLY = 0.5  # share of ignored pixels from which on they are worth a warning
-DARK = 2**14  # a brightest value of 16-bit images from which on they are none of 14 bits or fewer
-COUNTED = 2**20  # pixels at a time
-LABEL_NAME = re.compile(r"(.+)(_(?:L|gt|masks?|labels?|seg|annot))", re.IGNORECASE)  # of labels beside photographs
-ONE_BIT = "1-bit"  # how `Header.kind` ends for masks of black and white alone
+COMMON = ("road", "building", "vegetation", "sky", "car")  # classes that almost any ten street scenes contain
+ENOUGH = 10  # label files, to expect the common classes in
+MOSTLY = 0.5  # share of ignored pixels above which a warning is due
+DARK = 2**14  # 16-bit images whose maximum is below this use at most 14 bits
+COUNTED = 2**20  # pixels counted at a time
+LABEL_NAME = re.compile(r"(.+)(_(?:L|gt|masks?|labels?|seg|annot))", re.IGNORECASE)  # of labels beside images
+ONE_BIT = "1-bit"  # end of `Header.kind` for black-and-white masks
 
 Ids = Counter[int]  # number of pixels by id
 
 
 @dataclass
 class Census:
-    """What pairs hold, as far as they have been looked at, and what is wrong with them.
+    """Statistics of the pairs checked so far, and the problems found in them.
 
     Attributes:
-        read: Number of pairs looked at.
-        problems: What is wrong with them.
+        read: Number of pairs checked.
+        problems: Problems found in them.
         images: Number of image files by kind.
-        sizes: Number of images by (height, width), as they are seen: turned where they are turned.
-        turned: Names of the images that are turned as their EXIF orientation says.
+        sizes: Number of images by (height, width), after EXIF orientation, where it is applied.
+        turned: Names of the images turned upright by their EXIF orientation.
         labels: Number of label files by kind.
         ids: Number of pixels by id, by kind of label file.
-        example: A label file of each kind.
-        brightest: The highest values of images of 16 bits, as far as they have been looked for.
-        digests: Name of an image by size and CRC-32 of its file, which copies have too.
+        example: One label file of each kind.
+        brightest: Maximum values of the 16-bit images that were decoded.
+        digests: Name of an image by (size, CRC-32) of its file, to find copies.
     """
 
     read: int = 0
@@ -55,19 +55,19 @@ class Census:
 
     @property
     def all_ids(self) -> Ids:
-        """Number of pixels by id, of all kinds of label files."""
+        """Number of pixels by id, over all kinds of label files."""
         return sum(self.ids.values(), Counter())
 
     @contextmanager
     def note_problem(self, name: str) -> Iterator[None]:
-        """Adds a DataError about a pair to the problems."""
+        """Catches a DataError about a pair and adds it to the problems."""
         try:
             yield
         except DataError as error:
             self.problems.append(Problem(name, error.kind, str(error)))
 
     def update(self, other: "Census") -> None:
-        """Adds what is known of other pairs."""
+        """Adds the statistics and problems of other pairs."""
         self.read += other.read
         self.problems += other.problems
         self.turned += other.turned
@@ -81,7 +81,7 @@ class Census:
         self.digests |= other.digests
 
     def find_mixture(self, where: str) -> str:
-        """Returns why masks of one bit cannot lie beside others, 1 here and 255 there; empty if they do not."""
+        """Returns the message about 1-bit masks (ids 0 and 1) mixed with other labels; empty if there are none."""
         binary = [kind for kind in self.labels if kind.endswith(ONE_BIT)]
         others = [kind for kind in self.labels if kind not in binary]
         if not binary or not others:
@@ -94,13 +94,13 @@ class Census:
     def find_warnings(
         self, where: str, table: np.ndarray, names: Sequence[str], own: bool, coloured: bool = False
     ) -> list[str]:
-        """Returns what speaks for pixels or labels that mean something else than is thought, the worst first.
+        """Returns warnings about pixels or labels that are probably misread, worst first.
 
         Args:
             where: Data set and split.
             table: Lookup from ids to labels.
-            names: Classes of the labels.
-            own: Whether the user has named them; of Cityscapes' only the common ones are expected to occur.
+            names: Class names of the labels.
+            own: Whether the user named the classes; of Cityscapes' only the common ones are expected to occur.
             coloured: Whether the ids come from colours.
         """
         ids, warnings = self.all_ids, self.find_dark_images(where)
@@ -131,7 +131,7 @@ class Census:
         return warnings
 
     def find_dark_images(self, where: str) -> list[str]:
-        """Returns a warning if images of 16 bits use so few of them that they are read as black, or almost."""
+        """Returns a warning if 16-bit images use so few bits that they are read as black, or almost."""
         most = max(self.brightest, default=0)
         if not 0 < most < DARK:
             return []
@@ -145,7 +145,7 @@ class Census:
         ]
 
     def find_notes(self, where: str, transform: EvaluationTransform) -> list[str]:
-        """Returns what happens to the images before they reach the network."""
+        """Returns notes on how images are resized and turned before they reach the network."""
         notes, number = [], self.sizes.total()
         fitted = {size: transform.fit(size) for size in self.sizes}
         changed = Counter({size: count for size, count in self.sizes.items() if fitted[size] != size})
@@ -164,7 +164,7 @@ class Census:
         return notes
 
     def describe(self, table: np.ndarray, names: Sequence[str]) -> dict[str, object]:
-        """Returns everything, for JSON."""
+        """Returns the statistics, in JSON types."""
         return {
             "images": dict(self.images.most_common()),
             "sizes": {format_size(size): number for size, number in self.sizes.most_common()},
@@ -176,7 +176,7 @@ class Census:
 
 
 def find_odd_pairs(pairs: Sequence[Pair], where: str) -> list[str]:
-    """Returns what the names of the files speak for: labels taken for images, or for those of several images."""
+    """Returns warnings about images whose names look like labels, and about labels shared by several images."""
     names = {pair.name for pair in pairs}
     masks = {name: match[2] for name in sorted(names) if (match := LABEL_NAME.fullmatch(name)) and match[1] in names}
     users = Counter(pair.labels for pair in pairs if pair.labels is not None)
@@ -197,13 +197,13 @@ def find_odd_pairs(pairs: Sequence[Pair], where: str) -> list[str]:
 
 
 def name_id(value: int, table: np.ndarray, names: Sequence[str]) -> str:
-    """Returns the class that an id counts as; ``ignored``, or ``unknown``."""
+    """Returns the class name of an id, ``ignored``, or ``unknown``."""
     label = int(table[value]) if value < len(table) else UNKNOWN
     return {IGNORED: "ignored", UNKNOWN: "unknown"}.get(label) or names[label]
 
 
 def format_size(size: tuple[int, int]) -> str:
-    """Writes (height, width) as ``WxH``."""
+    """Formats (height, width) as ``WxH``."""
     return f"{size[1]}x{size[0]}"
 
 
@@ -211,6 +211,6 @@ def count_ids(ids: np.ndarray) -> Ids:
     """Counts the pixels of each id in (H, W) uint8 or uint16 ids."""
     counts = np.zeros(2**16, dtype=np.int64)
     rows = max(1, COUNTED // max(1, ids.shape[1]))
-    for first in range(0, len(ids), rows):  # bincount takes 8 bytes for each pixel
+    for first in range(0, len(ids), rows):  # bincount takes 8 bytes per pixel
         counts += np.bincount(ids[first : first + rows].ravel(), minlength=2**16)
     return Counter({int(value): int(counts[value]) for value in np.flatnonzero(counts)})

@@ -1,4 +1,4 @@
-"""Pairs of files as a data set, and what reading each to the last byte finds."""
+"""A data set of image and label files, and checks of its pairs."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,22 +16,22 @@ from datamodules.reading.pairs import Pair
 from datamodules.reading.pixels import read_file, read_image
 from datamodules.transforms import Transform
 
-DEEP_LOOKED_AT = 5  # images of 16 bits, of which the pixels have to be decoded
+DEEP_LOOKED_AT = 5  # 16-bit images decoded for their maximum
 
 
 class FilesDataset(SegmentationDataset):
-    """Pairs of files.
+    """A data set of image and label files.
 
     Args:
         domain: Name of the data set.
-        pairs: In the order of the samples.
+        pairs: Pairs in the order of the samples.
         table: Lookup from stored ids to labels, see `LabelSpace.table`.
-        transform: What happens to each pair.
+        transform: Transform applied to each pair.
         read_ids: Reads a label file as (H, W) uint8 or uint16 ids.
-        seed: Of the augmentation.
+        seed: Seed of the augmentation.
         labelled: Whether samples have a mask.
-        upright: Whether images are turned as their EXIF orientation says.
-        hint: What to add to errors about ids that the data set does not define.
+        upright: Whether images are turned upright according to their EXIF orientation.
+        hint: Advice appended to errors about ids that the data set does not define.
     """
 
     def __init__(
@@ -57,11 +57,11 @@ class FilesDataset(SegmentationDataset):
         return len(self.pairs)
 
     def name(self, index: int) -> str:
-        """Returns what tells the file from others, e.g. ``frankfurt/frankfurt_000000_000294``."""
+        """Returns the name of a pair, e.g. ``frankfurt/frankfurt_000000_000294``."""
         return self.pairs[index].name
 
     def describe_pair(self, index: int) -> str:
-        """Returns the name of a pair, and size and time of change of its files."""
+        """Returns the name of a pair, and the size and modification time of its files."""
         pair = self.pairs[index]
         return " ".join([pair.name, *map(describe_file, pair.files)])
 
@@ -82,9 +82,9 @@ class FilesDataset(SegmentationDataset):
         return super().load_pair(index)
 
     def check_orientation(self, index: int) -> None:
-        """Raises DataError if images are turned upright, and one file of a pair says another turn than the other.
+        """Raises DataError if `upright` is set and the EXIF orientations of an image and its labels differ.
 
-        Labels may have been drawn on the stored pixels or on the upright ones: nothing tells.
+        The labels may have been drawn on the stored pixels or on the upright ones; the files do not tell which.
         """
         pair = self.pairs[index]
         if not self.upright or pair.labels is None:
@@ -99,7 +99,7 @@ class FilesDataset(SegmentationDataset):
             )
 
     def explain_ids(self, index: int, found: Iterable[int]) -> str:
-        """Returns the message about unknown ids; says so if they look like Cityscapes' own, not its train ids."""
+        """Returns the message about unknown ids, with a hint if they look like Cityscapes' label ids."""
         found, path = list(found), self.pairs[index].labels
         named = path is not None and "labelIds" in path.name
         train_ids = set(np.flatnonzero(self.table != UNKNOWN)) == {*TRAIN_IDS}
@@ -108,16 +108,16 @@ class FilesDataset(SegmentationDataset):
         return super().explain_ids(index, found) + hint
 
     def where(self, index: int) -> str:
-        """Returns the two files."""
+        """Returns the paths of the two files."""
         return f"{self.pairs[index].image} and {self.pairs[index].labels}"
 
     def check(self, index: int, whole: bool = True, brightest: bool = True) -> Census:
-        """Reads a pair; says what it holds, and what is wrong with it.
+        """Reads a pair and returns its statistics and problems.
 
         Args:
-            index: Of the pair.
-            whole: Whether to read the image to its last byte, and not its header alone; labels are read in any case.
-            brightest: Whether to decode an image of 16 bits for its highest value.
+            index: Index of the pair.
+            whole: Whether to decode the whole image instead of only its header; labels are always read.
+            brightest: Whether to decode a 16-bit image for its maximum value.
         """
         pair, size, found = self.pairs[index], None, Census(read=1)
         with found.note_problem(pair.name):
@@ -149,14 +149,14 @@ class FilesDataset(SegmentationDataset):
 def check_dataset(
     dataset: FilesDataset, indices: Sequence[int] | None = None, num_threads: int | None = None
 ) -> Iterator[Census]:
-    """Reads pairs with all cores; yields what is found in each, in order, see `FilesDataset.check`."""
+    """Checks pairs on all cores; yields the census of each, in order, see `FilesDataset.check`."""
     chosen = range(len(dataset)) if indices is None else indices
-    with ThreadPoolExecutor(num_threads or os.cpu_count()) as pool:  # decoders leave Python's lock
+    with ThreadPoolExecutor(num_threads or os.cpu_count()) as pool:  # decoders release the GIL
         yield from pool.map(dataset.check, chosen)
 
 
 def look_at(dataset: FilesDataset, number: int) -> Census:
-    """Looks at about so many pairs, evenly spread: at the labels, at headers of images, and at a few deep ones."""
+    """Checks about `number` pairs, evenly spread: labels, image headers, and the pixels of a few 16-bit images."""
     census = Census()
     for index in range(0, len(dataset), max(1, len(dataset) // number)):
         census.update(dataset.check(index, whole=False, brightest=len(census.brightest) < DEEP_LOOKED_AT))
@@ -164,7 +164,7 @@ def look_at(dataset: FilesDataset, number: int) -> Census:
 
 
 def describe_file(path: Path) -> str:
-    """Returns a file's size in bytes and time of change in nanoseconds; ``missing`` if it is not there."""
+    """Returns a file's size in bytes and modification time in nanoseconds, or ``missing``."""
     try:
         found = path.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""What a folder of one's own holds, as far as its names and labels tell, and the YAML that reads it."""
+"""Guesses the `FolderDataModule` arguments for a user's folder from its names and labels, and writes the YAML."""
 
 import math
 import re
@@ -21,12 +21,12 @@ from datamodules.reading.own_labels import LABEL_SUFFIXES, LOSSY_COLOURS
 from datamodules.reading.pairs import list_files
 from datamodules.reading.pixels import IMAGE_SUFFIXES, read_image, read_index
 
-LOOKED_AT = 50  # label files
+LOOKED_AT = 50  # label files sampled
 LABEL_FOLDER = re.compile(
     r"gt(Fine|Coarse)?|ground_?truth|(class_?)?ids?|classes|semantics?|\w*annot\w*|sem_?seg|seg(mentation\w*|maps?)?|labels?\w*|masks?\w*",
     re.IGNORECASE,
 )
-ENDING = re.compile(r"(_[A-Za-z]+)+$")  # of names: _leftImg8bit, _gtFine_labelIds, _mask
+ENDING = re.compile(r"(_[A-Za-z]+)+$")  # of a name: _leftImg8bit, _gtFine_labelIds, _mask
 LABEL_ENDING = re.compile(r"_(L|gt.*|.*label.*|.*mask.*|.*seg.*|.*annot.*)$", re.IGNORECASE)
 NOTE = "# Written by `python -m experiments.check_data` from the files in {root}.\n"
 STAND_INS = "# class_0 and so on are placeholders: replace them with the names of your classes.{train_ids}\n"
@@ -34,10 +34,10 @@ TRAIN_IDS_TOO = " If the ids are Cityscapes' 19 train ids, leave classes and ids
 
 
 def guess_arguments(base: Path) -> dict[str, Any] | None:
-    """Returns the arguments of `FolderDataModule` that read a folder; None if no images lie below it.
+    """Guesses the `FolderDataModule` arguments that read a folder; None if it contains no images.
 
-    Images and labels are told apart by the names of folders and files, splits by the names of folders, and classes by
-    the ids or colours in some of the labels.
+    Images and labels are told apart by the names of folders and files, and splits by the names of folders. Classes are
+    read from the ids or colours of a sample of the labels.
     """
     files = [PurePosixPath(name) for name in list_files(base) if name.lower().endswith(IMAGE_SUFFIXES)]
     labels = [path for path in files if is_label(path)]
@@ -50,7 +50,7 @@ def guess_arguments(base: Path) -> dict[str, Any] | None:
         arguments |= guess_classes([base / path for path in labels[:: max(1, len(labels) // LOOKED_AT)]])
     found = {SPLITS[part.lower()]: part for path in images for part in path.parts if part.lower() in SPLITS}
     if "{split}" not in arguments["images"]:
-        found = {}  # they lie below folders of other names: nothing that a pattern could say
+        found = {}  # no single pattern covers their folders
     if any(split != part for split, part in found.items()):
         arguments["splits"] = dict(found)
     if found and "test" not in found:
@@ -59,13 +59,13 @@ def guess_arguments(base: Path) -> dict[str, Any] | None:
 
 
 def is_label(path: PurePosixPath) -> bool:
-    """Returns whether a file's name, or that of a folder above it, says that it holds labels."""
+    """Returns whether the name of a file, or of a folder above it, marks it as labels."""
     folders = any(LABEL_FOLDER.fullmatch(part) for part in path.parts[:-1])
     return (folders or bool(LABEL_ENDING.search(path.stem))) and path.suffix.lower() in LABEL_SUFFIXES
 
 
 def make_pattern(paths: Sequence[PurePosixPath]) -> str:
-    """Returns the narrowest pattern that `FolderDataModule` understands and that matches all of some files."""
+    """Returns the narrowest `FolderDataModule` pattern that matches all given files."""
     folders = [[mark_split(part) for part in path.parts[:-1]] for path in paths]
     common = [level[0] for level in takewhile(lambda level: len(set(level)) == 1, zip(*folders, strict=False))]
     endings = {match[0] if (match := ENDING.search(path.stem)) else "" for path in paths}
@@ -80,18 +80,18 @@ def make_pattern(paths: Sequence[PurePosixPath]) -> str:
 
 
 def mark_split(part: str) -> str:
-    """Puts ``{split}`` in place of a split in the name of a folder, such as ``train`` or ``trainannot``."""
+    """Replaces the split in a folder's name, such as ``train`` or ``trainannot``, by ``{split}``."""
     bare, annot = re.fullmatch(r"(.*?)(annot)?", part, re.IGNORECASE).groups()  # type: ignore[union-attr]
     return "{split}" + (annot or "") if bare.lower() in SPLITS else part
 
 
 def guess_classes(paths: Sequence[Path]) -> dict[str, Any]:
-    """Returns the arguments that say what is in some label files: stand-ins for the names of classes."""
+    """Guesses the class arguments from label files, with placeholders as class names."""
     ids: Ids = Ids()
     colours: set[tuple[int, ...]] = set()
     for path in paths:
         header = read_header(path)
-        with suppress(DataError):  # the check says what is wrong with it
+        with suppress(DataError):  # check_data reports what is wrong with it
             if header is not None and header.coloured:
                 colours |= set(map(tuple, np.unique(read_image(path).reshape(-1, 3), axis=0).tolist()))
             else:
@@ -100,7 +100,7 @@ def guess_classes(paths: Sequence[Path]) -> dict[str, Any]:
 
 
 def name_colours(colours: Sequence[tuple[int, ...]]) -> dict[str, Any]:
-    """Returns a class per colour, none if there are too many to have been drawn; black counts for nothing."""
+    """Returns arguments with one class per colour, empty if there are too many colours; black is ignored."""
     if len(colours) > LOSSY_COLOURS:
         return {}
     classes = {f"class_{number}": list(colour) for number, colour in enumerate(c for c in colours if any(c))}
@@ -109,7 +109,7 @@ def name_colours(colours: Sequence[tuple[int, ...]]) -> dict[str, Any]:
 
 
 def name_ids(ids: Sequence[int]) -> dict[str, Any]:
-    """Returns a class per id; of masks of 0 and 255 the background and the foreground."""
+    """Returns arguments with one class per id; ids 0 and 255 alone are background and foreground."""
     if list(ids) == [0, IGNORED]:
         return {"classes": ["background", "foreground"], "ids": {0: "background", IGNORED: "foreground"}}
     named = {value: f"class_{value}" for value in ids if value != IGNORED}
@@ -117,7 +117,7 @@ def name_ids(ids: Sequence[int]) -> dict[str, Any]:
 
 
 def format_yaml(arguments: dict[str, Any]) -> str:
-    """Writes the YAML of a `FolderDataModule`, as main.py takes it after ``--data``."""
+    """Formats `FolderDataModule` arguments as the YAML that main.py takes after ``--data``."""
     ids = arguments.get("ids", {})
     stand_ins = STAND_INS.format(train_ids=TRAIN_IDS_TOO if len(ids) > 2 and ids.keys() <= TRAIN_IDS.keys() else "")
     lines = "\n".join(f"{key}: {format_value(value)}" for key, value in arguments.items())
@@ -130,6 +130,6 @@ def format_yaml(arguments: dict[str, Any]) -> str:
 
 
 def format_value(value: Any) -> str:
-    """Writes a value in one line of YAML."""
+    """Formats a value as one line of YAML."""
     text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=math.inf, default_flow_style=True)
     return text.removesuffix("...\n").strip()

@@ -1,4 +1,4 @@
-"""What an image file says of its pixels beside their values: kind, size, orientation, palette, transparency."""
+"""Metadata of image files: kind, size, orientation, palette, transparency."""
 
 import re
 from dataclasses import dataclass
@@ -13,19 +13,19 @@ from datamodules.base import DataError
 from datamodules.reading.kinds import BITS_PER_SAMPLE, PNG
 from datamodules.reading.pixels import UNREADABLE, explain_damage, is_deep, read_file
 
-ORIENTATION = 0x0112  # tag of EXIF
+ORIENTATION = 0x0112  # EXIF tag
 MODES = {"1": "1-bit", "L": "gray", "LA": "gray with alpha", "P": "palette", "I": "16-bit gray", "F": "floating-point"}
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of its pixels before they are decoded.
+    """Metadata of an image file.
 
     Attributes:
-        kind: Format and what a pixel is, e.g. ``JPEG RGB``, ``PNG palette``, ``TIFF 16-bit gray``, ``PNG 1-bit``.
+        kind: Format and type of pixels, e.g. ``JPEG RGB``, ``PNG palette``, ``TIFF 16-bit gray``, ``PNG 1-bit``.
         size: (height, width) as stored.
-        orientation: Of EXIF, 1 to 8; 1 is upright.
-        brightest: The highest value of an image of 16 bits, if it has been looked for.
+        orientation: EXIF orientation, 1 to 8; 1 is upright.
+        brightest: Maximum value of a 16-bit image, if it was decoded.
     """
 
     kind: str
@@ -35,21 +35,21 @@ class Header:
 
     @property
     def turned_size(self) -> tuple[int, int]:
-        """(height, width) after the image is turned as its orientation says."""
+        """(height, width) after the EXIF orientation is applied."""
         return self.size[::-1] if self.orientation > 4 else self.size
 
     @property
     def coloured(self) -> bool:
-        """Whether pixels are colours, red, green and blue."""
+        """Whether pixels are RGB colours."""
         return "RGB" in self.kind
 
 
 def read_header(path: Path, brightest: bool = False) -> Header | None:
-    """Reads what an image file says of its pixels; None of a file that is no image.
+    """Reads the metadata of an image file; None if it is not an image.
 
     Args:
         path: The file.
-        brightest: Whether to decode the pixels too if they have 16 bits, for the highest value.
+        brightest: Whether to decode a 16-bit image for its maximum value.
     """
     try:
         with Image.open(path) as picture:
@@ -68,7 +68,7 @@ def read_header(path: Path, brightest: bool = False) -> Header | None:
 
 
 def find_brightest(path: Path) -> int | None:
-    """Returns the highest value of a 16-bit image, without its alpha channel; None if it cannot be decoded."""
+    """Returns the maximum value of a 16-bit image without alpha; None if it is not one or cannot be decoded."""
     try:
         pixels = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     except UNREADABLE:
@@ -77,11 +77,11 @@ def find_brightest(path: Path) -> int | None:
 
 
 def read_orientation(path: Path) -> int:
-    """Returns the EXIF orientation of an image, 1 to 8; 1, which is upright, if it says none or cannot be read."""
+    """Returns the EXIF orientation of an image, 1 to 8; 1 (upright) if it has none or cannot be read."""
     try:
         with Image.open(path) as picture:
             if picture.format == "PNG" and not re.search(b"eXIf|exif", path.read_bytes()):
-                return 1  # Pillow would decode all of it to know
+                return 1  # Pillow would decode the whole image to find out
             found = picture.getexif().get(ORIENTATION, 1)
     except UNREADABLE:
         return 1
@@ -89,7 +89,7 @@ def read_orientation(path: Path) -> int:
 
 
 def read_palette(path: Path) -> np.ndarray | None:
-    """Returns the (N, 3) uint8 colours of a palette image in the order of its indices; None of any other file."""
+    """Returns the (N, 3) uint8 palette of an image, in the order of the indices; None if it has no palette."""
     try:
         with Image.open(path) as picture:
             colours = picture.getpalette("RGB") if picture.mode == "P" else None
@@ -99,7 +99,7 @@ def read_palette(path: Path) -> np.ndarray | None:
 
 
 def refuse_transparency(path: Path) -> None:
-    """Raises DataError if pixels of an image are not fully opaque, as their colours are then not what is seen."""
+    """Raises DataError if pixels are not fully opaque, as their stored colours are then not what a viewer shows."""
     file = read_file(path)
     with explain_damage(path, file, "an image"), Image.open(BytesIO(file)) as picture:
         if is_deep(picture) or not picture.has_transparency_data:

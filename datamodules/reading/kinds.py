@@ -1,4 +1,4 @@
-"""What the bytes of an image file say before its pixels are decoded: its kind, its loss, how many pictures it holds."""
+"""Identifies image files by their bytes, before decoding: format, lossy compression, number of pictures."""
 
 import re
 from io import BytesIO
@@ -7,14 +7,14 @@ from PIL import Image, TiffImagePlugin
 
 JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 REDUCED, MASK = 1, 4  # bits of SUBFILE
-SUBFILE, BITS_PER_SAMPLE, COMPRESSION, PHOTOMETRIC, SAMPLE_FORMAT = 254, 258, 259, 262, 339  # tags of TIFF
+SUBFILE, BITS_PER_SAMPLE, COMPRESSION, PHOTOMETRIC, SAMPLE_FORMAT = 254, 258, 259, 262, 339  # TIFF tags
 DEFAULTS = {SUBFILE: 0, BITS_PER_SAMPLE: 1, COMPRESSION: 1, PHOTOMETRIC: 1, SAMPLE_FORMAT: 1}
 LOSSY_TIFF = {6, 7, 33003, 33005, 34712, 34892, 50001, 50002, 52546}  # JPEG, JPEG 2000, WebP, JPEG XL
 LOSSY = {JPEG: "a JPEG", b"\0\0\0\x0cjP  ": "a JPEG 2000", b"\xff\x4f\xff\x51": "a JPEG 2000"}
 BRANDS = dict.fromkeys(("avif", "avis"), "an AVIF") | dict.fromkeys(
     ("heic", "heix", "hevc", "hevx", "heim", "heis", "mif1", "msf1"), "a HEIC"
 )
-SIGNATURES = {  # files that come under the name of an image
+SIGNATURES = {  # other files that carry an image's suffix
     b"%PDF": "a PDF", b"PK\3\4": "a ZIP archive", b"\x1f\x8b": "a gzip archive", b"\x93NUMPY": "an array of NumPy",
     b"v/1\x01": "an OpenEXR image", b"\xff\x0a": "a JPEG XL", b"\0\0\0\x0cJXL ": "a JPEG XL",
 }  # fmt: skip
@@ -23,7 +23,7 @@ Tags = dict[int, int]
 
 
 def read_tags(data: bytes) -> list[Tags]:
-    """Returns the tags in `DEFAULTS` of each picture in a TIFF, of several values the first; none of another file."""
+    """Returns the `DEFAULTS` tags (first value) of each picture in a TIFF; an empty list for other files."""
     if not data.startswith(tuple(TiffImagePlugin.PREFIXES)):
         return []
     found: list[Tags] = []
@@ -42,10 +42,10 @@ def read_tags(data: bytes) -> list[Tags]:
 
 
 def count_pictures(data: bytes) -> int:
-    """Returns how many pictures a file holds: pages or frames.
+    """Returns the number of pictures in a file: pages or frames.
 
-    Smaller copies of the first page, and masks of what is valid in it, as in a cloud-optimised GeoTIFF, do not count;
-    nor do the other pictures in a JPEG of a phone (MPO), whose first is the photograph.
+    Not counted are reduced copies and validity masks of the first page, as in a cloud-optimised GeoTIFF, and further
+    pictures in a phone's JPEG (MPO), whose first picture is the photograph.
     """
     if data.startswith(JPEG) or (data.startswith(PNG) and b"acTL" not in data[: data.find(b"IDAT")]):
         return 1
@@ -56,7 +56,7 @@ def count_pictures(data: bytes) -> int:
 
 
 def find_loss(data: bytes) -> str:
-    """Returns what a file is that changes the values stored in it, e.g. ``a JPEG``; empty if it keeps them."""
+    """Returns the lossy format of a file, e.g. ``a JPEG``; empty if it is lossless."""
     for signature, name in LOSSY.items():
         if data.startswith(signature):
             return name
@@ -68,7 +68,7 @@ def find_loss(data: bytes) -> str:
 
 
 def is_lossy_webp(data: bytes) -> bool:
-    """Returns whether a file is a WebP with pixels of the lossy kind (VP8), of which there may be several pictures."""
+    """Returns whether a file is a WebP with lossy (VP8) data in any of its frames."""
     if data[:4] != b"RIFF" or data[8:12] != b"WEBP":
         return False
     start = 12
@@ -76,19 +76,19 @@ def is_lossy_webp(data: bytes) -> bool:
         kind, size = data[start : start + 4], int.from_bytes(data[start + 4 : start + 8], "little")
         if kind == b"VP8 ":
             return True
-        # A frame of an animation (ANMF) has 16 bytes of its own, then parts as the file has.
+        # An animation frame (ANMF) has a header of 16 bytes, then chunks like those of the file.
         start += 24 if kind == b"ANMF" else 8 + size + size % 2
     return False
 
 
 def name_photograph(data: bytes) -> str:
-    """Returns what a file of phones and cameras is, ``an AVIF``, ``a HEIC`` or one of its brand; empty of any other."""
+    """Returns the format of a phone's or camera's file: ``an AVIF``, ``a HEIC`` or its brand; otherwise empty."""
     brand = data[8:12].decode("latin-1").strip()
     return BRANDS.get(brand, f"a photograph of the kind {brand}") if data[4:8] == b"ftyp" else ""
 
 
 def name_numbers(data: bytes, mode: str = "") -> str:
-    """Returns what a file holds if not whole numbers of up to 16 bits from 0 on; `mode` is what Pillow makes of it."""
+    """Returns the number type of a file; empty for unsigned integers of up to 16 bits. `mode` is Pillow's mode."""
     tags = next(iter(read_tags(data)), DEFAULTS)
     bits, form = tags[BITS_PER_SAMPLE], tags[SAMPLE_FORMAT]
     if form in (3, 6) or mode == "F":
@@ -99,13 +99,13 @@ def name_numbers(data: bytes, mode: str = "") -> str:
 
 
 def is_odd_bitmap(data: bytes) -> bool:
-    """Returns whether a file is a BMP that Pillow takes for one of fewer colours than it has bits for."""
+    """Returns whether a file is a 4- or 8-bit BMP with 1 or 2 colours, which Pillow misreads."""
     bits, colours = (int.from_bytes(data[start : start + 2], "little") for start in (28, 46))
     return data[:2] == b"BM" and bits in (4, 8) and colours in (1, 2)
 
 
 def explain_kind(data: bytes) -> str:
-    """Returns why a file that no decoder reads is none of theirs, and what to do; empty if it is merely damaged."""
+    """Returns why no decoder reads a file, and what to do; empty if it is merely damaged."""
     if data.startswith(b"version https://git-lfs"):
         return "It is a Git LFS pointer in place of the file itself: run git lfs pull"
     if re.match(rb"\s*<", data.removeprefix(b"\xef\xbb\xbf")):
@@ -125,7 +125,7 @@ def explain_kind(data: bytes) -> str:
 
 
 def is_opened(data: bytes) -> bool:
-    """Returns whether Pillow knows what a file is, apart from its pixels."""
+    """Returns whether Pillow recognises the format of a file."""
     try:
         with Image.open(BytesIO(data)):
             return True

@@ -1,4 +1,4 @@
-"""Text files that say which images there are: lists of one split, and CSVs of pairs."""
+"""Text files that list images: lists of one split, and CSVs of pairs."""
 
 import csv
 import os
@@ -20,12 +20,12 @@ def is_list(value: str) -> bool:
 
 
 def read_lines(path: Path, expected: str) -> list[str]:
-    """Returns the lines of a text file in UTF-8, or in UTF-16 as Excel and PowerShell write it.
+    """Reads the lines of a text file in UTF-8, or in UTF-16 as written by Excel and PowerShell.
 
-    A first line ``sep=;``, which is Excel's, is emptied.
+    A first line such as Excel's ``sep=;`` becomes empty.
 
     Raises:
-        DataError: If it cannot be read; says what is `expected`.
+        DataError: If the file cannot be read; the message names what is `expected`.
     """
     try:
         data = path.read_bytes()
@@ -38,12 +38,12 @@ def read_lines(path: Path, expected: str) -> list[str]:
 
 
 def remove_suffix(entry: str) -> str:
-    """Returns an entry of a list without the suffix of an image or of labels, if it has one."""
+    """Returns an entry of a list without the suffix of an image or label file, if it has one."""
     return entry[: -len(Path(entry).suffix)] if entry.lower().endswith((*IMAGE_SUFFIXES, *LABEL_SUFFIXES)) else entry
 
 
 def make_finder(files: Files) -> Callable[[str], list[str]]:
-    """Returns a function that names the files that an entry of a list could be: by name, else by the end of a path."""
+    """Returns a function that finds the names that a list entry matches: by name, else by the end of a path."""
     by_end: dict[str, set[str]] = {}
     for name, path in files.items():
         for end in list_ends(path.with_suffix("").as_posix()):
@@ -59,13 +59,13 @@ def make_finder(files: Files) -> Callable[[str], list[str]]:
 
 
 def list_ends(path: str) -> list[str]:
-    """Lists a path, and what is left of it without the first folder, the first two, and so on."""
+    """Lists a path, the path without its first folder, without its first two, and so on."""
     parts = path.split("/")
     return ["/".join(parts[start:]) for start in range(len(parts))]
 
 
 def split_line(line: str, images: Files) -> list[list[str]]:
-    """Returns the ways to read a line of a list as fields, the likeliest first: names and folders may have blanks."""
+    """Returns the ways to split a line into fields, likeliest first: names and folders may contain spaces."""
     if remove_suffix(line) in images:
         return [[line]]
     fields = [field.strip("'\" ") for field in re.split(r"[,;\t]|(?<=\.\w{3})\s+|(?<=\.\w{4})\s+", line)]
@@ -77,16 +77,16 @@ def read_list(path: Path, images: Files, labels: Files) -> Files:
     """Returns the images that a list file names.
 
     The first field of each line is an image: its name or its path, with or without suffix; a path from another machine
-    will do if its end is the name. A second field that is a label file has to be that of the image. Lines that begin
-    with ``#`` do not count.
+    works if it ends with the name. A second field that is a label file must be that of the image. Lines that begin
+    with ``#`` are skipped.
 
     Args:
-        path: The list.
+        path: The list file.
         images: All images, by name.
         labels: Their labels, by the same names; empty if they are not needed.
 
     Raises:
-        DataError: If the file cannot be read, or names none, an unknown or ambiguous image, or labels of another.
+        DataError: If the file cannot be read, or lists no images, an unknown or ambiguous one, or another's labels.
     """
     lines = read_lines(path, "a text file with one image per line")
     if not any("\\" in name for name in images):
@@ -106,7 +106,7 @@ def read_list(path: Path, images: Files, labels: Files) -> Files:
         (name,) = matches
         second = "".join(fields[1:2])
         bare = remove_suffix(second)
-        is_file = bare != second  # and no class of the whole image, for instance
+        is_file = bare != second  # and not, for instance, a class of the whole image
         is_image = any(images[other].with_suffix("").as_posix().endswith(f"/{bare}") for other in find_image(bare))
         if name in labels and is_file and not is_image and name not in find_labels(bare):
             raise DataError(
@@ -120,15 +120,15 @@ def read_list(path: Path, images: Files, labels: Files) -> Files:
 
 
 def read_table(path: Path, root: Path, split: str | None) -> tuple[Files, Files, bool]:
-    """Reads a CSV of pairs: images and labels of a split by name, and whether it has a column of splits.
+    """Reads a CSV of pairs: images and labels of a split by name, and whether it has a column ``split``.
 
     Args:
         path: The CSV.
-        root: What its paths are relative to.
-        split: What its column ``split`` says of the images that are wanted; None wants all.
+        root: Folder that its paths are relative to.
+        split: Value of the column ``split`` to select, in any case; None selects all rows.
 
     Raises:
-        DataError: If it cannot be read, has other columns, an image twice, or none of the split.
+        DataError: If it cannot be read, lacks a column or a path, has a name twice, or no image of the split.
     """
     expected = "a CSV: image,label[,split]"
     lines = read_lines(path, expected)
@@ -177,5 +177,5 @@ def read_table(path: Path, root: Path, split: str | None) -> tuple[Files, Files,
 
 
 def to_posix(root: Path, path: str) -> str:
-    """Returns a path with slashes in place of Windows' backslashes, unless there is a file of the name as it stands."""
+    """Replaces Windows' backslashes in a path by slashes, unless a file of exactly that name exists."""
     return path if "\\" not in path or (root / path).exists() else path.replace("\\", "/")

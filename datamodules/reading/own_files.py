@@ -1,4 +1,4 @@
-"""Where images and labels of one's own lie, and which of them are of a split."""
+"""Finds the images and labels of a user's own data set, and those of each split."""
 
 import hashlib
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from datamodules.reading.own_labels import LABEL_SUFFIXES
 from datamodules.reading.pairs import Files, find_files, list_files, list_folders, split_pattern
 from datamodules.reading.pixels import IMAGE_SUFFIXES, WHY_NOT_LOSSY
 
-SPLITS: dict[str, Split] = {  # what their folders are usually called, in lower case
+SPLITS: dict[str, Split] = {  # usual names of their folders, in lower case
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
     "testing": "test",
 }  # fmt: skip
@@ -22,7 +22,7 @@ SPLITS: dict[str, Split] = {  # what their folders are usually called, in lower 
 
 @dataclass(frozen=True)
 class OwnFiles:
-    """Images and labels in folders or in a CSV; the arguments are those of `FolderDataModule`.
+    """Finds images and labels in folders or in a CSV; the arguments are those of `FolderDataModule`.
 
     Raises:
         ValueError: If arguments contradict each other.
@@ -58,12 +58,12 @@ class OwnFiles:
             )
 
     def describe(self) -> dict[str, object]:
-        """Returns the arguments, for JSON."""
+        """Returns the arguments, in JSON types."""
         described = {"images": self.images, "labels": self.labels, "pairs": self.pairs, "splits": dict(self.splits)}
         return described | ({"exclude": list(self.exclude)} if self.exclude else {})
 
     def lie_in(self, folder: Path) -> bool:
-        """Returns whether images, or the CSV of pairs, lie in a folder."""
+        """Returns whether a folder contains the images, or the CSV of pairs."""
         if self.pairs is not None:
             return (folder / self.pairs).is_file()
         patterns = [self._fill(self.images or "images", split) for split in get_args(Split)]
@@ -73,7 +73,7 @@ class OwnFiles:
         """Returns the images and the labels of a split by name.
 
         Raises:
-            DataError: If there are none, or nothing tells which are of the split.
+            DataError: If there are none, or nothing defines which belong to the split.
         """
         listed = self._is_listed(split)
         if self.pairs is not None:
@@ -96,17 +96,17 @@ class OwnFiles:
         return images, labels
 
     def _fill(self, pattern: str, split: Split) -> str:
-        """Puts in what stands for a split in paths."""
+        """Replaces ``{split}`` in a pattern by the name of the split's folder."""
         name = split if self._is_listed(split) else str(self.splits.get(split, split))
         return pattern.replace("{split}", name)
 
     def _is_listed(self, split: Split) -> bool:
-        """Returns whether a list file or a fraction says which images a split has."""
+        """Returns whether a list file or a fraction defines the images of a split."""
         value = self.splits.get(split, split)
         return not isinstance(value, str) or is_list(value)
 
     def _find_in_folders(self, root: Path, split: Split, labelled: bool) -> tuple[Files, Files, bool]:
-        """Returns the images and labels by name, and whether they lie in a folder of the split."""
+        """Returns the images and labels by name, and whether the pattern of the images contains ``{split}``."""
         images, labels = self._locate(root)
         found = find_files(root, self._fill(images, split), IMAGE_SUFFIXES, self.exclude)
         named: Files = {}
@@ -132,7 +132,7 @@ class OwnFiles:
         return found, named if labelled else {}, "{split}" in images
 
     def _locate(self, root: Path) -> tuple[str, str | None]:
-        """Returns the patterns of images and labels, with those that were not given."""
+        """Returns the patterns of images and labels, with defaults for those that were not given."""
         images, labels = self.images, self.labels
         if images is None:
             by_split = any((root / self._fill("images/{split}", split)).is_dir() for split in get_args(Split))
@@ -148,10 +148,10 @@ class OwnFiles:
         return images, labels
 
     def _suggest_splits(self, root: Path, images: str) -> str:
-        """Returns the line of the YAML that says what the folders of the splits are called; empty if none is needed.
+        """Returns the line of the YAML that names the folders of the splits; empty if none is needed.
 
         Raises:
-            DataError: If folders that are called as splits lie below `images`, and nothing says what they are.
+            DataError: If `images` contains folders named like splits, and no argument says whether they are.
         """
         folder = split_pattern(root, images.partition("{split}")[0])[0]
         children = [child.name for child in list_folders(folder)] if folder.is_dir() else []
@@ -167,7 +167,7 @@ class OwnFiles:
         return line if any(split != name for split, name in names.items()) else ""
 
     def _choose(self, root: Path, images: Files, labels: Files, split: Split, divided: bool) -> Files:
-        """Leaves the images of a split, where a list file or a fraction says which these are."""
+        """Selects the images of a split by its list file or fraction, if it has one."""
         value = self.splits.get(split)
         if isinstance(value, str) and is_list(value):
             return read_list(root / value, images, labels)
@@ -200,7 +200,7 @@ class OwnFiles:
         return images
 
     def _draw(self, images: Files, split: Split) -> Files:
-        """Draws the fraction of a split, by the names of the images alone."""
+        """Draws the fraction of a split, by a hash of the images' names only."""
         order = sorted(images, key=lambda name: hashlib.sha1(name.encode()).hexdigest())
         shares = [float(self.splits.get(other, 0)) for other in get_args(Split)]
         position = get_args(Split).index(split)

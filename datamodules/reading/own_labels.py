@@ -1,7 +1,7 @@
-"""Labels of one's own: which class an id or a colour is, and files of ids or of colours that stand for classes.
+"""Labels of a user's own data set: lookups from ids or colours to classes, and reading files of ids or colours.
 
-Beside what `reading.pixels` refuses of any label file, these refuse what vendors do not have: colours that are stored
-with loss or transparent, and palettes that a program has made.
+In addition to what `reading.pixels` refuses in any label file, these functions refuse what vendors' files do not have:
+colours stored with loss or transparency, and palettes made by colour reduction.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from datamodules.reading.pairs import NAMED
 from datamodules.reading.pixels import WHY_NOT_LOSSY, read_file, read_image, read_index, refuse_loss
 
 LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".ppm", ".pgm")  # lossless
-LOSSY_COLOURS = 64  # more undefined colours than this in one file were not drawn by hand
+LOSSY_COLOURS = 64  # more undefined colours than this in one file come from lossy compression
 
 
 def read_labels(path: Path, palette: np.ndarray | None = None) -> np.ndarray:
@@ -29,8 +29,8 @@ def read_labels(path: Path, palette: np.ndarray | None = None) -> np.ndarray:
         palette: (256, 3) uint8 colours of the classes, in which predictions are written; see `check_palette`.
 
     Raises:
-        DataError: If it is missing, truncated, stored with loss, has more than one channel or a palette that tells no
-            ids.
+        DataError: If it is missing, truncated, stored with loss, has more than one channel, or has a palette that was
+            not made for ids.
     """
     refuse_loss(path, read_file(path))
     try:
@@ -45,18 +45,18 @@ def read_labels(path: Path, palette: np.ndarray | None = None) -> np.ndarray:
 
 
 def check_palette(path: Path, ids: np.ndarray, own: np.ndarray | None = None) -> None:
-    """Raises DataError if a palette image was made by reducing colours: its indices are then no ids.
+    """Raises DataError if a palette image was made by colour reduction: its indices are then no ids.
 
-    A palette that was written for labels shows each id in gray of that level, or in its colour of PASCAL VOC, of
-    Cityscapes or of this project's predictions; one of another order does not say what its indices are.
+    A palette made for labels shows each id as the gray of that level, or in its colour in PASCAL VOC, Cityscapes or
+    this project's predictions. With any other palette, the meaning of the indices is unknown.
 
     Args:
-        path: File of the labels.
-        ids: (H, W) indices that it holds.
+        path: The label file.
+        ids: (H, W) indices stored in it.
         own: (256, 3) uint8 colours of the classes.
 
     Raises:
-        DataError: If it was.
+        DataError: If an index other than 255 has another colour.
     """
     palette = read_palette(path)
     if palette is None:
@@ -74,7 +74,7 @@ def check_palette(path: Path, ids: np.ndarray, own: np.ndarray | None = None) ->
 
 
 def list_usual_colours(index: int) -> list[Colour]:
-    """Lists the colours that an id has in palettes that are written for labels: gray, PASCAL VOC, Cityscapes."""
+    """Lists the colours of an id in the usual palettes for labels: gray, PASCAL VOC, Cityscapes."""
     bits = [[index >> (3 * place + channel) & 1 for place in range(3)] for channel in range(3)]
     red, green, blue = (sum(bit << (7 - place) for place, bit in enumerate(channel)) for channel in bits)
     cityscapes = list(CITYSCAPES_COLOURS.values())
@@ -89,8 +89,8 @@ def read_colours(path: Path, table: np.ndarray) -> np.ndarray:
         table: (2**24,) uint8 lookup from red * 65536 + green * 256 + blue to labels, 254 where unknown.
 
     Raises:
-        DataError: If it is missing, truncated, stored with loss, has pixels that are transparent, or a colour that is
-            not in the table.
+        DataError: If it is missing, truncated, stored with loss, has transparent pixels, or a colour that is not in
+            the table.
     """
     refuse_loss(path, read_file(path))
     pixels = read_image(path, upright=True)
@@ -115,19 +115,19 @@ def read_colours(path: Path, table: np.ndarray) -> np.ndarray:
 
 
 def tabulate_ids(space: LabelSpace, own: bool, ids: Mapping[int, str] | None, ignored: Sequence[Any]) -> np.ndarray:
-    """Makes the lookup from ids to labels.
+    """Builds the lookup from ids to labels.
 
     Args:
         space: The classes.
-        own: Whether id c is class c where `ids` is None, and not Cityscapes' train id.
-        ids: The class of each id.
+        own: Whether the user named the classes: without `ids`, id c is then class c, not a Cityscapes train id.
+        ids: Name of the class of each id.
         ignored: Ids that belong to no class.
 
     Returns:
         (65536,) uint8 labels, 255 where ignored, 254 where the id is not defined.
 
     Raises:
-        ValueError: If an id is out of range, of a class that is not there, or of a class and ignored.
+        ValueError: If an id is out of range, has an unknown class, or is both of a class and ignored.
     """
     table = np.full(2**16, UNKNOWN, dtype=np.uint8)
     table[IGNORED] = IGNORED
@@ -150,19 +150,19 @@ def tabulate_ids(space: LabelSpace, own: bool, ids: Mapping[int, str] | None, ig
 def tabulate_colours(
     space: LabelSpace, own: bool, colours: Mapping[str, Sequence[Any]], ignored: Sequence[Any]
 ) -> np.ndarray:
-    """Makes the lookup from red * 65536 + green * 256 + blue to labels.
+    """Builds the lookup from red * 65536 + green * 256 + blue to labels.
 
     Args:
         space: The classes.
-        own: Whether each class has to have a colour.
-        colours: The colour of each class, or several.
+        own: Whether the user named the classes; each must then have a colour.
+        colours: The colour or colours of each class.
         ignored: Colours that belong to no class.
 
     Returns:
         (2**24,) uint8 labels, 255 where ignored, 254 where the colour is not defined.
 
     Raises:
-        ValueError: If a colour is none or given twice, or a class is not there or has none.
+        ValueError: If a colour is invalid or given twice, or a class is unknown or has no colour.
     """
     table = np.full(2**24, UNKNOWN, dtype=np.uint8)
     given = [
@@ -187,7 +187,7 @@ def tabulate_colours(
 
 
 def find_class(space: LabelSpace, own: bool, name: str) -> int:
-    """Returns the label of a class by its own name, or by that of a Cityscapes class that it gathers."""
+    """Returns the label of a class by its name or that of a Cityscapes class it merges; 255 if none merges it."""
     for label, gathered in enumerate(space.members):
         if name == space.names[label] or (name in gathered and name not in space.names):
             return label
@@ -198,7 +198,7 @@ def find_class(space: LabelSpace, own: bool, name: str) -> int:
 
 
 def refuse_ignored_classes(ignored: Sequence[Any], classes: Sequence[str]) -> None:
-    """Raises ValueError if ids that are ignored are those of classes, as nothing says that these have others."""
+    """Raises ValueError if an ignored id is also that of a class, when ids are not set."""
     taken = [value for value in ignored if value in range(len(classes))]
     if taken:
         free = (number for number in count() if number not in ignored)
@@ -225,6 +225,6 @@ def check_colour(value: Any) -> Colour:
 
 
 def list_colours(value: Sequence[Any]) -> list[Colour]:
-    """Returns several colours as they are, one as a list of one; raises ValueError if one is no colour."""
+    """Returns one colour or several as a list; raises ValueError if one of them is not a colour."""
     several = isinstance(value, Sequence) and len(value) > 0 and all(isinstance(part, Sequence) for part in value)
     return [check_colour(colour) for colour in (value if several else [value])]

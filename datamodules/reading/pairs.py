@@ -1,4 +1,4 @@
-"""How the files of a data set are found by patterns of paths, and how images and labels pair up by name."""
+"""Finds the files of a data set by path patterns, and pairs images and labels by name."""
 
 import os
 import re
@@ -13,10 +13,10 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 
 from datamodules.base import DataError, Problem, Split
 
-NAMED = 5  # how many files an error names
-NOT_READ = (".heic", ".heif", ".avif", ".gif", ".jp2", ".dng", ".cr2", ".nef", ".arw")  # photographs of other kinds
+NAMED = 5  # maximum number of files that an error names
+NOT_READ = (".heic", ".heif", ".avif", ".gif", ".jp2", ".dng", ".cr2", ".nef", ".arw")  # formats not supported
 TRAIN_IDS_BESIDE = "*_labelTrainIds.*"  # copies that other projects write beside labels
-PASSED_OVER = {  # folders, in lower case, that systems and servers keep among one's own files
+PASSED_OVER = {  # folders, in lower case, that operating systems and servers create
     "@eadir", "__macosx", "#recycle", "$recycle.bin", "system volume information", "lost+found",
 }  # fmt: skip
 
@@ -28,9 +28,9 @@ class Pair:
     """An image and its labels.
 
     Attributes:
-        name: Unique in the data set; a relative path without an extension.
-        image: File of the image.
-        labels: File of the labels; None where they are not needed.
+        name: Name of the pair, unique in the data set; a relative path without suffix.
+        image: The image file.
+        labels: The label file; None if it is not needed.
     """
 
     name: str
@@ -39,22 +39,22 @@ class Pair:
 
     @property
     def files(self) -> list[Path]:
-        """The image and, where there are any, its labels."""
+        """The image file and, if there is one, the label file."""
         return [self.image] if self.labels is None else [self.image, self.labels]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the files of a data set lie.
+    """The folder layout of a data set.
 
-    Patterns are relative to the root; ``{split}`` stands for the split's folder, and what the stars match, joined by
-    slashes, is the name that pairs an image with its labels.
+    Patterns are relative to the root; ``{split}`` stands for the split's folder. The parts that the stars match, joined
+    by slashes, are the name that pairs an image with its labels.
 
     Attributes:
         images: Patterns of image files.
         labels: Patterns of label files.
-        splits: Names of the splits' folders, where they are not ``train``, ``val`` and ``test``.
-        holds: The splits there are.
+        splits: Names of the splits' folders, if they are not ``train``, ``val`` and ``test``.
+        holds: Splits that the layout contains.
     """
 
     images: tuple[str, ...]
@@ -63,18 +63,18 @@ class Layout:
     holds: tuple[Split, ...] = get_args(Split)
 
     def find(self, root: Path, patterns: Sequence[str], split: Split) -> Files:
-        """Returns the files of a split by name that match `images` or `labels`."""
+        """Returns the files of a split that match the patterns (`images` or `labels`), by name."""
         found: Files = {}
         for pattern in self.fill(patterns, split) if split in self.holds else ():
             found |= find_files(root, pattern, [Path(pattern).suffix], [TRAIN_IDS_BESIDE])
         return found
 
     def fill(self, patterns: Sequence[str], split: Split) -> list[str]:
-        """Returns patterns with the folder of a split."""
+        """Returns the patterns with the folder of a split inserted."""
         return [pattern.format(split=self.splits.get(split, split)) for pattern in patterns]
 
     def lies_in(self, root: Path) -> bool:
-        """Returns whether a folder holds one of the folders of this layout."""
+        """Returns whether a folder contains one of the folders of this layout."""
         filled = [pattern for split in self.holds for pattern in self.fill((*self.images, *self.labels), split)]
         return any(split_pattern(root, pattern)[0].is_dir() for pattern in filled)
 
@@ -87,17 +87,17 @@ def split_pattern(root: Path, pattern: str) -> tuple[Path, str]:
 
 
 def find_files(root: Path, pattern: str, suffixes: Sequence[str], exclude: Sequence[str] = ()) -> Files:
-    """Returns the files that match a pattern, or lie anywhere below a folder, by what its stars stand for.
+    """Returns the files that match a pattern, or lie anywhere below a folder, by name: the parts that its stars match.
 
     Args:
-        root: What the pattern is relative to.
-        pattern: A folder, or a path with stars: ``*`` is any name, ``**/`` any number of folders. A suffix at its end
-            may be left out.
-        suffixes: Of the files; upper case counts too.
-        exclude: Patterns of files that do not count, compared from the end of the path.
+        root: Folder that the pattern is relative to.
+        pattern: A folder, or a path with stars: ``*`` is any name, ``**/`` any number of folders. The suffix may be
+            omitted.
+        suffixes: Accepted suffixes in lower case; files may have them in upper case.
+        exclude: Patterns of files to skip, compared from the end of the path.
 
     Raises:
-        DataError: If two files have the same name, or a name is no Unicode text.
+        DataError: If two files have the same name, or a name is not valid UTF-8.
     """
     folder, stars = split_pattern(root, pattern)
     stars = stars or "**/*"
@@ -111,7 +111,7 @@ def find_files(root: Path, pattern: str, suffixes: Sequence[str], exclude: Seque
     not_read = []
     for relative in list_files(folder):
         path = folder / relative
-        stem, _, ending = unicodedata.normalize("NFC", relative).rpartition(".")  # macOS writes an umlaut as two
+        stem, _, ending = unicodedata.normalize("NFC", relative).rpartition(".")  # macOS decomposes umlauts
         match = expression.fullmatch(stem)
         if match is None or any(path.match(excluded) for excluded in exclude):
             continue
@@ -136,7 +136,7 @@ def find_files(root: Path, pattern: str, suffixes: Sequence[str], exclude: Seque
 
 
 def check_name(path: Path) -> None:
-    """Raises DataError if a file's name is no Unicode text, which no list or result could hold."""
+    """Raises DataError if a file's name is not valid UTF-8, as lists and results could not contain it."""
     try:
         str(path).encode("utf-8")
     except UnicodeEncodeError as error:
@@ -144,7 +144,7 @@ def check_name(path: Path) -> None:
 
 
 def refuse_folder(error: OSError) -> None:
-    """Raises DataError about a folder that may not be listed; of one that is not there the caller says more."""
+    """Raises DataError if a folder may not be listed; callers report missing folders themselves."""
     if isinstance(error, PermissionError):
         raise DataError(
             f"{error.filename} cannot be listed: {error.strerror}. Expected a folder that you may read: change its "
@@ -153,9 +153,9 @@ def refuse_folder(error: OSError) -> None:
 
 
 def list_files(folder: Path) -> list[str]:
-    """Lists the files below a folder to any depth, sorted; linked folders count, each once.
+    """Lists the files below a folder recursively, sorted; follows links to folders, but visits each folder once.
 
-    Hidden files and folders do not, nor do the folders that systems and servers keep, see `PASSED_OVER`.
+    Skips hidden files and folders, and the folders in `PASSED_OVER`.
     """
     found: list[str] = []
     seen = set()
@@ -172,13 +172,13 @@ def list_files(folder: Path) -> list[str]:
 
 
 def list_folders(folder: Path) -> list[Path]:
-    """Lists the folders in a folder, sorted; hidden ones do not count."""
+    """Lists the folders in a folder, sorted; skips hidden ones."""
     with os.scandir(folder) as entries:
         return sorted(Path(entry.path) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
 
 def match_files(images: Files, labels: Files | None) -> tuple[list[Pair], list[Problem]]:
-    """Pairs files by name, or images with nothing; returns the pairs by name, and the files without a partner."""
+    """Pairs files by name, or images with None; returns the sorted pairs, and the files without a partner."""
     if labels is None:
         return [Pair(name, images[name], None) for name in sorted(images)], []
     pairs = [Pair(name, images[name], labels[name]) for name in sorted(images.keys() & labels.keys())]
@@ -190,6 +190,6 @@ def match_files(images: Files, labels: Files | None) -> tuple[list[Pair], list[P
 
 
 def find_lost(pairs: Sequence[Pair]) -> list[Problem]:
-    """Returns the files of pairs that are not there, such as links that lead nowhere."""
+    """Returns the missing files of pairs, such as broken links."""
     files = [(pair.name, path) for pair in pairs for path in pair.files]
     return [Problem(name, "missing", f"there is no file {path}") for name, path in files if not path.is_file()]

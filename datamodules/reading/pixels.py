@@ -1,6 +1,6 @@
-"""What a file's pixels are: the one place that decides it, for images and for labels.
+"""Decodes image and label files; the only place that decides which pixel values a file holds.
 
-Either the values that the file holds, or an error that says what was found: never values of a decoder's own.
+The result is the values stored in the file, or an error that says what was found: never values invented by a decoder.
 """
 
 import re
@@ -32,14 +32,14 @@ from datamodules.reading.kinds import (
     read_tags,
 )  # fmt: skip
 
-# Files are the user's own, so large ones are no attack: neither many pixels nor long texts beside them.
+# Files are the user's own, so lift Pillow's limits against attacks by many pixels or long text chunks.
 Image.MAX_IMAGE_PIXELS = None
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 2**30
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
-GRAY = 0  # colour type of PNG
-MOST_OF_OPENCV = 10**6, 2**30  # pixels in a row or column, and of all
-UNREADABLE = (  # what decoders raise on damaged files
+GRAY = 0  # PNG colour type
+MOST_OF_OPENCV = 10**6, 2**30  # maximum pixels per side, and in total
+UNREADABLE = (  # exceptions that decoders raise on damaged files
     IndexError, MemoryError, OSError, OverflowError, RuntimeError, SyntaxError, TypeError, ValueError, cv2.error,
     struct.error, Image.DecompressionBombError,
 )  # fmt: skip
@@ -50,18 +50,18 @@ WHY_NOT_LOSSY = (
 
 
 def read_image(path: Path, upright: bool = False) -> np.ndarray:
-    """Reads an image of any kind as (H, W, 3) uint8 RGB; of more bits per channel, up to 16, the upper 8.
+    """Reads an image of any format as (H, W, 3) uint8 RGB; keeps the upper 8 bits of up to 16 per channel.
 
-    Each kind has the decoder that notices damage, and both are faster than Pillow for the same values: JPEG is decoded
-    by torchvision (OpenCV fills up what is cut off), PNG by OpenCV (torchvision crashes on wrong bytes).
+    JPEG and PNG have decoders that detect damage and give the same values as Pillow, but faster: torchvision for JPEG
+    (OpenCV fills in truncated data), OpenCV for PNG (torchvision crashes on wrong bytes).
 
     Args:
-        path: File of the image.
-        upright: Whether to turn it as its EXIF orientation says; a TIFF is turned in any case.
+        path: The image file.
+        upright: Whether to apply the EXIF orientation; for a TIFF it is always applied.
 
     Raises:
-        DataError: If the file is missing, truncated, no image, holds several pages or frames, or numbers that are
-            signed, of more than 16 bits or floating-point.
+        DataError: If the file is missing, truncated, not an image, has several pages or frames, or holds signed or
+            floating-point numbers or more than 16 bits.
     """
     file = read_file(path)
     with explain_damage(path, file, "an image"):
@@ -87,17 +87,17 @@ def read_image(path: Path, upright: bool = False) -> np.ndarray:
 
 
 def read_index(path: Path, upright: bool = False) -> np.ndarray:
-    """Reads a label file of one channel as (H, W) ids: uint8 of a palette or gray image, uint16 of a deeper one.
+    """Reads a label file of one channel as (H, W) ids: uint8 for palette or 8-bit gray images, uint16 for deeper ones.
 
-    The ids are the numbers that the file holds, also of fewer than 8 bits, which decoders stretch to be seen.
+    The ids are the stored numbers, also with fewer than 8 bits, which decoders stretch for display.
 
     Args:
-        path: File of the labels.
-        upright: Whether to turn them as their EXIF orientation says.
+        path: The label file.
+        upright: Whether to apply the EXIF orientation.
 
     Raises:
-        DataError: If the file is missing, damaged, no image, stored with loss, holds several pages or frames, or has
-            more than one channel, ids below 0 or above 65535.
+        DataError: If the file is missing, damaged, not an image, stored with loss, has several pages or frames, more
+            than one channel, or ids outside [0, 65535].
     """
     file = read_file(path)
     with explain_damage(path, file, "a label image"):
@@ -125,7 +125,7 @@ def read_red_16_bit(path: Path) -> np.ndarray:
     """Reads the first (red) channel of a 16-bit RGB PNG as (H, W) uint16; Pillow would silently make it 8-bit.
 
     Raises:
-        DataError: If the file is missing, damaged, or no 16-bit RGB PNG.
+        DataError: If the file is missing, damaged, or not a 16-bit RGB PNG.
     """
     file = read_file(path)
     with explain_damage(path, file, "a 16-bit RGB PNG"):
@@ -141,7 +141,7 @@ def read_red_16_bit(path: Path) -> np.ndarray:
 
 
 def read_file(path: Path) -> bytes:
-    """Returns what a file holds; raises DataError if it is missing or may not be read."""
+    """Returns the bytes of a file; raises DataError if it is missing or may not be read."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -149,24 +149,24 @@ def read_file(path: Path) -> bytes:
 
 
 def refuse_loss(path: Path, file: bytes) -> None:
-    """Raises DataError if labels are stored with loss, whatever the name says; `file` is what `path` holds."""
+    """Raises DataError if labels are stored with loss, whatever their suffix; `file` is the content of `path`."""
     try:
         loss = find_loss(file)
     except UNREADABLE:
-        return  # whoever decodes it says why
+        return  # the decoder reports why
     if loss:
         raise DataError(f"{path} is {loss}: expected labels as .png or in another lossless format. {WHY_NOT_LOSSY}")
 
 
 def refuse_several(path: Path, file: bytes) -> None:
-    """Raises DataError if a file holds several pictures."""
+    """Raises DataError if a file holds several pages or frames."""
     if (number := count_pictures(file)) > 1:
         raise DataError(f"{path} holds {number} pages or frames: expected one. Save the one you want alone, as PNG")
 
 
 @contextmanager
 def explain_damage(path: Path, file: bytes, expected: str) -> Iterator[None]:
-    """Raises DataError in place of what decoders raise on a file that is damaged or of another kind."""
+    """Raises DataError in place of a decoder's error on a file that is damaged or of another kind."""
     try:
         yield
     except DataError:
@@ -187,9 +187,9 @@ def explain_damage(path: Path, file: bytes, expected: str) -> Iterator[None]:
 
 @contextmanager
 def open_picture(file: bytes, upright: bool = False) -> Iterator[Image.Image]:
-    """Decodes a file with Pillow; raises one of `UNREADABLE` also where Pillow would make up the pixels."""
+    """Decodes a file with Pillow; raises one of `UNREADABLE` also where Pillow would invent pixels."""
     with Image.open(BytesIO(file)) as picture:
-        picture.verify()  # the checksums of a PNG, over which reading its pixels passes
+        picture.verify()  # checks the checksums of a PNG, which load() ignores
     with Image.open(BytesIO(file)) as picture:
         if is_odd_bitmap(file):
             raise ValueError("two colours, but more than one bit a pixel")
@@ -198,7 +198,7 @@ def open_picture(file: bytes, upright: bool = False) -> Iterator[Image.Image]:
 
 
 def decode_png(file: bytes, flags: int) -> np.ndarray:
-    """Decodes a PNG with OpenCV; raises ValueError if it is none, or damaged."""
+    """Decodes a PNG with OpenCV; raises ValueError if it is damaged or not a PNG."""
     pixels = cv2.imdecode(np.frombuffer(file, dtype=np.uint8), flags) if file.startswith(PNG) else None
     if pixels is None:
         raise ValueError("not a PNG, or a damaged one")
@@ -206,7 +206,7 @@ def decode_png(file: bytes, flags: int) -> np.ndarray:
 
 
 def is_huge(file: bytes) -> bool:
-    """Returns whether a PNG has more pixels than OpenCV decodes."""
+    """Returns whether a PNG has more pixels than OpenCV can decode."""
     width, height = (int.from_bytes(file[start : start + 4]) for start in (16, 20))
     return max(width, height) > MOST_OF_OPENCV[0] or width * height > MOST_OF_OPENCV[1]
 
@@ -217,7 +217,7 @@ def is_deep(picture: Image.Image) -> bool:
 
 
 def undo_stretching(levels: np.ndarray, mode: str, file: bytes) -> np.ndarray:
-    """Returns the numbers that a gray file holds of what Pillow shows: 0 to 255 (or 65535) from black to white."""
+    """Returns the stored numbers of a gray file, which Pillow stretches to 0 to 255 (or 65535)."""
     if file.startswith(PNG):
         depth, colour = file[24], file[25]
         return levels // (255 // (2**depth - 1)) if colour == GRAY and depth in (2, 4) else levels

@@ -1,9 +1,9 @@
-"""What the methods cost: time, memory and operations per image, beside a plain loop and what the machine can do.
+"""Measures the time, memory and operations per image of the methods, beside a plain loop and a large matrix product.
 
-Each row is one method on one network, image size and precision. Beside it stand a plain loop, timed by turns in one
-run and always in float32, and the share of the rate of a large matrix product that the method's operations reach.
-Weights are random, as time does not depend on them; the image is smooth noise. Rows are written as they
-come: `benchmark.json`, `benchmark.csv`, and the machine in `machine.json`.
+Each row is one method on one network, image size and precision. It is compared with a plain loop, always in float32,
+whose runs alternate with the method's, and with a large matrix product: the share of its rate that the method reaches.
+Weights are random, as time does not depend on them; the image is smooth noise. Rows are saved as they are measured, in
+`benchmark.json` and `benchmark.csv`, and the description of the machine in `machine.json`.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ def make_network(name: str) -> nn.Module:
     """Makes a network of configs/model with random weights.
 
     Raises:
-        FileNotFoundError: If there is no such file; lists those there are.
+        FileNotFoundError: If there is no such file; the message lists the existing ones.
     """
     path = CONFIGS / f"{name}.yaml"
     if not path.is_file():
@@ -42,7 +42,7 @@ def make_network(name: str) -> nn.Module:
     arguments = config.setdefault("init_args", {})
     if "weights" in arguments:
         arguments["weights"] = None
-    if "network" not in arguments:  # a wrapper has the number of classes inside
+    if "network" not in arguments:  # in a wrapper, the inner network has the number of classes
         arguments["num_classes"] = CLASSES
     parser = ArgumentParser()
     parser.add_argument("--network", type=nn.Module)
@@ -50,16 +50,16 @@ def make_network(name: str) -> nn.Module:
 
 
 def resolve_trainable(network: nn.Module, choices: list[str]) -> list[str]:
-    """Puts the network's own layers in place of ``default``; choices that name the same modules are one."""
+    """Replaces ``default`` with the network's own layers, and drops duplicates."""
     own = ",".join(getattr(network, "adapted_layers", DEFAULT_TRAINABLE))
     return list(dict.fromkeys(own if choice == "default" else choice for choice in choices))
 
 
 def run_benchmark(args: Sequence[str] | None = None) -> list[Row]:
-    """Runs the command line; returns its rows.
+    """Runs the command line; returns the rows.
 
     Raises:
-        ValueError: If the labels of a row in float32 are not the plain loop's; all rows are written before.
+        ValueError: If the labels of a row in float32 differ from the plain loop's; all rows are written first.
     """
     options = parse_arguments(args)
     options.folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What is measured: methods and their settings, for the benchmark and for the check of a GPU."""
+"""Methods and settings to measure, for the benchmark and the GPU check."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ SCALES = (0.25, 0.5, 0.75)
 
 @dataclass(frozen=True)
 class Case:
-    """A method, and what is varied of it.
+    """A method and its settings that vary.
 
     Attributes:
-        method: One of `METHODS`; t-BN is the plain forward.
-        steps: Of Seg-TTT.
-        trainable: What Seg-TTT moves: names joined by commas.
+        method: One of `METHODS`; t-BN is the plain forward pass.
+        steps: Number of steps of Seg-TTT.
+        trainable: Names of the modules that Seg-TTT updates, joined by commas.
     """
 
     method: str
@@ -38,7 +38,7 @@ class Case:
         return self.method in ("TTA", "Seg-TTT")
 
     def list_settings(self, alpha: float, lr: float, psi: float = 0.7) -> dict[str, Any]:
-        """Returns the arguments of the method; those of its plain loop have the same names."""
+        """Returns the arguments of the method, which the plain loop takes under the same names."""
         settings: dict[str, Any] = {} if self.method == "t-BN" else {"alpha": alpha}
         if self.has_views:
             settings["scales"] = SCALES
@@ -47,7 +47,7 @@ class Case:
         return settings
 
     def make_method(self, settings: Mapping[str, Any], resampling: str = "device") -> Method | None:
-        """Makes the method; None is the plain forward."""
+        """Makes the method; None is the plain forward pass."""
         method = METHODS[self.method]
         if self.has_views:
             settings = {**settings, "resampling": resampling}
@@ -55,7 +55,7 @@ class Case:
 
 
 def list_cases(methods: Iterable[str], steps: Sequence[int], trainable: Sequence[str]) -> list[Case]:
-    """Lists the methods, Seg-TTT once for each choice of what moves and each number of steps."""
+    """Lists one case per method, but for Seg-TTT one per choice of trainable modules and number of steps."""
     cases: list[Case] = []
     for method in methods:
         if method == "Seg-TTT":
@@ -66,7 +66,7 @@ def list_cases(methods: Iterable[str], steps: Sequence[int], trainable: Sequence
 
 
 def make_call(method: Method | None, network: nn.Module, image: Tensor, precision: str) -> Callable[[], Tensor]:
-    """Returns a call that predicts an image by a method as `trainer.test` does; None is the plain forward."""
+    """Returns a call that predicts an image by a method as `trainer.test` does; None is the plain forward pass."""
     predict = predict_plainly if method is None else method.predict
 
     def call() -> Tensor:

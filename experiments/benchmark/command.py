@@ -24,7 +24,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
-    """Parses the command line and fills in what depends on the device."""
+    """Parses the command line and fills in the defaults that depend on the device."""
     summary = "What the methods cost: time, memory and operations per image, beside a plain loop."
     parser = argparse.ArgumentParser(prog="python -m experiments.benchmark", description=summary)
     add = parser.add_argument

@@ -1,4 +1,4 @@
-"""What a call costs: time, memory, counted operations; and how fast the machine multiplies matrices."""
+"""Measures the time, memory and operations of a call, and how fast the machine multiplies matrices."""
 
 import gc
 import os
@@ -20,7 +20,7 @@ from callbacks.run.records import find_commit
 from callbacks.stages import recording
 
 PRECISIONS = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-MATRIX_SIZES = {"cuda": 8192, "cpu": 2048}  # large enough that a larger one is not faster
+MATRIX_SIZES = {"cuda": 8192, "cpu": 2048}  # large enough for the full rate
 RATE_TURNS = 11
 STATUS = Path("/proc/self/status")
 CLEAR_REFS = Path("/proc/self/clear_refs")
@@ -30,28 +30,28 @@ Times = tuple[Measurement, dict[str, list[float]]]
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:
-    """Returns the context in which Lightning calls a step with this precision: autocast, or none for ``32-true``."""
+    """Returns the context in which Lightning runs a step at this precision: autocast, or none for ``32-true``."""
     return torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "32-true")
 
 
 def time_call(call: Call) -> float:
-    """Returns the seconds that a call takes on the wall clock, until the device is done with it."""
-    start = timer()  # torch's, which waits for the device
+    """Returns the wall-clock seconds of a call, until the device has finished it."""
+    start = timer()  # torch's timer, which waits for the device
     call()
     return timer() - start
 
 
 def time_by_turns(calls: Sequence[Call], repeats: int, device: torch.device) -> list[Times]:
-    """Times calls that take turns, so that what else the machine does weighs on all of them.
+    """Times calls in alternation, so that other load on the machine affects all of them alike.
 
     Args:
-        calls: Warm already.
-        repeats: How often each is called; the order changes from turn to turn.
-        device: Where they run.
+        calls: Calls that are already warmed up.
+        repeats: Number of times each is called; the order is reversed every other turn.
+        device: Device that they run on.
 
     Returns:
-        For each call its times, and by name the median milliseconds of its stages (see `callbacks.stages`); of a stage
-        that runs several times in a call, each of its times.
+        For each call its times, and by name the median milliseconds of its stages (see `callbacks.stages`): a list,
+        with one median for each time that the stage runs within a call.
     """
     seconds: list[list[float]] = [[] for _ in calls]
     stages: list[list[dict[str, list[float]]]] = [[] for _ in calls]
@@ -70,7 +70,7 @@ def time_by_turns(calls: Sequence[Call], repeats: int, device: torch.device) -> 
 
 
 def count_flops(call: Call) -> tuple[int, dict[str, int]]:
-    """Counts the floating-point operations of a call's matrix products and convolutions: all, and by name of stage."""
+    """Counts the floating-point operations of a call's matrix products and convolutions: in total, and by stage."""
     stages: dict[str, int] = {}
     with FlopCounterMode(display=False) as counter, recording(torch.device("cpu")) as record:
 
@@ -80,7 +80,7 @@ def count_flops(call: Call) -> tuple[int, dict[str, int]]:
             yield
             stages[name] = stages.get(name, 0) + counter.get_total_flops() - before
 
-        record.add = count_stage  # type: ignore[method-assign, assignment]  # counts where others time
+        record.add = count_stage  # type: ignore[method-assign, assignment]  # counts instead of timing
         call()
     return counter.get_total_flops(), stages
 
@@ -88,8 +88,8 @@ def count_flops(call: Call) -> tuple[int, dict[str, int]]:
 def measure_peak(call: Call, device: torch.device) -> float | None:
     """Returns the peak memory during a call in MB (2^20 bytes).
 
-    On a GPU that of torch's tensors, weights included; else that of the whole process, or None where the system does
-    not tell.
+    On a GPU, that of torch's tensors, weights included; on a CPU, that of the whole process, or None where the system
+    does not report it.
     """
     free_memory(device)
     if device.type == "cuda":
@@ -98,7 +98,7 @@ def measure_peak(call: Call, device: torch.device) -> float | None:
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) / 2**20
     try:
-        CLEAR_REFS.write_text("5", encoding="ascii")  # the peak starts again at what the process has now
+        CLEAR_REFS.write_text("5", encoding="ascii")  # resets the peak to the current memory of the process
     except OSError:
         call()
         return None
@@ -108,20 +108,20 @@ def measure_peak(call: Call, device: torch.device) -> float | None:
 
 
 def free_memory(device: torch.device) -> None:
-    """Gives back what is not used any more, so that one measurement does not weigh on the next."""
+    """Frees unused memory, so that one measurement does not affect the next."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
 
 def measure_rate(device: torch.device, precision: str, tf32: bool = True, size: int | None = None) -> float:
-    """Returns the TFLOP/s of a large square matrix product, in the best of some turns.
+    """Returns the TFLOP/s of a large square matrix product, as the best of several turns.
 
     Args:
-        device: Where.
+        device: Device to measure.
         precision: One of `PRECISIONS`.
-        tf32: Whether float32 products on a GPU use TF32, as convolutions do unless they are told otherwise.
-        size: Rows and columns; None is enough for the device.
+        tf32: Whether float32 products on a GPU use TF32, as convolutions do by default.
+        size: Rows and columns; None for the size in `MATRIX_SIZES`.
     """
     size = size or MATRIX_SIZES[device.type]
     matrix = torch.randn(size, size, device=device, dtype=PRECISIONS[precision])
@@ -132,7 +132,7 @@ def measure_rate(device: torch.device, precision: str, tf32: bool = True, size: 
 
 @contextmanager
 def float32_products(tf32: bool) -> Iterator[None]:
-    """Says whether convolutions and matrix products on a GPU round float32 to TF32 within a ``with`` block."""
+    """Sets whether convolutions and matrix products on a GPU round float32 to TF32 within a ``with`` block."""
     convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
     before = convolutions.allow_tf32, products.allow_tf32
     convolutions.allow_tf32 = products.allow_tf32 = tf32
@@ -143,7 +143,7 @@ def float32_products(tf32: bool) -> Iterator[None]:
 
 
 def describe_device(device: torch.device) -> dict[str, Any]:
-    """Returns what the figures of a device depend on."""
+    """Describes the hardware and software that measurements depend on."""
     machine: dict[str, Any] = {
         "machine": platform.platform(), "processor": name_processor(), "cores": os.cpu_count(), "gpu": None,
         "device": device.type, "threads": torch.get_num_threads(), "load": os.getloadavg()[0],
@@ -159,7 +159,7 @@ def describe_device(device: torch.device) -> dict[str, Any]:
 
 
 def find_driver() -> str:
-    """Asks NVIDIA's tool for the version of the driver."""
+    """Returns the version of the GPU driver from ``nvidia-smi``, or ``unknown`` with the error's type."""
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.split("\n")[0]
@@ -168,7 +168,7 @@ def find_driver() -> str:
 
 
 def name_processor() -> str:
-    """Returns what the processor calls itself."""
+    """Returns the model name of the processor."""
     path = Path("/proc/cpuinfo")
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     found = re.search(r"^model name\s*:\s*(.+)", text, re.MULTILINE)

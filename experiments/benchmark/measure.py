@@ -18,11 +18,11 @@ from experiments.benchmark.table import COLUMNS, Row
 from lightning_modules.compilation import compile_network
 
 ALPHA = 0.1
-LEAST_AGREEMENT = 0.999  # of the labels of a row in float32 with the plain loop's
+LEAST_AGREEMENT = 0.999  # least share of labels that a row in float32 has in common with the plain loop
 
 
 def measure(case: Case, precision: str, subject: Subject, options: argparse.Namespace, rate: float) -> Row:
-    """Measures a case beside the rate of a matrix product in TFLOP/s; what goes wrong becomes a note of its row."""
+    """Measures a case; `rate` is that of a matrix product in TFLOP/s. Expected errors become notes of the row."""
     row = start_row(case, precision, subject, options)
     device, network = subject.image.device, subject.network
     settings = case.list_settings(ALPHA if subject.has_batch_norm else 0.0, subject.lr)
@@ -40,7 +40,7 @@ def measure(case: Case, precision: str, subject: Subject, options: argparse.Name
                 if network._compiled_call_impl is None:
                     row["compile"] = "none"
                     add_note(row, "not compiled: the warning says why")
-            call()  # warm: chooses algorithms, which takes memory of its own
+            call()  # warm-up: choosing algorithms takes memory of its own
             row["peak_mb"] = cost.measure_peak(call, device)
             if method is not None and method.adaptations[0].note:
                 add_note(row, method.adaptations[0].note)
@@ -49,7 +49,7 @@ def measure(case: Case, precision: str, subject: Subject, options: argparse.Name
                 exact = make_call(case.make_method(settings, "pillow"), network, subject.image, precision)
                 with noting(row, "plain loop: "):
                     calls.append(compare(row, settings, subject, exact, Path(folder) / "checkpoint.pt"))
-                call()  # warm again
+                call()  # warm up again
             add_times(row, cost.time_by_turns(calls, options.repeats, device), rate)
     finally:
         compile_network(network, "none")
@@ -71,7 +71,7 @@ def start_row(case: Case, precision: str, subject: Subject, options: argparse.Na
 
 
 def compare(row: Row, settings: Mapping[str, Any], subject: Subject, ours: cost.Call, checkpoint: Path) -> cost.Call:
-    """Adds how far the plain loop agrees with ours, both as exact as can be, and its memory; returns its call."""
+    """Adds the plain loop's agreement with our call (both without TF32) and its memory; returns the loop's call."""
     if not subject.has_batch_norm:
         settings = {**settings, "alpha": None}
     image = subject.image.contiguous()
@@ -92,7 +92,7 @@ def compare(row: Row, settings: Mapping[str, Any], subject: Subject, ours: cost.
 
 
 def add_times(row: Row, times: Sequence[cost.Times], rate: float) -> None:
-    """Adds the times of our call and of the plain loop's, if there is one, and what follows from them."""
+    """Adds the times of our call and of the plain loop's, if there is one, and the ratios derived from them."""
     (ours, stages), *others = times
     row |= {"ms": 1000 * ours.median, "ms_spread": 1000 * ours.iqr, "stages": stages}
     row["fraction_of_measured_rate"] = row["tflop"] / ours.median / rate
@@ -105,7 +105,7 @@ def add_times(row: Row, times: Sequence[cost.Times], rate: float) -> None:
 
 @contextmanager
 def noting(row: Row, where: str = "") -> Iterator[None]:
-    """Makes notes of errors that say that memory ran out, or that a network does not suit; others are raised."""
+    """Turns errors of memory and of unsuitable networks or settings into notes of the row; raises all others."""
     try:
         yield
     except (RuntimeError, MemoryError, ValueError) as error:
@@ -117,5 +117,5 @@ def noting(row: Row, where: str = "") -> Iterator[None]:
 
 
 def add_note(row: Row, note: str) -> None:
-    """Adds to the note of a row."""
+    """Appends to the note of a row."""
     row["note"] = f"{row['note']}; {note}" if row["note"] else note

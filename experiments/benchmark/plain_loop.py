@@ -1,8 +1,8 @@
-"""The methods as one writes them at first, in a plain loop: what `experiments.benchmark` compares with.
+"""Straightforward implementation of the methods in a plain loop: the baseline of `experiments.benchmark`.
 
 Written for that purpose, from the paper's text, and without any code of `callbacks`. Everything is done the obvious
 way: float32, contiguous memory, views one by one through Pillow, all of them kept at full size, and the checkpoint read
-from disk again for each image that is adapted to. Layers that do not move are frozen, as in the authors' code.
+from disk again for each image that is adapted to. Layers that are not trained are frozen, as in the authors' code.
 
 Source: paper, Sec. 3 (Eq. 1-4) and Sec. 4 (Eq. 5-8).
 """
@@ -30,17 +30,17 @@ class PlainLoop:
     """Predicts images one after another.
 
     Args:
-        network: (1, 3, H, W) -> (1, K, H, W) logits; copied.
-        checkpoint: Where the copy's weights are saved, to be read again for each image that is adapted to.
+        network: (1, 3, H, W) -> (1, K, H, W) logits; it is copied.
+        checkpoint: File for the copy's weights, which are read again for each image that is adapted to.
         alpha: Weight of the image's statistics in [0, 1]; None leaves the network's BatchNorm as it is.
-        scales: Of the views, each once plain, once flipped and gray; none without views.
+        scales: Scales of the views, each used once plain and once flipped and gray; empty for no views.
         psi: Confidence threshold of the pseudo labels.
-        lr: Learning rate.
+        lr: Learning rate of SGD.
         num_steps: Number of SGD steps.
-        trainable: Names of the modules that move, each anywhere in a parameter's path.
+        trainable: Names of the modules to update, each matched anywhere in a parameter's path.
 
     Raises:
-        ValueError: If alpha is given and the network has no BatchNorm, or one that does more than normalise.
+        ValueError: If alpha is given and the network has no BatchNorm, or one that is no plain `nn.BatchNorm2d`.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class PlainLoop:
 
         Args:
             pixels: (H, W, 3) uint8 RGB.
-            image: (1, 3, H, W) float32, the same normalised, on the network's device.
+            image: (1, 3, H, W) float32, the normalised `pixels`, on the network's device.
 
         Returns:
             (1, K, H, W) float32 probabilities.
@@ -110,10 +110,10 @@ class PlainLoop:
 
 
 def adapt_batch_norm(network: nn.Module, alpha: float) -> None:
-    """Lets every BatchNorm of a network normalise by `normalise_features`.
+    """Replaces the forward pass of every BatchNorm of a network with `normalise_features`.
 
     Raises:
-        ValueError: If there is none, or one that does more than normalise.
+        ValueError: If there is no BatchNorm, or one that is no plain `nn.BatchNorm2d`.
     """
     layers = [module for module in network.modules() if isinstance(module, _BatchNorm)]
     if not layers:
@@ -153,6 +153,6 @@ def label_confident(probabilities: Tensor, psi: float) -> Tensor:
 
 
 def normalise(pixels: np.ndarray) -> Tensor:
-    """Turns (H, W, 3) uint8 RGB into a (1, 3, H, W) float32 normalised image."""
+    """Converts (H, W, 3) uint8 RGB into a normalised (1, 3, H, W) float32 image."""
     values = (pixels.astype(np.float32) / 255 - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
     return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))[None]

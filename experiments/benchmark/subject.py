@@ -1,4 +1,4 @@
-"""A network with random weights that behaves, for a measurement, as a trained one does, and an image for it."""
+"""A network with random weights that behaves like a trained one when it is measured, and an image for it."""
 
 from dataclasses import dataclass
 
@@ -12,21 +12,21 @@ from experiments.benchmark.plain_loop import normalise
 from lightning_modules.predictor import predict_logits
 
 CLASSES = 19
-LOGITS_DEVIATION = 2.0  # about that of a trained network
-FIRST_STEP = 0.01  # by about how much the first step of Seg-TTT lowers the loss
-PART = (256, 512)  # of the image that is enough to choose a learning rate
+LOGITS_DEVIATION = 2.0  # standard deviation, about that of a trained network
+FIRST_STEP = 0.01  # about how much the first step of Seg-TTT lowers the loss
+PART = (256, 512)  # of the image, which suffices to choose a learning rate
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A network and an image on the device that is measured.
+    """A network and an image on the device to measure.
 
     Attributes:
-        name: Of the network.
-        network: In evaluation mode.
+        name: Name of the network.
+        network: The network, in evaluation mode.
         pixels: (H, W, 3) uint8 RGB.
-        image: (1, 3, H, W) float32, the same normalised.
-        lr: Of Seg-TTT.
+        image: (1, 3, H, W) float32, the normalised `pixels`.
+        lr: Learning rate of Seg-TTT.
     """
 
     name: str
@@ -37,12 +37,12 @@ class Subject:
 
     @property
     def has_batch_norm(self) -> bool:
-        """Whether IaBN changes anything of the network."""
+        """Whether the network has BatchNorm layers that IaBN can adapt."""
         return bool(list_batch_norms(self.network))
 
 
 def draw_image(height: int, width: int) -> np.ndarray:
-    """Draws (H, W, 3) uint8 pixels that are smooth, as photographs are; the same each time."""
+    """Draws a (H, W, 3) uint8 RGB image that is smooth like a photograph, and the same each time."""
     generator = torch.Generator().manual_seed(0)
     total = torch.zeros(1, 3, height, width)
     for divisor, weight in ((32, 1.0), (8, 0.4), (2, 0.1)):  # noise at three scales
@@ -52,7 +52,7 @@ def draw_image(height: int, width: int) -> np.ndarray:
 
 
 def make_subject(name: str, network: nn.Module, size: tuple[int, int], device: str | torch.device) -> Subject:
-    """Makes a subject of a network, which is changed as by `imitate_training`, and of an image of (H, W) pixels."""
+    """Makes a subject of a network, changed in place by `imitate_training`, and an image of `size` (H, W)."""
     pixels = draw_image(*size)
     network, image = network.to(device), normalise(pixels).to(device)
     imitate_training(network, image)
@@ -65,14 +65,14 @@ def list_batch_norms(network: nn.Module) -> list[_BatchNorm]:
 
 
 def imitate_training(network: nn.Module, image: Tensor) -> None:
-    """Gives a network with random weights what training gives: fitting running statistics and some confidence.
+    """Gives a network with random weights what training would: fitting running statistics and some confidence.
 
-    With the initial statistics (mean 0, variance 1) the features of a deep network grow without bounds. With equal
-    probabilities rounding alone decides many labels, and all pixels are as confident as the best.
+    With the initial statistics (mean 0, variance 1), the features of a deep network grow without bounds. With nearly
+    equal probabilities, rounding alone decides many labels, and every pixel passes the confidence threshold.
 
     Args:
-        network: Left in evaluation mode. Its running statistics become those of the image and its mirror image; layers
-            with an output per class are scaled.
+        network: Changed in place and left in evaluation mode. Its running statistics become those of the image and its
+            mirror image; convolutions with an output per class are scaled.
         image: (1, 3, H, W) float, normalised.
     """
     layers = list_batch_norms(network)
@@ -96,10 +96,10 @@ def imitate_training(network: nn.Module, image: Tensor) -> None:
 def choose_rate(network: nn.Module, image: Tensor) -> float:
     """Chooses a learning rate for a network with random weights.
 
-    Its gradients may be so large that the paper's rate leads to a chaos, in which rounding alone decides the labels.
+    Its gradients may be so large that SGD diverges at the paper's rate, and rounding alone decides the labels.
 
     Args:
-        network: In evaluation mode.
+        network: The network, in evaluation mode.
         image: (1, 3, H, W) float, normalised.
 
     Returns:

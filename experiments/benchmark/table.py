@@ -1,4 +1,4 @@
-"""The rows of `experiments.benchmark`: their columns, how they are shown, and how they are written."""
+"""The rows of `experiments.benchmark`: their columns, table and files."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ COLUMNS = (
     "fraction_of_measured_rate", "steps_fraction", "agreement", "largest_difference", "stages", "stages_tflop",
     "repeats", "channels_last", "compile", "resampling", "alpha", "lr", "note",
 )  # fmt: skip
-SHOWN = (  # the columns of the table that is shown: title, key of the row, format
+SHOWN = (  # columns of the displayed table: title, key of the row, format
     ("network", "network", ""), ("size", "size", ""), ("precision", "precision", ""), ("method", "method", ""),
     ("N_t", "steps", ""), ("moves", "trainable", ""), ("ms", "ms", ".0f"), ("plain loop", "ms_plain_loop", ".0f"),
     ("ratio", "ratio", ".2f"), ("MB", "peak_mb", ".0f"), ("TFLOP", "tflop", ".2f"),
@@ -31,13 +31,13 @@ def format_table(rows: Sequence[Row]) -> str:
 
 
 def list_cells(row: Row) -> list[str]:
-    """Lists what is shown of a row."""
+    """Lists the cells of a row in the displayed table."""
     values = row | {"size": f"{row['height']}x{row['width']}"}
     return ["" if values[key] is None else format(values[key], form).replace("%", " %") for _, key, form in SHOWN]
 
 
 def format_page(rows: Sequence[Row], machine: Mapping[str, Any]) -> str:
-    """Formats rows as Markdown, with the machine they were measured on."""
+    """Formats a page in Markdown: the machine, then the table of rows."""
     rates = ", ".join(f"{rate:.2g} TFLOP/s in {name}" for name, rate in machine["rate_tflop_per_s"].items())
     where = machine["gpu"] or f"{machine['processor']}, {machine['threads']} threads, load {machine['load']:.1f}"
     origin = f"Measured on {machine['date']}: {where}, torch {machine['torch']}, commit {str(machine['commit'])[:10]}"
@@ -45,7 +45,7 @@ def format_page(rows: Sequence[Row], machine: Mapping[str, Any]) -> str:
 
 
 def write_rows(rows: Sequence[Row], folder: Path) -> None:
-    """Writes all rows as `benchmark.json` and `benchmark.csv` (where stages are JSON)."""
+    """Writes all rows to `benchmark.json` and `benchmark.csv`, where the stages are JSON within a cell."""
     write_json(folder / "benchmark.json", rows)
     lines = [[json.dumps(cell) if isinstance(cell, dict) else cell for cell in to_plain(row).values()] for row in rows]
     write_file(folder / "benchmark.csv", format_csv(COLUMNS, lines).encode())

@@ -1,1 +1,1 @@
-"""What data sets on disk hold, and what is wrong with them: `python -m experiments.check_data`."""
+"""Checks and describes data sets on disk: `python -m experiments.check_data`."""

@@ -1,9 +1,9 @@
 """Checks data sets before training: what is there, what is wrong, how it will be read.
 
 It looks for the paper's seven data sets in one folder ($SEGADAPT_DATA or --root). For a folder of other images it
-guesses how to read them and writes the YAML. --data checks any data YAML of main.py. Every file is read to the last
-byte: are all images and labels there, do they pair up, have the same size, decode, and hold known ids only? Nothing in
-the data is changed.
+guesses how to read them and prints a YAML for main.py. --data checks any data YAML of main.py. Every file is read
+completely: does each image have labels of the same size, can both be decoded, and are all label ids known? The data
+are never modified.
 """
 
 import argparse
@@ -52,10 +52,10 @@ PATHS = {  # options that name a file or folder: what it is, and what for
 
 
 class PlainParser(argparse.ArgumentParser):
-    """Says in one line what is wrong with the arguments."""
+    """Parser that reports an error in the arguments in one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Ends the program."""
+        """Prints the error and exits."""
         self.exit(NOTHING, f"error: {message} (see --help)\n")
 
 
@@ -87,7 +87,7 @@ def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
 
 
 def find_data_sets(options: argparse.Namespace) -> list[DataSetCheck]:
-    """Finds the data sets that the command line asks for, and lists their files.
+    """Finds the requested data sets and lists their files.
 
     Raises:
         ValueError: If the arguments are wrong, or there is nothing to check.
@@ -109,14 +109,14 @@ def find_data_sets(options: argparse.Namespace) -> list[DataSetCheck]:
     for data_set in found:
         listing.list_splits(data_set, options.quick)
     checks = [check for data_set in found for check in data_set.checks]
-    for place, check in enumerate(checks):  # no split of one's own should have images of another use
+    for place, check in enumerate(checks):  # among the user's images, splits of different use should not overlap
         use = (check.module.role, check.split)
         check.others = [other for other in checks[:place] if other.own and (other.module.role, other.split) != use]
     return found
 
 
 def write_yaml(text: str, path: Path) -> None:
-    """Writes the YAML that reads a folder of one's own; raises ValueError if it is empty, or the file exists."""
+    """Writes the YAML for a folder of the user's own images; raises ValueError if it is empty or the file exists."""
     if not text:
         raise ValueError("--write is given, but a YAML is only written for images of your own: expected --root FOLDER")
     if path.exists():
@@ -126,7 +126,7 @@ def write_yaml(text: str, path: Path) -> None:
 
 
 def read_all(found: Sequence[DataSetCheck], options: argparse.Namespace) -> None:
-    """Reads all splits, shows the progress, and writes the report before, and after each of them."""
+    """Reads all splits with a progress bar; writes the report before the first and after each of them."""
     write_report(found, options)
     checks = [check for data_set in found for check in data_set.checks]
     seldom = 0.1 if sys.stderr.isatty() else 30  # seconds between two lines in a log file
@@ -141,7 +141,7 @@ def read_all(found: Sequence[DataSetCheck], options: argparse.Namespace) -> None
 
 
 def write_report(found: Sequence[DataSetCheck], options: argparse.Namespace) -> None:
-    """Writes the JSON file, which is whole at any time."""
+    """Writes the JSON report atomically."""
     checks = [check for data_set in found for check in data_set.checks]
     report = {
         "complete": all(check.census.read == len(check.chosen) for check in checks),
@@ -156,14 +156,14 @@ def write_report(found: Sequence[DataSetCheck], options: argparse.Namespace) -> 
 
 
 def measure_speed(found: Sequence[DataSetCheck]) -> float | None:
-    """Returns how many images, with their labels, were read per second; None if none were."""
+    """Returns the images (with labels) read per second; None if none were read."""
     checks = [check for data_set in found for check in data_set.checks]
     read, seconds = sum(check.census.read for check in checks), sum(check.seconds for check in checks)
     return round(read / seconds, 2) if read else None
 
 
 def print_report(found: Sequence[DataSetCheck], options: argparse.Namespace, seconds: float) -> None:
-    """Prints the tables, what is wrong, where the report is, and what to do."""
+    """Prints the tables, the problems, advice, and the path of the report."""
     checks = [check for data_set in found for check in data_set.checks]
     print(f"\n{format_overview(found)}")
     if frequencies := format_frequencies(checks):
@@ -189,14 +189,14 @@ def print_report(found: Sequence[DataSetCheck], options: argparse.Namespace, sec
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Checks what a command line asks for; returns the exit code."""
+    """Runs the program; returns the exit code."""
     options = parse_arguments(args)
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     start = time.perf_counter()
     found: list[DataSetCheck] = []
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they say what the report says
+            warnings.simplefilter("ignore")  # the report covers them
             found = find_data_sets(options)
         read_all(found, options)
     except (ValueError, TypeError, OSError) as error:
@@ -206,7 +206,7 @@ def main(args: Sequence[str] | None = None) -> int:
         print_report(found, options, time.perf_counter() - start)
         return INTERRUPTED
     print_report(found, options, time.perf_counter() - start)
-    if options.picture is not None:  # last: what was found in hours is printed, whatever becomes of it
+    if options.picture is not None:  # last, so that an error here does not lose the printed report
         try:
             draw_pairs(found, options.picture)
         except (ValueError, OSError) as error:
@@ -216,7 +216,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def fail(error: Exception, code: int) -> int:
-    """Says in one line what is wrong; returns the exit code."""
+    """Prints an error in one line; returns the exit code."""
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     return code
 

@@ -1,4 +1,4 @@
-"""What is looked at, and what is found: data sets and their splits."""
+"""The state of a check: the data sets, their splits, and the problems found in them."""
 
 import time
 from collections import Counter
@@ -19,7 +19,7 @@ VENDORS: tuple[type[FilesDataModule], ...] = (
     datamodules.MapillaryDataModule,
 )  # fmt: skip
 DATA_SETS = {module.domain: module for module in VENDORS}
-KINDS: dict[ProblemKind, tuple[str, str]] = {  # heading of the column, what a sentence says
+KINDS: dict[ProblemKind, tuple[str, str]] = {  # column heading, wording in a sentence
     "missing": ("missing", "a missing image or labels"),
     "size": ("sizes", "image and labels of different sizes"),
     "unreadable": ("unreadable", "an unreadable file"),
@@ -29,25 +29,25 @@ KINDS: dict[ProblemKind, tuple[str, str]] = {  # heading of the column, what a s
 
 @dataclass
 class SplitCheck:
-    """What is found in one split of a data set.
+    """The check of one split of a data set.
 
     Attributes:
-        module: Finds and reads it.
+        module: Data module that finds and reads the split.
         split: Name of the split.
-        dataset: Reads the pairs; without any if nothing could be read.
-        required: Whether it is wrong if the split is not there.
-        labelled: Whether it has labels, as far as it should.
-        absent: Why the split is not there; empty if it is.
-        unusable: Why none of it can be used, although it is there; empty if it can.
+        dataset: Dataset that reads the pairs; empty if they could not be listed.
+        required: Whether a missing split is an error.
+        labelled: Whether labels are expected.
+        absent: Why the split is missing; empty if it is there.
+        unusable: Why none of the split can be used although it is there; empty if it can.
         images: Number of image files.
         labels: Number of label files; None where none are expected.
         same: Other splits that consist of the same pairs.
-        chosen: The pairs to read.
-        seconds: Spent reading.
+        chosen: Indices of the pairs to read.
+        seconds: Time spent reading.
         unpaired: Files without a partner.
-        census: What those pairs hold that have been read, and what is wrong with them.
-        known: Names of the pairs that are broken in the official release, which are not counted as wrong.
-        others: Splits, looked at before, that should have no image of this one.
+        census: Contents and problems of the pairs read so far.
+        known: Names of the pairs that are broken in the official release; their problems are not errors.
+        others: Splits listed earlier that should not share images with this one.
     """
 
     module: FilesDataModule
@@ -69,7 +69,7 @@ class SplitCheck:
 
     @property
     def name(self) -> str:
-        """Data set and split, e.g. ``cityscapes val``."""
+        """Name of the data set and the split, e.g. ``cityscapes val``."""
         return f"{self.module.domain} {', '.join([self.split, *self.same])}"
 
     @property
@@ -79,23 +79,23 @@ class SplitCheck:
 
     @property
     def own(self) -> bool:
-        """Whether the data are the user's own, of which nobody has said what is right."""
+        """Whether the data are the user's own images, which have no official numbers to compare with."""
         return isinstance(self.module, datamodules.FolderDataModule)
 
     @property
     def lacking(self) -> int:
-        """How many images fewer than the official number there are."""
+        """Number of images missing compared with the official number."""
         return 0 if self.absent else max(0, (self.official or 0) - self.images)
 
     @property
     def void(self) -> bool:
-        """Whether there are labels, but no pixel of them belongs to a class."""
+        """Whether there are labels, but none of their pixels belongs to a class."""
         counts = self.count_pixels()
         return bool(self.census.labels) and not any(counts[name] for name in self.module.class_names)
 
     @property
     def verdict(self) -> str:
-        """The result in a word or two; capitals say that something is wrong."""
+        """The result in a few words; capitals mean that something is wrong."""
         verdicts = (
             ("NOT THERE", self.absent and self.required),
             ("not there", self.absent),
@@ -115,7 +115,7 @@ class SplitCheck:
         return self.verdict.isupper() or self.lacking > 0
 
     def find_problems(self, known: bool = False) -> list[Problem]:
-        """Returns what is wrong with pairs: with those known to be broken, or with the others."""
+        """Returns the problems of the pairs known to be broken, or by default of all others."""
         problems = (*self.unpaired, *self.census.problems)
         return [problem for problem in problems if (problem.name in self.known) == known]
 
@@ -124,7 +124,7 @@ class SplitCheck:
         return len({problem.name for problem in self.find_problems() if problem.kind == kind})
 
     def count_pixels(self) -> Counter[str]:
-        """Returns the number of pixels of each class, and of those that are ignored."""
+        """Returns the number of pixels per class, and of ignored pixels."""
         counts = Counter(dict.fromkeys([*self.module.class_names, "ignored"], 0))
         for value, number in self.census.all_ids.items():
             name = name_id(value, self.dataset.table, self.module.class_names)
@@ -133,12 +133,12 @@ class SplitCheck:
         return counts
 
     def measure_frequencies(self) -> dict[str, float]:
-        """Returns the share of pixels, in [0, 1], of each class and of what is ignored; empty without any labels."""
+        """Returns the share of pixels, in [0, 1], per class and of ignored pixels; empty without labels."""
         counts = self.count_pixels()
         return {name: count / counts.total() for name, count in counts.items()} if counts.total() else {}
 
     def find_warnings(self) -> list[str]:
-        """Returns what speaks for images or labels of one's own that mean something else than is thought."""
+        """Returns warnings that the user's own images or labels may be misread, or that splits overlap."""
         if not isinstance(self.module, datamodules.FolderDataModule):
             return []
         shared = [self.compare(other) for other in self.others]
@@ -146,7 +146,7 @@ class SplitCheck:
         return [warning for warning in (self.census.find_mixture(self.name), *shared, *found) if warning]
 
     def compare(self, other: "SplitCheck") -> str:
-        """Returns which images another split has too, the same files or copies of them; empty if none."""
+        """Returns a warning that names the images shared with another split, as files or copies; empty if none."""
         copies, files = other.census.digests, {pair.image for pair in other.dataset.pairs}
         shared = {
             name: f"{name} (a copy of {copies[digest]})"
@@ -160,11 +160,11 @@ class SplitCheck:
         return f"{self.name}: {len(shared):,} of its images are also in {other.name}: {named}"
 
     def find_notes(self) -> list[str]:
-        """Returns what happens to the images before they reach the network."""
+        """Returns notes on how the images are transformed before they reach the network."""
         return self.census.find_notes(self.name, self.module.evaluation_transform)
 
     def read(self, num_threads: int, update: Callable[[], object]) -> None:
-        """Reads the chosen pairs, as far as it gets; `update` is called after each."""
+        """Reads the chosen pairs and calls `update` after each; keeps partial results if interrupted."""
         start = time.perf_counter()
         try:
             for found in check_dataset(self.dataset, self.chosen, num_threads):
@@ -203,17 +203,17 @@ class SplitCheck:
 
 @dataclass
 class DataSetCheck:
-    """What is found of one data set.
+    """The check of one data set.
 
     Attributes:
-        name: Of the data set.
-        module: Finds and reads it.
-        splits: Those to look at.
-        required: Whether it is wrong if the data set (in a run's data YAML: one of these splits) is not there.
-        error: Why it cannot be used at all, or is not there.
-        checks: Of its splits.
+        name: Name of the data set.
+        module: Data module that finds and reads it.
+        splits: Splits to check.
+        required: Whether it is an error if the data set, or a split used by a run's data YAML, is missing.
+        error: Why the data set is missing or cannot be used at all; empty otherwise.
+        checks: Checks of its splits.
         passed_over: Files that belong to no pair, by suffix; None if not all splits were listed.
-        yaml: That reads it, where it was written from what was found; empty if it was given.
+        yaml: Generated YAML that reads the user's own images; empty for a known data set or a given YAML.
     """
 
     name: str
@@ -227,7 +227,7 @@ class DataSetCheck:
 
     @property
     def lost(self) -> bool:
-        """Whether it cannot be used at all, and should be usable."""
+        """Whether a required data set is missing or cannot be used at all."""
         return bool(self.error) and self.required
 
     @property
@@ -237,7 +237,7 @@ class DataSetCheck:
 
     @property
     def release(self) -> str | None:
-        """Which release it is, of data sets that have several."""
+        """Detected release of the data set, if it has several."""
         return getattr(self.module, "release", None)
 
     def describe(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Which data sets and splits are there, and which pairs of them are to be read: nothing is decoded yet."""
+"""Finds data sets and splits, lists their files and chooses the pairs to read; does not decode any file."""
 
 from collections.abc import Collection, Sequence
 from contextlib import suppress
@@ -18,18 +18,18 @@ from datamodules.reading.pairs import list_files, list_folders
 from experiments.check_data.checks import DATA_SETS, DataSetCheck, SplitCheck
 from experiments.command_line import to_path
 
-QUICK_PAIRS = 50  # that --quick reads of each split
+QUICK_PAIRS = 50  # pairs per split that --quick reads
 
 
 def find_below(place: str, wanted: Sequence[str] | None) -> list[DataSetCheck]:
-    """Finds the seven data sets in a folder, by the names of the folders in it; where none is, images of one's own.
+    """Finds the seven data sets in a folder by the names of its subfolders; without any, the user's own images.
 
     Args:
-        place: Folder with one folder per data set; or the folder of a data set itself; or one of other images.
-        wanted: Those to look for, which then have to be there; None looks for all.
+        place: Folder with one subfolder per data set, or the folder of one data set, or one of other images.
+        wanted: Names of the data sets to look for, all of which are then required; None looks for all.
 
     Raises:
-        ValueError: If there is no such folder, nothing in it, or no data set of a wanted name.
+        ValueError: If the folder does not exist or holds no images, or if a wanted name is unknown.
     """
     base = to_path(place)
     if not base.is_dir():
@@ -54,14 +54,14 @@ def find_below(place: str, wanted: Sequence[str] | None) -> list[DataSetCheck]:
 
 
 def open_config(path: Path, wanted: Sequence[str] | None) -> list[DataSetCheck]:
-    """Finds what a data YAML of main.py reads: of one data set all splits, of several those of `fit` and `test`.
+    """Finds the data sets of a main.py data YAML: all splits of a single one, else those that `fit` and `test` use.
 
     Args:
-        path: Of the YAML.
+        path: Path of the YAML.
         wanted: Names of its data sets to check; None checks all.
 
     Raises:
-        ValueError: If there is no such file, it describes no datamodule, or none whose data lie in files.
+        ValueError: If the file does not exist, does not describe a data module, or describes one that reads no files.
     """
     if not path.is_file():
         raise ValueError(f"there is no file {path}: expected the YAML of a datamodule, e.g. configs/data/camvid.yaml")
@@ -88,14 +88,14 @@ def open_config(path: Path, wanted: Sequence[str] | None) -> list[DataSetCheck]:
 
 
 def check_names(wanted: Sequence[str] | None, known: Collection[str]) -> None:
-    """Raises ValueError if a wanted data set is not known."""
+    """Raises ValueError if a wanted data set is unknown."""
     unknown = [name for name in wanted or () if name not in known]
     if unknown:
         raise ValueError(f"there is no data set {', '.join(unknown)}: expected some of {', '.join(known)}")
 
 
 def list_splits(found: DataSetCheck, quick: bool) -> None:
-    """Lists the files of a data set; fills in its checks, or its error."""
+    """Lists the files of a data set; sets its `checks` or its `error`."""
     if found.error:
         return
     module, whole = found.module, len(found.splits) == len(get_args(Split))
@@ -119,12 +119,12 @@ def list_splits(found: DataSetCheck, quick: bool) -> None:
     else:
         found.checks = checks
     if whole:
-        with suppress(DataError):  # of a folder that may not be listed: the data may lie in others
+        with suppress(DataError):  # an unreadable folder; the data may lie in others
             found.passed_over = find_passed_over(root, checks)
 
 
 def find_passed_over(root: Path, checks: Sequence[SplitCheck]) -> dict[str, list[str]]:
-    """Returns the files below a folder that are of no pair, by their suffixes; the most frequent suffix first."""
+    """Returns the files below a folder that belong to no pair, by suffix, the most frequent suffix first."""
     used = {path for check in checks for pair in check.dataset.pairs for path in pair.files}
     passed_over: dict[str, list[str]] = {}
     for name in list_files(root):
@@ -134,7 +134,7 @@ def find_passed_over(root: Path, checks: Sequence[SplitCheck]) -> dict[str, list
 
 
 def find_strangers(base: Path) -> list[str]:
-    """Returns the folders beside data sets that are none themselves, by their names; none in a data set's own."""
+    """Returns the names of subfolders that match no data set; empty if the folder itself is a data set's."""
     known = {name for kind in DATA_SETS.values() for name in kind.folders}
     if base.resolve().name.lower() in known:
         return []
@@ -142,7 +142,7 @@ def find_strangers(base: Path) -> list[str]:
 
 
 def have_same_pairs(check: SplitCheck, other: SplitCheck) -> bool:
-    """Returns whether two splits have pairs, and all of them in common, and nothing says that they should differ."""
+    """Returns whether two splits consist of the same pairs; false if they have none, or are configured to differ."""
     splits = check.module.files.splits if isinstance(check.module, datamodules.FolderDataModule) else {}
     if splits and splits.get(check.split, check.split) != splits.get(other.split, other.split):
         return False
@@ -150,7 +150,7 @@ def have_same_pairs(check: SplitCheck, other: SplitCheck) -> bool:
 
 
 def list_split(module: FilesDataModule, split: Split, quick: bool) -> SplitCheck:
-    """Lists the files of a split and what is missing among them, without reading them."""
+    """Lists the files of a split and those without a partner, without reading any."""
     nothing = module.open_pairs([], module.evaluation_transform)
     check = SplitCheck(module, split, nothing, labelled=split not in module.unlabelled_splits)
     try:
@@ -169,11 +169,11 @@ def list_split(module: FilesDataModule, split: Split, quick: bool) -> SplitCheck
         if not alone or error.kind != "missing":
             check.unusable = str(error)
             return check
-        check.labelled = False  # images that nobody said have labels
+        check.labelled = False  # labels were not configured, so they are optional
     check.known = sorted(module.known_broken & (names | {problem.name for problem in check.unpaired}))
     check.dataset = module.open_pairs(pairs, module.evaluation_transform, check.labelled)
     check.chosen = range(len(pairs))
-    if quick:  # evenly spread ones, and those known to be broken
+    if quick:  # evenly spread pairs, plus those known to be broken
         spread = np.linspace(0, len(pairs) - 1, min(len(pairs), QUICK_PAIRS)).round().astype(int).tolist()
         check.chosen = sorted({*spread, *(index for index, pair in enumerate(pairs) if pair.name in check.known)})
     return check

@@ -1,4 +1,4 @@
-"""A picture of some pairs: do image and labels belong together, and do the classes mean what they should?"""
+"""Draws some pairs, to check by eye that images and labels match and that the classes are right."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,14 +12,14 @@ from datamodules.base import DataError
 from datamodules.labels import IGNORED
 from experiments.check_data.checks import DataSetCheck, SplitCheck
 
-PAIRS = 3  # of each split
+PAIRS = 3  # pairs per split
 WIDTH, HEIGHT = 4.0, 6.0  # inches of an image with its labels below
-PIXELS = 800  # most in a row or column of an image: more are not seen, and large photographs would fill the memory
-NAME = 46  # characters of a file's name that are shown
+PIXELS = 800  # maximum side of a drawn image: more is not visible, and large photographs would fill the memory
+NAME = 46  # maximum number of characters shown of a file name
 
 
 def draw_pairs(found: Sequence[DataSetCheck], path: Path) -> None:
-    """Writes a PNG with three images of each split, below them the labels laid over, and a legend.
+    """Writes a PNG with three images per split, each above its overlay of image and labels, and a legend.
 
     Raises:
         ValueError: If no pair can be drawn.
@@ -35,7 +35,7 @@ def draw_pairs(found: Sequence[DataSetCheck], path: Path) -> None:
 
 
 def draw_split(part: SubFigure, check: SplitCheck, pairs: Sequence[tuple[str, np.ndarray, np.ndarray | None]]) -> None:
-    """Draws some pairs of a split into their part of the picture."""
+    """Draws some pairs of a split into its part of the figure."""
     palette = make_palette(check.module.num_classes, check.module.colours)
     axes = part.subplots(2 if check.labelled else 1, PAIRS, squeeze=False)
     for each in axes.flat:
@@ -44,7 +44,7 @@ def draw_split(part: SubFigure, check: SplitCheck, pairs: Sequence[tuple[str, np
     for column, (name, image, labels) in zip(axes.T, pairs, strict=False):
         column[0].imshow(image)
         title = name if len(name) <= NAME else f"...{name[-NAME:]}"
-        column[0].set_title(title, fontsize=8, parse_math=False)  # a $ is no formula
+        column[0].set_title(title, fontsize=8, parse_math=False)  # $ is no math
         if labels is not None:
             column[1].imshow(draw_overlay(image, labels, palette))
             seen |= set(np.unique(labels).tolist())
@@ -56,7 +56,7 @@ def draw_split(part: SubFigure, check: SplitCheck, pairs: Sequence[tuple[str, np
 
 
 def load_pairs(check: SplitCheck) -> list[tuple[str, np.ndarray, np.ndarray | None]]:
-    """Returns names, images and labels of some pairs of a split, evenly spread; those that can be read."""
+    """Returns name, image and labels of a few evenly spread pairs of a split; skips pairs that cannot be read."""
     dataset, pairs = check.dataset, []
     read = check.census.read
     for index in np.linspace(0, read - 1, min(read, PAIRS)).round().astype(int):
@@ -64,12 +64,12 @@ def load_pairs(check: SplitCheck) -> list[tuple[str, np.ndarray, np.ndarray | No
         try:
             image, labels = dataset.load_pair(number) if check.labelled else (dataset.load_image(number), None)
         except DataError:
-            continue  # the report says what is wrong with it
+            continue  # listed in the report
         pairs.append((dataset.name(number), shrink(image), None if labels is None else shrink(labels)))
     return pairs
 
 
 def shrink(pixels: np.ndarray) -> np.ndarray:
-    """Returns an image, or labels, of which rows and columns are left out if it is larger than is seen."""
-    step = -(-max(pixels.shape[:2]) // PIXELS)  # the same for both, or proportions would change
+    """Subsamples an image or labels to at most `PIXELS` rows and columns."""
+    step = -(-max(pixels.shape[:2]) // PIXELS)  # same step for both axes, to keep the aspect ratio
     return pixels[::step, ::step].copy()

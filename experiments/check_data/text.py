@@ -1,4 +1,4 @@
-"""What is printed: tables of splits and classes, and sentences about what was found and what to do."""
+"""Formats the printed report: tables of splits and classes, messages on the findings, and advice."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -9,10 +9,10 @@ from datamodules.reading.census import format_size, name_id
 from datamodules.reading.pairs import NOT_READ
 from experiments.check_data.checks import KINDS, DataSetCheck, SplitCheck
 
-SHOWN = 3  # problems of a kind that are written out on the screen; the JSON file has all
-SIZES = 3  # of images that are named
-IDS = 40  # whose classes are named
-COLUMNS = 8  # splits beside each other in the table of class frequencies
+SHOWN = 3  # printed problems of a kind; the JSON file has all
+SIZES = 3  # printed image sizes
+IDS = 40  # printed ids with their classes
+COLUMNS = 8  # splits side by side in the table of class frequencies
 
 
 def format_overview(found: Sequence[DataSetCheck]) -> str:
@@ -34,7 +34,7 @@ def format_overview(found: Sequence[DataSetCheck]) -> str:
 
 
 def format_frequencies(checks: Sequence[SplitCheck]) -> str:
-    """Formats the percent of pixels of each class in each split, some splits beside each other; may be empty."""
+    """Formats tables of the percentage of pixels per class in each split; empty without labels."""
     groups: dict[tuple[str, ...], list[tuple[str, dict[str, float]]]] = {}
     for check in checks:
         if shares := check.measure_frequencies():
@@ -51,7 +51,7 @@ def format_frequencies(checks: Sequence[SplitCheck]) -> str:
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int]) -> str:
-    """Formats a table in columns; those that `left` names are flush left, the others flush right."""
+    """Formats a table with aligned columns; those whose index is in `left` to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     lines = []
     for row in (header, ["-" * width for width in widths], *rows):
@@ -62,7 +62,7 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Seq
 
 
 def describe_contents(found: Sequence[DataSetCheck]) -> str:
-    """Formats what the files of one's own hold, and what is made of it; empty of data sets of vendors."""
+    """Formats what the user's own files contain and how it is interpreted; empty for official data sets."""
     blocks = []
     for data_set in found:
         own = [check for check in data_set.checks if check.own and check.census.read]
@@ -78,7 +78,7 @@ def describe_contents(found: Sequence[DataSetCheck]) -> str:
 
 
 def describe_split(check: SplitCheck) -> list[str]:
-    """Returns lines on the images, the labels and what their ids count as."""
+    """Returns lines on a split's images and labels, and on the classes that label ids map to."""
     census = check.census
     images = [f"{number:,} {kind}" for kind, number in census.images.most_common()]
     sizes = [f"{number:,} of {format_size(size)}" for size, number in census.sizes.most_common(SIZES)]
@@ -98,7 +98,7 @@ def describe_split(check: SplitCheck) -> list[str]:
 
 
 def explain(found: Sequence[DataSetCheck], path: Path) -> Iterator[str]:
-    """Yields sentences about all that is wrong, the first few of each kind, and about what is known to be."""
+    """Yields messages about all problems, the first few of each kind, and about known broken pairs."""
     for data_set in found:
         if data_set.lost:
             yield f"{data_set.error}."
@@ -107,7 +107,7 @@ def explain(found: Sequence[DataSetCheck], path: Path) -> Iterator[str]:
 
 
 def explain_split(check: SplitCheck, path: Path) -> Iterator[str]:
-    """Yields the sentences about a split; `path` is that of the report."""
+    """Yields the messages about a split; `path` is that of the report."""
     problems = check.find_problems()
     if check.absent and check.required:
         yield f"{check.name} is missing: {check.absent}."
@@ -138,12 +138,12 @@ def explain_split(check: SplitCheck, path: Path) -> Iterator[str]:
 
 
 def format_number(number: int, noun: str) -> str:
-    """Writes a number of things: ``1 image``, ``2,975 images``."""
+    """Formats a number with its noun: ``1 image``, ``2,975 images``."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def advise(found: Sequence[DataSetCheck]) -> Iterator[str]:
-    """Yields what to do about what was found."""
+    """Yields advice on the problems found."""
     checks = [check for data_set in found for check in data_set.checks]
     for data_set in found:
         lacking = sum(check.lacking for check in data_set.checks)

@@ -1,6 +1,7 @@
 """Checks this project on a GPU, then times it, most important first, within --minutes.
 
-The exit status is 1 if a check failed; a timing that is missing does not count. Results are saved after every row.
+The exit status is 1 if a check failed or ran out of time; failed timings and steps that were not run do not count.
+Results are saved after every row.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from experiments.gpu_check.training import check_processes
 
 
 def list_timings(name: str, backbone: str) -> list[Check]:
-    """Lists how the methods are timed on one network."""
+    """Lists the timings of the methods on one network."""
     methods, alone = partial(time_methods, backbone=backbone), "--plain=false"
     return [
         Check(f"{name}-bf16", partial(methods, precision="bf16", options=[alone]), 30),

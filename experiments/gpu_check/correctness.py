@@ -1,4 +1,4 @@
-"""Checks of the arithmetic and of the methods on a device, against the CPU or against each other."""
+"""Checks the arithmetic and the methods on a device, against the CPU or against each other."""
 
 import tempfile
 import warnings
@@ -29,19 +29,19 @@ from experiments.gpu_check.subjects import Setup, copy_state, is_unchanged, shar
 from lightning_modules.predictor import predict_plainly
 from lightning_modules.semantics import Semantics
 
-# The largest error allowed, as a share of the largest value: some units in the last place of the type.
+# Largest error allowed, relative to the largest value: a few units in the last place of the type.
 NORM_ERRORS = {torch.float32: 1e-4, torch.bfloat16: 4e-2, torch.float16: 5e-3}
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-# The smallest share of equal labels. Rounding decides more of them after steps in bf16; a wrong formula, far more.
+# Smallest share of equal labels allowed. Rounding changes some labels after steps in bf16; a wrong formula, far more.
 SAME_LABELS = {"32-true": 0.995, "bf16-mixed": 0.95}
-VARIANT_SLACK = 1e-3  # of the labels, beside what differs between two runs of the same
+VARIANT_SLACK = 1e-3  # share of labels that may differ beyond the variation between identical runs
 COUNTS = (1, 3, 6)
-FEW, MANY = 2, 8  # steps, between which the host must not wait more often
+FEW, MANY = 2, 8  # numbers of steps; the host must not wait more often for MANY
 ALPHA, EPS = 0.3, 1e-5  # of the blended norm
 
 
 def make_methods(steps: int, lr: float) -> dict[str, Method]:
-    """Makes the methods that need nothing but the network."""
+    """Makes the methods that need nothing but a network."""
     return {
         "IaBN": IaBN(),
         "TTA": TTA(),
@@ -55,7 +55,7 @@ def make_methods(steps: int, lr: float) -> dict[str, Method]:
 def check_norm(setup: Setup) -> Iterator[Row]:
     """Compares the blended norm, forward and backward, with its formula in float64 on the CPU."""
     height, width = (9, 14) if setup.tiny else (128, 256)
-    sizes = ((1, 64, height, width), (2, 64, height, width), (1, 64, 1, 1))  # the last as behind a global pooling
+    sizes = ((1, 64, height, width), (2, 64, height, width), (1, 64, 1, 1))  # the last as after global pooling
     cases = [*((size, False) for size in sizes), (sizes[1], True)]
     for dtype, layout, (size, pooled) in product(NORM_ERRORS, LAYOUTS, cases):
         errors = measure_norm_errors(setup.device, dtype, layout, size, pooled)
@@ -75,7 +75,7 @@ def check_norm(setup: Setup) -> Iterator[Row]:
 def measure_norm_errors(
     device: torch.device, dtype: torch.dtype, layout: str, size: tuple[int, ...], pooled: bool
 ) -> dict[str, float]:
-    """Returns the largest error of the output and of each gradient, as a share of the largest value; inf for NaN."""
+    """Measures the largest errors of the output and each gradient, relative to the largest value; inf for NaN."""
     generator = torch.Generator().manual_seed(0)
     mean, bias = (torch.randn(size[1], generator=generator) for _ in range(2))
     var, weight = (torch.rand(size[1], generator=generator) + 0.5 for _ in range(2))
@@ -95,7 +95,7 @@ def measure_norm_errors(
 
 
 def normalise_together(x: Tensor, *others: Any) -> Tensor:
-    """Normalises by the statistics of all samples: as `normalise_features` one image of them all."""
+    """Normalises by the statistics of the whole batch, as `normalise_features` does for one joined image."""
     together = normalise_features(torch.cat(tuple(x), dim=1)[None], *others)
     return torch.stack(together[0].chunk(len(x), dim=1))
 
@@ -103,21 +103,21 @@ def normalise_together(x: Tensor, *others: Any) -> Tensor:
 def differentiate(
     normalize: Callable[..., Tensor], x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, grad: Tensor
 ) -> list[Tensor]:
-    """Returns the output of a norm, and the gradients of its features, weight and bias for one of the output."""
+    """Returns the output of a norm, and the gradients of features, weight and bias for output gradient `grad`."""
     inputs = [tensor.requires_grad_() for tensor in (x, weight, bias)]
     output = normalize(x, mean, var, weight, bias, ALPHA, EPS)
     return [output.detach(), *torch.autograd.grad(output, inputs, grad)]
 
 
 def check_methods(setup: Setup) -> Iterator[Row]:
-    """Compares what every method predicts on the device, exactly and in bf16, with the CPU in float32."""
+    """Compares every method's prediction on the device, in exact float32 and in bf16, with the CPU's in float32."""
     subject = setup.make_calm_subject()
     with tempfile.TemporaryDirectory() as folder:
         methods: dict[str, Method | None] = {"plain": None, **make_methods(2, subject.lr)}
         methods["Ensemble"] = Ensemble(save_members(subject.network, Path(folder)))
         for name, method in methods.items():
             yield from compare_method(setup, name, method, subject)
-    # Other masks are drawn on another device: the same labels cannot be asked for, the same network can.
+    # Another device draws other dropout masks: labels may differ, but the network must still be left unchanged.
     dropping = setup.make_calm_subject(dropout=0.1)
     yield from compare_method(setup, "MCDropout", MCDropout(passes=4, alpha=0.1), dropping, alike=False)
 
@@ -125,7 +125,7 @@ def check_methods(setup: Setup) -> Iterator[Row]:
 def compare_method(
     setup: Setup, name: str, method: Method | None, subject: Subject, alike: bool = True
 ) -> Iterator[Row]:
-    """Predicts one image by a method on the CPU, then on the device in two precisions."""
+    """Compares a method on the device, in two precisions, with the CPU; labels must agree only if `alike`."""
     predict = predict_plainly if method is None else method.predict
     expected = predict(subject.network, subject.image)
     network, image = deepcopy(subject.network).to(setup.device), subject.image.to(setup.device)
@@ -142,7 +142,7 @@ def compare_method(
 
 
 def save_members(network: nn.Module, folder: Path) -> list[str]:
-    """Saves a network, and one with other weights of the last layers, for an ensemble; returns their paths."""
+    """Saves a network and a copy with perturbed last layers as ensemble members; returns their paths."""
     other = deepcopy(network)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -155,7 +155,7 @@ def save_members(network: nn.Module, folder: Path) -> list[str]:
 
 
 def check_variants(setup: Setup) -> Iterator[Row]:
-    """Compares several numbers of steps in one pass with each alone, beside what two runs of the same differ by."""
+    """Compares several numbers of steps in one pass with each alone, allowing for the variation between runs."""
     subject = setup.make_calm_subject(setup.device)
     network, image = subject.network, subject.image
     before = copy_state(network)
@@ -175,7 +175,7 @@ def check_variants(setup: Setup) -> Iterator[Row]:
 
 
 def check_waits(setup: Setup) -> Iterator[Row]:
-    """Counts how often the host waits for the GPU in one image: not more often for more steps."""
+    """Checks that the host waits for the GPU equally often at few and at many steps on one image."""
     if setup.device.type != "cuda":
         yield {"note": f"not applicable: nothing waits for a {setup.device.type}"}
         return
@@ -192,7 +192,7 @@ def check_waits(setup: Setup) -> Iterator[Row]:
 
 
 def count_waits(method: Method, subject: Subject) -> Counter[str]:
-    """Counts the waits of one prediction by the lines they happen on; what happens once in a process does not count."""
+    """Counts the waits of one prediction by source line; a first prediction absorbs waits that occur only once."""
     method.predict(subject.network, subject.image)
     torch.cuda.synchronize()
     with warnings.catch_warnings(record=True) as caught:

@@ -1,4 +1,4 @@
-"""Runs checks one after another, whatever becomes of each, and writes what is known after every row."""
+"""Runs checks one after another, even if some fail, and saves the results after every row."""
 
 import faulthandler
 import signal
@@ -17,13 +17,13 @@ from experiments.gpu_check.subjects import Setup
 from experiments.pages import format_markdown
 
 Row = dict[str, Any]
-LEAST_SECONDS = 3.0  # that are left for a check to start
-GRACE = 20.0  # seconds after which a check that cannot be interrupted ends the process
-TITLES = {"step": "name", "result": "state", "seconds": "seconds", "error": "error"}  # of the first table
+LEAST_SECONDS = 3.0  # least time left for a check to start
+GRACE = 20.0  # seconds past its limit after which a check that cannot be interrupted ends the process
+TITLES = {"step": "name", "result": "state", "seconds": "seconds", "error": "error"}  # columns of the first table
 
 
 class OutOfTimeError(BaseException):
-    """A check has reached its limit; no `Exception`, so that nothing on the way takes it for a fault of its own."""
+    """A check has exceeded its time limit; not an `Exception`, so that no `except Exception` catches it."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class Check:
     """One thing to check or to time.
 
     Attributes:
-        name: For `--only`, and in the table.
-        run: Yields rows as they are known. A row with ``ok`` is a check, one without it a measurement.
-        seconds: Limit.
-        proves: What is right if it passes; None where it only measures, so that a failure leaves the exit status alone.
+        name: Name for `--only` and the table.
+        run: Yields rows one by one. A row with ``ok`` is a check, one without it a measurement.
+        seconds: Time limit.
+        proves: What holds if it passes; None for a timing, whose failure does not affect the exit status.
     """
 
     name: str
@@ -44,16 +44,16 @@ class Check:
 
 
 class Report:
-    """What is known: printed as it comes, and kept up to date in `gpu_check.json` and `gpu_check.md`.
+    """The results so far: printed row by row, and kept up to date in `gpu_check.json` and `gpu_check.md`.
 
     Args:
-        folder: For the two files.
-        machine: What the figures were measured on.
-        start: Time of `time.monotonic` from which seconds count; None is now.
+        folder: Folder of the two files.
+        machine: Description of the machine.
+        start: Start of the time limit, as a value of `time.monotonic`; None for now.
 
     Attributes:
-        steps: What became of each check, as the file has it. Its ``state`` is ``running`` (in a file that is left so,
-            the process was killed), ``ok``, ``FAILED``, ``out of time`` or ``not run``.
+        steps: The result of each check, as in the file. Its ``state`` is ``running`` (the process was killed if the
+            file still says so), ``ok``, ``FAILED``, ``out of time`` or ``not run``.
     """
 
     def __init__(self, folder: Path, machine: Mapping[str, Any], start: float | None = None) -> None:
@@ -64,11 +64,11 @@ class Report:
 
     @property
     def failed(self) -> list[str]:
-        """Names of the checks that failed, or did not end."""
+        """Names of the checks, but not timings, that failed or ran out of time."""
         return [step["name"] for step in self.steps if step["ok"] is False and not step["timing"]]
 
     def run_all(self, checks: Sequence[Check], setup: Setup, seconds: float) -> None:
-        """Runs checks in their order while there is time; the rest is listed as not run."""
+        """Runs checks in order while there is time; the rest are recorded as not run."""
         for check in checks:
             left = seconds - (time.monotonic() - self._start)
             step: dict[str, Any] = {"name": check.name, "limit": round(min(check.seconds, left), 1)}
@@ -94,11 +94,11 @@ class Report:
                     self._write()
             step["ok"] = all(row.get("ok", True) for row in step["rows"])
             step["state"] = "ok" if step["ok"] else "FAILED"
-        except BaseException as error:  # what is known stays, and the other checks can still tell something
+        except BaseException as error:  # keep the rows so far, and run the other checks
             step |= {"ok": False, "state": "out of time" if isinstance(error, OutOfTimeError) else "FAILED"}
             step["error"] = traceback.format_exception_only(error)[-1].strip()
             step["traceback"] = traceback.format_exc()
-            if not isinstance(error, Exception | OutOfTimeError):  # somebody stops the process
+            if not isinstance(error, Exception | OutOfTimeError):  # the process is being stopped
                 raise
         finally:
             step["seconds"] = round(time.monotonic() - start, 2)
@@ -117,7 +117,7 @@ class Report:
 
 @contextmanager
 def limited(seconds: float) -> Iterator[None]:
-    """Raises `OutOfTimeError` in the main thread after some seconds; ends the process should that have no effect."""
+    """Raises `OutOfTimeError` in the main thread after some seconds; ends the process if that has no effect."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise OutOfTimeError(f"it takes more than its {seconds:.0f} s")
@@ -134,7 +134,7 @@ def limited(seconds: float) -> Iterator[None]:
 
 
 def format_value(value: Any) -> str:
-    """Formats a value of a row: three or four digits of a number, ``yes`` and ``NO`` for a truth."""
+    """Formats a value of a row: floats with about four digits, booleans as ``yes`` and ``NO``."""
     if isinstance(value, bool):
         return "yes" if value else "NO"
     if isinstance(value, float):
@@ -149,7 +149,7 @@ def format_row(row: Row) -> str:
 
 
 def format_page(machine: Mapping[str, Any], steps: Sequence[Row]) -> str:
-    """Formats all that is known as Markdown: the machine, the checks, and a table of the rows of each."""
+    """Formats the report as Markdown: the machine, the checks, and a table of each check's rows."""
     parts = ["# GPU check", "\n".join(f"- {key}: {format_value(value)}" for key, value in machine.items())]
     parts.append(format_table([{title: step[key] for title, key in TITLES.items()} for step in steps]))
     for step in steps:

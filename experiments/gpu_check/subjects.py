@@ -1,4 +1,4 @@
-"""Images and networks with random weights, and comparisons of what methods predict for them."""
+"""Images and networks with random weights for the checks, and comparisons of predictions."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,17 +10,17 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from experiments.benchmark.subject import CLASSES, Subject, make_subject
 from lightning_modules.networks.deeplab_v1 import DeepLabV1
 
-CALM = 0.1  # weight of what a residual block adds
-NEARLY_TIED = 0.05  # of two probabilities of a pixel: rounding decides such a label
+CALM = 0.1  # weight of each residual block's output
+NEARLY_TIED = 0.05  # difference of a pixel's two highest probabilities, below which rounding decides its label
 
 
 @dataclass(frozen=True)
 class Setup:
-    """Where things run, and how large they are.
+    """Device and sizes of the checks.
 
     Attributes:
-        device: That is checked.
-        tiny: Whether networks and images are as small as they can be.
+        device: Device to check.
+        tiny: Whether networks and images are as small as possible.
     """
 
     device: torch.device
@@ -34,13 +34,13 @@ class Setup:
         return DeepLabV1(backbone, CLASSES, dropout=dropout)
 
     def make_subject(self, network: nn.Module, height: int, width: int, device: str | torch.device) -> Subject:
-        """Makes a network behave like a trained one on an image of this size, or of a tiny one."""
+        """Makes a subject of a network and an image of this size, or a tiny one; see `benchmark.subject`."""
         return make_subject(type(network).__name__, network, (64, 128) if self.tiny else (height, width), device)
 
     def make_calm_subject(self, device: str | torch.device = "cpu", dropout: float = 0.0) -> Subject:
         """Makes a subject whose residual blocks each add little, as trained ones do.
 
-        A deep network of random weights else makes so much of bfloat16's rounding that a third of its labels change.
+        Otherwise a deep network with random weights amplifies bfloat16's rounding until a third of its labels change.
         """
         network = self.make_network(dropout=dropout)
         for block in network.modules():
@@ -50,7 +50,7 @@ class Setup:
 
 
 def copy_state(network: nn.Module) -> dict[str, Tensor]:
-    """Copies what a method must leave as it was: parameters and buffers, train flags and requires_grad."""
+    """Copies the state that a method must leave unchanged: parameters, buffers, train flags and requires_grad."""
     state = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
     flags = [module.training for module in network.modules()]
     needed = [parameter.requires_grad for parameter in network.parameters()]
@@ -58,13 +58,13 @@ def copy_state(network: nn.Module) -> dict[str, Tensor]:
 
 
 def is_unchanged(network: nn.Module, before: Mapping[str, Tensor]) -> bool:
-    """Returns whether a network is bit for bit as `copy_state` found it."""
+    """Returns whether a network is bit-identical to an earlier `copy_state`."""
     after = copy_state(network)
     return before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
 
 
 def share_equal(probabilities: Tensor, reference: Tensor) -> float:
-    """Returns the share of pixels with the label of a (1, K, H, W) reference, among those not nearly tied there."""
+    """Returns the share of pixels labelled as in a (1, K, H, W) reference, among those not nearly tied there."""
     best = reference.cpu().topk(2, dim=1).values
     clear = best[:, 0] - best[:, 1] > NEARLY_TIED
     equal = probabilities.cpu().argmax(dim=1) == reference.cpu().argmax(dim=1)

@@ -1,4 +1,4 @@
-"""Trains on two processes as a user would."""
+"""Checks training on two processes."""
 
 import os
 import tempfile
@@ -27,10 +27,10 @@ STEPS = 3
 
 
 def check_processes(setup: Setup) -> Iterator[Row]:
-    """Fits with two processes and tests with IaBN: equal weights on both, a finite loss, equal scores.
+    """Trains on two processes and tests with IaBN; expects equal weights, equal scores and a finite loss.
 
-    On a GPU they share synchronised BatchNorm: by NCCL if there are two GPUs, else by gloo on the one, which NCCL
-    refuses. torch has no synchronised BatchNorm for a CPU.
+    On GPUs, BatchNorm is synchronised: by NCCL if there are two GPUs, else by gloo, since NCCL rejects two processes on
+    one GPU. torch has no synchronised BatchNorm for a CPU.
     """
     gpus = torch.cuda.device_count() if setup.device.type == "cuda" else 0
     kinds = [("cpu", "gloo")] if gpus == 0 else [("cuda", "nccl" if gpus >= PROCESSES else "gloo"), ("cpu", "gloo")]
@@ -47,7 +47,7 @@ def check_processes(setup: Setup) -> Iterator[Row]:
 
 
 def run_processes(device: str, backend: str) -> list[dict[str, Any]]:
-    """Runs `train_and_test` in two processes, none of which outlives this call; returns what each has found."""
+    """Runs `train_and_test` in two processes, which end with this call; returns the outcome of each."""
     port = find_free_network_port()
     with tempfile.TemporaryDirectory() as folder:
         context = torch.multiprocessing.start_processes(
@@ -63,7 +63,7 @@ def run_processes(device: str, backend: str) -> list[dict[str, Any]]:
 
 
 def train_and_test(rank: int, device: str, backend: str, port: int, folder: Path) -> None:
-    """Does the part of one process, a node of one device for Lightning, and saves what came of it."""
+    """Runs one process, which is a node with one device for Lightning, and saves its outcome."""
     quieten()
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(PROCESSES)}
     os.environ |= {"LOCAL_RANK": "0", "NODE_RANK": str(rank)}
@@ -98,7 +98,7 @@ def train_and_test(rank: int, device: str, backend: str, port: int, folder: Path
 
 
 def draw_pairs(count: int, size: tuple[int, int]) -> list[dict[str, Any]]:
-    """Draws random images and masks."""
+    """Draws random samples, each with an image, a mask and a name."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(count, 3, *size, generator=generator)
     masks = torch.randint(0, CLASSES, (count, *size), generator=generator)

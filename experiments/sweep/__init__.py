@@ -1,1 +1,1 @@
-"""Sweeps in Weights & Biases' format without an account: `python -m experiments.sweep configs/sweep/alpha.yaml`."""
+"""Runs Weights & Biases sweeps without an account: `python -m experiments.sweep configs/sweep/alpha.yaml`."""

@@ -1,8 +1,8 @@
-"""The command line of sweeps without an account.
+"""Command line for running sweeps without a Weights & Biases account.
 
-Reads a sweep in Weights & Biases' format and runs it with Optuna: each trial is the same run that W&B's agent would
-start, `main.py validate`, in a folder of its own. A grid over a method's arguments runs in one pass over the images.
-The same command again goes on with what is left; several machines share a study by `--storage`.
+Reads a sweep in Weights & Biases' format and runs it with Optuna: each trial is the run that W&B's agent would start,
+`main.py validate`, in its own folder. A grid over a method's arguments runs in one pass over the images. The same
+command resumes an interrupted sweep; with `--storage`, several machines share one study.
 """
 
 import argparse
@@ -43,7 +43,7 @@ from experiments.sweep.trial import (
 EXPERIMENT, CHECKPOINT = "SEGADAPT_EXPERIMENT", "SEGADAPT_CHECKPOINT"
 OF_AN_AGENT = ("WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_SERVICE")
 USUAL = "[${env}, ${interpreter}, ${program}, validate, ..., ${args}]"
-FORMAT = 2  # of what trials hold
+FORMAT = 2  # version of the trials' user attributes
 AGAIN = "Nothing is lost: the same command goes on with what is left"
 REFUSED = {
     "test": "it scores targets, and nothing is chosen on targets: they are tested once, with what was chosen",
@@ -52,10 +52,10 @@ REFUSED = {
 
 
 def run_command(args: Sequence[str] | None = None) -> int:
-    """Runs a sweep from its command line; returns the exit code: 130 after Ctrl-C or SIGTERM, 1 if something failed."""
+    """Runs a sweep from the command line; returns the exit code: 130 after Ctrl-C or SIGTERM, 1 if a trial failed."""
     own, more = split_arguments(args)
     options = make_parser().parse_args(own)
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as by Ctrl-C
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
         errors = run_sweep(options, more)
     except KeyboardInterrupt:
@@ -76,7 +76,7 @@ def run_command(args: Sequence[str] | None = None) -> int:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Makes the parser of the command line."""
+    """Builds the command-line parser."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.sweep",
         description=(__doc__ or "").split("\n\n")[1],
@@ -97,18 +97,18 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def run_sweep(options: argparse.Namespace, more: Sequence[str]) -> list[str]:
-    """Runs what is left of a sweep, writes its report and prints what came out.
+    """Runs the remaining trials of a sweep, writes its report and prints it.
 
     Args:
-        options: Of the command line.
-        more: Further arguments of main.py.
+        options: Command-line options.
+        more: Extra arguments for main.py.
 
     Returns:
-        The trials that failed, and why.
+        Error messages of the failed trials, without duplicates.
 
     Raises:
         ValueError: If the sweep cannot be run.
-        TrialError: If main.py refuses the command of the sweep.
+        TrialError: If main.py rejects the sweep's command.
         KeyboardInterrupt: On Ctrl-C.
     """
     set_environment(options)
@@ -124,7 +124,7 @@ def run_sweep(options: argparse.Namespace, more: Sequence[str]) -> list[str]:
     settings = describe_settings(definition, config, find_weights(config))
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of signs of life
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # about the heartbeat
     folder.mkdir(parents=True, exist_ok=True)
     url = options.storage or f"sqlite:///{folder / 'study.db'}"
     study = open_sweep(definition, open_storage(url), name, settings)
@@ -143,7 +143,7 @@ def run_sweep(options: argparse.Namespace, more: Sequence[str]) -> list[str]:
     if sweep.new and TrialState.COMPLETE in attempts:
         try:
             log_offline(sweep)
-        except Exception as error:  # of a service beside: all that counts is written
+        except Exception as error:  # logging is optional, and the report is already written
             print(f"The offline run for Weights & Biases could not be written: {error}", file=sys.stderr, flush=True)
     running = attempts.count(TrialState.RUNNING)
     note = f"\n\n{running} trials are still running elsewhere: the same command shows the rest later."
@@ -152,14 +152,14 @@ def run_sweep(options: argparse.Namespace, more: Sequence[str]) -> list[str]:
 
 
 def run_separately(sweep: Sweep, values: Mapping[str, Any], report: Report) -> float:
-    """Scores values on the development set in a run of their own, see `run_trial`."""
+    """Scores one set of values on the development set in a separate run, see `run_trial`."""
     args = build_arguments(sweep.definition, values, sweep.more)
     summary = run_trial(args, sweep.folder / "trials" / name_folder(values), report)
     return read_metric(summary, sweep.definition.metric)
 
 
 def set_environment(options: argparse.Namespace) -> None:
-    """Sets what the command names by ``${envvar:...}``; keeps Weights & Biases offline: this is no run of an agent."""
+    """Sets the environment variables used as ``${envvar:...}`` in the command; keeps Weights & Biases offline."""
     for variable, value in ((EXPERIMENT, options.experiment), (CHECKPOINT, options.checkpoint)):
         if value:
             os.environ[variable] = value
@@ -171,7 +171,7 @@ def set_environment(options: argparse.Namespace) -> None:
 
 
 def check_command(definition: Definition) -> None:
-    """Raises ValueError if the command of a sweep is none that chooses on the development set."""
+    """Raises ValueError unless a sweep's command runs `main.py validate` with the trial's arguments."""
     command, where = definition.command, f"{definition.path}: command"
     for variable in SWEEP_COMMAND_ENV_VAR_REGEX.findall(" ".join(command)):
         if not os.environ.get(variable):
@@ -198,7 +198,7 @@ def check_command(definition: Definition) -> None:
 
 
 def check_options(definition: Definition, more: Sequence[str]) -> None:
-    """Raises ValueError if an argument for main.py would replace what the sweep chooses."""
+    """Raises ValueError if an extra argument for main.py would override a parameter of the sweep."""
     chosen = [parameter.name for parameter in definition.parameters]
     whole = {name.partition(".")[0] for name in chosen if "." in name} & {"method", "model", "data"}
     for argument in more:
@@ -211,7 +211,12 @@ def check_options(definition: Definition, more: Sequence[str]) -> None:
 
 
 def find_weights(config: Mapping[str, Any]) -> Path:
-    """Returns the file of the trained network; raises ValueError without one, or if a run would choose on a target."""
+    """Returns the path of the trained network's weights.
+
+    Raises:
+        ValueError: If there is no such file.
+        TrialError: If the data settings allow choosing on a target.
+    """
     refuse_targets(config.get("data"))
     path = config.get("ckpt_path") or config["model"].get("released")
     if not path or not Path(path).expanduser().is_file():
@@ -223,7 +228,7 @@ def find_weights(config: Mapping[str, Any]) -> Path:
 
 
 def find_total(definition: Definition, sampler: str, trials: int | None) -> int:
-    """Returns how many trials there are to be; raises ValueError if nothing says so."""
+    """Returns the number of trials to run; raises ValueError if neither the options nor the sweep set it."""
     wanted = trials or definition.run_cap
     if sampler == "grid":
         points = len(definition.list_grid())
@@ -236,7 +241,7 @@ def find_total(definition: Definition, sampler: str, trials: int | None) -> int:
 
 
 def describe_settings(definition: Definition, config: Mapping[str, Any], weights: Path) -> dict[str, Any]:
-    """Returns all that the values of a study depend on: two machines agree on it wherever their files lie."""
+    """Returns all settings that a study's scores depend on; without file locations, which differ between machines."""
     spaces = {parameter.name: f"{parameter.distribution} {parameter.quantum}" for parameter in definition.parameters}
     settings = {
         "format": FORMAT,
@@ -253,7 +258,7 @@ def describe_settings(definition: Definition, config: Mapping[str, Any], weights
 
 
 def drop_places(value: Any) -> Any:
-    """Leaves the folders of data and files of weights out of nested settings."""
+    """Removes data folders, weight files and numbers of workers from nested settings."""
     if isinstance(value, Mapping):
         return {key: drop_places(item) for key, item in value.items() if key not in ("root", "released", "num_workers")}
     return [drop_places(item) for item in value] if isinstance(value, list) else value

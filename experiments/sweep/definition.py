@@ -1,4 +1,4 @@
-"""A sweep as its YAML file defines it, in Weights & Biases' format: what is tried, by which command, what is best."""
+"""A sweep's definition, read from a YAML file in Weights & Biases' format: parameters, command and metric."""
 
 import json
 import math
@@ -20,7 +20,7 @@ from wandb.sdk.launch.sweeps.utils import DEFAULT_SWEEP_COMMAND
 from callbacks.run.parser import shorten_message
 
 SAMPLERS = {"grid": "grid", "random": "random", "bayes": "tpe"}
-WHOLE = ("config", "ckpt_path", "method", "model", "data")  # what other arguments are part of, or read from
+WHOLE = ("config", "ckpt_path", "method", "model", "data")  # arguments that contain, or load, other arguments
 RANGE, MULTIPLES = ("min", "max"), ("min", "max", "q")
 FORMS = {  # the keys of each form of a parameter, besides `distribution`; `q` may be left out
     "constant": ("value",),
@@ -35,7 +35,7 @@ SUPPORTED = f"value; values; min and max; or distribution: {', '.join(FORMS)}"
 
 
 class Loader(yaml.SafeLoader):
-    """Reads YAML; ``1e-3`` is a number, as in the files of main.py."""
+    """YAML loader that reads ``1e-3`` as a number, as main.py does."""
 
 
 Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+"), list("-+0123456789"))
@@ -43,13 +43,13 @@ Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE
 
 @dataclass(frozen=True)
 class Parameter:
-    """What is chosen.
+    """A parameter that the sweep chooses.
 
     Attributes:
-        name: Of the argument of main.py, such as ``method.alpha``.
-        distribution: What Optuna draws from: values, their JSON if there are lists among them, or numbers of quanta.
-        quantum: What numbers of quanta are multiplied by.
-        nested: Whether Optuna draws JSON.
+        name: Name of the main.py argument, such as ``method.alpha``.
+        distribution: Optuna's search space: values, their JSON if any is a list or mapping, or multiples of `quantum`.
+        quantum: Step size by which a drawn integer is multiplied; None to use the drawn value as it is.
+        nested: Whether Optuna draws JSON strings.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Parameter:
 
     @property
     def grid(self) -> Sequence[Any] | None:
-        """What Optuna would draw for each value of a grid; None if there is no end of values."""
+        """All values that Optuna can draw; None for a continuous range."""
         if isinstance(self.distribution, CategoricalDistribution):
             return self.distribution.choices
         if isinstance(self.distribution, IntDistribution):
@@ -68,11 +68,11 @@ class Parameter:
 
     @property
     def first(self) -> Any:
-        """The first value, or the lowest."""
+        """The first listed value, or the lowest of a range."""
         return self.to_value(self.distribution.low if self.grid is None else self.grid[0])  # type: ignore[union-attr]
 
     def suggest(self, trial: optuna.Trial) -> Any:
-        """Draws the value of a trial."""
+        """Draws this parameter's value for a trial."""
         own = self.distribution
         if isinstance(own, CategoricalDistribution):
             return self.to_value(trial.suggest_categorical(self.name, own.choices))
@@ -81,7 +81,7 @@ class Parameter:
         return trial.suggest_float(self.name, own.low, own.high, log=own.log)
 
     def to_value(self, drawn: Any) -> Any:
-        """Returns what main.py is given for what Optuna drew; a multiple has no digits that rounding made."""
+        """Converts a value drawn by Optuna to the argument for main.py; multiples are rounded to 12 decimals."""
         if self.nested:
             return json.loads(drawn)
         if self.quantum is None:
@@ -91,20 +91,20 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Definition:
-    """What a sweep tries and what it goes by.
+    """The definition of a sweep.
 
     Attributes:
-        path: Of the YAML file.
-        name: Of the sweep.
-        program: That the command starts.
+        path: Path of the YAML file.
+        name: Name of the sweep.
+        program: Program that the command starts.
         sampler: ``grid``, ``random`` or ``tpe``.
-        metric: What is best, such as ``val/miou``.
-        maximize: Whether more of it is better.
-        constants: The arguments with one value.
-        parameters: What is chosen, in the order of the file.
-        command: Of a trial, with macros.
-        run_cap: How many trials there are at most, if that is limited.
-        halving: After how many images trials are compared first, and one in how many goes on, if the file says so.
+        metric: Metric to optimize, such as ``val/miou``.
+        maximize: Whether higher is better.
+        constants: Arguments with a single value.
+        parameters: Parameters to choose, in the order of the file.
+        command: Command of a trial, with macros.
+        run_cap: Maximum number of trials; None for no limit.
+        halving: Successive halving as (images before the first comparison, reduction factor); None if not set.
     """
 
     path: Path
@@ -120,10 +120,10 @@ class Definition:
     halving: tuple[int, int] | None
 
     def list_grid(self) -> list[dict[str, Any]]:
-        """Lists what Optuna would draw for the points of the grid, the first parameter slowest.
+        """Lists the grid points as values that Optuna would draw; the last parameter changes fastest.
 
         Raises:
-            ValueError: If a parameter has no end of values.
+            ValueError: If a parameter is a continuous range.
         """
         grids = {parameter.name: parameter.grid for parameter in self.parameters}
         if endless := [name for name, grid in grids.items() if grid is None]:
@@ -135,7 +135,7 @@ class Definition:
 
 
 def make_schema() -> ArgumentParser:
-    """Makes what checks the keys of a sweep's file and the types of what they hold."""
+    """Builds the parser that checks the keys and value types of a sweep file."""
     schema = ArgumentParser(exit_on_error=False)
     schema.add_argument("--program", type=str, required=True)
     schema.add_argument("--method", type=Literal["grid", "random", "bayes"], required=True)
@@ -155,10 +155,10 @@ def make_schema() -> ArgumentParser:
 
 
 def read_definition(path: Path) -> Definition:
-    """Reads a sweep.
+    """Reads a sweep file.
 
     Raises:
-        ValueError: If the file cannot be read or is no sweep that chooses by a score on the development set.
+        ValueError: If the file cannot be read, or does not define a sweep over a score on the development set.
     """
     try:
         keys = read_keys(path)
@@ -191,7 +191,7 @@ def read_definition(path: Path) -> Definition:
 
 
 def read_keys(path: Path) -> dict[str, Any]:
-    """Reads the keys of a sweep's file that hold something; words stay words, also where YAML sees numbers."""
+    """Reads the keys of a sweep file whose value is not null; numbers in `name` and `command` become strings."""
     content = yaml.load(path.read_text(encoding="utf-8"), Loader)
     if not isinstance(content, dict):
         raise ValueError(f"found {type(content).__name__}, expected a mapping as in configs/sweep/alpha.yaml")
@@ -204,7 +204,7 @@ def read_keys(path: Path) -> dict[str, Any]:
 
 
 def check_metric(name: str, goal: str) -> None:
-    """Raises ValueError if a sweep goes by a score on targets, or for the worst."""
+    """Raises ValueError if the metric is not a score on the development set, or if mean IoU would be minimized."""
     if not name.startswith("val/"):
         raise ValueError(
             f"metric.name is {name!r}: expected a score on the development set, which begins with val/, such as "
@@ -215,7 +215,7 @@ def check_metric(name: str, goal: str) -> None:
 
 
 def check_names(arguments: Mapping[str, Any]) -> None:
-    """Raises ValueError if there is nothing to choose, or something that a sweep may not choose."""
+    """Raises ValueError if no parameter has several values, or if a sweep may not choose one of them."""
     chosen = [name for name, argument in arguments.items() if isinstance(argument, Parameter)]
     if not chosen:
         raise ValueError("parameters has nothing to choose: expected one parameter or more with several values")
@@ -230,10 +230,10 @@ def check_names(arguments: Mapping[str, Any]) -> None:
 
 
 def read_halving(rule: Namespace) -> tuple[int, int] | None:
-    """Returns after how many images trials are compared first, and one in how many goes on, by W&B's `early_terminate`.
+    """Reads W&B's `early_terminate`; returns (images before the first comparison, reduction factor) or None.
 
     Raises:
-        ValueError: If the numbers do not say so.
+        ValueError: If the two numbers cannot be derived from it.
     """
     if rule.type is None:
         return None
@@ -249,13 +249,13 @@ def read_halving(rule: Namespace) -> tuple[int, int] | None:
 
 
 def read_parameter(name: str, form: Any) -> Any:
-    """Reads a parameter of a sweep, as Weights & Biases has it.
+    """Reads a parameter in Weights & Biases' format.
 
     Returns:
-        What is chosen, a `Parameter`; of a form with one ``value``, that value.
+        A `Parameter`, or the value itself if the parameter has a single ``value``.
 
     Raises:
-        ValueError: If the form is none that is supported.
+        ValueError: If the form is not supported.
     """
     where = f"parameters.{name}"
     if not isinstance(form, Mapping):
@@ -278,7 +278,7 @@ def read_parameter(name: str, form: Any) -> Any:
 
 
 def find_kind(form: Mapping[str, Any]) -> str | None:
-    """Returns the distribution that is meant where none is named."""
+    """Infers the distribution of a parameter that does not name one."""
     if "value" in form:
         return "constant"
     if "values" in form:
@@ -288,7 +288,7 @@ def find_kind(form: Mapping[str, Any]) -> str | None:
 
 
 def read_values(name: str, values: Any) -> Parameter:
-    """Reads a list of values."""
+    """Reads a parameter given as a list of values."""
     if not isinstance(values, list) or not values:
         raise ValueError(f"values is {values!r}: expected a list of one value or more")
     if len(set(map(repr, values))) < len(values):
@@ -299,7 +299,7 @@ def read_values(name: str, values: Any) -> Parameter:
 
 
 def read_range(name: str, kind: str, form: Mapping[str, Any]) -> Parameter:
-    """Reads a range with its two ends; of multiples, Optuna draws the number of quanta (0.3 is three times 0.1)."""
+    """Reads a range that includes both ends; with a step `q`, Optuna draws the integer factor (3 for 0.3 = 3 x 0.1)."""
     low, high, quantum = (form.get(key, 1) for key in MULTIPLES)
     for key, value in zip(MULTIPLES, (low, high, quantum), strict=True):
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):

@@ -1,4 +1,4 @@
-"""A grid over a method's arguments as one run of `main.py validate`, which scores every point of it on each image."""
+"""Runs a grid over a method's arguments as one `main.py validate`, which scores every grid point on each image."""
 
 import json
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ PREFIX = "method."
 
 
 def explain_several(definition: Definition, sampler: str, total: int, config: Mapping[str, Any]) -> str | None:
-    """Says why a sweep cannot be one pass; None if it can."""
+    """Explains why a sweep needs several runs; None if one pass suffices."""
     if sampler != "grid":
         return f"{sampler} chooses each point by those before"
     names = [parameter.name for parameter in definition.parameters]
@@ -30,18 +30,19 @@ def explain_several(definition: Definition, sampler: str, total: int, config: Ma
 
 
 def run_one_pass(sweep: Sweep, values: Mapping[str, Any], report: Report) -> float:
-    """Runs a whole grid at once, as the trial of one of its points; the others become finished trials of the study.
+    """Runs a whole grid within the trial of one point; adds the other points to the study as finished trials.
 
     Args:
-        sweep: All of whose parameters are arguments of the method.
-        values: Of the point whose trial this is.
-        report: Told how many images are scored.
+        sweep: A sweep whose parameters are all arguments of the method.
+        values: Values of the point that this trial belongs to.
+        report: Called every few images, see `run_trial`.
 
     Returns:
-        The score of these values.
+        The score of `values`.
 
     Raises:
-        TrialError: If main.py ends with an error, or there are no labels; what is scored by then is kept.
+        TrialError: If main.py ends with an error, or there are no labels; the next attempt resumes from the images
+            already scored.
     """
     definition, parameters = sweep.definition, sweep.definition.parameters
     grid = {own.name.removeprefix(PREFIX): [own.to_value(drawn) for drawn in own.grid or ()] for own in parameters}
@@ -56,7 +57,7 @@ def run_one_pass(sweep: Sweep, values: Mapping[str, Any], report: Report) -> flo
 
     finished = {point for point, trial in find_attempts(sweep.study).items() if trial.state in FINISHED}
     score = scores[0]
-    for point, drawn in enumerate(definition.list_grid()):  # in the same order, the last parameter fastest
+    for point, drawn in enumerate(definition.list_grid()):  # same order as `scores`: the last parameter changes fastest
         tried = {own.name: own.to_value(drawn[own.name]) for own in parameters}
         if tried == values:
             score = scores[point]

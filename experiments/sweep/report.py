@@ -1,4 +1,4 @@
-"""What came out of a sweep: a table, `sweep.json`, `sweep.md`, a chart, `best.yaml`, and a run for dashboards."""
+"""Reports of a sweep: a table, `sweep.json`, `sweep.md`, a chart, `best.yaml`, and an offline Weights & Biases run."""
 
 import json
 import os
@@ -27,13 +27,13 @@ STATES = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "stopped", TrialSt
 
 
 def list_rows(sweep: Sweep) -> list[dict[str, Any]]:
-    """Lists what was tried, the best first: finished points, then those that were stopped, then the rest."""
+    """Lists the sweep's points, best first: finished ones, then those stopped early, then the rest."""
     rows: list[dict[str, Any]] = []
     for trial in find_attempts(sweep.study).values():
         values, images = trial.user_attrs.get(VALUES), trial.user_attrs.get(IMAGES, 0)
         if values is None:  # not drawn yet
             continue
-        stopped = trial.state == TrialState.PRUNED  # its score is over the images that it had seen
+        stopped = trial.state == TrialState.PRUNED  # its score covers only the images seen so far
         rows.append(
             {
                 "number": trial.user_attrs[POINT],
@@ -46,7 +46,7 @@ def list_rows(sweep: Sweep) -> list[dict[str, Any]]:
         )
     sign, rank = -1 if sweep.definition.maximize else 1, {"finished": 0, "stopped": 1}
     rows.sort(key=lambda row: (rank.get(row["state"], 2), sign * (row["score"] or 0.0), row["number"]))
-    tried = [row["values"] for row in rows]  # the better one first, where a point was drawn twice
+    tried = [row["values"] for row in rows]  # of duplicates, keep the better one
     return [row for place, row in enumerate(rows) if row["values"] not in tried[:place]]
 
 
@@ -66,8 +66,14 @@ def format_table(definition: Definition, rows: Sequence[Mapping[str, Any]]) -> s
 
 
 def make_test_command(args: Sequence[str], values: Mapping[str, Any], method: Path | None) -> str:
-    """Returns the command that tests the best values, with the file of the method if there is one, by a trial's."""
-    left = reduce(drop_options, ("method", "trainer.logger", *values), list(args[1:]))  # behind `validate`
+    """Returns the command that tests the best values.
+
+    Args:
+        args: Arguments of main.py for a trial.
+        values: The best values.
+        method: File for ``--method``, if there is one.
+    """
+    left = reduce(drop_options, ("method", "trainer.logger", *values), list(args[1:]))  # after `validate`
     left = [argument for argument in left if not argument.startswith("--config=") or "wandb.yaml" not in argument]
     own = [f"--{name}={value}" for name, value in values.items() if not name.startswith("method.")]
     chosen = [f"--method={method}"] if method else []
@@ -75,7 +81,7 @@ def make_test_command(args: Sequence[str], values: Mapping[str, Any], method: Pa
 
 
 def choose_method(config: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Returns the method with the best values, as a file for `--method` holds it; None without a method."""
+    """Returns the method with the best values, as content of a file for `--method`; None without a method."""
     method = config.get("method")
     if not method:
         return None
@@ -85,15 +91,15 @@ def choose_method(config: Mapping[str, Any], values: Mapping[str, Any]) -> dict[
 
 
 def write_report(sweep: Sweep, args: Sequence[str], details: Mapping[str, Any]) -> str:
-    """Writes all that a sweep has come to into its folder.
+    """Writes a sweep's report files into its folder.
 
     Args:
-        sweep: To report on.
-        args: Of main.py, for a trial.
-        details: Further entries of `sweep.json`.
+        sweep: The sweep to report on.
+        args: Arguments of main.py for a trial.
+        details: Additional entries for `sweep.json`.
 
     Returns:
-        What to print.
+        Text to print.
     """
     definition, folder, rows = sweep.definition, sweep.folder, list_rows(sweep)
     best = next((row for row in rows if row["state"] == "finished"), None)
@@ -132,7 +138,7 @@ def write_report(sweep: Sweep, args: Sequence[str], details: Mapping[str, Any]) 
 
 
 def draw_chart(definition: Definition, rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draws the score of the finished trials over each parameter."""
+    """Plots the scores of the finished trials against each parameter."""
     names = [parameter.name for parameter in definition.parameters]
     short = [name.removeprefix("method.") for name in names]
     points = [
@@ -145,7 +151,7 @@ def draw_chart(definition: Definition, rows: Sequence[Mapping[str, Any]]) -> Fig
 
 
 def log_offline(sweep: Sweep) -> None:
-    """Writes table and chart as an offline run of Weights & Biases, for `wandb sync`; not where that is disabled."""
+    """Logs table and chart to an offline Weights & Biases run, for `wandb sync`; skipped if W&B is disabled."""
     if os.environ.get("WANDB_MODE") == "disabled" or os.environ.get("WANDB_DISABLED"):
         return
     definition, rows = sweep.definition, list_rows(sweep)
@@ -166,5 +172,5 @@ def log_offline(sweep: Sweep) -> None:
 
 
 def plain_cell(value: Any) -> Any:
-    """Returns what a column of a table may hold."""
+    """Converts a value to what a cell of a W&B table can hold: lists and mappings become JSON."""
     return value if value is None or isinstance(value, str | int | float) else json.dumps(value)

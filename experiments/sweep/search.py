@@ -1,4 +1,4 @@
-"""A sweep as an Optuna study: every point is run once, resumes, and machines can share the study."""
+"""Runs a sweep as an Optuna study, which can be resumed and shared between machines; every point runs once."""
 
 import socket
 import time
@@ -24,28 +24,28 @@ from experiments.sweep.definition import Definition
 from experiments.sweep.trial import Report, TrialError, name_point
 
 SEED = 0
-HEARTBEAT, GRACE = 10, 60  # seconds between two signs of life of a trial, and without one until it counts as dead
-WAIT = 3.0  # seconds between two looks at what another machine does
+HEARTBEAT, GRACE = 10, 60  # seconds between two heartbeats of a trial, and without one until it counts as dead
+WAIT = 3.0  # seconds between two checks on another machine's trial
 FIRST_IMAGES, FIRST_TRIALS, WORST = 10, 4, 0.25  # see `WorstQuarter`
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
-STANDING = [*FINISHED, TrialState.RUNNING, TrialState.WAITING, TrialState.FAIL]  # which of two attempts counts
+STANDING = [*FINISHED, TrialState.RUNNING, TrialState.WAITING, TrialState.FAIL]  # the best state first
 POINT, VALUES, OWNER, IMAGES = "point", "values", "owner", "images"  # attributes of trials
 
 RunTrial = Callable[["Sweep", Mapping[str, Any], Report], float]
 
 
 class TakenError(Exception):
-    """Another process is at the same point already."""
+    """Raised when another process already runs the same point."""
 
 
 class WorstQuarter(BasePruner):
-    """Stops a trial that, on the images it has seen, is below three quarters of the trials on the same images.
+    """Prunes a trial that scores in the worst quarter of the trials on the same images.
 
-    Not before 10 images, and not before 4 other trials have seen as many.
+    Prunes only after 10 images, and only if at least 4 other trials have a score at that number of images.
     """
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
-        """Returns whether a trial is hopeless."""
+        """Returns whether to stop a trial."""
         images = trial.last_step
         if images is None or images < FIRST_IMAGES:
             return False
@@ -55,20 +55,20 @@ class WorstQuarter(BasePruner):
 
 
 def make_pruner(halving: tuple[int, int] | None) -> BasePruner:
-    """Makes what stops hopeless trials; the sweep's own `early_terminate` if it has one."""
+    """Builds the pruner: successive halving if the sweep sets `early_terminate`, else `WorstQuarter`."""
     if halving is None:
         return WorstQuarter()
     return SuccessiveHalvingPruner(min_resource=halving[0], reduction_factor=halving[1])
 
 
 def make_sampler(name: str, point: int) -> BaseSampler:
-    """Makes what draws a point, with a seed of its own: a study that resumes, or is shared, draws the same points."""
+    """Builds the sampler for one point, seeded by the point's number so that resumed and shared studies draw alike."""
     seed = int(np.random.SeedSequence([SEED, point]).generate_state(1)[0])
     return TPESampler(seed=seed, constant_liar=True) if name == "tpe" else RandomSampler(seed=seed)
 
 
 def open_storage(url: str, attempts: int = 5) -> BaseStorage:
-    """Opens a database that studies lie in; its trials give signs of life.
+    """Opens a database of studies; running trials send a heartbeat to it.
 
     Raises:
         ValueError: If it cannot be opened.
@@ -76,9 +76,9 @@ def open_storage(url: str, attempts: int = 5) -> BaseStorage:
     wait = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
     try:
         return RDBStorage(url, engine_kwargs=wait, heartbeat_interval=HEARTBEAT, grace_period=GRACE)
-    except Exception as error:  # of SQLAlchemy, of a driver, of a database: each has its own
+    except Exception as error:  # SQLAlchemy, drivers and databases each raise their own types
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        if "already exists" in reason and attempts > 1:  # another process makes its tables just now
+        if "already exists" in reason and attempts > 1:  # another process is creating the tables
             time.sleep(1)
             return open_storage(url, attempts - 1)
         raise ValueError(
@@ -88,17 +88,23 @@ def open_storage(url: str, attempts: int = 5) -> BaseStorage:
 
 
 def hide_password(url: str) -> str:
-    """Returns the address of a database without its password."""
+    """Masks the password in a database URL."""
     head, at, place = url.rpartition("@")
     scheme, slashes, user = head.partition("://")
     return f"{scheme}{slashes}{user.split(':')[0]}:***@{place}" if at and ":" in user else url
 
 
 def open_sweep(definition: Definition, storage: BaseStorage, name: str, settings: Mapping[str, Any]) -> optuna.Study:
-    """Opens the study of a sweep, whose values depend on these settings; makes it if there is none of the name.
+    """Opens the study of a sweep, or creates it if there is none with this name.
+
+    Args:
+        definition: The sweep.
+        storage: Database of the study.
+        name: Name of the study.
+        settings: Settings that the study's scores depend on.
 
     Raises:
-        ValueError: If the study of the name has other settings.
+        ValueError: If the existing study has different settings.
     """
     direction = StudyDirection.MAXIMIZE if definition.maximize else StudyDirection.MINIMIZE
     study = optuna.create_study(storage=storage, study_name=name, direction=direction, load_if_exists=True)
@@ -113,7 +119,7 @@ def open_sweep(definition: Definition, storage: BaseStorage, name: str, settings
 
 
 def find_attempts(study: optuna.Study) -> dict[int, FrozenTrial]:
-    """Returns the trial that counts of each point: the finished one, else one that runs or waits, else a failed one."""
+    """Returns the trial that counts for each point: a finished one, else a running, waiting or failed one."""
     trials = [trial for trial in study.get_trials(deepcopy=False) if POINT in trial.user_attrs]
     attempts: dict[int, FrozenTrial] = {}
     for trial in sorted(trials, key=lambda trial: (STANDING.index(trial.state), trial.number)):
@@ -123,20 +129,20 @@ def find_attempts(study: optuna.Study) -> dict[int, FrozenTrial]:
 
 @dataclass
 class Sweep:
-    """Runs what is left of a study, point by point; what was broken off is tried again, first.
+    """Runs the remaining points of a study in order, including those that failed or were interrupted in earlier runs.
 
     Attributes:
-        definition: What is tried, and by which command.
-        study: That trials are taken from and told to.
-        folder: To write into.
+        definition: Definition of the sweep.
+        study: The study that stores the trials.
+        folder: Folder to write into.
         sampler: ``grid``, ``random`` or ``tpe``.
-        total: How many points are wanted.
-        run_trial: Scores values.
-        more: Further arguments of main.py.
-        config: What the command of a trial comes down to.
-        alone: Whether the first trial does the work of all, for which other machines wait.
-        new: How many trials this process has finished.
-        errors: What went wrong with the trials that failed, by their points.
+        total: Number of points to run.
+        run_trial: Function that scores the values of a point.
+        more: Extra arguments for main.py.
+        config: Full configuration of a trial's run.
+        alone: Whether one trial scores all points, while other machines wait for it.
+        new: Number of trials that this process has finished or stopped early.
+        errors: Error messages of the failed trials, by point.
     """
 
     definition: Definition
@@ -152,10 +158,10 @@ class Sweep:
     errors: dict[int, str] = field(default_factory=dict, init=False)
 
     def run(self) -> None:
-        """Runs trials until none is left; those that run on other machines are left to them.
+        """Runs trials until no point is left, except those running on other machines.
 
         Raises:
-            KeyboardInterrupt: On Ctrl-C, after the trial that runs has been ended.
+            KeyboardInterrupt: On Ctrl-C, after the current trial has ended.
         """
         path = self.folder.absolute() / f".running-{socket.gethostname()}-{time.time_ns()}.lock"
         try:
@@ -166,7 +172,7 @@ class Sweep:
             path.unlink(missing_ok=True)
 
     def _queue_next(self, bar: Any) -> bool:
-        """Queues the first point that is missing; returns whether there is a trial to run."""
+        """Queues the first missing point; returns whether there is a trial to run."""
         while True:
             release_dead(self.study)
             attempts = find_attempts(self.study)
@@ -175,9 +181,9 @@ class Sweep:
             bar.set_postfix_str(self._describe_best())
             left = [point for point in range(self.total) if states.get(point, TrialState.FAIL) == TrialState.FAIL]
             missing = next((point for point in left if point not in self.errors), None)
-            if self.alone and self.errors:  # as the others would
+            if self.alone and self.errors:  # the other points would fail alike
                 return False
-            if TrialState.WAITING in states.values():  # another machine was about to take it, or has died then
+            if TrialState.WAITING in states.values():  # queued by another machine, which may have died since
                 return True
             if missing is None:
                 return False
@@ -185,7 +191,7 @@ class Sweep:
                 bar.set_description("another machine runs the grid, waiting for it")
                 time.sleep(WAIT)
                 continue
-            drawn: dict[str, Any] = {}  # what is known of a point before it is drawn
+            drawn: dict[str, Any] = {}  # values fixed in advance, not left to the sampler
             if self.sampler == "grid":
                 drawn = self.definition.list_grid()[missing]
             elif missing in attempts and VALUES in attempts[missing].user_attrs:
@@ -195,13 +201,13 @@ class Sweep:
 
     def _score(self, trial: optuna.Trial, lock: Path, bar: Any) -> float:
         trial.set_user_attr(OWNER, [socket.gethostname(), str(lock)])
-        point = trial.user_attrs.get(POINT)  # none if another machine took the trial that was queued
+        point = trial.user_attrs.get(POINT)  # missing if another machine took the queued trial
         if point is None or find_attempts(self.study)[point].number != trial.number:
             raise TakenError
         self.study.sampler = make_sampler(self.sampler, point)
         values = {parameter.name: parameter.suggest(trial) for parameter in self.definition.parameters}
         trial.set_user_attr(VALUES, values)
-        for other in find_attempts(self.study).values():  # of few values the same may be drawn twice
+        for other in find_attempts(self.study).values():  # with few values, the same may be drawn twice
             if other.number != trial.number and other.user_attrs.get(VALUES) == values:
                 if other.state == TrialState.COMPLETE and other.value is not None:
                     return other.value
@@ -232,7 +238,7 @@ class Sweep:
             trial.set_user_attr("seconds", round(time.monotonic() - start, 1))
 
     def _describe_best(self) -> str:
-        """Says what is best so far, for the progress bar."""
+        """Formats the best score so far, for the progress bar."""
         if not self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
             return ""
         best = self.study.best_trial
@@ -240,18 +246,18 @@ class Sweep:
 
 
 def release_dead(study: optuna.Study) -> None:
-    """Gives up running trials whose process is gone: at once on this machine, elsewhere without a sign of life."""
+    """Marks running trials as failed if their process on this machine ended, or if their heartbeat stopped."""
     optuna.storages.fail_stale_trials(study)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         host, lock = trial.user_attrs.get(OWNER, (None, ""))
         taken = trial.datetime_start or datetime.now()
-        unowned = host is None and datetime.now() - taken > timedelta(seconds=GRACE)  # killed as it took the trial
+        unowned = host is None and datetime.now() - taken > timedelta(seconds=GRACE)  # killed while taking the trial
         if unowned or (host == socket.gethostname() and is_free(Path(lock))):
             study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
 
 
 def is_free(path: Path) -> bool:
-    """Returns whether the process that locked a file has ended."""
+    """Returns whether the process that held a lock file has ended; deletes the file if so."""
     with suppress(Timeout), FileLock(path, blocking=False):
         path.unlink(missing_ok=True)
         return True

@@ -1,4 +1,4 @@
-"""One trial of a sweep: `main.py validate` in this process, in a folder of its own, watched as it scores images."""
+"""One trial of a sweep: runs `main.py validate` in this process and in its own folder, and reports its progress."""
 
 import gc
 import hashlib
@@ -32,18 +32,18 @@ from experiments.sweep.definition import Definition
 from lightning_modules.metrics import Scores
 
 WATCHED = "--trainer.callbacks+=experiments.sweep.trial.ScoreReporter"
-LONGEST = 100  # of a folder's name, without its hash
+LONGEST = 100  # maximum length of a folder name, without the hash
 Report = Callable[[int, float], None]
 
-CURRENT: ContextVar[tuple[Path, Report] | None] = ContextVar("CURRENT", default=None)  # the run that is watched
+CURRENT: ContextVar[tuple[Path, Report] | None] = ContextVar("CURRENT", default=None)  # of the current trial
 
 
 class TrialError(RuntimeError):
-    """main.py ended with an error; the message is its own."""
+    """Raised when main.py ends with an error; carries its message."""
 
 
 def build_arguments(definition: Definition, values: Mapping[str, Any], more: Sequence[str] = ()) -> list[str]:
-    """Builds the arguments of main.py for a trial, with the macros replaced by Weights & Biases' own functions."""
+    """Builds the main.py arguments of a trial; Weights & Biases' own functions expand the macros."""
     arguments = {name: {"value": value} for name, value in {**definition.constants, **values}.items()}
     macros = create_sweep_command_args({"args": arguments})
     command = create_sweep_command(list(definition.command))
@@ -54,10 +54,10 @@ def build_arguments(definition: Definition, values: Mapping[str, Any], more: Seq
 
 
 def resolve(args: Sequence[str]) -> dict[str, Any]:
-    """Returns what arguments of main.py come down to: the whole configuration, with defaults and files read.
+    """Returns the full configuration that main.py builds from its arguments, including defaults and config files.
 
     Raises:
-        TrialError: If main.py refuses them; has its message.
+        TrialError: If main.py rejects them.
     """
     output = StringIO()
     call_main([*args, "--print_config"], output, StringIO())
@@ -65,16 +65,16 @@ def resolve(args: Sequence[str]) -> dict[str, Any]:
 
 
 def run_trial(args: Sequence[str], place: Path, report: Report) -> dict[str, Any]:
-    """Runs main.py in a folder, in which it resumes; what it prints goes into `log.txt`.
+    """Runs main.py with its results in a folder, resuming an earlier run there; appends its output to `log.txt`.
 
     Args:
-        args: Of main.py.
+        args: Arguments of main.py.
         place: The folder.
-        report: Told, every few images, their number and the mean IoU in percent over them, those of earlier runs
-            included; may raise, which ends the run.
+        report: Called every few images with the number of images scored so far, including those of earlier runs, and
+            the mean IoU over them in percent; may raise to end the run.
 
     Returns:
-        Its summary, `results.json`.
+        The run's summary, `results.json`.
 
     Raises:
         TrialError: If main.py ends with an error.
@@ -90,12 +90,12 @@ def run_trial(args: Sequence[str], place: Path, report: Report) -> dict[str, Any
 
 
 def call_main(args: Sequence[str], output: TextIO, log: TextIO) -> None:
-    """Runs main.py in this process, and leaves nothing of the run behind in it.
+    """Runs main.py in this process and restores the process state afterwards.
 
     Args:
-        args: Of main.py.
-        output: Where its output goes.
-        log: Where its messages and errors go; can be read.
+        args: Arguments of main.py.
+        output: Stream for standard output.
+        log: Stream for messages and errors; must be readable.
 
     Raises:
         TrialError: If it ends with an error.
@@ -120,9 +120,9 @@ def call_main(args: Sequence[str], output: TextIO, log: TextIO) -> None:
 
 @contextmanager
 def restoring_process(args: Sequence[str], log: TextIO) -> Iterator[None]:
-    """Puts back what a run changes in its process; Lightning's messages go into a log in the meantime.
+    """Restores the process state that a run changes; redirects Lightning's messages to a log meanwhile.
 
-    Within, this process looks as if started by `python main.py ...`: Lightning starts as many more for several devices.
+    Inside, the process looks as if started by `python main.py ...`, so that Lightning can launch one per device.
     """
     program: Any = sys.modules["__main__"]
     environment, argv, spec = dict(os.environ), sys.argv, program.__spec__
@@ -149,7 +149,7 @@ def restoring_process(args: Sequence[str], log: TextIO) -> Iterator[None]:
 
 
 class ScoreReporter(Callback):
-    """Reports the mean IoU over the images so far to the trial that runs; on several devices there is none."""
+    """Reports the mean IoU over the images so far to the current trial; does nothing on several devices."""
 
     every = 5  # images
 
@@ -158,7 +158,7 @@ class ScoreReporter(Callback):
         self._sums: dict[str, Scores] = {}
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Counts the images that an earlier run has scored."""
+        """Adds the images that an earlier run has scored."""
         current = CURRENT.get()
         if current is not None and current[0].exists():
             for record in read_records(current[0]):
@@ -173,7 +173,7 @@ class ScoreReporter(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Counts the images of a batch."""
+        """Adds the images of a batch."""
         for scores in outputs["scores"]:
             self._add(trainer, outputs["domain"], scores)
 
@@ -192,11 +192,11 @@ def read_metric(summary: Mapping[str, Any], metric: str) -> float:
     """Reads a score of a finished run.
 
     Args:
-        summary: Of the run.
-        metric: Such as ``val/miou`` (the mean over the domains) or ``val/development/ece``.
+        summary: The run's `results.json`.
+        metric: Name such as ``val/miou`` (the mean over the domains) or ``val/development/ece``.
 
     Raises:
-        TrialError: If there is no such score, or the run chose on a target.
+        TrialError: If there is no such score, or the run's settings allow choosing on a target.
     """
     refuse_targets(summary.get("data"))
     scores = {f"val/{name}": score for name, score in summary["mean"].items()}
@@ -208,7 +208,7 @@ def read_metric(summary: Mapping[str, Any], metric: str) -> float:
 
 
 def refuse_targets(data: Any, place: str = "data") -> None:
-    """Raises TrialError if settings of data, or of one of several, let a target choose."""
+    """Raises TrialError if ``choose_on_target`` is set anywhere in the data settings."""
     members = dict(enumerate(data)) if isinstance(data, list) else data
     if isinstance(members, Mapping):
         if members.get("choose_on_target"):
@@ -221,14 +221,14 @@ def refuse_targets(data: Any, place: str = "data") -> None:
 
 
 def name_point(values: Mapping[str, Any]) -> str:
-    """Names values shortly, for people: ``alpha=0.3, psi=0.7``."""
+    """Formats values for display: ``alpha=0.3, psi=0.7``."""
     short = [name.rsplit(".", 1)[-1] for name in values]
     keys = short if len(set(short)) == len(short) else list(values)
     return ", ".join(f"{key}={format_value(value)}" for key, value in zip(keys, values.values(), strict=True))
 
 
 def name_folder(values: Mapping[str, Any]) -> str:
-    """Names the folder of values: the same values have the same folder, so that what is there resumes."""
+    """Returns the folder name for values; the same values get the same folder, so that a trial can be resumed."""
     text = ",".join(f"{name}={value!r}" for name, value in values.items())
     short = re.sub(r"[^\w=,.-]", "_", text)[:LONGEST]
     return f"{short}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

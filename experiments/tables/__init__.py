@@ -1,1 +1,1 @@
-"""Every table and figure of the paper, from the results of this project's own runs: `python -m experiments.tables`."""
+"""Rebuilds the paper's tables and figures from this project's own results: `python -m experiments.tables`."""

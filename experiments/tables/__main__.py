@@ -1,4 +1,4 @@
-"""Builds the paper's tables and figures from results, and runs what is missing if asked to."""
+"""Builds the paper's tables and figures from results; with --run, first trains and tests what is missing."""
 
 import argparse
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from experiments.tables.paper import NAMES, Table, read_table
 from experiments.tables.results import BuiltTable, build_table
 from experiments.tables.runs import WORLDS, Plan, Run
 
-PICTURES = "tables"  # folder beside a page
+PICTURES = "tables"  # folder for the pictures, next to the page
 
 
 def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
@@ -38,10 +38,10 @@ def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
 
 
 def make_plan(arguments: argparse.Namespace) -> Plan:
-    """Makes the plan of what the command line asks for.
+    """Builds the plan from the command line.
 
     Raises:
-        ValueError: If the settings do not suit the world.
+        ValueError: If the published settings are requested on generated scenes.
     """
     world = WORLDS[arguments.world]
     policy = arguments.settings or world.policy
@@ -54,10 +54,10 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
 
 
 def list_all_runs(plan: Plan, tables: Sequence[Table], experiments: Sequence[str] | None = None) -> list[Run]:
-    """Lists the runs of all tables, each once.
+    """Lists the runs of all tables without duplicates; only those of `experiments` if given.
 
     Raises:
-        ValueError: If an experiment is named that no table has.
+        ValueError: If no table uses one of `experiments`.
     """
     runs = list(dict.fromkeys(run for table in tables for run in plan.list_runs(table)))
     known = sorted({run.experiment for run in runs})
@@ -76,7 +76,7 @@ def write_table(built: BuiltTable) -> str:
 
 
 def write_page(page: Path, tables: Sequence[BuiltTable], plan: Plan) -> None:
-    """Writes all tables between the marks of a page, and their pictures into a folder beside it."""
+    """Inserts all tables between a page's markers and copies their pictures into a folder next to the page."""
     begin = f"`python -m experiments.tables all --run --world {plan.world.name} --page {page}`\n\n"
     begin += f"{CONSTRUCTED}\n\n" if plan.world.targets else ""
     texts = [make_page(built, level=2, place=f"{PICTURES}/") for built in tables]
@@ -86,7 +86,7 @@ def write_page(page: Path, tables: Sequence[BuiltTable], plan: Plan) -> None:
 
 
 def run_tables(args: Sequence[str] | None = None) -> list[BuiltTable]:
-    """Runs the command line; returns the tables that it wrote."""
+    """Runs the program; returns the tables that it wrote."""
     arguments = parse_arguments(args)
     plan = make_plan(arguments)
     tables = [read_table(name) for name in dict.fromkeys(NAMES if "all" in arguments.names else arguments.names)]

@@ -1,4 +1,4 @@
-"""Runs what the tables lack: each training, each selection and each test once, several at a time if wanted."""
+"""Runs the missing trainings, selections of settings and tests, each once, optionally several in parallel."""
 
 import json
 import multiprocessing
@@ -22,7 +22,7 @@ from experiments.study import QUIET
 from experiments.tables.results import has_results, read_results
 from experiments.tables.runs import Plan, Run, read_defaults, read_method
 
-KINDS = ("train", "select", "test")  # in the order in which they are done
+KINDS = ("train", "select", "test")  # in order of execution
 KILLED = "its process was killed, or that of a step beside it: out of memory? Try fewer --jobs"
 QUICK = (
     "--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.limit_val_batches=2",
@@ -32,12 +32,12 @@ QUICK = (
 
 @dataclass(frozen=True)
 class Task:
-    """A step of the work.
+    """A training, a selection of settings, or a test.
 
     Attributes:
         kind: ``train``, ``select`` or ``test`` (which includes `validate`).
-        experiment: Whose network it is.
-        run: Of tests.
+        experiment: Experiment that trains the network.
+        run: The run to perform; for tests only.
     """
 
     kind: str
@@ -46,13 +46,13 @@ class Task:
 
     @property
     def title(self) -> str:
-        """For the reader."""
+        """Title for display."""
         if self.run is not None:
             return f"{self.experiment}: {'testing' if self.run.stage == 'test' else 'validating'} {self.run.name}"
         return f"{self.experiment}: {'training' if self.kind == 'train' else 'choosing settings'}"
 
     def list_needed(self, plan: Plan) -> set["Task"]:
-        """Lists what has to be done before."""
+        """Returns the tasks that must be done first."""
         if self.kind == "train":
             return set()
         needed = {Task("train", self.experiment)}
@@ -65,7 +65,7 @@ class Task:
 
 
 def list_tasks(plan: Plan, runs: Sequence[Run]) -> list[Task]:
-    """Lists what has to be done for the runs that have no results: all trainings, all choices, all tests."""
+    """Lists the tasks for the runs that have no results: trainings first, then selections, then tests."""
     missing = [run for run in sorted(runs, key=lambda run: run.experiment) if not has_results(plan, run)]
     tests = [Task("test", run.experiment, run) for run in missing]
     needed = {task: None for test in tests for task in sorted(test.list_needed(plan), key=lambda task: task.experiment)}
@@ -73,15 +73,15 @@ def list_tasks(plan: Plan, runs: Sequence[Run]) -> list[Task]:
 
 
 def run_tasks(plan: Plan, tasks: Sequence[Task], jobs: int) -> list[str]:
-    """Does all that there is to do: first the trainings, then the choices, then the tests.
+    """Runs all tasks: first the trainings, then the selections, then the tests.
 
     Args:
-        plan: Of the runs.
-        tasks: In the order of their kinds.
-        jobs: How many at a time, each in a process of its own with a share of the cores; 1 works in this process.
+        plan: The plan of the runs.
+        tasks: Tasks, sorted by kind.
+        jobs: Number of parallel processes, which share the cores; 1 runs the tasks in this process.
 
     Returns:
-        What failed, and why. A failure stops only what needs it.
+        The failed tasks with their errors. A failure skips only the tasks that depend on it.
     """
     failed: dict[Task, str] = {}
     begin, left = time.monotonic(), len(tasks)
@@ -105,19 +105,19 @@ def run_tasks(plan: Plan, tasks: Sequence[Task], jobs: int) -> list[str]:
 
 
 def perform_all(plan: Plan, tasks: Sequence[Task], pool: Executor | None) -> Iterator[tuple[Task, str | None]]:
-    """Does steps that do not need each other; yields each, in order, with why it failed, None if it did not."""
+    """Runs independent tasks; yields each, in order, with its error message, or None if it succeeded."""
     done = 0
     try:
         for error in (map if pool is None else pool.map)(partial(perform, plan), tasks):
             done += 1
             yield tasks[done - 1], error
-    except BrokenProcessPool:  # then all fail; what is written goes on when it is started again
+    except BrokenProcessPool:  # fails all remaining tasks; a new start resumes from their files
         yield from ((task, KILLED) for task in tasks[done:])
 
 
 @contextmanager
 def open_pool(plan: Plan, jobs: int) -> Iterator[Executor | None]:
-    """Opens the processes that do the steps, None for one job; ends them, and their trainings, if this one stops."""
+    """Opens a pool of worker processes, None for one job; kills them and their trainings if this process stops."""
     if jobs == 1:
         yield None
         return
@@ -128,12 +128,12 @@ def open_pool(plan: Plan, jobs: int) -> Iterator[Executor | None]:
             yield pool
         except BaseException:
             for worker in multiprocessing.active_children():
-                worker.kill()  # which ends its training, too, and that leaves a checkpoint to go on from
+                worker.kill()  # also ends its training, which leaves a checkpoint to resume from
             raise
 
 
 def prepare_worker(log: Path) -> None:
-    """Prepares a worker process: a file for what it prints, an end when its parent ends."""
+    """Prepares a worker process: redirects its output to a log file, and ends it when its parent ends."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -141,7 +141,7 @@ def prepare_worker(log: Path) -> None:
         parent.join()
         os._exit(1)
 
-    os.setsid()  # Ctrl-C reaches the parent alone
+    os.setsid()  # Ctrl-C reaches only the parent
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as file:
         for stream in (1, 2):
@@ -150,7 +150,7 @@ def prepare_worker(log: Path) -> None:
 
 
 def perform(plan: Plan, task: Task) -> str | None:
-    """Does one step; returns why it failed, None if it did not."""
+    """Runs one task; returns its error message, or None if it succeeded."""
     quieten()
     os.environ.setdefault("WANDB_MODE", "offline")
     print(f"{task.title} ...", flush=True)
@@ -172,14 +172,14 @@ def perform(plan: Plan, task: Task) -> str | None:
 
 
 def make_protocol(plan: Plan, experiment: str) -> Protocol:
-    """Makes the protocol of an experiment."""
+    """Builds the protocol of an experiment."""
     options = [*QUIET, *plan.options, *plan.world.list_arguments(experiment)]
     grids = Grids(**plan.world.grids)
     return Protocol(plan.world.find_config(experiment), plan.folder / experiment, options, grids)
 
 
 def list_departures(plan: Plan, run: Run) -> list[str]:
-    """Lists the settings that a selection chose and a run does not take from it."""
+    """Lists the selected settings that a run deliberately does not use."""
     if run.method is None:
         return []
     known, chosen = read_defaults(read_method(run.method)[0]), plan.read_selection(run.experiment) or {}
@@ -187,10 +187,10 @@ def list_departures(plan: Plan, run: Run) -> list[str]:
 
 
 def test(plan: Plan, run: Run, protocol: Protocol) -> None:
-    """Makes the results of a run whose network is trained, and its settings chosen if it needs that.
+    """Tests or validates one run; its network must be trained, and its settings selected if it needs them.
 
     Raises:
-        ValueError: If what lies there are results that cannot be used.
+        ValueError: If the run's results cannot be used afterwards.
     """
     members = plan.world.list_members(run.experiment) if run.is_ensemble else []
     checkpoints = [str(make_protocol(plan, member).train()) for member in members]
@@ -199,7 +199,7 @@ def test(plan: Plan, run: Run, protocol: Protocol) -> None:
     if run.stage == "validate":
         protocol.open_study().validate(name, arguments)
     else:
-        pictured = name in ("seg_ttt", "seg_ttt_selected")  # all of Seg-TTT, as the paper compares it
+        pictured = name in ("seg_ttt", "seg_ttt_selected")  # the full Seg-TTT, as the paper shows it
         shown = json.dumps(pictured)
         arguments += [f"--results.panels={int(pictured)}", f"--results.report={shown}"]
         arguments += [f"--results.baseline={shown}"] if run.method is not None else []

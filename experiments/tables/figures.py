@@ -1,4 +1,4 @@
-"""The paper's figures, drawn from the same results as the tables: PNG and SVG."""
+"""The paper's figures as PNG and SVG, drawn from the same results as the tables."""
 
 import math
 import statistics
@@ -22,9 +22,9 @@ MARKERS = {
 }  # fmt: skip
 WIDTH, HEIGHT = 5.0, 3.6  # inches per panel
 PICTURES = {"image": "image.jpg", "truth": "truth.png", "t-BN": "baseline.png", "Seg-TTT": "prediction.png"}
-SPOILT = (OSError, ValueError, KeyError, TypeError, IndexError)  # what records of another version, or cut off, raise
+SPOILT = (OSError, ValueError, KeyError, TypeError, IndexError)  # raised by truncated or outdated records
 DEMONSTRATION = "StreetScenes, a constructed demonstration"
-LOSSES = {  # share of the images that lose more points than these, and what the paper's text says of it
+LOSSES = {  # share of images with a gain below this bound, in points, and the key of the paper's statement on it
     "images with a lower mean IoU (%)": (0, "lower"),
     "lower by more than 5 points (%)": (-5, "lower_by_5"),
     "lower by more than 10 points (%)": (-10, "lower_by_10"),
@@ -32,14 +32,14 @@ LOSSES = {  # share of the images that lose more points than these, and what the
 
 
 def draw_figure(built: BuiltTable) -> None:
-    """Draws what a table is drawn as, if it is a figure; adds the names of the pictures, and what they show."""
+    """Draws a table that is a figure; adds the picture names and further Markdown to it."""
     kinds = {"runtime_accuracy": draw_runtime, "alpha": draw_alpha, "gains": draw_gains, "qualitative": draw_pictures}
     if built.table.kind in kinds:
         kinds[built.table.kind](built)
 
 
 def save(built: BuiltTable, name: str, figure: Figure, dpi: int = 150) -> None:
-    """Writes a figure as PNG and SVG and adds it to the pictures."""
+    """Writes a figure as PNG and SVG and adds its name to the pictures."""
     if built.plan.world.targets:
         figure.text(0.5, 1.0, DEMONSTRATION, fontsize=8, color="dimgray", ha="center", va="bottom")  # above all titles
     for suffix in ("png", "svg"):
@@ -49,20 +49,20 @@ def save(built: BuiltTable, name: str, figure: Figure, dpi: int = 150) -> None:
 
 
 def list_values(rows: Sequence[Row], metric: str, column: str) -> list[float]:
-    """Returns the measured numbers of rows, NaN where missing."""
+    """Returns a metric's measured values for a list of rows, NaN where missing."""
     found = [row.ours[metric, column] for row in rows]
     return [math.nan if value is None else value for value in found]
 
 
 def draw_runtime(built: BuiltTable) -> None:
-    """Draws mean IoU over runtime, a panel per target.
+    """Plots mean IoU against runtime, one panel per target.
 
     Source: paper, Fig. 2 and 5.
     """
     (part,) = built.parts
     columns = list(part.columns) if built.table.name == "fig2" else part.domains
     if built.plan.world.targets and built.table.name == "fig2":
-        columns = [MEAN]  # the paper's Fig. 2 is one target
+        columns = [MEAN]  # the paper's Fig. 2 has a single panel
     figure = Figure(figsize=(WIDTH * len(columns), HEIGHT + 1.1), layout="constrained")
     panels = figure.subplots(1, len(columns), squeeze=False)[0]
     for axes, column in zip(panels, columns, strict=True):
@@ -89,7 +89,7 @@ def draw_runtime_panel(axes: Axes, part: Part, column: str) -> None:
 
 
 def draw_alpha(built: BuiltTable) -> None:
-    """Draws mean IoU over alpha, a panel per source, a curve per data set; marks the choice on the development set.
+    """Plots mean IoU against alpha, one panel per source and one curve per data set; marks the best development alpha.
 
     Source: paper, Fig. 4.
     """
@@ -114,7 +114,7 @@ def draw_alpha(built: BuiltTable) -> None:
 
 
 def finish(axes: Axes, label: str) -> None:
-    """Names the axes and lightens them."""
+    """Labels the axes and adds a light grid."""
     axes.set_xlabel(label)
     axes.set_ylabel("mean IoU (%)")
     axes.grid(alpha=0.3)
@@ -122,7 +122,7 @@ def finish(axes: Axes, label: str) -> None:
 
 
 def list_gains(built: BuiltTable, part: Part) -> Iterator[tuple[str, Run, list[tuple[str, float]]]]:
-    """Yields by domain the Seg-TTT run of a part and what each of its images gains; notes what is spoilt."""
+    """Yields (domain, Seg-TTT run, gains per image) of a part; skips domains with unusable records and notes them."""
     row = next(row for row in part.rows if row.method is not None)
     for domain in part.domains:
         if row.ours["miou", domain] is None:
@@ -139,7 +139,7 @@ def list_gains(built: BuiltTable, part: Part) -> Iterator[tuple[str, Run, list[t
 
 
 def draw_gains(built: BuiltTable) -> None:
-    """Draws the histogram of what single images gain, and sums it up beside what the paper's text says.
+    """Draws a histogram of the gain per image, and summarizes it next to the paper's statements.
 
     Source: paper, Fig. 10 and Appendix H.
     """
@@ -161,12 +161,12 @@ def draw_gains(built: BuiltTable) -> None:
 
 
 def format_with_mean(numbers: Sequence[float]) -> list[str]:
-    """Formats numbers, and their mean behind them."""
+    """Formats numbers, followed by their mean, with one decimal."""
     return [f"{number:.1f}" for number in (*numbers, statistics.mean(numbers))]
 
 
 def draw_pictures(built: BuiltTable) -> None:
-    """Draws image, truth, t-BN and Seg-TTT of one image per target, for each part.
+    """Draws, for each part, one image per target with its ground truth and the predictions of t-BN and Seg-TTT.
 
     Source: paper, Fig. 3, 6 to 9.
     """
@@ -187,7 +187,7 @@ def draw_pictures(built: BuiltTable) -> None:
 
 
 def draw_gallery(shown: Sequence[tuple[str, str, Path]]) -> Figure:
-    """Draws a column per target (its title, the text below, the path of its pictures), a row per kind of picture."""
+    """Draws one column per item of `shown` (title, text below, path without suffix) and one row per kind of picture."""
     figure = Figure(figsize=(3.4 * len(shown), 1.8 * len(PICTURES)), layout="constrained")
     panels = figure.subplots(len(PICTURES), len(shown), squeeze=False)
     for column, (title, text, picture) in zip(panels.T, shown, strict=True):

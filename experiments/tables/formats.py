@@ -1,4 +1,4 @@
-"""Tables as Markdown, CSV and LaTeX."""
+"""Formats the tables as Markdown, CSV and LaTeX."""
 
 from experiments.pages import format_csv, format_latex, format_markdown
 from experiments.tables.paper import METRICS, Part, Row
@@ -10,7 +10,7 @@ CSV_HEADS = (
     "table", "part", "source", "network", "method", "metric", "unit", "column", "ours", "paper", "difference",
     "paper_real_data_mean", "doubtful", "status",
 )  # fmt: skip
-FEW_IMAGES = {"miou": 1, "classwise_ece": 1}  # decimals of our numbers, where fewer than the paper's mean something
+FEW_IMAGES = {"miou": 1, "classwise_ece": 1}  # decimals of our numbers on generated scenes
 CONSTRUCTED = (
     "**A constructed demonstration, not evidence for the paper.** StreetScenes is drawn by this project, its targets "
     "are haze, dusk and dust, its networks are small and trained for a few minutes. The paper's numbers are of real "
@@ -19,17 +19,20 @@ CONSTRUCTED = (
 
 
 def format_number(value: float | None, decimals: int, doubtful: object = "") -> str:
-    """Writes a number; a dash if there is none; a mark if it is doubtful."""
+    """Formats a number, or a dash if it is missing; marks it if doubtful."""
     return (DASH if value is None else f"{value:.{decimals}f}") + (f" {MARK}" if doubtful else "")
 
 
 def format_difference(value: float | None, decimals: int) -> str:
-    """Writes a difference with its sign; empty if there is none."""
+    """Formats a difference with its sign; empty if it is missing."""
     return "" if value is None else f"{value:+.{decimals}f}".replace("-", "−")
 
 
 def compare(built: BuiltTable, row: Row, metric: str, column: str) -> tuple[float | None, float | None, str]:
-    """Returns the paper's number, ours minus it, both as they are shown, and why it is doubtful, on the same images."""
+    """Returns the paper's number, the difference of ours to it as displayed, and why the paper's number is doubtful.
+
+    On generated scenes, or without a printed number, these are None, None and an empty text.
+    """
     ours, paper = row.ours[metric, column], row.paper.get((metric, column))
     if paper is None or built.plan.world.targets:
         return None, None, ""
@@ -39,7 +42,7 @@ def compare(built: BuiltTable, row: Row, metric: str, column: str) -> tuple[floa
 
 
 def lay_out(built: BuiltTable, part: Part) -> tuple[list[str], list[list[str]]]:
-    """Returns the titles of the columns of a part, and the text of its cells."""
+    """Returns a part's column titles and the text of its cells."""
     numbers = [list_numbers(built, part, row) for row in part.rows]
     rows = []
     for row, own in zip(part.rows, numbers, strict=True):
@@ -48,7 +51,7 @@ def lay_out(built: BuiltTable, part: Part) -> tuple[list[str], list[list[str]]]:
 
 
 def list_numbers(built: BuiltTable, part: Part, row: Row) -> list[tuple[str, str]]:
-    """Lists (title of the column, text) of the cells of a row that hold numbers."""
+    """Lists (column title, text) of a row's numeric cells."""
     constructed, several = bool(built.plan.world.targets), len(part.metrics) > 1
     printed = any(other.paper for other in part.rows) and not constructed
     real = constructed and any(other.find_printed_mean(key) is not None for other in part.rows for key in part.metrics)
@@ -71,7 +74,7 @@ def list_numbers(built: BuiltTable, part: Part, row: Row) -> list[tuple[str, str
 
 
 def name_method(row: Row) -> str:
-    """Names the method of a row, and the point on the curve."""
+    """Returns the name of a row's method, with its point if it is part of a curve."""
     if row.point is None:
         return row.name
     if row.sweep == "alpha":
@@ -80,7 +83,7 @@ def name_method(row: Row) -> str:
 
 
 def list_footnotes(built: BuiltTable) -> list[str]:
-    """Lists why printed numbers are doubtful."""
+    """Lists the reasons why printed numbers are doubtful, without duplicates."""
     notes = []
     for row in (row for part in built.parts for row in part.rows):
         for column, reason in row.doubtful.items():
@@ -89,7 +92,7 @@ def list_footnotes(built: BuiltTable) -> list[str]:
 
 
 def describe_origin(built: BuiltTable) -> str:
-    """Says what the table is, and on what it was measured."""
+    """Describes a table's place in the paper, its settings, and the devices and images that it was measured on."""
     table, plan = built.table, built.plan
     where = f"{table.label} of the paper, page {table.page}, Sec. {table.section}".replace("Sec. Appendix", "Appendix")
     if plan.policy == "paper":
@@ -108,12 +111,12 @@ def describe_origin(built: BuiltTable) -> str:
 
 
 def make_page(built: BuiltTable, level: int = 1, place: str = "") -> str:
-    """Makes the Markdown page of a table.
+    """Formats a table as a Markdown page.
 
     Args:
         built: The table.
-        level: Of its heading.
-        place: Folder of the pictures, relative to the page, with a slash at its end.
+        level: Heading level; 1 also lists a command for each missing run.
+        place: Folder of the pictures, relative to the page, with a trailing slash.
     """
     blocks = [f"{'#' * level} {built.table.label}: {built.table.title}"]
     blocks += [CONSTRUCTED] if built.plan.world.targets else []
@@ -134,12 +137,12 @@ def make_page(built: BuiltTable, level: int = 1, place: str = "") -> str:
         blocks.append("\n".join(f"{MARK} doubtful in the text of the paper's PDF: {note}." for note in footnotes))
     blocks += [f"Note: {note}." for note in built.notes]
     if built.missing:
-        blocks.append(describe_missing(built, commands=level == 1))  # on a page with others, one line
+        blocks.append(describe_missing(built, commands=level == 1))  # one line on a page with several tables
     return "\n\n".join(blocks) + "\n"
 
 
 def describe_missing(built: BuiltTable, commands: bool) -> str:
-    """Says by which command all that is missing is made, and if wanted each run."""
+    """Describes how to produce the missing results: one command for all, and if wanted one for each run."""
     again = f"python -m experiments.tables {built.table.name} --run --world {built.plan.world.name}"
     first = f"{DASH} is missing. All that is missing: `{again}`"
     if not commands:

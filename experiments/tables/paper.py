@@ -1,4 +1,4 @@
-"""The paper's tables as data: what configs/paper holds, read and checked.
+"""The paper's tables as data, read from configs/paper and checked.
 
 Source: paper, Tables 1 to 9, Fig. 2 to 10.
 """
@@ -22,11 +22,11 @@ TITLES = {
     "cityscapes": "Cityscapes", "bdd": "BDD", "idd": "IDD", "mapillary": "Mapillary", "wilddash": "WildDash",
     MEAN: "mean",
 }  # fmt: skip
-Numbers = Mapping[tuple[str, str], float | None]  # by metric and column, in this order
+Numbers = Mapping[tuple[str, str], float | None]  # keyed by (metric, column)
 
 
 class Metric(NamedTuple):
-    """How a number of results.json is shown, with as many decimals as the paper usually prints."""
+    """How a number from results.json is displayed: title, unit, and the paper's usual number of decimals."""
 
     title: str
     unit: str
@@ -42,23 +42,23 @@ METRICS = {
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table, or a point or a curve of a figure.
+    """A row of a table, or a point or curve of a figure.
 
     Attributes:
         source: Data set that the network is trained on; ``target`` for in-domain training.
-        network: For the reader.
-        name: Of the method, for the reader.
-        experiment: File in configs/experiment that trains the network; empty if the row is in-domain.
-        in_domain: What follows the name of the target in the experiment that trains on that target.
+        network: Display name of the network.
+        name: Display name of the method.
+        experiment: File in configs/experiment that trains the network; empty for in-domain training.
+        in_domain: Suffix of the in-domain experiments' names, which are TARGET_SUFFIX; otherwise empty.
         method: File in configs/method; None is the network as trained (t-BN).
-        arguments: Settings of the method that make the row what it is; no selection replaces them.
-        options: More arguments of the command line.
+        arguments: Method settings that define the row; a selection does not override them.
+        options: Additional command-line arguments.
         paper: Printed numbers, None where the paper has none.
-        gain: Printed differences to the row before, where the paper has them.
-        doubtful: Reason by column, for numbers that cannot be read for certain.
-        decimals: How many the paper prints, if not as usual.
-        sweep: ``num_steps`` or ``alpha``: the row stands for a curve over these.
-        point: Value on the curve, of a row that is a point of one.
+        gain: Printed gains over the previous row, where the paper has them.
+        doubtful: Reasons, by column, why a printed number cannot be read with certainty.
+        decimals: Number of decimals that the paper prints; None for the metric's usual number.
+        sweep: ``num_steps`` or ``alpha`` if the row stands for a curve over this argument.
+        point: Position on the curve, if the row is a point of one.
         ours: Measured numbers, None where they are missing.
     """
 
@@ -83,27 +83,27 @@ class Row:
         return f"{domain}_{self.in_domain}" if self.in_domain else self.experiment
 
     def find_decimals(self, metric: str) -> int:
-        """Returns how many decimals the paper prints."""
+        """Returns the number of decimals that the paper prints for a metric."""
         return METRICS[metric].decimals if self.decimals is None else self.decimals
 
     def find_printed_mean(self, metric: str) -> float | None:
-        """Returns the paper's mean: as printed, or of the printed columns where there is none."""
+        """Returns the paper's mean: as printed, or else the mean of the printed columns."""
         columns = {column: value for (key, column), value in self.paper.items() if key == metric}
         return columns[MEAN] if MEAN in columns else average(list(columns.values()))
 
 
 @dataclass(frozen=True)
 class Part:
-    """A table, or one of several under the same number.
+    """A whole table, or one part of a table such as (a) or (b).
 
     Attributes:
-        title: For the reader.
+        title: Display title.
         metrics: Keys of `METRICS`.
         columns: Names of domains, ``development``, ``mean``.
-        rows: From top to bottom.
+        rows: Rows from top to bottom.
         name: Letter of the part; empty if there is only one.
-        worlds: Where it makes sense; empty is everywhere.
-        show: Of pictures: ``first`` or ``worst``.
+        worlds: Names of the worlds in which it is shown; empty for all.
+        show: Image to show for each target: the ``first``, or the ``worst``, which has the lowest gain.
     """
 
     title: str
@@ -125,14 +125,14 @@ class Table:
     """A table or a figure of the paper.
 
     Attributes:
-        name: Of its file.
-        title: For the reader.
-        label: What the paper calls it.
-        page: Of the paper.
-        section: Of the paper.
-        parts: One or more.
+        name: Name of its file in configs/paper.
+        title: Display title.
+        label: Label in the paper, such as ``Table 1``.
+        page: Page of the paper.
+        section: Section of the paper.
+        parts: One or more parts.
         kind: ``table``, ``runtime_accuracy``, ``alpha``, ``gains`` or ``qualitative``.
-        statements: What the paper's text says in words where a figure prints no numbers.
+        statements: Statements of the paper's text, for a figure that prints no numbers.
     """
 
     name: str
@@ -149,7 +149,7 @@ def read_table(name: str) -> Table:
     """Reads a table of the paper, one of `NAMES`.
 
     Raises:
-        ValueError: If there is no such table, or its file does not hold together; names the row.
+        ValueError: If there is no such table, or its file is inconsistent; the message names the row.
     """
     path = FOLDER / f"{name}.yaml"
     if name not in NAMES:
@@ -160,7 +160,7 @@ def read_table(name: str) -> Table:
 
 
 def read_part(path: Path, data: Mapping[str, Any]) -> Part:
-    """Makes a part of what a file says; raises ValueError where it does not hold together."""
+    """Builds a part from a file's entry; raises ValueError if a row is inconsistent."""
     cells = list(product(data["metrics"], data["columns"]))
     rows = []
     for values in data["rows"]:
@@ -180,11 +180,11 @@ def read_part(path: Path, data: Mapping[str, Any]) -> Part:
 
 
 def to_fields(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Turns lists into tuples, which cannot be changed."""
+    """Converts lists to immutable tuples."""
     return {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
 
 
 def average(values: Sequence[float | None]) -> float | None:
-    """Returns the simple mean; None if a value is missing, for the mean of some of the columns would mislead."""
+    """Returns the unweighted mean; None if a value is missing, as a mean over fewer columns would mislead."""
     found = [value for value in values if value is not None]
     return sum(found) / len(found) if found and len(found) == len(values) else None

@@ -1,4 +1,4 @@
-"""From results to numbers: what was measured for the rows of a table, what is missing, and what is not used."""
+"""Fills the tables with measured numbers; finds results that are missing or cannot be used."""
 
 import json
 import shlex
@@ -13,26 +13,26 @@ from callbacks.run.records import shorten_name, to_plain
 from experiments.tables.paper import DEVELOPMENT, MEAN, ROOT, TITLES, Numbers, Part, Row, Table, average
 from experiments.tables.runs import Plan, Run, read_defaults
 
-# Images of the split that the protocol tests on. Source: paper, Appendix F.
+# Number of images in the split that the protocol tests on. Source: paper, Appendix F.
 OFFICIAL = {"cityscapes": 500, "bdd": 1000, "idd": 981, "mapillary": 2000}
-# Arguments of methods that follow from others or from the network, are checked by themselves, or change no result.
+# Method arguments that follow from others or from the network, are checked separately, or do not affect the results.
 WITHOUT_EFFECT = ("resampling", "normalization", "checkpoints", "on_out_of_memory")
 
 
 @dataclass
 class BuiltTable:
-    """A table with its numbers, and what is missing.
+    """A table with its measured numbers and a list of missing results.
 
     Attributes:
-        table: As the paper has it.
-        plan: Of the runs.
-        parts: With the measured numbers in their rows.
-        missing: Why a run has no results that can be used, and the command that makes them, by run.
-        notes: What a reader of the numbers should know.
-        measured: On which devices the runs were made, with which torch, and when.
+        table: The paper's table.
+        plan: The plan of the runs.
+        parts: The table's parts, with measured numbers in their rows.
+        missing: (Reason, command that produces the results) for each run without usable results.
+        notes: Notes for the reader on the numbers.
+        measured: Devices, torch versions and dates of the runs.
         images: Number of test images per domain.
-        extra: More lines of Markdown, of figures.
-        pictures: Names of image files without their endings.
+        extra: Additional Markdown for figures.
+        pictures: Names of the image files, without suffix.
     """
 
     table: Table
@@ -47,7 +47,7 @@ class BuiltTable:
 
 
 def build_table(plan: Plan, table: Table) -> BuiltTable:
-    """Builds a table from the results there are."""
+    """Builds a table from the available results."""
     built = BuiltTable(table, plan)
     found: dict[Run, dict[str, Any]] = {}
     for run, domains in plan.list_runs(table).items():
@@ -73,7 +73,7 @@ def build_table(plan: Plan, table: Table) -> BuiltTable:
 
 
 def describe_measurement(summaries: Sequence[Mapping[str, Any]]) -> str:
-    """Says on which devices runs were made, with which torch, and when; empty without runs."""
+    """Formats the devices, torch versions and dates of runs; empty without runs."""
     devices = sorted({str(summary.get("device")) for summary in summaries})
     details = sorted({f"torch {summary['versions']['torch']}" for summary in summaries if summary.get("versions")})
     if days := sorted({str(summary["date"])[:10] for summary in summaries if summary.get("date")}):
@@ -82,7 +82,7 @@ def describe_measurement(summaries: Sequence[Mapping[str, Any]]) -> str:
 
 
 def find_numbers(plan: Plan, part: Part, row: Row, found: Mapping[Run, Mapping[str, Any]]) -> Numbers:
-    """Returns the numbers of a row that the results which were found have."""
+    """Returns a row's numbers from the available results, None where missing."""
     scores = {}
     for column in part.domains:
         summary = found.get(plan.find_run(row, column), {"domains": {}})
@@ -96,7 +96,7 @@ def find_numbers(plan: Plan, part: Part, row: Row, found: Mapping[Run, Mapping[s
 
 
 def write_command(plan: Plan, run: Run) -> str:
-    """Writes the command that makes the results of a run, with paths below the checkout relative to it."""
+    """Returns the command that produces a run's results; paths inside the checkout are relative to it."""
     config = plan.world.find_config(run.experiment)
     members = [f"{experiment}.ckpt" for experiment in plan.world.list_members(run.experiment)]
     words = ["python", "main.py", run.stage, "--config", str(config), "--ckpt_path", f"{run.experiment}.ckpt"]
@@ -106,19 +106,19 @@ def write_command(plan: Plan, run: Run) -> str:
 
 
 def name_column(plan: Plan, column: str) -> str:
-    """Names a column for the reader."""
+    """Returns the display name of a column."""
     column = plan.world.find_domain(column)
     return TITLES.get(column, column)
 
 
 def read_results(plan: Plan, run: Run) -> dict[str, Any]:
-    """Reads the results of a run and checks that they are of this run.
+    """Reads the results of a run and checks that they belong to it.
 
     Returns:
-        Its results.json, with ``images``, their number by domain.
+        Its results.json, plus ``images``, the number of images per domain.
 
     Raises:
-        ValueError: If they cannot be used; says why.
+        ValueError: If they are missing or cannot be used; the message says why.
     """
     path = plan.find_results(run) / SUMMARY
     if not path.exists():
@@ -135,7 +135,7 @@ def read_results(plan: Plan, run: Run) -> dict[str, Any]:
 
 
 def has_results(plan: Plan, run: Run) -> bool:
-    """Returns whether the results of a run are there and can be used."""
+    """Returns whether a run has usable results."""
     try:
         read_results(plan, run)
     except ValueError:
@@ -144,12 +144,12 @@ def has_results(plan: Plan, run: Run) -> bool:
 
 
 def refuse_constant(text: str) -> float:
-    """Raises ValueError at NaN and infinity, which results never hold: what has no value is null."""
+    """Rejects NaN and infinity in JSON by raising ValueError; results store null for missing values."""
     raise ValueError(f"{text} is no number")
 
 
 def check_summary(plan: Plan, run: Run, summary: Mapping[str, Any]) -> str:
-    """Returns what is wrong with results as those of a run; empty if nothing is."""
+    """Returns why results do not belong to a run, or cannot be used; empty if they can."""
     if not summary["complete"]:
         return "the run was interrupted (complete: false); the same command again goes on"
     if summary["stage"] != run.stage:
@@ -170,7 +170,7 @@ def check_summary(plan: Plan, run: Run, summary: Mapping[str, Any]) -> str:
 
 
 def check_method(expected: Mapping[str, Any] | None, found: Mapping[str, Any] | None) -> str:
-    """Compares the method of a run with what it should be; returns what differs, empty if nothing does."""
+    """Compares the recorded method with the expected one; returns the differences, empty if there are none."""
     if expected is None and found is None:
         return ""
     if expected is None or found is None or found["name"] != expected["name"]:
@@ -183,7 +183,7 @@ def check_method(expected: Mapping[str, Any] | None, found: Mapping[str, Any] | 
 
 
 def check_data(run: Run, data: Any) -> str:
-    """Compares the data of a run with what its experiment should have; returns what differs."""
+    """Compares the recorded data settings with what the experiment requires; returns the differences, or empty."""
     targets = data.get("targets", ()) if isinstance(data, Mapping) else ()
     classes = 16 if run.experiment.startswith("synthia") else 19
     wrong = [f"{item['domain']} has {item['classes']} classes" for item in targets if item["classes"] != classes]
@@ -195,12 +195,12 @@ def check_data(run: Run, data: Any) -> str:
 
 
 def measure_gains(plan: Plan, run: Run, domain: str) -> list[tuple[str, float]]:
-    """Returns (name, points of mean IoU gained over t-BN) of each image of a domain, in the order of the records.
+    """Returns (name, gain in mean IoU over t-BN in points) for each image of a domain, in the order of the records.
 
-    From the baseline in the run's own records if it is there, else from the records of the network's t-BN run.
+    Takes t-BN from the baseline in the run's own records if all have one, else from the network's t-BN run.
 
     Raises:
-        ValueError: If there are no records, or those of t-BN are of other images.
+        ValueError: If there are no records, or the t-BN run's records cover different images.
     """
     path = plan.find_results(run) / RECORDS
     records = read_domain(path, domain)
@@ -216,11 +216,11 @@ def measure_gains(plan: Plan, run: Run, domain: str) -> list[tuple[str, float]]:
 
 
 def read_domain(path: Path, domain: str) -> dict[str, dict[str, Any]]:
-    """Reads the records of a domain by the names of the images."""
+    """Reads a domain's records, keyed by image name."""
     return {record["name"]: record for record in read_records(path) if record["domain"] == domain}
 
 
 def find_picture(plan: Plan, run: Run, domain: str, name: str) -> Path | None:
-    """Returns the path of an image's pictures without their endings; None if they were not kept."""
+    """Returns the path of an image's saved pictures, without suffix; None if they were not saved."""
     stem = plan.find_results(run) / "gallery" / domain / shorten_name(name)
     return stem if stem.with_name(f"{stem.name}.image.jpg").exists() else None

@@ -1,4 +1,4 @@
-"""Which runs the tables are made of: in which world, with which settings, in which folder."""
+"""The runs behind the tables: their data sets, settings and folders."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from experiments.tables.paper import CONFIGS, DEVELOPMENT, FOLDER, MEAN, Part, R
 
 Policy = Literal["paper", "selected"]
 ALPHAS = tuple(round(0.1 * step, 1) for step in range(11))
-# What the selection on the development set chooses, by class of method. Tent's rate is its own.
+# Settings selected on the development set, by method class. Tent is not among them: it keeps its own learning rate.
 SELECTED = {
     "IaBN": ("alpha",),
     "TTA": ("alpha", "scales"),
@@ -29,17 +29,17 @@ PAPER_SCALES = [0.25, 0.5, 0.75]
 
 @dataclass(frozen=True)
 class World:
-    """Where the tables are made.
+    """The data that tables are built on: the paper's data sets, or generated scenes.
 
     Attributes:
-        name: For the command line.
-        experiments: Folder of the configs that train.
-        targets: In place of the paper's columns; empty if these are meant.
+        name: Name on the command line.
+        experiments: Folder of the training configs.
+        targets: Target domains that replace the paper's columns; empty to keep the paper's.
         development: Domain of the development set.
-        members: Networks of an ensemble.
-        steps: Of the curves over steps.
-        policy: Which settings are usual.
-        grids: What is tried on the development set, in place of the usual, see `experiments.protocol.Grids`.
+        members: Number of networks in an ensemble.
+        steps: Numbers of steps for the curves over steps.
+        policy: Default policy of the settings, see `Plan`.
+        grids: Arguments of `experiments.protocol.Grids` that replace its defaults.
     """
 
     name: str
@@ -52,7 +52,7 @@ class World:
     grids: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def find_domain(self, column: str) -> str:
-        """Returns the domain of a column as results name it."""
+        """Returns the name of a column's domain in the results."""
         return self.development if column == DEVELOPMENT else column
 
     def find_config(self, experiment: str) -> Path:
@@ -60,15 +60,15 @@ class World:
         return self.experiments / f"{SEED.sub('', experiment)}.yaml"
 
     def list_arguments(self, experiment: str) -> list[str]:
-        """Returns what a network is trained with beside its config: a member of an ensemble has a seed of its own."""
+        """Returns the training arguments beyond the config: the seed, for a member of an ensemble."""
         return [f"--seed_everything={match[1]}"] if (match := SEED.search(experiment)) else []
 
     def list_members(self, experiment: str) -> list[str]:
-        """Returns the experiments whose networks make an ensemble."""
+        """Returns the experiments whose networks form an ensemble."""
         return [experiment, *(f"{experiment}_seed{seed}" for seed in range(1, self.members))]
 
 
-# Few, as settings are chosen for many networks on a CPU; the scales are the demo's.
+# Small, as settings are selected for many networks on a CPU; the scales are those of the demo.
 SMALL_GRIDS = {
     "scales": ((0.5, 0.75, 1.0),),
     "psi": (0.6, 0.7, 0.8),
@@ -94,10 +94,10 @@ class Run:
     """A run of `main.py test`, or of `validate` for the curves on the development set.
 
     Attributes:
-        experiment: Whose network it is.
+        experiment: Experiment that trains the network.
         method: File in configs/method; None is the network as trained.
-        arguments: Settings of the method that no selection replaces.
-        options: More arguments of the command line.
+        arguments: Fixed settings of the method, which a selection does not override.
+        options: Additional command-line arguments.
         stage: ``test`` or ``validate``.
     """
 
@@ -109,20 +109,20 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Name of its folder: the method's file, and what differs from it; ``t_bn`` without a method."""
+        """Name of its folder: the method's file (``t_bn`` without one), followed by its arguments and options."""
         more = [f"{key}_{value}" for key, value in self.arguments]
         more += [option.removeprefix("--trainer.").replace("=", "_") for option in self.options]
         return "_".join([self.method or "t_bn", *more])
 
     @property
     def is_ensemble(self) -> bool:
-        """Whether it takes the networks of several experiments."""
+        """Whether it uses the networks of several experiments."""
         return self.method is not None and read_method(self.method)[0] == "Ensemble"
 
 
 @cache
 def read_method(name: str) -> tuple[str, dict[str, Any]]:
-    """Reads a file of configs/method; returns the name of the class and its arguments."""
+    """Reads a file of configs/method; returns the class name and its arguments."""
     path = CONFIGS / "method" / f"{name}.yaml"
     if not path.is_file():
         raise ValueError(f"{path} does not exist: expected a file of configs/method")
@@ -132,7 +132,7 @@ def read_method(name: str) -> tuple[str, dict[str, Any]]:
 
 @cache
 def read_defaults(method: str) -> dict[str, Any]:
-    """Returns the usual settings of a class of `callbacks` by argument."""
+    """Returns the default arguments of a class in `callbacks`."""
     import callbacks
 
     parameters = signature(getattr(callbacks, method)).parameters.values()
@@ -141,19 +141,19 @@ def read_defaults(method: str) -> dict[str, Any]:
 
 @cache
 def read_published() -> dict[str, dict[str, Any]]:
-    """Returns by experiment the published settings that differ from those in configs/method."""
+    """Returns the published settings that differ from those in configs/method, by experiment."""
     return yaml.safe_load((FOLDER / "settings.yaml").read_text(encoding="utf-8")) or {}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How runs are made: the world, whose settings, and where.
+    """How and where runs are made.
 
     Attributes:
-        world: Of the runs.
-        policy: ``paper``: the published settings; ``selected``: chosen on the development set for each network.
-        folder: Holds ``EXPERIMENT/test/METHOD/results.json``.
-        options: More arguments for every command.
+        world: The data sets.
+        policy: ``paper`` for the published settings; ``selected`` for those chosen on the development set per network.
+        folder: Folder that holds ``EXPERIMENT/test/METHOD/results.json``.
+        options: Additional arguments for every command.
     """
 
     world: World
@@ -168,22 +168,22 @@ class Plan:
         return self.folder / run.experiment / stage / (f"{run.name}_selected" if marked else run.name)
 
     def find_selection(self, experiment: str) -> Path:
-        """Returns where what was chosen for a network is written."""
+        """Returns the path of a network's selected settings."""
         return self.folder / experiment / "selection.yaml"
 
     def read_selection(self, experiment: str) -> dict[str, Any] | None:
-        """Returns what was chosen for a network on the development set; None if that is not done."""
+        """Returns the settings selected for a network on the development set; None if there is no valid selection."""
         try:
             return dict(yaml.safe_load(self.find_selection(experiment).read_text(encoding="utf-8"))["values"])
         except (OSError, TypeError, KeyError, yaml.YAMLError):
             return None
 
     def needs_selection(self, run: Run) -> bool:
-        """Returns whether settings of a run are those chosen on the development set."""
+        """Returns whether a run uses settings selected on the development set."""
         return self.policy == "selected" and bool(self.list_selected(run))
 
     def list_selected(self, run: Run) -> list[str]:
-        """Lists the settings of a run that belong to its network: chosen, or published with it."""
+        """Lists the names of a run's settings that depend on its network: selected, or published with it."""
         if run.method is None:
             return []
         method, settings = read_method(run.method)
@@ -196,7 +196,7 @@ class Plan:
         return [key for key in SELECTED.get(method, ()) if key not in fixed]
 
     def describe(self, run: Run) -> dict[str, Any] | None:
-        """Returns the ``name`` of a run's method and its settings, as results.json has them; None without a method."""
+        """Returns the ``name`` and settings of a run's method as in results.json; None without a method."""
         if run.method is None:
             return None
         method, settings = read_method(run.method)
@@ -211,11 +211,11 @@ class Plan:
         return described | dict(run.arguments)
 
     def list_arguments(self, run: Run, members: Sequence[str] = ()) -> list[str]:
-        """Returns the arguments of the command line that pick a run's method and settings.
+        """Returns the command-line arguments for a run's method and settings.
 
         Args:
-            run: Of this plan.
-            members: Checkpoints of an ensemble.
+            run: A run of this plan.
+            members: Checkpoints of an ensemble's networks.
         """
         described = self.describe(run)
         if described is None or run.method is None:
@@ -230,7 +230,7 @@ class Plan:
         return [*arguments, *run.options]
 
     def list_runs(self, table: Table) -> dict[Run, set[str]]:
-        """Lists the runs of a table, each once, with the domains that it needs of each."""
+        """Returns the runs of a table, each with the domains needed from it."""
         found: dict[Run, set[str]] = {}
         for part in self.list_parts(table):
             for row in part.rows:
@@ -239,7 +239,7 @@ class Plan:
         return found
 
     def list_parts(self, table: Table) -> list[Part]:
-        """Lists the parts of a table that make sense in this world, with its columns, and a row per point of curves."""
+        """Lists the parts of a table shown in this world, with its columns, and curves expanded to a row per point."""
         parts = []
         for part in table.parts:
             if part.worlds and self.world.name not in part.worlds:
@@ -252,14 +252,14 @@ class Plan:
         return parts
 
     def unfold(self, row: Row) -> list[Row]:
-        """Returns the points of a curve; the row alone if it is none."""
+        """Expands a curve into a row per point; returns any other row unchanged, as a list."""
         if not row.sweep:
             return [row]
         values: Sequence[Any] = {"num_steps": self.world.steps, "alpha": ALPHAS}[row.sweep]
         return [replace(row, arguments={**row.arguments, row.sweep: value}, point=value) for value in values]
 
     def find_run(self, row: Row, domain: str) -> Run:
-        """Returns the run that makes a cell, under its plain name: a point of a curve that a table has is one run."""
+        """Returns the run that produces a cell; a curve point that equals a method's plain run shares that run."""
         stage = "validate" if domain == DEVELOPMENT else "test"
         arguments = tuple(sorted(row.arguments.items()))
         run = Run(row.find_experiment(domain), row.method, arguments, row.options, stage)
