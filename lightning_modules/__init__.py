@@ -1,1 +1,1 @@
-"""Samples to a trained network, and its scores."""
+"""Networks, their training on the source domain, and the scores of their predictions."""

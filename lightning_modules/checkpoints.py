@@ -1,4 +1,4 @@
-"""Checkpoints on disk, as a Trainer reads and writes them."""
+"""Checkpoint input and output of the Trainer."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +11,10 @@ from lightning_modules.networks.checkpoints import read_checkpoint
 
 
 class CheckpointReader(TorchCheckpointIO):
-    """Reads every checkpoint of a run by `read_checkpoint`; writes so that a full disk leaves the old one whole."""
+    """Reads checkpoints with `read_checkpoint`, and writes them so that a full disk does not damage the old file."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Writes a checkpoint, which is there as a whole or not at all."""
+        """Writes a checkpoint atomically: to a temporary file, which is then renamed."""
         place = Path(path)
         beside = place.with_name(f".{place.name}.part")
         place.parent.mkdir(parents=True, exist_ok=True)

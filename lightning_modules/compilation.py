@@ -1,4 +1,4 @@
-"""Compiling a network in place, with a way back when that fails."""
+"""In-place compilation of a network, which runs uncompiled if the compiler fails."""
 
 from typing import Any, Literal, get_args
 
@@ -8,21 +8,22 @@ from torch import nn
 
 Compilation = Literal["none", "default", "reduce-overhead"]
 
-# Variants of a network: per view size, with and without gradients, with and without IaBN. torch would stop at 8.
+# One variant per view size, with and without gradients, with and without IaBN; torch's default limit is 8.
 RECOMPILE_LIMIT = 64
 
 
 def compile_network(network: nn.Module, mode: Compilation = "default") -> None:
-    """Has a network compiled at its first call for each image size; names and tensors stay.
+    """Makes a network compile at its first call for each image size; parameter names and tensors do not change.
 
-    Should the compiler fail, the network runs as it is written from then on, with a warning.
+    If the compiler fails, the network runs uncompiled from then on, with a warning.
 
     Args:
-        network: Any module; changed in place. ``none`` undoes an earlier call.
-        mode: ``default``, or ``reduce-overhead``, which replays CUDA graphs, one per image size; or ``none``.
+        network: Any module; changed in place.
+        mode: ``default``; ``reduce-overhead``, which replays CUDA graphs, one per image size; or ``none``, which
+            undoes an earlier call.
 
     Raises:
-        ValueError: If there is no such mode.
+        ValueError: If the mode is unknown.
     """
     if mode not in get_args(Compilation):
         raise ValueError(f"compile is {mode!r}: expected one of {', '.join(get_args(Compilation))}")
@@ -37,8 +38,8 @@ def compile_network(network: nn.Module, mode: Compilation = "default") -> None:
             return compiled(*args, **kwargs)
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # compilers raise whatever they come across
-            output = network._call_impl(*args, **kwargs)  # if the input is to blame this raises, too
+        except Exception as error:  # compilers raise errors of any type
+            output = network._call_impl(*args, **kwargs)  # raises again if the input is at fault
             network._compiled_call_impl = None
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             rank_zero_warn(f"{type(network).__name__} runs without torch.compile, which failed: {reason}")

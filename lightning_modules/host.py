@@ -1,4 +1,4 @@
-"""What waits for a device: the copy of its results to the host."""
+"""Copies of results from a device to the host."""
 
 from collections.abc import Sequence
 
@@ -7,13 +7,13 @@ from torch import Tensor
 
 
 def copy_to_host(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Copies tensors to the CPU as one, so that the host waits once.
+    """Copies tensors to the CPU in one transfer, so that the host waits for the device only once.
 
     Args:
-        tensors: On one device, of any dtypes and sizes; those of larger items first.
+        tensors: Tensors on one device, of any sizes and dtypes; those with larger elements first.
 
     Returns:
-        The same on the CPU.
+        The same tensors on the CPU.
     """
     if all(tensor.device.type == "cpu" for tensor in tensors):
         return list(tensors)

@@ -1,4 +1,4 @@
-"""What comes from the data: batches, the names of classes, images and data sets, and what may be done with them."""
+"""Checks of batches and data loaders, and the names of classes, images and domains."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ def check_batch(batch: Any, *keys: str) -> None:
 
 
 def name_images(batch: Mapping[str, Any], batch_idx: int) -> list[str]:
-    """Returns the names of a batch's images, or numbers if it has none."""
+    """Returns the names of a batch's images, or numbers if they have no names."""
     return list(batch.get("name") or (f"{batch_idx:06d}_{number}" for number in range(len(batch["image"]))))
 
 
@@ -24,7 +24,7 @@ def name_classes(num_classes: int, names: Sequence[str] | None) -> list[str]:
     """Returns the names of the classes, or their numbers if they have none.
 
     Raises:
-        ValueError: If there are too few classes or too many, or not as many names.
+        ValueError: If the number of classes is out of range, or differs from the number of names.
     """
     if not 2 <= num_classes <= IGNORED:
         raise ValueError(f"num_classes is {num_classes}: expected 2 to {IGNORED} (labels are 8-bit, 255 is ignored)")
@@ -36,10 +36,10 @@ def name_classes(num_classes: int, names: Sequence[str] | None) -> list[str]:
 
 
 def name_domains(loaders: Any) -> list[str]:
-    """Names each loader after its data set's ``domain``, or by its number; names that repeat are numbered.
+    """Returns a name for each loader: its data set's ``domain``, or its number; repeated names get a number.
 
     Args:
-        loaders: A loader, or a sequence or dict of loaders, as Lightning keeps them.
+        loaders: A loader, or a sequence or dict of loaders, as Lightning stores them.
     """
     names: list[str] = []
     for number, loader in enumerate(list_loaders(loaders)):
@@ -51,14 +51,14 @@ def name_domains(loaders: Any) -> list[str]:
 
 
 def list_loaders(loaders: Any) -> list[Any]:
-    """Lists loaders, which Lightning keeps as one, as a sequence or as a dict."""
+    """Returns loaders as a list; Lightning stores them as one loader, a sequence or a dict."""
     if isinstance(loaders, Mapping):
         return list(loaders.values())
     return list(loaders) if isinstance(loaders, Sequence) else [loaders]
 
 
 def check_not_targets(loaders: Any) -> None:
-    """Raises ValueError if a set to validate on is a target of the protocol, on whose labels nothing may be chosen."""
+    """Raises ValueError if a validation set is a target domain: nothing may be selected on a target's labels."""
     for loader in list_loaders(loaders):
         if getattr(getattr(loader, "dataset", None), "role", None) == "target":
             raise ValueError(
@@ -68,7 +68,7 @@ def check_not_targets(loaders: Any) -> None:
 
 
 def may_skip(trainer: Trainer, dataloader_idx: int, names: Sequence[str], why: str) -> bool:
-    """Asks the data whether they leave out images that cannot be predicted, which they note."""
+    """Returns whether the data module skips images that cannot be predicted; if so, it records them."""
     datamodule = getattr(trainer, "datamodule", None)
     members = getattr(datamodule, "targets", [datamodule])
     if dataloader_idx >= len(members) or not hasattr(members[dataloader_idx], "may_skip"):

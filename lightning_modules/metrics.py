@@ -1,11 +1,11 @@
-"""Scores of a segmentation: mean IoU, pixel accuracy and calibration, from summed integer and float64 states.
+"""Segmentation scores: mean IoU, pixel accuracy and calibration, from summed integer and float64 states.
 
-Scoring queues operations on tensors of fixed sizes and never waits for the device: `score_image` leaves its sums there,
-and `fetch_scores` brings those of a batch to the host in one copy, by which it also checks the labels. Nothing here
-needs an operation that `trainer.deterministic=true` refuses on a GPU.
+Scoring only uses tensors of fixed sizes and never waits for the device: `score_image` leaves its sums there, and
+`fetch_scores` copies those of a batch to the host in one transfer and checks the labels at the same time. All
+operations also work on a GPU with `trainer.deterministic=true`.
 
-Sums are exact in any order, see `pixel_sums`: the scores of a data set do not depend on how it was split over batches
-or processes.
+Sums are exact in any order (see `pixel_sums`): the scores of a data set do not depend on how it is split into batches
+or over processes.
 
 Source: paper, Sec. 5 (mean IoU, ECE); Naeini et al. (2015) for the expected calibration error; Brier (1950); Guo et al.
 (2017) for reliability diagrams and temperature scaling.
@@ -52,7 +52,7 @@ def find_unknown(target: Tensor, num_classes: int) -> Tensor:
 
 
 def explain_unknown(target: Tensor, num_classes: int) -> str:
-    """Returns the message about ground truth with values that are neither a class nor 255."""
+    """Returns the error message for ground truth with values that are neither a class nor 255."""
     found = target[find_unknown(target, num_classes)].unique().tolist()
     return (
         f"the ground truth holds the values {found}, the network has {num_classes} classes (0 to "
@@ -61,23 +61,23 @@ def explain_unknown(target: Tensor, num_classes: int) -> str:
 
 
 def _number_truth(target: Tensor, num_classes: int) -> Tensor:
-    """Numbers the row of each pixel's ground truth: its class, or K if it does not count."""
+    """Returns each pixel's row in the confusion matrix: its class, or K if it is ignored."""
     return torch.where((target >= 0) & (target < num_classes), target, num_classes)
 
 
 @dataclass
 class Scores:
-    """What one image, or the sum of many, contributes to the scores of a data set.
+    """The sums, over the pixels of one image or of many, from which scores are computed.
 
     Attributes:
-        intersection: (K,) int64, pixels of the class that are predicted as it.
-        union: (K,) int64, pixels that are the class or predicted as it.
+        intersection: (K,) int64, correctly predicted pixels of the class.
+        union: (K,) int64, pixels that belong to the class or are predicted as it.
         pixels: (K,) int64, ground-truth pixels of the class.
         bin_pixels: (15,) int64, pixels per bin of top confidence.
         bin_correct: (15,) int64, correctly labelled pixels per bin.
         bin_confidence: (15,) float64, summed confidence per bin.
-        class_gap: (K,) float64, per image and ground-truth class the ECE with 10 bins times the class's pixels, summed.
-        brier: () float64, summed squared distance in [0, 2] of the probabilities to the truth's one-hot vector.
+        class_gap: (K,) float64, the ECE (10 bins) of a class in an image times its pixels, summed over images.
+        brier: () float64, summed squared distance, in [0, 2] per pixel, of the probabilities from the one-hot truth.
         nll: () float64, summed negative log-likelihood of the truth, in nats; at most 87.3 per pixel (p >= 2^-126).
     """
 
@@ -93,7 +93,7 @@ class Scores:
 
     @classmethod
     def zeros(cls, num_classes: int) -> "Scores":
-        """Returns the scores of no image at all."""
+        """Returns sums that are all 0."""
         classes, bins = torch.zeros(num_classes, dtype=torch.int64), torch.zeros(ECE_BINS, dtype=torch.int64)
         total = torch.zeros((), dtype=torch.float64)
         return cls(classes, classes, classes, bins, bins, bins.double(), classes.double(), total, total)
@@ -103,7 +103,7 @@ class Scores:
         return Scores(*(getattr(self, name) + getattr(other, name) for name in SCORE_FIELDS))
 
     def to(self, device: torch.device) -> "Scores":
-        """Returns the sums on a device."""
+        """Copies the sums to a device."""
         return Scores(*(getattr(self, name).to(device) for name in SCORE_FIELDS))
 
     def to_record(self) -> dict[str, list[int] | list[float] | float]:
@@ -112,20 +112,20 @@ class Scores:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "Scores":
-        """Reads what `to_record` wrote."""
+        """Restores the sums from the result of `to_record`."""
         zeros = cls.zeros(len(record["pixels"]))
         return cls(*(torch.tensor(record[name], dtype=getattr(zeros, name).dtype) for name in SCORE_FIELDS))
 
     def summarize(self) -> dict[str, Any]:
-        """Computes the scores, as fractions in [0, 1] if not said otherwise.
+        """Computes the scores, as fractions in [0, 1] unless stated otherwise.
 
         Returns:
             ``miou`` over the classes present in prediction or ground truth, ``iou`` per class (NaN where absent),
             ``accuracy`` over pixels, ``ece`` (data-set level, 15 bins; Naeini et al., 2015) and ``classwise_ece`` (the
-            paper's: per image and ground-truth class with 10 bins, averaged over images by the class's pixels, then
-            over all classes, where a class that appears nowhere counts as 0); ``brier`` in [0, 2] and ``nll`` in
-            nats, both means over pixels; ``reliability``: for the 15 bins of confidence lists of their ``pixels``, mean
-            ``confidence`` and ``accuracy``. NaN where there was nothing to score.
+            paper's: per image and ground-truth class with 10 bins, averaged over images, weighted by the class's
+            pixels, then over all classes, where an absent class counts as 0); ``brier`` in [0, 2] and ``nll`` in nats,
+            both means over pixels; ``reliability``: ``pixels``, mean ``confidence`` and ``accuracy``, each a list over
+            the 15 bins of confidence. NaN where there are no pixels to score.
         """
         iou = self.intersection.double() / self.union  # 0 / 0 is NaN: the class is absent
         total = self.pixels.sum()
@@ -148,27 +148,27 @@ class Scores:
 
 
 SCORE_FIELDS = tuple(field.name for field in fields(Scores))
-LOGGED = {"miou": 100, "accuracy": 100, "ece": 100, "classwise_ece": 100, "brier": 1, "nll": 1}  # and in what unit
+LOGGED = {"miou": 100, "accuracy": 100, "ece": 100, "classwise_ece": 100, "brier": 1, "nll": 1}  # 100: percent
 
 
 def average_scores(summaries: Collection[Mapping[str, Any]]) -> dict[str, float]:
-    """Averages what `Scores.summarize` says of several data sets: percent, but for ``brier`` and ``nll``."""
+    """Averages the `Scores.summarize` of several data sets; all in percent except ``brier`` and ``nll``."""
     return {key: unit * sum(summary[key] for summary in summaries) / len(summaries) for key, unit in LOGGED.items()}
 
 
 def name_scores(
     stage: str, summaries: Mapping[str, Mapping[str, Any]], class_names: Sequence[str]
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Names what is logged of a run.
+    """Returns a run's scores and class IoUs under the names by which they are logged.
 
     Args:
         stage: ``val`` or ``test``.
-        summaries: By data set, of `Scores.summarize`.
-        class_names: K names.
+        summaries: Result of `Scores.summarize` for each data set, by its name.
+        class_names: Names of the K classes.
 
     Returns:
-        ``STAGE/miou``, ..., averaged over the data sets, and of several sets also ``STAGE/SET/miou``, ...; and
-        the IoU of the classes that are present, ``STAGE/iou/CLASS`` or ``STAGE/SET/iou/CLASS``, in percent.
+        ``STAGE/miou``, ..., averaged over the data sets, and for several sets also ``STAGE/SET/miou``, ...; and
+        the IoU of each class that is present, ``STAGE/iou/CLASS`` or ``STAGE/SET/iou/CLASS``, in percent.
     """
     scores = {f"{stage}/{key}": value for key, value in average_scores(summaries.values()).items()}
     classes: dict[str, float] = {}
@@ -182,16 +182,16 @@ def name_scores(
 
 
 def score_image(probabilities: Tensor, target: Tensor) -> Scores:
-    """Scores one prediction, on its device and without waiting for it.
+    """Scores one prediction on its device, without waiting for it.
 
     Args:
         probabilities: (K, h, w) class probabilities; resized to the ground truth's size if that differs.
-        target: (H, W) int64 ground truth in [0, K), or 255 where ignored. Pixels with other values do not count;
-            `fetch_scores` refuses them.
+        target: (H, W) int64 ground truth in [0, K), or 255 where ignored. Other values are ignored here, and rejected
+            by `fetch_scores`.
 
     Returns:
-        The sums of this image. A pixel whose probabilities are not finite counts as class 0 with confidence 0; its
-        probabilities are taken as 0.
+        The sums of this image. A pixel whose probabilities are not all finite counts as class 0 with confidence 0 and
+        probabilities 0.
     """
     num_classes = probabilities.shape[0]
     resized = resize_probabilities(probabilities[None], target.shape)[0]
@@ -217,14 +217,14 @@ def score_image(probabilities: Tensor, target: Tensor) -> Scores:
 
 
 def fetch_scores(scores: Sequence[Scores], target: Tensor) -> list[Scores]:
-    """Brings the scores of a batch to the host, in one copy.
+    """Copies the scores of a batch to the host in one transfer, and checks the ground truth.
 
     Args:
-        scores: Of each image, on the device.
-        target: (B, H, W) int64 ground truth that they were scored with.
+        scores: Scores of each image, on the device.
+        target: (B, H, W) int64 ground truth that was used for scoring.
 
     Returns:
-        The same on the CPU.
+        The same scores on the CPU.
 
     Raises:
         ValueError: If the ground truth holds a value that is neither a class nor 255.
@@ -239,11 +239,11 @@ def fetch_scores(scores: Sequence[Scores], target: Tensor) -> list[Scores]:
 
 
 def count_overlap(probabilities: Tensor, target: Tensor) -> Tensor:
-    """Counts what the mean IoU of one prediction needs, as `score_image` does and nothing more.
+    """Counts only the intersections and unions of one prediction, as `score_image` does.
 
     Args:
-        probabilities: (K, h, w) finite.
-        target: (H, W) int64 ground truth in [0, K), or 255 where ignored. Pixels with other values do not count.
+        probabilities: (K, h, w) class probabilities, all finite.
+        target: (H, W) int64 ground truth in [0, K), or 255 where ignored. Other values are ignored, too.
 
     Returns:
         (2, K) int64: intersection and union of each class.

@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself, and whether that fits the run that loads it."""
+"""The origin of a checkpoint (network, data, version), and its comparison with the run that loads it."""
 
 from collections.abc import Mapping
 from functools import lru_cache
@@ -10,14 +10,14 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 if TYPE_CHECKING:
     from lightning_modules.segmentation import SegmentationModule
 
-FREE_ARGUMENTS = {"weights", "num_classes", "dropout"}  # of a network, that may differ from those in training
+FREE_ARGUMENTS = {"weights", "num_classes", "dropout"}  # arguments of a network that may differ from training
 
 
 def describe_origin(module: "SegmentationModule") -> dict[str, Any]:
-    """Returns the network of a run in training, its data and their normalisation, and the version of this project.
+    """Returns the network of a training run, its data and their normalisation, and the version of this project.
 
     Args:
-        module: In training; what its trainer's data do not say is left out.
+        module: Module in training; facts that its trainer's data do not provide are left out.
     """
     origin = module.origin | find_version()
     trainer = module._trainer
@@ -33,12 +33,12 @@ def describe_origin(module: "SegmentationModule") -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def find_fingerprint(dataset: Any) -> str:
-    """Returns the fingerprint of the data in training; kept, as it takes a look at every file."""
+    """Returns the fingerprint of the training data; cached, because it checks every file."""
     return dataset.fingerprint()
 
 
 def find_version() -> dict[str, str]:
-    """Returns the version of this project; nothing if it is not installed, but run from its folder."""
+    """Returns the version of this project, or an empty dict if it is not installed."""
     try:
         return {"version": version("segadapt")}
     except PackageNotFoundError:
@@ -46,10 +46,10 @@ def find_version() -> dict[str, str]:
 
 
 def check_origin(module: "SegmentationModule", checkpoint: Mapping[str, Any]) -> None:
-    """Compares what a checkpoint says of itself with the run; warns of a network that is built otherwise.
+    """Compares a checkpoint's origin with the run; warns if arguments of the network differ.
 
     Raises:
-        ValueError: If the classes differ, or the normalisation of the images.
+        ValueError: If the classes or the normalisation of the images differ.
     """
     origin = checkpoint.get("origin") or {}
     was, now = origin.get("arguments", {}), module.origin.get("arguments", {})
@@ -69,7 +69,7 @@ def check_origin(module: "SegmentationModule", checkpoint: Mapping[str, Any]) ->
 
 
 def check_classes(module: "SegmentationModule", checkpoint: Mapping[str, Any], name: str = "the checkpoint") -> None:
-    """Raises ValueError if a checkpoint has other classes than the data; warns if it does not say which it has."""
+    """Raises ValueError if a checkpoint has other classes than the data; warns if it does not name its classes."""
     trained, present = checkpoint.get("class_names"), module.class_names
     if module.other_classes or trained == present:
         return

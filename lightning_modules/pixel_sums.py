@@ -1,9 +1,9 @@
-"""Sums over pixels that are exact in any order, queued on the device without ever waiting for it.
+"""Sums over pixels that are exact in any order, computed without waiting for the device.
 
-Counts are int64. What each pixel adds to the other sums is rounded to a multiple of 2^-20 before it is summed in
-float64. This holds while a sum stays below 2^33: confidences of 8e9 pixels, Brier scores (at most 2 per pixel) of 4e9,
-a negative log-likelihood of 1 nat per pixel on average over 8e9 pixels (of its maximum, 87.3, over 9e7). Beyond that,
-sums are as exact as float64 is. One pixel's rounding is at most 5e-7.
+Counts are int64. All other values are rounded per pixel to a multiple of 2^-20 (an error of at most 5e-7), and summed
+in float64. This is exact while a sum stays below 2^33: the confidences of 8e9 pixels, the Brier scores (at most 2 per
+pixel) of 4e9, or the negative log-likelihoods of 8e9 pixels with 1 nat on average (of 9e7 with the maximum of 87.3).
+Larger sums have the precision of float64.
 """
 
 import math
@@ -23,15 +23,15 @@ def quantize(values: Tensor) -> Tensor:
 
 
 def sum_by(keys: Sequence[Tensor], values: Tensor, shape: Sequence[int]) -> Tensor:
-    """Sums values by several keys: exact in any order, and without waiting for the device, as a bincount would.
+    """Sums values by several keys; exact in any order and, unlike a bincount, without waiting for the device.
 
     Args:
         keys: One (...) int64 tensor per dimension of the result, each in [0, size of that dimension).
         values: (...) int64.
-        shape: Of the result.
+        shape: Shape of the result.
 
     Returns:
-        Sums of that shape, int64.
+        int64 sums of that shape.
     """
     cells = torch.zeros_like(values)
     for key, size in zip(keys, shape, strict=True):
@@ -41,18 +41,18 @@ def sum_by(keys: Sequence[Tensor], values: Tensor, shape: Sequence[int]) -> Tens
 
 
 def count_confusion(labels: Tensor, truth: Tensor, num_classes: int) -> Tensor:
-    """Counts pixels by truth and prediction, (K, K) int64; those with truth K do not count."""
+    """Counts pixels by ground truth and prediction, (K, K) int64; pixels with ground truth K are ignored."""
     return sum_by((truth, labels), torch.ones_like(truth), (num_classes + 1, num_classes))[:-1]
 
 
 def bin_confidences(confidence: Tensor, num_bins: int) -> Tensor:
-    """Numbers the equal-width bin of each confidence in [0, 1]; bin b holds (b / n, (b + 1) / n], 0 goes to bin 0."""
+    """Returns the equal-width bin of each confidence in [0, 1]; bin b is (b / n, (b + 1) / n], and 0 is in bin 0."""
     edges = torch.linspace(0, 1, num_bins + 1, device=confidence.device, dtype=confidence.dtype)
     return torch.bucketize(confidence, edges[1:-1])
 
 
 def sum_squares(probabilities: Tensor) -> Tensor:
-    """Sums the squares of (K, H, W) values over K, one class at a time (a second map of K is large): (H, W) float64."""
+    """Sums the squares of (K, H, W) values over K, one class at a time to save memory; returns (H, W) float64."""
     total = torch.zeros_like(probabilities[0], dtype=torch.float64)
     for plane in probabilities:
         total += plane.double().square()
@@ -60,12 +60,12 @@ def sum_squares(probabilities: Tensor) -> Tensor:
 
 
 def sum_calibration(confidence: Tensor, correct: Tensor, truth: Tensor, num_classes: int) -> dict[str, Tensor]:
-    """Sums pixels and confidences over the 15 bins of the data set's ECE, and over the 10 of each class's.
+    """Sums pixels and confidences in the 15 bins of the data set's ECE and the 10 bins of each class's.
 
     Args:
         confidence: (H, W) float32 in [0, 1].
         correct: (H, W) bool.
-        truth: (H, W) int64, class in [0, K), or K if the pixel does not count.
+        truth: (H, W) int64, class in [0, K), or K if the pixel is ignored.
         num_classes: Number of classes K.
 
     Returns:

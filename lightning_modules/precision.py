@@ -1,4 +1,4 @@
-"""Whether bf16 pays on this machine: a CPU without bf16 instructions computes it much slower than float32."""
+"""A warning on CPUs without bf16 instructions, where bf16 is much slower than float32."""
 
 import time
 from functools import cache
@@ -11,11 +11,11 @@ RUNS = 3
 
 
 def warn_of_slow_bf16(precision: str, device: torch.device) -> None:
-    """Warns if a run is to compute in bf16 on a CPU on which that takes longer than float32.
+    """Warns if a run uses bf16 on a CPU on which it is slower than float32.
 
     Args:
-        precision: Of the run, as the Trainer names it.
-        device: Of the run.
+        precision: Precision of the run, as the Trainer names it.
+        device: Device of the run.
     """
     if device.type != "cpu" or not precision.startswith("bf16"):
         return
@@ -30,15 +30,15 @@ def warn_of_slow_bf16(precision: str, device: torch.device) -> None:
 
 @cache
 def time_convolution(dtype: torch.dtype) -> float:
-    """Returns the shortest of some times that a small convolution takes on the CPU, in milliseconds.
+    """Returns the shortest of several timings of a small convolution on the CPU, in milliseconds.
 
-    Some milliseconds in all, once per process. No random number is drawn, so that no run comes out otherwise.
+    This takes a few milliseconds, once per process and dtype. It draws no random numbers, so results do not change.
     """
     image = torch.ones(1, 64, 32, 32, dtype=dtype, device="cpu").contiguous(memory_format=torch.channels_last)
     weight = torch.ones(64, 64, 3, 3, dtype=dtype, device="cpu").contiguous(memory_format=torch.channels_last)
     times = []
     with torch.no_grad(), torch.autocast("cpu", enabled=False):
-        for _ in range(RUNS + 1):  # the first one also prepares
+        for _ in range(RUNS + 1):  # the first one is a warm-up
             start = time.perf_counter()
             F.conv2d(image, weight, padding=1)
             times.append(1000 * (time.perf_counter() - start))

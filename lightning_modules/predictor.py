@@ -1,4 +1,4 @@
-"""The one seam: (network, image) -> probabilities, its default, and a stopwatch for it."""
+"""The seam for adaptation methods: predictors (network, image) -> probabilities, the default one, and a stopwatch."""
 
 import time
 from collections.abc import Callable
@@ -14,21 +14,21 @@ Predictor = Callable[[nn.Module, Tensor], Tensor]
 
 
 def describe_adaptations(predictor: Predictor, count: int) -> list[dict[str, Any] | None]:
-    """Returns what a predictor has to say of each of so many images that it has just predicted, for JSON.
+    """Returns the predictor's records, for JSON, of how it adapted to each of the `count` images it has just predicted.
 
-    A predictor that adapts has ``adaptations``, one per image; of others it is None.
+    They come from the predictor's ``adaptations``, one per image; a predictor without them gives None per image.
     """
     adaptations = getattr(predictor, "adaptations", None)
     return [None] * count if adaptations is None else [adaptation.to_record() for adaptation in adaptations]
 
 
 def predict_logits(network: nn.Module, image: Tensor) -> Tensor:
-    """Runs a network.
+    """Runs a network and returns its logits at the size of the image.
 
     Args:
-        network: Any module (B, 3, H, W) -> (B, K, H, W) logits. Logits may also lie in a mapping, under ``out``
-            (torchvision) or ``logits``, or be an attribute ``logits`` (transformers). Those of another size are resized
-            bilinearly.
+        network: Any module (B, 3, H, W) -> (B, K, H, W) logits. It may also return a mapping with the logits under
+            ``out`` (torchvision) or ``logits``, or an object with an attribute ``logits`` (transformers). Logits of
+            another size are resized bilinearly.
         image: (B, 3, H, W) float, normalised.
 
     Returns:
@@ -44,10 +44,10 @@ def predict_logits(network: nn.Module, image: Tensor) -> Tensor:
 
 
 def lay_out(network: nn.Module, image: Tensor) -> Tensor:
-    """Returns a (B, 3, H, W) image in the memory layout that a network is fastest with.
+    """Returns a (B, 3, H, W) image in the memory layout that is fastest for a network.
 
-    A network says so by an attribute ``channels_last`` that is true: its convolutions then run on features whose
-    channels lie side by side, and no module of it may rely on their strides. Images in training stay as they come.
+    A network whose attribute ``channels_last`` is true gets images in channels-last layout, so none of its modules may
+    rely on the strides of features. In training mode, images are not changed.
     """
     if getattr(network, "channels_last", False) and not network.training:
         return image.contiguous(memory_format=torch.channels_last)
@@ -55,7 +55,7 @@ def lay_out(network: nn.Module, image: Tensor) -> Tensor:
 
 
 def run_network(network: nn.Module, image: Tensor) -> Tensor:
-    """Runs a network, and leaves its logits at the size that they have; otherwise as `predict_logits`."""
+    """Runs a network and returns its logits at their own size; otherwise like `predict_logits`."""
     output = network(lay_out(network, image))
     logits = find_logits(output)
     if not isinstance(logits, Tensor) or logits.ndim != 4:
@@ -68,7 +68,7 @@ def run_network(network: nn.Module, image: Tensor) -> Tensor:
 
 
 def predict_plainly(network: nn.Module, image: Tensor) -> Tensor:
-    """The default predictor: one forward and softmax, the network as it is (t-BN in evaluation mode).
+    """Predicts without adaptation, by one forward pass and a softmax: the default (t-BN in evaluation mode).
 
     Args:
         network: Any module (B, 3, H, W) -> (B, K, H, W).
@@ -89,7 +89,7 @@ class Stopwatch:
         self._on_cuda = device.type == "cuda"
 
     def __enter__(self) -> "Stopwatch":
-        """Starts."""
+        """Starts the stopwatch."""
         if self._on_cuda:
             self._start = torch.cuda.Event(enable_timing=True)
             self._stop = torch.cuda.Event(enable_timing=True)
@@ -99,7 +99,7 @@ class Stopwatch:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Stops, without waiting for the device."""
+        """Stops the stopwatch, without waiting for the device."""
         if self._on_cuda:
             self._stop.record(torch.cuda.current_stream(self._device))
         else:

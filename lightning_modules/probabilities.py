@@ -1,7 +1,7 @@
-"""What may be done to class probabilities as if it were done to the logits behind them.
+"""Operations on class probabilities that are equivalent to operations on the logits behind them.
 
-The logarithm of a softmax is the logits minus one number per pixel, the same for all classes. What is linear in the
-logits therefore needs no logits: softmax(f(log p)) equals softmax(f(logits)).
+The logarithm of a softmax is the logits minus one number per pixel, the same for all classes. An operation f that is
+linear in the logits therefore does not need them: softmax(f(log p)) equals softmax(f(logits)).
 """
 
 import math
@@ -35,15 +35,15 @@ def resize_probabilities(probabilities: Tensor, size: Sequence[int]) -> Tensor:
 def scale_temperature(probabilities: Tensor, temperature: float) -> Tensor:
     """Divides the logits behind probabilities by a temperature: p^(1/T), normalised again.
 
-    Above 1 it makes predictions less confident, below 1 more. The order of the classes stays, but for ties that
-    rounding makes.
+    A temperature above 1 makes predictions less confident, below 1 more confident. The order of the classes does not
+    change, except for ties caused by rounding.
 
     Args:
         probabilities: (B, K, H, W) float in [0, 1].
         temperature: T, above 0.
 
     Returns:
-        (B, K, H, W) float32 probabilities; the very tensor given if T is 1.
+        (B, K, H, W) float32 probabilities; the input itself if T is 1.
 
     Raises:
         ValueError: If the temperature is not a finite number above 0.
@@ -63,11 +63,11 @@ def check_temperature(temperature: float) -> None:
 
 
 def label_images(probabilities: Tensor, sizes: Sequence[Sequence[int]]) -> tuple[list[Tensor], list[Tensor]]:
-    """Labels a batch, each image at a size of its own.
+    """Labels a batch, each image at its own size.
 
     Args:
         probabilities: (B, K, h, w) float in [0, 1], on any device.
-        sizes: (H, W) of each image.
+        sizes: Size (H, W) of each image's result.
 
     Returns:
         B labels (H, W) uint8, and B confidences (H, W) float32 in [0, 1], the probability of the label; on the host.

@@ -1,17 +1,17 @@
-"""What the processes of a run share."""
+"""Communication between the processes of a distributed run."""
 
 import torch.distributed
 from torch import Tensor
 
 
 def are_several() -> bool:
-    """Returns whether this process belongs to a group of several."""
+    """Returns whether the run has several processes."""
     group = torch.distributed
     return group.is_available() and group.is_initialized() and group.get_world_size() > 1
 
 
 def average_over_processes(values: Tensor) -> Tensor:
-    """Returns the mean of a tensor over all processes; the tensor itself in a run of one."""
+    """Returns the mean of a tensor over all processes; with one process, the tensor itself."""
     if not are_several():
         return values
     total = values.clone()
@@ -20,7 +20,7 @@ def average_over_processes(values: Tensor) -> Tensor:
 
 
 def gather_from_processes(values: Tensor) -> Tensor:
-    """Returns the (N, ...) tensors of all processes behind each other, in order; without gradients."""
+    """Returns the (N, ...) tensors of all processes, concatenated in order of rank; without gradients."""
     if not are_several():
         return values.detach()
     found = [torch.empty_like(values) for _ in range(torch.distributed.get_world_size())]

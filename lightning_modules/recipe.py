@@ -1,4 +1,4 @@
-"""What training is made of: the loss of a batch, a check for divergence, and the learning rate after resuming.
+"""Parts of training: the loss of a batch, a check for divergence, and the learning rate after resuming.
 
 Source: paper, Sec. 5 (implementation details) and Appendix A.
 """
@@ -14,16 +14,16 @@ from torch.optim.lr_scheduler import PolynomialLR
 from lightning_modules.metrics import IGNORED
 from lightning_modules.predictor import predict_logits
 
-KEYS = {"lr": "initial_lr", "momentum": "momentum", "weight_decay": "weight_decay"}  # of an optimizer's groups
+KEYS = {"lr": "initial_lr", "momentum": "momentum", "weight_decay": "weight_decay"}  # in parameter groups
 
 
 def continue_schedule(schedule: PolynomialLR, steps: int, power: float, settings: Mapping[str, float]) -> None:
-    """Has length and settings of this run count, where those of a checkpoint are others; says which changed.
+    """Applies this run's length and settings to a schedule restored from a checkpoint; logs the settings that changed.
 
     Args:
-        schedule: As the checkpoint left it, or new.
-        steps: Of the whole training.
-        power: Of the decay.
+        schedule: The learning rate schedule, new or restored from a checkpoint.
+        steps: Number of steps of the whole training.
+        power: Exponent of the polynomial decay.
         settings: ``lr``, ``momentum`` and ``weight_decay`` of this run.
     """
     groups = schedule.optimizer.param_groups
@@ -44,7 +44,7 @@ def predict_in_training(network: nn.Module, image: Tensor) -> Tensor:
     """Returns the (B, K, H, W) logits of a (B, 3, H, W) batch.
 
     Raises:
-        ValueError: If the batch is a single image, and a BatchNorm of the network needs several.
+        ValueError: If the batch is a single image and a BatchNorm of the network needs several.
     """
     try:
         return predict_logits(network, image)
@@ -61,7 +61,7 @@ def compute_loss(logits: Tensor, mask: Tensor) -> Tensor:
     """Computes the mean cross-entropy over the labelled pixels; 0 if there are none.
 
     Args:
-        logits: (B, K, H, W) of any float type.
+        logits: (B, K, H, W) logits of any float type.
         mask: (B, H, W) int64 in [0, K), or 255 where ignored.
     """
     labelled = (mask != IGNORED).sum().clamp_min(1)

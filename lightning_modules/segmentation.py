@@ -1,4 +1,4 @@
-"""The LightningModule: trains on the source, and scores whatever predictor sits at its seam."""
+"""The LightningModule: trains on the source domain, and scores the predictions of the installed predictor."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
@@ -31,7 +31,7 @@ from lightning_modules.training.method import (
     train_step,
 )
 
-OF_TRAINING = "training_method."  # begins the names of what a checkpoint's weights have no part of
+OF_TRAINING = "training_method."  # prefix of the method's tensors, which checkpoints keep apart from weights
 
 
 class Evaluation(TypedDict):
@@ -40,10 +40,10 @@ class Evaluation(TypedDict):
     Attributes:
         probabilities: (B, K, H, W) at image size.
         scores: One `Scores` per image, on the host.
-        milliseconds: Time at the seam, per image.
+        milliseconds: Prediction time per image.
         domain: Name of the data set.
-        name: Of each image.
-        adaptation: What the method has to say of each image, for JSON; None if there is no method.
+        name: Name of each image.
+        adaptation: The method's record of its adaptation to each image, for JSON; None without adaptation.
     """
 
     probabilities: Tensor
@@ -63,25 +63,25 @@ class SegmentationModule(LightningModule):
     Args:
         network: Any module (B, 3, H, W) -> (B, K, H, W) logits.
         num_classes: Number of classes K.
-        class_names: K names, for reports; numbers if None.
+        class_names: Names of the K classes, for reports; None uses numbers.
         lr: Initial learning rate.
-        momentum: Of SGD.
-        weight_decay: Of SGD.
-        power: Of the polynomial decay of the learning rate to 0, once per step.
-        released: Path of weights that the paper's authors released, for `DeepLabV1`.
-        temperature: Divides the logits behind every prediction of validation, test and predict, whatever the method;
-            above 0, 1 leaves them alone. `TemperatureSearch` fits it. The loss does not know it.
-        compile: Whether torch compiles the network, per image size: ``none``, ``default``, or ``reduce-overhead``,
-            which replays CUDA graphs. If that fails it runs as it is written, with a warning.
-        channels_last: Whether the network gets images with their channels side by side, see `lay_out`: faster on a GPU.
-            None leaves that to the network (this project's convolutional ones do, others do not), and images in
-            training as they come, by which every recipe here was measured: the other layout rounds otherwise.
-        other_classes: Whether a checkpoint may have been trained with other names of classes than the data's.
+        momentum: Momentum of SGD.
+        weight_decay: Weight decay of SGD.
+        power: Exponent of the learning rate's polynomial decay to 0, which is applied every step.
+        released: Path of a weights file released by the paper's authors, for `DeepLabV1`.
+        temperature: Divides the logits of every prediction in validation, test and predict, for all methods; above 0;
+            1 changes nothing. `TemperatureSearch` fits it. The training loss does not use it.
+        compile: How torch compiles the network, for each image size: ``none``, ``default``, or ``reduce-overhead``,
+            which replays CUDA graphs. If compilation fails, the network runs uncompiled, with a warning.
+        channels_last: Whether the network gets images in channels-last layout, which is faster on a GPU. None leaves
+            the choice to the network (this project's convolutional networks use it, others do not) and does not
+            change images in training, as in all measured recipes: rounding depends on the layout.
+        other_classes: Whether a checkpoint's class names may differ from the data's.
 
     Attributes:
-        origin: Class path and arguments of the network, as far as they are known; checkpoints hold it.
-        predictor: The seam: (network, image) -> (B, K, H, W) probabilities. Methods put themselves here.
-        training_method: What a training adds to the cross-entropy; to be set before `fit`.
+        origin: Class path and arguments of the network, as far as they are known; saved in checkpoints.
+        predictor: The seam: (network, image) -> (B, K, H, W) probabilities. Methods install their own here.
+        training_method: The training method, which may add losses to the cross-entropy; to be set before `fit`.
 
     Source: paper, Sec. 5 (implementation details) and Appendix A.
     """
@@ -135,7 +135,7 @@ class SegmentationModule(LightningModule):
         self._latest_loss: Tensor | None = None
 
     def setup(self, stage: str) -> None:
-        """Warns if the precision of the run does not pay on this machine; makes the training method ready.
+        """Warns if the run's precision is slow on this machine; prepares the training method.
 
         Raises:
             ValueError: If the training method does not suit the data, the network or the precision.
@@ -159,11 +159,11 @@ class SegmentationModule(LightningModule):
             self._prepared = True
 
     def forward(self, image: Tensor) -> Tensor:
-        """Predicts (B, K, H, W) probabilities of a (B, 3, H, W) image with whatever predictor is installed."""
+        """Predicts (B, K, H, W) probabilities of a (B, 3, H, W) image with the installed predictor."""
         return scale_temperature(self.predictor(self.network, image), self.temperature)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """Returns SGD with polynomial decay per step."""
+        """Returns SGD with polynomial decay of the learning rate per step."""
         optimizer = torch.optim.SGD(
             self.parameters(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay
         )
@@ -172,13 +172,13 @@ class SegmentationModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """Has length and settings of this run count, where those of a checkpoint are others."""
+        """Applies this run's length and optimizer settings where those of a checkpoint differ."""
         steps = int(self.trainer.estimated_stepping_batches)
         settings = {"lr": self.lr, "momentum": self.momentum, "weight_decay": self.weight_decay}
         continue_schedule(self.lr_schedulers(), steps, self.power, settings)  # type: ignore[arg-type]
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
-        """Returns the cross-entropy over the labelled pixels of a batch, and what the training method adds to it."""
+        """Returns the cross-entropy over the labelled pixels of a batch plus the training method's losses."""
         image, mask = batch["image"], batch["mask"]
         added: dict[str, Tensor] = {}
         if self.training_method is None:
@@ -198,7 +198,7 @@ class SegmentationModule(LightningModule):
         return loss
 
     def on_train_epoch_start(self) -> None:
-        """Lets the training method look at the source."""
+        """Starts the epoch of the training method, with access to the source images."""
         if self.training_method is not None:
             images = SourceImages(self.trainer.train_dataloader, self.device)  # type: ignore[arg-type]
             self.training_method.start_epoch(self.current_epoch, self.network, images)
@@ -211,7 +211,7 @@ class SegmentationModule(LightningModule):
         return logits
 
     def on_train_epoch_end(self) -> None:
-        """Stops a training whose loss or weights are NaN or infinite."""
+        """Stops training if the loss or the weights are NaN or infinite."""
         self._check_finite()
 
     def _check_finite(self) -> None:
@@ -219,8 +219,8 @@ class SegmentationModule(LightningModule):
             check_finite(self._latest_loss, self.parameters(), self.current_epoch, self.lr)
 
     def on_validation_start(self) -> None:
-        """Makes one set of sums per development set; refuses to choose on a target, or a network that is lost."""
-        self._check_finite()  # before a checkpoint of it is kept
+        """Resets the scores of each validation set; rejects target domains, and networks that have diverged."""
+        self._check_finite()  # before a checkpoint is saved
         check_not_targets(self.trainer.val_dataloaders)
         self._start_scores(self.trainer.val_dataloaders)
 
@@ -229,11 +229,11 @@ class SegmentationModule(LightningModule):
         return self._evaluate(batch, batch_idx, dataloader_idx)
 
     def on_validation_epoch_end(self) -> None:
-        """Logs ``val/miou``, ... in percent, ``val/brier`` and ``val/nll``; of several sets also ``val/SET/miou``."""
+        """Logs ``val/miou``, ... in percent, ``val/brier``, ``val/nll``; for several sets also ``val/SET/miou``, ..."""
         self._log_scores("val")
 
     def on_test_start(self) -> None:
-        """Makes one set of sums per target."""
+        """Resets the scores of each target."""
         self._start_scores(self.trainer.test_dataloaders)
 
     def test_step(self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0) -> Evaluation:
@@ -241,35 +241,35 @@ class SegmentationModule(LightningModule):
         return self._evaluate(batch, batch_idx, dataloader_idx)
 
     def on_test_epoch_end(self) -> None:
-        """Logs means over targets, as in validation; of several targets also ``test/TARGET/miou``, ..."""
+        """Logs means over targets, as in validation; for several targets also ``test/TARGET/miou``, ..."""
         self._log_scores("test")
 
     def add_scores(self, domain: str, scores: Scores) -> None:
-        """Adds what an earlier run has scored of a data set to the sums of this one.
+        """Adds an earlier run's scores of a data set to those of this run.
 
         Args:
             domain: One of `domains`.
-            scores: Summed over the images; on one process only, as the sums of all are added up.
+            scores: Sum over the images; to be added on one process only, because the processes are summed.
         """
         self._scores[self.domains.index(domain)].update(scores.to(self.device))
 
     def on_predict_start(self) -> None:
-        """Names the data sets."""
+        """Finds the names of the data sets."""
         self.domains = name_domains(self.trainer.predict_dataloaders)
 
     def predict_step(self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any] | None:
-        """Labels a batch at the size that its images have on disk.
+        """Labels a batch at the size of its images on disk.
 
         Returns:
             ``name``, ``domain`` and ``adaptation`` as in a test; B ``labels`` (H', W') uint8; and B ``confidence``
             (H', W') float32 in [0, 1], the probability of the label. The size is the batch's ``size`` (B, 2), else its
-            mask's, else the image's. None if the images are too small, and the data leave out what is broken.
+            mask's, else the image's. None if the images are too small and the data module skips broken images.
         """
         check_batch(batch, "image")
         image = batch["image"]
         sizes = [batch["mask" if "mask" in batch else "image"].shape[-2:]] * len(image)
         if "size" in batch:
-            sizes = batch["size"].tolist()  # before the network has work, or it would be waited for
+            sizes = batch["size"].tolist()  # before the network runs, as this waits for the device
         try:
             predicted = self._predict(batch, batch_idx)
         except TooSmallError as error:
@@ -286,9 +286,9 @@ class SegmentationModule(LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes weights as others name them.
+        """Renames a checkpoint's weights to this module's names, and checks its origin.
 
-        Raises ValueError if the checkpoint belongs to another network or other classes; names what differs.
+        Raises ValueError if it is of another network, other classes or another training method, or cannot be resumed.
         """
         own = self.state_dict()
         method = {name: own.pop(name) for name in list(own) if name.startswith(OF_TRAINING)}
@@ -303,7 +303,7 @@ class SegmentationModule(LightningModule):
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the names of the classes, and what else weights do not say of themselves."""
+        """Adds the class names and the origin, and moves the training method's state out of the weights."""
         checkpoint["class_names"] = self.class_names
         checkpoint["origin"] = describe_origin(self)
         weights = checkpoint["state_dict"]
@@ -329,7 +329,7 @@ class SegmentationModule(LightningModule):
         }
 
     def _predict(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
-        """Predicts the probabilities of a batch; an error about its images says which they are."""
+        """Predicts the probabilities of a batch; adds the names of its images to errors."""
         try:
             probabilities = self(batch["image"])
         except ValueError as error:
@@ -364,7 +364,7 @@ class SegmentationModule(LightningModule):
                 )
         values, classes = name_scores(stage, summaries, self.class_names)
         for key, value in values.items():
-            # The same on all processes: their maximum is exact, where the mean of three equal numbers need not be.
+            # The value is the same on all processes: its maximum is exact, while the mean of equal numbers may round.
             self.log(key, value, prog_bar=key.endswith("/miou"), sync_dist=True, reduce_fx="max")
         if not self.trainer.sanity_checking:
             for logger in self.loggers:  # not by self.log: it would print a line per class and domain

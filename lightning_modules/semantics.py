@@ -1,4 +1,4 @@
-"""Where a paper's text and its authors' code differ, methods follow the one or the other."""
+"""The choice between a paper's text and its authors' released code, where the two differ."""
 
 from typing import Literal, get_args
 
@@ -6,6 +6,6 @@ Semantics = Literal["paper", "released"]
 
 
 def check_semantics(semantics: str) -> None:
-    """Raises ValueError if there are no such semantics."""
+    """Raises ValueError if the semantics are unknown."""
     if semantics not in get_args(Semantics):
         raise ValueError(f"semantics is {semantics!r}: expected paper or released")

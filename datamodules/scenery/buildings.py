@@ -19,7 +19,7 @@ BARRIER_HEIGHTS = {"wall": (1.5, 2.8), "fence": (1.3, 2.3), "hedge": (1.1, 1.9),
 
 
 class Facade:
-    """How a building of some height looks, drawn from a street's palettes; only high ones have a shop. In metres."""
+    """The look of a building, drawn from a street's palettes; only high buildings have a shop. Lengths are metres."""
 
     def __init__(self, street: Street, height: float, has_shop: bool) -> None:
         dice, domain = street.dice, street.domain
@@ -32,10 +32,10 @@ class Facade:
         self.bay = self.window[0] + dice.between(0.9, 2.0)  # distance between windows
         self.floor = self.window[1] + dice.between(1.3, 1.7)  # height of a storey
         self.shop = dice.pick(domain.paints) if has_shop and height > 7 else None  # colour of the band above it
-        self.seed = int(dice.integers(2**31))  # of what differs from window to window
+        self.seed = int(dice.integers(2**31))  # seed of what differs between windows
 
     def draw(self, canvas: Canvas, start: Point, end: Point, share: float, brightness: float) -> None:
-        """Paint a wall between two ground points, of which only a share of the whole length is visible."""
+        """Paints the visible part of a wall, between two ground points; it is a share of the wall's length."""
         camera = canvas.camera
         nearest, farthest = sorted((start[1], end[1]))
         top = min(self.height, camera.eye + 1.05 * camera.horizon * farthest / camera.focal)
@@ -54,10 +54,10 @@ class Facade:
         canvas.paste(cv2.convertScaleAbs(picture, alpha=brightness), corners, surface)
 
     def draw_front(self, lit: float, length: float, visible: Point, density: Point) -> np.ndarray:
-        """Draw a share of lit windows on a wall of some length that is seen straight on.
+        """Draws a wall of some length seen straight on, with a share `lit` of its windows lit.
 
-        Only the visible length, from the left, and height are drawn, at a density of pixels per metre across and up.
-        The bottom row of the image (H, W, 3) uint8 is the ground.
+        Only the visible length (from the left) and height are drawn, at a density in pixels per metre across and up.
+        Returns the image (H, W, 3) uint8, whose bottom row is at the ground.
         """
         across, up = density
         columns, rows = max(2, round(visible[0] * across)), max(2, round(visible[1] * up))
@@ -112,16 +112,16 @@ class Facade:
 def stand_building(
     facade: Facade, near: Point, far: Point, breadth: float, shows_front: bool, rise: float, roof: Colour
 ) -> Item:
-    """Return a block with one facade along the street, between two corners, and one that faces the camera.
+    """Returns a block with one facade along the street, between two corners, and one that faces the camera.
 
-    The breadth is signed, in x from the street to the back; the pitched roof rises above the eaves' height, if not 0.
+    The breadth is signed: in x, from the street to the back. `rise` is the roof's height above the eaves; 0 is flat.
     """
     (x, z), (far_x, far_z), height = near, far, facade.height
     side, ridge = float(np.sign(breadth)), np.array([0.5 * breadth, rise, 0.0])  # the ridge as seen from the eaves
 
     def draw(canvas: Canvas) -> None:
         camera, light = canvas.camera, canvas.light
-        seen = max(z, 0.7 * abs(x) * camera.focal / camera.width, 1.0)  # depth from which it is in view
+        seen = max(z, 0.7 * abs(x) * camera.focal / camera.width, 1.0)  # depth at which it comes into view
         if far_z - seen > 0.3:
             share = (far_z - seen) / (far_z - z)
             start = far_x + share * (x - far_x)
@@ -144,16 +144,17 @@ def stand_building(
 
 
 def quantise(density: float) -> float:
-    """Round pixels per metre to powers of the square root of 2, so that few texture sizes need to be kept."""
+    """Rounds pixels per metre to powers of the square root of 2, so that few texture sizes need to be kept."""
     return float(2.0 ** (round(2.0 * np.log2(min(max(density, 1.0), 90.0))) / 2.0))
 
 
 def stand_panel(
     canvas: Canvas, label: TrainId, start: Point, end: Point, height: float, least: float
 ) -> tuple[np.ndarray, Surface] | None:
-    """Return pixels (4, 2) and the surface of an upright panel between two ground points, or None if it is too narrow.
+    """Returns the corners (4, 2) in pixels and the surface of an upright panel between two ground points.
 
-    It has to be in view and `least` pixels wide; its corners are upper start, upper end, lower end, lower start.
+    The corners are upper start, upper end, lower end, lower start. Returns None if the panel is out of view or narrower
+    than `least` pixels.
     """
     (x, z), (end_x, end_z) = start, end
     corners = np.array([(x, height, z), (end_x, height, end_z), (end_x, 0.0, end_z), (x, 0.0, z)])
@@ -166,7 +167,7 @@ def stand_panel(
 
 
 def stand_barrier(kind: str, variant: int, start: Point, end: Point, height: float) -> Item:
-    """Return one section of a "wall", "fence" or "hedge" between two ground points, of a height in metres."""
+    """Returns one section of a "wall", "fence" or "hedge" between two ground points, with a height in metres."""
 
     def draw(canvas: Canvas) -> None:
         panel = stand_panel(canvas, BARRIER_LABELS[kind], start, end, height, 1.0)
@@ -183,12 +184,12 @@ def stand_barrier(kind: str, variant: int, start: Point, end: Point, height: flo
 
 
 def plan_buildings(street: Street, side: Side) -> Iterator[Item]:
-    """Line one side of the street with buildings and lots."""
+    """Lines one side of the street with buildings and lots."""
     dice, kind, crossing, course = street.dice, street.kind, street.crossing, street.course
     is_set_back = side.setback > 2.0
     line = side.sign * (side.line + side.setback)
     along = -dice.between(0.0, 10.0)
-    previous = 0.0  # height of the building before, 0 if there is a gap
+    previous = 0.0  # height of the previous building, 0 if there is a gap
     while along < 105.0:
         length = dice.between(*kind.lengths)
         if crossing and crossing[0] - 6.0 < along < crossing[1] + 2.5:
@@ -218,7 +219,7 @@ def plan_buildings(street: Street, side: Side) -> Iterator[Item]:
 
 
 def plan_end(street: Street) -> Iterator[Item]:
-    """Put a building across the end of the street, or leave it open."""
+    """Puts a building across the end of the street, or leaves it open."""
     dice = street.dice
     if dice.chance(street.kind.open_end):
         return
@@ -230,7 +231,7 @@ def plan_end(street: Street) -> Iterator[Item]:
 
 
 def plan_barrier(street: Street, side: Side, near: float, far: float) -> Iterator[Item]:
-    """Close a lot or garden off with sections of a wall, fence or hedge, or leave it open."""
+    """Encloses a lot or garden with sections of a wall, fence or hedge, or leaves it open."""
     dice, place = street.dice, street.course.place
     kind = dice.pick_weighted({name: getattr(street.kind, name) for name in BARRIER_LABELS} | {"none": 0.2})
     height = dice.between(*BARRIER_HEIGHTS[kind])
@@ -244,7 +245,7 @@ def plan_barrier(street: Street, side: Side, near: float, far: float) -> Iterato
 
 
 def plan_railing(street: Street, side: Side) -> Iterator[Item]:
-    """Put a low fence between the road and the sidewalk, or none."""
+    """Puts a low fence between the road and the sidewalk, or none."""
     dice, place = street.dice, street.course.place
     if not dice.chance(0.16):
         return

@@ -1,4 +1,4 @@
-"""What a scene is painted with: a camera above a flat ground, light, and a picture that knows each pixel's surface."""
+"""The tools to paint a scene: a camera above a flat ground, light, and a canvas that stores each pixel's surface."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,11 +28,11 @@ class Camera:
     eye: float  # metres above the ground
 
     def scale(self, depth: float) -> float:
-        """Return pixels per metre at a depth in metres."""
+        """Returns pixels per metre at a depth in metres."""
         return self.focal / depth
 
     def project(self, points: np.ndarray) -> np.ndarray:
-        """Project world points (..., 3) to pixels (..., 2); points behind `NEAR` are taken as lying on it."""
+        """Projects world points (..., 3) to pixels (..., 2); points closer than `NEAR` are moved to that depth."""
         scale = self.focal / np.maximum(points[..., 2], NEAR)
         pixels = np.empty((*points.shape[:-1], 2))
         pixels[..., 0] = points[..., 0] * scale + self.centre
@@ -40,7 +40,7 @@ class Camera:
         return pixels
 
     def project_upright(self, place: Point, points: np.ndarray) -> np.ndarray:
-        """Project points (N, 2), metres across and up in the upright plane that faces the camera at a place."""
+        """Projects points (N, 2), metres across and up in the upright plane that faces the camera at a place."""
         scale = self.scale(place[1])
         return points * (scale, -scale) + (self.centre + place[0] * scale, self.horizon + self.eye * scale)
 
@@ -54,7 +54,7 @@ class Pose:
     heading: float  # radians clockwise from straight ahead; at 0 the rear is seen
 
     def place(self, along: np.ndarray, up: np.ndarray, side: np.ndarray) -> np.ndarray:
-        """Turn metres ahead of, above and to the right of the place into world points (..., 3)."""
+        """Turns metres ahead of, above and to the right of the place into world points (..., 3)."""
         sine, cosine = np.sin(self.heading), np.cos(self.heading)
         points = np.empty((*np.broadcast(along, up, side).shape, 3))
         points[..., 0] = self.x + along * sine + side * cosine
@@ -63,7 +63,7 @@ class Pose:
         return points
 
     def footprint(self, length: float, width: float) -> np.ndarray:
-        """Return the corners (4, 2), as world x, z, of a rectangle around the place."""
+        """Returns the corners (4, 2), as world x, z, of a rectangle around the place."""
         along, side = (rectangle(-0.5, 0.5, -0.5, 0.5) * (length, width)).T
         return self.place(along, np.zeros(1), side)[:, [0, 2]]
 
@@ -77,7 +77,7 @@ class Light:
     lamps: float  # share of lamps and windows that are lit, 0 to 1
 
     def on(self, x: float, y: float, z: float) -> float:
-        """Return the brightness factor of a face with the normal (x, y, z)."""
+        """Returns the brightness factor of a face with the normal (x, y, z)."""
         sunlit = max(0.0, x * self.direction[0] + y * self.direction[1] + z * self.direction[2])
         return (1.0 - self.sun) * (0.86 + 0.14 * y) + self.sun * (0.45 + 0.85 * sunlit)
 
@@ -92,14 +92,14 @@ class Surface(NamedTuple):
 
 
 def upright(label: TrainId, depth: float) -> Surface:
-    """Return an upright surface that faces the camera at a depth in metres."""
+    """Returns an upright surface that faces the camera at a depth in metres."""
     return Surface(label, 1.0 / depth)
 
 
 class Canvas:
     """An image (H, W, 3) uint8 and the number of the surface (H, W) uint16 at each pixel, painted back to front.
 
-    What is painted without a surface is a detail: it keeps the surface below.
+    Anything painted without a surface is a detail: it keeps the surface below.
     """
 
     def __init__(self, camera: Camera, light: Light) -> None:
@@ -110,24 +110,24 @@ class Canvas:
         self.surfaces = {Surface(TrainId.SKY, 0.0): 0}
 
     def number(self, surface: Surface) -> int:
-        """Return the number that stands for a surface."""
+        """Returns the number that stands for a surface."""
         return self.surfaces.setdefault(surface, len(self.surfaces))
 
     def fill(self, outline: np.ndarray, colour: Colour | None, surface: Surface | None = None) -> None:
-        """Fill a polygon (N, 2) of pixels; without a colour it is seen through."""
+        """Fills a polygon (N, 2) of pixels; without a colour it is transparent."""
         self._draw(cv2.fillPoly, ([to_subpixels(outline)],), colour, surface)
 
     def fill_world(self, outline: np.ndarray, colour: Colour, surface: Surface | None = None) -> None:
-        """Fill a polygon (N, 3) of world points in front of the camera."""
+        """Fills a polygon (N, 3) of world points in front of the camera."""
         self.fill(self.camera.project(outline), colour, surface)
 
     def fill_circle(self, centre: np.ndarray, radius: float, colour: Colour) -> None:
-        """Fill a circle given in pixels."""
+        """Fills a circle given in pixels."""
         reach = max(1, round(radius * SUBPIXELS))
         cv2.circle(self.image, to_subpixels(centre).tolist(), reach, colour, -1, cv2.LINE_AA, SUBPIXEL_BITS)
 
     def trace(self, path: np.ndarray, colour: Colour, width: float, surface: Surface | None = None) -> None:
-        """Draw an open path (N, 2) of pixels with a line width in pixels (at least one)."""
+        """Draws an open path (N, 2) of pixels with a line width in pixels (at least one)."""
         self._draw(cv2.polylines, ([to_subpixels(path)], False), colour, surface, max(1, round(width)))
 
     def _draw(
@@ -139,7 +139,7 @@ class Canvas:
             draw(self.image, *shape, colour, *thickness, cv2.LINE_AA, SUBPIXEL_BITS)
 
     def paste(self, texture: np.ndarray, corners: np.ndarray, surface: Surface) -> None:
-        """Map a texture (h, w, 3 or 4) onto a convex quad (top left, top right, bottom right, bottom left) of pixels.
+        """Maps a texture (h, w, 3 or 4) onto a convex quad (top left, top right, bottom right, bottom left) of pixels.
 
         The surface covers the whole quad, also where a fourth channel lets the background show through.
         """
@@ -162,7 +162,7 @@ class Canvas:
         self.numbers[low[1] : high[1], low[0] : high[0]][mask > 0] = self.number(surface)
 
     def stamp(self, sprite: np.ndarray, ramp: np.ndarray, corners: np.ndarray, surface: Surface) -> None:
-        """Paint a sprite of shade and cover (h, w, 2) between two pixels (2, 2), its top left and bottom right corner.
+        """Paints a sprite of shade and cover (h, w, 2) between two pixels (2, 2), its top left and bottom right corner.
 
         Its shades are coloured by a ramp (256, 3).
         """
@@ -178,16 +178,16 @@ class Canvas:
         self.numbers[low[1] : high[1], low[0] : high[0]][mask] = self.number(surface)
 
     def multiply(self, top: int, gain: np.ndarray) -> None:
-        """Multiply the image from row `top` on by a gain (H - top, W)."""
+        """Multiplies the image from row `top` on by a gain (H - top, W)."""
         layers = cv2.merge([gain.astype(np.float32)] * 3)
         self.image[top:] = cv2.multiply(self.image[top:], layers, dtype=cv2.CV_8U)
 
     def labels(self) -> np.ndarray:
-        """Return the label (H, W) uint8 of each pixel."""
+        """Returns the label (H, W) uint8 of each pixel."""
         return np.take(np.array([surface.label for surface in self.surfaces], np.uint8), self.numbers)
 
     def nearness(self) -> np.ndarray:
-        """Return 1 / depth (H, W) float32 of each pixel in 1 / metres; the sky is 0."""
+        """Returns 1 / depth (H, W) float32 of each pixel in 1 / metres; the sky is 0."""
         planes = np.array([surface[1:] for surface in self.surfaces], np.float32).T.copy()
         columns = np.arange(self.camera.width, dtype=np.float32)
         rows = np.arange(self.camera.height, dtype=np.float32)[:, None]
@@ -198,34 +198,34 @@ class Canvas:
 class Item(NamedTuple):
     """Something that stands on the ground."""
 
-    footprint: np.ndarray  # what it covers: (N, 2) of world x, z
-    top: float  # metres; what casts its shadow reaches up to there
+    footprint: np.ndarray  # the ground it covers: (N, 2) of world x, z
+    top: float  # metres; height up to which it casts a shadow
     draw: Callable[[Canvas], None]
-    bottom: float = 0.0  # metres; where that starts
+    bottom: float = 0.0  # metres; height from which it casts a shadow
 
 
 def to_subpixels(points: np.ndarray) -> np.ndarray:
-    """Return pixels as the whole numbers of subpixels that OpenCV draws with."""
+    """Converts pixels to the int32 subpixels that OpenCV draws with."""
     return np.rint(points * SUBPIXELS).astype(np.int32)
 
 
 def rectangle(left: float, right: float, low: float, high: float) -> np.ndarray:
-    """Return the corners (4, 2) of a rectangle as (across, up)."""
+    """Returns the corners (4, 2) of a rectangle as (across, up)."""
     return np.array([(left, low), (left, high), (right, high), (right, low)])
 
 
 def ring(count: int, start: float = 0.0) -> np.ndarray:
-    """Return points (count, 2) on the unit circle, the first one at an angle in radians."""
+    """Returns points (count, 2) on the unit circle, the first one at an angle in radians."""
     angles = start + np.linspace(0, 2 * np.pi, count + 1)[:-1]
     return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
 def shade(colour: Colour, factor: float) -> Colour:
-    """Scale a colour, up to white."""
+    """Scales a colour; channels are clipped at 255."""
     red, green, blue = colour
     return min(255.0, red * factor), min(255.0, green * factor), min(255.0, blue * factor)
 
 
 def mix(first: Colour, second: Colour, share: float) -> Colour:
-    """Blend two colours; a share of 0 is the first, 1 the second."""
+    """Blends two colours; a share of 0 is the first, 1 the second."""
     return tuple(one * (1.0 - share) + other * share for one, other in zip(first, second, strict=True))

@@ -1,4 +1,4 @@
-"""The facts of the five worlds: palettes, frequencies of objects, and the light and camera they are seen with."""
+"""Definitions of the five domains: palettes, frequencies of objects, and the light and camera they are seen with."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -18,12 +18,12 @@ TrainId = IntEnum(  # the 19 evaluated classes of Cityscapes
 
 
 def palette(codes: str) -> tuple[Colour, ...]:
-    """Return colours from their hexadecimal codes, such as "ffffff" for white."""
+    """Returns colours from their hexadecimal codes, such as "ffffff" for white."""
     return tuple(tuple(bytes.fromhex(code)) for code in codes.split())
 
 
 def palettes(*codes: str) -> tuple[tuple[Colour, ...], ...]:
-    """Return several palettes."""
+    """Returns one palette for each string of codes."""
     return tuple(map(palette, codes))
 
 
@@ -33,7 +33,7 @@ class Look:
 
     sun: Range = (0.35, 0.6)  # how much of the light a cast shadow takes away, 0 to 1
     haze: Range = (0.001, 0.003)  # extinction of the air, per metre
-    air: Colour = (196, 212, 230)  # what distance fades into
+    air: Colour = (196, 212, 230)  # colour that distant objects fade into
     exposure: Range = (0.95, 1.08)  # gain on all channels
     gamma: Range = (0.95, 1.08)  # exponent on intensities in 0 to 1; above 1 darkens
     contrast: Range = (0.98, 1.1)  # spread around the mean of the image; 1 keeps it
@@ -50,7 +50,7 @@ class Look:
 class Domain:
     """One world: palettes, materials, frequencies, and the looks it is seen with; by default the source."""
 
-    # One is drawn per image.
+    # One look is drawn per image.
     looks: tuple[Look, ...] = (
         Look(),
         Look(sun=(0.45, 0.65), exposure=(1.0, 1.1)),
@@ -58,7 +58,7 @@ class Domain:
     )
     # Colour overhead, colour at the horizon.
     skies: tuple[tuple[Colour, ...], ...] = palettes("4682cd bed7f0", "6096d6 d0e0f0", "788cbe f0dec8", "8ca0b8 d6dce2")
-    clouds: Range = (0.0, 0.8)  # share of the sky that they cover, 0 to 1
+    clouds: Range = (0.0, 0.8)  # share of the sky that clouds cover, 0 to 1
     materials: tuple[str, ...] = ("brick", "plaster", "concrete", "panels")  # of facades, see `textures.MATERIALS`
     facades: tuple[Colour, ...] = palette(
         "ac5c46 965442 c4b496 cec4b6 a09e9c 848a94 c49c68 b87c60 8c968c d6ceaa 786860 a8b0be"
@@ -70,13 +70,13 @@ class Domain:
     asphalt: Range = (84, 112)  # grey level of the road
     road_tone: Colour = (1.0, 1.0, 1.04)  # colour of the road relative to grey
     pavement: tuple[Colour, ...] = palette("aca6a0 9c9a9a b8ac9c")  # sidewalks
-    # Of cars.
+    # Colours of cars.
     paints: tuple[Colour, ...] = palette("ceced2 24262c 80848a b02222 264894 e2e2de 966828 2e6a4c 5c1e28 deb234 4e5c70")
     clothes: tuple[Colour, ...] = palette("b22c30 2c4288 34363e e2ded4 d49e36 40765c 78528e 5c544e 1e222c ce7082")
     rates: Mapping[str, float] = field(default_factory=dict)  # factors on how often a kind of object is placed
 
     def rate(self, kind: str) -> float:
-        """Return the factor on the frequency of a kind of object, 1 if none is given."""
+        """Returns the factor on the frequency of a kind of object, 1 if none is given."""
         return self.rates.get(kind, 1.0)
 
 

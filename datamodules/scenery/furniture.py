@@ -46,7 +46,7 @@ LAMP_HEAD = np.array([(-0.45, 0.0), (-0.38, 0.16), (0.38, 0.16), (0.45, 0.0)])
 LAMP_GLASS = np.array([(-0.34, -0.09), (-0.36, 0.02), (0.36, 0.02), (0.34, -0.09)])
 SIGNAL_CASE = rectangle(-0.27, 0.27, -0.66, 0.66)
 SIGNAL_LAMPS = np.array([[(0.0, 0.41)], [(0.0, 0.0)], [(0.0, -0.41)]])
-# Width and height of a crown where its size is 0, and what is added where it is 1; and where it starts, if it is fixed.
+# Width and height of a crown at size 0; their increase up to size 1; and the height at which it starts, if fixed.
 CROWNS = {
     "bush": ((1.2, 1.0), (1.4, 1.0), -0.1),
     "round": ((3.4, 3.2), (2.6, 2.6), None),
@@ -57,7 +57,7 @@ LEVELS = np.linspace(0.0, 1.0, 256)[:, None]  # from shade to light
 
 
 class Layer(NamedTuple):
-    """What is painted in an upright plane that faces the camera; (across, up) are metres from a point on the ground."""
+    """A shape in an upright plane that faces the camera; (across, up) are metres from a point on the ground."""
 
     outline: np.ndarray  # (N, 2) as (across, up); a single point is the middle of a traffic light's lamp
     colour: Colour
@@ -65,7 +65,7 @@ class Layer(NamedTuple):
 
 
 def draw_layers(place: Point, layers: list[Layer], canvas: Canvas) -> None:
-    """Paint layers that stand at a place, one over the other."""
+    """Paints layers that stand at a place, one over the other."""
     for outline, colour, label in layers:
         pixels = canvas.camera.project_upright(place, outline)
         if len(pixels) == 1:
@@ -75,7 +75,7 @@ def draw_layers(place: Point, layers: list[Layer], canvas: Canvas) -> None:
 
 
 def grow_plant(street: Street, across: float, along: float, is_bush: bool) -> Item:
-    """Grow a tree or a bush at a place."""
+    """Grows a tree or a bush at a place."""
     dice = street.dice
     foliage, gain = dice.pick(street.domain.foliage), dice.between(0.85, 1.15)
     leaves = tuple(shade(leaf, gain) for leaf in foliage)
@@ -104,7 +104,7 @@ def grow_plant(street: Street, across: float, along: float, is_bush: bool) -> It
 
 
 def plan_garden(street: Street, side: Side, near: float, far: float) -> Iterator[Item]:
-    """Grow trees and bushes on a lot."""
+    """Grows trees and bushes on a lot."""
     dice = street.dice
     for along in space(near + 1.5, far - 1.0, 4.5):
         if along > 3.0 and dice.chance(0.75 * street.domain.rate("tree")):
@@ -113,7 +113,7 @@ def plan_garden(street: Street, side: Side, near: float, far: float) -> Iterator
 
 
 def plan_trees(street: Street, side: Side) -> Iterator[Item]:
-    """Plant a row of trees along the kerb."""
+    """Plants a row of trees along the kerb."""
     dice = street.dice
     if not dice.chance(street.kind.trees * street.domain.rate("tree")):
         return
@@ -128,7 +128,7 @@ def plan_trees(street: Street, side: Side) -> Iterator[Item]:
 def stand_post(
     street: Street, across: float, along: float, height: float, radius: float, colour: Colour, arm: float, *hung: Layer
 ) -> Item:
-    """Return an upright pole with a horizontal arm of a signed length at the top, if not 0, and what hangs on it."""
+    """Returns an upright pole with layers hung on it, and at its top a horizontal arm if its signed length is not 0."""
     place = street.course.place(across, along)
     scale, brightness = street.camera.scale(along), street.light.on(0.0, 0.2, -0.9)
     width, lit = max(radius, 0.6 / scale), shade(colour, brightness)
@@ -144,7 +144,7 @@ def stand_post(
 
 
 def hang_signal(across: float, up: float, state: int | None) -> list[Layer]:
-    """Return a traffic light of which one lamp is lit, 0 red, 1 amber or 2 green, or which shows its back (None)."""
+    """Returns a traffic light with one lit lamp (0 red, 1 amber, 2 green), or seen from behind (None)."""
     middle = across, up
     case = Layer(middle + SIGNAL_CASE, (30, 34, 34), TrainId.TRAFFIC_LIGHT)
     if state is None:
@@ -154,7 +154,7 @@ def hang_signal(across: float, up: float, state: int | None) -> list[Layer]:
 
 
 def hang_sign(street: Street, sign: Sign, across: float, up: float, radius: float) -> list[Layer]:
-    """Return a traffic sign."""
+    """Returns a traffic sign."""
     brightness = 0.5 + 0.5 * street.light.on(0.0, 0.0, -1.0)
     layers: list[Layer] = []
     for outline, size, shift, colour in sign:
@@ -164,7 +164,7 @@ def hang_sign(street: Street, sign: Sign, across: float, up: float, radius: floa
 
 
 def plan_posts(street: Street, side: Side) -> Iterator[Item]:
-    """Set street lamps, small signs, big signs, and bollards."""
+    """Sets street lamps, small signs, big signs, and bollards."""
     dice = street.dice
     pole = dice.pick(POLES)
     across = side.sign * (side.edge + 0.45)
@@ -197,7 +197,7 @@ def plan_posts(street: Street, side: Side) -> Iterator[Item]:
 
 
 def plan_signals(street: Street) -> Iterator[Item]:
-    """Set traffic lights at the crossing, or at a crosswalk without one."""
+    """Sets traffic lights at the crossing, or at a crosswalk without one."""
     dice, crossing = street.dice, street.crossing
     if crossing and dice.chance(0.85):
         places = [crossing[0] - 1.0, crossing[1] + 1.0]

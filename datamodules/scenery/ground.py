@@ -1,4 +1,4 @@
-"""The ground of a street: how it is laid, and how it is drawn."""
+"""The ground of a street: its layout, and how it is drawn."""
 
 from functools import cache
 
@@ -19,10 +19,10 @@ RAIL: Colour = (66, 60, 58)
 
 
 class Ground:
-    """All that lies flat: outlines of world points (N, 3), painted one over the other.
+    """Everything flat: outlines of world points (N, 3), painted one over the other.
 
     Attributes:
-        crosswalk: How far ahead a crosswalk starts that people walk over, in metres, or None.
+        crosswalk: Distance in metres at which the crosswalk that people use starts, or None.
     """
 
     def __init__(self, street: Street) -> None:
@@ -36,7 +36,7 @@ class Ground:
         self.crosswalk = self._paint_crosswalks(street)
 
     def _lay_strips(self, street: Street) -> None:
-        """Lay the carriageway, on both sides a tram track, a verge, the sidewalk and the kerb, and the crossing."""
+        """Lays the carriageway, the tram track, verge, sidewalk and kerb of both sides, and the crossing street."""
         grass, asphalt, pavement = street.grass, street.asphalt, street.pavement
         track = (GRASS, grass) if street.dice.chance(0.5) else (ROAD, shade(asphalt, 1.12))
         left, right = street.sides
@@ -57,12 +57,12 @@ class Ground:
             self.patches.append((self.course.strip(-FAR, FAR, np.array(street.crossing)), ROAD, asphalt))
 
     def _paint(self, middle: float, half: float, near: float, far: float, colour: Colour = WHITE) -> None:
-        """Paint a patch of a half width around a distance from the street's middle; where it is long it bends."""
+        """Paints a patch with a half width around a distance from the street's middle; it follows the street's bend."""
         along = np.linspace(near, far, max(2, int((far - near) / 6) + 1))
         self.marks.append((self.course.strip(middle - half, middle + half, along), colour))
 
     def _paint_lanes(self, street: Street) -> None:
-        """Paint patches of newer asphalt, lane marks, lines at the edges, and rails."""
+        """Paints patches of newer asphalt, lane marks, lines at the edges, and rails."""
         dice, crossing, lanes = street.dice, street.crossing, street.lanes
         left, right = street.sides
         for _ in range(int(dice.integers(0, 4))):
@@ -86,7 +86,7 @@ class Ground:
                     self._paint(side.sign * side.track + rail, 0.06, 1.5, 110.0, RAIL)
 
     def _paint_crosswalks(self, street: Street) -> float | None:
-        """Paint crosswalks and a line to stop at; return where the first one starts."""
+        """Paints crosswalks and a stop line; returns the distance at which the first crosswalk starts, or None."""
         dice, crossing, (left, right) = street.dice, street.crossing, street.sides
         starts = [dice.between(9.0, 26.0)] if dice.chance(0.25) and not crossing else []
         if crossing and dice.chance(0.8):
@@ -101,7 +101,7 @@ class Ground:
         return starts[0]
 
     def draw(self, canvas: Canvas) -> None:
-        """Paint the ground below the horizon."""
+        """Paints the ground below the horizon."""
         camera = canvas.camera
         per_row = 1.0 / (camera.focal * camera.eye)
         surfaces = {label: Surface(label, -camera.horizon * per_row, per_row=per_row) for label in MATERIALS}
@@ -116,7 +116,7 @@ class Ground:
             canvas.fill_world(outline, colour)
 
     def _add_relief(self, canvas: Canvas, top: int, numbers: list[int]) -> None:
-        """Multiply rows from `top` on by the relief of their materials; it fades where pixels cover much ground."""
+        """Multiplies rows from `top` on by the relief of their materials; it fades with distance."""
         camera, course = canvas.camera, self.course
         rows = np.arange(top, camera.height, dtype=np.float32)[:, None]
         depth = camera.focal * camera.eye / np.maximum(rows - camera.horizon, 0.3)

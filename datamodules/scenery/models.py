@@ -8,14 +8,14 @@ from .canvas import rectangle
 from .domains import TrainId
 
 Point = tuple[float, float]  # along, up
-# Rectangles on a face: (left, right, low, high, paint), -1 to 1 across and 0 to 1 along the face. One that is not in
-# the middle is on both halves.
+# Rectangles on a face: (left, right, low, high, paint), -1 to 1 across and 0 to 1 along the face. Those that are not
+# centred are mirrored to the other half.
 Details = tuple[tuple[float, float, float, float, str], ...]
 Patches = tuple[tuple[str, np.ndarray], ...]  # on both sides: paint, and corners (4, 2) as (along, up)
 
 
 class Face(NamedTuple):
-    """What spans a hull's width, from one point of its side view to the next."""
+    """A face across a hull's width, from one point of its side view to the next."""
 
     along: float
     up: float
@@ -24,7 +24,7 @@ class Face(NamedTuple):
 
 
 class Hull(NamedTuple):
-    """A side view swept across the width; paints by their names."""
+    """A side view swept across the width; paints are given by name."""
 
     faces: tuple[Face, ...]  # from the rear bumper over the roof to the front; the last one is a point only
     width: float
@@ -46,14 +46,14 @@ class Model(NamedTuple):
 
 
 def make_car(length: float, width: float, tail: Point, roof: tuple[float, float, float], cowl: Point) -> Model:
-    """Describe a passenger car.
+    """Describes a passenger car.
 
     Args:
-        length: From bumper to bumper.
+        length: Length from bumper to bumper.
         width: Full width.
-        tail: Where the rear window starts (along, up).
-        roof: Where the roof starts and ends, along, and its height.
-        cowl: Where the windscreen starts, along, and the height of the bonnet.
+        tail: Start of the rear window (along, up).
+        roof: Start and end of the roof along the car, and its height.
+        cowl: Start of the windscreen along the car, and the height of the bonnet.
     """
     (rear, front, height), (foot, bonnet) = roof, cowl
     middle, belt = 0.5 * (rear + front), max(tail[1], bonnet + 0.06)
@@ -80,14 +80,14 @@ def make_car(length: float, width: float, tail: Point, roof: tuple[float, float,
 
 
 def make_box(span: Point, heights: Point, width: float, paint: str, rear: Details = (), patches: Patches = ()) -> Hull:
-    """Describe a box-shaped hull with details on its rear."""
+    """Describes a box-shaped hull with details on its rear."""
     (start, stop), (low, high) = span, heights
     outline = Face(start, low, paint, rear), Face(start, high, paint), Face(stop, high, paint), Face(stop, low, "dark")
     return Hull(outline, width, patches, flank=paint)
 
 
 def make_truck(length: float, height: float, cargo: str) -> Model:
-    """Describe a truck with a cab and a cargo box painted with `cargo`."""
+    """Describes a truck with a cab and a cargo box painted with `cargo`."""
     lamps = ((-0.98, -0.7, 0.3, 0.9, "tail"), (-0.25, 0.25, 0.2, 0.8, "plate"))
     doors = ((-0.02, 0.02, 0.06, 0.97, "dark"), (-0.62, -0.56, 0.06, 0.97, "metal"), (-1.0, 1.0, 0.0, 0.05, "metal"))
     stripe = (("accent", rectangle(0.3, length - 2.4, 0.56 * height, 0.7 * height)),)
@@ -115,7 +115,7 @@ def make_truck(length: float, height: float, cargo: str) -> Model:
 
 
 def make_bus(length: float) -> Model:
-    """Describe a city bus."""
+    """Describes a city bus."""
     faces = (
         Face(0.0, 0.35, "body", ((-0.97, -0.8, 0.25, 0.7, "tail"), (-0.6, 0.6, 0.2, 0.6, "dark"))),
         Face(0.0, 1.75, "body", ((-0.84, 0.84, 0.12, 0.72, "glass"), (-0.5, 0.5, 0.78, 0.95, "display"))),
@@ -137,9 +137,9 @@ def make_bus(length: float) -> Model:
 
 
 def make_tram(car: float, count: int) -> Model:
-    """Describe a tram of `count` cars that are each `car` metres long, with joints between, and a pantograph.
+    """Describes a tram of `count` cars that are each `car` metres long, with joints between, and a pantograph.
 
-    At the tram's ends, where the drivers sit, a car leans in.
+    The fronts at the tram's two ends lean inwards.
     """
     hulls: list[Hull] = []
     for index in range(count):
@@ -176,7 +176,7 @@ def make_tram(car: float, count: int) -> Model:
 
 
 def row_of_windows(start: float, stop: float, count: int, low: float, high: float) -> Patches:
-    """Return `count` upright windows between two points along the side."""
+    """Returns `count` upright windows between two points along the side."""
     pitch = (stop - start) / count
     lefts = [start + index * pitch + 0.05 for index in range(count)]
     return tuple(("glass", rectangle(left, left + pitch - 0.1, low, high)) for left in lefts)

@@ -1,4 +1,4 @@
-"""What happens to light between the scene and the file: air, lens, sensor, and compression."""
+"""The effects on an image between scene and file: air, lens, sensor, and compression."""
 
 from functools import cache
 
@@ -16,7 +16,7 @@ DRAWN = ("tint_strength", "haze", "exposure", "gamma", "contrast", "saturation",
 
 
 class Photographer:
-    """Turns painted colours into photographs with values that are drawn once from the ranges of a `Look`."""
+    """Turns painted colours into photographs, with parameters drawn once from the ranges of a `Look`."""
 
     def __init__(self, dice: Dice, look: Look) -> None:
         drawn = {name: dice.between(*getattr(look, name)) for name in DRAWN}
@@ -30,7 +30,7 @@ class Photographer:
         self.noise_shift = dice.random(), dice.random()
 
     def develop(self, image: np.ndarray, nearness: np.ndarray) -> np.ndarray:
-        """Turn painted colours (H, W, 3) uint8 at a nearness (H, W) in 1 / metres into a photograph; 0 is the sky."""
+        """Turns painted colours (H, W, 3) uint8 into a photograph; nearness (H, W) is 1 / metres, 0 for the sky."""
         light = self.add_air(image, nearness)
         if self.blur * image.shape[0] > 0.2:
             light = cv2.GaussianBlur(light, (0, 0), self.blur * image.shape[0])
@@ -48,16 +48,16 @@ class Photographer:
         return np.ascontiguousarray(decoded[..., ::-1])
 
     def add_air(self, image: np.ndarray, nearness: np.ndarray) -> np.ndarray:
-        """Fade colours into the colour of the air with distance; returns float32."""
+        """Fades colours into the colour of the air with distance; returns float32."""
         share = cv2.exp(cv2.divide(-self.haze, cv2.max(nearness, 1.0 / FARTHEST)))
-        # The sky has a colour of its own, which haze hides only in part.
+        # Haze hides the sky's own colour only in part.
         share[nearness <= 0] = 0.35 + 0.65 * np.exp(-self.haze * FARTHEST)
         kept = cv2.multiply(image, cv2.merge([share] * 3), dtype=cv2.CV_32F)
         air = self.air[:, None]
         return cv2.add(kept, cv2.transform(share, np.hstack([-air, air])))
 
     def make_grain(self, size: tuple[int, int]) -> np.ndarray:
-        """Return sensor noise (H, W, 3) float32 in grey levels, of a grain that does not depend on the size."""
+        """Returns sensor noise (H, W, 3) float32 in grey levels, whose grain scales with the image."""
         rows, columns = NOISE_ROWS, min(NOISE_TILE, max(1, round(NOISE_ROWS * size[1] / size[0])))
         top = int(self.noise_shift[0] * (NOISE_TILE - rows))
         left = int(self.noise_shift[1] * (NOISE_TILE - columns))

@@ -34,7 +34,7 @@ class Limb(NamedTuple):
 
 
 class TwoWheeler(NamedTuple):
-    """A bicycle or a motorcycle, and where its rider sits, holds on and has both feet."""
+    """A bicycle or a motorcycle, with the places of its rider's seat, hands and feet."""
 
     label: TrainId
     limbs: tuple[Limb, ...]
@@ -91,7 +91,7 @@ TWO_WHEELERS = {machine.label: machine for machine in (BICYCLE, MOTORCYCLE)}
 
 
 class Person:
-    """What a person wears, drawn from a street's palettes."""
+    """A person's clothes and colours, the clothes drawn from a street's palettes."""
 
     def __init__(self, street: Street) -> None:
         dice, clothes = street.dice, street.domain.clothes
@@ -105,7 +105,7 @@ class Person:
         self.helmet: Colour | None = None
 
     def walk(self, stride: float) -> list[Limb]:
-        """Return the limbs of a standing (stride 0) or walking adult of 1.75 m."""
+        """Returns the limbs of a standing (stride 0) or walking adult of 1.75 m."""
         step = 0.34 * stride
         hip, shoulder = 0.92, 1.42
         leg = self.skin if self.has_skirt else self.bottom
@@ -131,7 +131,7 @@ class Person:
         return limbs + self._hold_head(0.0, 1.44)
 
     def ride(self, machine: TwoWheeler, lean: float) -> list[Limb]:
-        """Return the limbs of a person on a two-wheeler who leans forward by some metres."""
+        """Returns the limbs of a person on a two-wheeler who leans forward by some metres."""
         seat, grip, pedal = machine.seat, machine.grip, machine.pedal
         neck = (seat[0] + lean, seat[1] + 0.55)
         limbs: list[Limb] = []
@@ -153,7 +153,7 @@ class Person:
         return limbs + self._hold_head(*neck)
 
     def _hold_head(self, along: float, up: float) -> list[Limb]:
-        """Return neck, head, and hair or helmet above a point between the shoulders."""
+        """Returns neck, head, and hair or helmet above a point between the shoulders."""
         thickness = 0.135 if self.helmet else 0.112
         top = (along - 0.01, up + 0.27, 0.0), (along - 0.01, up + 0.3, 0.0)
         return [
@@ -164,7 +164,7 @@ class Person:
 
 
 def outline_limbs(ends: np.ndarray, radii: np.ndarray) -> np.ndarray:
-    """Return rounded outlines (N, 10, 2) of bars between pixels (N, 2, 2) with radii (N, 2) in pixels."""
+    """Returns rounded outlines (N, 10, 2) of bars between pixels (N, 2, 2) with radii (N, 2) in pixels."""
     radii = np.maximum(radii, 0.55)
     direction = np.arctan2(ends[:, 1, 1] - ends[:, 0, 1], ends[:, 1, 0] - ends[:, 0, 0])
     angles = np.concatenate([CAP_ANGLES + np.pi, CAP_ANGLES])[None] + direction[:, None]
@@ -174,7 +174,7 @@ def outline_limbs(ends: np.ndarray, radii: np.ndarray) -> np.ndarray:
 
 
 def draw_wheels(canvas: Canvas, machine: TwoWheeler, pose: Pose, surface: Surface) -> None:
-    """Paint the upright wheels of a two-wheeler, whose whole discs carry its label."""
+    """Paints the upright wheels of a two-wheeler, whose whole discs carry its label."""
     scale = canvas.camera.scale(pose.z)
     for along, radius, tyre in machine.wheels:
         points = pose.place(along + radius * np.cos(RING), radius * (1 + np.sin(RING)), np.zeros(1))
@@ -193,7 +193,7 @@ def draw_wheels(canvas: Canvas, machine: TwoWheeler, pose: Pose, surface: Surfac
 def stand_figure(
     pose: Pose, person: list[Limb], machine: TwoWheeler | None = None, paint: Colour = TYRE, stature: float = 1.0
 ) -> Item:
-    """Return a person, scaled by a stature, a two-wheeler in some paint, or one on the other."""
+    """Returns a person scaled by a stature, a two-wheeler in some paint, or a rider on a two-wheeler."""
 
     def draw(canvas: Canvas) -> None:
         scale = canvas.camera.scale(pose.z)
@@ -219,7 +219,7 @@ def stand_figure(
 
 
 def place_rider(street: Street, label: TrainId, across: float, along: float, turn: float) -> Iterator[Item]:
-    """Place a bicycle or a motorcycle that is ridden, if there is room."""
+    """Places a bicycle or a motorcycle with a rider, if there is room."""
     if not street.claim(across, along, 0.8, 2.0, turn):
         return
     person, lean = Person(street), 0.14
@@ -233,7 +233,7 @@ def place_rider(street: Street, label: TrainId, across: float, along: float, tur
 
 
 def place_walker(street: Street, across: float, along: float, turn: float) -> Item:
-    """Place a person on foot."""
+    """Places a person on foot."""
     dice = street.dice
     stature = dice.between(0.92, 1.07) * (0.68 if dice.chance(0.1) else 1.0)
     stride = dice.between(-1.0, 1.0) if dice.chance(0.8) else 0.0
@@ -242,7 +242,7 @@ def place_walker(street: Street, across: float, along: float, turn: float) -> It
 
 
 def plan_people(street: Street, side: Side) -> Iterator[Item]:
-    """Let people walk on the sidewalk, alone and in groups."""
+    """Places people on the sidewalk, alone and in groups."""
     dice = street.dice
     for _ in range(int(dice.poisson(1.7 * street.domain.rate("person") * dice.between(0.3, 1.7)))):
         along = float(np.exp(dice.between(np.log(5.0), np.log(45.0))))
@@ -253,7 +253,7 @@ def plan_people(street: Street, side: Side) -> Iterator[Item]:
 
 
 def plan_crossing_people(street: Street, crosswalk: float | None) -> Iterator[Item]:
-    """Let people walk over a crosswalk that starts at some metres ahead, if there is one."""
+    """Places people on a crosswalk that starts some metres ahead, if there is one."""
     dice, (left, right) = street.dice, street.sides
     if crosswalk is not None and dice.chance(0.55 * street.domain.rate("person")):
         turn = dice.pick((-1, 1)) * 0.5 * np.pi

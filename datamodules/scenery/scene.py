@@ -26,7 +26,7 @@ OVERHANG = 0.8  # metres
 def draw_scene(
     domain: str, split: str, index: int, seed: int, height: int, width: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw a street scene with its labels; the same arguments always give the same pixels.
+    """Draws a street scene with its labels; the same arguments always give the same pixels.
 
     Args:
         domain: A name in `DOMAINS`.
@@ -53,7 +53,7 @@ def draw_scene(
             f"size is {height}x{width} (height x width), expected at least {SMALLEST[0]}x{SMALLEST[1]}; "
             "draw larger and resize"
         )
-    # The order in which dice are thrown is part of what the world looks like: another order draws other scenes.
+    # The order of the random draws defines the world: another order gives other scenes.
     facts = DOMAINS[domain]
     dice = Dice(np.random.PCG64([zlib.crc32(domain.encode()), zlib.crc32(split.encode()), index, seed]))
     look = dice.pick(facts.looks)
@@ -89,7 +89,7 @@ def draw_scene(
 
 
 def draw_sky(canvas: Canvas, colours: tuple[Colour, ...], cover: float, shift: tuple[float, float]) -> None:
-    """Paint a gradient from the top to the horizon, and over a share of it clouds, which a shift (0 to 1) moves."""
+    """Paints a gradient from the top to the horizon, with clouds over a share of it, placed by a shift (0 to 1)."""
     camera = canvas.camera
     rows = round(camera.horizon) + 1
     zenith, horizon = np.array(colours, np.float32)
@@ -107,7 +107,7 @@ def draw_sky(canvas: Canvas, colours: tuple[Colour, ...], cover: float, shift: t
 
 
 def draw_skylines(canvas: Canvas, street: Street, air: Colour) -> None:
-    """Close the view with hills, roofs and trees."""
+    """Closes the view with hills, roofs and trees."""
     camera, dice, count = canvas.camera, street.dice, 24
     hills = np.maximum(7 + np.cumsum(dice.normal(0, 1.2, count)), 2.0)
     roofs = dice.uniform(4, 16 if dice.chance(1 - street.kind.open_end) else 9, count)
@@ -119,7 +119,7 @@ def draw_skylines(canvas: Canvas, street: Street, air: Colour) -> None:
         (TrainId.VEGETATION, FAR - 5.0, trees, mix(leaves[0], leaves[1], 0.4)),
     ):
         columns = np.linspace(-2, camera.width + 2, len(heights) + (heights is roofs))
-        if heights is roofs:  # steps in place of a smooth outline
+        if heights is roofs:  # steps instead of a smooth outline
             columns, heights = np.repeat(columns, 2)[1:-1], np.repeat(heights, 2)
         rows = camera.horizon + (camera.eye - heights) * camera.scale(depth)
         foot = camera.horizon + camera.eye * camera.scale(depth)
@@ -128,7 +128,7 @@ def draw_skylines(canvas: Canvas, street: Street, air: Colour) -> None:
 
 
 def draw_shadows(canvas: Canvas, items: list[Item]) -> None:
-    """Darken the ground where the sun is hidden, and softly below everything that stands on it."""
+    """Darkens the ground in cast shadows, and softly below everything that stands on it."""
     camera, light = canvas.camera, canvas.light
     # Metres (x, z) that the shadow of a point moves per metre of its height.
     shift = np.array([-light.direction[0] / light.direction[1], -light.direction[2] / light.direction[1]])
@@ -144,7 +144,7 @@ def draw_shadows(canvas: Canvas, items: list[Item]) -> None:
 
 
 def draw_footprints(camera: Camera, footprints: list[np.ndarray]) -> np.ndarray:
-    """Draw the hulls of ground points (N, 2), as world x, z, into a mask (H, W) uint8."""
+    """Draws the hulls of ground points (N, 2), as world x, z, into a mask (H, W) uint8."""
     mask = np.zeros((camera.height, camera.width), np.uint8)
     for footprint in footprints:
         is_ahead = footprint[:, 1].min() > NEAR
@@ -160,7 +160,7 @@ def draw_footprints(camera: Camera, footprints: list[np.ndarray]) -> np.ndarray:
 
 
 def clip_near(points: np.ndarray) -> np.ndarray:
-    """Cut a polygon (N, 2) of ground points, as world x, z, at the near plane (Sutherland-Hodgman)."""
+    """Cuts a polygon (N, 2) of ground points, as world x, z, at the near plane (Sutherland-Hodgman)."""
     kept: list[np.ndarray] = []
     for point, previous in zip(points, np.roll(points, 1, axis=0), strict=True):
         if (point[1] >= NEAR) != (previous[1] >= NEAR):
@@ -172,20 +172,20 @@ def clip_near(points: np.ndarray) -> np.ndarray:
 
 
 def order_back_to_front(items: list[Item], camera: Camera, course: Course) -> list[Item]:
-    """Return the items that may be in view such that each comes after those it hides.
+    """Returns the items that may be in view, ordered so that each comes after those it hides.
 
-    Of two items, the one that is nearer in every point is in front; if their depths overlap, it is the one on the
-    camera's side of a line along the street between them. Where no line parts them, the one that reaches less far is.
-    Items on either side of the camera do not hide each other.
+    Of two items, the one whose points are all nearer is in front. If their depths overlap, it is the one on the
+    camera's side of a line along the street between them; if there is no such line, the one that ends nearer.
+    Items on opposite sides of the camera do not hide each other.
     """
     starts = np.cumsum([0, *(len(item.footprint) for item in items[:-1])])
     x, z = np.concatenate([item.footprint for item in items]).T
     least, most = partial(np.minimum.reduceat, indices=starts), partial(np.maximum.reduceat, indices=starts)
     near, far = least(z), most(z)
-    # Columns of the image, with a margin for what hangs over the footprint.
+    # Columns of the image, with a margin for parts that overhang the footprint.
     start = least((x - OVERHANG) / np.maximum(z, NEAR)) * camera.focal + camera.centre
     stop = most((x + OVERHANG) / np.maximum(z, NEAR)) * camera.focal + camera.centre
-    # The core of each item across the street: crowns may hang over what drives below.
+    # The core of each item across the street: crowns may hang over vehicles below.
     across = x - course.bow(z)
     left, right = least(across), most(across)
     core = 0.3 * (right - left)
@@ -201,7 +201,7 @@ def order_back_to_front(items: list[Item], camera: Camera, course: Course) -> li
     meets = (start[:, None] < stop) & (stop[:, None] > start)
     in_front = meets & (is_nearer | is_beside & is_inside | is_mixed)
 
-    # Of the items that wait for no other, the farthest is painted next.
+    # Of the items that hide no unpainted one, the farthest is painted next.
     waits_for = in_front.sum(axis=1)
     rank = far.copy()
     order: list[Item] = []

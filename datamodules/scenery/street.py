@@ -1,4 +1,4 @@
-"""The street: where it runs, and how wide what is. All lengths are metres, all chances 0 to 1."""
+"""The street: its course, and the widths of its parts. All lengths are metres, all chances 0 to 1."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,50 +20,50 @@ class Dice(np.random.Generator):
     """A random generator that also draws from ranges and among choices."""
 
     def between(self, low: float, high: float) -> float:
-        """Draw a number uniformly."""
+        """Draws a number uniformly from a range."""
         return low + (high - low) * float(self.random())
 
     def chance(self, probability: float) -> bool:
-        """Tell whether something with this probability happens."""
+        """Returns True with the given probability."""
         return bool(self.random() < probability)
 
     def pick(self, choices: Sequence[Choice]) -> Choice:
-        """Draw one of the choices."""
+        """Draws one of the choices."""
         return choices[int(self.integers(len(choices)))]
 
     def pick_weighted(self, weights: Mapping[Choice, float]) -> Choice:
-        """Draw a key with a chance proportional to its weight."""
+        """Draws a key with a chance proportional to its weight."""
         bounds = np.cumsum(list(weights.values()))
         return list(weights)[int(np.searchsorted(bounds, self.random() * bounds[-1], side="right"))]
 
 
 @dataclass(frozen=True)
 class Course:
-    """Where the street runs: `across` metres to the right of its middle and `along` metres ahead become world x, z."""
+    """The course of a street: `across` metres to the right of its middle and `along` metres ahead become world x, z."""
 
     offset: float  # metres that the camera stands to the right of the middle
     slope: float  # sideways metres per metre ahead
     bend: float  # curvature in 1 / metres
 
     def place(self, across: float, along: float) -> Point:
-        """Return world (x, z)."""
+        """Returns world (x, z)."""
         return across - self.offset + self.slope * along + 0.5 * self.bend * along * along, along
 
     def pose(self, across: float, along: float, turn: float) -> Pose:
-        """Return a place and a direction that is turned by radians from the street's."""
+        """Returns a place with a direction: the street's, turned by some radians."""
         return Pose(*self.place(across, along), float(np.arctan(self.slope + self.bend * along)) + turn)
 
     def bow(self, along: np.ndarray) -> np.ndarray:
-        """Return how far the street has moved sideways since it passed the camera."""
+        """Returns the street's sideways shift (x), in metres, between the camera and `along`."""
         return self.slope * along + 0.5 * self.bend * along**2
 
     def strip(self, left: float, right: float, along: np.ndarray) -> np.ndarray:
-        """Return the outline (2N, 3) of the ground between two distances from the middle."""
+        """Returns the outline (2N, 3) of the ground between two distances from the middle."""
         edges = [np.stack([at - self.offset + self.bow(along), 0 * along, along], axis=1) for at in (left, right)]
         return np.concatenate([edges[0], edges[1][::-1]])
 
 
-# What differs between the kinds of street: canyons, boulevards, suburbs, outskirts.
+# Differences between the kinds of street: canyons, boulevards, suburbs, outskirts.
 STREET_KINDS: dict[str, tuple] = {
     "weight": (0.32, 0.22, 0.26, 0.2),  # how often it is drawn
     "lanes": ((1, 1, 2), (1, 2, 2), (1,), (1, 2)),  # choices for the lanes per direction
@@ -93,7 +93,7 @@ class Side:
     def __init__(self, street: "Street", sign: int, is_tracked: bool) -> None:
         dice, kind = street.dice, street.kind
         self.sign = sign
-        self.turn = 0.0 if sign > 0 else np.pi  # direction of what drives here, in radians from the street's
+        self.turn = 0.0 if sign > 0 else np.pi  # direction of traffic, in radians from the street's
         is_parked = dice.chance(kind.parking) and not is_tracked
         self.kerb = street.lanes * LANE + (PARKING if is_parked else 0.3)
         self.track = self.kerb + 0.5 * TRACK if is_tracked else None  # middle of the tram track, if there is one
@@ -105,7 +105,7 @@ class Side:
 
 
 class Street:
-    """A street of which all is drawn but what stands on it."""
+    """A street with all its random properties, but without the objects on it."""
 
     def __init__(self, dice: Dice, domain: Domain, camera: Camera, light: Light) -> None:
         self.dice, self.domain, self.camera, self.light = dice, domain, camera, light
@@ -122,18 +122,18 @@ class Street:
         self.pavement = dice.pick(domain.pavement)
         self.grass = dice.pick(domain.grass)
         self.asphalt = shade(domain.road_tone, dice.between(*domain.asphalt))
-        self.taken: list[tuple[float, float, float, float]] = []  # room on the road: left, right, near, far
+        self.taken: list[tuple[float, float, float, float]] = []  # occupied road: left, right, near, far
 
     def pick_paint(self) -> Colour:
-        """Draw a car's colour."""
+        """Draws a car's colour."""
         return shade(self.dice.pick(self.domain.paints), self.dice.between(0.88, 1.1))
 
     def is_crossed(self, near: float, far: float, margin: float = 1.0) -> bool:
-        """Tell whether a stretch along the street meets the crossing street."""
+        """Returns whether a stretch along the street meets the crossing street."""
         return self.crossing is not None and far > self.crossing[0] - margin and near < self.crossing[1] + margin
 
     def claim(self, across: float, along: float, width: float, length: float, turn: float) -> bool:
-        """Take room on the road, for something along the street or across it, unless some of it is taken."""
+        """Reserves room on the road for an object along or across the street; returns False if some of it is taken."""
         size = (width, length) if abs(np.cos(turn)) > 0.5 else (length, width)
         left, right = across - 0.5 * size[0], across + 0.5 * size[0]
         near, far = along - 0.5 * size[1], along + 0.5 * size[1]
@@ -144,5 +144,5 @@ class Street:
 
 
 def space(start: float, stop: float, step: float) -> list[float]:
-    """Return places at equal distances, the last one before `stop`."""
+    """Returns positions at equal distances, the last one before `stop`."""
     return np.arange(start, stop, step).tolist()

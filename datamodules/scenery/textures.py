@@ -33,10 +33,10 @@ WALL_COLOURS = palette("a8a094 b0b0ae 9e604e cebea0")
 
 @cache
 def make_noise(seed: int, size: int, coarsest: int, octaves: int, persistence: float = 0.55) -> np.ndarray:
-    """Make tileable fractal noise (size, size) float32 with mean 0 and standard deviation 1.
+    """Makes tileable fractal noise (size, size) float32 with mean 0 and standard deviation 1.
 
     `coarsest` is the number of cells along a side in the first octave; each next octave has twice as many. The array
-    is kept for the next call: do not write to it.
+    is cached: do not modify it.
     """
     rng = np.random.default_rng([seed, size, coarsest, octaves])
     total = np.zeros((size, size), np.float32)
@@ -51,7 +51,7 @@ def make_noise(seed: int, size: int, coarsest: int, octaves: int, persistence: f
 
 @cache
 def get_material(name: str) -> np.ndarray:
-    """Return the relief of one of `MATERIALS`: a gain (TILE_PIXELS, TILE_PIXELS) float32 around 1."""
+    """Returns the relief of one of `MATERIALS`: a gain (TILE_PIXELS, TILE_PIXELS) float32 around 1."""
     courses, layers = MATERIALS[name]
     relief: np.ndarray = np.ones((TILE_PIXELS, TILE_PIXELS), np.float32)
     if courses:
@@ -70,12 +70,12 @@ def get_material(name: str) -> np.ndarray:
 
 @lru_cache(maxsize=512)
 def get_material_at(name: str, columns: int, rows: int) -> np.ndarray:
-    """Return a material resized so that its tile has the given pixels."""
+    """Returns a material whose tile is resized to the given numbers of pixels."""
     return cv2.resize(get_material(name), (columns, rows), interpolation=cv2.INTER_AREA)
 
 
 def halve(image: np.ndarray, smallest: int) -> tuple[np.ndarray, ...]:
-    """Return a square image and its halvings down to `smallest` pixels, smallest first."""
+    """Returns a square image and its halvings down to `smallest` pixels, smallest first."""
     levels = [image]
     while levels[0].shape[0] > smallest:
         half = levels[0].shape[0] // 2
@@ -84,13 +84,13 @@ def halve(image: np.ndarray, smallest: int) -> tuple[np.ndarray, ...]:
 
 
 def pick_level(levels: tuple[np.ndarray, ...], pixels: float) -> np.ndarray:
-    """Return the smallest level that has at least `pixels` pixels on a side, or else the largest."""
+    """Returns the smallest level that has at least `pixels` pixels on a side, or else the largest."""
     return next((level for level in levels if level.shape[0] >= pixels), levels[-1])
 
 
 @cache
 def get_foliage(shape: str, variant: int) -> tuple[np.ndarray, ...]:
-    """Return a crown of leaves, "round", "tall", "cone", or "bush", as shade and cover with its halvings."""
+    """Returns a crown of leaves, "round", "tall", "cone", or "bush", as shade and cover with its halvings."""
     size = SPRITE_PIXELS
     rng = np.random.default_rng([11, variant, *shape.encode()])
     tone = np.zeros((size, size), np.float32)
@@ -124,7 +124,7 @@ def get_foliage(shape: str, variant: int) -> tuple[np.ndarray, ...]:
 
 @cache
 def get_panel(kind: str, variant: int) -> tuple[np.ndarray, ...]:
-    """Return one section of a "wall", "fence" or "hedge" as RGBA (PANEL_PIXELS square) uint8 with its halvings."""
+    """Returns one section of a "wall", "fence" or "hedge" as RGBA (PANEL_PIXELS square) uint8 with its halvings."""
     panel = np.zeros((PANEL_PIXELS, PANEL_PIXELS, 4), np.float32)
     {"wall": _paint_wall, "fence": _paint_fence, "hedge": _paint_hedge}[kind](panel, variant)
     return halve(np.clip(panel, 0, 255).astype(np.uint8), 4)

@@ -1,4 +1,4 @@
-"""Vehicles: how they are drawn, as hulls swept across their width, and what drives and is parked. In metres."""
+"""Vehicles, drawn as hulls swept across their width, and where they drive and park. Lengths are metres."""
 
 from collections.abc import Iterator
 
@@ -22,7 +22,7 @@ PAINTS: dict[str, Colour] = {
 LIT_PAINTS: dict[str, Colour] = {"head": (255, 252, 224), "tail": (255, 60, 44), "display": (255, 180, 60)}
 CIRCLE = ring(13)
 SIDES = np.array([-1.0, 1.0])
-LEAST_DETAILED = 7.0  # pixels of height from which wheels, windows and lamps are drawn
+LEAST_DETAILED = 7.0  # height in pixels above which wheels, windows and lamps are drawn
 CAR, TRUCK, BUS, TRAM = TrainId.CAR, TrainId.TRUCK, TrainId.BUS, TrainId.TRAIN
 BICYCLE, MOTORCYCLE = TrainId.BICYCLE, TrainId.MOTORCYCLE
 LIVERIES = palettes("d63c30 ece8dc", "eec43c 3c3e46", "347854 e8e4ce", "3660b0 e8eaec", "e8e8e4 c42c38")
@@ -32,7 +32,7 @@ CARGO_PAINTS = palette("eaeae6 d6dadc 4a6ea0 c8b082 c4543c 6e8c6e")
 
 
 class Vehicle:
-    """A vehicle wholly ahead of the camera: a model whose middle is at a pose; paints are colours by their names."""
+    """A vehicle entirely ahead of the camera: a model whose middle is at a pose, with colours for its named paints."""
 
     def __init__(self, canvas: Canvas, model: Model, pose: Pose, paints: dict[str, Colour]) -> None:
         self.canvas, self.model, self.pose, self.paints = canvas, model, pose, paints
@@ -40,7 +40,7 @@ class Vehicle:
         self.surface = upright(model.label, float(pose.footprint(model.length, model.track)[:, 1].min()))
 
     def draw(self) -> None:
-        """Paint the underside, the tyres, the hulls with their details, and the wheels that can be seen."""
+        """Paints the underside, the tyres, the hulls with their details, and the visible wheels."""
         canvas, model = self.canvas, self.model
         along, side = rectangle(0.1, model.length - 0.1, -0.48 * model.track, 0.48 * model.track).T
         underside = self._place(along, np.full(4, 0.16), side)
@@ -55,11 +55,11 @@ class Vehicle:
             self._draw_wheel(rim)
 
     def _place(self, along: np.ndarray, up: np.ndarray, side: np.ndarray) -> np.ndarray:
-        """Turn the vehicle's own coordinates, metres from its rear, into world points (..., 3)."""
+        """Turns the vehicle's own coordinates, metres from its rear, into world points (..., 3)."""
         return self.pose.place(along - 0.5 * self.model.length, up, side)
 
     def _draw_hull(self, hull: Hull) -> None:
-        """Paint the faces between the sides that can be seen, with their details, then a side."""
+        """Paints the visible faces between the sides, with their details, then the visible side."""
         canvas, camera, heading = self.canvas, self.canvas.camera, self.pose.heading
         along, up = np.array([face[:2] for face in hull.faces]).T
         edges = self._place_on_side(hull, SIDES[:, None], along, up)
@@ -85,7 +85,7 @@ class Vehicle:
                 self._draw_side(hull, side, edge, canvas.light.on(x, 0.0, z))
 
     def _draw_side(self, hull: Hull, side: np.ndarray, edge: np.ndarray, brightness: float) -> None:
-        """Paint the left (-1) or right (1) side of a hull, whose outline is `edge`, and its patches."""
+        """Paints the left (-1) or right (1) side of a hull, whose outline is `edge`, and its patches."""
         canvas, outline = self.canvas, self.canvas.camera.project(edge)
         canvas.fill(outline, shade(self.paints[hull.flank], brightness), self.surface)
         if self.is_large and hull.patches and np.ptp(outline[:, 0]) >= 4:
@@ -95,13 +95,13 @@ class Vehicle:
                 canvas.fill(patch, shade(self.paints[paint], brightness))
 
     def _place_on_side(self, hull: Hull, side: np.ndarray, along: np.ndarray, up: np.ndarray) -> np.ndarray:
-        """Turn points on a hull's left (-1) or right (1) side into world points (..., 3)."""
+        """Turns points on a hull's left (-1) or right (1) side into world points (..., 3)."""
         rise = max(max(face.up for face in hull.faces) - hull.belt, 0.1)
         half_width = 0.5 * hull.width - hull.lean * np.clip((up - hull.belt) / rise, 0.0, 1.0)
         return self._place(along, up, side * half_width)
 
     def _project_wheels(self) -> np.ndarray:
-        """Return rims in pixels (wheel, side, outer or inner, point, 2), none if the vehicle is small."""
+        """Returns the rims in pixels, (wheel, side, outer or inner, point, 2); empty if the vehicle is small."""
         wheels = self.model.wheels if self.is_large else ()
         middle, radius = np.reshape(wheels, (-1, 2)).T[:, :, None, None, None]
         side = SIDES[:, None, None] * (0.5 * self.model.track - np.array([0.0, 0.24]))[:, None]
@@ -109,7 +109,7 @@ class Vehicle:
         return self.canvas.camera.project(world)
 
     def _draw_wheel(self, rim: np.ndarray) -> None:
-        """Paint wheel arch, tyre, rim and hub, given the outline (N, 2) of the tyre in pixels."""
+        """Paints wheel arch, tyre, rim and hub, given the outline (N, 2) of the tyre in pixels."""
         low, high = rim.min(axis=0), rim.max(axis=0)
         if high[1] - low[1] >= 3 and high[0] >= 0 and low[0] <= self.canvas.camera.width:
             middle = 0.5 * (low + high)
@@ -118,7 +118,7 @@ class Vehicle:
 
 
 def place_vehicle(street: Street, model: Model, across: float, along: float, turn: float) -> Iterator[Item]:
-    """Place a vehicle, turned from the street's direction, if there is room."""
+    """Places a vehicle, turned from the street's direction, if there is room."""
     if not street.claim(across, along, model.track, model.length, turn):
         return
     dice = street.dice
@@ -135,7 +135,7 @@ def place_vehicle(street: Street, model: Model, across: float, along: float, tur
 
 
 def plan_traffic(street: Street) -> Iterator[Item]:
-    """Fill the lanes, the edges of the road, the tram track, and the crossing street."""
+    """Fills the lanes, the edges of the road, the tram track, and the crossing street."""
     dice, rate = street.dice, street.domain.rate
     density = dice.between(0.35, 1.0)
     weights = {
@@ -181,7 +181,7 @@ def plan_traffic(street: Street) -> Iterator[Item]:
 
 
 def plan_parking(street: Street, side: Side) -> Iterator[Item]:
-    """Park cars along the kerb, and bicycles and motorcycles on the sidewalk."""
+    """Parks cars along the kerb, and bicycles and motorcycles on the sidewalk."""
     dice, rate = street.dice, street.domain.rate
     if side.kerb > street.lanes * LANE + 1.0:
         along, fullness = dice.between(3.5, 12.0), dice.between(0.3, 0.9)

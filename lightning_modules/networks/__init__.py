@@ -1,4 +1,4 @@
-"""Networks: modules without Lightning, (B, 3, H, W) normalised image -> (B, K, H, W) logits at input size."""
+"""Networks: plain PyTorch modules, (B, 3, H, W) normalised image -> (B, K, H, W) logits at input size."""
 
 from lightning_modules.networks.base import SegmentationNetwork
 from lightning_modules.networks.deeplab_v1 import DeepLabV1

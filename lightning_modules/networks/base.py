@@ -1,4 +1,4 @@
-"""The base of this project's networks: coarse logits, brought to the image's size."""
+"""The base class of this project's networks: coarse logits, upsampled to the image's size."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,18 +11,18 @@ from lightning_modules.networks.norms import Norm, replace_norms
 
 
 class TooSmallError(ValueError):
-    """An image, or a view of it, has too few pixels for a network."""
+    """An image, or a view of it, is too small for a network."""
 
 
 class Stage(NamedTuple):
-    """A part of a network, in order: a function of what the stage before it returned.
+    """One of the consecutive parts of a network: a function of the previous stage's output.
 
-    A stage never writes to what it is given, and draws random numbers in dropout modules alone. In training mode it
-    moves the running statistics of each of its layers once, and no other state.
+    A stage never modifies its input, and draws random numbers only in dropout modules. In training mode it updates the
+    running statistics of each of its layers once, and no other state.
 
     Attributes:
-        layers: All modules with parameters or buffers that it runs.
-        run: From what the stage before returned (the first stage: the image) to what the next one is given.
+        layers: All modules with parameters or buffers that the stage runs.
+        run: Function from the previous stage's output (for the first stage, the image) to the next stage's input.
     """
 
     layers: tuple[nn.Module, ...]
@@ -32,23 +32,23 @@ class Stage(NamedTuple):
 class SegmentationNetwork(nn.Module):
     """(B, 3, H, W) normalised image -> (B, K, H, W) logits at input size.
 
-    A subclass builds its layers in `__init__`, loads weights, and then calls `change_layers`; `list_stages` says how
-    they follow each other. A method that moves late layers alone runs the stages before them once per image.
+    A subclass builds its layers in `__init__`, loads weights, and then calls `change_layers`; `list_stages` defines
+    their order. A method that only updates late layers runs the stages before them once per image.
 
     Every network raises ValueError if an argument is outside its range or contradicts another, FileNotFoundError if
-    ImageNet weights are asked for and can neither be found nor downloaded, and ModuleNotFoundError if it needs timm and
+    ImageNet weights are requested but can neither be found nor downloaded, and ModuleNotFoundError if it needs timm and
     timm is not installed.
 
     Args:
         num_classes: Number of classes K.
-        output_stride: How much coarser than the image the logits are at first.
-        min_size: The smallest height and width in pixels; None is the output stride.
+        output_stride: Stride of the coarse logits in pixels of the image.
+        min_size: Minimum height and width of an image in pixels; None uses the output stride.
 
     Attributes:
-        align_corners: Of the bilinear upsampling to the image's size.
-        channels_last: Whether images are laid out with their channels side by side for it, see `lay_out`.
-        adapted_layers: What Seg-TTT moves unless told otherwise. A network whose authors' code moves others names these
-            in ``released_layers``.
+        align_corners: Whether the bilinear upsampling to the image's size aligns corners.
+        channels_last: Whether the network gets images in channels-last layout, see `lay_out`.
+        adapted_layers: Names of the layers that Seg-TTT updates by default. If the authors' code updates others,
+            ``released_layers`` names those.
     """
 
     align_corners = False
@@ -65,25 +65,25 @@ class SegmentationNetwork(nn.Module):
         self.min_size = output_stride if min_size is None else min_size
 
     def change_layers(self, norm: Norm, dropout: float, stages: Sequence[str]) -> None:
-        """Replaces norms and adds dropout, as the arguments of every network say.
+        """Replaces BatchNorm and adds dropout, according to the arguments that all networks share.
 
         Args:
-            norm: What takes the place of BatchNorm.
-            dropout: Probability of a dropout behind every ReLU; 0 adds none.
+            norm: Norm that replaces BatchNorm.
+            dropout: Dropout probability after every ReLU; 0 adds none.
             stages: Dotted names of the residual stages, shallow to deep.
         """
         replace_norms(self, norm, stages)
         add_dropout(self, dropout)
 
     def list_stages(self) -> list[Stage]:
-        """Lists the stages from a (B, 3, H, W) image to (B, K, H', W') logits of any size, with the layers of now.
+        """Lists the stages, with the current layers, from a (B, 3, H, W) image to (B, K, H', W') logits of any size.
 
-        A subclass may write `compute_logits` instead; a method then runs it whole in every step.
+        A subclass may override `compute_logits` instead; methods then run the whole network in every step.
         """
         raise NotImplementedError(f"{type(self).__name__} has neither list_stages nor compute_logits: write one")
 
     def compute_logits(self, image: Tensor) -> Tensor:
-        """Maps a (B, 3, H, W) image to (B, K, H', W') logits, before they are brought to the image's size."""
+        """Maps a (B, 3, H, W) image to (B, K, H', W') logits, before they are upsampled to the image's size."""
         state: Any = image
         for stage in self.list_stages():
             state = stage.run(state)
@@ -111,14 +111,14 @@ class SegmentationNetwork(nn.Module):
         return self.upsample(self.compute_logits(image), height, width)
 
     def upsample(self, logits: Tensor, height: int, width: int) -> Tensor:
-        """Brings (B, K, H', W') logits to the image's size."""
+        """Upsamples (B, K, H', W') logits to the image's size."""
         return F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=self.align_corners)
 
 
 def make_classifier(channels: int, num_classes: int) -> nn.Conv2d:
     """Makes a 1x1 convolution with weights from N(0, 0.01) and bias 0.
 
-    Source: paper, Appendix A (the initialisation is the authors' code's).
+    Source: paper, Appendix A (the initialisation follows the authors' code).
     """
     layer = nn.Conv2d(channels, num_classes, kernel_size=1)
     nn.init.normal_(layer.weight, mean=0.0, std=0.01)
@@ -127,7 +127,7 @@ def make_classifier(channels: int, num_classes: int) -> nn.Conv2d:
 
 
 def conv_bn_relu(inputs: int, outputs: int, kernel_size: int = 1, dilation: int = 1) -> nn.Sequential:
-    """Makes a convolution that keeps the size of its input, without bias, then BatchNorm and ReLU."""
+    """Makes a size-preserving convolution without bias, followed by BatchNorm and ReLU."""
     padding = dilation * (kernel_size // 2)
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel_size, padding=padding, dilation=dilation, bias=False),
@@ -137,14 +137,14 @@ def conv_bn_relu(inputs: int, outputs: int, kernel_size: int = 1, dilation: int 
 
 
 def find_logits(output: Any) -> Any:
-    """Returns what a network of any library calls its logits.
+    """Extracts the logits from the output of a network of any library.
 
     Args:
-        output: The logits themselves; a mapping that has them under ``out`` (torchvision) or ``logits``; or an object
+        output: The logits themselves; a mapping with the logits under ``out`` (torchvision) or ``logits``; or an object
             with an attribute ``logits`` (transformers).
 
     Returns:
-        The logits, or the output itself if there are none.
+        The logits, or the output itself if none are found.
     """
     if isinstance(output, Mapping):
         return next((output[key] for key in ("out", "logits") if key in output), output)

@@ -1,4 +1,4 @@
-"""Weights in files: reading them whatever wrapped them, and saying how they differ from a network's own."""
+"""Weights in files: reading them in any wrapper, and comparing them with a network's own."""
 
 import warnings
 import zipfile
@@ -9,27 +9,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "network", "net", "weights")  # keys of files
-PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "net.")  # that DDP, compilers and wrappers put before names
+WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "network", "net", "weights")  # keys in files
+PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "net.")  # added to names by DDP, compilers and wrappers
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Reads a checkpoint of `fit`, or weights of another program, without running code that a file may hold.
+    """Reads a checkpoint of `fit`, or weights of another program, without running any code that the file may contain.
 
     Args:
-        path: File of `torch.save`: a checkpoint of Lightning, a state dict, or one under a key such as ``model``.
+        path: File written by `torch.save`: a Lightning checkpoint, a state dict, or a dict with one under a key such as
+            ``model``.
 
     Returns:
-        What the file holds, with the weights under ``state_dict``.
+        The content of the file, with the weights under ``state_dict``.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is of another kind, cannot be read, or holds no weights; says what was found.
+        ValueError: If the file is of another kind, cannot be read, or contains no weights.
     """
     check_file(path)
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch and pickle raise whatever they come across
+    except Exception as error:  # torch and pickle raise errors of any type
         if "GLOBAL" in str(error):  # a class, or a function
             raise ValueError(
                 f"the checkpoint {path} holds a pickled module, or other objects that could run code: expected only "
@@ -61,11 +62,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def check_file(path: str | Path) -> None:
-    """Looks at how a file begins, before torch reads it.
+    """Checks the first bytes of a file, before torch reads it.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is none of `torch.save`; says what it is.
+        ValueError: If it was not written by `torch.save`; the message says what it is instead.
     """
     file = Path(path)
     if "://" in str(path):
@@ -92,7 +93,7 @@ def check_file(path: str | Path) -> None:
 
 
 def drop_count(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns a state dict without the number of averaged networks that torch's AveragedModel puts beside it."""
+    """Removes ``n_averaged``, the counter of torch's AveragedModel, from a state dict."""
     averaged = all(name == "n_averaged" or name.startswith("module.") for name in state)
     return {name: value for name, value in state.items() if not (averaged and name == "n_averaged")}
 
@@ -103,7 +104,7 @@ def is_state(value: Any) -> bool:
 
 
 def rename_weights(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns saved weights under a network's own names, if they differ from these in what wrappers put before them.
+    """Returns saved weights under a network's own names, if their names differ only in the prefixes of wrappers.
 
     Args:
         own: The state dict of the network.
@@ -117,14 +118,14 @@ def rename_weights(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> di
 
 
 def strip(name: str) -> str:
-    """Returns a name without what wrappers put before it."""
+    """Removes the prefixes of wrappers from a name."""
     while prefix := next((prefix for prefix in PREFIXES if name.startswith(prefix)), ""):
         name = name.removeprefix(prefix)
     return name
 
 
 def check_weights(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
-    """Raises ValueError if saved weights are NaN or infinite, or there are two of each.
+    """Raises ValueError if saved weights are NaN or infinite, or contain a second copy of the network.
 
     Args:
         own: The state dict of the network.
@@ -151,7 +152,7 @@ def check_weights(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> Non
 
 
 def find_difference(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> str | None:
-    """Says how saved tensors differ in names and shapes from a network's own: how many, and examples. None if they fit.
+    """Describes how the names and shapes of saved tensors differ from a network's, with examples; None if they fit.
 
     Args:
         own: The state dict of the network.
@@ -178,7 +179,7 @@ def fit_weights(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> dict[
         saved: The state dict to be loaded.
 
     Raises:
-        ValueError: If they are of another network, or not finite; names what differs.
+        ValueError: If they belong to another network or are not finite; the message lists the differences.
     """
     state = rename_weights(own, saved)
     check_weights(own, state)

@@ -15,11 +15,11 @@ from lightning_modules.networks.released import ReleasedWeights, read_released
 
 
 class DeepLabV1(FCN):
-    """(B, 3, H, W) normalised image -> (B, K, H, W) logits at input size, output stride 8: as `FCN`, with another head.
+    """(B, 3, H, W) normalised image -> (B, K, H, W) logits at input size, output stride 8: `FCN` with another head.
 
-    The upsampling aligns corners, as the released weights of the paper expect.
+    The upsampling aligns corners, as the paper's released weights require.
 
-    Args and attributes: As for `FCN`.
+    The arguments and attributes are those of `FCN`.
     """
 
     align_corners = True
@@ -30,40 +30,40 @@ class DeepLabV1(FCN):
 
     @classmethod
     def from_released(cls, path: str | Path) -> "DeepLabV1":
-        """Makes the network that a file of the paper's authors holds, in evaluation mode.
+        """Creates the network from a weights file of the paper's authors, in evaluation mode.
 
         Args:
-            path: E.g. of resnet50_gta_alpha_0.1.pth.
+            path: Path of the file, e.g. resnet50_gta_alpha_0.1.pth.
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If it is no such file, or not one of this network.
+            ValueError: If it is not a file of the authors, or is of another network.
         """
         weights = read_released(path)
-        with torch.device("meta"):  # no weights are drawn that the file replaces
+        with torch.device("meta"):  # skips the initialisation, which the file replaces
             network = cls(weights.backbone, weights.num_classes)
         network.to_empty(device="cpu")._take(weights)
         return network.eval()
 
     def load_released(self, path: str | Path) -> float | None:
-        """Loads a file of the paper's authors, strictly.
+        """Loads a weights file of the paper's authors, whose tensors must match exactly.
 
         Args:
-            path: E.g. of resnet50_gta_alpha_0.1.pth.
+            path: Path of the file, e.g. resnet50_gta_alpha_0.1.pth.
 
         Returns:
-            The weight of IaBN that the file was released with; None if it differs from layer to layer.
+            IaBN's weight alpha, with which the file was released; None if it differs between layers.
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If it is no such file, or one of another backbone or number of classes.
+            ValueError: If it is not a file of the authors, or has another backbone or number of classes.
         """
         weights = read_released(path)
         self._take(weights)
         return weights.alpha
 
     def _take(self, weights: ReleasedWeights) -> None:
-        """Takes over the tensors of a file."""
+        """Loads the tensors of a file."""
         if (weights.backbone, weights.num_classes) != (self.backbone.name, self.num_classes):
             raise ValueError(
                 f"{weights.path} holds {weights.backbone} with {weights.num_classes} classes, the network is "

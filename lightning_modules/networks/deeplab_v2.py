@@ -31,9 +31,9 @@ class SummedPyramid(nn.Module):
 
 
 class DeepLabV2(FCN):
-    """(B, 3, H, W) normalised image -> (B, K, H, W) logits at input size, output stride 8: as `FCN`, with another head.
+    """(B, 3, H, W) normalised image -> (B, K, H, W) logits at input size, output stride 8: `FCN` with another head.
 
-    Args and attributes: As for `FCN`.
+    The arguments and attributes are those of `FCN`.
     """
 
     def make_head(self, num_classes: int) -> nn.Module:

@@ -1,4 +1,4 @@
-"""DeepLabv3+ (Chen et al., 2018b): atrous spatial pyramid pooling, and a decoder that looks at low-level features.
+"""DeepLabv3+ (Chen et al., 2018b): atrous spatial pyramid pooling, and a decoder that also uses low-level features.
 
 Source: Chen et al. (2018b), Sec. 3; paper, Appendix D (Tables 8 and 9).
 """
@@ -14,15 +14,15 @@ from lightning_modules.networks.base import SegmentationNetwork, Stage, conv_bn_
 from lightning_modules.networks.norms import Norm
 from lightning_modules.networks.resnet import STAGES, ResNet
 
-RATES = {8: (12, 24, 36), 16: (6, 12, 18)}  # of the pyramid, by output stride
+RATES = {8: (12, 24, 36), 16: (6, 12, 18)}  # dilations of the pyramid, by output stride
 
 
 class DeepLabV3Plus(SegmentationNetwork):
     """(B, 3, H, W) normalised image -> (B, K, H, W) logits at input size.
 
-    The pyramid is torchvision's, which has DeepLabv3 but no DeepLabv3+. segmentation_models_pytorch has one, but takes
-    only images whose sides are multiples of the stride. The scaled views of real images are none (0.75 * 1914 = 1435),
-    and padding would enter the statistics that IaBN blends.
+    The pyramid is torchvision's, which has DeepLabv3 but no DeepLabv3+. segmentation_models_pytorch has one, but only
+    accepts images whose sides are multiples of the stride. Scaled views of real images are not (0.75 * 1914 = 1435),
+    and padding would distort the statistics that IaBN blends.
 
     Args:
         backbone: ``resnet10``, ``resnet18``, ``resnet50`` or ``resnet101``.
@@ -30,12 +30,12 @@ class DeepLabV3Plus(SegmentationNetwork):
         weights: ``imagenet`` starts from torchvision's ImageNet weights, None from random ones.
         width: Channels of the backbone's first stage; 64 is the standard, smaller is for CPUs. Pyramid and decoder
             scale with it: they have 4 times as many.
-        output_stride: 8 or 16: how much coarser than the image the pyramid works.
-        norm: What takes the place of BatchNorm: ``switchable``, ``batch_instance``, ``ibn_a``, ``ibn_b``.
-        dropout: Probability of a dropout behind every ReLU; 0 adds none.
+        output_stride: Stride of the backbone's features and the pyramid, 8 or 16.
+        norm: Norm that replaces BatchNorm: ``switchable``, ``batch_instance``, ``ibn_a``, ``ibn_b`` or ``isw``.
+        dropout: Dropout probability after every ReLU; 0 adds none.
 
     Attributes:
-        adapted_layers: What Seg-TTT moves unless told otherwise: conv4_x, conv5_x, pyramid, decoder and head; for
+        adapted_layers: Layers that Seg-TTT updates by default: conv4_x, conv5_x, pyramid, decoder and head; for
             ResNet-101 without conv4_x (paper, Appendix C).
     """
 
@@ -75,11 +75,11 @@ class DeepLabV3Plus(SegmentationNetwork):
         ]
 
     def _decode(self, low_level: Tensor, pyramid: Tensor) -> Tensor:
-        """Puts the pyramid beside the low-level features, at their size."""
+        """Upsamples the pyramid to the low-level features, concatenates the two, and runs the decoder."""
         pyramid = F.interpolate(pyramid, size=low_level.shape[-2:], mode="bilinear", align_corners=False)
         return self.decoder(torch.cat([pyramid, low_level], dim=1))
 
 
 def beside_low_level(stage: Stage) -> Stage:
-    """Makes the stage that leaves the low-level features of a pair alone, and runs another on what lies beside them."""
+    """Makes a stage that runs another on the second of a pair and passes on the first, the low-level features."""
     return Stage(stage.layers, lambda pair: (pair[0], stage.run(pair[1])))

@@ -1,4 +1,4 @@
-"""Dropout behind every ReLU, for MC dropout at test time.
+"""Dropout after every ReLU, for MC dropout at test time.
 
 Source: Gal and Ghahramani (2016); paper, Sec. 5.1, Table 1(b) and 5(b), which leave the kind and the probability open.
 """
@@ -11,14 +11,14 @@ RECTIFIERS = (nn.ReLU, nn.ReLU6)
 
 
 def add_dropout(network: nn.Module, probability: float) -> None:
-    """Puts a dropout of single values (not of whole channels), as Gal and Ghahramani's, behind every ReLU, in place.
+    """Adds dropout of single values (not of whole channels), as Gal and Ghahramani's, after every ReLU, in place.
 
     A ReLU that is called several times, as in torchvision's residual blocks, gets one dropout that is called as often.
-    The names of parameters and buffers stay.
+    The names of parameters and buffers do not change.
 
     Args:
-        network: Any module with `nn.ReLU` or `nn.ReLU6`; rectifiers that are functions cannot be found.
-        probability: Of a value to be dropped, in [0, 1); 0 changes nothing.
+        network: Any module with `nn.ReLU` or `nn.ReLU6`; functional calls of ReLU are not found.
+        probability: Probability of dropping a value, in [0, 1); 0 changes nothing.
 
     Raises:
         ValueError: If the probability is outside [0, 1), or there is no ReLU.

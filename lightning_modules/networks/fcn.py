@@ -32,11 +32,11 @@ class FCN(SegmentationNetwork):
         num_classes: Number of classes K.
         weights: ``imagenet`` starts from torchvision's ImageNet weights, None from random ones.
         width: Channels of the backbone's first stage; 64 is the standard, smaller is for CPUs.
-        norm: What takes the place of BatchNorm: ``switchable``, ``batch_instance``, ``ibn_a``, ``ibn_b``.
-        dropout: Probability of a dropout behind every ReLU; 0 adds none.
+        norm: Norm that replaces BatchNorm: ``switchable``, ``batch_instance``, ``ibn_a``, ``ibn_b`` or ``isw``.
+        dropout: Dropout probability after every ReLU; 0 adds none.
 
     Attributes:
-        adapted_layers: What Seg-TTT moves unless told otherwise: conv4_x, conv5_x and the head; for ResNet-101
+        adapted_layers: Layers that Seg-TTT updates by default: conv4_x, conv5_x and the head; for ResNet-101 only
             conv5_x and the head (paper, Appendix C).
     """
 
@@ -56,7 +56,7 @@ class FCN(SegmentationNetwork):
         self.change_layers(norm, dropout, STAGES)
 
     def make_head(self, num_classes: int) -> nn.Module:
-        """Makes what follows the backbone."""
+        """Makes the head, which follows the backbone."""
         head = FCNHead(self.backbone.channels, num_classes)
         head[-1] = make_classifier(self.backbone.channels // 4, num_classes)
         return head
@@ -69,21 +69,21 @@ class FCN(SegmentationNetwork):
 class FCN8s(SegmentationNetwork):
     """FCN-8s on VGG-16: (B, 3, H, W) normalised image -> (B, K, H, W) logits at input size.
 
-    Scores of the last layer, of pool4 and of pool3 are added from coarse to fine. In place of the paper's padding by
-    100 pixels and cropping, poolings round up and fc6 is padded, so that any image size works. All
-    upsampling is bilinear and fixed; Long et al. learn the two inner ones.
+    Scores of the last layer, of pool4 and of pool3 are added from coarse to fine. Instead of padding by 100 pixels and
+    cropping, as in the paper, poolings round sizes up and fc6 is padded, so that any image size works. All upsampling
+    is bilinear and fixed; Long et al. learn the two inner steps.
 
     Args:
         backbone: ``vgg16``, as in Long et al. (no BatchNorm: for Seg-TTT set alpha to 0), or ``vgg16_bn``.
         num_classes: Number of classes K.
-        weights: ``imagenet`` starts from torchvision's ImageNet weights, fc6 and fc7 from those of the classifier's
-            first layers; None from random ones.
+        weights: ``imagenet`` starts from torchvision's ImageNet weights (for fc6 and fc7, those of the classifier's
+            first two layers), None from random ones.
         width: Channels of the first stage; 64 is the standard, smaller is for CPUs. fc6 and fc7 have 64 times as many.
-        norm: What takes the place of BatchNorm: ``switchable``, ``batch_instance``, ``ibn_a``, ``ibn_b``.
-        dropout: Probability of a dropout behind every ReLU; 0 adds none. fc6 and fc7 always have one of 0.5.
+        norm: Norm that replaces BatchNorm: ``switchable``, ``batch_instance``, ``ibn_a`` or ``ibn_b``.
+        dropout: Dropout probability after every ReLU; 0 adds none. fc6 and fc7 always have a dropout of 0.5.
 
     Attributes:
-        adapted_layers: What Seg-TTT moves unless told otherwise: conv4, conv5 and what follows, scores included.
+        adapted_layers: Layers that Seg-TTT updates by default: conv4, conv5 and all that follow, including the scores.
 
     Source: Long et al. (2015), Sec. 4.1-4.3.
     """
@@ -144,7 +144,7 @@ class FCN8s(SegmentationNetwork):
 
 
 def split_at_poolings(layers: nn.Sequential) -> list[nn.Sequential]:
-    """Cuts a VGG's layers behind each pooling, and lets the poolings round sizes up."""
+    """Splits a VGG's layers after each pooling, and makes the poolings round sizes up."""
     groups: list[list[nn.Module]] = [[]]
     for layer in layers:
         groups[-1].append(layer)
@@ -159,7 +159,7 @@ def load_vgg_weights(layers: nn.Sequential, fc6: nn.Conv2d, fc7: nn.Conv2d, name
 
     Raises:
         ValueError: If the width is not torchvision's.
-        FileNotFoundError: If the weights are not on disk and cannot be downloaded; names the file and its place.
+        FileNotFoundError: If the weights are not on disk and cannot be downloaded; the message names file and folder.
     """
     check_standard_width(fc7.out_channels // 64)
     state = fetch_imagenet_weights(VGG_WEIGHTS[name], name)

@@ -1,4 +1,4 @@
-"""HRNetV2 (Wang et al., 2021b): branches of four resolutions side by side, all of them read by the head.
+"""HRNetV2 (Wang et al., 2021b): parallel branches of four resolutions, all of which the head uses.
 
 Source: Wang et al. (2021b), Sec. 3; paper, Appendix D (Table 8).
 """
@@ -20,19 +20,19 @@ class HRNet(SegmentationNetwork):
     """(B, 3, H, W) normalised image -> (B, K, H, W) logits at input size, output stride 4.
 
     The trunk is timm's (the optional extra: ``pip install -e '.[timm]'``), with two changes: branches are upsampled
-    bilinearly where timm repeats pixels, as the segmentation networks of Wang et al. do, and to the size of the branch
-    that they are added to where timm multiplies sizes, so that any image size works.
+    bilinearly, as in the segmentation networks of Wang et al., where timm repeats pixels; and they are upsampled to the
+    size of the branch to which they are added, where timm uses a fixed factor, so that any image size works.
 
     Args:
         num_classes: Number of classes K.
         backbone: ``hrnet_w18``, ``hrnet_w48`` or another HRNet of timm; ``hrnet_w18_small`` is for CPUs.
         weights: ``imagenet`` starts from timm's ImageNet weights (downloaded), None from random ones.
-        norm: What takes the place of BatchNorm: ``switchable``, ``batch_instance``, ``ibn_a``, ``ibn_b``, ``isw``.
-        dropout: Probability of a dropout behind every ReLU; 0 adds none.
+        norm: Norm that replaces BatchNorm: ``switchable``, ``batch_instance``, ``ibn_a``, ``ibn_b`` or ``isw``.
+        dropout: Dropout probability after every ReLU; 0 adds none.
 
     Attributes:
-        adapted_layers: What Seg-TTT moves unless told otherwise: what has all four resolutions, and the head.
-        released_layers: What the authors' code moves, whose frozen layers leave out two early ones.
+        adapted_layers: Layers that Seg-TTT updates by default: those with all four resolutions, and the head.
+        released_layers: Layers that the authors' code updates: its list of frozen layers omits two early ones.
     """
 
     adapted_layers = ("backbone.transition3", "backbone.stage4", "neck", "head")
@@ -74,13 +74,13 @@ class HRNet(SegmentationNetwork):
         ]
 
     def _concatenate(self, branches: list[Tensor]) -> Tensor:
-        """Puts all branches side by side, at the size of the finest."""
+        """Upsamples all branches to the size of the finest, concatenates them, and runs the neck."""
         size = branches[0].shape[-2:]
         return self.neck(torch.cat([fit_size(branch, size) for branch in branches], dim=1))
 
 
 def make_branch_stage(transition: nn.ModuleList, blocks: nn.Module) -> Stage:
-    """Makes the stage in which a branch is added: each is fed by itself, the new one by the coarsest there is."""
+    """Makes a stage that adds a branch, whose input is computed from the coarsest branch of the previous stage."""
 
     def run(branches: list[Tensor]) -> list[Tensor]:
         return blocks(
@@ -94,10 +94,10 @@ def make_branch_stage(transition: nn.ModuleList, blocks: nn.Module) -> Stage:
 
 
 class BilinearFusion(nn.Module):
-    """A block of timm's HRNet whose branches meet at any size, with the layers and the names of the one it replaces.
+    """A block of timm's HRNet that fuses branches of any size, with the layers and names of the block it replaces.
 
     Args:
-        block: ``timm.models.hrnet.HighResolutionModule``.
+        block: The block to replace, a ``timm.models.hrnet.HighResolutionModule``.
     """
 
     def __init__(self, block: nn.Module) -> None:
@@ -118,7 +118,7 @@ class BilinearFusion(nn.Module):
 
 
 def fuse_bilinearly(trunk: nn.Module) -> None:
-    """Replaces the blocks of a timm HRNet by ones whose branches meet at any size."""
+    """Replaces the blocks of a timm HRNet by ones that fuse branches of any size."""
     timm_block = importlib.import_module("timm.models.hrnet").HighResolutionModule
     replace_modules(trunk, lambda module: BilinearFusion(module) if isinstance(module, timm_block) else None)
 

@@ -1,4 +1,4 @@
-"""Norms in place of BatchNorm at training time: Switchable Norm, Batch-Instance Norm, and the two of IBN-Net.
+"""Norms that replace BatchNorm in training: Switchable Norm, Batch-Instance Norm, and the two of IBN-Net.
 
 Source: Luo et al. (2019), Nam and Kim (2018), Pan et al. (2018); paper, Tables 2 and 4.
 """
@@ -22,14 +22,14 @@ class SwitchableNorm2d(nn.Module):
     """Switchable Norm: normalises with a trained mixture of instance, layer and batch statistics.
 
     Mean and variance are mixed separately, each by the softmax of three weights per layer, in the order instance,
-    layer, batch; all start with equal shares. In evaluation mode the batch's are running averages with BatchNorm's
-    momentum; their variance is the unbiased one, as in BatchNorm2d (Luo et al. average over batches after training).
-    Statistics are computed in float32 or better. Under DDP those of the batch are each process's own.
+    layer, batch; all weights start equal. In evaluation mode, the batch statistics are running averages with
+    BatchNorm's momentum and the unbiased variance, as in BatchNorm2d (Luo et al. average over batches after training).
+    Statistics are computed in float32 or better. Under DDP, each process uses its own batch statistics.
 
     Args:
         num_features: Number of channels C.
-        eps: Added to the variance.
-        momentum: Of the running statistics.
+        eps: Constant added to the variance.
+        momentum: Momentum of the running statistics.
 
     Source: Luo et al. (2019), Eq. 3-5.
     """
@@ -51,7 +51,7 @@ class SwitchableNorm2d(nn.Module):
 
     @classmethod
     def from_batch_norm(cls, layer: nn.BatchNorm2d) -> "SwitchableNorm2d":
-        """Makes a layer that starts from the weight, the bias and the running statistics of another."""
+        """Makes a layer with the weight, the bias and the running statistics of a BatchNorm."""
         norm = cls(layer.num_features, layer.eps, find_momentum(layer))
         take_over(norm, layer)
         return norm
@@ -77,21 +77,21 @@ class SwitchableNorm2d(nn.Module):
         self.running_var.lerp_(unbiased.to(self.running_var), self.momentum)
 
     def extra_repr(self) -> str:
-        """Describes the layer."""
+        """Describes the layer in the printed network."""
         return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}"
 
 
 class BatchInstanceNorm2d(nn.Module):
     """Batch-Instance Norm: weight * (gate * BatchNorm(x) + (1 - gate) * InstanceNorm(x)) + bias, one gate per channel.
 
-    Gates start at 1 (BatchNorm alone) and act within [0, 1]: what an update leaves outside is put back at the next
-    forward in training mode. The BatchNorm is a real one, so that SyncBN and IaBN act on it. Here gates are trained as
-    all parameters are; Nam and Kim train theirs with a larger learning rate and no weight decay.
+    Gates start at 1 (BatchNorm alone) and are clamped to [0, 1]: the next forward pass in training mode corrects values
+    that an update moved outside. The BatchNorm is an ordinary module, so SyncBN and IaBN apply to it. Here, gates are
+    trained like all parameters; Nam and Kim train theirs with a larger learning rate and no weight decay.
 
     Args:
         num_features: Number of channels C.
-        eps: Added to the variances.
-        momentum: Of the running statistics.
+        eps: Constant added to the variances.
+        momentum: Momentum of the running statistics.
 
     Source: Nam and Kim (2018), Eq. 3 and 4.
     """
@@ -105,7 +105,7 @@ class BatchInstanceNorm2d(nn.Module):
 
     @classmethod
     def from_batch_norm(cls, layer: nn.BatchNorm2d) -> "BatchInstanceNorm2d":
-        """Makes a layer that starts from the weight, the bias and the running statistics of another."""
+        """Makes a layer with the weight, the bias and the running statistics of a BatchNorm."""
         norm = cls(layer.num_features, layer.eps, find_momentum(layer))
         take_over(norm, layer)
         take_over(norm.batch_norm, layer)
@@ -113,8 +113,8 @@ class BatchInstanceNorm2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalises (B, C, H, W) features."""
-        if self.training and self.gate.requires_grad:  # a frozen gate is never written
-            self.gate.data.clamp_(0, 1)  # .data, as autograd may hold the gate from a call before, of equal value
+        if self.training and self.gate.requires_grad:  # a frozen gate is never modified
+            self.gate.data.clamp_(0, 1)  # .data: autograd may hold the gate, of equal value, from an earlier call
         # Clamped, but with the gradient of the gate itself: a clamp has none at its bounds, where gates start.
         gate = (self.gate - (self.gate - self.gate.clamp(0, 1)).detach())[:, None, None]
         mixed = gate * self.batch_norm(x) + (1 - gate) * normalize_instances(x, self.batch_norm.eps)
@@ -122,11 +122,11 @@ class BatchInstanceNorm2d(nn.Module):
 
 
 class InstanceNorm2d(nn.Module):
-    """Instance norm with weight and bias, also of a single value per channel, whose norm is 0.
+    """Instance norm with weight and bias; it accepts a single value per channel, too, and normalises it to 0.
 
     Args:
         num_features: Number of channels C.
-        eps: Added to the variance.
+        eps: Constant added to the variance.
     """
 
     def __init__(self, num_features: int, eps: float = 1e-5) -> None:
@@ -137,7 +137,7 @@ class InstanceNorm2d(nn.Module):
 
     @classmethod
     def from_batch_norm(cls, layer: nn.BatchNorm2d) -> "InstanceNorm2d":
-        """Makes a layer that starts from the weight and the bias of another."""
+        """Makes a layer with the weight and the bias of a BatchNorm."""
         norm = cls(layer.num_features, layer.eps)
         take_over(norm, layer)
         return norm
@@ -151,9 +151,9 @@ class InstanceBatchNorm2d(nn.Module):
     """The norm of IBN-a: instance norm over the first half of the channels, BatchNorm over the rest.
 
     Args:
-        num_features: Number of channels C, 2 or more; of an odd number the BatchNorm gets one more.
-        eps: Added to the variances.
-        momentum: Of the BatchNorm's running statistics.
+        num_features: Number of channels C, 2 or more; if it is odd, the BatchNorm gets one channel more.
+        eps: Constant added to the variances.
+        momentum: Momentum of the BatchNorm's running statistics.
 
     Raises:
         ValueError: If there are fewer than two channels.
@@ -171,7 +171,7 @@ class InstanceBatchNorm2d(nn.Module):
 
     @classmethod
     def from_batch_norm(cls, layer: nn.BatchNorm2d) -> "InstanceBatchNorm2d":
-        """Makes a layer that starts from the weight, the bias and the running statistics of another."""
+        """Makes a layer with the weight, the bias and the running statistics of a BatchNorm."""
         norm = cls(layer.num_features, layer.eps, find_momentum(layer))
         take_over(norm.instance_norm, layer, slice(None, norm.boundary))
         take_over(norm.batch_norm, layer, slice(norm.boundary, None))
@@ -183,13 +183,13 @@ class InstanceBatchNorm2d(nn.Module):
 
 
 class NormalizedSum(nn.Module):
-    """A residual block of IBN-b: an instance norm behind the addition, before the last ReLU.
+    """A residual block of IBN-b: an instance norm after the addition, before the last ReLU.
 
-    Takes the place of a block of torchvision, whose layers and names it takes over.
+    It replaces a block of torchvision, whose layers and names it keeps.
 
     Args:
-        block: Of torchvision.
-        kind: Of instance norm.
+        block: The torchvision block to replace.
+        kind: Class of the instance norm.
 
     Source: Pan et al. (2018), Sec. 3.2, Fig. 3(c).
     """
@@ -209,7 +209,7 @@ class NormalizedSum(nn.Module):
         self.instance_norm = kind(last.out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps (B, C, H, W) features to the next."""
+        """Maps (B, C, H, W) features to the block's output."""
         identity = x if self.downsample is None else self.downsample(x)
         for number in range(1, self.depth + 1):
             x = self.get_submodule(f"bn{number}")(self.get_submodule(f"conv{number}")(x))
@@ -224,10 +224,10 @@ def scale_channels(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def pool(means: Tensor, variances: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Returns mean and variance of the union of equally large groups, which lie along one dimension.
+    """Returns the mean and variance of the union of groups of equal size, which lie along one dimension.
 
-    The mean of the groups' variances plus the variance of their means: a difference of squares would cancel where means
-    are large.
+    The variance is the mean of the groups' variances plus the variance of their means: a difference of squares would
+    lose precision where means are large.
     """
     var_of_means, mean = torch.var_mean(means, dim=dim, correction=0, keepdim=True)
     return mean, variances.mean(dim=dim, keepdim=True) + var_of_means
@@ -240,20 +240,20 @@ def mix(weight: Tensor, *statistics: Tensor) -> Tensor:
 
 
 def replace_norms(network: nn.Module, norm: Norm, stages: Sequence[str]) -> None:
-    """Replaces BatchNorm by another norm, in place; weights, biases and running statistics are taken over.
+    """Replaces BatchNorm by another norm, in place; weights, biases and running statistics are kept.
 
     ``switchable`` and ``batch_instance`` replace every 2d BatchNorm. ``ibn_a`` replaces the first one of each residual
-    block in all stages but the deepest. ``ibn_b`` replaces the stem's by an instance norm, and adds one behind the last
-    addition of the two shallowest stages. ``isw`` does the same with instance norms without weights (RobustNet), also
-    in networks without residual blocks, there behind the two stages of stride 4 and 8.
+    block in all stages but the deepest. ``ibn_b`` replaces the stem's by an instance norm, and adds one after the last
+    addition of each of the two shallowest stages. ``isw`` does the same with instance norms without weights
+    (RobustNet); in networks without residual blocks, it adds them after the stages of stride 4 and 8.
 
     Args:
         network: Any module.
-        norm: What to put in place; ``batch`` changes nothing.
-        stages: Dotted names of the residual stages, shallow to deep; only the two of IBN-Net need them.
+        norm: Norm that replaces BatchNorm; ``batch`` changes nothing.
+        stages: Dotted names of the stages, shallow to deep; only ``ibn_a``, ``ibn_b`` and ``isw`` need them.
 
     Raises:
-        ValueError: If there is no such norm, nothing to replace, or a BatchNorm that does more than can be kept.
+        ValueError: If the norm is unknown or does not suit the network, or a BatchNorm does more than can be kept.
     """
     if norm not in get_args(Norm):
         raise ValueError(f"norm is {norm!r}: expected one of {', '.join(get_args(Norm))}")
@@ -296,10 +296,10 @@ def replace_norm(network: nn.Module, name: str, kind: Any) -> None:
 
 
 def add_whitening(network: nn.Module, stages: Sequence[str]) -> None:
-    """Puts the instance norms of RobustNet into a network.
+    """Adds the instance norms of RobustNet to a network, in place.
 
     Raises:
-        ValueError: If its stages are not known.
+        ValueError: If the network has no stem followed by four named stages.
     """
     norms = [name for name, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)]
     before = [name for name in norms if not name.startswith(tuple(f"{stage}." for stage in stages))]
@@ -318,25 +318,25 @@ def add_whitening(network: nn.Module, stages: Sequence[str]) -> None:
 
 
 def normalize_sum(network: nn.Module, name: str, kind: type[InstanceNorm2d] | type[WhitenedNorm2d]) -> None:
-    """Adds an instance norm behind the addition of a residual block, given by its dotted name."""
+    """Adds an instance norm after the addition of a residual block, given by its dotted name."""
     block: Any = network.get_submodule(name)
     if isinstance(block, BasicBlock | Bottleneck):
         network.set_submodule(name, NormalizedSum(block, kind))
         return
-    last = "3" if hasattr(block, "act3") else "2"  # in timm's blocks every activation is a module of its own
+    last = "3" if hasattr(block, "act3") else "2"  # in timm's blocks, every activation is a separate module
     channels = block.get_submodule(f"conv{last}").out_channels
     setattr(block, f"act{last}", nn.Sequential(kind(channels), block.get_submodule(f"act{last}")))
 
 
 def list_blocks(network: nn.Module, stage: str) -> list[str]:
-    """Lists the dotted names of the residual blocks in a stage, which have the parts of torchvision's and timm's."""
+    """Lists the dotted names of the residual blocks in a stage, identified by torchvision's and timm's layer names."""
     parts = ("conv1", "bn1", "conv2", "bn2", "downsample")
     modules = network.get_submodule(stage).named_modules(prefix=stage)
     return [name for name, module in modules if all(hasattr(module, part) for part in parts)]
 
 
 def list_last_blocks(names: Sequence[str]) -> list[str]:
-    """Keeps the last of the blocks that lie in the same sequence (a stage, or a branch of one)."""
+    """Returns the names of the last block in each sequence of blocks (a stage, or a branch of one)."""
     last = {name.rpartition(".")[0]: name for name in names}
     return list(last.values())
 
@@ -348,10 +348,10 @@ def find_stem_norm(network: nn.Module, first_block: str) -> str:
 
 
 def keep_activation(layer: nn.BatchNorm2d, norm: nn.Module) -> nn.Module:
-    """Returns a norm followed by what else the layer it replaces does: the dropout and activation of timm's.
+    """Returns a norm, followed by the dropout and activation of the layer it replaces if that is timm's.
 
     Raises:
-        ValueError: If the layer is a BatchNorm of a kind that is not known here.
+        ValueError: If the layer is an unknown kind of BatchNorm.
     """
     if type(layer).forward is nn.BatchNorm2d.forward:
         return norm
@@ -365,12 +365,12 @@ def keep_activation(layer: nn.BatchNorm2d, norm: nn.Module) -> nn.Module:
 
 
 def take_over(norm: nn.Module, layer: nn.BatchNorm2d, channels: slice = slice(None)) -> None:
-    """Copies what a norm and a BatchNorm have under the same names: weight, bias and running statistics."""
+    """Copies weight, bias and running statistics from a BatchNorm to a norm, as far as both have them."""
     names = {name for name, _ in chain(norm.named_parameters(), norm.named_buffers())}
     state = {name: value[channels] for name, value in layer.state_dict().items() if name in names and value.ndim}
     norm.load_state_dict(state, strict=False)
 
 
 def find_momentum(layer: nn.BatchNorm2d) -> float:
-    """Returns the momentum of a layer; where it averages over all batches, BatchNorm's default."""
+    """Returns the momentum of a layer; if it averages over all batches, BatchNorm's default."""
     return 0.1 if layer.momentum is None else layer.momentum

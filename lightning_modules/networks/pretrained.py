@@ -1,4 +1,4 @@
-"""ImageNet weights of torchvision, and backbones of timm, with errors that say what to do without a network."""
+"""ImageNet weights of torchvision and backbones of timm, with errors that say what to do without internet access."""
 
 import importlib
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ def fetch_imagenet_weights(weights: WeightsEnum, name: str) -> Mapping[str, Tens
     """Returns torchvision's state dict of a classifier, from disk or downloaded.
 
     Raises:
-        FileNotFoundError: If the weights are not on disk and cannot be downloaded; names the file and its place.
+        FileNotFoundError: If the weights are not on disk and cannot be downloaded; the message names file and folder.
     """
     try:
         return weights.get_state_dict(progress=True, check_hash=True)
@@ -31,7 +31,7 @@ def fetch_imagenet_weights(weights: WeightsEnum, name: str) -> Mapping[str, Tens
 
 
 def check_weights(weights: object, *known: str) -> None:
-    """Raises ValueError if weights are neither None nor among the known ones."""
+    """Raises ValueError if the name of weights is neither None nor a known one."""
     if weights is not None and weights not in known:
         raise ValueError(f"weights is {weights!r}: expected {', '.join(map(repr, known))} or None")
 
@@ -46,12 +46,12 @@ def check_standard_width(width: int) -> None:
 
 
 def create_timm_model(name: str, weights: Literal["imagenet"] | None, **arguments: Any) -> nn.Module:
-    """Creates a model of timm.
+    """Creates a timm model.
 
     Args:
-        name: As timm knows it, e.g. ``hrnet_w18``.
-        weights: ``imagenet`` takes timm's pretrained weights, from its cache or downloaded; None takes random ones.
-        **arguments: Of ``timm.create_model``.
+        name: timm's name of the model, e.g. ``hrnet_w18``.
+        weights: ``imagenet`` uses timm's pretrained weights, cached or downloaded; None uses random ones.
+        **arguments: Further arguments of ``timm.create_model``.
 
     Raises:
         ModuleNotFoundError: If timm is not installed.
@@ -77,7 +77,7 @@ def import_extra(name: str) -> Any:
     """Imports a package of the extra ``timm``.
 
     Raises:
-        ModuleNotFoundError: If it is not installed; says how to.
+        ModuleNotFoundError: If it is not installed; the message says how to install it.
     """
     try:
         return importlib.import_module(name)
@@ -89,7 +89,7 @@ def import_extra(name: str) -> Any:
 
 
 class Renormalization(nn.Module):
-    """Gives a timm model the normalisation that it was trained with, from images normalised by ImageNet's."""
+    """Converts images from ImageNet's normalisation to the one that a timm model was trained with."""
 
     scale: Tensor
     shift: Tensor
@@ -100,9 +100,9 @@ class Renormalization(nn.Module):
         mean, std, given_mean, given_std = (
             torch.tensor(values)[:, None, None] for values in (cfg["mean"], cfg["std"], IMAGENET_MEAN, IMAGENET_STD)
         )
-        self.register_buffer("scale", given_std / std, persistent=False)  # no part of checkpoints
+        self.register_buffer("scale", given_std / std, persistent=False)  # not in checkpoints
         self.register_buffer("shift", (given_mean - mean) / std, persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Maps (B, 3, H, W) to the same shape."""
+        """Renormalises a (B, 3, H, W) image."""
         return image * self.scale + self.shift

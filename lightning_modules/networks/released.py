@@ -1,8 +1,8 @@
 """The weights that the paper's authors released, e.g. `resnet50_gta_alpha_0.1.pth`, as tensors of `DeepLabV1`.
 
-A file is a flat state dict. Before every name stands ``module.``; every BatchNorm is wrapped
-(``bn1.batch_norm.weight``) and has its IaBN weight beside it (``bn1.alpha``); the classifier is ``cls_head``; and the
-ImageNet classifier ``fc``, which nothing uses, is still there.
+A file is a flat state dict. Every name starts with ``module.``; every BatchNorm is wrapped (``bn1.batch_norm.weight``)
+and has its IaBN weight beside it (``bn1.alpha``); the classifier is ``cls_head``; the ImageNet classifier ``fc`` is
+included, but unused.
 """
 
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ UNUSED = ("backbone.fc.weight", "backbone.fc.bias")
 
 @dataclass(frozen=True)
 class ReleasedWeights:
-    """What a released file holds.
+    """The content of a released file.
 
     Attributes:
-        path: Of the file.
+        path: Path of the file.
         backbone: ``resnet50`` or ``resnet101``.
         num_classes: Number of classes K: 19 from GTA, 16 from SYNTHIA.
-        alpha: The weight of IaBN that was chosen for these weights; None if the layers differ in it.
+        alpha: IaBN's weight, chosen for these weights; None if it differs between layers.
         state: Tensors by their names in `DeepLabV1`.
     """
 
@@ -40,7 +40,7 @@ def read_released(path: str | Path) -> ReleasedWeights:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is not such a file; says what is missing in it or too much.
+        ValueError: If it is not such a file; the message says what it contains.
     """
     path = Path(path)
     if not path.is_file():

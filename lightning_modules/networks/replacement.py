@@ -1,4 +1,4 @@
-"""Putting other modules in the place of some of a network's, by one rule for norms, dropout and blocks."""
+"""In-place replacement of a network's modules, shared by norms, dropout and blocks."""
 
 from collections.abc import Callable
 
@@ -6,14 +6,14 @@ from torch import nn
 
 
 def replace_modules(network: nn.Module, make: Callable[[nn.Module], nn.Module | None]) -> int:
-    """Replaces modules inside a network, in place; one that sits in several places stays one.
+    """Replaces modules inside a network, in place; a module used in several places gets one shared replacement.
 
     Args:
         network: Any module.
-        make: Returns what takes a module's place, or None to leave it; never called for what it made.
+        make: Returns a module's replacement, or None to keep the module; not called on replacements.
 
     Returns:
-        How many modules were replaced.
+        Number of replaced modules.
     """
     replaced: dict[nn.Module, nn.Module] = {}
     for parent in list(network.modules()):

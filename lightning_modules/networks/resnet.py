@@ -1,4 +1,4 @@
-"""Residual backbones at output stride 8 or 16, dilated as the released weights of the paper need.
+"""Residual backbones at output stride 8 or 16, dilated as the paper's released weights require.
 
 Source: He et al. (2016) for the residual networks; Chen et al. (2015) for dilation in place of stride.
 The blocks are torchvision's, and so are all parameter names: torchvision's ImageNet weights load unchanged.
@@ -13,7 +13,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from lightning_modules.networks.base import Stage
 from lightning_modules.networks.pretrained import check_standard_width, check_weights, fetch_imagenet_weights
 
-STAGES = ("backbone.layer1", "backbone.layer2", "backbone.layer3", "backbone.layer4")  # of a network, by their names
+STAGES = ("backbone.layer1", "backbone.layer2", "backbone.layer3", "backbone.layer4")  # names in a network
 BLOCKS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
     "resnet10": (BasicBlock, (1, 1, 1, 1)),
     "resnet18": (BasicBlock, (2, 2, 2, 2)),
@@ -30,19 +30,19 @@ IMAGENET_WEIGHTS: dict[str, WeightsEnum] = {
 class ResNet(nn.Module):
     """A residual network without its classifier.
 
-    At output stride 8 the first block of ``layer3`` and of ``layer4`` keeps dilation 1; the blocks behind it dilate by
-    2 and 4. This is what the released weights of the paper need; torchvision gives the first block of ``layer4``
-    dilation 2. At output stride 16 ``layer3`` strides, and only the blocks of ``layer4`` behind its first dilate, by 2.
+    At output stride 8, the first blocks of ``layer3`` and ``layer4`` have dilation 1, the later blocks 2 and 4. The
+    paper's released weights require this; torchvision gives the first block of ``layer4`` dilation 2. At output stride
+    16, ``layer3`` has stride 2, and all blocks of ``layer4`` but the first have dilation 2.
 
     Args:
         name: One of ``resnet10``, ``resnet18``, ``resnet50``, ``resnet101``.
         width: Channels of the first stage; the stages have ``width * (1, 2, 4, 8)``, times 4 with bottlenecks.
-        output_stride: 8 or 16: how much coarser than the image the features are.
+        output_stride: Stride of the features in pixels of the image, 8 or 16.
         weights: ``imagenet`` starts from torchvision's ImageNet-1k (V1) weights, None from random ones.
 
     Attributes:
-        name: As given.
-        late_stages: What the paper adapts: conv4_x and conv5_x; of ResNet-101 conv5_x (paper, Appendix C).
+        name: Name of the backbone.
+        late_stages: Stages that the paper adapts: conv4_x and conv5_x; for ResNet-101 only conv5_x (paper, Appendix C).
         low_level_channels: Channels of the features of ``layer1``, at stride 4.
         channels: Channels of the features of ``layer4``.
 
@@ -102,7 +102,7 @@ class ResNet(nn.Module):
         self.load_state_dict({key: value for key, value in state.items() if not key.startswith("fc.")})
 
     def list_stages(self) -> list[Stage]:
-        """Lists what `forward` runs, in order."""
+        """Lists the stages of `forward`, in order."""
         stem = Stage((self.conv1, self.bn1, self.relu), self.run_stem)
         return [stem, *(Stage((layer,), layer) for layer in (self.layer1, self.layer2, self.layer3, self.layer4))]
 

@@ -1,4 +1,4 @@
-"""A wrapper for networks of other libraries that take only some image sizes."""
+"""A wrapper for networks of other libraries that only accept certain image sizes."""
 
 import torch
 import torch.nn.functional as F
@@ -8,17 +8,17 @@ from lightning_modules.networks.base import find_logits
 
 
 class RoundedSizes(nn.Module):
-    """Gives a network images whose sides are multiples of a number, and its logits the size of the image.
+    """Resizes images to multiples of a number for a network, and its logits back to the size of the image.
 
-    Many encoder-decoders, those of segmentation_models_pytorch among them, need this. Images are resized bilinearly,
-    not padded: padding would enter the statistics that IaBN blends.
+    Many encoder-decoders, such as those of segmentation_models_pytorch, need this. Images are resized bilinearly, not
+    padded: padding would distort the statistics that IaBN blends.
 
     Args:
-        network: (B, 3, H, W) image -> (B, K, h, w) logits, alone or where `find_logits` finds them.
-        multiple: What H and W have to be multiples of; 1 leaves images as they are.
+        network: (B, 3, H, W) image -> (B, K, h, w) logits, alone or in an output that `find_logits` accepts.
+        multiple: H and W are rounded up to multiples of this number; 1 does not change images.
 
     Attributes:
-        adapted_layers: The network's own, if it has them; likewise ``released_layers``.
+        adapted_layers: The wrapped network's, if it has them; likewise ``released_layers``.
 
     Raises:
         ValueError: If the multiple is not positive.

@@ -19,21 +19,21 @@ HEAD_CHANNELS = 64  # per head of attention, as in every standard vision transfo
 class Segmenter(SegmentationNetwork):
     """(B, 3, H, W) normalised image -> (B, K, H, W) logits at input size; a transformer without BatchNorm.
 
-    Needs the optional extra of this project: ``pip install -e '.[timm]'``. There is nothing for IaBN to adapt: set
+    Needs the optional extra of this project: ``pip install -e '.[timm]'``. There is no BatchNorm for IaBN to adapt: set
     alpha to 0 in Seg-TTT and TTA. Images are padded to whole patches at the right and the bottom, and logits cropped.
 
     Args:
         num_classes: Number of classes K.
         backbone: A vision transformer of timm, e.g. ``vit_tiny_patch16_224``; takes images of any size.
         weights: ``imagenet`` starts from timm's ImageNet weights (downloaded), None from random ones.
-        width: Channels of the tokens, a multiple of 64; None is the backbone's. With ImageNet weights None.
-        depth: Number of blocks; None is the backbone's. With ImageNet weights None.
-        patch_size: Side of the patches in pixels; None is the backbone's. With ImageNet weights None.
-        norm: ``batch``, which means: as it is; there is no BatchNorm to replace.
-        dropout: Probability of a dropout behind every linear layer of attention and of the perceptrons.
+        width: Channels of the tokens, a multiple of 64; None uses the backbone's, as ImageNet weights require.
+        depth: Number of blocks; None uses the backbone's, as ImageNet weights require.
+        patch_size: Side of the patches in pixels; None uses the backbone's, as ImageNet weights require.
+        norm: Only ``batch``, which changes nothing: there is no BatchNorm to replace.
+        dropout: Dropout probability after the output layer of each attention and after every linear layer of each MLP.
 
     Attributes:
-        adapted_layers: What Seg-TTT moves unless told otherwise: the last third of the blocks and what follows.
+        adapted_layers: Layers that Seg-TTT updates by default: the last third of the blocks and all that follow.
     """
 
     channels_last = False  # a transformer has no convolutions that gain from it
@@ -104,7 +104,7 @@ class Segmenter(SegmentationNetwork):
         return tokens.transpose(1, 2).unflatten(2, (height, width))
 
     def upsample(self, logits: Tensor, height: int, width: int) -> Tensor:
-        """Brings logits of patches to pixels and crops the padding."""
+        """Upsamples logits from patches to pixels and crops the padding."""
         logits = F.interpolate(
             logits, scale_factor=self.output_stride, mode="bilinear", align_corners=self.align_corners
         )

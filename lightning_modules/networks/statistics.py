@@ -1,4 +1,4 @@
-"""Statistics of single images, which several norms share."""
+"""Instance normalisation, shared by several norms."""
 
 import torch
 from torch import Tensor

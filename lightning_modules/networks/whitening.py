@@ -1,6 +1,6 @@
-"""The instance norms of RobustNet, whose outputs ISW whitens: without weights, so that checkpoints do not know them.
+"""The instance norms of RobustNet, whose outputs ISW whitens; they have no weights, so checkpoints do not contain them.
 
-Source: Choi et al. (2021), Sec. 4.1: on the stem, and on what leaves the two shallowest stages.
+Source: Choi et al. (2021), Sec. 4.1: in the stem, and on the outputs of the two shallowest stages.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ class WhitenedNorm2d(nn.Module):
 
     Args:
         num_features: Number of channels C.
-        eps: Added to the variance.
+        eps: Constant added to the variance.
     """
 
     def __init__(self, num_features: int, eps: float = 1e-5) -> None:
@@ -25,7 +25,7 @@ class WhitenedNorm2d(nn.Module):
 
     @classmethod
     def from_batch_norm(cls, layer: nn.BatchNorm2d) -> "WhitenedNorm2d":
-        """Makes a layer for the features of another."""
+        """Makes a layer with the number of channels and the eps of a BatchNorm."""
         return cls(layer.num_features, layer.eps)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ class WhitenedNorm2d(nn.Module):
 
 
 def whiten_output(block: nn.Module) -> None:
-    """Adds an instance norm behind what a block returns; its parts keep their names."""
+    """Adds an instance norm to the output of a block, in place; the block's modules keep their names."""
     last = [layer for layer in block.modules() if isinstance(layer, nn.Conv2d)][-1]
     block.whitening = WhitenedNorm2d(last.out_channels)
     block.register_forward_hook(run_whitening)

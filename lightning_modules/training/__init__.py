@@ -1,4 +1,4 @@
-"""Training for generalisation: what others add to the cross-entropy, one file each, at one seam."""
+"""Training methods for domain generalisation: additions to the cross-entropy, one file each, with one interface."""
 
 from lightning_modules.training.asg import ASG
 from lightning_modules.training.csg import CSG

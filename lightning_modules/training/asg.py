@@ -1,4 +1,4 @@
-"""ASG (Chen et al., 2020): a training on synthetic images that stays classifiable by a frozen ImageNet network."""
+"""ASG (Chen et al., 2020): training on synthetic images that keeps features classifiable by an ImageNet network."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -17,13 +17,13 @@ from lightning_modules.training.teacher import (
 
 
 class ASG(TrainingMethod):
-    """Adds the divergence between what a frozen ImageNet classifier says of the frozen and of the trained features.
+    """Adds the divergence between a frozen ImageNet classifier's predictions from frozen and from trained features.
 
-    The schedule of learning rates per layer that the authors learn is left out.
+    The authors' learned schedule of learning rates per layer is left out.
 
     Args:
-        weight: Of the divergence.
-        frozen_norms: Whether the backbone normalises by its ImageNet statistics all along, as in the authors' code.
+        weight: Weight of the divergence.
+        frozen_norms: Whether the backbone keeps its ImageNet BatchNorm statistics in training, as in the authors' code.
 
     Raises:
         ValueError: If the weight is negative.
@@ -36,7 +36,7 @@ class ASG(TrainingMethod):
         check_least(0, weight=weight)
         self.weight = weight
         self.frozen_norms = frozen_norms
-        self._held: tuple[Teacher, ImageNetClassifier] | None = None  # in a tuple: no part of the module
+        self._held: tuple[Teacher, ImageNetClassifier] | None = None  # in a tuple: not a submodule
 
     def prepare(self, network: nn.Module, num_classes: int) -> None:
         """Copies the network as the teacher, and loads the classifier."""
@@ -44,11 +44,11 @@ class ASG(TrainingMethod):
         self._held = Teacher(network, self.features), load_classifier(network)
 
     def changing(self, network: nn.Module) -> AbstractContextManager[None]:
-        """Has the backbone normalise by the teacher's statistics, where that is asked for."""
+        """Freezes the backbone's BatchNorm statistics at the teacher's, if requested."""
         return frozen_statistics(network) if self.frozen_norms else nullcontext()
 
     def compute_losses(self, step: Step) -> dict[str, Tensor]:
-        """Returns the Kullback-Leibler divergence of the trained features' classes from the frozen ones'."""
+        """Returns the weighted KL divergence between the classifications of the frozen and the trained features."""
         assert self._held is not None
         teacher, classifier = self._held
         classifier.to(step.images.device)

@@ -1,4 +1,4 @@
-"""Contrast between patches: pooled by attention over chunks of a map, and told from the patches of a queue."""
+"""A contrastive loss between patches: attention pooling over chunks of a map, and InfoNCE with a queue of keys."""
 
 import torch
 import torch.nn.functional as F
@@ -6,10 +6,10 @@ from torch import Tensor
 
 
 def compute_attention(features: Tensor) -> Tensor:
-    """Returns (B, 1, H, W) weights of 0 or more: how similar the features of a place are to the image's mean.
+    """Computes (B, 1, H, W) weights of 0 or more: the similarity of each position's features to the image's mean.
 
     Args:
-        features: (B, C, H, W); no gradient goes through the weights.
+        features: (B, C, H, W); they get no gradient from the weights.
 
     Source: Chen et al. (2021), Eq. 4.
     """
@@ -18,15 +18,15 @@ def compute_attention(features: Tensor) -> Tensor:
 
 
 def pool_chunks(features: Tensor, attention: Tensor, chunks: int) -> Tensor:
-    """Averages features over chunks of the map by the weights of an attention.
+    """Averages features over chunks of a map, weighted by attention.
 
     Args:
         features: (B, C, H, W).
         attention: (B, 1, H, W) weights of 0 or more.
-        chunks: Rows, and columns; no more than the map has.
+        chunks: Number of rows, and of columns, of chunks; at most those of the map are used.
 
     Returns:
-        (B * rows * columns, C): chunk by chunk, row by row, image by image.
+        (B * rows * columns, C), ordered by image, then row, then column.
     """
     rows, columns = min(chunks, features.shape[2]), min(chunks, features.shape[3])
     weights = attention + 1e-6  # a chunk without attention is averaged evenly
@@ -36,12 +36,12 @@ def pool_chunks(features: Tensor, attention: Tensor, chunks: int) -> Tensor:
 
 
 def contrast(queries: Tensor, keys: Tensor, queue: Tensor, temperature: float) -> Tensor:
-    """Returns the () mean InfoNCE: the cross-entropy of telling a query's own key from those of the queue.
+    """Computes the () mean InfoNCE loss: the cross-entropy of telling a query's own key from those of the queue.
 
     Args:
         queries: (N, D), normalised.
         keys: (N, D), normalised: the key of each query.
-        queue: (Q, D), normalised.
+        queue: (Q, D), normalised: the negative keys.
         temperature: Divides the similarities.
 
     Source: Chen et al. (2021), Eq. 1.

@@ -1,4 +1,4 @@
-"""Covariances between the channels of a map, which of them photometric changes move, and how far they are from 0."""
+"""Covariances between the channels of a map: their sensitivity to photometric changes, and the whitening loss."""
 
 from collections.abc import Iterable, Sequence
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lightning_modules.processes import average_over_processes
 from lightning_modules.training.method import record_outputs
 
-EPS = 1e-5  # on the diagonal
+EPS = 1e-5  # added to the diagonal
 
 
 def compute_covariances(features: Tensor) -> Tensor:
@@ -34,15 +34,15 @@ def measure_whitening(features: Tensor, mask: Tensor) -> Tensor:
 
 
 def measure_variances(network: nn.Module, maps: Sequence[str], pairs: Iterable[tuple[Tensor, Tensor]]) -> list[Tensor]:
-    """Measures how far the covariances of maps differ between images and changed copies of them.
+    """Measures the variance of maps' covariances between images and changed copies of them.
 
     Args:
-        network: In evaluation mode.
+        network: The network, in evaluation mode.
         maps: Names of its modules whose outputs are whitened.
         pairs: (B, 3, H, W) images and their copies.
 
     Returns:
-        For each map the (C, C) variances of its covariances, means over all images.
+        For each map, the (C, C) variances of its covariances, averaged over all images.
 
     Raises:
         ValueError: If there are no images.
@@ -66,15 +66,15 @@ def measure_variances(network: nn.Module, maps: Sequence[str], pairs: Iterable[t
 
 
 def choose_covariances(variances: Tensor, clusters: int, semantics: str = "paper") -> Tensor:
-    """Chooses the covariances above the diagonal whose variances are not in the lowest of so many groups.
+    """Selects the covariances above the diagonal whose variances are not in the lowest of `clusters` groups.
 
     Args:
         variances: (C, C) float.
-        clusters: Number of groups, by one-dimensional k-means.
-        semantics: ``paper`` groups what is above the diagonal; ``released`` the whole matrix, with 0 elsewhere.
+        clusters: Number of groups, formed by one-dimensional k-means.
+        semantics: ``paper`` groups the entries above the diagonal; ``released`` all entries, with 0 for the others.
 
     Returns:
-        (C, C) bool.
+        (C, C) bool mask.
 
     Source: Choi et al. (2021), Eq. 12 and 13.
     """
@@ -90,8 +90,8 @@ def choose_covariances(variances: Tensor, clusters: int, semantics: str = "paper
 
 
 def divide_into_groups(values: np.ndarray, count: int) -> np.ndarray:
-    """Divides (N,) float64 numbers into groups by the best k-means; returns the (N,) groups, the lowest 0."""
-    import kmeans1d  # not on every machine that runs the GPU check
+    """Divides (N,) float64 numbers into groups by optimal k-means; returns their (N,) groups, the lowest as 0."""
+    import kmeans1d  # not installed on every machine that runs the GPU check
 
     groups, _ = kmeans1d.cluster(values, min(count, len(np.unique(values))))
     return np.asarray(groups)

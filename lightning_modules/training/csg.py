@@ -17,19 +17,19 @@ DIMENSIONS = 128
 
 
 class CSG(TrainingMethod):
-    """Adds a contrastive loss on the last two stages: a patch is to be told from all others by its frozen features.
+    """Adds a contrastive loss on the last two stages: each trained patch has to match its own frozen features.
 
-    Keys are the frozen features of a photometric copy of the images, queries the trained ones of the images. Both are
-    pooled over chunks of the map by the attention of the queries, projected, and normalised.
+    Queries are the trained features of the images, keys the frozen features of a photometrically changed copy. Both are
+    pooled over chunks of the map, weighted by the attention of the queries, projected, and normalised.
 
     Args:
-        weight: Of the loss of each stage.
-        chunks: Into how many rows, and columns, a map is cut.
+        weight: Weight of the loss of each stage.
+        chunks: Number of rows, and of columns, into which a map is divided.
         temperature: Divides the similarities.
-        queue: How many keys of earlier batches a query is told from.
-        frozen_norms: Whether the backbone normalises by its ImageNet statistics all along, as in the authors' code.
-        semantics: ``paper`` trains the projections of the queries, ``released`` leaves them at random values, as the
-            authors' code does.
+        queue: Number of keys from earlier batches that serve as negatives.
+        frozen_norms: Whether the backbone keeps its ImageNet BatchNorm statistics in training, as in the authors' code.
+        semantics: ``paper`` trains the projections of the queries; ``released`` keeps their random initial values, as
+            the authors' code does.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -59,7 +59,7 @@ class CSG(TrainingMethod):
         self.frozen_norms = frozen_norms
         self.semantics = semantics
         self._change = PhotometricChange(0.4, 0.4, 0.4, 0.4)
-        self._held: tuple[Teacher] | None = None  # in a tuple: no part of the module
+        self._held: tuple[Teacher] | None = None  # in a tuple: not a submodule
 
     def prepare(self, network: nn.Module, num_classes: int) -> None:
         """Copies the network as the teacher; makes projections and queues."""
@@ -79,11 +79,11 @@ class CSG(TrainingMethod):
         self.register_buffer("position", torch.zeros((), dtype=torch.int64))
 
     def changing(self, network: nn.Module) -> AbstractContextManager[None]:
-        """Has the backbone normalise by the teacher's statistics, where that is asked for."""
+        """Freezes the backbone's BatchNorm statistics at the teacher's, if requested."""
         return frozen_statistics(network) if self.frozen_norms else nullcontext()
 
     def compute_losses(self, step: Step) -> dict[str, Tensor]:
-        """Returns the contrastive loss of each stage; puts the keys of all processes into the queues."""
+        """Returns the contrastive loss of each stage; adds the keys of all processes to the queues."""
         assert self._held is not None
         changed = self.normalization.apply(self._change(self.restore(step.images)))
         frozen = self._held[0].describe(changed)
@@ -104,7 +104,7 @@ class CSG(TrainingMethod):
 
     @torch.no_grad()
     def _enqueue(self, queue: Tensor, keys: Tensor) -> Tensor:
-        """Replaces the oldest keys; returns where the next ones go."""
+        """Replaces the oldest keys of a queue; returns the position of the next ones."""
         found = gather_from_processes(keys)[-len(queue) :]
         start = self.get_buffer("position")
         places = (start + torch.arange(len(found), device=queue.device)) % len(queue)

@@ -1,4 +1,4 @@
-"""DRPC (Yue et al., 2019): domain randomisation, and features that are the same in all styles of an image."""
+"""DRPC (Yue et al., 2019): domain randomisation, and features that are consistent across the styles of an image."""
 
 from typing import Any
 
@@ -10,21 +10,21 @@ from lightning_modules.training.method import Step, TrainingMethod, check_least
 from lightning_modules.training.styles import Styles, transfer_colours
 from lightning_modules.training.teacher import name_deep_stages
 
-LEVELS = (1, 2, 4, 8)  # of the pyramid: cells per side
+LEVELS = (1, 2, 4, 8)  # cells per side of the pyramid's levels
 
 
 class DRPC(TrainingMethod):
     """Trains on each image in its own and in several other styles, and pulls their pooled features together.
 
-    Yue et al. make their copies offline by an image-to-image translation network for each of 15 ImageNet classes. Here
-    a copy takes the colour statistics of a style image, while it is trained on, so that nothing has to be stored and
-    each crop comes in all styles.
+    Yue et al. make their copies offline, with an image-to-image translation network for each of 15 ImageNet classes.
+    Here, a copy gets the colour statistics of a style image during training, so that nothing has to be stored and each
+    crop can appear in all styles.
 
     Args:
-        copies: In how many styles each image is seen, besides its own.
-        weight: Of the consistency between the copies of an image.
-        styles: Folder of style images; None takes photographs of installed packages and random textures.
-        layer: Name of the module whose outputs are pooled; None is the last stage.
+        copies: Number of styles in which each image is seen, besides its own.
+        weight: Weight of the consistency loss between the copies of an image.
+        styles: Folder of style images; None uses photographs from installed packages and random textures.
+        layer: Name of the module whose outputs are pooled; None uses the backbone's last stage.
 
     Raises:
         ValueError: If an argument is outside its range, or the folder holds too few images.
@@ -45,22 +45,22 @@ class DRPC(TrainingMethod):
         self.styles = Styles(styles, least=copies)
 
     def check_data(self, datamodule: Any) -> None:
-        """Refuses style images that belong to a target."""
+        """Raises ValueError if the style images belong to a target."""
         self.styles.check_apart(datamodule)
 
     def prepare(self, network: nn.Module, num_classes: int) -> None:
-        """Names the features that are pooled."""
+        """Selects the module whose features are pooled."""
         self.features = [self.layer or name_deep_stages(network)[1]]
 
     def change_batch(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the images in their own and in other styles: first all images, then all first copies, ..."""
+        """Returns the images in their own and in other styles: all images, then all first copies, and so on."""
         plain = self.restore(images).repeat(self.copies, 1, 1, 1)
         styles = self.styles.draw(len(plain)).to(plain)
         changed = self.normalization.apply(transfer_colours(plain, styles))
         return torch.cat([images, changed]), masks.repeat(self.copies + 1, 1, 1)
 
     def compute_losses(self, step: Step) -> dict[str, Tensor]:
-        """Returns how far the pooled features of the copies of an image lie from their mean."""
+        """Returns the weighted distance of the pooled features of an image's versions from their mean."""
         return {"consistency": self.weight * measure_consistency(step.features[self.features[0]], self.copies + 1)}
 
 
@@ -69,7 +69,7 @@ def measure_consistency(features: Tensor, versions: int) -> Tensor:
 
     Args:
         features: (V * B, C, H, W): all images in the first version, then all in the second, ...
-        versions: V.
+        versions: Number of versions V.
     """
     values = features if features.dtype == torch.float64 else features.float()
     side = min(values.shape[-2:])

@@ -10,16 +10,16 @@ from lightning_modules.training.teacher import frozen_statistics
 
 
 class FrozenNorms(TrainingMethod):
-    """Normalises in the backbone by the statistics that training starts from, and does not move them.
+    """Freezes the BatchNorm statistics of the backbone at their values before training.
 
-    They come from photographs, where those of a synthetic source would take their place. ASG and CSG train so, too;
-    this is what is left of them without their loss.
+    ImageNet statistics come from photographs; without freezing, those of a synthetic source would replace them. ASG and
+    CSG do the same; this is their ablation without the losses.
 
-    Source: the code of Chen et al. (2020, 2021), which freezes them; no paper says what that alone gives.
+    Source: the code of Chen et al. (2020, 2021), which freezes them; no paper reports the effect of this alone.
     """
 
     def prepare(self, network: nn.Module, num_classes: int) -> None:
-        """Raises ValueError if the network has no backbone with statistics of an earlier training."""
+        """Raises ValueError if the network has no backbone with trained BatchNorm statistics."""
         backbone = getattr(network, "backbone", nn.Identity())
         norms = [layer for layer in backbone.modules() if isinstance(layer, _BatchNorm)]
         if not any(layer.running_mean is not None and layer.running_mean.any() for layer in norms):
@@ -30,5 +30,5 @@ class FrozenNorms(TrainingMethod):
             )
 
     def changing(self, network: nn.Module) -> AbstractContextManager[None]:
-        """Has the backbone normalise by its own statistics."""
+        """Freezes the backbone's BatchNorm statistics within a ``with`` block."""
         return frozen_statistics(network)

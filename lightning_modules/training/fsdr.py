@@ -13,20 +13,20 @@ from lightning_modules.training.styles import Styles, match_histograms
 
 
 class FSDR(TrainingMethod):
-    """Matches the histograms of the frequency bands of an image that vary with the domain to those of a style image.
+    """Matches the histograms of an image's frequency bands that vary with the domain to those of a style image.
 
-    First the lowest and the highest bands are taken to vary. From epoch `learn_from` on, each epoch asks which bands
-    do, by the entropy of predictions: a band whose randomisation makes the network less sure of source images varies no
-    longer, for it carries the scene.
+    At first, these are the lowest and the highest bands. From epoch `learn_from` on, they are selected anew in each
+    epoch, by the entropy of predictions on source images: bands whose randomisation makes the network less certain
+    carry the scene, and are kept.
 
     Args:
-        bands: Into how many rings of equal width the spectrum is divided.
-        low: How many of the lowest vary at first.
-        high: How many of the highest vary at first.
-        learn_from: The epoch from which the choice is learned; None keeps the first one.
-        images: How many source images are looked at for that, at most, by each process.
-        probability: Of changing an image at all.
-        styles: Folder of style images; None takes photographs of installed packages and random textures.
+        bands: Number of rings of equal width into which the spectrum is divided.
+        low: Number of lowest bands that are randomised at first.
+        high: Number of highest bands that are randomised at first.
+        learn_from: First epoch that selects the bands by entropy; None always keeps the initial bands.
+        images: Maximum number of source images that each process uses for the selection.
+        probability: Probability of changing an image.
+        styles: Folder of style images; None uses photographs from installed packages and random textures.
 
     Raises:
         ValueError: If an argument is outside its range, or the folder holds too few images.
@@ -60,11 +60,11 @@ class FSDR(TrainingMethod):
         self.register_buffer("varying", varying)
 
     def check_data(self, datamodule: Any) -> None:
-        """Refuses style images that belong to a target."""
+        """Raises ValueError if the style images belong to a target."""
         self.styles.check_apart(datamodule)
 
     def change_batch(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """Randomises the bands that vary, of each image with the probability asked for."""
+        """Randomises the selected bands of each image with the given probability."""
         plain = self.restore(images)
         styles = self.styles.draw(len(plain)).to(plain)
         changed = randomize_bands(plain, styles, self.get_buffer("varying"))
@@ -72,7 +72,7 @@ class FSDR(TrainingMethod):
         return torch.where(chosen, self.normalization.apply(changed), images), masks
 
     def start_epoch(self, epoch: int, network: nn.Module, images: Iterable[Tensor]) -> None:
-        """Learns which bands vary with the domain, where that is asked for."""
+        """Selects the bands that vary with the domain, from epoch `learn_from` on."""
         if self.learn_from is None or epoch < self.learn_from:
             return
         with in_evaluation(network), seeded(epoch):
@@ -81,7 +81,7 @@ class FSDR(TrainingMethod):
         self.get_buffer("varying").copy_(found)
 
     def _measure_entropies(self, network: nn.Module, images: Iterable[Tensor]) -> Tensor:
-        """Returns the (bands,) mean entropy of predictions where each band alone is randomised."""
+        """Measures the (bands,) mean entropies of predictions when only one band is randomised."""
         bands = len(self.get_buffer("varying"))
         total, count = torch.zeros(bands, dtype=torch.float64), 0
         for batch in images:
@@ -101,7 +101,7 @@ class FSDR(TrainingMethod):
 
 
 def keep_bands(images: Tensor, kept: Tensor) -> Tensor:
-    """Returns the part of (B, C, H, W) images in the rings of their spectrum that a (bands,) bool mask keeps."""
+    """Returns (B, C, H, W) images reduced to the frequency bands that a (bands,) bool mask keeps."""
     height, width = images.shape[-2:]
     vertical = torch.fft.fftfreq(height, device=images.device)[:, None]
     horizontal = torch.fft.rfftfreq(width, device=images.device)[None]
@@ -111,7 +111,7 @@ def keep_bands(images: Tensor, kept: Tensor) -> Tensor:
 
 
 def randomize_bands(images: Tensor, styles: Tensor, varying: Tensor) -> Tensor:
-    """Gives the bands that vary the histogram of the same bands of style images; keeps the others.
+    """Matches the histograms of the varying bands to those of the same bands of style images; keeps the others.
 
     Args:
         images: (B, 3, H, W) in [0, 1].
@@ -133,7 +133,7 @@ def measure_entropy(logits: Tensor) -> Tensor:
 
 
 def choose_varying(entropies: Sequence[float] | Tensor) -> Tensor:
-    """Returns the (bands,) bool mask of the bands whose randomisation leaves predictions surer than the median does.
+    """Returns the (bands,) bool mask of the bands whose randomisation gives an entropy below the median.
 
     Source: Huang et al. (2021), Sec. 3.3: bands of high entropy carry the scene and are kept.
     """

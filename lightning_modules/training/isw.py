@@ -1,4 +1,4 @@
-"""ISW, the loss of RobustNet (Choi et al., 2021): whitens the covariances of features that photometric changes move."""
+"""ISW, the loss of RobustNet (Choi et al., 2021): whitens feature covariances that photometric changes affect."""
 
 from collections.abc import Iterable, Iterator
 
@@ -18,22 +18,22 @@ from lightning_modules.training.teacher import count_channels, name_deep_stages
 
 
 class ISW(TrainingMethod):
-    """Instance selective whitening: drives covariances between channels that photometric changes move to 0.
+    """Instance selective whitening: drives covariances between channels to 0 that photometric changes affect.
 
-    The maps are the outputs of the instance norms without weights of ``norm=isw``. Which covariances count is found
-    once, at the start of epoch `from_epoch`, from source images.
+    It whitens the outputs of the weightless instance norms of networks with ``norm=isw``. The covariances to whiten are
+    selected once, at the start of epoch `from_epoch`, from source images.
 
     Args:
-        weight: Of the loss.
-        auxiliary: Weight of the cross-entropy of a second classifier, on the features of the last stage but one, which
-            trains the network alone; 0 has none.
-        from_epoch: Epochs before it train with the cross-entropy alone.
-        clusters: Into how many groups the variances of covariances are divided; all but the lowest are whitened. The
-            authors take 20 for MobileNet.
-        images: How many source images are looked at, at most, by each process.
-        trials: How many photometric copies of these are looked at; what is whitened has to come out of all.
-        semantics: ``paper`` divides the covariances above the diagonal into groups, ``released`` all entries of the
-            matrix, with the zeros on and below it, as the authors' code does.
+        weight: Weight of the whitening loss.
+        auxiliary: Weight of the cross-entropy of an auxiliary classifier on the features of the last stage but one,
+            which is used in training only; 0 adds none.
+        from_epoch: First epoch with whitening, counted from 0; earlier epochs train with cross-entropy losses only.
+        clusters: Number of groups into which the variances of covariances are divided; all but the lowest group are
+            whitened. The authors use 20 for MobileNet.
+        images: Maximum number of source images that each process uses for the selection.
+        trials: Number of photometric copies of these images; only covariances selected with all of them are whitened.
+        semantics: ``paper`` groups the covariances above the diagonal; ``released`` groups all entries of the matrix,
+            with zeros on and below the diagonal, as the authors' code does.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -66,7 +66,7 @@ class ISW(TrainingMethod):
         self._change = PhotometricChange(0.8, 0.8, 0.8, 0.3, blur=0.5)
 
     def check_length(self, epochs: int) -> None:
-        """Warns of a training that ends before anything is whitened."""
+        """Warns if training ends before whitening starts."""
         if 0 < epochs <= self.from_epoch:
             rank_zero_warn(
                 f"ISW whitens from epoch {self.from_epoch} on, counted from 0, but the training has {epochs}: nothing "
@@ -74,7 +74,7 @@ class ISW(TrainingMethod):
             )
 
     def prepare(self, network: nn.Module, num_classes: int) -> None:
-        """Finds the maps, and makes an empty mask for each; makes the second classifier."""
+        """Finds the maps, and creates an empty mask for each and the auxiliary classifier."""
         layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, WhitenedNorm2d)}
         if not layers:
             raise ValueError(
@@ -95,11 +95,11 @@ class ISW(TrainingMethod):
 
     @property
     def masks(self) -> dict[str, Tensor]:
-        """The (C, C) bool mask of each map: which covariances are whitened; all False before they are chosen."""
+        """The (C, C) bool mask of whitened covariances for each map; all False before the selection."""
         return {name: self.get_buffer(f"mask{number}") for number, name in enumerate(self.maps)}
 
     def start_epoch(self, epoch: int, network: nn.Module, images: Iterable[Tensor]) -> None:
-        """Chooses the covariances, in the epoch when whitening starts."""
+        """Selects the covariances to whiten, in the first epoch with whitening."""
         if epoch < self.from_epoch or any(mask.any() for mask in self.masks.values()):
             return
         with in_evaluation(network):
@@ -115,7 +115,7 @@ class ISW(TrainingMethod):
         rank_zero_info(f"ISW whitens from epoch {epoch} on: {', '.join(shares)} covariances")
 
     def compute_losses(self, step: Step) -> dict[str, Tensor]:
-        """Returns the mean absolute covariance over what is whitened, over maps and images, and the second loss."""
+        """Returns the weighted whitening loss, the mean over maps, and the weighted auxiliary cross-entropy."""
         found = [measure_whitening(step.features[name], mask) for name, mask in self.masks.items() if mask.any()]
         losses = {"whitening": self.weight * torch.stack(found).mean()} if found else {}
         if self.auxiliary:
@@ -125,7 +125,7 @@ class ISW(TrainingMethod):
         return losses
 
     def _copy(self, images: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields batches of at most `images` images and their photometric copies, both normalised."""
+        """Yields batches of images, `images` in total at most, and their photometric copies, both normalised."""
         left = self.images
         for batch in images:
             kept = batch[:left]
@@ -136,7 +136,7 @@ class ISW(TrainingMethod):
 
 
 def find_deep_stage(network: nn.Module) -> str:
-    """Names the last stage but one; raises ValueError that says how to do without it."""
+    """Returns the name of the last stage but one; raises ValueError, with a way around, if it is unknown."""
     try:
         return name_deep_stages(network)[0]
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""The seam of training: a method may change the images of a batch, look at features of the network, and add losses."""
+"""The interface of training methods, which may change a batch's images, read the network's features, and add losses."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,14 +15,14 @@ from lightning_modules.normalization import IMAGENET
 
 @dataclass(frozen=True)
 class Step:
-    """What the losses of a training step are made of.
+    """The data from which the losses of a training step are computed.
 
     Attributes:
-        network: In training mode.
+        network: The network, in training mode.
         images: (B, 3, H, W) float, normalised, as the network saw them.
         masks: (B, H, W) int64 train ids, 255 where ignored.
         logits: (B, K, H, W) float.
-        features: Outputs of the modules that the method asks for, by name.
+        features: Outputs, by name, of the modules listed in the method's `features`.
     """
 
     network: nn.Module
@@ -33,40 +33,39 @@ class Step:
 
 
 class TrainingMethod(nn.Module):
-    """A way to train for generalisation. Subclasses override what they need; this one adds nothing.
+    """Base class of methods that train for domain generalisation. It adds nothing; subclasses override what they need.
 
-    It is part of the module while it trains: its parameters are trained with the network's, its buffers are in the
-    checkpoint, so that a training that resumes goes on with them. Checkpoints load without it, and at test time nothing
-    of it is left.
+    During training it is part of the module: its parameters are trained with the network's, and its state is saved in
+    checkpoints, from which training can resume. Checkpoints also load without it, and it is not used at test time.
 
     Attributes:
         features: Names of modules of the network whose outputs the losses need, e.g. ``backbone.layer1``.
-        normalization: Of the images.
+        normalization: Normalisation of the images.
     """
 
     features: Sequence[str] = ()
     normalization = IMAGENET
 
     def check_data(self, datamodule: Any) -> None:
-        """Raises ValueError if the method was given what belongs to a target of the run; called before a training."""
+        """Raises ValueError if the method uses data of one of the run's targets; called before training."""
 
     def check_length(self, epochs: int) -> None:
-        """Warns if a training of so many epochs (-1 is endless) ends before the method begins."""
+        """Warns if a training of this many epochs (-1: no limit) ends before the method starts."""
 
     def prepare(self, network: nn.Module, num_classes: int) -> None:
-        """Called once before a training, with the weights that it starts from, also before one that resumes.
+        """Prepares the method for a network with its initial weights; called once, also when training resumes.
 
         Raises:
             ValueError: If the method cannot train this network.
         """
 
     def start_epoch(self, epoch: int, network: nn.Module, images: Iterable[Tensor]) -> None:
-        """Called at the start of each epoch.
+        """Prepares the method for an epoch; called at the start of each.
 
         Args:
-            epoch: From 0 on.
-            network: In training mode; to be left as it was.
-            images: (B, 3, H, W) batches of the source on the network's device, read when they are asked for.
+            epoch: Number of the epoch, from 0.
+            network: The network, in training mode; must be unchanged afterwards.
+            images: (B, 3, H, W) batches of the source on the network's device, loaded on demand.
         """
 
     def change_batch(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,27 +78,27 @@ class TrainingMethod(nn.Module):
         return images, masks
 
     def restore(self, images: Tensor) -> Tensor:
-        """Returns (B, 3, H, W) normalised images as values in [0, 1]."""
+        """Maps (B, 3, H, W) normalised images to values in [0, 1]."""
         return self.normalization.undo(images).clamp(0, 1)
 
     def changing(self, network: nn.Module) -> AbstractContextManager[None]:
-        """Changes what modules of the network return within a ``with`` block, in which a batch is predicted."""
+        """Modifies the outputs of the network's modules within a ``with`` block, in which a batch is predicted."""
         return nullcontext()
 
     def compute_losses(self, step: Step) -> dict[str, Tensor]:
-        """Returns the losses to add to the cross-entropy, weighted, by name: () each."""
+        """Returns the weighted losses to add to the cross-entropy, by name; () each."""
         return {}
 
 
 def check_least(least: float, **values: float) -> None:
-    """Raises ValueError if one of some arguments, given by name, is below what is expected at least."""
+    """Raises ValueError if one of the arguments, given by name, is below `least`."""
     for name, value in values.items():
         if value < least:
             raise ValueError(f"{name} is {value}: expected {least} or more")
 
 
 def check_shares(**values: float) -> None:
-    """Raises ValueError if one of some arguments, given by name, is outside [0, 1]."""
+    """Raises ValueError if one of the arguments, given by name, is outside [0, 1]."""
     for name, value in values.items():
         if not 0 <= value <= 1:
             raise ValueError(f"{name} is {value}: expected 0 to 1")
@@ -109,7 +108,7 @@ def find_module(network: nn.Module, name: str) -> nn.Module:
     """Returns a module of a network by its dotted name.
 
     Raises:
-        ValueError: If there is none of that name; says which there are.
+        ValueError: If there is none of that name; the message lists the names that exist.
     """
     try:
         return network.get_submodule(name)
@@ -126,16 +125,16 @@ def find_module(network: nn.Module, name: str) -> nn.Module:
 
 @contextmanager
 def record_outputs(network: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """Gives a dict that holds the outputs of modules by name, once the network has run within the ``with`` block.
+    """Yields a dict that collects the outputs of modules by name when the network runs within the ``with`` block.
 
     Raises:
-        ValueError: If the network has no module of a name.
+        ValueError: If the network has no module of one of the names.
     """
     outputs: dict[str, Tensor] = {}
 
     def keep(name: str) -> None:
         def hook(_: nn.Module, __: object, output: Tensor) -> None:
-            outputs[name] = output.clone()  # the next layer may write into it
+            outputs[name] = output.clone()  # the next layer may modify it in place
 
         handles.append(find_module(network, name).register_forward_hook(hook))
 
@@ -150,11 +149,11 @@ def record_outputs(network: nn.Module, names: Sequence[str]) -> Iterator[dict[st
 
 
 class SourceImages:
-    """The images of a training loader once more, as often as asked for, on a device.
+    """The images of a training loader, on a device; can be iterated any number of times.
 
     Args:
-        loader: Of the training, of batches with ``image``.
-        device: Of the network.
+        loader: Training loader, of batches with ``image``.
+        device: Device of the network.
     """
 
     def __init__(self, loader: DataLoader, device: torch.device) -> None:
@@ -176,12 +175,12 @@ def train_step(
     images: Tensor,
     masks: Tensor,
 ) -> Step:
-    """Changes a batch as a method wants, and predicts it.
+    """Applies a method's changes to a batch and the network, and predicts the batch.
 
     Args:
-        method: Of the training.
-        predict: From (B, 3, H, W) images to (B, K, H, W) logits of the network.
-        network: In training mode.
+        method: The training method.
+        predict: Function from (B, 3, H, W) images to the network's (B, K, H, W) logits.
+        network: The network, in training mode.
         images: (B, 3, H, W) float, normalised.
         masks: (B, H, W) int64 train ids, 255 where ignored.
     """
@@ -192,15 +191,15 @@ def train_step(
 
 
 def find_method_state(own: Mapping[str, Tensor], saved: Mapping[str, Any] | None, name: str) -> dict[str, Tensor]:
-    """Returns the state of a method of training in a checkpoint.
+    """Returns the state of the training method in a checkpoint.
 
     Args:
-        own: The state of the method of this run.
-        saved: The ``name`` and ``state`` of that of the checkpoint; None if it has none.
-        name: Of the method of this run.
+        own: State of this run's method.
+        saved: ``name`` and ``state`` of the checkpoint's method; None if it was trained without one.
+        name: Name of this run's method.
 
     Raises:
-        ValueError: If the checkpoint was trained by another method, or by the same with other sizes.
+        ValueError: If the checkpoint was trained by another method, or by the same method with tensors of other shapes.
     """
     found = "no method" if saved is None else saved["name"]
     state = {} if saved is None else saved["state"]
@@ -214,13 +213,13 @@ def find_method_state(own: Mapping[str, Tensor], saved: Mapping[str, Any] | None
 
 
 def find_seed() -> int:
-    """Returns the seed of the run, as `seed_everything` leaves it; 0 without one."""
+    """Returns the seed that `seed_everything` has set for the run; 0 without one."""
     return int(os.environ.get("PL_GLOBAL_SEED", 0))
 
 
 @contextmanager
 def in_evaluation(network: nn.Module) -> Iterator[None]:
-    """Sets evaluation mode without gradients within a ``with`` block, and puts every module's mode back after it."""
+    """Sets evaluation mode without gradients within a ``with`` block, and restores every module's mode after it."""
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:
@@ -233,7 +232,7 @@ def in_evaluation(network: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def seeded(*numbers: int) -> Iterator[None]:
-    """Seeds torch's generators from numbers within a ``with`` block, and puts them back at its end."""
+    """Seeds torch's generators from numbers within a ``with`` block, and restores their states after it."""
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices):
         seed = 0

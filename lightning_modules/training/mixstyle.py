@@ -12,12 +12,12 @@ from lightning_modules.training.method import TrainingMethod, check_shares, find
 
 
 class MixStyle(TrainingMethod):
-    """Gives features of each image the mean and deviation of a mixture of its own and another image's.
+    """Mixes the mean and standard deviation of each image's features with those of another image.
 
     Args:
-        layers: Names of the modules whose outputs are mixed; None is the stages of stride 4 and 8.
-        alpha: Of the Beta distribution that the shares of the mixture are drawn from.
-        probability: Of mixing a batch at all.
+        layers: Names of the modules whose outputs are mixed; None uses the stages of stride 4 and 8.
+        alpha: Parameter of the Beta distribution from which the weights of the mixture are drawn.
+        probability: Probability of mixing a batch.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -36,14 +36,14 @@ class MixStyle(TrainingMethod):
         self._beta = torch.distributions.Beta(alpha, alpha)
 
     def prepare(self, network: nn.Module, num_classes: int) -> None:
-        """Finds the layers."""
+        """Finds the layers whose outputs are mixed."""
         self._names = self.layers or find_early_stages(network)
         for name in self._names:
             find_module(network, name)
 
     @contextmanager
     def changing(self, network: nn.Module) -> Iterator[None]:
-        """Has the outputs of the layers mixed."""
+        """Mixes the outputs of the layers within a ``with`` block."""
         handles = [find_module(network, name).register_forward_hook(self._mix) for name in self._names]
         try:
             yield
@@ -58,7 +58,7 @@ class MixStyle(TrainingMethod):
 
 
 def find_early_stages(network: nn.Module) -> list[str]:
-    """Names the stages of stride 4 and 8 of a network.
+    """Returns the names of a network's stages of stride 4 and 8.
 
     Raises:
         ValueError: If the network does not name its stages as residual networks do.
@@ -77,15 +77,15 @@ def find_early_stages(network: nn.Module) -> list[str]:
 
 
 def mix_statistics(features: Tensor, partners: Tensor, shares: Tensor) -> Tensor:
-    """Mixes mean and deviation per channel with those of other images.
+    """Mixes the mean and standard deviation per channel with those of other images.
 
     Args:
         features: (B, C, H, W).
-        partners: (B,) int64: the other image of each.
-        shares: (B,) float in [0, 1]: of an image's own statistics.
+        partners: (B,) int64: index of the other image for each image.
+        shares: (B,) float in [0, 1]: weight of an image's own statistics.
 
     Returns:
-        (B, C, H, W): the normalised features with the mixed statistics, through which no gradient goes.
+        (B, C, H, W): the normalised features with the mixed statistics, which are constants for the gradient.
     """
     variance, mean = torch.var_mean(features.detach(), dim=(2, 3), keepdim=True)
     deviation = (variance + 1e-6).sqrt()

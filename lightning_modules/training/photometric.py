@@ -1,4 +1,4 @@
-"""Photometric changes of images on their device, drawn anew for each image."""
+"""Random photometric changes of images on their device, drawn separately for each image."""
 
 import torch
 from torch import Tensor
@@ -9,12 +9,12 @@ class PhotometricChange:
     """Changes brightness, contrast, saturation and hue of each image, and blurs some.
 
     Args:
-        brightness: Factors are drawn from [1 - b, 1 + b].
-        contrast: Likewise.
-        saturation: Likewise.
-        hue: Turned by up to this share of the circle, at most 0.5.
-        blur: Probability of a Gaussian blur of a deviation of 0.1 to 2 pixels.
-        probability: Of changing the colours of an image at all.
+        brightness: Range b of the brightness factors, which are drawn from [1 - b, 1 + b].
+        contrast: Range of the contrast factors, likewise.
+        saturation: Range of the saturation factors, likewise.
+        hue: Maximum shift of the hue as a fraction of the colour circle, at most 0.5.
+        blur: Probability of a Gaussian blur with a standard deviation of 0.1 to 2 pixels.
+        probability: Probability of changing the colours of an image.
     """
 
     def __init__(

