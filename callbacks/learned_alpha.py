@@ -17,7 +17,7 @@ from callbacks.adaptation.steps import evaluating, seeded
 from callbacks.iabn import adaptive_batch_norm, check_batch_norm, list_batch_norms
 from lightning_modules.normalization import IMAGENET, Normalization
 from lightning_modules.predictor import predict_logits
-from lightning_modules.recipe import compute_loss
+from lightning_modules.recipe import compute_training_loss
 from lightning_modules.training.photometric import PhotometricChange
 
 START = 0.1  # the paper's alpha
@@ -67,7 +67,7 @@ def learn_alpha(
             with blending(layers, logits):
                 predicted = predict_logits(network, changed)
             predicted = F.interpolate(predicted, size=masks.shape[-2:], mode="bilinear", align_corners=False)
-            (compute_loss(predicted, masks) / per_step).backward()
+            (compute_training_loss(predicted, masks) / per_step).backward()
             seen += 1
             if seen % per_step == 0:
                 optimizer.step()

@@ -183,7 +183,7 @@ class MethodSearch(Search):
         assert self.best is not None
         values = {f"best_{name}": value for name, value in self.best.items() if isinstance(value, int | float)}
         log_result(module, {**values, "miou_best": best})
-        points = {f"val/miou_{name_point(point)}": miou for point, miou in zip(self.points, self.miou, strict=True)}
+        points = {f"val/miou_{name_variant(point)}": miou for point, miou in zip(self.points, self.miou, strict=True)}
         for logger in trainer.loggers:
             logger.log_metrics(points, step=module.global_step)
 
@@ -196,7 +196,7 @@ def find_search(trainer: Trainer) -> MethodSearch | None:
     return searches[-1] if searches else None
 
 
-def name_point(values: Mapping[str, Any]) -> str:
+def name_variant(values: Mapping[str, Any]) -> str:
     """Names a point of a grid for logs: ``psi_0.7_num_steps_3``."""
     return "_".join(
         f"{name}_{value:g}" if isinstance(value, float) else f"{name}_{value}" for name, value in values.items()

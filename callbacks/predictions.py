@@ -227,7 +227,7 @@ class Predictions(Callback):
         module.allow_zero_length_dataloader_with_multiple_devices = self._may_be_empty
 
     def _summarize(self, place: PredictionFolder, trainer: Trainer, ended: bool) -> None:
-        done, records, expected = place.find_done(), place.read_records(), list_names(trainer)
+        done, records, expected = place.find_done(), place.read_records(), list_expected(trainer)
         domains = {
             domain: {
                 "expected": len(expected[domain]) if domain in expected else None,
@@ -290,7 +290,7 @@ def has_names(loader: Any) -> bool:
     return hasattr(dataset, "domain") and hasattr(dataset, "name") and hasattr(dataset, "__len__")
 
 
-def list_names(trainer: Trainer) -> dict[str, set[str]]:
+def list_expected(trainer: Trainer) -> dict[str, set[str]]:
     """Returns the names of all images to predict, done or not, by domain, for data sets that provide names."""
     datasets = [loader.dataset for loader in list_loaders(trainer.predict_dataloaders) if has_names(loader)]
     return {dataset.domain: {dataset.name(index) for index in range(len(dataset))} for dataset in datasets}

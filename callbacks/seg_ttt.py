@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from callbacks.adaptation.alpha import Alpha, read_alpha
 from callbacks.adaptation.outcome import check_trust
-from callbacks.adaptation.parameters import check_names, counting_values, select_parameters
+from callbacks.adaptation.parameters import check_is_list, counting_values, select_parameters
 from callbacks.adaptation.passes import Passes
 from callbacks.adaptation.steps import check_steps, evaluating, in_float16, moving, seeded, take_step, try_scales
 from callbacks.adaptation.stopping import Deadline, Pace
@@ -91,7 +91,7 @@ class SegTTT(Method):
         super().__init__()
         check_psi(psi)
         check_steps(num_steps, lr)
-        check_names(trainable)
+        check_is_list(trainable)
         check_resampling(resampling)
         check_semantics(semantics)
         if time_budget_ms is not None and not 0 < time_budget_ms < float("inf"):

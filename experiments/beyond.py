@@ -24,7 +24,7 @@ FINAL = [0.75, 1.0, 1.25]  # scales that a final prediction is fused over
 AUTOCONTRAST = {"flip": True, "grayscale": False, "autocontrast": True}
 
 
-def list_rows(world: World, alpha: float, by_layer: str) -> dict[str, tuple[str, dict[str, Any]]]:
+def list_methods(world: World, alpha: float, by_layer: str) -> dict[str, tuple[str, dict[str, Any]]]:
     """Lists the rows: title, class of the method, and its settings.
 
     Args:
@@ -71,7 +71,7 @@ def run_seed(name: str, seed: int, folder: Path, options: Sequence[str], most_hu
     by_layer = folder / "alpha.yaml"
     if not by_layer.exists():
         learn_file(world.config, folder / CHECKPOINT, by_layer, arguments)
-    methods = list_rows(world, alpha, str(by_layer))
+    methods = list_methods(world, alpha, str(by_layer))
     method, settings = methods[BEST]
     risk = study.choose_trust(method, settings, most_hurt)
     methods[TRUSTED] = method, settings | {"trust": risk["trust"]}

@@ -200,7 +200,7 @@ def format_networks(networks: Sequence[dict[str, Any]]) -> str:
     return format_markdown(["network", "parameters", "training (s)", "chosen on `development`"], rows)
 
 
-def format_report(report: dict[str, Any]) -> str:
+def format_comparison(report: dict[str, Any]) -> str:
     """Formats the report for docs/results.md: machine, results, and each network's training and chosen values."""
     machine = f"{report['machine']}, torch {report['torch']}, {report['date']}"
     origin = f"`make comparison` ({machine}). Written by `experiments/comparison.py`; do not edit."
@@ -236,9 +236,9 @@ def run_comparison(args: Sequence[str] | None = None) -> dict[str, Any]:
         report["rows"] += [{"network": contender.name, **row} for row in study.score_all(methods, REFERENCE)]
         report["networks"].append({"name": contender.name, **trained, "chosen": chosen})
         write_json(arguments.folder / "report.json", report)
-        write_file(arguments.folder / "results.md", format_report(report).encode())  # save after each network
+        write_file(arguments.folder / "results.md", format_comparison(report).encode())  # save after each network
         if arguments.page:
-            insert_report(arguments.page, format_report(report), "comparison")
+            insert_report(arguments.page, format_comparison(report), "comparison")
     print(f"\n{format_rows(report['rows'])}\n\nWritten to {arguments.folder}", flush=True)
     return report
 

@@ -80,7 +80,7 @@ def run_seed(seed: int, folder: Path, options: Sequence[str]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def tabulate(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def average_runs(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Averages the runs over seeds.
 
     Returns:
@@ -88,7 +88,7 @@ def tabulate(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         several seeds also ``miou_spread``, the standard deviation of each over seeds.
     """
     rows = []
-    for (method,), scores in group_rows(list_scores(runs), ["method"]):
+    for (method,), scores in group_rows(flatten_runs(runs), ["method"]):
         miou = {column.title: [row[column.key] for row in scores] for column in list_columns(scores[0])}
         row: dict[str, Any] = {"method": method, "miou": {name: statistics.mean(miou[name]) for name in miou}}
         row |= {key: statistics.mean(row[key] for row in scores) for key in ("ece", "ms_per_image")}
@@ -98,18 +98,18 @@ def tabulate(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
-def list_scores(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def flatten_runs(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Lists the scores as flat rows, one per run and method."""
     return [{"method": name, **flatten_summary(run["methods"][name])} for run in runs for name in METHODS]
 
 
-def format_table(runs: Sequence[dict[str, Any]]) -> str:
+def format_runs(runs: Sequence[dict[str, Any]]) -> str:
     """Formats a Markdown table: mean IoU in percent (higher is better), ECE in percent (lower is better)."""
-    rows = list_scores(runs)
+    rows = flatten_runs(runs)
     return format_scores(rows, ["method"], [*list_columns(rows[0]), *COST])
 
 
-def draw_chart(rows: Sequence[dict[str, Any]], path: Path) -> None:
+def draw_bars(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Draws mean IoU per target and method as bars."""
     from matplotlib import colormaps
     from matplotlib.figure import Figure
@@ -156,15 +156,15 @@ def run_demo(args: Sequence[str] | None = None) -> list[dict[str, Any]]:
     runs: list[dict[str, Any]] = []
     for seed in arguments.seeds:
         runs.append(run_seed(seed, folder / f"seed_{seed}", list_options(seed, arguments.target_seed, more)))
-        rows = tabulate(runs)  # after every seed, in case the next one is interrupted
+        rows = average_runs(runs)  # after every seed, in case the next one is interrupted
         seconds = time.perf_counter() - start
         report = {"rows": rows, "seeds": arguments.seeds[: len(runs)], "quick": arguments.quick, "seconds": seconds}
         write_json(folder / SUMMARY, report | {"target_seed": arguments.target_seed, "runs": runs})
-        write_file(folder / "table.md", (format_table(runs) + "\n").encode())
-        draw_chart(rows, folder / "miou.png")
+        write_file(folder / "table.md", (format_runs(runs) + "\n").encode())
+        draw_bars(rows, folder / "miou.png")
     copy_pictures(folder, arguments.seeds[0])
     print(f"\nMean IoU in percent per target, ECE in percent; {time.perf_counter() - start:.0f} s\n")
-    print(format_table(runs))
+    print(format_runs(runs))
     if arguments.quick:
         print("\n--quick: the budget is far too small for these numbers to mean anything.")
     print(f"\nTable, chart and pictures: {folder}")

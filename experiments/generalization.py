@@ -17,7 +17,7 @@ from experiments.study import TRAINING, describe_method, open_study, read_json
 from experiments.worlds import PLAIN, WORLDS, World, list_training, make_world_parser, write_world_report
 
 
-def run_training(world: World, name: str, seed: int, folder: Path, options: Sequence[str]) -> list[dict[str, Any]]:
+def run_one_training(world: World, name: str, seed: int, folder: Path, options: Sequence[str]) -> list[dict[str, Any]]:
     """Trains by one training method with one seed, chooses alpha, and tests; returns a row per test-time method.
 
     Args:
@@ -84,7 +84,7 @@ def run_generalization(args: Sequence[str] | None = None) -> list[dict[str, Any]
     options = [*(world.quick if arguments.quick else ()), *arguments.options]
     rows: list[dict[str, Any]] = []
     for name, seed in product(names, arguments.seeds):
-        rows += run_training(world, name, seed, folder / f"{name}_{seed}", options)
+        rows += run_one_training(world, name, seed, folder / f"{name}_{seed}", options)
     compare_with_plain(rows)
     write_world_report(arguments, "generalization", folder, rows, format_rows(rows))
     return rows

@@ -186,7 +186,7 @@ class Protocol:
         return values, [first, *passes]
 
 
-def tabulate(summaries: Mapping[str, Mapping[str, Any]]) -> str:
+def format_summaries(summaries: Mapping[str, Mapping[str, Any]]) -> str:
     """Formats a Markdown table: mean IoU per target and on average, and ECE, all in percent; ms per image."""
     rows = [{"method": name, **flatten_summary(summary)} for name, summary in summaries.items()]
     return format_scores(rows, ["method"], [*list_columns(rows[0]), *COST])
@@ -214,7 +214,7 @@ def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
     return parse(parser, args)
 
 
-def name_folder(config: Path) -> str:
+def name_experiment(config: Path) -> str:
     """Names an experiment's folder after its file, prefixed by the file's subfolder of configs/experiment."""
     within = [] if config.parent.name in ("", "experiment") else [config.parent.name]
     return "_".join([*within, config.stem])
@@ -228,7 +228,7 @@ def parse_scales(text: str) -> list[float]:
 def run_protocol(args: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
     """Runs the protocol; returns the results of each method."""
     arguments = parse_arguments(args)
-    folder = arguments.folder or Path("outputs/protocol") / name_folder(arguments.config)
+    folder = arguments.folder or Path("outputs/protocol") / name_experiment(arguments.config)
     grids = Grids(arguments.scales, arguments.psi, arguments.num_steps, arguments.lr)
     choice = (arguments.semantics, arguments.trainable, arguments.most_hurt)
     protocol = Protocol(arguments.config, folder, arguments.options, grids, *choice)
@@ -240,8 +240,8 @@ def run_protocol(args: Sequence[str] | None = None) -> dict[str, dict[str, Any]]
     for name in METHODS:
         print(f"Testing {name} on the targets ...", flush=True)
         summaries[name] = protocol.test(name, protocol.describe_chosen(name))
-    write_file(folder / "table.md", (tabulate(summaries) + "\n").encode())
-    print(f"\nMean IoU and ECE in percent\n\n{tabulate(summaries)}\n\nResults and reports: {folder / 'test'}")
+    write_file(folder / "table.md", (format_summaries(summaries) + "\n").encode())
+    print(f"\nMean IoU and ECE in percent\n\n{format_summaries(summaries)}\n\nResults and reports: {folder / 'test'}")
     return summaries
 
 

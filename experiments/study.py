@@ -77,7 +77,7 @@ def train(
         resumed = last.exists()
         command += [f"--ckpt_path={last}"] if resumed else []
         start = time.perf_counter()
-        if run_training([sys.executable, str(ROOT / "main.py"), *command]):
+        if run_to_exit([sys.executable, str(ROOT / "main.py"), *command]):
             raise RuntimeError(f"the training of {config} failed: its last lines above say why")
         seconds = None if resumed else time.perf_counter() - start  # the time since resuming alone would mislead
         report = {"checkpoint": CHECKPOINT, "commit": find_commit(), "seconds": seconds}
@@ -88,7 +88,7 @@ def train(
     return checkpoint
 
 
-def run_training(command: Sequence[str]) -> int:
+def run_to_exit(command: Sequence[str]) -> int:
     """Runs a command and returns its exit code; stops the command if this process is stopped."""
     process = subprocess.Popen(command, env=os.environ | {PROGRAM: str(os.getpid())})  # ends with this process
     try:

@@ -48,7 +48,7 @@ WAYS = [
 LARGE = (256, 512)  # (H, W) of the image on which the preset is timed, with the paper's network
 
 
-def resolve(settings: Mapping[str, Any], usual: Mapping[str, Any], milliseconds: float) -> dict[str, Any]:
+def resolve_factors(settings: Mapping[str, Any], usual: Mapping[str, Any], milliseconds: float) -> dict[str, Any]:
     """Returns all settings of a variant, whose learning rate and time budget are given as factors on Seg-TTT's."""
     resolved = {**usual, **settings}
     if "lr" in settings:
@@ -69,7 +69,7 @@ def score(
     study: Study, name: str, settings: Mapping[str, Any], usual: Mapping[str, Any], times: float
 ) -> dict[str, Any]:
     """Scores Seg-TTT with some settings on the development domain."""
-    summary = study.validate(name.replace(" ", "_"), describe_method("SegTTT", resolve(settings, usual, times)))
+    summary = study.validate(name.replace(" ", "_"), describe_method("SegTTT", resolve_factors(settings, usual, times)))
     return {"settings": dict(settings), "name": name_settings(settings), **pick(summary)}
 
 
@@ -108,7 +108,7 @@ def measure_shares(steps: Sequence[int], size: Sequence[int] = LARGE, backbone: 
     return {count: seconds / times[-1] for count, seconds in zip(steps, times, strict=False)}
 
 
-def format_report(report: Mapping[str, Any]) -> str:
+def format_tradeoffs(report: Mapping[str, Any]) -> str:
     """Formats the report for docs/tradeoffs.md: all variants on development, the preset, and its test."""
     iabn, full = report["development"]["IaBN"], report["development"]["Seg-TTT"]
     tried = [{"way": name, "settings": "", **row} for name, row in report["development"].items()]
@@ -185,7 +185,7 @@ def run_tradeoffs(args: Sequence[str] | None = None) -> dict[str, Any]:
     shares = measure_shares(counts, *(((64, 64), "resnet10") if arguments.quick else ()))
     preset = choose_preset(rows, development["IaBN"]["miou"], full["miou"], shares)
     if preset is not None:
-        known["seg_ttt_fast"] = describe_method("SegTTT", resolve(preset["settings"], usual, full["ms"]))
+        known["seg_ttt_fast"] = describe_method("SegTTT", resolve_factors(preset["settings"], usual, full["ms"]))
     targets = study.score_all(known)
     report = {
         **describe_machine(),
@@ -201,7 +201,7 @@ def run_tradeoffs(args: Sequence[str] | None = None) -> dict[str, Any]:
         "verdict": judge(targets),
     }
     write_json(arguments.folder / "report.json", report)
-    text = format_report(report)
+    text = format_tradeoffs(report)
     write_file(arguments.folder / "tradeoffs.md", text.encode())
     draw(report, arguments.folder / "tradeoffs.png")
     if arguments.page:

@@ -57,7 +57,7 @@ def predict_in_training(network: nn.Module, image: Tensor) -> Tensor:
         ) from error
 
 
-def compute_loss(logits: Tensor, mask: Tensor) -> Tensor:
+def compute_training_loss(logits: Tensor, mask: Tensor) -> Tensor:
     """Computes the mean cross-entropy over the labelled pixels; 0 if there are none.
 
     Args:

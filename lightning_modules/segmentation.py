@@ -21,13 +21,13 @@ from lightning_modules.origin import check_origin, describe_origin
 from lightning_modules.precision import warn_of_slow_bf16
 from lightning_modules.predictor import Predictor, Stopwatch, describe_adaptations, predict_plainly
 from lightning_modules.probabilities import check_temperature, label_images, scale_temperature
-from lightning_modules.recipe import check_finite, compute_loss, continue_schedule, predict_in_training
+from lightning_modules.recipe import check_finite, compute_training_loss, continue_schedule, predict_in_training
 from lightning_modules.training.method import (
     SourceImages,
     TrainingMethod,
     find_method_state,
     find_seed,
-    seeded,
+    seeded_by,
     train_step,
 )
 
@@ -184,11 +184,11 @@ class SegmentationModule(LightningModule):
         if self.training_method is None:
             logits = self._predict_in_training(image)
         else:
-            with seeded(find_seed(), self.global_rank, self.global_step, batch_idx):
+            with seeded_by(find_seed(), self.global_rank, self.global_step, batch_idx):
                 step = train_step(self.training_method, self._predict_in_training, self.network, image, mask)
                 added = self.training_method.compute_losses(step)
             logits, mask = step.logits, step.masks
-        loss = compute_loss(logits, mask)
+        loss = compute_training_loss(logits, mask)
         for name, value in added.items():
             self.log(f"train/{type(self.training_method).__name__}/{name}", value, batch_size=len(image))
             loss = loss + value

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 import callbacks
-from experiments.beyond import BEST, FAST, REFERENCE, TRUSTED, choose_elsewhere, format_rows, list_rows, run_beyond
+from experiments.beyond import BEST, FAST, REFERENCE, TRUSTED, choose_elsewhere, format_rows, list_methods, run_beyond
 from experiments.pages import make_marks
 from experiments.worlds import WORLDS
 from tests.tiny import ROOT
@@ -36,7 +36,7 @@ def test_nothing_is_chosen_where_it_is_scored() -> None:
 
 
 def test_presets_say_what_the_study_measures() -> None:
-    rows = list_rows(WORLDS["street_scenes"], 0.1, "alpha.yaml")
+    rows = list_methods(WORLDS["street_scenes"], 0.1, "alpha.yaml")
     for preset, row in (("best", BEST), ("fast", FAST)):
         content = yaml.safe_load((ROOT / "configs" / "method" / f"{preset}.yaml").read_text())
         method = getattr(callbacks, content["class_path"].rpartition(".")[2])

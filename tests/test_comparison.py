@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.comparison import BASE, DROPOUT, OTHERS, format_report, format_rows, run_comparison
+from experiments.comparison import BASE, DROPOUT, OTHERS, format_comparison, format_rows, run_comparison
 from tests.tiny import ROOT
 
 
@@ -50,7 +50,7 @@ def test_comparison_writes_its_page_and_does_nothing_twice(
         assert {"miou.haze", "miou.dusk", "miou.dust"} <= row.keys() and row["ms_per_image"] > 0
         assert row["lower"] >= 0
     page = (tmp_path / "page.md").read_text()
-    assert format_report(report) in page
+    assert format_comparison(report) in page
     runs = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.ckpt")}
     runs |= {path: path.stat().st_mtime_ns for path in tmp_path.rglob("test/*/results.json")}
     assert json.loads(json.dumps(run_comparison(args)["rows"])) == json.loads(json.dumps(report["rows"]))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from experiments.demo import METHODS, format_table, run_demo, tabulate
+from experiments.demo import METHODS, average_runs, format_runs, run_demo
 
 
 @pytest.mark.slow
@@ -30,7 +30,7 @@ def test_table_averages_over_seeds() -> None:
         return {"methods": dict.fromkeys(METHODS, summary)}
 
     runs = [run(40.0), run(44.0)]
-    rows = tabulate(runs)
+    rows = average_runs(runs)
     assert rows[0]["miou"] == {"haze": 42.0, "mean": 42.0}
     assert rows[0]["miou_spread"]["haze"] == pytest.approx(2.828, abs=1e-3)
-    assert "| t-BN | 42.0 ± 2.8 | 42.0 ± 2.8 | 1.0 | 2 |" in format_table(runs)
+    assert "| t-BN | 42.0 ± 2.8 | 42.0 ± 2.8 | 1.0 | 2 |" in format_runs(runs)

@@ -11,7 +11,7 @@ import yaml
 
 from callbacks.results import SUMMARY
 from experiments import protocol, study
-from experiments.protocol import Grids, Protocol, run_protocol, tabulate
+from experiments.protocol import Grids, Protocol, format_summaries, run_protocol
 from experiments.risk import TRUSTS
 from experiments.study import describe_method, is_of_another
 from tests import programs
@@ -215,7 +215,7 @@ def test_results_of_another_selection_are_not_passed_off_as_of_this_one(tmp_path
 
 def test_a_score_that_there_is_none_of_is_a_dash() -> None:
     scores = {"miou": None, "ece": None, "ms_per_image": 3.2}
-    table = tabulate({"t-BN": {"domains": {"haze": scores}, "mean": scores}})
+    table = format_summaries({"t-BN": {"domains": {"haze": scores}, "mean": scores}})
     assert table.splitlines()[-1] == "| t-BN | - | - | - | 3 |"
 
 

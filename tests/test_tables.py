@@ -15,7 +15,7 @@ from experiments.tables.execution import list_departures
 from experiments.tables.figures import draw_figure
 from experiments.tables.formats import make_csv, make_latex, make_page
 from experiments.tables.paper import MEAN, METRICS, NAMES, Table, read_part, read_table
-from experiments.tables.results import build_table, has_results, read_results
+from experiments.tables.results import build_table, is_done, read_results
 from experiments.tables.runs import WORLDS, Plan, Run
 from tests import fake_results
 from tests.fake_results import plan_of, write_planned
@@ -230,7 +230,7 @@ def test_results_of_another_run_are_named_and_not_used(
         problem = "cannot be read as results (JSONDecodeError"
     with pytest.raises(ValueError, match=f"{re.escape(str(path))}.*{re.escape(problem)}"):
         read_results(plan, run)
-    assert not has_results(plan, run)
+    assert not is_done(plan, run)
 
 
 def test_precision_is_that_of_the_row_or_of_the_command_line(tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ def test_precision_is_that_of_the_row_or_of_the_command_line(tmp_path: Path) -> 
     row = Run("gta_resnet50", "iabn", options=("--trainer.precision=16-mixed",))
     for run in (IABN, row):
         write_planned(plan, run, CITIES, precision="bf16-mixed")
-    assert has_results(plan, IABN)
+    assert is_done(plan, IABN)
     with pytest.raises(ValueError, match="precision is bf16-mixed, expected 16-mixed"):
         read_results(plan, row)
 
@@ -252,7 +252,7 @@ def test_selected_settings_need_the_selection(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"alpha is 0\.3, expected 0\.2"):
         read_results(plan, IABN)
     choose(plan, alpha=0.3)
-    assert has_results(plan, IABN)
+    assert is_done(plan, IABN)
 
 
 def test_the_other_world_has_its_own_columns_and_no_differences(tmp_path: Path) -> None:

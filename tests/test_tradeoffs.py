@@ -6,7 +6,15 @@ from typing import Any
 import pytest
 
 from callbacks import SegTTT
-from experiments.tradeoffs import CURVES, GRID, choose_preset, format_shares, measure_shares, name_settings, resolve
+from experiments.tradeoffs import (
+    CURVES,
+    GRID,
+    choose_preset,
+    format_shares,
+    measure_shares,
+    name_settings,
+    resolve_factors,
+)
 
 USUAL = {"alpha": 0.3, "lr": 0.1, "scales": [0.5]}
 
@@ -24,14 +32,14 @@ def test_the_preset_is_the_most_accurate_that_is_good_and_fast_enough() -> None:
 
 
 def test_factors_are_of_the_usual_rate_and_time() -> None:
-    resolved = resolve({"lr": 2.0, "time_budget_ms": 0.5}, USUAL, milliseconds=300)
+    resolved = resolve_factors({"lr": 2.0, "time_budget_ms": 0.5}, USUAL, milliseconds=300)
     assert resolved == {"alpha": 0.3, "lr": 0.2, "scales": [0.5], "time_budget_ms": 150}
-    assert resolve({"num_steps": 3}, USUAL, 300) == USUAL | {"num_steps": 3}
+    assert resolve_factors({"num_steps": 3}, USUAL, 300) == USUAL | {"num_steps": 3}
 
 
 @pytest.mark.parametrize("way", [*(way for ways in CURVES.values() for way in ways), *GRID], ids=name_settings)
 def test_every_way_is_one_of_the_method(way: dict[str, Any]) -> None:
-    SegTTT(**resolve(way, USUAL, 300))
+    SegTTT(**resolve_factors(way, USUAL, 300))
 
 
 def test_fewer_steps_take_a_smaller_share_of_the_time() -> None:

@@ -25,7 +25,7 @@ def read_alpha(alpha: Alpha | Mapping[str, float]) -> float | dict[str, float]:
         try:
             alpha = float(name)
         except ValueError:
-            alpha = read_file(name)
+            alpha = read_alphas(name)
     for where, value in alpha.items() if isinstance(alpha, Mapping) else [("", alpha)]:
         if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= 1:
             raise ValueError(
@@ -35,7 +35,7 @@ def read_alpha(alpha: Alpha | Mapping[str, float]) -> float | dict[str, float]:
     return {name: float(value) for name, value in alpha.items()} if isinstance(alpha, Mapping) else alpha
 
 
-def read_file(name: str) -> Mapping[str, float]:
+def read_alphas(name: str) -> Mapping[str, float]:
     """Reads the weight of each layer from a file; raises as `read_alpha`."""
     path = Path(name).expanduser()
     if not path.is_file():

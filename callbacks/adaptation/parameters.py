@@ -25,7 +25,7 @@ def counting_values(network: nn.Module) -> Iterator[dict[nn.Module, int]]:
             handle.remove()
 
 
-def check_names(names: Sequence[str] | None) -> None:
+def check_is_list(names: Sequence[str] | None) -> None:
     """Raises ValueError if names is a single string in place of a list: its letters would be taken for names."""
     if isinstance(names, str):
         raise ValueError(f"trainable is the string {names!r}: expected a list of names, e.g. [{names!r}]")

@@ -121,7 +121,7 @@ class Gallery:
         chosen = choose_images({**kept, name: score}, self.first)
         if name not in chosen:
             return
-        photograph = shrink(restore_photograph(image))
+        photograph = shrink_picture(restore_photograph(image))
         paths, size = locate_pictures(self.root, domain, name), (image.shape[-2], image.shape[-1])
         for layer, labels in maps.items():
             fitted = fit_labels(labels, size, photograph.shape[:2])
@@ -179,7 +179,7 @@ def find_pictures(root: Path, domain: str, name: str) -> dict[str, Path]:
     return {layer: path for layer, path in paths.items() if path.exists()} if paths["image"].exists() else {}
 
 
-def shrink(photograph: np.ndarray) -> np.ndarray:
+def shrink_picture(photograph: np.ndarray) -> np.ndarray:
     """Scales an (H, W, 3) picture down to a width of at most 1024 pixels, keeping its aspect ratio."""
     height, width = photograph.shape[:2]
     if width <= MAX_WIDTH:

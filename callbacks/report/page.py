@@ -57,7 +57,7 @@ def write_report(folder: Path) -> Path:
         OSError: If the report cannot be written.
     """
     data = read_run(folder)
-    return write_page(
+    return write_html(
         folder / REPORT,
         "report.html.j2",
         run=data,
@@ -88,7 +88,7 @@ def write_training_report(folder: Path) -> Path | None:
         return None
     paths = sorted((folder / "checkpoints").glob("*.ckpt"))
     checkpoints = {str(path.relative_to(folder)): f"{path.stat().st_size / 2**20:.1f} MiB" for path in paths}
-    return write_page(
+    return write_html(
         folder / TRAINING_REPORT,
         "training.html.j2",
         losses=curves[LOSS_NAME],
@@ -111,7 +111,7 @@ def read_curves(path: Path) -> dict[str, list[tuple[float, float]]]:
     return {name: points for name, points in curves.items() if points}
 
 
-def write_page(path: Path, template: str, **content: Any) -> Path:
+def write_html(path: Path, template: str, **content: Any) -> Path:
     """Writes a page atomically, with the run's configuration at its end; returns its path.
 
     Args:
@@ -126,7 +126,7 @@ def write_page(path: Path, template: str, **content: Any) -> Path:
     )
     environment.filters |= {
         "method": name_method,
-        "number": format_number,
+        "number": format_decimal,
         "milliseconds": format_milliseconds,
         "setting": describe_setting,
         "value": format_value,
@@ -192,7 +192,7 @@ def list_cards(data: RunData) -> dict[str, Any]:
     galleries = {
         f"{name}: {title}": rows
         for name, domain in data.domains.items()
-        for title, rows in group_rows(data, domain).items()
+        for title, rows in group_pictures(data, domain).items()
         if rows
     }
     files = {row: data.pictures(row) for rows in galleries.values() for row in rows}
@@ -203,7 +203,7 @@ def list_cards(data: RunData) -> dict[str, Any]:
     }
 
 
-def group_rows(data: RunData, domain: DomainData) -> dict[str, list[ImageRow]]:
+def group_pictures(data: RunData, domain: DomainData) -> dict[str, list[ImageRow]]:
     """Groups the images of a domain that have pictures into first, best and worst, by title."""
     best, worst = domain.rank()
     return {
@@ -225,7 +225,7 @@ def make_card(number: int, paths: Mapping[str, Path]) -> dict[str, Any]:
     return {"id": f"picture-{number}", "width": width, "height": height, "sources": sources}
 
 
-def format_number(value: float | None, digits: int = 2, sign: str = "") -> str:
+def format_decimal(value: float | None, digits: int = 2, sign: str = "") -> str:
     """Formats a number, with a leading + if `sign` is ``+`` and it is positive, or as a dash if it is unknown."""
     return "–" if value is None or math.isnan(value) else f"{value:{sign}.{digits}f}"
 

@@ -45,7 +45,7 @@ def draw_curves(parameters: Sequence[str], points: Points, label: str = LABEL, m
     shown = {parameter: list_values(parameter, points) for parameter in parameters}
     figure, panels = make_panels(parameters, foot=0.12 * max(map(count_breaks, shown.values())))
     for axes, (parameter, values) in zip(panels, shown.items(), strict=True):
-        names = list_names(values)
+        names = wrap_values(values)
         numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
         places = [float(value) if numeric else float(number) for number, value in enumerate(values)]
         if len(parameters) > 1:
@@ -76,7 +76,7 @@ def draw_curves(parameters: Sequence[str], points: Points, label: str = LABEL, m
 def draw_map(parameters: Sequence[str], points: Points) -> Figure:
     """Draws the mean IoU over two parameters as a map, with its values as text and a frame around the best."""
     columns, rows = (list_values(parameter, points) for parameter in parameters)
-    names = [list_names(values) for values in (columns, rows)]
+    names = [wrap_values(values) for values in (columns, rows)]
     grid = np.array([[find_best(points, dict(zip(parameters, (x, y), strict=True))) for x in columns] for y in rows])
     wide, high = (0.9, 0.5) if count_breaks([*columns, *rows]) else (0.55, 0.32)  # inches per value
     size = (1.8 + wide * max(4, len(columns)), 1.1 + high * max(4, len(rows)))
@@ -115,14 +115,14 @@ def find_best(points: Points, chosen: Mapping[str, Any], maximize: bool = True) 
     return (max if maximize else min)(fitting, default=math.nan)
 
 
-def list_names(values: Sequence[Any]) -> list[str]:
+def wrap_values(values: Sequence[Any]) -> list[str]:
     """Formats the values of a parameter as tick labels, with long ones wrapped."""
     return [fill(format_value(value), LETTERS, break_long_words=False, break_on_hyphens=False) for value in values]
 
 
 def count_breaks(values: Sequence[Any]) -> int:
     """Returns the largest number of line breaks in a tick label; 0 if each fits on one line."""
-    return max(name.count("\n") for name in list_names(values))
+    return max(name.count("\n") for name in wrap_values(values))
 
 
 def format_value(value: Any) -> str:

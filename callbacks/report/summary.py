@@ -150,7 +150,7 @@ def summarize_domain(
     notes = [note for row in rows if (note := row.adaptation.get("note"))]
     summary = {
         **{key: unit * scores[key] for key, unit in LOGGED.items()},
-        "iou": name_classes(scores, class_names),
+        "iou": list_class_iou(scores, class_names),
         "reliability": scores["reliability"],
         "ms_per_image": milliseconds.quantile(0.5).item(),
         "images": len(rows),
@@ -166,14 +166,14 @@ def summarize_domain(
     domain = DomainData(name, summary, rows=rows)
     if all(row.baseline_miou is not None for row in rows):
         before = baseline.summarize()
-        domain.baseline_iou = name_classes(before, class_names)
+        domain.baseline_iou = list_class_iou(before, class_names)
         summary["baseline_miou"] = 100 * before["miou"]
         if domain.gains:  # something is labelled
             summary["worse_than_baseline"] = 100 * sum(gain < 0 for gain in domain.gains) / len(domain.gains)
     return domain
 
 
-def name_classes(scores: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, float]:
+def list_class_iou(scores: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, float]:
     """Returns the IoU in percent by class name."""
     return {name: 100 * value for name, value in zip(class_names, scores["iou"], strict=True)}
 

@@ -104,7 +104,7 @@ class RunFolder:
         in_place = path.exists() and all(line.path == path for line in lines) and is_gapless(lines)
         if not (in_place and path.stat().st_size == sum(line.length for line in lines)):
             with replacing(path) as part, part.open("wb") as file:
-                for data in read_lines(lines):
+                for data in read_raw_records(lines):
                     file.write(data)
         for other in self.list_rank_files():
             other.unlink()
@@ -203,7 +203,7 @@ def locate_records(path: Path) -> Iterator[Line]:
             start += len(data)
 
 
-def read_lines(lines: Iterable[Line]) -> Iterator[bytes]:
+def read_raw_records(lines: Iterable[Line]) -> Iterator[bytes]:
     """Yields the bytes of the records at these positions, one at a time."""
     files = {}
     try:
@@ -219,7 +219,7 @@ def read_lines(lines: Iterable[Line]) -> Iterator[bytes]:
 
 def read_located(lines: Iterable[Line]) -> Iterator[dict[str, Any]]:
     """Yields the parsed records at these positions, one at a time."""
-    return map(json.loads, read_lines(lines))
+    return map(json.loads, read_raw_records(lines))
 
 
 def is_gapless(lines: Sequence[Line]) -> bool:

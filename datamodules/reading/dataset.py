@@ -13,7 +13,7 @@ from datamodules.labels import TRAIN_IDS, UNKNOWN
 from datamodules.reading.census import Census, count_ids
 from datamodules.reading.headers import read_header, read_orientation
 from datamodules.reading.pairs import Pair
-from datamodules.reading.pixels import read_file, read_image
+from datamodules.reading.pixels import read_encoded, read_image
 from datamodules.transforms import Transform
 
 DEEP_LOOKED_AT = 5  # 16-bit images decoded for their maximum
@@ -123,7 +123,7 @@ class FilesDataset(SegmentationDataset):
         with found.note_problem(pair.name):
             if whole:
                 size = self.load_image(index).shape[:2]
-                file = read_file(pair.image)
+                file = read_encoded(pair.image)
                 found.digests[len(file), crc32(file)] = pair.name
             if header := read_header(pair.image, brightest):
                 found.images[header.kind] += 1

@@ -120,7 +120,7 @@ def format_yaml(arguments: dict[str, Any]) -> str:
     """Formats `FolderDataModule` arguments as the YAML that main.py takes after ``--data``."""
     ids = arguments.get("ids", {})
     stand_ins = STAND_INS.format(train_ids=TRAIN_IDS_TOO if len(ids) > 2 and ids.keys() <= TRAIN_IDS.keys() else "")
-    lines = "\n".join(f"{key}: {format_value(value)}" for key, value in arguments.items())
+    lines = "\n".join(f"{key}: {write_inline_yaml(value)}" for key, value in arguments.items())
     unnamed = any(name.startswith("class_") for name in arguments.get("classes", ()))
     return (
         NOTE.format(root=arguments["root"])
@@ -129,7 +129,7 @@ def format_yaml(arguments: dict[str, Any]) -> str:
     )
 
 
-def format_value(value: Any) -> str:
+def write_inline_yaml(value: Any) -> str:
     """Formats a value as one line of YAML."""
     text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=math.inf, default_flow_style=True)
     return text.removesuffix("...\n").strip()

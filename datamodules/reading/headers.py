@@ -11,7 +11,7 @@ from PIL import Image
 
 from datamodules.base import DataError
 from datamodules.reading.kinds import BITS_PER_SAMPLE, PNG
-from datamodules.reading.pixels import UNREADABLE, explain_damage, is_deep, read_file
+from datamodules.reading.pixels import UNREADABLE, explain_damage, is_deep, read_encoded
 
 ORIENTATION = 0x0112  # EXIF tag
 MODES = {"1": "1-bit", "L": "gray", "LA": "gray with alpha", "P": "palette", "I": "16-bit gray", "F": "floating-point"}
@@ -100,7 +100,7 @@ def read_palette(path: Path) -> np.ndarray | None:
 
 def refuse_transparency(path: Path) -> None:
     """Raises DataError if pixels are not fully opaque, as their stored colours are then not what a viewer shows."""
-    file = read_file(path)
+    file = read_encoded(path)
     with explain_damage(path, file, "an image"), Image.open(BytesIO(file)) as picture:
         if is_deep(picture) or not picture.has_transparency_data:
             return

@@ -119,7 +119,7 @@ def read_list(path: Path, images: Files, labels: Files) -> Files:
     return {name: images[name] for name in sorted(chosen)}
 
 
-def read_table(path: Path, root: Path, split: str | None) -> tuple[Files, Files, bool]:
+def read_pairs(path: Path, root: Path, split: str | None) -> tuple[Files, Files, bool]:
     """Reads a CSV of pairs: images and labels of a split by name, and whether it has a column ``split``.
 
     Args:

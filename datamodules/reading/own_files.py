@@ -9,7 +9,7 @@ from typing import get_args
 from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 
 from datamodules.base import DataError, Split
-from datamodules.reading.lists import is_list, read_list, read_table
+from datamodules.reading.lists import is_list, read_list, read_pairs
 from datamodules.reading.own_labels import LABEL_SUFFIXES
 from datamodules.reading.pairs import Files, find_files, list_files, list_folders, split_pattern
 from datamodules.reading.pixels import IMAGE_SUFFIXES, WHY_NOT_LOSSY
@@ -78,7 +78,7 @@ class OwnFiles:
         listed = self._is_listed(split)
         if self.pairs is not None:
             folder = None if listed else self._fill("{split}", split)
-            images, labels, divided = read_table(root / self.pairs, root, folder)
+            images, labels, divided = read_pairs(root / self.pairs, root, folder)
         else:
             images, labels, divided = self._find_in_folders(root, split, labelled)
         images = self._choose(root, images, labels, split, divided)

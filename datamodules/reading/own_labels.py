@@ -15,7 +15,7 @@ from datamodules.base import DataError
 from datamodules.labels import CITYSCAPES_COLOURS, IGNORED, TRAIN_IDS, UNKNOWN, Colour, LabelSpace
 from datamodules.reading.headers import read_header, read_palette, refuse_transparency
 from datamodules.reading.pairs import NAMED
-from datamodules.reading.pixels import WHY_NOT_LOSSY, read_file, read_image, read_index, refuse_loss
+from datamodules.reading.pixels import WHY_NOT_LOSSY, read_encoded, read_image, read_index, refuse_loss
 
 LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".ppm", ".pgm")  # lossless
 LOSSY_COLOURS = 64  # more undefined colours than this in one file come from lossy compression
@@ -32,7 +32,7 @@ def read_labels(path: Path, palette: np.ndarray | None = None) -> np.ndarray:
         DataError: If it is missing, truncated, stored with loss, has more than one channel, or has a palette that was
             not made for ids.
     """
-    refuse_loss(path, read_file(path))
+    refuse_loss(path, read_encoded(path))
     try:
         ids = read_index(path, upright=True)
     except DataError as error:
@@ -92,7 +92,7 @@ def read_colours(path: Path, table: np.ndarray) -> np.ndarray:
         DataError: If it is missing, truncated, stored with loss, has transparent pixels, or a colour that is not in
             the table.
     """
-    refuse_loss(path, read_file(path))
+    refuse_loss(path, read_encoded(path))
     pixels = read_image(path, upright=True)
     refuse_transparency(path)
     keys = pixels[..., 0].astype(np.uint32)

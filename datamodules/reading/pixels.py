@@ -63,7 +63,7 @@ def read_image(path: Path, upright: bool = False) -> np.ndarray:
         DataError: If the file is missing, truncated, not an image, has several pages or frames, or holds signed or
             floating-point numbers or more than 16 bits.
     """
-    file = read_file(path)
+    file = read_encoded(path)
     with explain_damage(path, file, "an image"):
         refuse_several(path, file)
         if file.startswith(JPEG):
@@ -99,7 +99,7 @@ def read_index(path: Path, upright: bool = False) -> np.ndarray:
         DataError: If the file is missing, damaged, not an image, stored with loss, has several pages or frames, more
             than one channel, or ids outside [0, 65535].
     """
-    file = read_file(path)
+    file = read_encoded(path)
     with explain_damage(path, file, "a label image"):
         refuse_several(path, file)
         with open_picture(file, upright) as picture:
@@ -127,7 +127,7 @@ def read_red_16_bit(path: Path) -> np.ndarray:
     Raises:
         DataError: If the file is missing, damaged, or not a 16-bit RGB PNG.
     """
-    file = read_file(path)
+    file = read_encoded(path)
     with explain_damage(path, file, "a 16-bit RGB PNG"):
         refuse_several(path, file)
         pixels = decode_png(file, cv2.IMREAD_UNCHANGED)
@@ -140,7 +140,7 @@ def read_red_16_bit(path: Path) -> np.ndarray:
     return np.ascontiguousarray(pixels[..., 2])  # OpenCV has blue first
 
 
-def read_file(path: Path) -> bytes:
+def read_encoded(path: Path) -> bytes:
     """Returns the bytes of a file; raises DataError if it is missing or may not be read."""
     try:
         return path.read_bytes()

@@ -6,7 +6,7 @@ from itertools import pairwise
 import cv2
 import numpy as np
 
-from .canvas import Canvas, Item, Point, Surface, mix, shade, upright
+from .canvas import Canvas, Item, Point, Surface, mix_colours, shade, upright
 from .domains import Colour, TrainId, palette
 from .furniture import plan_garden
 from .street import Side, Street, space
@@ -26,7 +26,7 @@ class Facade:
         self.height = height
         self.colour = shade(dice.pick(domain.facades), dice.between(0.88, 1.1))
         self.window = dice.between(0.9, 1.5), dice.between(1.3, 1.9)  # width and height
-        self.trim = mix(self.colour, (236, 232, 224), dice.between(0.25, 0.85))  # frames, sills and cornice
+        self.trim = mix_colours(self.colour, (236, 232, 224), dice.between(0.25, 0.85))  # frames, sills and cornice
         self.glass = dice.pick(GLASSES)  # unlit panes
         self.material = dice.pick(domain.materials)
         self.bay = self.window[0] + dice.between(0.9, 2.0)  # distance between windows

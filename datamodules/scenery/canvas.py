@@ -226,6 +226,6 @@ def shade(colour: Colour, factor: float) -> Colour:
     return min(255.0, red * factor), min(255.0, green * factor), min(255.0, blue * factor)
 
 
-def mix(first: Colour, second: Colour, share: float) -> Colour:
+def mix_colours(first: Colour, second: Colour, share: float) -> Colour:
     """Blends two colours; a share of 0 is the first, 1 the second."""
     return tuple(one * (1.0 - share) + other * share for one, other in zip(first, second, strict=True))

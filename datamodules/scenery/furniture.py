@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .canvas import Canvas, Item, Point, mix, rectangle, ring, shade, upright
+from .canvas import Canvas, Item, Point, mix_colours, rectangle, ring, shade, upright
 from .domains import Colour, TrainId, palette
 from .street import Side, Street, space
 from .textures import get_foliage, pick_level
@@ -85,7 +85,7 @@ def grow_plant(street: Street, across: float, along: float, is_bush: bool) -> It
     crown = np.array(least) + size * np.array(growth)
     trunk = 1.7 + 0.9 * dice.random() if start is None else start
     place = street.course.place(across, along)
-    stem, bark = np.array([0.028 * crown[1] + 0.05, trunk + 0.35 * crown[1]]), mix(BARK, leaves[0], 0.25)
+    stem, bark = np.array([0.028 * crown[1] + 0.05, trunk + 0.35 * crown[1]]), mix_colours(BARK, leaves[0], 0.25)
     layers = [Layer(STEM * stem, bark, TrainId.VEGETATION), Layer(STEM_IN_SHADE * stem, shade(bark, 0.72))]
     box = np.array([(-0.5 * crown[0], trunk + crown[1]), (0.5 * crown[0], trunk)])
     brightness = 0.62 + 0.5 * street.light.on(0.0, 0.5, -0.6)
@@ -149,7 +149,7 @@ def hang_signal(across: float, up: float, state: int | None) -> list[Layer]:
     case = Layer(middle + SIGNAL_CASE, (30, 34, 34), TrainId.TRAFFIC_LIGHT)
     if state is None:
         return [case, Layer(middle + 0.7 * SIGNAL_CASE, (52, 58, 58))]
-    lamps = [colour if index == state else mix(colour, BLACK, 0.8) for index, colour in enumerate(LAMPS)]
+    lamps = [colour if index == state else mix_colours(colour, BLACK, 0.8) for index, colour in enumerate(LAMPS)]
     return [case, *map(Layer, middle + SIGNAL_LAMPS, lamps)]
 
 

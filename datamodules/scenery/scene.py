@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from .buildings import plan_buildings, plan_end, plan_railing
-from .canvas import NEAR, SUBPIXEL_BITS, SUBPIXELS, Camera, Canvas, Item, Light, mix, upright
+from .canvas import NEAR, SUBPIXEL_BITS, SUBPIXELS, Camera, Canvas, Item, Light, mix_colours, upright
 from .domains import DOMAINS, SPLITS, Colour, TrainId
 from .furniture import plan_posts, plan_signals, plan_trees
 from .ground import Ground
@@ -114,9 +114,9 @@ def draw_skylines(canvas: Canvas, street: Street, air: Colour) -> None:
     trees = 3 + np.abs(dice.normal(0, 2.0, 3 * count)) * (dice.random(3 * count) < 0.6)
     facade, leaves = dice.pick(street.domain.facades), dice.pick(street.domain.foliage)
     for label, depth, heights, colour in (
-        (TrainId.VEGETATION, 240.0, hills, mix(street.grass, air, 0.5)),
-        (TrainId.BUILDING, 180.0, roofs, mix(facade, air, 0.3)),
-        (TrainId.VEGETATION, FAR - 5.0, trees, mix(leaves[0], leaves[1], 0.4)),
+        (TrainId.VEGETATION, 240.0, hills, mix_colours(street.grass, air, 0.5)),
+        (TrainId.BUILDING, 180.0, roofs, mix_colours(facade, air, 0.3)),
+        (TrainId.VEGETATION, FAR - 5.0, trees, mix_colours(leaves[0], leaves[1], 0.4)),
     ):
         columns = np.linspace(-2, camera.width + 2, len(heights) + (heights is roofs))
         if heights is roofs:  # steps instead of a smooth outline

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
-from .canvas import Canvas, Item, Pose, mix, rectangle, ring, shade, upright
+from .canvas import Canvas, Item, Pose, mix_colours, rectangle, ring, shade, upright
 from .domains import Colour, TrainId, palette, palettes
 from .models import MODELS, Hull, Model
 from .people import TWO_WHEELERS, place_rider, stand_figure
@@ -72,7 +72,7 @@ class Vehicle:
             face, normal, quad = hull.faces[index], normals[index].tolist(), quads[index]
             colour = self.paints[face.paint]
             if face.paint == "glass":
-                colour = mix(colour, SKY_IN_GLASS, 0.25 * normal[1] + 0.08)
+                colour = mix_colours(colour, SKY_IN_GLASS, 0.25 * normal[1] + 0.08)
             canvas.fill(quad, shade(colour, canvas.light.on(*normal)), self.surface)
             for left, right, low, high, paint in face.details if self.is_large else ():
                 for first, last in [(left, right)] if left == -right else [(left, right), (-right, -left)]:

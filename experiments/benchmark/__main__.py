@@ -22,7 +22,7 @@ from experiments.benchmark.cases import list_cases
 from experiments.benchmark.command import parse_arguments
 from experiments.benchmark.measure import measure
 from experiments.benchmark.subject import CLASSES, make_subject
-from experiments.benchmark.table import Row, format_page, format_table, write_rows
+from experiments.benchmark.table import Row, format_benchmark, format_measurements, write_rows
 from experiments.pages import insert_report
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "model"
@@ -69,7 +69,7 @@ def run_benchmark(args: Sequence[str] | None = None) -> list[Row]:
     rates = {precision: cost.measure_rate(device, precision) for precision in options.precision}
     machine = cost.describe_device(device) | {"rate_tflop_per_s": rates, "options": vars(options)}
     write_json(options.folder / "machine.json", machine)
-    print(format_table([]), flush=True)
+    print(format_benchmark([]), flush=True)
     rows: list[Row] = []
     try:
         for name, size in product(options.networks, options.sizes):
@@ -81,11 +81,11 @@ def run_benchmark(args: Sequence[str] | None = None) -> list[Row]:
                 if options.compile != "none":
                     torch.compiler.reset()
                 write_rows(rows, options.folder)
-                print(f"{format_table(rows[-1:]).splitlines()[-1]} {rows[-1]['note']}".rstrip(), flush=True)
+                print(f"{format_benchmark(rows[-1:]).splitlines()[-1]} {rows[-1]['note']}".rstrip(), flush=True)
     finally:
         print(f"\n{len(rows)} rows in {options.folder}", flush=True)
         if options.write and rows:
-            insert_report(options.write, format_page(rows, machine))
+            insert_report(options.write, format_measurements(rows, machine))
     differing = sum("DIFFERS" in row["note"] for row in rows)
     if differing:
         raise ValueError(f"{differing} rows in float32 differ from the plain loop: see their notes")

@@ -48,7 +48,7 @@ def measure(case: Case, precision: str, subject: Subject, options: argparse.Name
             if options.plain:
                 exact = make_call(case.make_method(settings, "pillow"), network, subject.image, precision)
                 with noting(row, "plain loop: "):
-                    calls.append(compare(row, settings, subject, exact, Path(folder) / "checkpoint.pt"))
+                    calls.append(compare_with_plain_loop(row, settings, subject, exact, Path(folder) / "checkpoint.pt"))
                 call()  # warm up again
             add_times(row, cost.time_by_turns(calls, options.repeats, device), rate)
     finally:
@@ -70,7 +70,9 @@ def start_row(case: Case, precision: str, subject: Subject, options: argparse.Na
     }  # fmt: skip
 
 
-def compare(row: Row, settings: Mapping[str, Any], subject: Subject, ours: cost.Call, checkpoint: Path) -> cost.Call:
+def compare_with_plain_loop(
+    row: Row, settings: Mapping[str, Any], subject: Subject, ours: cost.Call, checkpoint: Path
+) -> cost.Call:
     """Adds the plain loop's agreement with our call (both without TF32) and its memory; returns the loop's call."""
     if not subject.has_batch_norm:
         settings = {**settings, "alpha": None}

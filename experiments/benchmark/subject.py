@@ -38,7 +38,7 @@ class Subject:
     @property
     def has_batch_norm(self) -> bool:
         """Whether the network has BatchNorm layers that IaBN can adapt."""
-        return bool(list_batch_norms(self.network))
+        return bool(list_norm_layers(self.network))
 
 
 def draw_image(height: int, width: int) -> np.ndarray:
@@ -59,7 +59,7 @@ def make_subject(name: str, network: nn.Module, size: tuple[int, int], device: s
     return Subject(name, network, pixels, image, choose_rate(network, image))
 
 
-def list_batch_norms(network: nn.Module) -> list[_BatchNorm]:
+def list_norm_layers(network: nn.Module) -> list[_BatchNorm]:
     """Lists the BatchNorm layers of a network."""
     return [module for module in network.modules() if isinstance(module, _BatchNorm)]
 
@@ -75,7 +75,7 @@ def imitate_training(network: nn.Module, image: Tensor) -> None:
             mirror image; convolutions with an output per class are scaled.
         image: (1, 3, H, W) float, normalised.
     """
-    layers = list_batch_norms(network)
+    layers = list_norm_layers(network)
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
         layer.momentum = 1.0

@@ -25,7 +25,7 @@ SHOWN = (  # columns of the displayed table: title, key of the row, format
 NUMBERS = range(6, len(SHOWN))
 
 
-def format_table(rows: Sequence[Row]) -> str:
+def format_benchmark(rows: Sequence[Row]) -> str:
     """Formats rows as a Markdown table."""
     return format_markdown([title for title, *_ in SHOWN], map(list_cells, rows), NUMBERS)
 
@@ -36,12 +36,12 @@ def list_cells(row: Row) -> list[str]:
     return ["" if values[key] is None else format(values[key], form).replace("%", " %") for _, key, form in SHOWN]
 
 
-def format_page(rows: Sequence[Row], machine: Mapping[str, Any]) -> str:
+def format_measurements(rows: Sequence[Row], machine: Mapping[str, Any]) -> str:
     """Formats a page in Markdown: the machine, then the table of rows."""
     rates = ", ".join(f"{rate:.2g} TFLOP/s in {name}" for name, rate in machine["rate_tflop_per_s"].items())
     where = machine["gpu"] or f"{machine['processor']}, {machine['threads']} threads, load {machine['load']:.1f}"
     origin = f"Measured on {machine['date']}: {where}, torch {machine['torch']}, commit {str(machine['commit'])[:10]}"
-    return f"{origin}; a large matrix product: {rates}. Medians.\n\n{format_table(rows)}\n"
+    return f"{origin}; a large matrix product: {rates}. Medians.\n\n{format_benchmark(rows)}\n"
 
 
 def write_rows(rows: Sequence[Row], folder: Path) -> None:

@@ -127,7 +127,7 @@ def write_yaml(text: str, path: Path) -> None:
 
 def read_all(found: Sequence[DataSetCheck], options: argparse.Namespace) -> None:
     """Reads all splits with a progress bar; writes the report before the first and after each of them."""
-    write_report(found, options)
+    write_json_report(found, options)
     checks = [check for data_set in found for check in data_set.checks]
     seldom = 0.1 if sys.stderr.isatty() else 30  # seconds between two lines in a log file
     total = sum(len(check.chosen) for check in checks)
@@ -137,10 +137,10 @@ def read_all(found: Sequence[DataSetCheck], options: argparse.Namespace) -> None
             try:
                 check.read(options.threads, bar.update)
             finally:
-                write_report(found, options)
+                write_json_report(found, options)
 
 
-def write_report(found: Sequence[DataSetCheck], options: argparse.Namespace) -> None:
+def write_json_report(found: Sequence[DataSetCheck], options: argparse.Namespace) -> None:
     """Writes the JSON report atomically."""
     checks = [check for data_set in found for check in data_set.checks]
     report = {

@@ -36,7 +36,7 @@ def find_below(place: str, wanted: Sequence[str] | None) -> list[DataSetCheck]:
         raise ValueError(
             f"{base} is not a folder: expected one that holds a folder per data set ({', '.join(DATA_SETS)})"
         )
-    check_names(wanted, DATA_SETS)
+    check_known(wanted, DATA_SETS)
     here = {base.resolve().name.lower(), *(child.name.lower() for child in list_folders(base))}
     found = []
     for name in wanted or DATA_SETS:
@@ -83,11 +83,11 @@ def open_config(path: Path, wanted: Sequence[str] | None) -> list[DataSetCheck]:
         raise ValueError(
             f"{path} describes a {type(opened).__name__}, which reads no files, so there is nothing to check"
         )
-    check_names(wanted, [member.name for member in found])
+    check_known(wanted, [member.name for member in found])
     return [member for member in found if wanted is None or member.name in wanted]
 
 
-def check_names(wanted: Sequence[str] | None, known: Collection[str]) -> None:
+def check_known(wanted: Sequence[str] | None, known: Collection[str]) -> None:
     """Raises ValueError if a wanted data set is unknown."""
     unknown = [name for name in wanted or () if name not in known]
     if unknown:

@@ -65,11 +65,11 @@ def load_pairs(check: SplitCheck) -> list[tuple[str, np.ndarray, np.ndarray | No
             image, labels = dataset.load_pair(number) if check.labelled else (dataset.load_image(number), None)
         except DataError:
             continue  # listed in the report
-        pairs.append((dataset.name(number), shrink(image), None if labels is None else shrink(labels)))
+        pairs.append((dataset.name(number), thin_out(image), None if labels is None else thin_out(labels)))
     return pairs
 
 
-def shrink(pixels: np.ndarray) -> np.ndarray:
+def thin_out(pixels: np.ndarray) -> np.ndarray:
     """Subsamples an image or labels to at most `PIXELS` rows and columns."""
     step = -(-max(pixels.shape[:2]) // PIXELS)  # same step for both axes, to keep the aspect ratio
     return pixels[::step, ::step].copy()

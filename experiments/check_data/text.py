@@ -30,7 +30,7 @@ def format_overview(found: Sequence[DataSetCheck]) -> str:
             numbers = ["-" if check.absent else f"{check.count(kind):,}" for kind in KINDS]
             row = [name, ", ".join([check.split, *check.same]), f"{check.images:,}", official, f"{check.census.read:,}"]
             rows.append([*row, *numbers, f"{len(check.known) or '-'}", check.verdict])
-    return format_table(header, rows, left=(0, 1, len(header) - 1))
+    return align_columns(header, rows, left=(0, 1, len(header) - 1))
 
 
 def format_frequencies(checks: Sequence[SplitCheck]) -> str:
@@ -46,11 +46,11 @@ def format_frequencies(checks: Sequence[SplitCheck]) -> str:
             rows = [
                 [name, *(f"{100 * shares[name]:.2f}" if shares[name] else "-" for shares in shown)] for name in names
             ]
-            tables.append(format_table(["class", *titles], rows, left=(0,)))
+            tables.append(align_columns(["class", *titles], rows, left=(0,)))
     return "\n\n".join(tables)
 
 
-def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int]) -> str:
+def align_columns(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int]) -> str:
     """Formats a table with aligned columns; those whose index is in `left` to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     lines = []
@@ -112,7 +112,7 @@ def explain_split(check: SplitCheck, path: Path) -> Iterator[str]:
     if check.absent and check.required:
         yield f"{check.name} is missing: {check.absent}."
     if check.void and not problems:
-        files = format_number(check.census.labels.total(), "label file")
+        files = format_count(check.census.labels.total(), "label file")
         held = f"they hold the ids {format_ids(sorted(check.census.all_ids))}"
         yield f"{check.name} cannot be used: no pixel of its {files} belongs to a class, {held}."
     if check.unusable:
@@ -120,24 +120,24 @@ def explain_split(check: SplitCheck, path: Path) -> Iterator[str]:
     for kind, (_, what) in KINDS.items():
         messages = [f"  {problem.message}" for problem in problems if problem.kind == kind]
         if messages:
-            yield f"{check.name}: {format_number(check.count(kind), 'pair')} with {what}:"
+            yield f"{check.name}: {format_count(check.count(kind), 'pair')} with {what}:"
             yield from messages[:SHOWN]
         if len(messages) > SHOWN:
             yield f"  ... and {len(messages) - SHOWN:,} more, see {path}"
     if not check.absent and check.official not in (None, check.images):
         much = f"{check.lacking:,} fewer" if check.lacking else "more"
-        yield f"{check.name}: {format_number(check.images, 'image')}, {much} than the official {check.official:,}."
+        yield f"{check.name}: {format_count(check.images, 'image')}, {much} than the official {check.official:,}."
     for warning in check.find_warnings():
         yield f"{warning}."
     if check.known:
         kinds = Counter(problem.kind for problem in check.find_problems(known=True))
         seen = ", ".join(f"{number:,} with {KINDS[kind][1]}" for kind, number in kinds.items())
         named = ", ".join(check.known[:SHOWN]) + (", ..." if len(check.known) > SHOWN else "")
-        broken = f"{format_number(len(check.known), 'pair')} broken in the official release itself ({named})"
+        broken = f"{format_count(len(check.known), 'pair')} broken in the official release itself ({named})"
         yield f"{check.name}: {broken}: {seen or 'can be read, may be blank'}."
 
 
-def format_number(number: int, noun: str) -> str:
+def format_count(number: int, noun: str) -> str:
     """Formats a number with its noun: ``1 image``, ``2,975 images``."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 

@@ -112,7 +112,7 @@ class Report:
     def _write(self) -> None:
         data = {"machine": self.machine, "failed": self.failed, "steps": self.steps}
         write_json(self.folder / "gpu_check.json", data)
-        write_file(self.folder / "gpu_check.md", format_page(self.machine, self.steps).encode())
+        write_file(self.folder / "gpu_check.md", format_checks(self.machine, self.steps).encode())
 
 
 @contextmanager
@@ -133,7 +133,7 @@ def limited(seconds: float) -> Iterator[None]:
         faulthandler.cancel_dump_traceback_later()
 
 
-def format_value(value: Any) -> str:
+def format_cell(value: Any) -> str:
     """Formats a value of a row: floats with about four digits, booleans as ``yes`` and ``NO``."""
     if isinstance(value, bool):
         return "yes" if value else "NO"
@@ -144,24 +144,24 @@ def format_value(value: Any) -> str:
 
 def format_row(row: Row) -> str:
     """Formats a row for the terminal."""
-    cells = [f"{key} {format_value(value)}" for key, value in row.items() if key != "ok" and value is not None]
+    cells = [f"{key} {format_cell(value)}" for key, value in row.items() if key != "ok" and value is not None]
     return ("" if row.get("ok", True) else "WRONG: ") + ", ".join(cells)
 
 
-def format_page(machine: Mapping[str, Any], steps: Sequence[Row]) -> str:
+def format_checks(machine: Mapping[str, Any], steps: Sequence[Row]) -> str:
     """Formats the report as Markdown: the machine, the checks, and a table of each check's rows."""
-    parts = ["# GPU check", "\n".join(f"- {key}: {format_value(value)}" for key, value in machine.items())]
-    parts.append(format_table([{title: step[key] for title, key in TITLES.items()} for step in steps]))
+    parts = ["# GPU check", "\n".join(f"- {key}: {format_cell(value)}" for key, value in machine.items())]
+    parts.append(format_check_rows([{title: step[key] for title, key in TITLES.items()} for step in steps]))
     for step in steps:
         if step["rows"]:
-            parts += [f"## {step['name']}", format_table(step["rows"])]
+            parts += [f"## {step['name']}", format_check_rows(step["rows"])]
         if step["traceback"]:
             parts += [f"Traceback of {step['name']}:", f"```text\n{step['traceback'].rstrip()}\n```"]
     return "\n\n".join(parts) + "\n"
 
 
-def format_table(rows: Sequence[Row]) -> str:
+def format_check_rows(rows: Sequence[Row]) -> str:
     """Formats rows as a Markdown table with a column per key."""
     keys = list(dict.fromkeys(key for row in rows for key in row))
-    cells = [[format_value(row.get(key)).replace("|", "\\|").replace("\n", " ") for key in keys] for row in rows]
+    cells = [[format_cell(row.get(key)).replace("|", "\\|").replace("\n", " ") for key in keys] for row in rows]
     return format_markdown(keys, cells)

@@ -24,7 +24,7 @@ SHOWN = {  # columns of the benchmark to show: title and key
 
 
 @cache
-def measure_rate(setup: Setup, name: str) -> float:
+def measure_matrix_rate(setup: Setup, name: str) -> float:
     """Measures how fast the device multiplies matrices in one of the precisions of `RATES`, in TFLOP/s."""
     precision, tf32 = RATES[name]
     return cost.measure_rate(setup.device, precision, tf32, 128 if setup.tiny else None)
@@ -33,11 +33,11 @@ def measure_rate(setup: Setup, name: str) -> float:
 def list_rates(setup: Setup) -> Iterator[Row]:
     """Yields a row for each of `RATES`."""
     for name in RATES:
-        yield {"precision": name, "TFLOP/s": measure_rate(setup, name)}
+        yield {"precision": name, "TFLOP/s": measure_matrix_rate(setup, name)}
 
 
 @lru_cache(maxsize=1)
-def make_subject(setup: Setup, backbone: str) -> Subject:
+def make_full_size_subject(setup: Setup, backbone: str) -> Subject:
     """Makes a network on the device, and a full-size image (1024x2048)."""
     return setup.make_subject(setup.make_network(backbone), 1024, 2048, setup.device)
 
@@ -46,14 +46,14 @@ def time_methods(setup: Setup, backbone: str, precision: str, options: Sequence[
     """Times the methods in one of the precisions of `RATES`, with extra options of the benchmark."""
     repeats = 2 if setup.tiny else 5
     given = parse_arguments([f"--device={setup.device.type}", f"--repeats={repeats}", *options])
-    subject = make_subject(setup, backbone)
+    subject = make_full_size_subject(setup, backbone)
     moved = ",".join(subject.network.adapted_layers)  # type: ignore[arg-type]
     cases = [Case("t-BN"), Case("IaBN"), Case("Seg-TTT", 10, moved), Case("Seg-TTT", 3, moved), Case("TTA")]
     if setup.tiny and given.compile != "none":
         cases = cases[:1]  # compiling is slow, however tiny the network
     for case in cases:  # most important first
         with fast_float32():
-            row = measure(case, RATES[precision][0], subject, given, measure_rate(setup, precision))
+            row = measure(case, RATES[precision][0], subject, given, measure_matrix_rate(setup, precision))
         yield {"network": backbone, "precision": precision, **{title: row[key] or None for title, key in SHOWN.items()}}
 
 

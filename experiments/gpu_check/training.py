@@ -86,7 +86,7 @@ def train_and_test(rank: int, device: str, backend: str, port: int, folder: Path
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    pairs = draw_pairs(2 * PROCESSES * STEPS, (64, 64))
+    pairs = make_random_pairs(2 * PROCESSES * STEPS, (64, 64))
     trainer.fit(module, DataLoader(pairs, batch_size=2, shuffle=True))  # type: ignore[arg-type]
     outcome: dict[str, Any] = {"loss": trainer.callback_metrics["train/loss"].item(), "steps": trainer.global_step}
     sync = any(isinstance(layer, torch.nn.SyncBatchNorm) for layer in module.network.modules())
@@ -97,7 +97,7 @@ def train_and_test(rank: int, device: str, backend: str, port: int, folder: Path
     torch.save(outcome | {"miou": scores["test/miou"]}, folder / f"{rank}.pt")
 
 
-def draw_pairs(count: int, size: tuple[int, int]) -> list[dict[str, Any]]:
+def make_random_pairs(count: int, size: tuple[int, int]) -> list[dict[str, Any]]:
     """Draws random samples, each with an image, a mask and a name."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(count, 3, *size, generator=generator)

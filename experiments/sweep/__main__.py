@@ -27,16 +27,16 @@ from callbacks.run.settings import describe_limit
 from experiments.command_line import drop_options, split_arguments, to_path
 from experiments.sweep.definition import Definition, read_definition
 from experiments.sweep.one_pass import explain_several, run_one_pass
-from experiments.sweep.report import log_offline, write_report
+from experiments.sweep.report import log_offline, write_sweep_report
 from experiments.sweep.search import Sweep, find_attempts, hide_password, make_pruner, open_storage, open_sweep
 from experiments.sweep.trial import (
-    Report,
+    ReportProgress,
     TrialError,
     build_arguments,
-    name_folder,
+    name_trial_folder,
     read_metric,
     refuse_targets,
-    resolve,
+    resolve_config,
     run_trial,
 )
 
@@ -54,7 +54,7 @@ REFUSED = {
 def run_command(args: Sequence[str] | None = None) -> int:
     """Runs a sweep from the command line; returns the exit code: 130 after Ctrl-C or SIGTERM, 1 if a trial failed."""
     own, more = split_arguments(args)
-    options = make_parser().parse_args(own)
+    options = make_sweep_parser().parse_args(own)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
         errors = run_sweep(options, more)
@@ -75,7 +75,7 @@ def run_command(args: Sequence[str] | None = None) -> int:
     return 1 if errors else 0
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_sweep_parser() -> argparse.ArgumentParser:
     """Builds the command-line parser."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.sweep",
@@ -120,7 +120,7 @@ def run_sweep(options: argparse.Namespace, more: Sequence[str]) -> list[str]:
     name = options.name or definition.name
     folder: Path = options.folder or Path("outputs/sweeps") / name
     args = build_arguments(definition, {parameter.name: parameter.first for parameter in definition.parameters}, more)
-    config = resolve(args)
+    config = resolve_config(args)
     settings = describe_settings(definition, config, find_weights(config))
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -138,7 +138,7 @@ def run_sweep(options: argparse.Namespace, more: Sequence[str]) -> list[str]:
         sweep.run()
     finally:
         details = {"sampler": sampler, "storage": hide_password(url), "one_pass": several is None}
-        text = write_report(sweep, args, details)
+        text = write_sweep_report(sweep, args, details)
     attempts = [trial.state for trial in find_attempts(study).values()]
     if sweep.new and TrialState.COMPLETE in attempts:
         try:
@@ -151,10 +151,10 @@ def run_sweep(options: argparse.Namespace, more: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(sweep.errors.values()))
 
 
-def run_separately(sweep: Sweep, values: Mapping[str, Any], report: Report) -> float:
+def run_separately(sweep: Sweep, values: Mapping[str, Any], report: ReportProgress) -> float:
     """Scores one set of values on the development set in a separate run, see `run_trial`."""
     args = build_arguments(sweep.definition, values, sweep.more)
-    summary = run_trial(args, sweep.folder / "trials" / name_folder(values), report)
+    summary = run_trial(args, sweep.folder / "trials" / name_trial_folder(values), report)
     return read_metric(summary, sweep.definition.metric)
 
 

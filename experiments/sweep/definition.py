@@ -34,11 +34,11 @@ FORMS = {  # the keys of each form of a parameter, besides `distribution`; `q` m
 SUPPORTED = f"value; values; min and max; or distribution: {', '.join(FORMS)}"
 
 
-class Loader(yaml.SafeLoader):
+class SweepLoader(yaml.SafeLoader):
     """YAML loader that reads ``1e-3`` as a number, as main.py does."""
 
 
-Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+"), list("-+0123456789"))
+SweepLoader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+"), list("-+0123456789"))
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def read_definition(path: Path) -> Definition:
         own = make_schema().parse_object(keys)
         check_metric(own.metric.name, own.metric.goal)
         arguments = {str(name): read_parameter(str(name), form) for name, form in keys["parameters"].items()}
-        check_names(arguments)
+        check_parameters(arguments)
         return Definition(
             path=path,
             name=own.name or path.stem,
@@ -192,7 +192,7 @@ def read_definition(path: Path) -> Definition:
 
 def read_keys(path: Path) -> dict[str, Any]:
     """Reads the keys of a sweep file whose value is not null; numbers in `name` and `command` become strings."""
-    content = yaml.load(path.read_text(encoding="utf-8"), Loader)
+    content = yaml.load(path.read_text(encoding="utf-8"), SweepLoader)
     if not isinstance(content, dict):
         raise ValueError(f"found {type(content).__name__}, expected a mapping as in configs/sweep/alpha.yaml")
     content = {key: value for key, value in content.items() if value is not None}
@@ -214,7 +214,7 @@ def check_metric(name: str, goal: str) -> None:
         raise ValueError("metric.goal is minimize for val/miou (also if it is left out): expected goal: maximize")
 
 
-def check_names(arguments: Mapping[str, Any]) -> None:
+def check_parameters(arguments: Mapping[str, Any]) -> None:
     """Raises ValueError if no parameter has several values, or if a sweep may not choose one of them."""
     chosen = [name for name, argument in arguments.items() if isinstance(argument, Parameter)]
     if not chosen:

@@ -10,7 +10,7 @@ from callbacks.run.folder import SEARCH
 from experiments.command_line import drop_options
 from experiments.sweep.definition import Definition
 from experiments.sweep.search import FINISHED, POINT, VALUES, Sweep, find_attempts
-from experiments.sweep.trial import Report, TrialError, build_arguments, run_trial
+from experiments.sweep.trial import ReportProgress, TrialError, build_arguments, run_trial
 
 PREFIX = "method."
 
@@ -29,7 +29,7 @@ def explain_several(definition: Definition, sampler: str, total: int, config: Ma
     return "only part of the grid is wanted" if total < len(definition.list_grid()) else None
 
 
-def run_one_pass(sweep: Sweep, values: Mapping[str, Any], report: Report) -> float:
+def run_one_pass(sweep: Sweep, values: Mapping[str, Any], report: ReportProgress) -> float:
     """Runs a whole grid within the trial of one point; adds the other points to the study as finished trials.
 
     Args:

@@ -26,7 +26,7 @@ from experiments.sweep.trial import name_point
 STATES = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "stopped", TrialState.RUNNING: "running"}
 
 
-def list_rows(sweep: Sweep) -> list[dict[str, Any]]:
+def list_points(sweep: Sweep) -> list[dict[str, Any]]:
     """Lists the sweep's points, best first: finished ones, then those stopped early, then the rest."""
     rows: list[dict[str, Any]] = []
     for trial in find_attempts(sweep.study).values():
@@ -50,7 +50,7 @@ def list_rows(sweep: Sweep) -> list[dict[str, Any]]:
     return [row for place, row in enumerate(rows) if row["values"] not in tried[:place]]
 
 
-def format_table(definition: Definition, rows: Sequence[Mapping[str, Any]]) -> str:
+def format_trials(definition: Definition, rows: Sequence[Mapping[str, Any]]) -> str:
     """Formats rows as a Markdown table."""
     names = [parameter.name.removeprefix("method.") for parameter in definition.parameters]
     notes = {"finished": "", "stopped": "stopped after {stopped_after} images"}
@@ -90,7 +90,7 @@ def choose_method(config: Mapping[str, Any], values: Mapping[str, Any]) -> dict[
     return {"class_path": method["class_path"], "init_args": {**(method.get("init_args") or {}), **own}}
 
 
-def write_report(sweep: Sweep, args: Sequence[str], details: Mapping[str, Any]) -> str:
+def write_sweep_report(sweep: Sweep, args: Sequence[str], details: Mapping[str, Any]) -> str:
     """Writes a sweep's report files into its folder.
 
     Args:
@@ -101,7 +101,7 @@ def write_report(sweep: Sweep, args: Sequence[str], details: Mapping[str, Any]) 
     Returns:
         Text to print.
     """
-    definition, folder, rows = sweep.definition, sweep.folder, list_rows(sweep)
+    definition, folder, rows = sweep.definition, sweep.folder, list_points(sweep)
     best = next((row for row in rows if row["state"] == "finished"), None)
     report = {
         "name": definition.name,
@@ -117,7 +117,7 @@ def write_report(sweep: Sweep, args: Sequence[str], details: Mapping[str, Any]) 
         **details,
     }
     write_json(folder / "sweep.json", report)
-    text, picture = f"{format_table(definition, rows)}\n\n", ""
+    text, picture = f"{format_trials(definition, rows)}\n\n", ""
     if best is None:
         text += "No trial has finished yet."
     else:
@@ -130,14 +130,14 @@ def write_report(sweep: Sweep, args: Sequence[str], details: Mapping[str, Any]) 
         test = make_test_command(args, best["values"], path if method else None)
         text += f"Best: {name_point(best['values'])}, {score}. Test it, once:\n\n    {test}"
         picture = "\n\n![chart](sweep.png)"
-        figure = draw_chart(definition, rows)
+        figure = draw_trials(definition, rows)
         for kind in ("png", "svg"):
             write_file(folder / f"sweep.{kind}", encode_figure(figure, kind))
     write_file(folder / "sweep.md", f"# Sweep {definition.name}\n\n{text}{picture}\n".encode())
     return text
 
 
-def draw_chart(definition: Definition, rows: Sequence[Mapping[str, Any]]) -> Figure:
+def draw_trials(definition: Definition, rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Plots the scores of the finished trials against each parameter."""
     names = [parameter.name for parameter in definition.parameters]
     short = [name.removeprefix("method.") for name in names]
@@ -154,7 +154,7 @@ def log_offline(sweep: Sweep) -> None:
     """Logs table and chart to an offline Weights & Biases run, for `wandb sync`; skipped if W&B is disabled."""
     if os.environ.get("WANDB_MODE") == "disabled" or os.environ.get("WANDB_DISABLED"):
         return
-    definition, rows = sweep.definition, list_rows(sweep)
+    definition, rows = sweep.definition, list_points(sweep)
     names = [parameter.name for parameter in definition.parameters]
     table = [[*map(plain_cell, row["values"].values()), row["score"], row["state"]] for row in rows]
     with wandb.init(

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from callbacks.run.settings import find_differences
 from experiments.sweep.definition import Definition
-from experiments.sweep.trial import Report, TrialError, name_point
+from experiments.sweep.trial import ReportProgress, TrialError, name_point
 
 SEED = 0
 HEARTBEAT, GRACE = 10, 60  # seconds between two heartbeats of a trial, and without one until it counts as dead
@@ -31,7 +31,7 @@ FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 STANDING = [*FINISHED, TrialState.RUNNING, TrialState.WAITING, TrialState.FAIL]  # the best state first
 POINT, VALUES, OWNER, IMAGES = "point", "values", "owner", "images"  # attributes of trials
 
-RunTrial = Callable[["Sweep", Mapping[str, Any], Report], float]
+RunTrial = Callable[["Sweep", Mapping[str, Any], ReportProgress], float]
 
 
 class TakenError(Exception):

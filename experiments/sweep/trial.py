@@ -33,9 +33,9 @@ from lightning_modules.metrics import Scores
 
 WATCHED = "--trainer.callbacks+=experiments.sweep.trial.ScoreReporter"
 LONGEST = 100  # maximum length of a folder name, without the hash
-Report = Callable[[int, float], None]
+ReportProgress = Callable[[int, float], None]
 
-CURRENT: ContextVar[tuple[Path, Report] | None] = ContextVar("CURRENT", default=None)  # of the current trial
+CURRENT: ContextVar[tuple[Path, ReportProgress] | None] = ContextVar("CURRENT", default=None)  # of the current trial
 
 
 class TrialError(RuntimeError):
@@ -53,7 +53,7 @@ def build_arguments(definition: Definition, values: Mapping[str, Any], more: Seq
     return [*own, *more]
 
 
-def resolve(args: Sequence[str]) -> dict[str, Any]:
+def resolve_config(args: Sequence[str]) -> dict[str, Any]:
     """Returns the full configuration that main.py builds from its arguments, including defaults and config files.
 
     Raises:
@@ -64,7 +64,7 @@ def resolve(args: Sequence[str]) -> dict[str, Any]:
     return yaml.safe_load(output.getvalue())
 
 
-def run_trial(args: Sequence[str], place: Path, report: Report) -> dict[str, Any]:
+def run_trial(args: Sequence[str], place: Path, report: ReportProgress) -> dict[str, Any]:
     """Runs main.py with its results in a folder, resuming an earlier run there; appends its output to `log.txt`.
 
     Args:
@@ -227,7 +227,7 @@ def name_point(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{key}={format_value(value)}" for key, value in zip(keys, values.values(), strict=True))
 
 
-def name_folder(values: Mapping[str, Any]) -> str:
+def name_trial_folder(values: Mapping[str, Any]) -> str:
     """Returns the folder name for values; the same values get the same folder, so that a trial can be resumed."""
     text = ",".join(f"{name}={value!r}" for name, value in values.items())
     short = re.sub(r"[^\w=,.-]", "_", text)[:LONGEST]

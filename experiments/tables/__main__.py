@@ -75,7 +75,7 @@ def write_table(built: BuiltTable) -> str:
     return page
 
 
-def write_page(page: Path, tables: Sequence[BuiltTable], plan: Plan) -> None:
+def write_tables(page: Path, tables: Sequence[BuiltTable], plan: Plan) -> None:
     """Inserts all tables between a page's markers and copies their pictures into a folder next to the page."""
     begin = f"`python -m experiments.tables all --run --world {plan.world.name} --page {page}`\n\n"
     begin += f"{CONSTRUCTED}\n\n" if plan.world.targets else ""
@@ -103,7 +103,7 @@ def run_tables(args: Sequence[str] | None = None) -> list[BuiltTable]:
         built.append(build_table(plan, table))
         print(f"\n{write_table(built[-1])}", flush=True)
     if arguments.page:
-        write_page(arguments.page, built, plan)
+        write_tables(arguments.page, built, plan)
     missing = sum(len(table.missing) for table in built)
     print(f"Written to {plan.folder}; {missing} results missing" + (", listed above" if missing else ""), flush=True)
     for line in failed:

@@ -19,7 +19,7 @@ from callbacks.run.records import write_file
 from experiments.command_line import is_interrupt, quieten
 from experiments.protocol import Grids, Protocol
 from experiments.study import QUIET
-from experiments.tables.results import has_results, read_results
+from experiments.tables.results import is_done, read_results
 from experiments.tables.runs import Plan, Run, read_defaults, read_method
 
 KINDS = ("train", "select", "test")  # in order of execution
@@ -66,7 +66,7 @@ class Task:
 
 def list_tasks(plan: Plan, runs: Sequence[Run]) -> list[Task]:
     """Lists the tasks for the runs that have no results: trainings first, then selections, then tests."""
-    missing = [run for run in sorted(runs, key=lambda run: run.experiment) if not has_results(plan, run)]
+    missing = [run for run in sorted(runs, key=lambda run: run.experiment) if not is_done(plan, run)]
     tests = [Task("test", run.experiment, run) for run in missing]
     needed = {task: None for test in tests for task in sorted(test.list_needed(plan), key=lambda task: task.experiment)}
     return sorted([*needed, *tests], key=lambda task: KINDS.index(task.kind))

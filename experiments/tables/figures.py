@@ -13,7 +13,7 @@ from PIL import Image
 from callbacks.report.figures import draw_differences, encode_figure
 from callbacks.run.records import write_file
 from experiments.pages import format_markdown
-from experiments.tables.paper import DEVELOPMENT, MEAN, Part, Row
+from experiments.tables.paper import DEVELOPMENT, MEAN, Part, TableRow
 from experiments.tables.results import BuiltTable, find_picture, measure_gains, name_column
 from experiments.tables.runs import Run
 
@@ -48,7 +48,7 @@ def save(built: BuiltTable, name: str, figure: Figure, dpi: int = 150) -> None:
     built.pictures.append(name)
 
 
-def list_values(rows: Sequence[Row], metric: str, column: str) -> list[float]:
+def list_measured(rows: Sequence[TableRow], metric: str, column: str) -> list[float]:
     """Returns a metric's measured values for a list of rows, NaN where missing."""
     found = [row.ours[metric, column] for row in rows]
     return [math.nan if value is None else value for value in found]
@@ -77,8 +77,8 @@ def draw_runtime_panel(axes: Axes, part: Part, column: str) -> None:
     """Draws the points and curves of one target."""
     for name in dict.fromkeys(row.name for row in part.rows):
         rows = [row for row in part.rows if row.name == name]
-        seconds = [value / 1000 for value in list_values(rows, "ms_per_image", column)]
-        miou = list_values(rows, "miou", column)
+        seconds = [value / 1000 for value in list_measured(rows, "ms_per_image", column)]
+        miou = list_measured(rows, "miou", column)
         axes.plot(seconds, miou, MARKERS.get(name, ".-"), label=name, markersize=6)
         for row, x, y in zip(rows, seconds, miou, strict=True):
             if row.point is not None and math.isfinite(x) and math.isfinite(y):
@@ -100,7 +100,7 @@ def draw_alpha(built: BuiltTable) -> None:
         rows = [row for row in part.rows if row.source == source]
         alphas = [row.point for row in rows]
         for column in part.domains:
-            values, name = list_values(rows, "miou", column), name_column(built.plan, column)
+            values, name = list_measured(rows, "miou", column), name_column(built.plan, column)
             chosen = column == DEVELOPMENT
             axes.plot(alphas, values, "o-" if chosen else ".--", label=name)
             if chosen and not all(map(math.isnan, values)):

@@ -1,7 +1,7 @@
 """Formats the tables as Markdown, CSV and LaTeX."""
 
 from experiments.pages import format_csv, format_latex, format_markdown
-from experiments.tables.paper import METRICS, Part, Row
+from experiments.tables.paper import METRICS, Part, TableRow
 from experiments.tables.results import BuiltTable, name_column
 
 DASH, MARK = "—", "†"
@@ -18,7 +18,7 @@ CONSTRUCTED = (
 )
 
 
-def format_number(value: float | None, decimals: int, doubtful: object = "") -> str:
+def format_score(value: float | None, decimals: int, doubtful: object = "") -> str:
     """Formats a number, or a dash if it is missing; marks it if doubtful."""
     return (DASH if value is None else f"{value:.{decimals}f}") + (f" {MARK}" if doubtful else "")
 
@@ -28,7 +28,9 @@ def format_difference(value: float | None, decimals: int) -> str:
     return "" if value is None else f"{value:+.{decimals}f}".replace("-", "−")
 
 
-def compare(built: BuiltTable, row: Row, metric: str, column: str) -> tuple[float | None, float | None, str]:
+def compare_with_paper(
+    built: BuiltTable, row: TableRow, metric: str, column: str
+) -> tuple[float | None, float | None, str]:
     """Returns the paper's number, the difference of ours to it as displayed, and why the paper's number is doubtful.
 
     On generated scenes, or without a printed number, these are None, None and an empty text.
@@ -41,16 +43,16 @@ def compare(built: BuiltTable, row: Row, metric: str, column: str) -> tuple[floa
     return paper, difference, row.doubtful.get(column, "")
 
 
-def lay_out(built: BuiltTable, part: Part) -> tuple[list[str], list[list[str]]]:
+def format_part(built: BuiltTable, part: Part) -> tuple[list[str], list[list[str]]]:
     """Returns a part's column titles and the text of its cells."""
     numbers = [list_numbers(built, part, row) for row in part.rows]
     rows = []
     for row, own in zip(part.rows, numbers, strict=True):
-        rows.append([row.source, row.network, name_method(row), *(text for _, text in own)])
+        rows.append([row.source, row.network, name_row(row), *(text for _, text in own)])
     return [*WORDS, *(title for title, _ in numbers[0])], rows
 
 
-def list_numbers(built: BuiltTable, part: Part, row: Row) -> list[tuple[str, str]]:
+def list_numbers(built: BuiltTable, part: Part, row: TableRow) -> list[tuple[str, str]]:
     """Lists (column title, text) of a row's numeric cells."""
     constructed, several = bool(built.plan.world.targets), len(part.metrics) > 1
     printed = any(other.paper for other in part.rows) and not constructed
@@ -62,18 +64,18 @@ def list_numbers(built: BuiltTable, part: Part, row: Row) -> list[tuple[str, str
         own = FEW_IMAGES.get(metric, decimals) if constructed else decimals
         for column in part.columns:
             title = f"{name_column(built.plan, column)} ({unit})"
-            found.append((title, format_number(row.ours[metric, column], own)))
+            found.append((title, format_score(row.ours[metric, column], own)))
             if printed:
-                paper, difference, doubtful = compare(built, row, metric, column)
-                found.append(("paper", format_number(paper, decimals, doubtful)))
+                paper, difference, doubtful = compare_with_paper(built, row, metric, column)
+                found.append(("paper", format_score(paper, decimals, doubtful)))
                 found.append(("difference", format_difference(difference, decimals)))
         if real:
             title = f"paper (real data, {unit})" if several else "paper (real data)"
-            found.append((title, format_number(row.find_printed_mean(metric), decimals, row.doubtful)))
+            found.append((title, format_score(row.find_printed_mean(metric), decimals, row.doubtful)))
     return found
 
 
-def name_method(row: Row) -> str:
+def name_row(row: TableRow) -> str:
     """Returns the name of a row's method, with its point if it is part of a curve."""
     if row.point is None:
         return row.name
@@ -91,7 +93,7 @@ def list_footnotes(built: BuiltTable) -> list[str]:
     return list(dict.fromkeys(notes))
 
 
-def describe_origin(built: BuiltTable) -> str:
+def describe_table(built: BuiltTable) -> str:
     """Describes a table's place in the paper, its settings, and the devices and images that it was measured on."""
     table, plan = built.table, built.plan
     where = f"{table.label} of the paper, page {table.page}, Sec. {table.section}".replace("Sec. Appendix", "Appendix")
@@ -120,14 +122,14 @@ def make_page(built: BuiltTable, level: int = 1, place: str = "") -> str:
     """
     blocks = [f"{'#' * level} {built.table.label}: {built.table.title}"]
     blocks += [CONSTRUCTED] if built.plan.world.targets else []
-    blocks.append(describe_origin(built))
+    blocks.append(describe_table(built))
     for part in built.parts:
         if built.table.kind == "qualitative":
             picture = f"{built.table.name}_{part.name}"
             shown = f"![{part.title}]({place}{picture}.png)" if picture in built.pictures else f"{DASH} is missing"
             blocks += [f"**{part.title}**", shown]
             continue
-        heads, rows = lay_out(built, part)
+        heads, rows = format_part(built, part)
         title = f"({part.name}) {part.title}" if part.name else part.title
         blocks += [f"**{title}**", format_markdown(heads, rows, numbers=range(len(WORDS), len(heads)))]
     blocks += built.extra
@@ -160,9 +162,9 @@ def make_csv(built: BuiltTable) -> str:
     rows = []
     for part in built.parts:
         for row in part.rows:
-            words = [built.table.name, part.name, row.source, row.network, name_method(row)]
+            words = [built.table.name, part.name, row.source, row.network, name_row(row)]
             for (metric, column), ours in row.ours.items():
-                paper, difference, doubtful = compare(built, row, metric, column)
+                paper, difference, doubtful = compare_with_paper(built, row, metric, column)
                 real = row.find_printed_mean(metric) if built.plan.world.targets else None
                 found = ["" if number is None else f"{number:.6g}" for number in (ours, paper, difference, real)]
                 status = "missing" if ours is None else "measured"
@@ -178,6 +180,6 @@ def make_latex(built: BuiltTable) -> str:
         remark = " (a constructed demonstration on StreetScenes, not evidence for the paper)"
     for part in built.parts if built.table.kind != "qualitative" else ():
         title = f"{built.table.label}: {built.table.title}. {part.title}{remark}"
-        blocks.append(format_latex(*lay_out(built, part), title, len(WORDS)))
+        blocks.append(format_latex(*format_part(built, part), title, len(WORDS)))
     blocks += [f"% {note}" for note in list_footnotes(built)]
     return "\n\n".join(blocks) + "\n"

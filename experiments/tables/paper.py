@@ -41,7 +41,7 @@ METRICS = {
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """A row of a table, or a point or curve of a figure.
 
     Attributes:
@@ -109,7 +109,7 @@ class Part:
     title: str
     metrics: tuple[str, ...]
     columns: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
     name: str = ""
     worlds: tuple[str, ...] = ()
     show: str = "first"
@@ -169,7 +169,7 @@ def read_part(path: Path, data: Mapping[str, Any]) -> Part:
         for numbers in printed.values():
             if len(numbers) != len(cells):
                 raise ValueError(f"{where}: {len(numbers)} numbers, expected {len(cells)} (metrics times columns)")
-        row = Row(**to_fields(values) | {key: dict(zip(cells, printed[key], strict=True)) for key in printed})
+        row = TableRow(**to_fields(values) | {key: dict(zip(cells, printed[key], strict=True)) for key in printed})
         unknown = set(row.doubtful) - set(data["columns"])
         if unknown:
             raise ValueError(f"{where}: doubtful names {sorted(unknown)}, expected some of {data['columns']}")

@@ -10,7 +10,7 @@ from typing import Any
 from callbacks.report.summary import score_record
 from callbacks.results import RECORDS, SUMMARY, read_records
 from callbacks.run.records import shorten_name, to_plain
-from experiments.tables.paper import DEVELOPMENT, MEAN, ROOT, TITLES, Numbers, Part, Row, Table, average
+from experiments.tables.paper import DEVELOPMENT, MEAN, ROOT, TITLES, Numbers, Part, Table, TableRow, average
 from experiments.tables.runs import Plan, Run, read_defaults
 
 # Number of images in the split that the protocol tests on. Source: paper, Appendix F.
@@ -81,7 +81,7 @@ def describe_measurement(summaries: Sequence[Mapping[str, Any]]) -> str:
     return "; ".join(devices) + (f" ({', '.join(details)})" if details else "")
 
 
-def find_numbers(plan: Plan, part: Part, row: Row, found: Mapping[Run, Mapping[str, Any]]) -> Numbers:
+def find_numbers(plan: Plan, part: Part, row: TableRow, found: Mapping[Run, Mapping[str, Any]]) -> Numbers:
     """Returns a row's numbers from the available results, None where missing."""
     scores = {}
     for column in part.domains:
@@ -134,7 +134,7 @@ def read_results(plan: Plan, run: Run) -> dict[str, Any]:
     return summary
 
 
-def has_results(plan: Plan, run: Run) -> bool:
+def is_done(plan: Plan, run: Run) -> bool:
     """Returns whether a run has usable results."""
     try:
         read_results(plan, run)

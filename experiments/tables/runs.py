@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import yaml
 
-from experiments.tables.paper import CONFIGS, DEVELOPMENT, FOLDER, MEAN, Part, Row, Table
+from experiments.tables.paper import CONFIGS, DEVELOPMENT, FOLDER, MEAN, Part, Table, TableRow
 
 Policy = Literal["paper", "selected"]
 ALPHAS = tuple(round(0.1 * step, 1) for step in range(11))
@@ -28,7 +28,7 @@ PAPER_SCALES = [0.25, 0.5, 0.75]
 
 
 @dataclass(frozen=True)
-class World:
+class TableWorld:
     """The data that tables are built on: the paper's data sets, or generated scenes.
 
     Attributes:
@@ -75,8 +75,8 @@ SMALL_GRIDS = {
     "num_steps": (1, 2, 3, 5, 10),
     "lr": (0.05, 0.1),
 }
-LICENSED = World("licensed", CONFIGS / "experiment", (), "wilddash", 10, tuple(range(1, 11)), "paper")
-STREET_SCENES = World(
+LICENSED = TableWorld("licensed", CONFIGS / "experiment", (), "wilddash", 10, tuple(range(1, 11)), "paper")
+STREET_SCENES = TableWorld(
     "street_scenes",
     CONFIGS / "experiment" / "street_scenes",
     ("haze", "dusk", "dust"),
@@ -156,7 +156,7 @@ class Plan:
         options: Additional arguments for every command.
     """
 
-    world: World
+    world: TableWorld
     policy: Policy
     folder: Path
     options: tuple[str, ...] = ()
@@ -251,14 +251,14 @@ class Plan:
             parts.append(replace(part, columns=columns, rows=rows))
         return parts
 
-    def unfold(self, row: Row) -> list[Row]:
+    def unfold(self, row: TableRow) -> list[TableRow]:
         """Expands a curve into a row per point; returns any other row unchanged, as a list."""
         if not row.sweep:
             return [row]
         values: Sequence[Any] = {"num_steps": self.world.steps, "alpha": ALPHAS}[row.sweep]
         return [replace(row, arguments={**row.arguments, row.sweep: value}, point=value) for value in values]
 
-    def find_run(self, row: Row, domain: str) -> Run:
+    def find_run(self, row: TableRow, domain: str) -> Run:
         """Returns the run that produces a cell; a curve point that equals a method's plain run shares that run."""
         stage = "validate" if domain == DEVELOPMENT else "test"
         arguments = tuple(sorted(row.arguments.items()))

@@ -13,7 +13,7 @@ from torchvision.models.vgg import cfgs, make_layers
 
 from lightning_modules.networks.base import SegmentationNetwork, Stage, make_classifier
 from lightning_modules.networks.norms import Norm
-from lightning_modules.networks.pretrained import check_standard_width, check_weights, fetch_imagenet_weights
+from lightning_modules.networks.pretrained import check_initial_weights, check_standard_width, fetch_imagenet_weights
 from lightning_modules.networks.resnet import STAGES, ResNet
 
 VGG_WEIGHTS: dict[str, WeightsEnum] = {
@@ -100,7 +100,7 @@ class FCN8s(SegmentationNetwork):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(num_classes, output_stride=8)
-        check_weights(weights, "imagenet")
+        check_initial_weights(weights, "imagenet")
         if backbone not in VGG_WEIGHTS:
             raise ValueError(f"unknown backbone {backbone!r}: expected one of {', '.join(VGG_WEIGHTS)}")
         if width < 1:

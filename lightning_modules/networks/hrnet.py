@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_modules.networks.base import SegmentationNetwork, Stage, conv_bn_relu, make_classifier
 from lightning_modules.networks.norms import Norm
-from lightning_modules.networks.pretrained import check_weights, create_timm_model
+from lightning_modules.networks.pretrained import check_initial_weights, create_timm_model
 from lightning_modules.networks.replacement import replace_modules
 
 
@@ -47,7 +47,7 @@ class HRNet(SegmentationNetwork):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(num_classes, output_stride=4)
-        check_weights(weights, "imagenet")
+        check_initial_weights(weights, "imagenet")
         if not backbone.startswith("hrnet"):
             raise ValueError(f"backbone is {backbone!r}: expected an HRNet of timm, e.g. hrnet_w18")
         # An empty feature_location leaves out timm's layers for classification behind the branches.

@@ -30,7 +30,7 @@ def fetch_imagenet_weights(weights: WeightsEnum, name: str) -> Mapping[str, Tens
         ) from error
 
 
-def check_weights(weights: object, *known: str) -> None:
+def check_initial_weights(weights: object, *known: str) -> None:
     """Raises ValueError if the name of weights is neither None nor a known one."""
     if weights is not None and weights not in known:
         raise ValueError(f"weights is {weights!r}: expected {', '.join(map(repr, known))} or None")

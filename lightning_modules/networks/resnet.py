@@ -11,7 +11,7 @@ from torchvision.models import ResNet18_Weights, ResNet50_Weights, ResNet101_Wei
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from lightning_modules.networks.base import Stage
-from lightning_modules.networks.pretrained import check_standard_width, check_weights, fetch_imagenet_weights
+from lightning_modules.networks.pretrained import check_initial_weights, check_standard_width, fetch_imagenet_weights
 
 STAGES = ("backbone.layer1", "backbone.layer2", "backbone.layer3", "backbone.layer4")  # names in a network
 BLOCKS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
@@ -55,7 +55,7 @@ class ResNet(nn.Module):
         self, name: str, width: int = 64, output_stride: int = 8, weights: Literal["imagenet"] | None = None
     ) -> None:
         super().__init__()
-        check_weights(weights, "imagenet")
+        check_initial_weights(weights, "imagenet")
         if name not in BLOCKS:
             raise ValueError(f"unknown backbone {name!r}: expected one of {', '.join(BLOCKS)}")
         if width < 1:

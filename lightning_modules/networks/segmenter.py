@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_modules.networks.base import SegmentationNetwork, Stage, make_classifier
 from lightning_modules.networks.norms import Norm
-from lightning_modules.networks.pretrained import Renormalization, check_weights, create_timm_model
+from lightning_modules.networks.pretrained import Renormalization, check_initial_weights, create_timm_model
 
 HEAD_CHANNELS = 64  # per head of attention, as in every standard vision transformer
 
@@ -49,7 +49,7 @@ class Segmenter(SegmentationNetwork):
         norm: Norm = "batch",
         dropout: float = 0.0,
     ) -> None:
-        check_weights(weights, "imagenet")
+        check_initial_weights(weights, "imagenet")
         if norm != "batch":
             raise ValueError(
                 f"norm is {norm!r}, but a vision transformer has no BatchNorm to replace: expected 'batch'"

@@ -10,7 +10,12 @@ from torch import nn
 
 from lightning_modules.networks.base import SegmentationNetwork, Stage, conv_bn_relu, make_classifier
 from lightning_modules.networks.norms import Norm
-from lightning_modules.networks.pretrained import Renormalization, check_weights, create_timm_model, import_extra
+from lightning_modules.networks.pretrained import (
+    Renormalization,
+    check_initial_weights,
+    create_timm_model,
+    import_extra,
+)
 
 PACKAGED = "tf_efficientnet_lite0"
 
@@ -49,7 +54,7 @@ class TimmDeepLab(SegmentationNetwork):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(num_classes, output_stride, min_size=32)
-        check_weights(weights, "imagenet", "package")
+        check_initial_weights(weights, "imagenet", "package")
         if output_stride not in (8, 16, 32):
             raise ValueError(f"output_stride is {output_stride}: expected 8, 16 or 32")
         if weights == "package" and backbone != PACKAGED:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lightning_modules.predictor import predict_logits
 from lightning_modules.processes import average_over_processes
-from lightning_modules.training.method import TrainingMethod, check_least, check_shares, in_evaluation, seeded
+from lightning_modules.training.method import TrainingMethod, check_least, check_shares, in_evaluation, seeded_by
 from lightning_modules.training.styles import Styles, match_histograms
 
 
@@ -75,7 +75,7 @@ class FSDR(TrainingMethod):
         """Selects the bands that vary with the domain, from epoch `learn_from` on."""
         if self.learn_from is None or epoch < self.learn_from:
             return
-        with in_evaluation(network), seeded(epoch):
+        with in_evaluation(network), seeded_by(epoch):
             entropies = self._measure_entropies(network, images)
         found = choose_varying(entropies)
         self.get_buffer("varying").copy_(found)

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from lightning_modules.networks.base import conv_bn_relu, make_classifier
 from lightning_modules.networks.whitening import WhitenedNorm2d
-from lightning_modules.recipe import compute_loss
+from lightning_modules.recipe import compute_training_loss
 from lightning_modules.semantics import Semantics, check_semantics
 from lightning_modules.training.covariances import choose_covariances, measure_variances, measure_whitening
-from lightning_modules.training.method import Step, TrainingMethod, check_least, in_evaluation, seeded
+from lightning_modules.training.method import Step, TrainingMethod, check_least, in_evaluation, seeded_by
 from lightning_modules.training.photometric import PhotometricChange
 from lightning_modules.training.teacher import count_channels, name_deep_stages
 
@@ -104,7 +104,7 @@ class ISW(TrainingMethod):
             return
         with in_evaluation(network):
             for trial in range(self.trials):
-                with seeded(epoch, trial):
+                with seeded_by(epoch, trial):
                     variances = measure_variances(network, self.maps, self._copy(images))
                 for mask, variance in zip(self.masks.values(), variances, strict=True):
                     chosen = choose_covariances(variance, self.clusters, self.semantics)
@@ -121,7 +121,7 @@ class ISW(TrainingMethod):
         if self.auxiliary:
             logits = self.classifier(step.features[self._deep])
             logits = F.interpolate(logits, size=step.masks.shape[-2:], mode="bilinear", align_corners=False)
-            losses["auxiliary"] = self.auxiliary * compute_loss(logits, step.masks)
+            losses["auxiliary"] = self.auxiliary * compute_training_loss(logits, step.masks)
         return losses
 
     def _copy(self, images: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:

@@ -231,7 +231,7 @@ def in_evaluation(network: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def seeded(*numbers: int) -> Iterator[None]:
+def seeded_by(*numbers: int) -> Iterator[None]:
     """Seeds torch's generators from numbers within a ``with`` block, and restores their states after it."""
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from callbacks import TTA, AdaBN, IaBN, MCDropout, SegTTT, Tent
 from callbacks.alpha_search import AlphaSearch
 from callbacks.method import Method
-from callbacks.method_search import MethodSearch, name_point
+from callbacks.method_search import MethodSearch, name_variant
 from lightning_modules.networks import DeepLabV1, DeepLabV3Plus
 from tests.callbacks.runs import make_module, run
 from tests.fakes import FakeDataModule, make_trainer, unchanged
@@ -192,4 +192,4 @@ def test_alpha_search_begins_after_a_share_of_the_epochs(epochs: int, searched: 
 
 
 def test_points_are_named_for_logs() -> None:
-    assert name_point({"psi": 0.7000, "num_steps": 3, "flip": True}) == "psi_0.7_num_steps_3_flip_True"
+    assert name_variant({"psi": 0.7000, "num_steps": 3, "flip": True}) == "psi_0.7_num_steps_3_flip_True"

@@ -9,7 +9,7 @@ import yaml
 from PIL import Image
 
 import datamodules
-from experiments.check_data.picture import shrink
+from experiments.check_data.picture import thin_out
 from tests.check_data.trees import Check, CheckOwn, write_folder
 from tests.trees import write_image
 
@@ -239,4 +239,4 @@ def test_a_path_below_home_is_found_as_main_finds_it(
     ("size", "shown"), [((720, 1280), (360, 640)), ((800, 600), (800, 600)), ((9, 1601), (3, 534))]
 )
 def test_images_in_the_picture_keep_their_proportions(size: tuple[int, int], shown: tuple[int, int]) -> None:
-    assert shrink(np.zeros((*size, 3), dtype=np.uint8)).shape == (*shown, 3)
+    assert thin_out(np.zeros((*size, 3), dtype=np.uint8)).shape == (*shown, 3)

@@ -17,7 +17,7 @@ import yaml
 
 import main as program
 from experiments.sweep.__main__ import run_command
-from experiments.sweep.trial import CURRENT, ScoreReporter, name_folder
+from experiments.sweep.trial import CURRENT, ScoreReporter, name_trial_folder
 from lightning_modules.metrics import Scores
 from main import main
 from tests import programs
@@ -182,8 +182,8 @@ def test_reports_go_on_where_an_earlier_run_stopped(tmp_path: Path) -> None:
 
 
 def test_folders_are_named_by_values() -> None:
-    assert name_folder({"method.alpha": 0.3, "data.x": 1}).startswith("method.alpha=0.3,data.x=1-")
-    odd = [name_folder({"method.scales": value}) for value in ("a/b", "a:b", ["x"] * 50)]
+    assert name_trial_folder({"method.alpha": 0.3, "data.x": 1}).startswith("method.alpha=0.3,data.x=1-")
+    odd = [name_trial_folder({"method.scales": value}) for value in ("a/b", "a:b", ["x"] * 50)]
     assert len(set(odd)) == 3 and all("/" not in name and len(name) <= 120 for name in odd)
 
 
@@ -233,7 +233,7 @@ def test_one_pass_and_separate_runs_give_the_scores_of_runs_of_their_own(
     command += [*(f"--{name}={value}" for name, value in values.items()), *DATA, *QUIET, "--trainer.logger=false"]
     programs.run([*command, f"--results.folder={tmp_path / 'own'}"], ROOT)
     found = []
-    for folder in (tmp_path / "own", tmp_path / "separate" / "trials" / name_folder(best)):
+    for folder in (tmp_path / "own", tmp_path / "separate" / "trials" / name_trial_folder(best)):
         records = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
         found.append([{key: record[key] for key in (*Scores.zeros(2).to_record(), "name")} for record in records])
         found[-1].append(json.loads((folder / "results.json").read_text())["mean"]["miou"])

@@ -12,7 +12,7 @@ import pytest
 
 from experiments.sweep import search
 from experiments.sweep.definition import read_definition
-from experiments.sweep.report import list_rows
+from experiments.sweep.report import list_points
 from experiments.sweep.search import POINT, Sweep, hide_password, open_storage, open_sweep
 from experiments.sweep.trial import TrialError, read_metric, restoring_process
 from tests.sweep.given import write_sweep
@@ -101,7 +101,7 @@ def test_of_a_point_tried_twice_the_finished_trial_counts(tmp_path: Path) -> Non
         trial.set_user_attr("values", {"method.alpha": alpha})
         state = optuna.trial.TrialState.FAIL if value is None else optuna.trial.TrialState.COMPLETE
         sweep.study.tell(trial, value, state)
-    rows = [(row["values"]["method.alpha"], row["score"], row["state"]) for row in list_rows(sweep)]
+    rows = [(row["values"]["method.alpha"], row["score"], row["state"]) for row in list_points(sweep)]
     assert rows == [(0.2, 80.0, "finished"), (0.0, 60.0, "finished")]
 
 

@@ -31,7 +31,7 @@ from lightning_modules.training import (
     PhotometricRandomization,
     TrainingMethod,
 )
-from lightning_modules.training.method import find_module, in_evaluation, record_outputs, seeded, train_step
+from lightning_modules.training.method import find_module, in_evaluation, record_outputs, seeded_by, train_step
 from lightning_modules.training.mixstyle import find_early_stages
 from lightning_modules.training.styles import Styles
 from main import main
@@ -117,9 +117,9 @@ def test_a_method_trains_in_bf16_with_accumulated_gradients(name: str, tmp_path:
 @pytest.mark.parametrize("method", [PhotometricRandomization(), DRPC(copies=2), FSDR(bands=4, high=1, probability=1.0)])
 def test_images_change_and_labels_stay_beside_them(method: TrainingMethod) -> None:
     images, masks = torch.randn(3, 3, 24, 32), torch.randint(0, 5, (3, 24, 32))
-    with seeded(1):
+    with seeded_by(1):
         changed, labels = method.change_batch(images, masks)
-    with seeded(1):
+    with seeded_by(1):
         again, _ = method.change_batch(images, masks)
     assert torch.equal(changed, again) and changed.isfinite().all()
     assert len(changed) == len(labels) and torch.equal(labels[:3], masks) and changed.shape[1:] == images.shape[1:]
@@ -141,7 +141,7 @@ def test_features_are_mixed_in_the_step_alone() -> None:
     method = MixStyle(["layer3"], probability=1.0)
     method.prepare(network, 5)
     plain = network(images)
-    with seeded(0), method.changing(network):
+    with seeded_by(0), method.changing(network):
         mixed = network(images)
         assert torch.allclose(network(images[:1]), plain[:1], atol=1e-5)  # an image alone has nothing to mix with
     assert not torch.allclose(mixed, plain) and torch.equal(network(images), plain)
@@ -159,10 +159,10 @@ def test_seeds_are_put_back() -> None:
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
-    with seeded(7, 1):
+    with seeded_by(7, 1):
         first = torch.rand(2)
     assert torch.equal(torch.rand(2), expected)
-    with seeded(7, 2):
+    with seeded_by(7, 2):
         assert not torch.equal(torch.rand(2), first)
 
 
