@@ -42,8 +42,8 @@ class AdaBN(Method):
         """Predicts a whole batch at once; see `Method.adapt`."""
         if len(image) == 1:
             self._warn(
-                "the batch is a single image, whose statistics are then all there are (p-BN): expected several, set "
-                "--data.eval_batch_size=8"
+                "the batch is a single image, so the statistics are those of one image (as in p-BN): expected "
+                "several images, set --data.eval_batch_size=8"
             )
         alpha = len(image) / (self.prior + len(image))
         with adaptive_batch_norm(network, alpha, pooled=True):

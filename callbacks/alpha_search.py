@@ -37,7 +37,7 @@ class AlphaSearch(MethodSearch):
         if not alphas:
             raise ValueError("alphas is empty: expected one or more values in [0, 1]")
         if from_epoch < 0:
-            raise ValueError(f"from_epoch is {from_epoch}: expected an epoch, or a share of all epochs in (0, 1)")
+            raise ValueError(f"from_epoch is {from_epoch}: expected an epoch, or a fraction of all epochs in (0, 1)")
         super().__init__(IaBN(), {"alpha": sorted(set(alphas))})
         self.from_epoch = from_epoch
         self.required = required

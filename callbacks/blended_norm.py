@@ -47,7 +47,7 @@ def has_kernels(x: Tensor) -> bool:
         _served[key] = _find_fault(x.device, x.dtype, layout) or "fast"
         if _served[key] != "fast":
             rank_zero_warn(
-                f"IaBN runs by its plain formula on {key} with torch {torch.__version__}, which is slower: the fast "
+                f"IaBN uses its plain formula on {key} with torch {torch.__version__}, which is slower: the fast "
                 f"kernels failed their check ({_served[key]})"
             )
     return _served[key] == "fast"

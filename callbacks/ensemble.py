@@ -87,7 +87,7 @@ class Ensemble(Method):
                 probabilities = self._predict_member(member, image)
             if total is not None and total.shape != probabilities.shape:
                 raise ValueError(
-                    f"{path} predicts {probabilities.shape[1]} classes, the members before it {total.shape[1]}: "
+                    f"{path} predicts {probabilities.shape[1]} classes, but the members before it {total.shape[1]}: "
                     "expected networks for the same classes"
                 )
             total = probabilities if total is None else total.add_(probabilities)
@@ -147,15 +147,15 @@ def build_network(path: Path, like: nn.Module) -> nn.Module:
     config = next((config for config in configs if config.is_file()), None)
     if config is None:
         raise ValueError(
-            f"{path} is of another architecture than {type(like).__name__} of this run, and no config.yaml lies in its "
-            f"folder or the one above: expected the folder of its training run, as `fit` leaves it"
+            f"{path} has a different architecture from {type(like).__name__} of this run, and there is no config.yaml "
+            f"in its folder or the one above: expected it in the folder of its training run, as `fit` wrote it"
         )
     try:
         network: dict[str, Any] = yaml.safe_load(config.read_text(encoding="utf-8"))["model"]["network"]
         arguments = dict(network.get("init_args") or {})
         name = network["class_path"]
     except (TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{config} names no network under model.network: expected the config of a `fit`") from error
+        raise ValueError(f"{config} has no network under model.network: expected the config of a `fit` run") from error
     if "weights" in arguments:
         arguments["weights"] = None  # the checkpoint has the weights
     if hasattr(like, "num_classes"):  # a run takes it from the data, so it is not in the config

@@ -165,7 +165,7 @@ def check_batch_norm(network: nn.Module, alpha: float | Mapping[str, float], req
     if not (required or is_blended(alpha)):
         return
     switchable = any(isinstance(module, SwitchableNorm2d) for module in network.modules())
-    reason = ", as its Switchable Norms mix in the image's own statistics by trained weights" if switchable else ""
+    reason = ", as its Switchable Norms blend in the image's own statistics with trained weights" if switchable else ""
     raise ValueError(
         f"{type(network).__name__} has no 2d BatchNorm layer, so IaBN has nothing to adapt{reason}: use a network "
         "with BatchNorm, or a method without IaBN (alpha=0 in TTA, Seg-TTT, MC dropout and ensembles)"

@@ -50,7 +50,7 @@ def learn_alpha(
     check_batch_norm(network, START, required=True)
     if all(layer.running_mean is None for layer in names.values()):
         raise ValueError(
-            f"no BatchNorm of {type(network).__name__} has running statistics, so all there are come from the image: "
+            f"no BatchNorm of {type(network).__name__} has running statistics, so only the image's own are available: "
             "expected a network with track_running_stats"
         )
     device, seen = next(network.parameters()).device, 0

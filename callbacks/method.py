@@ -127,11 +127,11 @@ class Method(Callback, ABC):
                 for place, single in zip(places, outcome.split(), strict=True):
                     yield number, place, single
             for number, place in product(undone, places):
-                reason = "adaptation ended in NaN or infinity (a smaller lr may help)"
+                reason = "adaptation produced NaN or infinity (a smaller lr may help)"
                 yield number, place, self._fall_back(network, images[place], reason)
         broken = [place for place, fine in enumerate(finite) if not fine]
         for number, place in product(range(len(variants)), broken):
-            yield number, place, self._fall_back(network, images[place], "the image holds NaN or infinity")
+            yield number, place, self._fall_back(network, images[place], "the image contains NaN or infinity")
 
     def adapt_variants(
         self, network: nn.Module, image: Tensor, variants: Sequence["Method"]
@@ -202,7 +202,7 @@ class Method(Callback, ABC):
         other = module.predictor
         if isinstance(other, Method) and other is not self:
             raise ValueError(
-                f"{type(other).__name__} is installed already, {type(self).__name__} cannot be as well: "
+                f"{type(other).__name__} is already installed, so {type(self).__name__} cannot be: "
                 "expected one method per run"
             )
         self.check_network(module.network)
@@ -232,7 +232,7 @@ def require_segmentation(module: LightningModule) -> SegmentationModule:
     """Returns the module if it is a SegmentationModule; raises TypeError for any other LightningModule."""
     if not isinstance(module, SegmentationModule):
         raise TypeError(
-            f"{type(module).__name__} has no seam for a test-time method: expected a SegmentationModule around "
+            f"{type(module).__name__} does not support test-time methods: expected a SegmentationModule around "
             "the network"
         )
     return module

@@ -61,7 +61,7 @@ class MethodSearch(Search):
         empty = [name for name, values in grid.items() if not values]
         if not grid or empty:
             found = f"{', '.join(empty)} in the grid is empty" if empty else "the grid is empty"
-            raise ValueError(f"{found}: expected one value or more of each argument, e.g. {{psi: [0.6, 0.7, 0.8]}}")
+            raise ValueError(f"{found}: expected one or more values for each argument, e.g. {{psi: [0.6, 0.7, 0.8]}}")
         self.method = method
         self.grid = {name: list(values) for name, values in grid.items()}
         self.points = [dict(zip(grid, values, strict=True)) for values in product(*self.grid.values())]

@@ -84,8 +84,8 @@ class Predictions(Callback):
         for domain in domains:
             if domains.count(domain) > 1:
                 raise ValueError(
-                    f"{domains.count(domain)} data sets are called {domain}, and predictions lie in folders of these "
-                    "names: expected different ones, set their domain"
+                    f"{domains.count(domain)} data sets are named {domain}, and predictions go into a folder of that "
+                    "name: expected different names, set their domain"
                 )
 
     def on_predict_batch_end(
@@ -200,7 +200,7 @@ class Predictions(Callback):
         self._done = place.find_done()
         found = sum(map(len, self._done.values()))
         if found:
-            rank_zero_info(f"{place.root} holds the predictions of {found} images: these are left out")
+            rank_zero_info(f"{place.root} has predictions of {found} images: these images are skipped")
         run = describe_run(trainer, module, found)
         self._manifest = {"complete": False, "settings": settings, "runs": [*runs, run]}
         write_json(place.manifest, self._manifest)
@@ -244,9 +244,9 @@ class Predictions(Callback):
         self._manifest |= {"complete": ended and not missing, "images": count, "domains": domains, "left_out": left_out}
         write_json(place.manifest, self._manifest)
         found = self._manifest["runs"][-1]["found"]
-        state = "complete" if self._manifest["complete"] else "not complete: the same command goes on"
+        state = "complete" if self._manifest["complete"] else "incomplete: run the same command again to resume"
         rank_zero_info(
-            f"Predictions of {count} images ({found} from before; {state}): "
+            f"Predictions of {count} images ({found} from earlier runs; {state}): "
             f"{', '.join(str(place.root / output) for output in self.outputs)}"
         )
 

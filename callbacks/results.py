@@ -101,7 +101,7 @@ class Results(Callback):
         self.selection = None if selection is None else Selection.read(selection)
         if departures and self.selection is None:
             raise ValueError(
-                "results.departures is set, results.selection is not: expected the file that they depart from"
+                "results.departures is set, but results.selection is not: expected the file that they depart from"
             )
         self.departures = list(departures)
         self.predictions = Predictions(folder, outputs, overwrite)
@@ -186,7 +186,7 @@ class Results(Callback):
                 complete = self._run.merge(trainer)
                 if complete and self._run.nothing_left and self._run.folder.is_finished():
                     place = self._run.folder.root / SUMMARY
-                    rank_zero_info(f"Results (from before, nothing was left to predict): {place}")
+                    rank_zero_info(f"Results (from an earlier run; no images left to predict): {place}")
                 else:
                     self._summarize(trainer, pl_module, self._run, complete)
 
@@ -207,7 +207,7 @@ class Results(Callback):
         try:
             write_training_report(folder)
         except (OSError, ValueError) as error:  # only the report failed: training itself is done
-            rank_zero_warn(f"{folder}: the report of the training could not be written: {error}")
+            rank_zero_warn(f"{folder}: the training report could not be written: {error}")
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Opens the folder of predictions and checks the data sets."""
@@ -342,7 +342,7 @@ class Results(Callback):
         }
         if summary["limited"] and complete:
             rank_zero_warn(
-                "{images} of {of} images are scored, as a limit asks for (limit_test_batches, limit_val_batches or "
+                "{images} of {of} images are scored, because of a limit (limit_test_batches, limit_val_batches or "
                 "fast_dev_run)".format(**summary["limited"])
             )
         root = run.folder.root
@@ -363,8 +363,8 @@ class Results(Callback):
                     log_dashboard(logger.experiment, root)
         except Exception as error:  # the scores are on disk; do not hide why a run was interrupted
             rank_zero_warn(
-                f"{root}: report or dashboard could not be made ({type(error).__name__}: {error}). The results are "
-                f"whole; mend what the error names, then: python -m experiments.report {root}"
+                f"{root}: report or dashboard could not be created ({type(error).__name__}: {error}). The results are "
+                f"not affected; fix this error, then run: python -m experiments.report {root}"
             )
 
     def _close(self, trainer: Trainer) -> None:

@@ -29,7 +29,7 @@ DEFAULT_TRAINABLE = ("layer3", "layer4", "head")
 LEAVE_THE_VIEWS = ("psi", "num_steps", "lr", "trainable", "final_views", "trust")
 LEAVE_THE_STEPS = ("num_steps", "trust")
 SWITCHES = {"flip": True, "grayscale": False, "autocontrast": False}  # defaults of a view set
-UNLABELLED = "no pixel passed the confidence threshold, no step was taken"
+UNLABELLED = "no pixel passed the confidence threshold, so no step was taken"
 
 ViewSets = dict[str, Any] | list[dict[str, Any]]
 
@@ -219,7 +219,7 @@ def read_views(given: ViewSets) -> tuple[View, ...]:
     sets = given if isinstance(given, list | tuple) else [given]
     if not sets or not all(map(_is_view_set, sets)):
         raise ValueError(
-            f"views are {given}: expected a set with scales, and if wanted flip, grayscale and autocontrast, e.g. "
+            f"views are {given}: expected a set with scales and optionally flip, grayscale and autocontrast, e.g. "
             "{scales: [0.75, 1.0, 1.25], flip: true}, or a list of such sets; or null"
         )
     return tuple(view for one in sets for view in make_views(**{**SWITCHES, **one}))

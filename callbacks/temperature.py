@@ -56,7 +56,7 @@ class TemperatureSearch(Search):
         self.temperatures = sorted({*temperatures, 1.0})
         if len(self.temperatures) < 3:
             raise ValueError(
-                f"temperatures are {self.temperatures} with 1: expected three or more, e.g. [0.5, 1, 2, 4]"
+                f"temperatures are {self.temperatures} including 1: expected three or more, e.g. [0.5, 1, 2, 4]"
             )
         self.max_pixels = max_pixels
         self.best_temperature: float | None = None
@@ -92,20 +92,20 @@ class TemperatureSearch(Search):
         losses = loss / pixels
         self.nll = dict(zip(self.temperatures, losses.tolist(), strict=True))
         if losses.isnan().any():
-            rank_zero_warn("TemperatureSearch: no pixel of the development set is labelled, there is no temperature")
+            rank_zero_warn("TemperatureSearch: no pixel of the development set is labelled, so nothing was fitted")
             return
         self.best_temperature, nll = refine_minimum(self.temperatures, losses.tolist())
         values = {"best_temperature": self.best_temperature, "nll_best_temperature": nll}
         log_result(pl_module, {**values, "nll_temperature_1": self.nll[1.0]})
         rank_zero_info(
-            f"Temperature of the lowest negative log-likelihood ({nll:.4f}, at temperature 1 {self.nll[1.0]:.4f}): "
-            f"--model.temperature={self.best_temperature:.4g} in test and predict"
+            f"Temperature with the lowest negative log-likelihood ({nll:.4f}; at temperature 1 {self.nll[1.0]:.4f}): "
+            f"pass --model.temperature={self.best_temperature:.4g} to test and predict"
         )
         if self.best_temperature in (self.temperatures[0], self.temperatures[-1]):
             end = "smallest" if self.best_temperature == self.temperatures[0] else "largest"
             rank_zero_warn(
-                f"TemperatureSearch: the best temperature, {self.best_temperature:.4g}, is the {end} of those tried: "
-                "the true one may lie beyond; set temperatures to a wider range"
+                f"TemperatureSearch: the best temperature, {self.best_temperature:.4g}, is the {end} one tried: "
+                "the true optimum may be beyond it; set temperatures to a wider range"
             )
 
 

@@ -154,7 +154,7 @@ def list_affine(network: nn.Module) -> list[str]:
     names = [name for name, parameter in network.named_parameters() if id(parameter) in affine]
     if not names:
         raise ValueError(
-            f"{type(network).__name__} has no BatchNorm with weight and bias, which is all that Tent moves: use a "
-            "network with BatchNorm, or another method"
+            f"{type(network).__name__} has no BatchNorm with weight and bias, the only parameters that Tent trains: "
+            "use a network with BatchNorm, or another method"
         )
     return names

@@ -94,7 +94,7 @@ class View:
         if height < 1 or width < 1:
             raise TooSmallError(
                 f"a view at scale {self.scale} of an image of {size[0]}x{size[1]} pixels (HxW) has no pixels: "
-                "leave out this scale or give a larger image"
+                "remove this scale or use a larger image"
             )
         return height, width
 

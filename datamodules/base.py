@@ -141,7 +141,7 @@ class SegmentationDataset(Dataset[dict[str, Any]], ABC):
     def explain_ids(self, index: int, found: Iterable[int]) -> str:
         """Returns the message about ids that the data set does not define."""
         known = format_ids(np.flatnonzero(self.table != UNKNOWN))
-        message = f"{self.where(index)}: the labels hold the ids {format_ids(found)}, expected only {known}"
+        message = f"{self.where(index)}: the labels contain the ids {format_ids(found)}, expected only {known}"
         return f"{message}. {self.hint}" if self.hint else message
 
     def explain_sizes(self, index: int, image: Sequence[int], mask: Sequence[int]) -> str:
@@ -332,8 +332,8 @@ class SegmentationDataModule(LightningDataModule, ABC):
             way_out = "or, to break the protocol on purpose, set choose_on_target=true"
             raise ProtocolError(
                 f"{name} is a target of the protocol, and this run would {what}: models are trained on a source, tuned "
-                "on a development set, and only tested on targets. Use another data set (own images: set "
-                f"role){'; in a sweep there is no other way' if in_sweep else ', ' + way_out}"
+                "on a development set, and only tested on targets. Use another data set (for your own images, "
+                f"set role){'; in a sweep there is no other way' if in_sweep else ', ' + way_out}"
             )
 
     def _load_for_evaluation(self, split: Split, labelled: bool = True) -> Loader:
@@ -386,7 +386,7 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
         shapes = sorted({tuple(sample[key].shape[-2:]) for sample in samples if key in sample})
         if len(shapes) > 1:
             raise ValueError(
-                f"a batch holds {key}s of different sizes ({', '.join(f'{h}x{w}' for h, w in shapes)}): expected one "
-                "size; set eval_batch_size to 1"
+                f"a batch contains {key}s of different sizes ({', '.join(f'{h}x{w}' for h, w in shapes)}): expected "
+                "one size; set eval_batch_size to 1"
             )
     return default_collate(samples)

@@ -81,7 +81,7 @@ class FilesDataModule(SegmentationDataModule):
             self.left_out[split] = problems
             wrong = sorted({problem.name for problem in problems})
             if problems:
-                rank_zero_warn(f"{self.domain}: left out {len(wrong)} broken pairs of {split}: {', '.join(wrong)}")
+                rank_zero_warn(f"{self.domain}: skipped {len(wrong)} broken pairs of {split}: {', '.join(wrong)}")
             said = [f"  {problem.message}" for problem in problems]
             for text in said or [f"{self.domain}: no pair of {split} is broken"]:
                 rank_zero_info(text)
@@ -91,7 +91,7 @@ class FilesDataModule(SegmentationDataModule):
             more = f"; and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
             raise DataError(
                 f"{self.domain}: {len(problems)} files of {split} have no partner: {named}{more}. Complete the data "
-                f"set ({self.archives}), or leave these files out with broken=skip",
+                f"set ({self.archives}), or skip these files with broken=skip",
                 "missing",
             )
         return self.open_pairs(pairs, transform, labelled)
@@ -136,7 +136,7 @@ class FilesDataModule(SegmentationDataModule):
         official = self.counts.get(split, 0)
         if labelled and len(images) < official:
             rank_zero_warn(
-                f"{self.domain}: {root} holds {len(images)} images of {split}, the official number is {official}. "
+                f"{self.domain}: {root} contains {len(images)} images of {split}, the official number is {official}. "
                 "To see what is missing: `python -m experiments.check_data`"
             )
         return match_files(images, labels if labelled else None)
@@ -177,7 +177,7 @@ class FilesDataModule(SegmentationDataModule):
         entries = ", ".join(sorted(path.name for path in place.iterdir())[:10])
         wanted = "" if given or named else f" a folder {self.folders[0]} with"
         raise DataError(
-            f"{self.domain} is not in {place}, which holds {entries or 'nothing'}: expected{wanted} "
+            f"{self.domain} is not in {place}, which contains {entries or 'nothing'}: expected{wanted} "
             f"{expected}. Unpack {self.archives} there"
         )
 
@@ -187,12 +187,14 @@ class FilesDataModule(SegmentationDataModule):
         if self.root is None and not variable:
             raise DataError(
                 f"the folder of {self.domain} is not set: set root to it, or the environment variable {ROOT_VARIABLE} "
-                f"to a folder that holds one folder per data set ({self.folders[0]}, ...)"
+                f"to a folder with one subfolder per data set ({self.folders[0]}, ...)"
             )
         base = Path(self.root if self.root is not None else str(variable)).expanduser()
         if not base.is_dir():
             source = f"${ROOT_VARIABLE}" if self.root is None else "root"
-            raise DataError(f"{source} is {base}, which is not a folder: expected the folder that holds {self.domain}")
+            raise DataError(
+                f"{source} is {base}, which is not a folder: expected the folder that contains {self.domain}"
+            )
         return base, self.root is not None
 
     def describe(self) -> dict[str, Any]:
@@ -223,5 +225,5 @@ class FilesDataModule(SegmentationDataModule):
         if self.broken != "skip":
             return False
         self.left_out.setdefault(self.test_split, []).extend(Problem(name, "size", why) for name in names)
-        rank_zero_warn(f"{self.domain}: left out {why}")
+        rank_zero_warn(f"{self.domain}: skipped {why}")
         return True

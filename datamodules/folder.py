@@ -73,7 +73,7 @@ class FolderDataModule(FilesDataModule):
     counts: ClassVar[Mapping[Split, int]] = {}
     archives = "your images and labels"
     upright = True
-    hint = "Say what they are in ids, or list them in ignored"
+    hint = "Define them in ids, or list them in ignored"
 
     def __init__(
         self,
@@ -98,8 +98,8 @@ class FolderDataModule(FilesDataModule):
             raise ValueError(f"role is {role!r}: expected one of {', '.join(get_args(Role))}")
         if ids is not None and label_colours is not None:
             raise ValueError(
-                "ids and label_colours are both given: expected one of them. Use ids for labels that hold ids, "
-                "label_colours for labels in colour"
+                "ids and label_colours are both given: expected one of them. Use ids for labels that contain "
+                "ids, label_colours for coloured labels"
             )
         self.role = role
         self.domain = domain or (Path(root).expanduser().resolve().name if root else "") or "folder"

@@ -87,5 +87,5 @@ def read_split(root: Path, split: Split) -> list[str]:
         values = {key.lower(): value for key, value in loadmat(str(path)).items() if not key.startswith("_")}
     key = next((key for key in values if key.startswith(split)), None)
     if key is None:
-        raise DataError(f"{path} holds {', '.join(values) or 'nothing'}: expected trainIds, valIds and testIds")
+        raise DataError(f"{path} contains {', '.join(values) or 'nothing'}: expected trainIds, valIds and testIds")
     return sorted(f"{int(number):05d}" for number in np.asarray(values[key]).ravel())

@@ -85,8 +85,8 @@ class LabelSpace:
         alike = len({name.strip().casefold() for name in names}) != len(names)
         if alike or not 2 <= len(names) < UNKNOWN or not all(map(str.strip, names)):
             raise ValueError(
-                f"classes are {list(names)}: expected 2 to {UNKNOWN - 1} names, none empty, all different (not only in "
-                "case or spaces)"
+                f"classes are {list(names)}: expected 2 to {UNKNOWN - 1} names, none empty, all different (ignoring "
+                "case and spaces)"
             )
         members: tuple[tuple[str, ...], ...]
         if isinstance(classes, Mapping):

@@ -51,7 +51,7 @@ class MapillaryDataModule(FilesDataModule):
     train_ids: ClassVar = dict.fromkeys(range(NUM_IDS), IGNORED) | TRAIN_IDS_OF_VISTAS
     counts: ClassVar = {"train": 18000, "val": 2000, "test": 5000}
     unlabelled_splits = frozenset(["test"])
-    archives = "mapillary-vistas-dataset_public_v1.2.zip (or that of v2.0, which holds v1.2 too)"
+    archives = "mapillary-vistas-dataset_public_v1.2.zip (or that of v2.0, which contains v1.2 too)"
     hint = f"Ids above 65 come from v2.0: {REFUSAL}"
 
     def find_pairs(self, split: Split, labelled: bool = True) -> tuple[list[Pair], list[Problem]]:
@@ -63,7 +63,7 @@ class MapillaryDataModule(FilesDataModule):
         folder = self.find_root() / FOLDERS[split]
         others = (folder / "v1.2" / "labels", folder / "labels")
         if labelled and (folder / "v2.0").is_dir() and not any(other.is_dir() for other in others):
-            raise DataError(f"{folder} holds only v2.0. {REFUSAL}", "id")
+            raise DataError(f"{folder} contains only v2.0. {REFUSAL}", "id")
         pairs, problems = super().find_pairs(split, labelled)
         palette = read_palette(pairs[0].labels) if pairs and pairs[0].labels else None
         if palette is not None and tuple(palette[2]) == COLOUR_2_OF_V2:

@@ -69,7 +69,7 @@ class TargetsDataModule(LightningDataModule):
         if repeated:
             raise ValueError(
                 f"{folders.count(repeated[0])} targets are called {repeated[0]}: expected different names, to tell "
-                "their scores apart. Set domain of each"
+                "their scores apart. Set the domain of each"
             )
         self.normalization = members[0].normalization
         self.num_classes = members[0].num_classes

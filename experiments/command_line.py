@@ -40,7 +40,7 @@ def run_program(program: Callable[[], object]) -> None:
     except (KeyboardInterrupt, SystemExit) as error:
         if not is_interrupt(error):
             raise
-        print("\nStopped. Run the same command again: what was finished is kept.", file=sys.stderr)
+        print("\nStopped. Run the same command again to resume: finished steps are kept.", file=sys.stderr)
         sys.exit(130)  # 128 + SIGINT
     except (ValueError, RuntimeError, OSError) as error:
         sys.exit(f"error: {error}")

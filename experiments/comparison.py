@@ -213,7 +213,7 @@ def run_comparison(args: Sequence[str] | None = None) -> dict[str, Any]:
     contenders = {contender.name: contender for contender in (BASE, DROPOUT, *OTHERS)}
     parser = make_parser("comparison", __doc__, folder="outputs/comparison")
     parser.add_argument("--page", type=to_path, help="also write the page here, e.g. docs/results.md")
-    only = "only these networks, e.g. DeepLabv1"
+    only = "run only these networks, e.g. DeepLabv1"
     parser.add_argument("--only", nargs="+", metavar="NETWORK", choices=contenders, default=list(contenders), help=only)
     add_quick(parser)
     arguments = parse(parser, args)

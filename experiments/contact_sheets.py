@@ -70,11 +70,11 @@ def print_frequencies(frequencies: dict[str, tuple[np.ndarray, np.ndarray]]) -> 
 def main(args: Sequence[str] | None = None) -> None:
     """Writes the sheets and prints the table."""
     parser = argparse.ArgumentParser(prog="python -m experiments.contact_sheets", description=__doc__)
-    parser.add_argument("--folder", type=to_path, default=Path("docs/scenes"), help="where the JPEG files go")
+    parser.add_argument("--folder", type=to_path, default=Path("docs/scenes"), help="where to write the JPEG files")
     parser.add_argument("--rows", type=int, default=4, help="rows of two scenes each")
-    parser.add_argument("--height", type=int, default=256, help="rows of pixels per scene")
-    parser.add_argument("--width", type=int, default=512, help="columns of pixels per scene")
-    parser.add_argument("--count", type=int, default=200, help="scenes per domain for the class frequencies; 0: none")
+    parser.add_argument("--height", type=int, default=256, help="height of a scene in pixels")
+    parser.add_argument("--width", type=int, default=512, help="width of a scene in pixels")
+    parser.add_argument("--count", type=int, default=200, help="scenes per domain for the class frequencies; 0: skip")
     options = parser.parse_args(args)
     for domain in DOMAINS:
         path = options.folder / f"{domain}.jpg"

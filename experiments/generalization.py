@@ -73,7 +73,7 @@ def run_generalization(args: Sequence[str] | None = None) -> list[dict[str, Any]
         ValueError: If an unknown training is named.
     """
     parser = make_world_parser("generalization", __doc__)
-    only = "only these: names of files in configs/training, or plain"
+    only = "run only these trainings: names of files in configs/training, or plain"
     parser.add_argument("--only", nargs="+", metavar="NAME", help=only)
     arguments = parse(parser, args)
     world = WORLDS[arguments.world]

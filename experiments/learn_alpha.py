@@ -23,7 +23,7 @@ from experiments.study import OF_TRAINING, QUIET
 from lightning_modules.normalization import Normalization
 
 HEADING = (
-    "# Weights of IaBN by layer, learned by `python -m experiments.learn_alpha` from source images: --method.alpha={}\n"
+    "# IaBN's alpha by layer, learned by `python -m experiments.learn_alpha` from source images: --method.alpha={}\n"
 )
 
 
@@ -107,7 +107,7 @@ def run_learning(args: Sequence[str] | None = None) -> tuple[float, float]:
     given = parse(parser, args)
     numbers = given.steps, given.batch_size, given.lr
     plain, blended = learn_file(given.config, given.checkpoint, given.write, given.options, *numbers)
-    print(f"Mean IoU on the development set: {plain:.1f} as trained (t-BN), {blended:.1f} by IaBN with these weights")
+    print(f"Mean IoU on the development set: {plain:.1f} as trained (t-BN), {blended:.1f} with IaBN and these alphas")
     return plain, blended
 
 

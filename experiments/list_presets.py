@@ -19,7 +19,7 @@ KINDS = {  # in the order of docs/configs.md; other folders follow
     "model": "`--model configs/model/NAME.yaml`",
     "method": "`--method configs/method/NAME.yaml`",
     "training": "`--training configs/training/NAME.yaml`",
-    "trainer": "`--config configs/trainer/NAME.yaml`; `default` is under every run",
+    "trainer": "`--config configs/trainer/NAME.yaml`; `default` applies to every run",
 }
 MARKS = "presets"
 SENTENCE_END = re.compile(r"\.\s+(?=[A-Z])")
@@ -46,7 +46,7 @@ def list_presets() -> str:
 def main(args: Sequence[str] | None = None) -> None:
     """Prints the list, or inserts it into a page."""
     parser = argparse.ArgumentParser(description="List every file in configs/ with its first sentence.")
-    parser.add_argument("--write", type=to_path, help="a Markdown file to write to, between its marks")
+    parser.add_argument("--write", type=to_path, help="a Markdown file to write to, between its begin and end marks")
     options = parser.parse_args(args)
     if options.write is None:
         print(list_presets(), end="")

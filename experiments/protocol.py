@@ -31,7 +31,7 @@ from experiments.study import ROOT, SELECTION, Study, describe_method, open_stud
 CHOOSE_ALPHA = ROOT / "configs" / "trainer" / "choose_alpha.yaml"
 HEADING = """\
 # Chosen on the development set by `python -m experiments.protocol`, and frozen: a test that names this file by
-# --results.selection has to keep to it, and its results.json holds the file's SHA-256.
+# --results.selection must use these values, and its results.json holds the file's SHA-256.
 """
 TOGETHER = (("scales", "psi"), ("lr", "num_steps"))  # settings chosen together, in one pass
 METHODS = ("t-BN", "IaBN", "TTA", "Seg-TTT")
@@ -59,7 +59,7 @@ class Grids:
     def __post_init__(self) -> None:
         for name, values in asdict(self).items():
             if not values:
-                raise ValueError(f"there is no {name} to try: expected one value or more")
+                raise ValueError(f"no {name} to try: expected at least one value")
             for value in values:
                 SegTTT(**{name: value})  # rejects values out of range before anything is trained
 
@@ -92,7 +92,7 @@ class Protocol:
     def __post_init__(self) -> None:
         if not self.config.is_file():
             raise ValueError(
-                f"there is no config {self.config}: expected an experiment, such as configs/experiment/NAME.yaml"
+                f"the config {self.config} does not exist: expected an experiment, such as configs/experiment/NAME.yaml"
             )
         if self.most_hurt is not None and not 0 < self.most_hurt < 1:
             raise ValueError(
@@ -160,7 +160,7 @@ class Protocol:
             place = self.folder / "test"
             raise ValueError(
                 f"{place / name} was tested with another selection (SHA-256 {used}), {selection.path} has "
-                f"{selection.sha256}: put that file back, or delete {place} to test anew with this one"
+                f"{selection.sha256}: restore that file, or delete {place} to test again with this one"
             )
         return summary
 
@@ -205,11 +205,11 @@ def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
     add("--num-steps", type=int, nargs="+", default=grids.num_steps, help=steps)
     scales = "sets of scales to try (default: 0.25,0.5,0.75 0.5,0.75,1)"
     add("--scales", type=parse_scales, nargs="+", default=grids.scales, help=scales)
-    semantics = "Seg-TTT as the paper's text says, or as the authors' code does (default: %(default)s)"
+    semantics = "Seg-TTT as in the paper's text, or as in the authors' code (default: %(default)s)"
     add("--semantics", choices=("paper", "released"), default="paper", help=semantics)
-    hurt = "choose trust so that at most this share of images gets worse by over a point, e.g. 0.03"
+    hurt = "choose trust so that at most this share of images gets worse by more than one point, e.g. 0.03"
     add("--most-hurt", type=float, metavar="SHARE", help=hurt)
-    trainable = "names of the modules that Seg-TTT moves, for a network that does not say so itself"
+    trainable = "names of the modules that Seg-TTT trains, for a network that does not define them"
     add("--trainable", nargs="+", metavar="MODULE", help=trainable)
     return parse(parser, args)
 

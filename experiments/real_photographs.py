@@ -94,7 +94,7 @@ def run_study(args: Sequence[str] | None = None) -> dict[str, Any]:
     add = parser.add_argument
     root = "CamVid: images/{train,val}/*, labels/{train,val}/*.png, see docs/real_photographs.md"
     add("root", type=to_path, help=root)
-    add("--checkpoint", type=to_path, help="a trained network, in place of training one")
+    add("--checkpoint", type=to_path, help="a trained network to use instead of training one")
     add("--every", type=int, default=15, metavar="N", help="choose on every Nth photograph (default: %(default)s)")
     add("--seed", type=int, default=0, help="training seed (default: %(default)s)")
     arguments = parse(parser, args)
@@ -103,7 +103,7 @@ def run_study(args: Sequence[str] | None = None) -> dict[str, Any]:
     list_photographs(root, arguments.every, photographs)
     options = [f"--data.root={root}", f"--seed_everything={arguments.seed}", *QUIET, *arguments.options]
     development = [f"--data.development.init_args.splits={json.dumps({'val': str(photographs)})}"]
-    print("Training on generated scenes, unless that is done ...", flush=True)
+    print("Training on generated scenes (skipped if finished) ...", flush=True)
     study = open_study(folder, CONFIG, options, ["--trainer.logger=false"], development, arguments.checkpoint)
 
     print("Choosing on development photographs ...", flush=True)

@@ -44,7 +44,7 @@ def main(args: Sequence[str] | None = None) -> int:
             failed = True
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             reason = f"{type(error).__name__}: {error}"
-            print(f"error: {folder} holds files that cannot be read as those of a run ({reason})", file=sys.stderr)
+            print(f"error: {folder} contains files that cannot be read as those of a run ({reason})", file=sys.stderr)
             failed = True
     return int(failed)
 

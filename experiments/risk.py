@@ -35,8 +35,8 @@ def choose_trust(miou: Mapping[float, Sequence[float]], most_hurt: float) -> dic
     n, least = len(places), math.ceil(1 / most_hurt) - 1
     if n < least:
         raise ValueError(
-            f"the development set has {n} labelled images: expected {least} or more to promise that at most "
-            f"{100 * most_hurt:g} % of new images are hurt. Take more images, or allow more by --most-hurt"
+            f"the development set has {n} labelled images: expected {least} or more to guarantee that at most "
+            f"{100 * most_hurt:g} % of new images are hurt. Use more images, or raise --most-hurt"
         )
     chosen, tried, fine = 0.0, {}, True
     for trust in sorted(miou):

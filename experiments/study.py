@@ -78,13 +78,15 @@ def train(
         command += [f"--ckpt_path={last}"] if resumed else []
         start = time.perf_counter()
         if run_to_exit([sys.executable, str(ROOT / "main.py"), *command]):
-            raise RuntimeError(f"the training of {config} failed: its last lines above say why")
+            raise RuntimeError(f"the training of {config} failed: see its last lines above")
         seconds = None if resumed else time.perf_counter() - start  # the time since resuming alone would mislead
         report = {"checkpoint": CHECKPOINT, "commit": find_commit(), "seconds": seconds}
         write_json(done, report)
     checkpoint = folder / CHECKPOINT
     if not checkpoint.exists():
-        raise ValueError(f"{checkpoint} is gone, but {done} says that it was trained: delete {done} to train again")
+        raise ValueError(
+            f"{checkpoint} does not exist, but {done} says that it was trained: delete {done} to train again"
+        )
     return checkpoint
 
 
@@ -105,10 +107,9 @@ def run_to_exit(command: Sequence[str]) -> int:
 
 def claim_folder(folder: Path, config: Path, options: Sequence[str], tried: Mapping[str, Any]) -> None:
     """Records the experiment of a folder; raises ValueError if the folder belongs to a different one."""
-    trained = {
-        "experiment": read_config(config),
-        "options": reduce(drop_options, OF_TRAINING + WITHOUT_EFFECT, options),
-    }
+    kept = reduce(drop_options, OF_TRAINING + WITHOUT_EFFECT, options)
+    here = f"{ROOT}{os.sep}"  # left out: another checkout may use the folder
+    trained = {"experiment": read_config(config), "options": [option.replace(here, "") for option in kept]}
     settings = to_plain({**trained, **tried})
     path = folder / SETTINGS
     earlier = read_json(path) if path.exists() else {}
@@ -126,7 +127,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(
-            f"{path} cannot be read ({error}): delete it, if the folder is that of this experiment"
+            f"{path} cannot be read ({error}): delete it if the folder belongs to this experiment"
         ) from error
 
 
@@ -145,7 +146,7 @@ def read_config(path: Path) -> Any:
     try:
         return fill(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (UnicodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} is no YAML: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"{path} is not YAML: {str(error).splitlines()[0]}") from error
 
 
 def open_study(
@@ -299,13 +300,12 @@ class Study:
         return json.loads((place / SEARCH).read_text(encoding="utf-8"))
 
     def _run(self, command: str, place: Path, arguments: Iterable[str], anew: bool = False) -> dict[str, Any]:
-        summary = place / SUMMARY
-        if anew or not (summary.exists() and json.loads(summary.read_text(encoding="utf-8"))["complete"]):
-            from main import main  # slow to import
+        """Runs main.py even if the results are complete: it compares their settings, weights and images with these."""
+        from main import main  # slow to import
 
-            more = ["--results.overwrite=true"] if anew else []
-            main([command, *self.common, f"--results.folder={place}", *more, *arguments])
-        return json.loads(summary.read_text(encoding="utf-8"))
+        more = ["--results.overwrite=true"] if anew else []
+        main([command, *self.common, f"--results.folder={place}", *more, *arguments])
+        return json.loads((place / SUMMARY).read_text(encoding="utf-8"))
 
 
 def is_of_another(manifest: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> bool:

@@ -119,7 +119,7 @@ def format_tradeoffs(report: Mapping[str, Any]) -> str:
     targets, chosen = report["targets"], report["preset"]
     tested = format_scores(targets, ["method"], [*list_columns(targets[0]), *COST])
     return f"""`python -m experiments.tradeoffs --page docs/tradeoffs.md` ({report["machine"]}, torch {report["torch"]},
-{report["date"]}). {report["images"]} images of `development`. Seg-TTT has {report["usual"]}.
+{report["date"]}). {report["images"]} images of `development`. Seg-TTT uses {report["usual"]}.
 
 {format_scores(tried, ["way", "settings"], WAYS)}
 

@@ -85,11 +85,11 @@ def make_world_parser(name: str, summary: str | None) -> argparse.ArgumentParser
     """Makes the parser of a program that runs on one of the worlds; see `make_parser`."""
     parser = make_parser(name, summary)
     world = "street_scenes: generated scenes; photographs, photographs_19: four real data sets in 11 or 19 classes, "
-    world += "give their folder as -- --data.root=FOLDER"
+    world += "pass their folder as -- --data.root=FOLDER"
     parser.add_argument("world", choices=list(WORLDS), help=world)
     parser.add_argument("--folder", type=to_path, help=f"where to write (default: outputs/{name}/WORLD)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="training seeds (default: 0)")
-    parser.add_argument("--page", type=to_path, help="also write the table between the marks of this page")
+    parser.add_argument("--page", type=to_path, help="also write the table into this page, between its marks")
     add_quick(parser)
     return parser
 

@@ -11,7 +11,7 @@ from lightning_modules.metrics import IGNORED
 def check_batch(batch: Any, *keys: str) -> None:
     """Raises ValueError if a batch is not a dict with these keys."""
     if not isinstance(batch, Mapping) or any(key not in batch for key in keys):
-        found = f"one with {sorted(batch)}" if isinstance(batch, Mapping) else type(batch).__name__
+        found = f"a dict with {sorted(batch)}" if isinstance(batch, Mapping) else type(batch).__name__
         raise ValueError(f"a batch is {found}: expected a dict with {', '.join(keys)} from the data loader")
 
 
@@ -31,7 +31,7 @@ def name_classes(num_classes: int, names: Sequence[str] | None) -> list[str]:
     if names is None:
         return [str(number) for number in range(num_classes)]
     if len(names) != num_classes:
-        raise ValueError(f"there are {len(names)} class names for {num_classes} classes: expected one each")
+        raise ValueError(f"there are {len(names)} class names for {num_classes} classes: expected one per class")
     return list(names)
 
 

@@ -55,7 +55,7 @@ def explain_unknown(target: Tensor, num_classes: int) -> str:
     """Returns the error message for ground truth with values that are neither a class nor 255."""
     found = target[find_unknown(target, num_classes)].unique().tolist()
     return (
-        f"the ground truth holds the values {found}, the network has {num_classes} classes (0 to "
+        f"the ground truth contains the values {found}, the network has {num_classes} classes (0 to "
         f"{num_classes - 1}, 255 is ignored): data and network disagree on the label space"
     )
 

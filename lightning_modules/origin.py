@@ -56,15 +56,15 @@ def check_origin(module: "SegmentationModule", checkpoint: Mapping[str, Any]) ->
     changed = sorted(name for name in was.keys() & now.keys() - FREE_ARGUMENTS if was[name] != now[name])
     if changed:
         rank_zero_warn(
-            "the network differs from the one that was trained; unless on purpose, use the config.yaml of that "
-            "training: " + ", ".join(f"{name} was {was[name]}, is now {now[name]}" for name in changed)
+            "the network differs from the one that was trained; unless this is intended, use the config.yaml of "
+            "that training: " + ", ".join(f"{name} was {was[name]}, is now {now[name]}" for name in changed)
         )
     check_classes(module, checkpoint)
     normalized = getattr(getattr(module._trainer, "datamodule", None), "normalization", None)
     if None not in (normalized, trained := origin.get("normalization")) and normalized != trained:
         raise ValueError(
             f"the checkpoint was trained on images normalised by {trained}, the data are normalised by {normalized}: "
-            "expected the same, as scores are too low otherwise. Normalise the data as in training"
+            "expected the same, as scores would be too low. Normalise the data as in training"
         )
 
 
@@ -81,9 +81,9 @@ def check_classes(module: "SegmentationModule", checkpoint: Mapping[str, Any], n
     elif sorted(trained) == sorted(present):
         ids = ", ".join(f"{present.index(one)}: {one}" for one in trained)
         raise ValueError(
-            f"{name} was trained with the classes in another order than in the data: expected the same, or classes are "
-            f"mixed up. Set classes of the data to [{', '.join(trained)}], and, unless ids is set, ids to {{{ids}}}; "
-            f"classes is now [{', '.join(present)}]"
+            f"{name} was trained with the classes in a different order than in the data: expected the same order, or "
+            f"classes are mixed up. Set classes of the data to [{', '.join(trained)}], and, unless ids is set, ids "
+            f"to {{{ids}}}; classes is now [{', '.join(present)}]"
         )
     else:
         raise ValueError(

@@ -23,8 +23,8 @@ def warn_of_slow_bf16(precision: str, device: torch.device) -> None:
     if bf16 >= float32:
         rank_zero_warn(
             f"precision is {precision}, and on this CPU a small convolution takes {bf16:.2f} ms in bf16 and "
-            f"{float32:.2f} ms in float32: expected one with AVX512-BF16 or AMX. Scores are right "
-            "all the same; to save time set trainer.precision=32-true"
+            f"{float32:.2f} ms in float32: expected a CPU with AVX512-BF16 or AMX. Scores are "
+            "unaffected; to save time set trainer.precision=32-true"
         )
 
 

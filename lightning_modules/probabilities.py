@@ -59,7 +59,9 @@ def scale_temperature(probabilities: Tensor, temperature: float) -> Tensor:
 def check_temperature(temperature: float) -> None:
     """Raises ValueError if a temperature is not a finite number above 0."""
     if not 0 < temperature < math.inf:
-        raise ValueError(f"temperature is {temperature}: expected a finite number above 0; 1 leaves predictions alone")
+        raise ValueError(
+            f"temperature is {temperature}: expected a finite number above 0; 1 leaves predictions unchanged"
+        )
 
 
 def label_images(probabilities: Tensor, sizes: Sequence[Sequence[int]]) -> tuple[list[Tensor], list[Tensor]]:

@@ -30,7 +30,7 @@ def continue_schedule(schedule: PolynomialLR, steps: int, power: float, settings
     was = {name: groups[0][key] for name, key in KEYS.items()}
     changed = [f"{name} was {was[name]:g}, is now {now:g}" for name, now in settings.items() if was[name] != now]
     if changed:
-        rank_zero_info(f"Continuing with other settings than the checkpoint's: {', '.join(changed)}")
+        rank_zero_info(f"Continuing with settings that differ from the checkpoint's: {', '.join(changed)}")
     elif schedule.total_iters == steps:
         return
     schedule.total_iters = steps

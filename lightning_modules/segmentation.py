@@ -299,7 +299,7 @@ class SegmentationModule(LightningModule):
         check_origin(self, checkpoint)
         if "optimizer_states" not in checkpoint and self._trainer and self._trainer.state.fn == TrainerFn.FITTING:
             raise ValueError(
-                "the checkpoint holds only weights, so `fit` cannot continue from it: expected one that `fit` wrote"
+                "the checkpoint contains only weights, so `fit` cannot continue from it: expected one that `fit` wrote"
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -341,7 +341,7 @@ class SegmentationModule(LightningModule):
         if logits.shape[1] != self.num_classes:
             raise ValueError(
                 f"{type(self.network).__name__} predicts {logits.shape[1]} classes, the data has {self.num_classes}: "
-                "give the network the data's num_classes"
+                "set the network's num_classes to the data's"
             )
 
     def _start_scores(self, loaders: Any) -> None:
@@ -360,7 +360,7 @@ class SegmentationModule(LightningModule):
             if not sum(summary["reliability"]["pixels"]) and self.trainer.state.fn != TrainerFn.FITTING:
                 raise ValueError(
                     f"no pixel of {domain} is labelled, all are ignored: nothing can be scored. Check the ids in its "
-                    "files and what they stand for: python -m experiments.check_data --data DATA.yaml"
+                    "files and their classes: python -m experiments.check_data --data DATA.yaml"
                 )
         values, classes = name_scores(stage, summaries, self.class_names)
         for key, value in values.items():

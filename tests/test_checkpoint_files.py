@@ -64,7 +64,7 @@ def test_weights_that_a_network_brings_itself(network: dict[str, Any], expected:
 def test_other_weights_in_a_file_are_named(tmp_path: Path) -> None:
     state = {"weight": torch.ones(2)}
     torch.save({"model": state, "model_ema": state, "optimizer": {}, "epoch": 3}, tmp_path / "two.pth")
-    with pytest.warns(UserWarning, match="using the weights under model; the file also holds model_ema"):
+    with pytest.warns(UserWarning, match="using the weights under model; the file also contains model_ema"):
         assert list(read_checkpoint(tmp_path / "two.pth")["state_dict"]) == ["weight"]
     torch.save({"n_averaged": torch.tensor(3), "module.weight": torch.ones(2)}, tmp_path / "averaged.pth")
     assert list(read_checkpoint(tmp_path / "averaged.pth")["state_dict"]) == ["module.weight"]
@@ -78,8 +78,8 @@ def test_other_weights_in_a_file_are_named(tmp_path: Path) -> None:
     ("content", "kind"),
     [
         (b"", "empty"),
-        (b"PK\x03\x04 torn", "cut off"),
-        (b"notes", "not a file of torch.save"),
+        (b"PK\x03\x04 torn", "truncated"),
+        (b"notes", "not a torch.save file"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "a Git LFS pointer"),
         (b"\n<!DOCTYPE html><html>Sign in</html>", "a web page"),
         (b'\x40\x00\x00\x00\x00\x00\x00\x00{"weight":{"dtype":"F32"}}', "a safetensors file"),
@@ -104,11 +104,11 @@ class Dangerous:
 
 def test_other_objects_are_no_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for value, message in (
-        (torch.nn.Conv2d(3, 3, 1), r"holds a pickled module.*state_dict\(\)"),
-        ({"a": Dangerous()}, "holds a pickled module, or other objects"),
-        ({}, "holds nothing"),
-        ({"epoch": 3, "loss": 0.1}, "holds epoch, loss: expected weights, or weights under one of state_dict, "),
-        ([torch.ones(1)], "holds list: expected"),
+        (torch.nn.Conv2d(3, 3, 1), r"contains a pickled module.*state_dict\(\)"),
+        ({"a": Dangerous()}, "contains a pickled module, or other objects"),
+        ({}, "contains nothing"),
+        ({"epoch": 3, "loss": 0.1}, "contains epoch, loss: expected weights, or weights under one of state_dict, "),
+        ([torch.ones(1)], "contains list: expected"),
     ):
         torch.save(value, tmp_path / "weights.pth")
         with pytest.raises(ValueError, match=message):
@@ -134,7 +134,7 @@ def test_a_disk_that_is_full_leaves_no_part_of_a_file(tmp_path: Path, monkeypatc
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr(Path, "write_bytes", fill)
-    with pytest.raises(OSError, match=r"file cannot be written \(No space left on device\).*make room"):
+    with pytest.raises(OSError, match=r"file cannot be written \(No space left on device\).*free some space"):
         write_file(tmp_path / "file", b"new")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_bytes() == b"old"

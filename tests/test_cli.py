@@ -181,14 +181,14 @@ def test_a_strangers_network_is_tested_and_a_method_that_refuses_it_leaves_resul
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (["--training=IWS"], r"unknown training 'IWS': expected one of ASG, CSG, .*leave --training out"),
+        (["--training=IWS"], r"unknown training 'IWS': expected one of ASG, CSG, .*omit --training"),
         (["--method=Tnet"], r"unknown method 'Tnet': expected one of TTA, AdaBN, Ensemble, IaBN, .*SegTTT"),
         (["--method=IaBN", "--method=TTA"], r"--method is given 2 times \(IaBN, TTA\): expected one"),
         (["--data.targets=[haze,mars]"], r"unknown domain 'mars'"),
         (["--results.folder="], r"results.folder is empty"),
         (["--method=SegTTT", "--method.psi=-1"], r"psi is -1.*: expected .* \[0, 1\]"),
         (["--method=SegTTT", "--method.trainable=[layer9]"], r"layer9.* match no parameter"),
-        (["--model.network.backbone=resnet50"], r"checkpoint is of another network"),
+        (["--model.network.backbone=resnet50"], r"checkpoint is from a different network"),
         (["--ckpt_path=nowhere.ckpt"], r"nowhere\.ckpt"),
         (["--data.height=16", "--data.width=16"], r"16"),
     ],

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from experiments.gpu_check import __main__ as gpu_check
 from experiments.gpu_check import correctness
 from experiments.gpu_check.__main__ import CHECKS, check_gpu
 from experiments.gpu_check.runner import Check, Report, Row
@@ -154,6 +155,22 @@ def test_exit_status_and_wrong_names(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert states(tmp_path) == {"norm": "FAILED", "waits": "ok"}
     with pytest.raises(SystemExit):
         check_gpu([*common, "nonsense"])
+
+
+def test_checks_that_were_not_run_are_named_and_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checks = [Check("a", make_check(), 5, "it"), Check("b", make_check(), 5, "it"), Check("t", make_check(), 5)]
+    monkeypatch.setattr(gpu_check, "CHECKS", checks)
+    common = ["--device", "cpu", "--tiny", "--folder", str(tmp_path), "--only"]
+    assert check_gpu([*common, "a", "b", "t", "--minutes", "0"]) == 1
+    assert states(tmp_path) == dict.fromkeys("abt", "not run")
+    printed = capsys.readouterr().out
+    assert "2 checks were not run for lack of time: a, b; raise --minutes" in printed and "passed" not in printed
+    assert check_gpu([*common, "b", "--minutes", "0"]) == 1
+    assert "1 check was not run for lack of time: b" in capsys.readouterr().out
+    assert check_gpu([*common, "t", "--minutes", "0"]) == 0  # a timing
+    assert "not run for" not in capsys.readouterr().out
 
 
 def test_a_gradient_that_is_wrong_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

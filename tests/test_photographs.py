@@ -61,10 +61,10 @@ def test_a_photograph_that_is_too_small_is_left_out_where_asked(tmp_path: Path) 
     write_image(tmp_path / "data" / "tiny.png", np.zeros((5, 9, 3), dtype=np.uint8))
     method = ["--method=SegTTT", "--method.scales=[0.5]", "--method.num_steps=1"]
     for _ in range(2):
-        with pytest.warns(UserWarning, match=r"left out tiny: .*give a larger image"):
+        with pytest.warns(UserWarning, match=r"skipped tiny: .*use a larger image"):
             manifest = predict(tmp_path / "data", tmp_path, *method, "--data.broken=skip")
         assert (manifest["images"], manifest["complete"], manifest["left_out"]) == (1, True, ["tiny"])
-    with pytest.raises(ValueError, match=r"tiny: .*give a larger image"):
+    with pytest.raises(ValueError, match=r"tiny: .*use a larger image"):
         predict(tmp_path / "data", tmp_path, *method)
 
 

@@ -112,7 +112,7 @@ def test_what_goes_wrong_on_one_process_ends_all_with_its_message(
         assert screen.count(message) == processes and "Traceback" not in screen  # the others say it too
         assert not (tmp_path / "results" / ".lock").exists()
     if fault == "data:1":
-        assert f"error: {EMPTY}\n" in screen and f"error: {EMPTY} (on process 1 of 0 to 1)\n" in screen
+        assert f"error: {EMPTY}\n" in screen and f"error: {EMPTY} (on rank 1; ranks 0 to 1)\n" in screen
 
 
 @pytest.mark.slow
@@ -132,7 +132,7 @@ def test_a_training_ends_when_the_program_that_started_it_is_killed(tmp_path: Pa
     child = f"import os, pathlib, sys, time; sys.path.insert(0, {str(ROOT)!r}); "
     child += "from callbacks.run.processes import watch_parent; watch_parent(); "
     child += "pathlib.Path('new').write_text(str(os.getpid())); os.rename('new', 'pid'); time.sleep(600)"
-    program = f"import sys; from experiments.study import run_training; run_training([sys.executable, '-c', {child!r}])"
+    program = f"import sys; from experiments.study import run_to_exit; run_to_exit([sys.executable, '-c', {child!r}])"
     parent = programs.start(["-c", program], tmp_path)
     try:
         wait_for(lambda: (tmp_path / "pid").exists() or parent.poll() is not None)

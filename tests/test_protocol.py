@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from callbacks.results import SUMMARY
+from callbacks.run.folder import MANIFEST
 from experiments import protocol, study
 from experiments.protocol import Grids, Protocol, format_summaries, run_protocol
 from experiments.risk import TRUSTS
@@ -55,14 +56,14 @@ def test_the_protocol_trains_chooses_freezes_and_tests(tmp_path: Path, monkeypat
     assert data["role"] == "development" and len(data["fingerprint"]) == 64 and data["images"] == 2
     assert content["commit"] and len(content["weights"]) == 64
 
-    written = {path: path.stat().st_mtime_ns for path in folder.rglob("*.json*")}
+    written = {path: path.stat().st_mtime_ns for path in folder.rglob("*.json*") if path.name != MANIFEST}
     run_protocol(arguments)  # nothing is done again
-    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.json*")} == written
+    assert {path: path.stat().st_mtime_ns for path in written} == written
     assert selection.read_bytes() == (folder / "selection.yaml").read_bytes()
 
     edited = {**content, "values": {**content["values"], "psi": 0.123}}  # by hand, after the choice
     selection.write_text(yaml.safe_dump(edited))
-    with pytest.raises(ValueError, match=r"SegTTT has psi=.* chose 0\.123: expected what was chosen"):
+    with pytest.raises(ValueError, match=r"SegTTT has psi=.* chose 0\.123: expected the chosen value"):
         grids = Grids([[0.5, 1.0]], [0.6, 0.8], [1, 2], [0.05])
         Protocol(EXPERIMENT, folder, OPTIONS, grids).test("again", describe_method("SegTTT", content["values"]))
 
@@ -105,7 +106,7 @@ def test_a_training_that_was_stopped_goes_on_from_its_last_epoch(tmp_path: Path)
 
 
 def test_a_training_that_fails_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(study, "run_training", lambda command: programs.run(command[1:], tmp_path, None).returncode)
+    monkeypatch.setattr(study, "run_to_exit", lambda command: programs.run(command[1:], tmp_path, None).returncode)
     with pytest.raises(RuntimeError, match=r"the training of .*street_scenes\.yaml failed"):
         Protocol(EXPERIMENT, tmp_path, ["--data.height=1"]).train()
     assert not (tmp_path / "training.json").exists()
@@ -129,10 +130,10 @@ def test_several_devices_are_for_the_training_alone(devices: list[str], tmp_path
 
 
 def test_what_is_gone_or_spoilt_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"there is no config .*nothing\.yaml: expected an experiment"):
+    with pytest.raises(ValueError, match=r"the config .*nothing\.yaml does not exist: expected an experiment"):
         Protocol(tmp_path / "nothing.yaml", tmp_path)
     pretend_trained(tmp_path).unlink()
-    with pytest.raises(ValueError, match=r"best\.ckpt is gone, but .*training\.json says .* delete"):
+    with pytest.raises(ValueError, match=r"best\.ckpt does not exist, but .*training\.json says .* delete"):
         Protocol(EXPERIMENT, tmp_path).train()
     (tmp_path / "protocol.json").write_text('{"experiment":')
     with pytest.raises(ValueError, match=r"protocol\.json cannot be read .*: delete it"):
@@ -155,7 +156,7 @@ def test_a_folder_of_another_protocol_is_refused(tmp_path: Path) -> None:
         (Protocol(config, tmp_path, ["--data.seed=1"], Grids(psi=[0.5])), r"grids\.psi was .* is now \[0\.5\]"),
         (Protocol(config, tmp_path, ["--data.seed=1"], semantics="released"), "semantics was paper, is now released"),
         (Protocol(config, tmp_path, ["--data.seed=1"], trainable=["head"]), r"trainable was None, is now \['head'\]"),
-        (Protocol(EXPERIMENT, tmp_path, ["--data.seed=1"]), r"holds the protocol of other settings.*another --folder"),
+        (Protocol(EXPERIMENT, tmp_path, ["--data.seed=1"]), r"the protocol from different settings.*another --folder"),
     ):
         with pytest.raises(ValueError, match=message):
             other.train()
@@ -169,12 +170,30 @@ def test_a_folder_of_another_protocol_is_refused(tmp_path: Path) -> None:
     [
         ({"psi": [0.5, 2.0]}, r"psi is 2\.0: expected a confidence threshold in \[0, 1\]"),
         ({"scales": [[0.5], [0.0]]}, "scale"),
-        ({"lr": []}, "there is no lr to try"),
+        ({"lr": []}, "no lr to try: expected at least one value"),
     ],
 )
 def test_what_seg_ttt_does_not_take_is_refused_before_training(grids: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Grids(**grids)
+
+
+def test_finished_results_are_reused_for_the_same_settings_alone(tmp_path: Path, checkpoint: Path) -> None:
+    options = [*DATA, *QUIET, "--results.report=false"]
+    run = study.open_study(tmp_path, EXPERIMENT, options, checkpoint=checkpoint)
+    summary = run.test("IaBN", describe_method("IaBN", {"alpha": 0.1}))
+    path = tmp_path / "test" / "IaBN" / SUMMARY
+    written = path.stat().st_mtime_ns
+    assert run.test("IaBN", describe_method("IaBN", {"alpha": 0.1})) == summary
+    assert path.stat().st_mtime_ns == written
+    with pytest.raises(ValueError, match=r"method\.alpha was 0\.1, is now 0\.3"):
+        run.test("IaBN", describe_method("IaBN", {"alpha": 0.3}))
+
+
+def test_a_folder_may_be_used_from_another_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for root in (ROOT, tmp_path / "elsewhere"):
+        monkeypatch.setattr(study, "ROOT", root)
+        study.claim_folder(tmp_path, EXPERIMENT, [f"--training={root / 'configs' / 'training' / 'isw.yaml'}"], {})
 
 
 def test_a_search_of_other_values_is_known_for_one() -> None:
@@ -200,8 +219,11 @@ def test_iabn_of_a_network_without_batch_norm_is_a_plain_forward(tmp_path: Path)
     assert "--method.alpha=0.0" in protocol.describe_chosen("Seg-TTT")
 
 
-def test_results_of_another_selection_are_not_passed_off_as_of_this_one(tmp_path: Path) -> None:
+def test_results_of_another_selection_are_not_passed_off_as_of_this_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pretend_trained(tmp_path)
+    monkeypatch.setattr("main.main", lambda args: None)  # it finds nothing left to score
     selection = write_selection(tmp_path)
     digest = hashlib.sha256(selection.read_bytes()).hexdigest()
     results = tmp_path / "test" / "TTA" / SUMMARY

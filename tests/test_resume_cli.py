@@ -116,6 +116,6 @@ def test_without_a_folder_the_same_command_finds_its_unfinished_run(checkpoint: 
     os.killpg(process.pid, signal.SIGKILL)
     process.wait(timeout=60)
     screen = finish(args, tmp_path)
-    assert "images are scored already" in screen
+    assert "images are already scored" in screen
     assert [path.parent.name for path in runs.glob("*/run.json")] == ["version_0"]
     assert json.loads((runs / "version_0" / "results.json").read_text())["complete"] is True

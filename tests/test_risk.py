@@ -35,7 +35,7 @@ def test_a_promise_that_is_kept_exactly_is_kept(n: int) -> None:
 
 
 def test_too_few_images_promise_nothing() -> None:
-    with pytest.raises(ValueError, match=r"has 32 labelled images: expected 33 or more to promise that at most 3 %"):
+    with pytest.raises(ValueError, match=r"has 32 labelled images: expected 33 or more to guarantee that at most 3 %"):
         choose_trust(make_scores(32, {1.0: 0}), 0.03)
     assert choose_trust(make_scores(33, {1.0: 0}), 0.03)["trust"] == 1.0
     unlabelled = {trust: [*scores, NAN] for trust, scores in make_scores(32, {1.0: 0}).items()}

@@ -107,7 +107,7 @@ def test_a_file_that_does_not_hold_together_is_a_clear_error() -> None:
     data = {"title": "T", "metrics": ["miou"], "columns": ["bdd", "mean"], "rows": [row | {"paper": [1.0]}]}
     with pytest.raises(ValueError, match=r"t.yaml, row GTA, N, IaBN: 1 numbers, expected 2"):
         read_part(Path("t.yaml"), data)
-    with pytest.raises(ValueError, match="expected one of experiment and in_domain"):
+    with pytest.raises(ValueError, match="expected exactly one of experiment and in_domain"):
         read_part(Path("t.yaml"), data | {"rows": [row | {"in_domain": "resnet50", "paper": [1.0, 2.0]}]})
 
 
@@ -201,16 +201,16 @@ def test_a_column_without_results_is_named_and_its_mean_is_missing(tmp_path: Pat
     ("method", "changes", "problem"),
     [
         ("iabn", {"complete": False}, "the run was interrupted"),
-        ("iabn", {"stage": "validate"}, "they are of a validate run, expected test"),
+        ("iabn", {"stage": "validate"}, "they are from a validate run, expected test"),
         ("iabn", {"method": None}, "the method is none (t-BN), expected IaBN"),
         ("iabn", {"settings": {"name": "TTA"}}, "the method is TTA, expected IaBN"),
         (None, {"method": {"name": "TTA"}}, "the method is TTA, expected no method (t-BN)"),
         ("iabn", {"settings": {"alpha": 0.3}}, "alpha is 0.3, expected 0.1"),
-        ("iabn", {"temperature": 1.3}, "they have temperature 1.3, expected 1.0"),
+        ("iabn", {"temperature": 1.3}, "they use temperature 1.3, expected 1.0"),
         ("iabn", {"precision": "bf16-mixed"}, "precision is bf16-mixed, expected 32-true"),
         ("iabn", {"data": {"targets": [{"domain": "bdd", "classes": 16}]}}, "bdd has 16 classes, expected 19"),
         ("iabn", {"domains": None}, "cannot be read as results"),
-        ("iabn", {"domains": {"bdd": {"miou": float("nan"), "images": 1}}}, "NaN is no number"),
+        ("iabn", {"domains": {"bdd": {"miou": float("nan"), "images": 1}}}, "NaN is not a finite number"),
         # Settings that no file of the method names are compared, too.
         ("seg_ttt", {"settings": {"resampling": "pillow", "num_steps": 10.0}}, ""),
         ("seg_ttt", {"settings": {"trainable": ["head"]}}, "trainable is ['head'], expected None"),

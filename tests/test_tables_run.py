@@ -57,7 +57,7 @@ def test_a_failure_stops_only_what_needs_it(tmp_path: Path, monkeypatch: pytest.
     other = Run("gta_resnet101", "iabn")
     failed = run_tasks(plan, list_tasks(plan, [IABN, other]), jobs=1)
     assert done == [("train", "gta_resnet101"), ("train", "gta_resnet50"), ("test", "gta_resnet101")]
-    assert failed == ["gta_resnet50: training: no data", "gta_resnet50: testing iabn: what it needs failed"]
+    assert failed == ["gta_resnet50: training: no data", "gta_resnet50: testing iabn: a step that it needs failed"]
     write_planned(plan, other, {"cityscapes": 38.0})
     assert list_tasks(plan, [other]) == []  # it has results
 
@@ -105,7 +105,7 @@ def test_ctrl_c_says_that_what_was_finished_is_kept(capsys: pytest.CaptureFixtur
 
     with pytest.raises(SystemExit) as ended:
         run_program(interrupt)
-    assert ended.value.code == 130 and "what was finished is kept" in capsys.readouterr().err
+    assert ended.value.code == 130 and "finished steps are kept" in capsys.readouterr().err
 
 
 @pytest.mark.slow

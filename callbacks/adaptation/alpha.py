@@ -40,16 +40,16 @@ def read_alphas(name: str) -> Mapping[str, float]:
     path = Path(name).expanduser()
     if not path.is_file():
         raise FileNotFoundError(
-            f"alpha is {name!r}: expected a number in [0, 1], a mapping from layers to such numbers, or a file that "
-            "`python -m experiments.learn_alpha` has written"
+            f"alpha is {name!r}: expected a number in [0, 1], a mapping from layers to such numbers, or a file written "
+            "by `python -m experiments.learn_alpha`"
         )
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (UnicodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} is no YAML: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from error
     found = content.get("alpha") if isinstance(content, Mapping) else None
     if not isinstance(found, Mapping) or not found:
-        raise ValueError(f"{path} holds no weights: expected names of layers with a number each under `alpha`")
+        raise ValueError(f"{path} has no weights: expected a mapping from layer names to numbers under `alpha`")
     return {str(name): value for name, value in found.items()}
 
 
@@ -76,10 +76,10 @@ def spread_alpha(alpha: float | Mapping[str, float], layers: Iterable[str]) -> d
     unknown = sorted(set(alpha) - {name for names in fitting.values() for name in names})
     missing = [layer for layer, names in fitting.items() if not names]
     if unknown or missing:
-        wrong = f"{unknown[0]}, which is no layer" if unknown else f"no weight of {missing[0]}"
+        wrong = f"names {unknown[0]}, which matches no BatchNorm" if unknown else f"has no weight for {missing[0]}"
         raise ValueError(
-            f"alpha has {wrong}: expected a weight for each BatchNorm of the network, {len(layers)} such as "
-            f"{', '.join(layers[:3])}, and no other. Was it learned for another network?"
+            f"alpha {wrong}: expected a weight for each of the network's {len(layers)} BatchNorm layers, such as "
+            f"{', '.join(layers[:3])}, and no others. Was it learned for another network?"
         )
     return {layer: alpha[names[-1]] for layer, names in fitting.items()}
 

@@ -18,7 +18,7 @@ def explain_shortage(image: Tensor, error: str) -> TooLargeError:
     height, width = image.shape[-2:]
     return TooLargeError(
         f"an image of {height}x{width} pixels (HxW) is too large for {describe_memory(image.device)}: "
-        f"{error.splitlines()[0]}. Make images smaller (data.evaluation_resize), or lower the need: "
+        f"{error.splitlines()[0]}. Make images smaller (data.evaluation_resize), or use less memory: "
         "--trainer.precision=bf16-mixed, for SegTTT also fewer `trainable` layers"
     )
 

@@ -12,7 +12,7 @@ from torch import Tensor
 def check_trust(trust: float) -> float:
     """Returns trust, the weight of the adapted prediction; raises ValueError if it is outside [0, 1]."""
     if not isinstance(trust, Real) or not 0 <= trust <= 1:
-        raise ValueError(f"trust is {trust}: expected the weight of the adapted prediction in [0, 1]; 1 is the paper")
+        raise ValueError(f"trust is {trust}: expected the weight of the adapted prediction in [0, 1]; the paper uses 1")
     return trust
 
 

@@ -55,9 +55,9 @@ def select_parameters(network: nn.Module, names: Sequence[str]) -> list[str]:
         children += [
             f"{name}.{inner}" for name, child in network.named_children() for inner, _ in child.named_children()
         ]
-        found = f"{unmatched} match no parameter" if unmatched else "none is named"
+        found = f"{unmatched} match no parameter" if unmatched else "expected at least one"
         raise ValueError(
-            f"of the modules to move, {list(names)}, {found}: set trainable to names of modules of "
+            f"the modules to train are {list(names)}, but {found}: set trainable to names of modules of "
             f"{type(network).__name__}, such as {children[:20]}"
         )
     return [aliases[0] for aliases in paths.values() if any(_lies_in(path, name) for path in aliases for name in names)]

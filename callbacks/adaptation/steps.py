@@ -72,8 +72,8 @@ def moving(network: nn.Module, names: Sequence[str], buffers: bool = False) -> I
     inference = [name for name in names if named[name].is_inference()]
     if inference:
         raise ValueError(
-            f"{inference[0]} of {type(network).__name__} was made within torch.inference_mode(), so it cannot be "
-            "adapted: make the network outside of it"
+            f"{inference[0]} of {type(network).__name__} was created in torch.inference_mode(), so it cannot be "
+            "adapted: create the network outside of it"
         )
     tensors: list[Tensor] = [*parameters, *(network.buffers() if buffers else ())]
     values, gradients = [tensor.detach().clone() for tensor in tensors], [tensor.grad for tensor in parameters]

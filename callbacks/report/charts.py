@@ -10,7 +10,7 @@ from callbacks.report import figures
 from callbacks.report.run_data import BASELINE, RunData
 from callbacks.report.search_figure import draw_search
 
-FIGURE_10 = f"Mean IoU gained per image over {BASELINE} (as Fig. 10 of the paper)"
+FIGURE_10 = f"Mean IoU gained per image over {BASELINE} (as in Fig. 10 of the paper)"
 
 
 class Chart(NamedTuple):

@@ -53,7 +53,7 @@ def draw_differences(differences: Values) -> Figure:
         for part, colour in ((worse, BASELINE), (better, METHOD)):
             axes.hist(part, bins=edges, color=colour, edgecolor="white", linewidth=0.5)
         axes.axvline(0, color="black", linewidth=1)
-        share = f"{100 * len(worse) / len(values):.0f} % of {len(values)} images worse" if values else "no image"
+        share = f"{100 * len(worse) / len(values):.0f} % of {len(values)} images worse" if values else "no images"
         axes.set_title(f"{shorten(domain)}\n{share}")
         axes.set_xlabel("mean IoU gained per image (points)")
     label_counts(panels)
@@ -166,7 +166,7 @@ def draw_losses(losses: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
         steps = list_steps(images)
         numbers = range(1, len(steps) + 1)
         low, high = ([np.quantile(values, share) for values in steps] for share in (0.25, 0.75))
-        axes.fill_between(numbers, low, high, color=METHOD, alpha=0.3, linewidth=0, label="middle half of the images")
+        axes.fill_between(numbers, low, high, color=METHOD, alpha=0.3, linewidth=0, label="interquartile range")
         axes.plot(numbers, np.array([np.mean(v) for v in steps]), "o-", color=METHOD, markersize=3.5, label="mean")
         axes.set_title(f"{shorten(domain)}\n{sum(len(image) > 0 for image in images)} images")
         axes.set_xlabel("step")

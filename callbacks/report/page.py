@@ -94,7 +94,7 @@ def write_training_report(folder: Path) -> Path | None:
         losses=curves[LOSS_NAME],
         mious=curves.get(MIOU_NAME),
         figures={"Curves": [embed(draw_training(curves))]},
-        facts={"Checkpoints": checkpoints or {"none": "no checkpoint lies in this folder"}},
+        facts={"Checkpoints": checkpoints or {"none": "no checkpoint in this folder"}},
     )
 
 
@@ -177,7 +177,7 @@ def list_facts(data: RunData) -> dict[str, dict[str, Any]]:
     known = data.summary | {"complete": data.complete}
     groups = {
         "Run": {key: value for key, value in known.items() if key not in ("domains", "mean", "method", "data")},
-        "Method": data.method or {"name": f"none: the network as it was trained ({BASELINE})"},
+        "Method": data.method or {"name": f"none: the network as trained ({BASELINE})"},
         "Data": data.settings.get("data") or data.summary.get("data") or {},
         "Fingerprints": {
             key: value for key, value in data.settings.items() if key not in ("method", "data", "class_names")

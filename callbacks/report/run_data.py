@@ -158,10 +158,10 @@ def explain_wrong_folder(folder: Path) -> str:
         found = f"{folder} is a file"
     else:
         inside = sorted(path.name for path in folder.iterdir())
-        found = f"{folder} holds {', '.join(inside[:5]) if inside else 'nothing'}{', ...' if len(inside) > 5 else ''}"
+        found = f"{folder} contains {', '.join(inside[:5]) or 'nothing'}{', ...' if len(inside) > 5 else ''}"
     return (
         f"{found}: expected the folder of a test or validate run, with {SUMMARY} or {RECORDS} (--results.folder of the "
-        "run, or the folder that it named at its end), or that of a training with metrics.csv"
+        "run, or the folder printed at its end), or the folder of a training run with metrics.csv"
     )
 
 

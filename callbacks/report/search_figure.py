@@ -54,7 +54,7 @@ def draw_curves(parameters: Sequence[str], points: Points, label: str = LABEL, m
         best = [find_best(points, {parameter: value}, maximize) for value in values]
         joined = len(parameters) == 1 or len(values) < len(points)  # else each point has its own value
         marks = "o-" if joined else "o"
-        axes.plot(places, best, marks, color=METHOD, markersize=4, label="best for the value")
+        axes.plot(places, best, marks, color=METHOD, markersize=4, label="best at this value")
         top = int(np.argmax(best) if maximize else np.argmin(best))
         axes.plot([places[top]], [best[top]], "*", color="black", markersize=11)
         axes.set_title(f"{parameter}\nbest: {format_value(values[top])} ({best[top]:.{2 - bool(unit)}f}{unit})")

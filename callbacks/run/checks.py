@@ -77,7 +77,7 @@ def check_work(trainer: Any, subcommand: str) -> None:
     for name in limits:
         if trainer[name] == 0:
             raise ValueError(
-                f"trainer.{name} is 0, so {subcommand} would do nothing: expected 1 or more, or leave it out"
+                f"trainer.{name} is 0, so {subcommand} would do nothing: expected 1 or more, or omit the option"
             )
 
 
@@ -93,7 +93,7 @@ def check_weights_given(run: Any) -> None:
     if not given and not run.untrained:
         raise ValueError(
             "there is no trained network: expected --ckpt_path=outputs/runs/csv/version_0/checkpoints/best.ckpt (or "
-            "model.released). To run one with random weights on purpose, say --untrained=true"
+            "model.released). To run one with random weights on purpose, pass --untrained=true"
         )
 
 
@@ -120,14 +120,14 @@ def check_devices(trainer: Any) -> None:
     if accelerator in ("gpu", "cuda") and not there:
         raise ValueError(
             f"trainer.accelerator is {accelerator}, but torch {torch.__version__} finds no GPU: expected one that "
-            "nvidia-smi lists, and a torch that is built for it. Without a GPU, say --trainer.accelerator=cpu"
+            "nvidia-smi lists, and a torch build that supports it. Without a GPU, pass --trainer.accelerator=cpu"
         )
     if str(devices) in ("0", "[]"):
-        raise ValueError(f"trainer.devices is {devices}: expected 1 or more; for the CPU, --trainer.accelerator=cpu")
+        raise ValueError(f"trainer.devices is {devices}: expected 1 or more; on a CPU, pass --trainer.accelerator=cpu")
     if trainer.num_nodes > 1 and not trainer.plugins and not any(name in os.environ for name in CLUSTERS):
         raise ValueError(
-            f"trainer.num_nodes is {trainer.num_nodes}, but no launcher says where the other machines are: expected "
-            "torchrun, SLURM or MASTER_ADDR on each of them. On one machine, leave trainer.num_nodes out"
+            f"trainer.num_nodes is {trainer.num_nodes}, but no launcher specifies the other machines: expected "
+            "torchrun, SLURM or MASTER_ADDR on each of them. On one machine, omit trainer.num_nodes"
         )
     if isinstance(strategy, str) and strategy.endswith(("_spawn", "_fork", "_notebook")):
         raise ValueError(
@@ -145,5 +145,5 @@ def check_writable(folder: str | Path | None) -> None:
         raise NotADirectoryError(f"results.folder is {folder}, but {place} is a file: expected a folder")
     if not os.access(place, os.W_OK | os.X_OK):
         raise PermissionError(
-            f"results.folder is {folder}, but you may not write to {place}: expected a folder of your own"
+            f"results.folder is {folder}, but {place} is not writable: expected a folder that you can write to"
         )

@@ -10,8 +10,8 @@ from lightning_modules import training
 
 # Per option: the known names, an example file, and what a run without the option uses.
 CHOICES = {
-    "method": (callbacks.__all__, "configs/method/seg_ttt.yaml", "a plain forward (t-BN)"),
-    "training": (training.__all__, "configs/training/isw.yaml", "the cross-entropy alone"),
+    "method": (callbacks.__all__, "configs/method/seg_ttt.yaml", "a plain forward pass (t-BN)"),
+    "training": (training.__all__, "configs/training/isw.yaml", "cross-entropy alone"),
 }
 
 
@@ -27,7 +27,7 @@ def check_choices(args: Sequence[str]) -> None:
                 listed = ", ".join(name for name in known if name not in ("Method", "TrainingMethod"))
                 raise ValueError(
                     f"unknown {option} {name!r}: expected one of {listed}, a class path such as my_package.MyClass, or "
-                    f"a YAML file such as {file}; leave --{option} out for {without}"
+                    f"a YAML file such as {file}; omit --{option} for {without}"
                 )
 
 

@@ -240,4 +240,4 @@ def set_aside(folder: Path) -> None:
     number = number_files(old)
     if number is None:
         return
-    rank_zero_info(f"{folder} held results of an earlier run: they are now numbered {number}")
+    rank_zero_info(f"{folder} had results of an earlier run: they are renamed with the number {number}")

@@ -42,14 +42,14 @@ class FolderLock:
                 self._lock.acquire()
             except Timeout as error:
                 with suppress(FileNotFoundError):  # its holder has just released it: try again
-                    holder = self.path.read_text(errors="replace").strip() or "a process that did not say who"
+                    holder = self.path.read_text(errors="replace").strip() or "an unknown process"
                     raise FolderInUseError(
-                        f"another run is writing into {self.path.parent}: {holder}. Expected a folder of its own for "
-                        "each run: wait until that one has ended, or set another results.folder"
+                        f"another run is writing to {self.path.parent}: {holder}. Expected a separate folder for "
+                        "each run: wait until that run has ended, or set another results.folder"
                     ) from error
             except OSError as error:
                 rank_zero_warn(
-                    f"{self.path.parent} cannot be locked ({error.strerror}): see to it that no second run writes there"
+                    f"{self.path.parent} cannot be locked ({error.strerror}): make sure that no other run writes there"
                 )
                 return
         self.path.write_text(describe_process())

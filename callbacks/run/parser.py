@@ -90,7 +90,7 @@ def shorten_message(message: str, files: Sequence[Path] = ()) -> str:
     if kinds and values:
         said.insert(0, f"{option}{owner} is {values[0]}, expected {' or '.join(kinds)}")
         if values[0] in ("True", "False", "None") and "str" in kinds:
-            said.append("quote words that YAML reads as others, such as no, yes, on and null")
+            said.append("quote words that YAML does not read as text, such as no, yes, on and null")
     elif option:
         said.insert(0, option + owner)
     line = "^$"  # pattern of the option's line in a file
@@ -128,8 +128,8 @@ def refuse_repeated_keys(path: Path) -> None:
             if name in seen:
                 read = "" if str(name) == key.value else f" (YAML reads it as {name})"
                 raise ValueError(
-                    f"{path}, line {key.start_mark.line + 1}: the key {key.value} occurs twice{read}: expected each "
-                    "once, as YAML would keep only the last"
+                    f"{path}, line {key.start_mark.line + 1}: the key {key.value} occurs twice{read}: expected it "
+                    "once, because YAML would keep only the last"
                 )
             seen.add(name)
 

@@ -63,8 +63,8 @@ class PredictionFolder(RunFolder):
         inner, outer = self.root.expanduser().resolve(), source.expanduser().resolve()
         if inner.is_relative_to(outer):
             raise ValueError(
-                f"the results would be written to {self.root}, which lies in {source}, where images are read: later "
-                "runs would take them for images. Set results.folder to one outside of it"
+                f"the results would be written to {self.root}, inside {source}, from which images are read: later runs "
+                "would read them as images. Set results.folder to a folder outside of it"
             )
 
     def prepare(self, settings: Mapping[str, Any], overwrite: bool, keeps_knowledge: bool) -> list[dict[str, Any]]:
@@ -88,11 +88,11 @@ class PredictionFolder(RunFolder):
             return []
         if manifest is None:
             if path.exists():
-                raise ValueError(f"{path} is no manifest of predictions: expected {WAYS_OUT} to replace what is there")
+                raise ValueError(f"{path} is not a manifest of predictions: expected {WAYS_OUT} to replace it")
             for output in self.outputs:
                 for found in sorted((self.root / output).rglob(f"*{SUFFIXES[output]}")):
                     raise FileExistsError(
-                        f"{self.root} holds files like {found.relative_to(self.root)} but no {path.name} that says how "
+                        f"{self.root} has files like {found.relative_to(self.root)} but no {path.name} that says how "
                         f"they were made: expected {WAYS_OUT} to replace what is there"
                     )
             return []
@@ -101,8 +101,8 @@ class PredictionFolder(RunFolder):
         check_settings(self.root, "predictions", manifest["settings"], settings)
         if keeps_knowledge and not manifest.get("complete"):
             raise ValueError(
-                f"{self.root} holds predictions of an interrupted run of a method that keeps knowledge between "
-                f"images, which is lost: it cannot go on. Expected {WAYS_OUT} to begin anew"
+                f"{self.root} has predictions of an interrupted run of a method that keeps knowledge between "
+                f"images, which is lost, so it cannot be resumed. Expected {WAYS_OUT} to start over"
             )
         return manifest["runs"]
 

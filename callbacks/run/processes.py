@@ -46,7 +46,7 @@ def all_or_none(trainer: Trainer) -> Iterator[None]:
         torch.distributed.all_gather_object(texts, None if error is None else str(error) or type(error).__name__)
         failed = [rank for rank, text in enumerate(texts) if text is not None]
         if failed and error is None:
-            raise OtherProcessError(f"{texts[failed[0]]} (on process {failed[0]} of 0 to {trainer.world_size - 1})")
+            raise OtherProcessError(f"{texts[failed[0]]} (on rank {failed[0]}; ranks 0 to {trainer.world_size - 1})")
     if error is not None:
         raise error
 
@@ -90,7 +90,7 @@ SAYING = (  # errors whose message needs no traceback
 
 NO_SHARED_MEMORY = r"out of shared memory|allocate shared memory|unable to write to file </torch_"  # torch's messages
 WAYS_TO_SHARE = (
-    "the workers that read images ran out of shared memory (/dev/shm): expected room for a few batches per worker. "
+    "the data loader's workers ran out of shared memory (/dev/shm): expected space for a few batches per worker. "
     "Start Docker with --shm-size=8g or --ipc=host, or use no workers: --data.num_workers=0"
 )
 

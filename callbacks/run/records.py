@@ -89,8 +89,8 @@ def replacing(path: Path) -> Iterator[Path]:
         with suppress(OSError):
             part.unlink()
         raise OSError(
-            f"{path} cannot be written ({error.strerror}): expected a folder with room that this user may write to. "
-            "What was written before is kept: make room, then run the same command again, or choose another folder"
+            f"{path} cannot be written ({error.strerror}): expected a writable folder on a disk with free space. "
+            "Earlier output is kept: free some space, then run the same command again, or choose another folder"
         ) from error
 
 

@@ -66,13 +66,13 @@ class ScoringRun:
             reason = self.explain_restart(trainer, lines, done)
             if reason is not None:
                 rank_zero_warn(
-                    f"{self.folder.root}: {len(lines)} images are scored, but {reason}: all are predicted anew"
+                    f"{self.folder.root}: {len(lines)} images are already scored, but {reason}: all are predicted again"
                 )
                 set_aside(self.folder.root)
                 runs, done = [], []
             self.folder.merge(done)
             if done:
-                rank_zero_info(f"{self.folder.root}: {len(done)} of {len(self.images)} images are scored already")
+                rank_zero_info(f"{self.folder.root}: {len(done)} of {len(self.images)} images are already scored")
             manifest = {"settings": settings, "runs": [*runs, describe_run(trainer, module, len(done))]}
             write_json(self.folder.manifest, manifest)
         except BaseException:
@@ -99,7 +99,7 @@ class ScoringRun:
         if not lines:
             return None
         if not self.resumable:
-            return "these data cannot leave them out (expected a datamodule of this project, and different names)"
+            return "these data cannot skip them (expected a datamodule of this project, with distinct names)"
         stage = find_stage(trainer)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if stage in getattr(callback, "needs_every_image", ()):
@@ -136,7 +136,7 @@ class ScoringRun:
         for path in map(self.folder.records, range(trainer.world_size)):
             if not path.exists():
                 raise FileNotFoundError(
-                    f"{path} is not there: expected a results.folder that the processes on all machines see"
+                    f"{path} does not exist: expected a results.folder that is visible on all machines"
                 )
         lines = self.folder.merge(self.locate())
         return not self.resumable or len(lines) == len(self.images)

@@ -49,8 +49,8 @@ class Selection:
             reason = str(error).splitlines()[0]
             raise ValueError(f"the selection {path} cannot be read ({reason}): {EXPECTED}") from error
         if not isinstance(content, Mapping) or not content.keys() >= KEYS or not isinstance(content["values"], Mapping):
-            found = f"the keys {sorted(content)}" if isinstance(content, Mapping) else type(content).__name__
-            raise ValueError(f"the selection {path} holds {found}, not {sorted(KEYS)}: {EXPECTED}")
+            found = f"the keys {sorted(content)}" if isinstance(content, Mapping) else f"a {type(content).__name__}"
+            raise ValueError(f"the selection {path} contains {found}, not the keys {sorted(KEYS)}: {EXPECTED}")
         digest = hashlib.sha256(data).hexdigest()
         checkpoint, semantics = str(content.get("checkpoint")), content.get("semantics")
         return cls(path, digest, checkpoint, content["weights"], content["values"], semantics)
@@ -65,7 +65,7 @@ class Selection:
         """
         if weights != self.weights:
             raise ValueError(
-                f"the weights of this run are not those of {self.path} (SHA-256 {weights[:12]}... in place of "
+                f"the weights of this run are not those of {self.path} (SHA-256 {weights[:12]}... instead of "
                 f"{self.weights[:12]}...): expected the checkpoint that was chosen, --ckpt_path={self.checkpoint}"
             )
         chosen = {**self.values, **({} if self.semantics is None else {"semantics": self.semantics})}
@@ -81,8 +81,8 @@ class Selection:
             own = list(settings[name]) if isinstance(settings[name], tuple) else settings[name]
             if own != value:
                 raise ValueError(
-                    f"{settings['name']} has {name}={own}, {self.path} chose {value}: expected what was chosen, "
-                    f"--method.{name}={value}; if it differs on purpose, say so by --results.departures=[{name}]"
+                    f"{settings['name']} has {name}={own}, but {self.path} chose {value}: expected the chosen value, "
+                    f"--method.{name}={value}; if it differs on purpose, pass --results.departures=[{name}]"
                 )
 
     def describe(self, departures: Sequence[str]) -> dict[str, Any]:

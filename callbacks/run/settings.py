@@ -167,8 +167,8 @@ def check_settings(
         return
     more = f"; and {len(differences) - NAMED} more" if len(differences) > NAMED else ""
     raise ValueError(
-        f"{folder} holds {what} of other settings: {'; '.join(differences[:NAMED])}{more}. Expected the same settings "
-        f"to go on, {ways_out} to begin anew"
+        f"{folder} has {what} from different settings: {'; '.join(differences[:NAMED])}{more}. Expected the same "
+        f"settings to resume, or {ways_out} to start over"
     )
 
 

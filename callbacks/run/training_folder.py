@@ -47,9 +47,9 @@ def check_checkpoints(trainer: Trainer, resumed: str | None) -> None:
         found = [name for name in names if (folder / name).exists()]
         if found and (resumed is None or Path(resumed).resolve().parent != folder.resolve()):
             raise FileExistsError(
-                f"{folder} holds {' and '.join(found)} of another training: expected no checkpoints. Continue that one "
-                "with --ckpt_path, set another --trainer.default_root_dir, or keep a logger, which gives each run a "
-                "folder"
+                f"{folder} has {' and '.join(found)} of another training run: expected no checkpoints. Resume that run "
+                "with --ckpt_path, set another --trainer.default_root_dir, or use a logger, which gives each run its "
+                "own folder"
             )
 
 
@@ -92,6 +92,6 @@ def check_progress(trainer: Trainer, trained: bool) -> None:
         return
     if Path(callback.best_model_path).resolve().parent != folder:
         rank_zero_warn(
-            f"no validation gave {callback.monitor}, so there is no {callback.filename}.ckpt, only last.ckpt. Set "
+            f"no validation logged {callback.monitor}, so there is no {callback.filename}.ckpt, only last.ckpt. Set "
             "trainer.check_val_every_n_epoch to at most max_epochs, and limit_val_batches above 0"
         )

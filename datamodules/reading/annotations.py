@@ -85,8 +85,8 @@ def read_panoptic(path: Path, segments: Segments) -> np.ndarray:
     """
     if path.name not in segments:
         raise DataError(
-            f"{path} is not listed in the panoptic annotations: expected one with this file_name. Unpack both from the "
-            "same archive",
+            f"{path} is not listed in the panoptic annotations: expected an entry with this file_name. Unpack both "
+            "from the same archive",
             "id",
         )
     pixels = read_image(path).astype(np.uint32)

@@ -108,15 +108,15 @@ class Census:
         common = COMMON if self.labels.total() >= ENOUGH else ()
         absent = [name for number, name in enumerate(names) if number not in seen and (own or name in common)]
         if ids and absent:
-            held = f", which hold the ids {format_ids(sorted(ids))}"
+            held = f", which contain the ids {format_ids(sorted(ids))}"
             remedy = "If they are not Cityscapes' 19 train ids, set classes and ids"
             if coloured:
                 held, remedy = "", "If it should, correct label_colours"
             elif own:
                 mapping = ", ".join(f"{value}: {name}" for value, name in zip(sorted(ids), names, strict=False))
                 remedy = (
-                    "If the ids do not number your classes in order, say what they are, e.g. (a guess, in the order of "
-                    f"the ids found) ids: {{{mapping}}}"
+                    "If the ids do not number your classes in order, define them, e.g. (a guess, in the order of the "
+                    f"ids found) ids: {{{mapping}}}"
                 )
             found = f"{where}: {', '.join(absent)} never occurs in {self.labels.total():,} label files"
             warnings.append(f"{found}{held}. {remedy}")
@@ -125,8 +125,8 @@ class Census:
         if share > MOSTLY:
             what = "colours" if coloured else f"ids ({format_ids(ignored)})"
             warnings.append(
-                f"{where}: {share:.0%} of the label pixels are ignored, in training and scores, as their {what} stand "
-                f"for no class. If they should, correct {'label_colours' if coloured else 'ids'} or ignored"
+                f"{where}: {share:.0%} of the label pixels are ignored, in training and scores, as their {what} map "
+                f"to no class. If they should, correct {'label_colours' if coloured else 'ids'} or ignored"
             )
         return warnings
 
@@ -135,7 +135,7 @@ class Census:
         most = max(self.brightest, default=0)
         if not 0 < most < DARK:
             return []
-        found = f"{where}: {len(self.brightest):,} 16-bit images hold values up to {most:,} of 65,535"
+        found = f"{where}: {len(self.brightest):,} 16-bit images have values up to {most:,} of 65,535"
         if most < 2**8:
             return [f"{found}, so these are 8-bit values and are read as black: save them as 8-bit images"]
         bits = most.bit_length()

@@ -15,7 +15,7 @@ BRANDS = dict.fromkeys(("avif", "avis"), "an AVIF") | dict.fromkeys(
     ("heic", "heix", "hevc", "hevx", "heim", "heis", "mif1", "msf1"), "a HEIC"
 )
 SIGNATURES = {  # other files that carry an image's suffix
-    b"%PDF": "a PDF", b"PK\3\4": "a ZIP archive", b"\x1f\x8b": "a gzip archive", b"\x93NUMPY": "an array of NumPy",
+    b"%PDF": "a PDF", b"PK\3\4": "a ZIP archive", b"\x1f\x8b": "a gzip archive", b"\x93NUMPY": "a NumPy array",
     b"v/1\x01": "an OpenEXR image", b"\xff\x0a": "a JPEG XL", b"\0\0\0\x0cJXL ": "a JPEG XL",
 }  # fmt: skip
 
@@ -84,7 +84,7 @@ def is_lossy_webp(data: bytes) -> bool:
 def name_photograph(data: bytes) -> str:
     """Returns the format of a phone's or camera's file: ``an AVIF``, ``a HEIC`` or its brand; otherwise empty."""
     brand = data[8:12].decode("latin-1").strip()
-    return BRANDS.get(brand, f"a photograph of the kind {brand}") if data[4:8] == b"ftyp" else ""
+    return BRANDS.get(brand, f"a photograph in the format {brand}") if data[4:8] == b"ftyp" else ""
 
 
 def name_numbers(data: bytes, mode: str = "") -> str:
@@ -107,7 +107,7 @@ def is_odd_bitmap(data: bytes) -> bool:
 def explain_kind(data: bytes) -> str:
     """Returns why no decoder reads a file, and what to do; empty if it is merely damaged."""
     if data.startswith(b"version https://git-lfs"):
-        return "It is a Git LFS pointer in place of the file itself: run git lfs pull"
+        return "It is a Git LFS pointer instead of the file itself: run git lfs pull"
     if re.match(rb"\s*<", data.removeprefix(b"\xef\xbb\xbf")):
         start = data[:40].decode("utf-8", "replace").strip()
         return f"It is text such as a web page ({start!r}): the download failed, so download it again"
@@ -118,9 +118,11 @@ def explain_kind(data: bytes) -> str:
             return f"It is {name}: save it as PNG"
     bits = int.from_bytes(data[28:30], "little")
     if data[:2] == b"BM" and (bits < 8 or is_odd_bitmap(data)):
-        return f"It is a BMP with {bits} bits per pixel, of a kind that cannot be read (or truncated): save it as PNG"
+        return (
+            f"It is a BMP with {bits} bits per pixel, of a variant that cannot be read (or truncated): save it as PNG"
+        )
     if (numbers := name_numbers(data)) and not is_opened(data):
-        return f"It holds {numbers}: save it with 8 or 16 bits per channel"
+        return f"It contains {numbers}: save it with 8 or 16 bits per channel"
     return ""
 
 

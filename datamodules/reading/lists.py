@@ -99,7 +99,7 @@ def read_list(path: Path, images: Files, labels: Files) -> Files:
         ways = [(find_image(fields[0]), fields) for fields in split_line(line, images)]
         matches, fields = next((way for way in ways if way[0]), ([], []))
         if len(matches) != 1:
-            found = f"is none of the {len(images)} images: expected the name or path of one"
+            found = f"is not one of the {len(images)} images: expected the name or path of one"
             if matches:
                 found = f"could be {', '.join(matches[:NAMED])}: expected one image. Write more of its path"
             raise DataError(f"{path}, line {number}: {line} {found}")
@@ -110,8 +110,9 @@ def read_list(path: Path, images: Files, labels: Files) -> Files:
         is_image = any(images[other].with_suffix("").as_posix().endswith(f"/{bare}") for other in find_image(bare))
         if name in labels and is_file and not is_image and name not in find_labels(bare):
             raise DataError(
-                f"{path}, line {number}: {second} is not the label of the image {name}, which by its name is "
-                f"{labels[name]}: expected that file, or no label. To pair files of other names, set pairs to a CSV"
+                f"{path}, line {number}: {second} is not the label of the image {name}; going by its name, that is "
+                f"{labels[name]}: expected that file, or no label. To pair files with different names, set pairs to a "
+                "CSV"
             )
         chosen.add(name)
     if not chosen:

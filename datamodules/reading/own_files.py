@@ -39,16 +39,16 @@ class OwnFiles:
         """Checks the arguments."""
         if self.pairs is not None and self.exclude:
             raise ValueError(
-                "exclude and pairs are both set: expected one of them. With pairs, leave exclude out, as the CSV "
-                "alone says where files are"
+                "exclude and pairs are both set: expected one of them. With pairs, omit exclude, as the CSV alone "
+                "says where files are"
             )
         if self.pairs is not None and (self.images is not None or self.labels is not None):
             raise ValueError(
                 "pairs is set together with images or labels: expected pairs alone, as the CSV says where files are. "
-                "Leave the others out"
+                "Omit the others"
             )
         if "" in self.exclude:
-            raise ValueError("exclude holds an empty pattern: expected patterns such as *_inst_label.png")
+            raise ValueError("exclude contains an empty pattern: expected patterns such as *_inst_label.png")
         if set(self.splits) - set(get_args(Split)):
             raise ValueError(f"splits has {', '.join(self.splits)}: expected only train, val and test")
         shares = [value for value in self.splits.values() if not isinstance(value, str)]
@@ -118,16 +118,16 @@ class OwnFiles:
         if not found:
             entries = ", ".join(sorted(path.name for path in root.iterdir())[:10]) or "nothing"
             raise DataError(
-                f"{self.domain}: there are no images of {split} in {root}, which holds {entries}: expected "
+                f"{self.domain}: there are no images of {split} in {root}, which contains {entries}: expected "
                 f"{', '.join(IMAGE_SUFFIXES)} in {self._fill(images, split)}. Set root and images; if the folders of "
-                f"the splits have other names, splits{line and f', e.g. {line}'}; if there is no {split} split, test "
-                "and predict read another by split, e.g. split: val",
+                f"the splits have other names, splits{line and f', e.g. {line}'}; if there is no {split} split, make "
+                "test and predict read another with split, e.g. split: val",
                 "missing",
             )
         if labelled and labels is not None and not named:
             for path in find_files(root, self._fill(labels, split), IMAGE_SUFFIXES, self.exclude).values():
                 webp = path.suffix.lower() == ".webp"
-                why = "WebP is not read as labels, not even lossless: save them as PNG" if webp else WHY_NOT_LOSSY
+                why = "WebP labels are not read, even lossless ones: save them as PNG" if webp else WHY_NOT_LOSSY
                 raise DataError(f"{path}: expected labels as {', '.join(LABEL_SUFFIXES)}. {why}")
         return found, named if labelled else {}, "{split}" in images
 
@@ -160,8 +160,8 @@ class OwnFiles:
         if len(names) > 1 and not self.splits and "{split}" not in images and "*" not in images:
             place = "" if images == "." else f"{images}/"
             raise DataError(
-                f"{self.domain}: {folder} holds the folders {', '.join(names.values())}: are they the splits? If so, "
-                f'set images to "{place}{{split}}" (labels, if given, likewise) and {line}. If not, set images to '
+                f"{self.domain}: {folder} contains the folders {', '.join(names.values())}: are they the splits? If "
+                f'so, set images to "{place}{{split}}" (also labels, if given) and {line}. If not, set images to '
                 f'"{place}**/*" to read all of them as one'
             )
         return line if any(split != name for split, name in names.items()) else ""
@@ -175,7 +175,7 @@ class OwnFiles:
             if divided:
                 raise DataError(
                     f"{self.domain}: splits has fractions, but {self.pairs or 'the folders'} in {root} already divide "
-                    "the images: expected one of them. Set images to a path without {split}, or leave splits out"
+                    "the images: expected one of them. Set images to a path without {split}, or omit splits"
                 )
             return self._draw(images, split)
         if divided:
@@ -184,9 +184,9 @@ class OwnFiles:
             where = (
                 f"{self.pairs} has no column split: add one"
                 if self.pairs
-                else "images has no {split}: put it where the folder is, e.g. images/{split}"
+                else "images has no {split}: put it where the folder's name is, e.g. images/{split}"
             )
-            raise DataError(f"{self.domain}: splits calls {split} {value!r}, but {where}, or leave splits out")
+            raise DataError(f"{self.domain}: splits calls {split} {value!r}, but {where}, or omit splits")
         if self.splits:
             known = ", ".join(self.splits)
             raise DataError(
@@ -195,7 +195,7 @@ class OwnFiles:
         if split == "train":
             rank_zero_warn(
                 f"{self.domain}: train, val and test are the same {len(images)} images, as splits is not set. Set it "
-                "to score on other images than those trained on"
+                "to score on images that were not trained on"
             )
         return images
 
@@ -220,7 +220,7 @@ class OwnFiles:
         if others:
             what = "the polygons" if others[0].lower().endswith((".json", ".xml")) else "them"
             expected += (
-                f" as {', '.join(LABEL_SUFFIXES)}, found {len(others)} files of other kinds in {folder}, e.g. "
+                f" as {', '.join(LABEL_SUFFIXES)}, found {len(others)} files of other types in {folder}, e.g. "
                 f"{others[0]}. Export {what} as PNG masks"
             )
         return (

@@ -39,7 +39,7 @@ def read_labels(path: Path, palette: np.ndarray | None = None) -> np.ndarray:
         header = read_header(path)
         if header is None or not header.coloured:
             raise
-        raise DataError(f"{error}. If its colours stand for classes, list them in label_colours", error.kind) from error
+        raise DataError(f"{error}. If its colours represent classes, list them in label_colours", error.kind) from error
     check_palette(path, ids, palette)
     return ids
 
@@ -67,7 +67,7 @@ def check_palette(path: Path, ids: np.ndarray, own: np.ndarray | None = None) ->
         if index != IGNORED and colour not in usual:
             raise DataError(
                 f"{path} is a palette image in which index {index} has the colour {list(colour)}: expected a palette "
-                "made for ids (gray, PASCAL VOC or Cityscapes). Say in label_colours which colour is which class, or "
+                "made for ids (gray, PASCAL VOC or Cityscapes). Set the colour of each class in label_colours, or "
                 "save the ids as a gray PNG",
                 "id",
             )
@@ -107,7 +107,7 @@ def read_colours(path: Path, table: np.ndarray) -> np.ndarray:
         if all(table[blue << 16 | green << 8 | red] != UNKNOWN for red, green, blue in found):
             remedy = "With red and blue swapped, all are defined: write them as [red, green, blue], not as OpenCV does"
         raise DataError(
-            f"{path} holds {len(found)} colours that are not defined, e.g. {', '.join(map(str, found[:NAMED]))}: "
+            f"{path} contains {len(found)} colours that are not defined, e.g. {', '.join(map(str, found[:NAMED]))}: "
             f"expected only those of label_colours and ignored. {remedy}",
             "id",
         )
@@ -140,7 +140,9 @@ def tabulate_ids(space: LabelSpace, own: bool, ids: Mapping[int, str] | None, ig
         table[check_id(value)] = find_class(space, own, name)
     for value in ignored:
         if not isinstance(value, int):
-            raise ValueError(f"ignored holds {value}: expected ids (whole numbers). For colours, set label_colours too")
+            raise ValueError(
+                f"ignored contains {value}: expected ids (whole numbers). For colours, set label_colours too"
+            )
         if ids is not None and value in ids:
             raise ValueError(f"id {value} is {ids[value]} in ids, but also in ignored: expected it in one of them")
         table[check_id(value)] = IGNORED
@@ -204,15 +206,15 @@ def refuse_ignored_classes(ignored: Sequence[Any], classes: Sequence[str]) -> No
         free = (number for number in count() if number not in ignored)
         mapping = ", ".join(f"{number}: {name}" for number, name in zip(free, classes, strict=False))
         raise ValueError(
-            f"ignored holds {taken[0]}, which is the id of {classes[taken[0]]} as long as ids is not set: set ids, "
-            f"e.g. {{{mapping}}}, or take {taken[0]} out of ignored"
+            f"ignored contains {taken[0]}, which is the id of {classes[taken[0]]} as long as ids is not set: set "
+            f"ids, e.g. {{{mapping}}}, or remove {taken[0]} from ignored"
         )
 
 
 def check_id(value: int) -> int:
     """Returns an id of a label file; raises ValueError if it is not in [0, 65535]."""
     if not 0 <= value < 2**16:
-        raise ValueError(f"ids or ignored has {value}: expected 0 to 65535, as an 8- or 16-bit label image holds them")
+        raise ValueError(f"ids or ignored has {value}: expected 0 to 65535, the range of 8- and 16-bit label images")
     return value
 
 

@@ -76,7 +76,7 @@ def read_image(path: Path, upright: bool = False) -> np.ndarray:
         with open_picture(file, upright) as picture:
             if numbers := name_numbers(file, picture.mode):
                 raise DataError(
-                    f"{path} holds {numbers}: expected 8 or 16 bits per channel. Save it as an 8- or 16-bit image"
+                    f"{path} contains {numbers}: expected 8 or 16 bits per channel. Save it as an 8- or 16-bit image"
                 )
             if not is_deep(picture):
                 return np.asarray(picture.convert("RGB"))
@@ -109,13 +109,13 @@ def read_index(path: Path, upright: bool = False) -> np.ndarray:
         if not (mode in ("P", "L", "1") or mode.startswith("I")):
             raise DataError(
                 f"{path} is an image of mode {mode}: expected labels with one channel (gray or palette). A coloured "
-                "picture of the labels holds no ids: use the original label files"
+                "picture of the labels contains no ids: use the original label files"
             )
         ids = undo_stretching(levels, mode, file)
     if ids.min(initial=0) < 0 or ids.max(initial=0) >= 2**16:
         raise DataError(
-            f"{path} holds numbers from {ids.min()} to {ids.max()}: expected ids in [0, 65535]. Save unlabelled pixels "
-            "as 255",
+            f"{path} contains numbers from {ids.min()} to {ids.max()}: expected ids in [0, 65535]. Save unlabelled "
+            "pixels as 255",
             "id",
         )
     return ids.astype(np.uint16 if mode.startswith("I") else np.uint8, copy=False)
@@ -135,7 +135,7 @@ def read_red_16_bit(path: Path) -> np.ndarray:
     if pixels.dtype != np.uint16 or channels < 3:
         raise DataError(
             f"{path} has {channels} channels of {pixels.dtype}: expected a 16-bit RGB PNG as the vendor wrote it "
-            "(class in red, instance in green). A tool may have made it 8-bit: unpack it again"
+            "(class in red, instance in green). A tool may have converted it to 8-bit: unpack it again"
         )
     return np.ascontiguousarray(pixels[..., 2])  # OpenCV has blue first
 
@@ -161,7 +161,7 @@ def refuse_loss(path: Path, file: bytes) -> None:
 def refuse_several(path: Path, file: bytes) -> None:
     """Raises DataError if a file holds several pages or frames."""
     if (number := count_pictures(file)) > 1:
-        raise DataError(f"{path} holds {number} pages or frames: expected one. Save the one you want alone, as PNG")
+        raise DataError(f"{path} has {number} pages or frames: expected one. Save only the one you want, as PNG")
 
 
 @contextmanager
@@ -178,9 +178,9 @@ def explain_damage(path: Path, file: bytes, expected: str) -> Iterator[None]:
             why = explain_kind(file)
         except UNREADABLE:
             why = ""
-        why = why or "It is truncated, damaged or of another kind: unpack it again"
+        why = why or "It is truncated, damaged or in another format: unpack it again"
         raise DataError(
-            f"{path} ({len(file)} bytes) cannot be decoded: expected {expected}. {why}, or leave such pairs out with "
+            f"{path} ({len(file)} bytes) cannot be decoded: expected {expected}. {why}, or skip such pairs with "
             "broken=skip"
         ) from error
 
@@ -192,7 +192,7 @@ def open_picture(file: bytes, upright: bool = False) -> Iterator[Image.Image]:
         picture.verify()  # checks the checksums of a PNG, which load() ignores
     with Image.open(BytesIO(file)) as picture:
         if is_odd_bitmap(file):
-            raise ValueError("two colours, but more than one bit a pixel")
+            raise ValueError("two colours, but more than one bit per pixel")
         picture.load()
         yield ImageOps.exif_transpose(picture) if upright else picture
 
@@ -223,7 +223,7 @@ def undo_stretching(levels: np.ndarray, mode: str, file: bytes) -> np.ndarray:
         return levels // (255 // (2**depth - 1)) if colour == GRAY and depth in (2, 4) else levels
     if re.match(rb"P[1-6]\s", file):  # PBM, PGM or PPM
         if mode == "1":
-            raise ValueError("a PBM stores 1 as black, so it holds no ids")
+            raise ValueError("a PBM stores 1 as black, so it contains no ids")
         highest = int(re.sub(rb"#[^\n]*\n", b" ", file[:4096]).split(maxsplit=4)[3])
         return np.round(levels * (highest / (255 if mode == "L" else 2**16 - 1))).astype(levels.dtype)
     if mode in ("L", "1") and (tags := next(iter(read_tags(file)), None)):

@@ -51,7 +51,7 @@ def draw_scene(
     if height < SMALLEST[0] or width < SMALLEST[1]:
         raise ValueError(
             f"size is {height}x{width} (height x width), expected at least {SMALLEST[0]}x{SMALLEST[1]}; "
-            "draw larger and resize"
+            "draw a larger image and resize it"
         )
     # The order of the random draws defines the world: another order gives other scenes.
     facts = DOMAINS[domain]

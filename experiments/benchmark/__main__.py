@@ -37,7 +37,7 @@ def make_network(name: str) -> nn.Module:
     path = CONFIGS / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(other.stem for other in CONFIGS.glob("*.yaml")))
-        raise FileNotFoundError(f"there is no {path}: expected one of {known}")
+        raise FileNotFoundError(f"{path} does not exist: expected one of {known}")
     config = yaml.safe_load(path.read_text(encoding="utf-8"))["network"]
     arguments = config.setdefault("init_args", {})
     if "weights" in arguments:

@@ -19,13 +19,13 @@ def parse_size(text: str) -> tuple[int, int]:
     """Parses a size such as 1024x2048 (HxW)."""
     match = re.fullmatch(r"(\d+)x(\d+)", text.lower())
     if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size: expected HxW in pixels, e.g. 1024x2048")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size: expected HxW in pixels, e.g. 1024x2048")
     return int(match[1]), int(match[2])
 
 
 def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
     """Parses the command line and fills in the defaults that depend on the device."""
-    summary = "What the methods cost: time, memory and operations per image, beside a plain loop."
+    summary = "What the methods cost: time, memory and operations per image, compared with a plain loop."
     parser = argparse.ArgumentParser(prog="python -m experiments.benchmark", description=summary)
     add = parser.add_argument
     add("--folder", type=to_path, default=Path("outputs/benchmark"), help="where to write (default: %(default)s)")
@@ -34,14 +34,14 @@ def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
     add("--sizes", nargs="+", type=parse_size, metavar="HxW", help=sizes)
     add("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="default: all")
     add("--steps", nargs="+", type=int, metavar="N_t", help="numbers of steps of Seg-TTT (default: 1 3 10)")
-    what = "what Seg-TTT moves, names joined by commas; 'default' is the network's own"
+    what = "modules that Seg-TTT trains, separated by commas; 'default': the network's own"
     add("--trainable", nargs="+", metavar="NAMES", default=["default", "layer4,head", "head"], help=what)
     add("--precision", nargs="+", choices=PRECISIONS, default=["32-true", "bf16-mixed"], help="default: both")
     add("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: a GPU if there is one")
-    add("--compile", choices=["none", "default", "reduce-overhead"], default="none", help="as --model.compile")
-    add("--repeats", type=int, help="turns that are timed (default: 20, on a CPU 5)")
-    add("--plain", choices=["true", "false"], default="true", help="whether to run the plain loop beside it")
-    add("--write", type=to_path, metavar="PAGE", help="a Markdown page that the table is also written into")
+    add("--compile", choices=["none", "default", "reduce-overhead"], default="none", help="same as --model.compile")
+    add("--repeats", type=int, help="number of timed runs (default: 20, on a CPU 5)")
+    add("--plain", choices=["true", "false"], default="true", help="whether to time the plain loop as well")
+    add("--write", type=to_path, metavar="PAGE", help="a Markdown page to also write the table into")
     add("--quick", action="store_true", help="a tiny network and image, to see that everything runs")
     options = parser.parse_args(args)
     if options.device == "auto":

@@ -39,7 +39,7 @@ def measure(case: Case, precision: str, subject: Subject, options: argparse.Name
                 call(), call()  # graphs are recorded in the second call
                 if network._compiled_call_impl is None:
                     row["compile"] = "none"
-                    add_note(row, "not compiled: the warning says why")
+                    add_note(row, "not compiled: see the warning")
             call()  # warm-up: choosing algorithms takes memory of its own
             row["peak_mb"] = cost.measure_peak(call, device)
             if method is not None and method.adaptations[0].note:

@@ -120,7 +120,9 @@ def adapt_batch_norm(network: nn.Module, alpha: float) -> None:
         raise ValueError(f"{type(network).__name__} has no BatchNorm: expected alpha None")
     for layer in layers:
         if not isinstance(layer, nn.BatchNorm2d) or type(layer).forward is not _BatchNorm.forward:
-            raise ValueError(f"the plain loop knows no IaBN for {type(layer).__name__}: expected nn.BatchNorm2d")
+            raise ValueError(
+                f"the plain loop does not support IaBN for {type(layer).__name__}: expected nn.BatchNorm2d"
+            )
         mean, var = layer.running_mean, layer.running_var
         assert mean is not None and var is not None
         layer.forward = partial(  # type: ignore[method-assign]

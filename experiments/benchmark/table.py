@@ -17,7 +17,7 @@ COLUMNS = (
 )  # fmt: skip
 SHOWN = (  # columns of the displayed table: title, key of the row, format
     ("network", "network", ""), ("size", "size", ""), ("precision", "precision", ""), ("method", "method", ""),
-    ("N_t", "steps", ""), ("moves", "trainable", ""), ("ms", "ms", ".0f"), ("plain loop", "ms_plain_loop", ".0f"),
+    ("N_t", "steps", ""), ("trainable", "trainable", ""), ("ms", "ms", ".0f"), ("plain loop", "ms_plain_loop", ".0f"),
     ("ratio", "ratio", ".2f"), ("MB", "peak_mb", ".0f"), ("TFLOP", "tflop", ".2f"),
     ("share of peak", "fraction_of_measured_rate", ".0%"), ("share of peak, steps", "steps_fraction", ".0%"),
     ("same labels", "agreement", ".2%"),

@@ -34,19 +34,19 @@ examples:
   python -m experiments.check_data                            all data sets below $SEGADAPT_DATA
   python -m experiments.check_data --quick                    the same in a minute: every file listed, few of them read
   python -m experiments.check_data --datasets gta cityscapes  two of them, an error if one is missing
-  python -m experiments.check_data --root photos              your own images: what they hold, and a YAML for them
-  python -m experiments.check_data --data my_photographs.yaml the same, read as a YAML says
+  python -m experiments.check_data --root photos              your own images: their contents, and a YAML for them
+  python -m experiments.check_data --data my_photographs.yaml the same, read as the YAML describes
 
 exit code:
   0  nothing is wrong
   1  something is: a problem, fewer images than in the official release, or a named data set is missing
   2  there is nothing to check, or the arguments are wrong
-  130  interrupted with Ctrl-C; the report holds what was read so far"""
+  130  interrupted with Ctrl-C; the report contains what was read so far"""
 PATHS = {  # options that name a file or folder: what it is, and what for
-    "--root": ("FOLDER", f"holds one folder per data set (gta, ...), or is one of these; default: ${ROOT_VARIABLE}"),
-    "--data": ("YAML", "check what the data YAML of a run reads, as main.py takes it after --data"),
+    "--root": ("FOLDER", f"has a subfolder per data set (gta, ...), or is one of them; default: ${ROOT_VARIABLE}"),
+    "--data": ("YAML", "check the data that a run reads: the YAML given to main.py as --data"),
     "--picture": ("PNG", "draw three images of each split with their labels on top, to see whether they match"),
-    "--write": ("YAML", "with --root on your own images: save the YAML, which is printed in any case, in this file"),
+    "--write": ("YAML", "with --root on your own images: also save the printed YAML in this file"),
     "--json": ("FILE", "file of the report, rewritten after every split (default: outputs/check_data.json)"),
 }
 
@@ -101,7 +101,7 @@ def find_data_sets(options: argparse.Namespace) -> list[DataSetCheck]:
             options.strangers = listing.find_strangers(to_path(str(place)))
     else:
         raise ValueError(
-            f"no folder of data sets is set: set the environment variable {ROOT_VARIABLE}, or give --root or --data"
+            f"no folder of data sets is set: set the environment variable {ROOT_VARIABLE}, or pass --root or --data"
         )
     if options.write is not None:
         write_yaml(found[0].yaml, options.write)
@@ -118,7 +118,7 @@ def find_data_sets(options: argparse.Namespace) -> list[DataSetCheck]:
 def write_yaml(text: str, path: Path) -> None:
     """Writes the YAML for a folder of the user's own images; raises ValueError if it is empty or the file exists."""
     if not text:
-        raise ValueError("--write is given, but a YAML is only written for images of your own: expected --root FOLDER")
+        raise ValueError("--write is given, but a YAML is only written for your own images: expected --root FOLDER")
     if path.exists():
         raise ValueError(f"{path} already exists: expected the name of a new file for --write")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -33,9 +33,7 @@ def find_below(place: str, wanted: Sequence[str] | None) -> list[DataSetCheck]:
     """
     base = to_path(place)
     if not base.is_dir():
-        raise ValueError(
-            f"{base} is not a folder: expected one that holds a folder per data set ({', '.join(DATA_SETS)})"
-        )
+        raise ValueError(f"{base} is not a folder: expected one with a subfolder per data set ({', '.join(DATA_SETS)})")
     check_known(wanted, DATA_SETS)
     here = {base.resolve().name.lower(), *(child.name.lower() for child in list_folders(base))}
     found = []
@@ -50,7 +48,7 @@ def find_below(place: str, wanted: Sequence[str] | None) -> list[DataSetCheck]:
         module = datamodules.FolderDataModule(**own)
         return [DataSetCheck(module.domain, module, yaml=format_yaml(own))]
     names = ", ".join(kind.folders[0] for kind in DATA_SETS.values())
-    raise ValueError(f"there is no data set in {place}: expected folders called {names}, or images of your own")
+    raise ValueError(f"{place} contains no data set: expected folders called {names}, or your own images")
 
 
 def open_config(path: Path, wanted: Sequence[str] | None) -> list[DataSetCheck]:
@@ -64,7 +62,7 @@ def open_config(path: Path, wanted: Sequence[str] | None) -> list[DataSetCheck]:
         ValueError: If the file does not exist, does not describe a data module, or describes one that reads no files.
     """
     if not path.is_file():
-        raise ValueError(f"there is no file {path}: expected the YAML of a datamodule, e.g. configs/data/camvid.yaml")
+        raise ValueError(f"{path} does not exist: expected the YAML of a datamodule, e.g. configs/data/camvid.yaml")
     refuse_repeated_keys(path)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(LightningDataModule, "data", required=True)
@@ -91,7 +89,7 @@ def check_known(wanted: Sequence[str] | None, known: Collection[str]) -> None:
     """Raises ValueError if a wanted data set is unknown."""
     unknown = [name for name in wanted or () if name not in known]
     if unknown:
-        raise ValueError(f"there is no data set {', '.join(unknown)}: expected some of {', '.join(known)}")
+        raise ValueError(f"unknown data set {', '.join(unknown)}: expected some of {', '.join(known)}")
 
 
 def list_splits(found: DataSetCheck, quick: bool) -> None:

@@ -26,7 +26,7 @@ def draw_pairs(found: Sequence[DataSetCheck], path: Path) -> None:
     """
     rows = [(check, pairs) for data_set in found for check in data_set.checks if (pairs := load_pairs(check))]
     if not rows:
-        raise ValueError(f"{path} is not drawn: no pair could be read")
+        raise ValueError(f"{path} was not drawn: no pair could be read")
     figure = Figure(figsize=(PAIRS * WIDTH, len(rows) * HEIGHT), layout="constrained", dpi=100)
     for part, (check, pairs) in zip(figure.subfigures(len(rows), 1, squeeze=False)[:, 0], rows, strict=True):
         draw_split(part, check, pairs)

@@ -93,7 +93,7 @@ def describe_split(check: SplitCheck) -> list[str]:
     if census.ids and not getattr(check.module, "coloured", False):
         table, names = check.dataset.table, check.module.class_names
         mapping = [f"{value}: {name_id(value, table, names)}" for value in sorted(census.all_ids)]
-        lines.append(f"ids count as: {', '.join(mapping[:IDS])}{', ...' if len(mapping) > IDS else ''}")
+        lines.append(f"ids map to: {', '.join(mapping[:IDS])}{', ...' if len(mapping) > IDS else ''}")
     return lines + [note.removeprefix(f"{check.name}: ") for note in check.find_notes()]
 
 
@@ -113,7 +113,7 @@ def explain_split(check: SplitCheck, path: Path) -> Iterator[str]:
         yield f"{check.name} is missing: {check.absent}."
     if check.void and not problems:
         files = format_count(check.census.labels.total(), "label file")
-        held = f"they hold the ids {format_ids(sorted(check.census.all_ids))}"
+        held = f"they contain the ids {format_ids(sorted(check.census.all_ids))}"
         yield f"{check.name} cannot be used: no pixel of its {files} belongs to a class, {held}."
     if check.unusable:
         yield f"{check.name} cannot be used: {check.unusable}."
@@ -163,6 +163,6 @@ def advise(found: Sequence[DataSetCheck]) -> Iterator[str]:
         yield "A data set that was not found may be elsewhere: rename its folder as expected, or set root in its YAML."
     if any(check.unpaired or check.census.problems for check in checks):
         yield (
-            "To use a split as it is: --data.broken=skip reads it once, leaves out the broken pairs, and lists them "
+            "To use a split as it is: --data.broken=skip reads it once, skips the broken pairs, and lists them "
             "in results.json."
         )

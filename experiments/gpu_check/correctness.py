@@ -36,7 +36,7 @@ LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channel
 SAME_LABELS = {"32-true": 0.995, "bf16-mixed": 0.95}
 VARIANT_SLACK = 1e-3  # share of labels that may differ beyond the variation between identical runs
 COUNTS = (1, 3, 6)
-FEW, MANY = 2, 8  # numbers of steps; the host must not wait more often for MANY
+FEW, MANY = 2, 8  # numbers of steps; the host must wait equally often for both
 ALPHA, EPS = 0.3, 1e-5  # of the blended norm
 
 
@@ -177,7 +177,7 @@ def check_variants(setup: Setup) -> Iterator[Row]:
 def check_waits(setup: Setup) -> Iterator[Row]:
     """Checks that the host waits for the GPU equally often at few and at many steps on one image."""
     if setup.device.type != "cuda":
-        yield {"note": f"not applicable: nothing waits for a {setup.device.type}"}
+        yield {"note": f"not applicable: the host waits only for a GPU, found {setup.device.type}"}
         return
     subject = setup.make_calm_subject(setup.device)
     for precision in SAME_LABELS:

@@ -67,6 +67,11 @@ class Report:
         """Names of the checks, but not timings, that failed or ran out of time."""
         return [step["name"] for step in self.steps if step["ok"] is False and not step["timing"]]
 
+    @property
+    def not_run(self) -> list[str]:
+        """Names of the checks, but not timings, that were not run because no time was left."""
+        return [step["name"] for step in self.steps if step["state"] == "not run" and not step["timing"]]
+
     def run_all(self, checks: Sequence[Check], setup: Setup, seconds: float) -> None:
         """Runs checks in order while there is time; the rest are recorded as not run."""
         for check in checks:
@@ -120,7 +125,7 @@ def limited(seconds: float) -> Iterator[None]:
     """Raises `OutOfTimeError` in the main thread after some seconds; ends the process if that has no effect."""
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise OutOfTimeError(f"it takes more than its {seconds:.0f} s")
+        raise OutOfTimeError(f"it exceeded its limit of {seconds:.0f} s")
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, seconds)

@@ -44,9 +44,9 @@ EXPERIMENT, CHECKPOINT = "SEGADAPT_EXPERIMENT", "SEGADAPT_CHECKPOINT"
 OF_AN_AGENT = ("WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_SERVICE")
 USUAL = "[${env}, ${interpreter}, ${program}, validate, ..., ${args}]"
 FORMAT = 2  # version of the trials' user attributes
-AGAIN = "Nothing is lost: the same command goes on with what is left"
+AGAIN = "Finished trials are kept: run the same command again to resume"
 REFUSED = {
-    "test": "it scores targets, and nothing is chosen on targets: they are tested once, with what was chosen",
+    "test": "it scores targets, and nothing is chosen on targets: they are tested once, with the chosen settings",
     "fit": "it trains a network per trial, while a sweep chooses how to adapt one trained network, --checkpoint",
 }
 
@@ -71,7 +71,7 @@ def run_command(args: Sequence[str] | None = None) -> int:
     for message in errors:
         print(f"error: {message}", file=sys.stderr)
     if errors:
-        print(f"{AGAIN}, once this is mended.", file=sys.stderr, flush=True)
+        print(f"{AGAIN} once this is fixed.", file=sys.stderr, flush=True)
     return 1 if errors else 0
 
 
@@ -84,15 +84,15 @@ def make_sweep_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("sweep", type=to_path, help="a sweep in Weights & Biases' format, e.g. configs/sweep/alpha.yaml")
-    add("--experiment", help=f"config of the experiment, in place of ${EXPERIMENT}")
-    add("--checkpoint", help=f"trained network to adapt, in place of ${CHECKPOINT}")
-    add("--name", help="of the study (default: the sweep's own, or that of its file)")
-    add("--folder", type=to_path, help="where to write (outputs/sweeps/NAME)")
-    add("--storage", help="database of the study, for several machines (a SQLite file in the folder)")
-    add("--trials", type=PositiveInt, help="how many trials at most (run_cap of the sweep; a whole grid)")
-    add("--sampler", choices=("grid", "random", "tpe"), help="what chooses (the sweep's method)")
-    add("--no-pruning", action="store_true", help="finish trials that would be stopped early")
-    add("--separate", action="store_true", help="one run per trial, also where one pass would do")
+    add("--experiment", help=f"config of the experiment, instead of ${EXPERIMENT}")
+    add("--checkpoint", help=f"trained network to adapt, instead of ${CHECKPOINT}")
+    add("--name", help="name of the study (default: the sweep's name, or that of its file)")
+    add("--folder", type=to_path, help="where to write (default: outputs/sweeps/NAME)")
+    add("--storage", help="database of the study, for several machines (default: a SQLite file in the folder)")
+    add("--trials", type=PositiveInt, help="maximum number of trials (default: the sweep's run_cap, or the whole grid)")
+    add("--sampler", choices=("grid", "random", "tpe"), help="how values are chosen (default: the sweep's method)")
+    add("--no-pruning", action="store_true", help="do not stop trials early")
+    add("--separate", action="store_true", help="one run per trial, even where one pass would suffice")
     return parser
 
 
@@ -146,7 +146,7 @@ def run_sweep(options: argparse.Namespace, more: Sequence[str]) -> list[str]:
         except Exception as error:  # logging is optional, and the report is already written
             print(f"The offline run for Weights & Biases could not be written: {error}", file=sys.stderr, flush=True)
     running = attempts.count(TrialState.RUNNING)
-    note = f"\n\n{running} trials are still running elsewhere: the same command shows the rest later."
+    note = f"\n\n{running} trials are still running elsewhere: run the same command later to see all results."
     print(f"{text}\n\nWritten to {folder}{note if running else ''}", flush=True)
     return list(dict.fromkeys(sweep.errors.values()))
 
@@ -181,19 +181,19 @@ def check_command(definition: Definition) -> None:
                 f"{variable}"
             )
     if "${program}" not in command or not {"${args}", "${args_no_boolean_flags}"} & set(command):
-        missing = "${args}, without which no trial differs" if "${program}" in command else "${program}"
+        missing = "${args}, without which all trials are the same" if "${program}" in command else "${program}"
         raise ValueError(f"{where} has no {missing}: expected {USUAL}")
     start = command.index("${program}")
     if set(command[:start]) - {"${env}", "${interpreter}"}:
-        raise ValueError(f"{where} begins with {' '.join(command[:start])}: expected {USUAL}; export variables")
+        raise ValueError(f"{where} begins with {' '.join(command[:start])}: expected {USUAL}; export variables instead")
     found = command[start + 1]
     if found != "validate":
         reason = REFUSED.get(found, "it does not score the development set")
         raise ValueError(f"{where} has {found} after ${{program}}: {reason}. Expected {USUAL}")
     if Path(definition.program).resolve() != Path(str(main.__file__)).resolve():
         raise ValueError(
-            f"{definition.path}: program is {definition.program} in {Path.cwd()}: expected main.py; start this in the "
-            "folder of main.py"
+            f"{definition.path}: program is {definition.program} in {Path.cwd()}: expected main.py; run this command "
+            "in the folder of main.py"
         )
 
 
@@ -205,7 +205,7 @@ def check_options(definition: Definition, more: Sequence[str]) -> None:
         name = argument.split("=")[0].removeprefix("--")
         if name in whole or any(not drop_options([argument], own) for own in chosen):
             raise ValueError(
-                f"--{name} after -- would replace what {definition.path} chooses: expected it in the file, as a "
+                f"--{name} after -- would override what {definition.path} chooses: expected it in the file, as a "
                 "parameter with one `value`, or in its command before ${args}"
             )
 
@@ -221,8 +221,8 @@ def find_weights(config: Mapping[str, Any]) -> Path:
     path = config.get("ckpt_path") or config["model"].get("released")
     if not path or not Path(path).expanduser().is_file():
         raise ValueError(
-            f"the checkpoint {path} is not there: expected a trained network to adapt, --checkpoint FILE, as `main.py "
-            "fit` writes it"
+            f"the checkpoint {path} does not exist: expected a trained network to adapt, --checkpoint FILE, as written "
+            "by `main.py fit`"
         )
     return Path(path).expanduser()
 
@@ -235,7 +235,7 @@ def find_total(definition: Definition, sampler: str, trials: int | None) -> int:
         return points if wanted is None else min(points, wanted)
     if wanted is None:
         raise ValueError(
-            f"{definition.path}: nothing says how many trials {sampler} has: expected --trials, or run_cap in the sweep"
+            f"{definition.path}: the number of {sampler} trials is not set: expected --trials, or run_cap in the sweep"
         )
     return wanted
 

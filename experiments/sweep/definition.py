@@ -128,8 +128,8 @@ class Definition:
         grids = {parameter.name: parameter.grid for parameter in self.parameters}
         if endless := [name for name, grid in grids.items() if grid is None]:
             raise ValueError(
-                f"{self.path}: {', '.join(endless)} has no end of values: expected `values` for a grid, or method "
-                "random or bayes"
+                f"{self.path}: {', '.join(endless)} has infinitely many values: expected `values` for a grid, or "
+                "method random or bayes"
             )
         return [dict(zip(grids, point, strict=True)) for point in product(*(grid or () for grid in grids.values()))]
 
@@ -149,8 +149,8 @@ def make_schema() -> ArgumentParser:
         schema.add_argument(f"--{count}", type=PositiveInt | None)
     for text in ("name", "description", "project", "entity"):
         schema.add_argument(f"--{text}", type=str | None)
-    schema.add_argument("--metric.target", type=float | None, help="of no use here")
-    schema.add_argument("--early_terminate.strict", type=bool | None, help="of no use here")
+    schema.add_argument("--metric.target", type=float | None, help="not used here")
+    schema.add_argument("--early_terminate.strict", type=bool | None, help="not used here")
     return schema
 
 
@@ -207,18 +207,18 @@ def check_metric(name: str, goal: str) -> None:
     """Raises ValueError if the metric is not a score on the development set, or if mean IoU would be minimized."""
     if not name.startswith("val/"):
         raise ValueError(
-            f"metric.name is {name!r}: expected a score on the development set, which begins with val/, such as "
-            "val/miou. Nothing is chosen by scores on targets: they are tested once, with what was chosen"
+            f"metric.name is {name!r}: expected a score on the development set, which starts with val/, such as "
+            "val/miou. Nothing is chosen by scores on targets: they are tested once, with the chosen settings"
         )
     if name == "val/miou" and goal == "minimize":
-        raise ValueError("metric.goal is minimize for val/miou (also if it is left out): expected goal: maximize")
+        raise ValueError("metric.goal is minimize for val/miou (also the default): expected goal: maximize")
 
 
 def check_parameters(arguments: Mapping[str, Any]) -> None:
     """Raises ValueError if no parameter has several values, or if a sweep may not choose one of them."""
     chosen = [name for name, argument in arguments.items() if isinstance(argument, Parameter)]
     if not chosen:
-        raise ValueError("parameters has nothing to choose: expected one parameter or more with several values")
+        raise ValueError("parameters has nothing to choose: expected at least one parameter with several values")
     for name in arguments:
         if "choose_on_target" in name or name == "results.folder":
             raise ValueError(f"{name} is among the parameters: settings are chosen on the development set alone")
@@ -290,9 +290,9 @@ def find_kind(form: Mapping[str, Any]) -> str | None:
 def read_values(name: str, values: Any) -> Parameter:
     """Reads a parameter given as a list of values."""
     if not isinstance(values, list) or not values:
-        raise ValueError(f"values is {values!r}: expected a list of one value or more")
+        raise ValueError(f"values is {values!r}: expected a list of at least one value")
     if len(set(map(repr, values))) < len(values):
-        raise ValueError(f"values holds a value twice: {values}")
+        raise ValueError(f"values contains a value twice: {values}")
     nested = any(isinstance(value, list | dict) for value in values)
     choices = [json.dumps(value) for value in values] if nested else values
     return Parameter(name, CategoricalDistribution(choices), nested=nested)
@@ -319,5 +319,5 @@ def read_range(name: str, kind: str, form: Mapping[str, Any]) -> Parameter:
         raise ValueError(f"q is {quantum}: expected a number above 0")
     first, last = math.ceil(low / quantum - 1e-9), math.floor(high / quantum + 1e-9)
     if first > last:
-        raise ValueError(f"no multiple of q = {quantum} lies between {low} and {high}: expected a smaller q")
+        raise ValueError(f"no multiple of q = {quantum} is between {low} and {high}: expected a smaller q")
     return Parameter(name, IntDistribution(first, last, log=log), quantum)

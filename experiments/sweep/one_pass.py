@@ -18,15 +18,15 @@ PREFIX = "method."
 def explain_several(definition: Definition, sampler: str, total: int, config: Mapping[str, Any]) -> str | None:
     """Explains why a sweep needs several runs; None if one pass suffices."""
     if sampler != "grid":
-        return f"{sampler} chooses each point by those before"
+        return f"the sampler is {sampler}, not grid"
     names = [parameter.name for parameter in definition.parameters]
     if others := [name for name in names if not name.startswith(PREFIX) or name.count(".") > 1]:
-        return f"{', '.join(others)} is no argument of the method"
+        return f"{', '.join(others)} is not an argument of the method"
     if not config.get("method"):
         return "the command has no --method"
     if definition.metric != "val/miou":
         return f"the metric is {definition.metric}, not val/miou"
-    return "only part of the grid is wanted" if total < len(definition.list_grid()) else None
+    return "only part of the grid is requested" if total < len(definition.list_grid()) else None
 
 
 def run_one_pass(sweep: Sweep, values: Mapping[str, Any], report: ReportProgress) -> float:

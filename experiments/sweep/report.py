@@ -128,7 +128,7 @@ def write_sweep_report(sweep: Sweep, args: Sequence[str], details: Mapping[str, 
             content = f"{reason} on the development set.\n{yaml.safe_dump(to_plain(method), sort_keys=False)}"
             write_file(path, content.encode())
         test = make_test_command(args, best["values"], path if method else None)
-        text += f"Best: {name_point(best['values'])}, {score}. Test it, once:\n\n    {test}"
+        text += f"Best: {name_point(best['values'])}, {score}. Test it once:\n\n    {test}"
         picture = "\n\n![chart](sweep.png)"
         figure = draw_trials(definition, rows)
         for kind in ("png", "svg"):

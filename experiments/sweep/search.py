@@ -111,8 +111,8 @@ def open_sweep(definition: Definition, storage: BaseStorage, name: str, settings
     earlier = study.user_attrs.get("settings", settings)
     if differences := find_differences(earlier, settings):
         raise ValueError(
-            f"the study {name} is of other settings: {'; '.join(differences[:5])}. Expected the same settings to go "
-            "on, or another --name to begin anew"
+            f"the study {name} has different settings: {'; '.join(differences[:5])}. Expected the same settings to "
+            "resume it, or another --name to start over"
         )
     study.set_user_attr("settings", dict(settings))
     return study
@@ -188,7 +188,7 @@ class Sweep:
             if missing is None:
                 return False
             if self.alone and TrialState.RUNNING in states.values():
-                bar.set_description("another machine runs the grid, waiting for it")
+                bar.set_description("waiting for another machine that runs the grid")
                 time.sleep(WAIT)
                 continue
             drawn: dict[str, Any] = {}  # values fixed in advance, not left to the sampler

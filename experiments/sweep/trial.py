@@ -214,7 +214,7 @@ def refuse_targets(data: Any, place: str = "data") -> None:
         if members.get("choose_on_target"):
             raise TrialError(
                 f"{place}.choose_on_target is true: a sweep never chooses on a target. Use the development set, and "
-                "test once with what was chosen"
+                "test once with the chosen settings"
             )
         for name, member in members.items():
             refuse_targets(member, f"{place}.{name}")

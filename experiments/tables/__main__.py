@@ -27,12 +27,12 @@ def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
     add("--run", action="store_true", help="train and test what is missing, each once")
     world = "the paper's data sets, or generated scenes (default: %(default)s)"
     add("--world", choices=list(WORLDS), default="licensed", help=world)
-    add("--folder", type=to_path, help="holds EXPERIMENT/test/METHOD/results.json (default: outputs/tables/WORLD)")
+    add("--folder", type=to_path, help="with EXPERIMENT/test/METHOD/results.json (default: outputs/tables/WORLD)")
     add("--experiments", nargs="+", metavar="NAME", help="with --run: only these experiments")
-    settings = "published, or chosen on the development set (default: paper if licensed, selected on street_scenes)"
+    settings = "paper: published; selected: chosen on the development set (default: paper for licensed, else selected)"
     add("--settings", choices=["paper", "selected"], help=settings)
-    add("--jobs", type=PositiveInt, default=1, help="how many trainings and tests at a time (default: %(default)s)")
-    add("--page", type=to_path, help="also write all of it between the marks of this page")
+    add("--jobs", type=PositiveInt, default=1, help="trainings and tests to run in parallel (default: %(default)s)")
+    add("--page", type=to_path, help="also write all tables into this page, between its marks")
     add_quick(parser)
     return parse(parser, args)
 
@@ -47,7 +47,7 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
     policy = arguments.settings or world.policy
     if policy == "paper" and world.targets:
         raise ValueError(
-            f"--settings paper on {world.name}: expected selected, as the published settings belong to other images"
+            f"--settings paper on {world.name}: expected selected, as the published settings are for other data"
         )
     folder = arguments.folder or Path("outputs/tables") / (world.name + ("_quick" if arguments.quick else ""))
     return Plan(world, policy, folder, (*(QUICK if arguments.quick else ()), *arguments.options))
@@ -95,7 +95,7 @@ def run_tables(args: Sequence[str] | None = None) -> list[BuiltTable]:
     if arguments.run:
         tasks = list_tasks(plan, runs)
         trainings = sum(task.kind == "train" for task in tasks)
-        steps = f"{len(tasks)} steps to do, {trainings} of them trainings (or already done)"
+        steps = f"{len(tasks)} steps to do, {trainings} of them trainings (skipped if finished)"
         print(f"{steps}, in {plan.folder}", flush=True)
         failed = run_tasks(plan, tasks, arguments.jobs)
     built = []

@@ -23,7 +23,7 @@ from experiments.tables.results import is_done, read_results
 from experiments.tables.runs import Plan, Run, read_defaults, read_method
 
 KINDS = ("train", "select", "test")  # in order of execution
-KILLED = "its process was killed, or that of a step beside it: out of memory? Try fewer --jobs"
+KILLED = "its process, or that of a parallel step, was killed: out of memory? Try fewer --jobs"
 QUICK = (
     "--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.limit_val_batches=2",
     "--trainer.limit_test_batches=2",
@@ -90,7 +90,7 @@ def run_tasks(plan: Plan, tasks: Sequence[Task], jobs: int) -> list[str]:
             ready = []
             for task in group:
                 if task.list_needed(plan) & failed.keys():
-                    failed[task] = "what it needs failed"
+                    failed[task] = "a step that it needs failed"
                     left -= 1
                 else:
                     ready.append(task)
@@ -100,7 +100,7 @@ def run_tasks(plan: Plan, tasks: Sequence[Task], jobs: int) -> list[str]:
                     failed[task] = error
                 minutes, seconds = divmod(int(time.monotonic() - begin), 60)
                 outcome = "failed" if error else "done"
-                print(f"[{minutes:3d}:{seconds:02d}]  {task.title}: {outcome}; {left} of the steps left", flush=True)
+                print(f"[{minutes:3d}:{seconds:02d}]  {task.title}: {outcome}; {left} steps left", flush=True)
     return [f"{task.title}: {error}" for task, error in failed.items()]
 
 
@@ -167,7 +167,7 @@ def perform(plan: Plan, task: Task) -> str | None:
             raise
         path = plan.folder / task.experiment / "error.txt"
         write_file(path, traceback.format_exc().encode())
-        return f"{type(error).__name__}: {error} (more in {path})"
+        return f"{type(error).__name__}: {error} (traceback in {path})"
     return None
 
 

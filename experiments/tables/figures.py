@@ -132,7 +132,7 @@ def list_gains(built: BuiltTable, part: Part) -> Iterator[tuple[str, Run, list[t
             gains = [(name, gain) for name, gain in measure_gains(built.plan, run, domain) if math.isfinite(gain)]
         except SPOILT as error:
             reason = error if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {error}"
-            built.notes.append(f"{part.title}: {domain} is left out: {reason}")
+            built.notes.append(f"{part.title}: {domain} is skipped: {reason}")
             continue
         if gains:
             yield domain, run, gains
@@ -179,7 +179,7 @@ def draw_pictures(built: BuiltTable) -> None:
                 shown.append((name_column(built.plan, domain), text, picture))
                 continue
             built.notes.append(
-                f"{part.title}: {built.plan.find_results(run)} keeps no picture of {name}: test again with "
+                f"{part.title}: {built.plan.find_results(run)} has no picture of {name}: test again with "
                 "--results.report=true --results.panels=1 --results.overwrite=true"
             )
         if shown:

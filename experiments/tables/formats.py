@@ -13,8 +13,8 @@ CSV_HEADS = (
 FEW_IMAGES = {"miou": 1, "classwise_ece": 1}  # decimals of our numbers on generated scenes
 CONSTRUCTED = (
     "**A constructed demonstration, not evidence for the paper.** StreetScenes is drawn by this project, its targets "
-    "are haze, dusk and dust, its networks are small and trained for a few minutes. The paper's numbers are of real "
-    "photographs and large networks: they stand beside for orientation, without a difference."
+    "are haze, dusk and dust, its networks are small and trained for a few minutes. The paper's numbers are from "
+    "real photographs and large networks: they are shown for orientation only, without differences."
 )
 
 
@@ -108,7 +108,7 @@ def describe_table(built: BuiltTable) -> str:
     if any("ms_per_image" in part.metrics for part in built.parts):
         lines.append("Runtimes: ours is the median per image on that device, the paper's a GeForce RTX 2080.")
     if plan.world.targets and any(run.is_ensemble for run in plan.list_runs(table)):
-        lines.append(f"Ensembles are {plan.world.members} networks here, 10 in the paper.")
+        lines.append(f"Ensembles have {plan.world.members} networks here, 10 in the paper.")
     return " ".join(lines)
 
 
@@ -146,14 +146,14 @@ def make_page(built: BuiltTable, level: int = 1, place: str = "") -> str:
 def describe_missing(built: BuiltTable, commands: bool) -> str:
     """Describes how to produce the missing results: one command for all, and if wanted one for each run."""
     again = f"python -m experiments.tables {built.table.name} --run --world {built.plan.world.name}"
-    first = f"{DASH} is missing. All that is missing: `{again}`"
+    first = f"{DASH} is missing. To produce all missing results: `{again}`"
     if not commands:
         return first
     lines = [f"{first}. One by one:"]
     for run, (problem, command) in built.missing.items():
         unknown = built.plan.needs_selection(run) and built.plan.read_selection(run.experiment) is None
         more = ", with the settings that `experiments.protocol` chooses for this network" if unknown else ""
-        lines.append(f"- {problem}. Make it by{more}:\n  `{command}`")
+        lines.append(f"- {problem}. To produce it{more}:\n  `{command}`")
     return "\n".join(lines)
 
 

@@ -174,7 +174,7 @@ def read_part(path: Path, data: Mapping[str, Any]) -> Part:
         if unknown:
             raise ValueError(f"{where}: doubtful names {sorted(unknown)}, expected some of {data['columns']}")
         if bool(row.experiment) == bool(row.in_domain):
-            raise ValueError(f"{where}: expected one of experiment and in_domain")
+            raise ValueError(f"{where}: expected exactly one of experiment and in_domain")
         rows.append(row)
     return Part(**to_fields(data) | {"rows": tuple(rows)})
 

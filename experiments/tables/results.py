@@ -122,7 +122,7 @@ def read_results(plan: Plan, run: Run) -> dict[str, Any]:
     """
     path = plan.find_results(run) / SUMMARY
     if not path.exists():
-        raise ValueError(f"{path} is not there")
+        raise ValueError(f"{path} does not exist")
     try:
         summary = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse_constant)
         summary["images"] = {domain: scores["images"] for domain, scores in summary["domains"].items()}
@@ -145,23 +145,23 @@ def is_done(plan: Plan, run: Run) -> bool:
 
 def refuse_constant(text: str) -> float:
     """Rejects NaN and infinity in JSON by raising ValueError; results store null for missing values."""
-    raise ValueError(f"{text} is no number")
+    raise ValueError(f"{text} is not a finite number")
 
 
 def check_summary(plan: Plan, run: Run, summary: Mapping[str, Any]) -> str:
     """Returns why results do not belong to a run, or cannot be used; empty if they can."""
     if not summary["complete"]:
-        return "the run was interrupted (complete: false); the same command again goes on"
+        return "the run was interrupted (complete: false); run the same command again to resume"
     if summary["stage"] != run.stage:
-        return f"they are of a {summary['stage']} run, expected {run.stage}"
+        return f"they are from a {summary['stage']} run, expected {run.stage}"
     if plan.needs_selection(run) and plan.read_selection(run.experiment) is None:
-        return f"{plan.find_selection(run.experiment)}, what was chosen on the development set, is not there"
+        return f"{plan.find_selection(run.experiment)}, the settings chosen on the development set, does not exist"
     if wrong := check_method(plan.describe(run), summary["method"]):
         return wrong
     if run.is_ensemble and len(summary["method"]["checkpoints"]) != plan.world.members:
         return f"the ensemble has {len(summary['method']['checkpoints'])} networks, expected {plan.world.members}"
     if summary.get("temperature", 1.0) != 1.0:
-        return f"they have temperature {summary['temperature']}, expected 1.0"
+        return f"they use temperature {summary['temperature']}, expected 1.0"
     given = dict(option.split("=", 1) for option in (*plan.options, *run.options) if "=" in option)
     precision = given.get("--trainer.precision", "32-true")
     if summary.get("precision", "32-true") != precision:
@@ -211,7 +211,7 @@ def measure_gains(plan: Plan, run: Run, domain: str) -> list[tuple[str, float]]:
         other = plan.find_results(Run(run.experiment)) / RECORDS
         plain = read_domain(other, domain)
         if plain.keys() != records.keys():
-            raise ValueError(f"{other} has other images of {domain} than {path}: expected the same")
+            raise ValueError(f"{other} has different images of {domain} than {path}: expected the same")
     return [(name, score_record(record) - score_record(plain[name])) for name, record in records.items()]
 
 

@@ -80,7 +80,7 @@ class SegmentationNetwork(nn.Module):
 
         A subclass may override `compute_logits` instead; methods then run the whole network in every step.
         """
-        raise NotImplementedError(f"{type(self).__name__} has neither list_stages nor compute_logits: write one")
+        raise NotImplementedError(f"{type(self).__name__} has neither list_stages nor compute_logits: implement one")
 
     def compute_logits(self, image: Tensor) -> Tensor:
         """Maps a (B, 3, H, W) image to (B, K, H', W') logits, before they are upsampled to the image's size."""
@@ -105,7 +105,7 @@ class SegmentationNetwork(nn.Module):
         if min(height, width) < self.min_size:
             raise TooSmallError(
                 f"the image is {height}x{width} pixels (HxW): {type(self).__name__} with an output stride of "
-                f"{self.output_stride} expects {self.min_size} or more; give a larger image, or leave out the smallest "
+                f"{self.output_stride} expects {self.min_size} or more; use a larger image, or omit the smallest "
                 "scale"
             )
         return self.upsample(self.compute_logits(image), height, width)

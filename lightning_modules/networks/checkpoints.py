@@ -33,15 +33,15 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except Exception as error:  # torch and pickle raise errors of any type
         if "GLOBAL" in str(error):  # a class, or a function
             raise ValueError(
-                f"the checkpoint {path} holds a pickled module, or other objects that could run code: expected only "
-                "tensors. Save its weights: torch.save(network.state_dict(), PATH)"
+                f"the checkpoint {path} contains a pickled module, or other objects that could run code: expected "
+                "only tensors. Save its weights: torch.save(network.state_dict(), PATH)"
             ) from error
         raise ValueError(
             f"the checkpoint {path} cannot be read ({type(error).__name__}: {error}): expected one that `fit` wrote"
         ) from error
     if not isinstance(saved, Mapping):
         raise ValueError(
-            f"the checkpoint {path} holds {type(saved).__name__}: expected a state dict, or a dict that holds one"
+            f"the checkpoint {path} contains {type(saved).__name__}: expected a state dict, or a dict with one"
         )
     if is_state(saved):
         return {"state_dict": drop_count(saved)}
@@ -50,14 +50,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             others = [str(name) for name, value in saved.items() if name != key and is_state(value)]
             if others:
                 warnings.warn(
-                    f"{path}: using the weights under {key}; the file also holds {', '.join(others)}. To use those "
-                    "(averaged weights score differently), save them alone in a file",
+                    f"{path}: using the weights under {key}; the file also contains {', '.join(others)}. To use "
+                    "those (averaged weights score differently), save them to a file of their own",
                     stacklevel=2,
                 )
             return {**saved, "state_dict": drop_count(saved[key])}
     found = ", ".join(map(str, list(saved)[:8])) or "nothing"
     raise ValueError(
-        f"the checkpoint {path} holds {found}: expected weights, or weights under one of {', '.join(WRAPPERS)}"
+        f"the checkpoint {path} contains {found}: expected weights, or weights under one of {', '.join(WRAPPERS)}"
     )
 
 
@@ -88,7 +88,7 @@ def check_file(path: str | Path) -> None:
     elif begin[8:9] == b"{":
         kind = "a safetensors file (convert it: torch.save(safetensors.torch.load_file(OLD), NEW))"
     else:
-        kind = "empty" if not begin else "cut off" if begin[:2] == b"PK" else "not a file of torch.save"
+        kind = "empty" if not begin else "truncated" if begin[:2] == b"PK" else "not a torch.save file"
     raise ValueError(f"the checkpoint {path} cannot be read, it is {kind}: expected one that `fit` wrote")
 
 
@@ -146,8 +146,8 @@ def check_weights(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> Non
     bare = {strip(name.partition(".")[2]) for name in unknown}
     if len(copies) == 1 and own.keys() <= saved.keys() and bare <= {strip(name) for name in own}:
         raise ValueError(
-            f"the checkpoint holds a second copy of the network's weights, with names that begin with {copies.pop()}.: "
-            "expected one. Save the copy you want alone in a file"
+            f"the checkpoint contains a second copy of the network's weights, with names that begin with "
+            f"{copies.pop()}.: expected one. Save only the copy that you want to a file"
         )
 
 
@@ -167,7 +167,7 @@ def find_difference(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> s
     examples = [f"{key} is missing" for key in missing[:2]]
     examples += [f"{key} is not part of the network" for key in unknown[:2]]
     examples += [f"{key} is {found[key]}, the network has {shapes[key]}" for key in differing[:2]]
-    counts = f"{len(missing)} tensors missing, {len(unknown)} unknown, {len(differing)} of another shape"
+    counts = f"{len(missing)} tensors missing, {len(unknown)} unknown, {len(differing)} with another shape"
     return f"{counts} (e.g. {'; '.join(examples)})"
 
 
@@ -186,7 +186,7 @@ def fit_weights(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> dict[
     difference = find_difference(own, state)
     if difference is not None:
         raise ValueError(
-            f"the checkpoint is of another network: {difference}. Use the config that the checkpoint was trained "
-            "with: its config.yaml lies in the folder of the training run"
+            f"the checkpoint is from a different network: {difference}. Use the config that the checkpoint was trained "
+            "with: its config.yaml is in the folder of the training run"
         )
     return state

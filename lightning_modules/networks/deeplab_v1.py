@@ -66,10 +66,10 @@ class DeepLabV1(FCN):
         """Loads the tensors of a file."""
         if (weights.backbone, weights.num_classes) != (self.backbone.name, self.num_classes):
             raise ValueError(
-                f"{weights.path} holds {weights.backbone} with {weights.num_classes} classes, the network is "
-                f"{self.backbone.name} with {self.num_classes}: choose the backbone and the data's num_classes to fit"
+                f"{weights.path} contains {weights.backbone} with {weights.num_classes} classes, the network is "
+                f"{self.backbone.name} with {self.num_classes}: set the backbone and the data's num_classes to match"
             )
         difference = find_difference(self.state_dict(), weights.state)
         if difference is not None:
-            raise ValueError(f"{weights.path} is no file as the authors released it: {difference}")
+            raise ValueError(f"{weights.path} is not a file that the authors released: {difference}")
         self.load_state_dict(weights.state)

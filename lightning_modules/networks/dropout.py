@@ -33,6 +33,6 @@ def add_dropout(network: nn.Module, probability: float) -> None:
 
     if not replace_modules(network, add):
         raise ValueError(
-            f"{type(network).__name__} has no ReLU module to put a dropout behind: set dropout to 0, or use another "
+            f"{type(network).__name__} has no ReLU module to add dropout after: set dropout to 0, or use another "
             "network"
         )

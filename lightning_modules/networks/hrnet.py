@@ -49,7 +49,7 @@ class HRNet(SegmentationNetwork):
         super().__init__(num_classes, output_stride=4)
         check_initial_weights(weights, "imagenet")
         if not backbone.startswith("hrnet"):
-            raise ValueError(f"backbone is {backbone!r}: expected an HRNet of timm, e.g. hrnet_w18")
+            raise ValueError(f"backbone is {backbone!r}: expected an HRNet from timm, e.g. hrnet_w18")
         # An empty feature_location leaves out timm's layers for classification behind the branches.
         trunk = create_timm_model(backbone, weights, features_only=True, feature_location="", out_indices=(1, 2, 3, 4))
         fuse_bilinearly(trunk)

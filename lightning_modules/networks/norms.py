@@ -164,7 +164,7 @@ class InstanceBatchNorm2d(nn.Module):
     def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
         super().__init__()
         if num_features < 2:
-            raise ValueError(f"IBN-a of {num_features} channel: expected 2 or more, half for each norm")
+            raise ValueError(f"IBN-a with {num_features} channel: expected 2 or more, half for each norm")
         self.boundary = num_features // 2
         self.instance_norm = InstanceNorm2d(self.boundary, eps)
         self.batch_norm = nn.BatchNorm2d(num_features - self.boundary, eps, momentum)
@@ -266,7 +266,7 @@ def replace_norms(network: nn.Module, norm: Norm, stages: Sequence[str]) -> None
         blocks = [names for stage in stages if (names := list_blocks(network, stage))]
         if len(blocks) < 3:
             raise ValueError(
-                f"norm is {norm!r}, which is defined for residual networks alone, and {type(network).__name__} has "
+                f"norm is {norm!r}, which is defined only for residual networks, and {type(network).__name__} has "
                 "no stages of residual blocks as torchvision and timm build them: choose another norm, or a network on "
                 "ResNet or HRNet"
             )
@@ -305,8 +305,8 @@ def add_whitening(network: nn.Module, stages: Sequence[str]) -> None:
     before = [name for name in norms if not name.startswith(tuple(f"{stage}." for stage in stages))]
     if len(stages) < 4 or not before:
         raise ValueError(
-            f"norm is 'isw', but {type(network).__name__} has no stem in front of four named stages: expected a "
-            "network on ResNet, or TimmDeepLab"
+            f"norm is 'isw', but {type(network).__name__} has no stem followed by four named stages: expected a "
+            "network on ResNet or HRNet, or TimmDeepLab"
         )
     replace_norm(network, before[0], WhitenedNorm2d)
     for stage in stages[-4:][:2]:
@@ -359,7 +359,7 @@ def keep_activation(layer: nn.BatchNorm2d, norm: nn.Module) -> nn.Module:
     if isinstance(drop, nn.Module) and isinstance(act, nn.Module):
         return nn.Sequential(norm, drop, act)
     raise ValueError(
-        f"a {type(layer).__name__} does more than a BatchNorm2d, and what is not known: expected BatchNorm2d or timm's "
+        f"a {type(layer).__name__} differs from BatchNorm2d in an unknown way: expected BatchNorm2d or timm's "
         "BatchNormAct2d; set norm to batch"
     )
 

@@ -25,7 +25,7 @@ def fetch_imagenet_weights(weights: WeightsEnum, name: str) -> Mapping[str, Tens
         place = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(weights.url).path).name
         raise FileNotFoundError(
             f"ImageNet weights of {name} are not on this machine and could not be downloaded ({error}). "
-            f"Download {weights.url} on a machine with a network and put the file at {place}, "
+            f"Download {weights.url} on a machine with internet access and put the file at {place}, "
             "or set weights=None to train from scratch"
         ) from error
 
@@ -61,15 +61,15 @@ def create_timm_model(name: str, weights: Literal["imagenet"] | None, **argument
     timm = import_extra("timm")
     if not timm.is_model(name):
         raise ValueError(
-            f"timm {timm.__version__} knows no model {name!r}: expected a name that timm.list_models() lists"
+            f"timm {timm.__version__} has no model {name!r}: expected a name that timm.list_models() lists"
         )
     try:
         return timm.create_model(name, pretrained=weights == "imagenet", **arguments)
     except OSError as error:
         raise FileNotFoundError(
             f"ImageNet weights of {name} are not on this machine and could not be downloaded ({error}). Create the "
-            "network once on a machine with a network and copy what timm puts into its cache (the folder that HF_HOME "
-            "names), or set weights=None to train from scratch"
+            "network once on a machine with internet access and copy timm's cache (the folder set by HF_HOME), "
+            "or set weights=None to train from scratch"
         ) from error
 
 
@@ -83,7 +83,7 @@ def import_extra(name: str) -> Any:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"{error.name} is not installed: networks on timm's backbones need the optional extra, "
+            f"{error.name} is not installed: networks with timm backbones need the optional extra, "
             "pip install -e '.[timm]'"
         ) from error
 

@@ -46,7 +46,7 @@ def read_released(path: str | Path) -> ReleasedWeights:
     if not path.is_file():
         raise FileNotFoundError(
             f"the released weights {path} do not exist: expected a file such as resnet50_gta_alpha_0.1.pth, downloaded "
-            "from where the authors' README says"
+            "from the link in the authors' README"
         )
     saved = read_checkpoint(path)["state_dict"]
     state: dict[str, Tensor] = {}
@@ -62,7 +62,7 @@ def read_released(path: str | Path) -> ReleasedWeights:
         examples = ", ".join(list(saved)[:3]) or "nothing"
         head = "a" if "head.weight" in state else "no"
         raise ValueError(
-            f"{path} holds {len(saved)} tensors ({examples}, ...), with {len(blocks)} blocks in layer3 and {head} "
+            f"{path} contains {len(saved)} tensors ({examples}, ...), with {len(blocks)} blocks in layer3 and {head} "
             "cls_head: expected a released DeepLabv1 on ResNet-50 or ResNet-101"
         )
     values = {round(alpha, 6) for alpha in alphas.values()}

@@ -56,16 +56,16 @@ class Segmenter(SegmentationNetwork):
             )
         if not backbone.startswith("vit_"):
             raise ValueError(
-                f"backbone is {backbone!r}: expected a vision transformer of timm, e.g. vit_tiny_patch16_224"
+                f"backbone is {backbone!r}: expected a vision transformer from timm, e.g. vit_tiny_patch16_224"
             )
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout is {dropout}: expected a probability of 0 or more and below 1")
         for name, value in (("width", width), ("depth", depth), ("patch_size", patch_size)):
             if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}: expected a positive number, or None for the backbone's own")
+                raise ValueError(f"{name} is {value}: expected a positive number, or None for the backbone's own value")
             if value is not None and weights == "imagenet":
                 raise ValueError(
-                    f"{name} is {value}, but ImageNet weights fit the backbone's own alone: set it to None"
+                    f"{name} is {value}, but ImageNet weights fit only the backbone's own value: set it to None"
                 )
         changes: dict[str, Any] = {"embed_dim": width, "depth": depth, "patch_size": patch_size}
         if width is not None:

@@ -58,7 +58,7 @@ class TimmDeepLab(SegmentationNetwork):
         if output_stride not in (8, 16, 32):
             raise ValueError(f"output_stride is {output_stride}: expected 8, 16 or 32")
         if weights == "package" and backbone != PACKAGED:
-            raise ValueError(f"weights=package holds {PACKAGED} alone: for {backbone} set weights to imagenet or null")
+            raise ValueError(f"weights=package has only {PACKAGED}: for {backbone} set weights to imagenet or null")
         trunk: Any = create_timm_model(
             backbone,
             "imagenet" if weights == "imagenet" else None,

@@ -61,7 +61,7 @@ def measure_variances(network: nn.Module, maps: Sequence[str], pairs: Iterable[t
         sums = [total + one for total, one in zip(sums, found, strict=True)] if sums else found
         count += len(versions[0])
     if not count:
-        raise ValueError("there are no source images to choose what ISW whitens: expected one batch or more")
+        raise ValueError("there are no source images to choose the covariances for ISW: expected one batch or more")
     return [average_over_processes(total / count) for total in sums]
 
 

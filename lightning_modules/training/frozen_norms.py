@@ -25,8 +25,8 @@ class FrozenNorms(TrainingMethod):
         if not any(layer.running_mean is not None and layer.running_mean.any() for layer in norms):
             found = f"{len(norms)} BatchNorms that were never trained" if norms else "no backbone with BatchNorm"
             raise ValueError(
-                f"{type(network).__name__} has {found}: expected the statistics of ImageNet weights, to keep them. Set "
-                "model.network.init_args.weights, or take configs/model/timm_efficientnet_lite0.yaml"
+                f"{type(network).__name__} has {found}: expected the statistics of ImageNet weights, which are kept "
+                "frozen. Set model.network.init_args.weights, or use configs/model/timm_efficientnet_lite0.yaml"
             )
 
     def changing(self, network: nn.Module) -> AbstractContextManager[None]:

@@ -47,7 +47,10 @@ class FSDR(TrainingMethod):
     ) -> None:
         super().__init__()
         if bands < 2 or low < 0 or high < 0 or not 0 < low + high < bands:
-            raise ValueError(f"bands is {bands}, low {low}, high {high}: expected some of two or more bands to vary")
+            raise ValueError(
+                f"bands is {bands}, low {low}, high {high}: expected low and high of 0 or more, with a sum from 1 to "
+                "bands - 1"
+            )
         check_shares(probability=probability)
         check_least(1, images=images)
         self.learn_from = learn_from
@@ -95,7 +98,7 @@ class FSDR(TrainingMethod):
             if count >= self.images:
                 break
         if not count:
-            raise ValueError("there are no source images to learn from which bands vary: expected one batch or more")
+            raise ValueError("there are no source images to learn which bands vary: expected one batch or more")
         device = self.get_buffer("varying").device
         return average_over_processes((total / count).to(device, torch.float32))
 

@@ -78,7 +78,7 @@ class ISW(TrainingMethod):
         layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, WhitenedNorm2d)}
         if not layers:
             raise ValueError(
-                f"ISW whitens the maps of instance norms, of which {type(network).__name__} has none: expected a "
+                f"ISW whitens the outputs of instance norms, but {type(network).__name__} has none: expected a "
                 "network with norm=isw, e.g. --model.network.init_args.norm=isw"
             )
         self.maps, self.features = list(layers), list(layers)
@@ -140,4 +140,4 @@ def find_deep_stage(network: nn.Module) -> str:
     try:
         return name_deep_stages(network)[0]
     except ValueError as error:
-        raise ValueError(f"{error}; or --training.auxiliary=0, which does without the second classifier") from error
+        raise ValueError(f"{error}; or --training.auxiliary=0, which needs no second classifier") from error

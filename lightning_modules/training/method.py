@@ -206,8 +206,8 @@ def find_method_state(own: Mapping[str, Tensor], saved: Mapping[str, Any] | None
     shapes = [{key: value.shape for key, value in one.items()} for one in (own, state)]
     if found != name or shapes[0] != shapes[1]:
         raise ValueError(
-            f"the checkpoint was trained by {found}{' with other sizes' * (found == name)}, this run trains by {name}: "
-            "expected the same --training and its arguments to go on; to begin anew leave out --ckpt_path"
+            f"the checkpoint was trained by {found}{' with different sizes' * (found == name)}, this run uses {name}: "
+            "expected the same --training and arguments to continue; to start over, omit --ckpt_path"
         )
     return dict(state)
 

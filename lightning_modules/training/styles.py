@@ -32,11 +32,11 @@ class Styles:
             images = [*(read_style(path) for path in list_packaged()), *(draw_texture(n) for n in range(TEXTURES))]
         else:
             if not self.folder.is_dir():
-                raise FileNotFoundError(f"styles is {folder}, which is no folder: expected one with photographs")
+                raise FileNotFoundError(f"styles is {folder}, which is not a folder: expected one with photographs")
             paths = sorted(path for path in self.folder.rglob("*") if path.suffix.lower() in SUFFIXES)
             images = [read_style(path) for path in paths]
         if len(images) < least:
-            raise ValueError(f"{self.folder} holds {len(images)} images: expected {least} or more as styles")
+            raise ValueError(f"{self.folder} contains {len(images)} images: expected {least} or more as styles")
         self.images = torch.stack(images)
 
     def check_apart(self, datamodule: Any) -> None:
@@ -56,8 +56,8 @@ class Styles:
             other = place.expanduser().resolve()
             if own.is_relative_to(other) or other.is_relative_to(own):
                 raise ValueError(
-                    f"styles is {self.folder}, but {place} is read as a target of this run: expected photographs that "
-                    "are no target's, as nothing may be learned from one. Set --training.styles to another folder"
+                    f"styles is {self.folder}, but {place} is read as a target of this run: expected photographs from "
+                    "elsewhere, as nothing may be learned from a target. Set --training.styles to another folder"
                 )
 
     def draw(self, count: int) -> Tensor:

@@ -67,7 +67,7 @@ def name_deep_stages(network: nn.Module) -> tuple[str, str]:
         return f"backbone.{third}", f"backbone.{last}"
     if not isinstance(getattr(network, "backbone", None), ResNet):
         raise ValueError(
-            f"{type(network).__name__} has no backbone whose stages are known here: expected a network on a "
+            f"{type(network).__name__} has no backbone with known stages: expected a network on a "
             "ResNet (DeepLabV1, DeepLabV2, DeepLabV3Plus, FCN), or TimmDeepLab"
         )
     return "backbone.layer3", "backbone.layer4"

@@ -60,8 +60,9 @@ def test_what_trust_below_one_did_is_summed_up(tmp_path: Path) -> None:
         shares = [record["adaptation"] for record in records if record["domain"] == domain]
         for key in ("relabelled", "held_back"):
             assert scores[key] == pytest.approx(100 * sum(share[key] for share in shares) / len(shares))
-        said = f"{domain}: adaptation gave {scores['relabelled']:.1f} % of the pixels another class; "
-        assert f"{said}{scores['held_back']:.1f} % more" in (tmp_path / "half" / "report.html").read_text()
+        said = f"{domain}: adaptation changed the class of {scores['relabelled']:.1f} % of the pixels; "
+        said += f"with full trust it would have changed another {scores['held_back']:.1f} %"
+        assert said in (tmp_path / "half" / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -88,7 +89,7 @@ def test_a_page_that_cannot_be_made_loses_no_results(tmp_path: Path, monkeypatch
         raise OSError("no room")
 
     monkeypatch.setattr("callbacks.results.write_report", fail)
-    with pytest.warns(UserWarning, match=r"could not be made \(OSError: no room\).*python -m experiments\.report"):
+    with pytest.warns(UserWarning, match=r"could not be created \(OSError: no room\).*python -m experiments\.report"):
         assert run(tmp_path / "out", IaBN(), report=True)["complete"]
 
 

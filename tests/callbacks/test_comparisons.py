@@ -188,14 +188,14 @@ class TestEnsemble:
         misplaced = save(DeepLabV1("resnet10", 5, width=4), tmp_path / "misplaced.ckpt")
         for wrong, error, message in (
             (str(tmp_path / "nowhere.ckpt"), FileNotFoundError, r"nowhere\.ckpt does not exist: expected"),
-            (stranger, ValueError, r"another architecture than TinyNetwork .* no config\.yaml"),
+            (stranger, ValueError, r"a different architecture from TinyNetwork .* no config\.yaml"),
             (misplaced, ValueError, r"misplaced\.ckpt does not fit the network in the config"),
         ):
             with pytest.raises(error, match=message):
                 Ensemble([*paths, wrong]).check_network(network)
         config = "model: {network: {class_path: tests.fakes.TinyNetwork, init_args: {num_classes: 4}}}\n"
         (tmp_path / "config.yaml").write_text(config)
-        with pytest.raises(ValueError, match=r"four\.ckpt predicts 4 classes, the members before it 5"):
+        with pytest.raises(ValueError, match=r"four\.ckpt predicts 4 classes, but the members before it 5"):
             Ensemble([paths[0], save(TinyNetwork(4), tmp_path / "four.ckpt")]).predict(network, make_images(1))
 
 

@@ -74,8 +74,11 @@ def test_every_method_takes_alpha_by_layer(method: IaBN) -> None:
 @pytest.mark.parametrize(
     ("alpha", "message"),
     [
-        ({"stem_norm": 0.1, "layer3": 0.2}, r"no weight of layer4\.1: .* 3 such as stem_norm, layer3\.1, layer4\.1"),
-        ({**BY_LAYER, "layer": 0.1}, r"alpha has layer, which is no layer"),
+        (
+            {"stem_norm": 0.1, "layer3": 0.2},
+            r"no weight for layer4\.1: .* 3 BatchNorm layers, such as stem_norm, layer3\.1",
+        ),
+        ({**BY_LAYER, "layer": 0.1}, r"alpha names layer, which matches no BatchNorm"),
         ({**BY_LAYER, "layer3": 1.2}, r"alpha of layer3 is 1\.2: expected .*\[0, 1\]"),
         ({**BY_LAYER, "layer3": "much"}, r"alpha of layer3 is much: expected"),
         (True, r"alpha is True: expected"),
@@ -94,7 +97,7 @@ def test_alpha_comes_from_a_file(tmp_path: Path) -> None:
     assert Ensemble(["a.ckpt"], alpha=str(path)).alpha == BY_LAYER
     with pytest.raises(FileNotFoundError, match=r"alpha is .*nowhere\.yaml.: expected a number in \[0, 1\], a mapping"):
         IaBN(str(tmp_path / "nowhere.yaml"))
-    for text, message in (("alpha: 0.1", "holds no weights"), ("a: [", "is no YAML"), ("- 1", "holds no weights")):
+    for text, message in (("alpha: 0.1", "has no weights"), ("a: [", "is not valid YAML"), ("- 1", "has no weights")):
         path.write_text(text)
         with pytest.raises(ValueError, match=message):
             IaBN(str(path))

@@ -257,7 +257,7 @@ def test_a_manifest_that_is_none_is_an_error(text: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "predictions.json").write_text(text)
-    with pytest.raises(ValueError, match=r"predictions\.json is no manifest of predictions"):
+    with pytest.raises(ValueError, match=r"predictions\.json is not a manifest of predictions"):
         predict(out, FakeDataModule())
     predict(out, FakeDataModule(), overwrite=True)
     assert read_manifest(out)["complete"] is True
@@ -268,13 +268,13 @@ def test_results_among_the_images_are_refused(inside: str, photos: Path, tmp_pat
     monkeypatch.chdir(photos)
     before = sorted(photos.rglob("*"))
     for data in (FolderDataModule("."), TargetsDataModule([FakeDataModule(), FolderDataModule(str(photos))])):
-        with pytest.raises(ValueError, match="where images are read"):
+        with pytest.raises(ValueError, match="from which images are read"):
             predict(Path(inside), data)
     assert [path for path in sorted(photos.rglob("*")) if "lightning_logs" not in path.parts] == before
 
 
 def test_data_sets_of_one_name_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="2 data sets are called twin"):
+    with pytest.raises(ValueError, match="2 data sets are named twin"):
         predict(tmp_path / "out", TargetsDataModule([FakeDataModule("twin"), FakeDataModule("twin")]))
     assert not list(tmp_path.glob("out/*/*"))
 
@@ -287,7 +287,7 @@ def test_fallbacks_are_counted_over_all_runs(tmp_path: Path) -> None:
     predict(out, FakeDataModule("spoilt", 4, spoilt=1), method)
     counts = read_manifest(out)["domains"]["spoilt"]
     assert (counts["images"], counts["fallbacks"], counts["images_with_notes"]) == (4, 1, 1)
-    assert counts["notes"] == ["the image holds NaN or infinity"] and counts["images_not_finite"] == 0
+    assert counts["notes"] == ["the image contains NaN or infinity"] and counts["images_not_finite"] == 0
     predict(tmp_path / "plain", FakeDataModule(length=3, spoilt=1), outputs=["overlays", "confidence"])
     assert read_manifest(tmp_path / "plain")["domains"]["blocks"]["images_not_finite"] == 1
 

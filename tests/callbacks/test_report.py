@@ -32,7 +32,7 @@ from tests.fake_results import CLASSES, make_search, write_results
 
 def test_histogram_of_differences_counts_images_and_says_how_many_got_worse() -> None:
     near, far = draw_differences({"near": [-3.0, -1.0, 0.0, 2.0, 2.5, 8.5, 4.0, 6.0], "far": []}).axes
-    assert near.get_title() == "near\n25 % of 8 images worse" and far.get_title() == "far\nno image"
+    assert near.get_title() == "near\n25 % of 8 images worse" and far.get_title() == "far\nno images"
     worse, better = (
         {round(bar.get_x(), 6): bar.get_height() for bar in bars if bar.get_height()} for bars in near.containers
     )
@@ -217,7 +217,7 @@ def test_names_are_escaped_and_their_dollars_begin_no_formula(tmp_path: Path) ->
 def test_interrupted_run_says_how_far_it_came(tmp_path: Path) -> None:
     folder = write_results(tmp_path / "run", images=4, expected=10)
     page = show(folder)
-    assert "Incomplete: 8 of 20 images. The same command again goes on from here" in page.text
+    assert "Incomplete: 8 of 20 images. Run the same command again to resume" in page.text
     assert page.table["near"][9] == "4 of 10"
     (folder / "results.json").unlink()  # as after a kill
     lines = (folder / "records.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
@@ -231,15 +231,15 @@ def test_interrupted_run_says_how_far_it_came(tmp_path: Path) -> None:
 
 
 PLAIN = {"method": None, "baseline": False, "manifest": False}
-NO_POINT = "search.json holds no point with a mean IoU"
+NO_POINT = "search.json has no point with a mean IoU"
 
 
 @pytest.mark.parametrize(
     ("options", "files", "words"),
     [
         ({"baseline": False, "losses": False, "first": 0}, {}, ["(t-BN) was not scored", "losses of", "no pictures"]),
-        (PLAIN, {}, ["run.json is not there", "t-BN on near, far", "near: highest mean IoU"]),
-        (PLAIN, {"records.jsonl": ""}, ["records.jsonl is not there"]),
+        (PLAIN, {}, ["run.json is missing", "t-BN on near, far", "near: highest mean IoU"]),
+        (PLAIN, {"records.jsonl": ""}, ["records.jsonl is missing"]),
         (PLAIN, {"results.json": "{"}, ["on near, far"]),
         ({"images": 0, "expected": 3}, {}, ["Incomplete: 0 of 6 images", "Seg-TTT on no image yet"]),
         ({}, {"search.json": '{"parameters": ["psi"], "points": [{}]}'}, [NO_POINT]),
@@ -300,10 +300,10 @@ def test_several_folders_and_wrong_ones(tmp_path: Path, capsys: pytest.CaptureFi
     assert printed.out.split() == [str(folder / "report.html") for folder in (good[0], empty, good[1])]
     expected = [
         "nowhere does not exist: expected the folder of a test or validate run",
-        "other holds notes.txt: expected",
+        "other contains notes.txt: expected",
         "notes.txt is a file: expected",
-        "version holds files that cannot be read as those of a run",
-        "curves holds files that cannot be read",
+        "version contains files that cannot be read as those of a run",
+        "curves contains files that cannot be read",
     ]
     for words, error in zip(expected, printed.err.strip().splitlines(), strict=True):
         assert words in error

@@ -238,7 +238,7 @@ def test_online_tent_begins_anew_and_says_so(tmp_path: Path) -> None:
     run(tmp_path / "whole", Tent(**tent))
     stop_run(tmp_path / "cut", Tent(**tent), at=4)
     stop = Stop()
-    with pytest.warns(UserWarning, match=r"4 images are scored, but Tent KEEPS KNOWLEDGE .* predicted anew"):
+    with pytest.warns(UserWarning, match=r"4 images are already scored, but Tent KEEPS KNOWLEDGE .* predicted again"):
         run(tmp_path / "cut", Tent(**tent), stop)
     assert len(stop.names) == 9 and len(read_records(tmp_path / "cut" / "records.1.jsonl")) == 4
     assert read_all(tmp_path / "cut") == read_all(tmp_path / "whole")
@@ -254,7 +254,7 @@ def test_predictions_of_online_tent_do_not_go_on(tmp_path: Path) -> None:
     callbacks = [Tent(num_steps=1, episodic=False), Predictions(str(tmp_path / "out"), ["labels"])]
     cut, rest = (make_trainer(tmp_path, callbacks=callbacks, limit_predict_batches=limit) for limit in (2, 1.0))
     cut.predict(make_module(), datamodule=make_data())
-    with pytest.raises(ValueError, match="keeps knowledge between images, which is lost: it cannot go on"):
+    with pytest.raises(ValueError, match="keeps knowledge between images, which is lost, so it cannot be resumed"):
         rest.predict(make_module(), datamodule=make_data())
 
 
@@ -294,7 +294,7 @@ def test_a_search_over_online_tent_begins_anew_and_remembers_nothing(tmp_path: P
     run(tmp_path / "whole", search, stage="validate", module=module)
     stop_run(tmp_path / "cut", search, at=2, stage="validate", module=module)
     stop = Stop()
-    with pytest.warns(UserWarning, match="2 images are scored, but MethodSearch KEEPS KNOWLEDGE"):
+    with pytest.warns(UserWarning, match="2 images are already scored, but MethodSearch KEEPS KNOWLEDGE"):
         run(tmp_path / "cut", search, stop, stage="validate", module=module)
     assert len(stop.names) == 5 and read_search(tmp_path / "cut") == read_search(tmp_path / "whole")
 

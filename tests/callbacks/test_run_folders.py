@@ -83,7 +83,7 @@ def test_a_folder_that_another_run_writes_into_is_refused(stage: str, tmp_path: 
     holder = programs.start(["-c", hold, str(out)], tmp_path)
     try:
         wait_for((tmp_path / "held").exists)
-        message = rf"another run is writing into {out}: process {holder.pid} on .*another results.folder"
+        message = rf"another run is writing to {out}: process {holder.pid} on .*another results.folder"
         for _ in range(2):
             with pytest.raises(FolderInUseError, match=message):
                 trainer = make_trainer(tmp_path, callbacks=[Results(str(out), report=False)])

@@ -78,7 +78,7 @@ def test_method_is_removed_after_an_exception_and_another_can_follow(module, tmp
 @pytest.mark.parametrize(
     ("methods", "message"),
     [
-        ([IaBN(), TTA()], "IaBN is installed already, TTA cannot be as well"),
+        ([IaBN(), TTA()], "IaBN is already installed, so TTA cannot be"),
         ([IaBN(0.1)], "TinyNetwork"),
         ([SegTTT(0.0, trainable=["nowhere"])], "TinyNetwork"),
     ],
@@ -161,7 +161,7 @@ def test_fallbacks_are_counted_and_reported(module, tmp_path: Path) -> None:
     assert [record["adaptation"]["fallback"] for record in records] == [False, True, False, False]
     result = read_results(folder)["domains"]["blocks"]
     assert (result["fallbacks"], result["images_with_notes"], result["images"]) == (1, 1, 4)
-    assert result["notes"] == ["the image holds NaN or infinity"]
+    assert result["notes"] == ["the image contains NaN or infinity"]
     assert len(list((folder / "panels").glob("*/*.png"))) == 4
 
 
@@ -273,7 +273,7 @@ def test_kernels_that_fail_their_check_are_in_the_results(tmp_path: Path, monkey
         monkeypatch.setattr("callbacks.blended_norm._find_fault", find_fault)
         folder = tmp_path / str(len(expected))
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="IaBN runs by its plain formula")
+            warnings.filterwarnings("ignore", message="IaBN uses its plain formula")
             run(folder, IaBN(), data=make_targets())
         found = read_results(folder)["plain_formula"]
         assert {key.rpartition(" ")[0]: reason for key, reason in found.items()} == expected

@@ -162,7 +162,7 @@ def test_settings_outside_their_range_are_errors(arguments: dict[str, Any], mess
 def test_other_views_are_refused(name: str) -> None:
     sets = [{"flip": True}, {"scales": [1.0], "rotate": 90}, {"scales": None}, {"scales": [1.0], "flip": "no"}]
     for views in (*sets, 5, [], [{"scales": [1.0]}, {"scale": 1.0}]):
-        with pytest.raises(ValueError, match="a set with scales, and if wanted flip, grayscale and autocontrast"):
+        with pytest.raises(ValueError, match="a set with scales and optionally flip, grayscale and autocontrast"):
             SegTTT(**{name: views})
 
 

@@ -43,7 +43,7 @@ def test_results_carry_the_hash_of_the_selection(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "method, message",
     [
-        (IaBN(0.4), r"IaBN has alpha=0\.4, .*selection\.yaml chose 0\.3: expected what was chosen"),
+        (IaBN(0.4), r"IaBN has alpha=0\.4, .*selection\.yaml chose 0\.3: expected the chosen value"),
         (SegTTT(0.3, num_steps=1, scales=[0.5], semantics="released"), r"semantics=released, .* chose paper"),
         (SegTTT(alpha=0.3, num_steps=1), r"SegTTT has scales=\[0\.25, 0\.5, 0\.75\]"),
     ],
@@ -63,7 +63,7 @@ def test_a_departure_that_is_named_is_noted(tmp_path: Path) -> None:
         ValueError, match=r"departures names beta, which .* does not choose: expected some of alpha, num_steps"
     ):
         run(tmp_path, IaBN(1.0), departures=["beta"], overwrite=True)
-    with pytest.raises(ValueError, match=r"departures is set, results\.selection is not"):
+    with pytest.raises(ValueError, match=r"departures is set, but results\.selection is not"):
         Results(departures=["alpha"])
 
 

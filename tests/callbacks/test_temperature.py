@@ -112,11 +112,11 @@ def test_result_is_logged_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert logged["val/best_temperature"] == pytest.approx(callback.best_temperature)
     assert logged["val/nll_temperature_1"] == pytest.approx(logged["val/nll"], abs=1e-5)
     assert logged["val/nll_best_temperature"] <= min(callback.nll.values()) + 1e-6
-    assert f"--model.temperature={callback.best_temperature:.4g} in test and predict" in caplog.text
+    assert f"pass --model.temperature={callback.best_temperature:.4g} to test and predict" in caplog.text
 
 
 def test_best_value_at_an_end_is_said(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="the best temperature, 1, is the largest of those tried"):
+    with pytest.warns(UserWarning, match="the best temperature, 1, is the largest one tried"):
         found = search(make_module(), tmp_path, temperatures=(0.3, 0.5))
     assert found.best_temperature == 1.0
 

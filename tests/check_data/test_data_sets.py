@@ -127,7 +127,7 @@ def test_data_that_cannot_be_used_at_all_fail(check: Check, tmp_path: Path) -> N
     assert find_split(report, "mapillary", "val")["verdict"] == "UNUSABLE" and "v2.0" in out
     errors = {data_set["name"]: data_set["error"] for data_set in report["data_sets"] if data_set["failed"]}
     assert errors.keys() == {"gta", "idd", "mapillary"}
-    assert "read_mapping.zip" in errors["gta"] and "which holds nothing" in errors["idd"]
+    assert "read_mapping.zip" in errors["gta"] and "which contains nothing" in errors["idd"]
 
 
 @pytest.mark.usefixtures("official")
@@ -229,14 +229,14 @@ def test_the_report_is_whole_after_every_split(
     [
         ([], "SEGADAPT_DATA"),
         (["--root", "nowhere"], "nowhere is not a folder"),
-        (["--root", "empty"], "there is no data set in"),
-        (["--root", ".", "--datasets", "kitti"], "there is no data set kitti: expected some of gta, synthia"),
-        (["--data", "nowhere.yaml"], "there is no file nowhere.yaml"),
+        (["--root", "empty"], "empty contains no data set"),
+        (["--root", ".", "--datasets", "kitti"], "unknown data set kitti: expected some of gta, synthia"),
+        (["--data", "nowhere.yaml"], "nowhere.yaml does not exist"),
         (["--data", "text.yaml"], "text.yaml is not the YAML of a datamodule"),
         (["--data", "wrong.yaml"], "wrong.yaml is not the YAML of a datamodule"),
         (["--data", "generated.yaml"], "StreetScenesDataModule, which reads no files"),
-        (["--data", "folder.yaml", "--datasets", "other"], "there is no data set other: expected some of mine"),
-        (["--root", "cityscapes", "--write", "new.yaml"], "a YAML is only written for images of your own"),
+        (["--data", "folder.yaml", "--datasets", "other"], "unknown data set other: expected some of mine"),
+        (["--root", "cityscapes", "--write", "new.yaml"], "a YAML is only written for your own images"),
         (["--root", "cityscapes", "--json", "text.yaml/check.json"], "text.yaml/check.json cannot be written"),
     ],
 )

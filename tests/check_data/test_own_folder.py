@@ -81,7 +81,7 @@ def test_empty_lists_and_labels_that_count_for_nothing_fail(check_own: CheckOwn,
         write_image(path, np.full((4, 6), 255, dtype=np.uint8))
     code, splits, out = check_own(tmp_path / "own")
     assert code == 1 and splits["train"]["verdict"] == "NO LABELS"
-    assert "no pixel of its 2 label files belongs to a class, they hold the ids 255." in out
+    assert "no pixel of its 2 label files belongs to a class, they contain the ids 255." in out
 
 
 LAYOUTS = {  # how people lay out their folders: images, labels, and what is guessed
@@ -115,7 +115,7 @@ def test_a_folder_of_ones_own_is_understood_and_its_yaml_reads_it(layout: str, c
     written = yaml.safe_load(yaml_file.read_text())["init_args"]
     assert written["images"] == images and written["labels"] == masks
     assert written["ids"] == {3: "class_3", 7: "class_7", 9: "class_9"} and yaml_file.read_text() in out
-    assert "class_0 and so on are placeholders" in out and "ids count as: 3: class_3, 7: class_7, 9: class_9" in out
+    assert "class_0 and so on are placeholders" in out and "ids map to: 3: class_3, 7: class_7, 9: class_9" in out
     again, repeated, _, _ = check("--data", yaml_file)
     assert again == 0 and sum(found["read"] for found in repeated["data_sets"][0]["splits"]) == 3
     with Image.open(picture) as drawn:
@@ -157,7 +157,7 @@ def test_what_labels_may_not_mean_is_said(check_own: CheckOwn, tmp_path: Path) -
     code, splits, out = check_own(root)
     (warning,) = splits["train"]["warnings"]
     assert code == 0 and splits["train"]["verdict"] == "ok?" and warning in out
-    assert "car never occurs in 12 label files, which hold the ids 0-11. If they are not Cityscapes' 19" in warning
+    assert "car never occurs in 12 label files, which contain the ids 0-11. If they are not Cityscapes' 19" in warning
     ids, ignored = {0: "thing", 1: "thing", 5: "sky"}, [2, 3, 4, *range(6, 12)]
     _, splits, _ = check_own(root, classes=["thing", "sky"], ids=ids, ignored=ignored)
     (warning,) = splits["train"]["warnings"]
@@ -193,7 +193,7 @@ def test_what_happens_to_images_is_said(check_own: CheckOwn, tmp_path: Path, mon
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("classes: [no, yes, on]", "is False, expected str or dict: quote words that YAML reads as others"),
+        ("classes: [no, yes, on]", "is False, expected str or dict: quote words that YAML does not read as text"),
         ("classes: sky, road", "classes"),
         ("classes: {0: sky, 1: road}", "classes"),
         ("ids: {sky: 0}", "ids"),
@@ -222,7 +222,7 @@ def test_a_picture_is_drawn_of_any_names_and_its_failure_leaves_the_report(check
     for path in (tmp_path / "mine" / "images").iterdir():
         path.write_bytes(b"x")
     code, _, out, err = check("--root", tmp_path / "mine", "--picture", tmp_path / "picture.png")
-    assert code == 1 and "1 pair with an unreadable file" in out and "is not drawn" in err
+    assert code == 1 and "1 pair with an unreadable file" in out and "was not drawn" in err
 
 
 def test_a_path_below_home_is_found_as_main_finds_it(

@@ -126,7 +126,7 @@ ONE_CHANNEL = "expected labels with one channel"
 REFUSED: dict[str, tuple[Reader, str, Write, str]] = {
     "ids of more than 16 bits": (
         read_index, "a.tif", save(np.array([[7, 65543]], np.int32)),
-        r"holds numbers from 7 to 65543: expected ids in \[0, 65535\]",
+        r"contains numbers from 7 to 65543: expected ids in \[0, 65535\]",
     ),
     **{
         f"labels of mode {mode}": (
@@ -160,7 +160,7 @@ def test_ids_of_signed_numbers_are_from_0_on(kind: type, tmp_path: Path) -> None
     store(IDS.astype(kind))(tmp_path / "a.tif")
     assert np.array_equal(read_index(tmp_path / "a.tif"), IDS)
     store(np.where(IDS == 3, -1, IDS.astype(int)).astype(kind))(tmp_path / "a.tif")
-    with pytest.raises(DataError, match=r"a\.tif holds numbers from -1 to 2: expected ids in .*Save .* as 255"):
+    with pytest.raises(DataError, match=r"a\.tif contains numbers from -1 to 2: expected ids in .*Save .* as 255"):
         read_index(tmp_path / "a.tif")
 
 
@@ -176,5 +176,5 @@ def test_ids_of_signed_numbers_are_from_0_on(kind: type, tmp_path: Path) -> None
 )
 def test_an_image_without_a_known_white_is_an_error(values: np.ndarray, found: str, tmp_path: Path) -> None:
     store(values)(tmp_path / "a.tif")
-    with pytest.raises(DataError, match=rf"a\.tif holds {found}: expected 8 or 16 bits per channel"):
+    with pytest.raises(DataError, match=rf"a\.tif contains {found}: expected 8 or 16 bits per channel"):
         read_image(tmp_path / "a.tif")

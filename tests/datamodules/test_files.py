@@ -102,7 +102,7 @@ def test_roots_that_are_wrong_are_errors(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("SEGADAPT_DATA", str(tmp_path / "file"))
     with pytest.raises(DataError, match=r"\$SEGADAPT_DATA is .*file, which is not a folder"):
         SmallDataModule().find_root()
-    with pytest.raises(DataError, match=r"half, which holds readme\.txt: expected images/test/.* Unpack small\.zip"):
+    with pytest.raises(DataError, match=r"half, which contains readme\.txt: expected images/test/.* Unpack small\.zip"):
         SmallDataModule(str(tmp_path / "half")).find_root()
     monkeypatch.setenv("SEGADAPT_DATA", str(tmp_path / "half"))
     with pytest.raises(DataError, match="expected a folder small with images/test"):
@@ -166,7 +166,7 @@ def test_pairs_are_checked_in_order_and_broken_ones_left_out(tmp_path: Path, num
     assert [list(found.digests.values()) for found in check_dataset(dataset, [5, 0, 2])] == [["f"], ["a"], []]
 
     data = SmallDataModule(str(tmp_path), broken="skip")
-    with pytest.warns(UserWarning, match="left out 4 broken pairs of test: b, c, e, g"):
+    with pytest.warns(UserWarning, match="skipped 4 broken pairs of test: b, c, e, g"):
         loader = data.test_dataloader()
     assert [batch["name"] for batch in loader] == [["a"], ["d"], ["f"], ["h"]]
     assert data.describe()["broken"] == "skip"
@@ -178,12 +178,12 @@ def test_batches_of_different_sizes_are_errors(tmp_path: Path) -> None:
     for folder in ("images", "labels"):
         trees.shrink(tmp_path / folder / "test" / "b.png")
     loader = SmallDataModule(str(tmp_path), eval_batch_size=2).test_dataloader()
-    message = "a batch holds images of different sizes (36x50, 37x50): expected one size; set eval_batch_size to 1"
+    message = "a batch contains images of different sizes (36x50, 37x50): expected one size; set eval_batch_size to 1"
     with pytest.raises(ValueError, match=re.escape(message)):
         next(iter(loader))
     same = {"image": torch.zeros(3, 4, 4), "name": "a"}
     sizes = [same | {"mask": torch.zeros(height, 8)} for height in (8, 9)]
-    with pytest.raises(ValueError, match=r"a batch holds masks of different sizes \(8x8, 9x8\)"):
+    with pytest.raises(ValueError, match=r"a batch contains masks of different sizes \(8x8, 9x8\)"):
         collate(sizes)
     assert collate(sizes[:1] * 2)["mask"].shape == (2, 8, 8)
 

@@ -86,18 +86,18 @@ WRONG: dict[str, tuple[str, dict[str, Any], str]] = {  # the files, arguments, a
         IDD_LITE, {"images": "10", "labels": "gtFine/10", "exclude": ["*_inst*"], "broken": "skip"}, "none of the 2",
     ),
     "no such split": (
-        BY_SPLIT, {}, r"no images of test in .*holds images, labels: .*images/test\. Set root and images",
+        BY_SPLIT, {}, r"no images of test in .*contains images, labels: .*images/test\. Set root and images",
     ),
-    "empty": ("labels/a.txt", {}, r"no images of test in .*holds labels: expected \.jpg"),
+    "empty": ("labels/a.txt", {}, r"no images of test in .*contains labels: expected \.jpg"),
     "no labels": ("images/a.png labels/.hidden", {}, r"no labels for the 1 images of test in .*expected labels"),
     "one name": ("a.jpg a.png", {"images": "."}, r"a\.jpg and .*a\.png are both called a.*a pattern such as \*\.png"),
     "beside images": ("1.png images/3.png", {}, "has a folder images and 1 images beside it"),
     "polygons": (
-        "images/a.png labels/a.json", {}, r"labels as \.png.* found 1 files of other kinds in .*, e\.g\. a\.json. "
+        "images/a.png labels/a.json", {}, r"labels as \.png.* found 1 files of other types in .*, e\.g\. a\.json. "
         "Export the polygons",
     ),
     "arrays": ("images/a.png labels/a.npy", {}, r"found 1 files of other .*labels, e\.g\. a\.npy\. Export them"),
-    "WebP": ("images/a.png labels/a.webp", {}, "WebP is not read as labels, not even lossless"),
+    "WebP": ("images/a.png labels/a.webp", {}, "WebP labels are not read, even lossless ones"),
     "JPEG": ("images/a.png labels/a.jpg", {}, r"a\.jpg: expected labels as .png.*changes values near edges"),
     "another split": (
         "images/train/1.png images/Validation/1.png", {}, r"no images .*: \{val: Validation, train: train\}",
@@ -155,7 +155,7 @@ def test_files_without_a_partner_are_named_or_skipped(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=said):
         list_names(make_module(tmp_path))
     data = make_module(tmp_path, broken="skip")
-    with pytest.warns(UserWarning, match="left out 3 broken pairs of test: b, c, d"):
+    with pytest.warns(UserWarning, match="skipped 3 broken pairs of test: b, c, d"):
         assert list_names(data) == ["a"]
     assert data.describe()["left_out"]["test"] == [{"name": name, "why": "missing"} for name in "bcd"]
     with pytest.raises(DataError, match=r"there is no file .*d\.png"):
@@ -222,10 +222,10 @@ def test_fractions_are_disjoint_complete_and_depend_on_names_alone(tmp_path: Pat
         ("elsewhere/c/1.png", "c/1"),
         ("own/images/c/1", "c/1"),
         ("1", r"1 could be c/1, d/1: expected one image"),
-        ("a/1", "a/1 is none of the 7 images"),
-        ("b/2", "b/2 is none of the 7 images: expected"),
-        ("xa/1", "xa/1 is none"),
-        ("images/a.png labels/b.png", r"labels/b.png is not the label of the image a, .* is .*labels/a\.png"),
+        ("a/1", "a/1 is not one of the 7 images"),
+        ("b/2", "b/2 is not one of the 7 images: expected"),
+        ("xa/1", "xa/1 is not one"),
+        ("images/a.png labels/b.png", r"labels/b.png is not the label of the image a; .* is .*labels/a\.png"),
         ("images/a.png labels/nowhere.png", "labels/nowhere.png is not the label of the image a"),
         ("images/a.png /home/me/labels/b.png", "/home/me/labels/b.png is not the label of the image a"),
         ("# none", r"test\.txt lists no images: expected one per line"),

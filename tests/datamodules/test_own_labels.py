@@ -44,12 +44,12 @@ MEANINGS: dict[str, tuple[Any, dict[str, Any], Any]] = {
     "8 bits": (IDS8, {"ids": TO_CLASSES, "ignored": [9]}, [[3, 0, 3], [3, 255, 255]]),
     "unknown ids": (
         IDS16, {"ids": {7: "road", 0: "sky", 300: "car"}},
-        "hold the ids 9, 65535, expected only 0, 7, 255, 300. Say what they are in ids",
+        "contain the ids 9, 65535, expected only 0, 7, 255, 300. Define them in ids",
     ),
     "0 is ignored": (row(0, 1, 2), SKY_ROAD | {"ignored": [0], "ids": {1: "sky", 2: "road"}}, [[255, 0, 1]]),
     "255 as a class": (row(255), {"ids": {255: "sky"}}, [[0]]),
     "id c is class c": (row(*range(253)), {"classes": MANY}, [[*range(253)]]),
-    "one too many": (row(0, 2), {"classes": MANY[:2]}, "hold the ids 2, expected only 0-1, 255"),
+    "one too many": (row(0, 2), {"classes": MANY[:2]}, "contain the ids 2, expected only 0-1, 255"),
     "16 classes": (row(7, 22, 33), SIXTEEN | {"ids": {7: "road", 22: "terrain", 33: "bicycle"}}, [[0, 255, 15]]),
     "16 of the train ids": (row(0, 9, 18, 255), SIXTEEN, [[0, 255, 15, 255]]),
     "gathered": (
@@ -104,7 +104,7 @@ def test_what_label_colours_may_not_mean_is_said(tmp_path: Path) -> None:
     dataset = data.make_dataset("test", data.evaluation_transform)
     assert data.find_warnings(dataset, look_at(dataset, number=1), "mine") == [
         "mine: sky, road never occurs in 1 label files. If it should, correct label_colours",
-        "mine: 100% of the label pixels are ignored, in training and scores, as their colours stand for no class. If "
+        "mine: 100% of the label pixels are ignored, in training and scores, as their colours map to no class. If "
         "they should, correct label_colours or ignored",
     ]
 
@@ -160,14 +160,14 @@ def test_a_class_that_a_first_look_misses_is_looked_for(
             {"classes": ["sky", "road", "box"], "ignored": [2]},
             r"which is the id of box .* \{0: sky, 1: road, 3: box\}",
         ),
-        ({"classes": ["sky", "road", "Sky"]}, "all different .not only in case or spaces"),
+        ({"classes": ["sky", "road", "Sky"]}, "all different .ignoring case and spaces"),
         ({"classes": ["sky ", "sky"]}, "all different"),
         ({"ids": {1: "lawn"}, "classes": None}, r"no class 'lawn': expected one of road, .*, or a class of Cityscapes"),
         ({"classes": ["car", "sky"], "ids": {1: "truck"}}, "no class 'truck': expected one of car, sky$"),
-        (SKY_ROAD | {"ignored": [0]}, r"ignored holds 0.*set ids, e\.g\. \{1: sky, 2: road\}"),
+        (SKY_ROAD | {"ignored": [0]}, r"ignored contains 0.*set ids, e\.g\. \{1: sky, 2: road\}"),
         ({"classes": ["", "road"]}, "expected 2 to 253 names"),
         ({"exclude": ["*_inst*"], "pairs": "pairs.csv"}, "exclude and pairs are both set"),
-        ({"exclude": [""]}, "exclude holds an empty pattern"),
+        ({"exclude": [""]}, "exclude contains an empty pattern"),
         *(
             ({"splits": splits}, "splits")
             for splits in ({"train": 0.8, "val": 0.3}, {"train": -0.1}, {"train": 0.5, "val": "val"}, {"trian": 0.5})

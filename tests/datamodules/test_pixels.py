@@ -233,7 +233,7 @@ TEXT.add_text("Comment", "x" * 3_000_000, zip=True)
 @pytest.mark.parametrize("name", SEVERAL)
 def test_files_of_several_pictures_are_errors(name: str, read: Reader, tmp_path: Path) -> None:
     PICTURE.save(tmp_path / name, save_all=True, append_images=[OTHER], **SEVERAL[name])
-    with pytest.raises(DataError, match=rf"{name} holds 2 pages or frames: expected one.*Save the one"):
+    with pytest.raises(DataError, match=rf"{name} has 2 pages or frames: expected one.*Save only the one"):
         read(tmp_path / name)
 
 
@@ -272,7 +272,7 @@ def test_16_bit_images_that_are_almost_black_are_named(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         loader = FolderDataModule(str(tmp_path), num_workers=0).predict_dataloader()
-    said = [str(warning.message) for warning in caught if "16-bit images hold" in str(warning.message)]
+    said = [str(warning.message) for warning in caught if "16-bit images have" in str(warning.message)]
     assert len(said) == bool(found) and all(re.search(found, text) for text in said)
     assert loader.dataset.check(0).brightest == [values.max()]  # of check_data
 

@@ -203,7 +203,7 @@ def test_instances_of_cityscapes_are_16_bits_that_agree_with_the_labels() -> Non
         instances, labels = dataset.load_ids(index), vendors.load_ids(index)
         assert instances.dtype == np.uint16 and instances.max() >= 24000
         assert np.array_equal(np.where(instances >= 1000, instances // 1000, instances), labels)
-        with pytest.raises(DataError, match=r"the labels hold the ids .*26\d\d\d"):
+        with pytest.raises(DataError, match=r"the labels contain the ids .*26\d\d\d"):
             dataset.load_mask(index)
 
 

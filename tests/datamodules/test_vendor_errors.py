@@ -113,7 +113,7 @@ def test_broken_pairs_are_named_or_left_out_and_reported(
 
     data = open_module(module, root, broken="skip")
     whole, _ = data.find_pairs(data.test_split, labelled=False)
-    with pytest.warns(UserWarning, match="left out 1 broken pair"):
+    with pytest.warns(UserWarning, match="skipped 1 broken pair"):
         names = [batch["name"][0] for batch in data.test_dataloader()]
     ((name, why),) = {tuple(entry.values()) for entry in data.describe()["left_out"][data.test_split]}
     assert why == kind and pair[0].name.startswith(name.rpartition("/")[2])

@@ -153,7 +153,7 @@ def test_the_final_wilddash_without_its_panoptic_files_is_not_taken_for_the_beta
 
 @pytest.mark.parametrize(
     ("place", "said"),
-    [("v2.0", "holds only v2.0"), ("labels", r"66-123.*v2\.0"), ("palette", "has the palette of v2.0")],
+    [("v2.0", "contains only v2.0"), ("labels", r"66-123.*v2\.0"), ("palette", "has the palette of v2.0")],
 )
 def test_mapillary_v2_is_refused(place: str, said: str, tmp_path: Path) -> None:
     trees.write_mapillary(tmp_path, ["v2.0" if place == "v2.0" else ""])

@@ -137,7 +137,7 @@ NORMS = ["switchable", "batch_instance", "ibn_a", "ibn_b"]
 @pytest.mark.parametrize("name", ["deeplab_v1", "deeplab_v3_plus_8", "fcn8s_bn", "hrnet"])
 def test_other_norms_train_and_adapt_or_are_refused(name: str, norm: str) -> None:
     if name == "fcn8s_bn" and norm.startswith("ibn"):
-        with pytest.raises(ValueError, match="defined for residual networks alone"):
+        with pytest.raises(ValueError, match="defined only for residual networks"):
             make(name, norm=norm)
         return
     network, images = make(name, norm=norm), make_images(2, 67, 83)
@@ -180,13 +180,16 @@ def test_dropout_is_live_in_training_only_and_adds_no_key(name: str) -> None:
         (lambda: FCN8s("vgg19", 4), "unknown backbone 'vgg19': expected one of vgg16, vgg16_bn"),
         (lambda: FCN8s("vgg16", 4, None, 0), "width is 0"),
         (lambda: FCN8s("vgg16", 4, "imagenet", 8), "need width=64, the backbone has width=8"),
-        (lambda: HRNet(19, "resnet18"), "backbone is 'resnet18': expected an HRNet of timm"),
-        (lambda: HRNet(19, "hrnet_w17"), "knows no model 'hrnet_w17'"),
+        (lambda: HRNet(19, "resnet18"), "backbone is 'resnet18': expected an HRNet from timm"),
+        (lambda: HRNet(19, "hrnet_w17"), "has no model 'hrnet_w17'"),
         (lambda: TimmDeepLab(5, output_stride=4), "output_stride is 4: expected 8, 16 or 32"),
-        (lambda: TimmDeepLab(5, "resnet18", "package"), "weights=package holds tf_efficientnet_lite0 alone"),
+        (lambda: TimmDeepLab(5, "resnet18", "package"), "weights=package has only tf_efficientnet_lite0"),
         (lambda: Segmenter(5, norm="switchable"), "a vision transformer has no BatchNorm"),
         (lambda: Segmenter(5, dropout=1.0), "dropout is 1.0: expected a probability"),
-        (lambda: Segmenter(5, weights="imagenet", depth=2), "depth is 2, but ImageNet weights fit the backbone's own"),
+        (
+            lambda: Segmenter(5, weights="imagenet", depth=2),
+            "depth is 2, but ImageNet weights fit only the backbone's own",
+        ),
         (lambda: Segmenter(5, width=100), "width is 100: expected a multiple of 64"),
         (lambda: Segmenter(5, depth=0), "depth is 0: expected a positive number"),
         (lambda: Segmenter(5, "resnet18"), "backbone is 'resnet18': expected a vision transformer"),

@@ -179,7 +179,7 @@ def test_record_gives_back_every_digit_and_adding_leaves_the_terms_alone() -> No
 @pytest.mark.parametrize("value", [3, 254, -1])
 def test_value_that_is_no_class_is_a_clear_error(value: int) -> None:
     mask = torch.tensor([[0, 0], [0, value]])
-    message = rf"holds the values \[{value}\], the network has 3 classes"
+    message = rf"contains the values \[{value}\], the network has 3 classes"
     with pytest.raises(ValueError, match=message):
         fetch_scores([score_image(torch.rand(3, 2, 2), mask)], mask[None])
     with pytest.raises(ValueError, match=message):

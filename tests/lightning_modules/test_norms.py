@@ -211,7 +211,7 @@ def test_a_copy_is_equal_and_iabn_adapts_the_batch_norm_that_is_left(norm: str) 
 
 def test_iabn_on_switchable_norm_is_a_clear_error_and_methods_without_it_work() -> None:
     network, image = DeepLabV1("resnet10", 5, width=4, norm="switchable").eval(), make_images(1)
-    with pytest.raises(ValueError, match="Switchable Norms mix in the image's own statistics"):
+    with pytest.raises(ValueError, match="Switchable Norms blend in the image's own statistics"):
         IaBN(0.1).check_network(network)
     assert TTA(0.0, scales=(0.5, 1.0)).predict(network, image).isfinite().all()
     assert SegTTT(0.0, num_steps=1, scales=(0.5, 1.0)).predict(network, image).isfinite().all()
@@ -242,9 +242,9 @@ def test_activations_of_other_norms_stay() -> None:
         (lambda: replace_norms(TinyNetwork(norm=None), "switchable", ()), "TinyNetwork has no 2d BatchNorm to replace"),
         (
             lambda: replace_norms(TinyNetwork(norm=NormAct2d), "switchable", ()),
-            "NormAct2d does more than a BatchNorm2d",
+            "NormAct2d differs from BatchNorm2d",
         ),
-        (lambda: InstanceBatchNorm2d(1), "IBN-a of 1 channel"),
+        (lambda: InstanceBatchNorm2d(1), "IBN-a with 1 channel"),
     ],
 )
 def test_what_cannot_be_replaced_is_a_clear_error(make: Callable[[], object], message: str) -> None:

@@ -133,7 +133,7 @@ def test_checkpoint_of_another_network_is_an_error_that_names_what_differs(tmp_p
     torch.save({"state_dict": state, "pytorch-lightning_version": "2.6.1", "epoch": 0, "global_step": 0}, path)
     module = make_module()
     before = {key: value.clone() for key, value in module.state_dict().items()}
-    with pytest.raises(ValueError, match=f"(?s)the checkpoint is of another network.*{message}"):
+    with pytest.raises(ValueError, match=f"(?s)the checkpoint is from a different network.*{message}"):
         trainer.test(module, datamodule=FakeDataModule(), ckpt_path=str(path), weights_only=True)
     assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
 

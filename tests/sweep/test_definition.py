@@ -61,7 +61,7 @@ def test_a_parameter_with_one_value_is_not_chosen(form: dict[str, Any]) -> None:
         ({"distribution": ["uniform"], "min": 0, "max": 1}, r"\['uniform'\] is not supported here"),
         ({"distribution": "log_uniform", "min": -3, "max": 0}, "'log_uniform' is not supported"),
         ({"parameters": {"a": {"value": 1}}}, "the form .* is not supported"),
-        ({"values": []}, "expected a list of one value or more"),
+        ({"values": []}, "expected a list of at least one value"),
         ({"values": [1, 1]}, "a value twice"),
         ({"values": [1, 2], "probabilities": [0.5, 0.5]}, "probabilities not supported"),
         ({"min": 1}, "max missing"),
@@ -122,9 +122,9 @@ def test_other_ways_to_write_numbers(tmp_path: Path) -> None:
             {"command": ["${program}", "validate", "--config=${envvar:SEGADAPT_EXPERIMENT}", "${args}"]},
             "is not set: expected --experiment EXPERIMENT.yaml, or export SEGADAPT_EXPERIMENT",
         ),
-        ({"program": "nowhere.py"}, "start this in the folder of main.py"),
-        ({"method": "random"}, "nothing says how many trials random has"),
-        ({"parameters": {"method.alpha": {"min": 0.0, "max": 1.0}}}, "has no end of values"),
+        ({"program": "nowhere.py"}, "run this command in the folder of main.py"),
+        ({"method": "random"}, "the number of random trials is not set"),
+        ({"parameters": {"method.alpha": {"min": 0.0, "max": 1.0}}}, "has infinitely many values"),
     ],
 )
 def test_refusals(
@@ -152,11 +152,11 @@ def test_files_that_are_no_sweep(text: str | None, message: str, tmp_path: Path)
     ("options", "more", "message"),
     [
         ((), ("--data.choose_on_target=true",), "a sweep never chooses on a target"),
-        (("--checkpoint=none.ckpt",), (), "none.ckpt is not there"),
-        ((), ("--method.alpha=0.4",), r"error: --method.alpha after -- would replace .*sweep\.yaml"),
-        ((), ("--method.alpha", "0.4"), "--method.alpha after -- would replace"),
-        ((), ("--data.seed=1", "--method=TTA"), "--method after -- would replace"),
-        ((), ("--method", "TTA"), "--method after -- would replace"),
+        (("--checkpoint=none.ckpt",), (), "none.ckpt does not exist"),
+        ((), ("--method.alpha=0.4",), r"error: --method.alpha after -- would override .*sweep\.yaml"),
+        ((), ("--method.alpha", "0.4"), "--method.alpha after -- would override"),
+        ((), ("--data.seed=1", "--method=TTA"), "--method after -- would override"),
+        ((), ("--method", "TTA"), "--method after -- would override"),
     ],
 )
 def test_options_that_would_spoil_the_choice_are_refused(
