@@ -14,6 +14,7 @@ from torch import nn
 from callbacks.method import require_segmentation
 from callbacks.run.records import find_method, to_plain
 
+DIGEST = re.compile(r"[0-9a-f]{64}")  # SHA-256
 NAMED = 5  # maximum number of settings that an error names
 WAYS_OUT = "another results.folder, or --results.overwrite=true"
 
@@ -147,7 +148,14 @@ def find_differences(earlier: Mapping[str, Any], settings: Mapping[str, Any]) ->
     """Describes each setting that differs, with its earlier and its current value."""
     before, now = flatten(earlier), flatten(settings)
     keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-    return [f"{key} was {before.get(key)}, is now {now.get(key)}" for key in keys]
+    return [explain_difference(key, before.get(key), now.get(key)) for key in keys]
+
+
+def explain_difference(key: str, before: Any, now: Any) -> str:
+    """Says how a setting differs; of digests only that they do, and for images what they depend on."""
+    if all(isinstance(value, str) and DIGEST.fullmatch(value) for value in (before, now)):
+        return f"{key} differs" + key.endswith("fingerprint") * " (name, size or modification time of a file)"
+    return f"{key} was {before}, is now {now}"
 
 
 def check_settings(
