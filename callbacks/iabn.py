@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from callbacks.adaptation.alpha import Alpha, is_blended, read_alpha, spread_alpha
+from callbacks.adaptation.refinement import check_refine, refine_edges
 from callbacks.blended_norm import normalize_blended
 from callbacks.method import Method
 from lightning_modules.networks.norms import SwitchableNorm2d
@@ -216,14 +217,17 @@ class IaBN(Method):
     Args:
         alpha: Weight of the test image's statistics in [0, 1]: 0 is t-BN, 1 is p-BN. The paper chose 0.1. For a weight
             per layer, a mapping from module names to weights, or a file written by `experiments.learn_alpha`.
+        refine: Number of iterations that align the prediction with the image's edges, as `refine_edges` does; 0 is
+            the paper's.
 
     Raises:
-        ValueError: If alpha is outside [0, 1].
+        ValueError: If an argument is outside its range.
     """
 
-    def __init__(self, alpha: Alpha = 0.1) -> None:
+    def __init__(self, alpha: Alpha = 0.1, refine: int = 0) -> None:
         super().__init__()
         self.alpha = read_alpha(alpha)
+        self.refine = check_refine(refine)
 
     def check_network(self, network: nn.Module) -> None:
         """Raises ValueError if the network has no BatchNorm."""
@@ -233,4 +237,4 @@ class IaBN(Method):
         """Predicts one image; see `Method.adapt`."""
         self.check_network(network)
         with adaptive_batch_norm(network, self.alpha):
-            return predict_plainly(network, image)
+            return refine_edges(predict_plainly(network, image), image, self.refine)

@@ -4,6 +4,7 @@ Source: paper, Sec. 4, Eq. 5-8; Sec. 5.2 and Appendix C for the settings.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ from callbacks.adaptation.alpha import Alpha, read_alpha
 from callbacks.adaptation.outcome import check_trust
 from callbacks.adaptation.parameters import check_is_list, counting_values, select_parameters
 from callbacks.adaptation.passes import Passes
+from callbacks.adaptation.refinement import check_refine, refine_edges
 from callbacks.adaptation.steps import check_steps, evaluating, in_float16, moving, seeded, take_step, try_scales
 from callbacks.adaptation.stopping import Deadline, Pace
 from callbacks.iabn import adaptive_batch_norm, check_batch_norm
@@ -26,8 +28,8 @@ from lightning_modules.semantics import Semantics, check_semantics
 
 DEFAULT_TRAINABLE = ("layer3", "layer4", "head")
 # Arguments that do not affect the mean over the label views; and those that do not affect the steps.
-LEAVE_THE_VIEWS = ("psi", "num_steps", "lr", "trainable", "final_views", "trust")
-LEAVE_THE_STEPS = ("num_steps", "trust")
+LEAVE_THE_VIEWS = ("psi", "num_steps", "lr", "trainable", "final_views", "trust", "refine")
+LEAVE_THE_STEPS = ("num_steps", "trust", "refine")
 SWITCHES = {"flip": True, "grayscale": False, "autocontrast": False}  # defaults of a view set
 UNLABELLED = "no pixel passed the confidence threshold, so no step was taken"
 
@@ -65,6 +67,8 @@ class SegTTT(Method):
             predicts the image alone, as the paper does.
         trust: Weight of the adapted prediction in [0, 1]; the rest is IaBN's prediction without adaptation. Values
             below 1 hurt fewer images and gain a little less. The paper uses 1.
+        refine: Number of iterations that align the prediction with the image's edges, as `refine_edges` does; 0 is
+            the paper's.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -87,6 +91,7 @@ class SegTTT(Method):
         label_views: ViewSets | None = None,
         final_views: ViewSets | None = None,
         trust: float = 1.0,
+        refine: int = 0,
     ) -> None:
         super().__init__()
         check_psi(psi)
@@ -110,6 +115,7 @@ class SegTTT(Method):
         self.label_views = label_views
         self.final_views = final_views
         self.trust = check_trust(trust)
+        self.refine = check_refine(refine)
         self.views = make_views(scales, flip, grayscale) if label_views is None else read_views(label_views)
         self._final = None if final_views is None else read_views(final_views)
         self.time_budget_ms = time_budget_ms
@@ -149,7 +155,7 @@ class SegTTT(Method):
                     for count, outcome in zip(counts, try_scales(adapt, image.device), strict=True):
                         for number, variant in same_steps:
                             if variant.num_steps == count:
-                                yield number, variant._temper(outcome, own)
+                                yield number, variant._finish(outcome, own, image)
 
     def _fuse(self, network: nn.Module, image: Tensor) -> tuple[Tensor, int]:
         """Returns the (1, K, H, W) mean over views, and the number of copies of the image in each step's batch."""
@@ -198,9 +204,11 @@ class SegTTT(Method):
         logits = predict_logits(network, image) if self.semantics == "released" else passes.predict()
         return logits.float().softmax(dim=1)
 
-    def _temper(self, outcome: Adaptation, own: Tensor | None) -> Adaptation:
-        """Mixes an outcome with IaBN's unadapted (1, K, H, W) prediction if trust is below 1."""
-        return outcome if own is None or self.trust == 1 else outcome.temper(own, self.trust)
+    def _finish(self, outcome: Adaptation, own: Tensor | None, image: Tensor) -> Adaptation:
+        """Mixes an outcome with IaBN's unadapted (1, K, H, W) prediction if trust is below 1, then refines it."""
+        if own is not None and self.trust < 1:
+            outcome = outcome.temper(own, self.trust)
+        return replace(outcome, probabilities=refine_edges(outcome.probabilities, image, self.refine))
 
     def _select(self, network: nn.Module) -> list[str]:
         """Returns the full names of the parameters to train."""

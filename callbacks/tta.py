@@ -9,6 +9,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from callbacks.adaptation.alpha import Alpha, read_alpha
+from callbacks.adaptation.refinement import check_refine, refine_edges
 from callbacks.iabn import adaptive_batch_norm, check_batch_norm
 from callbacks.method import Method
 from callbacks.pseudo_labels import fuse_views
@@ -28,6 +29,8 @@ class TTA(Method):
         normalization: Mean and standard deviation used to normalise images; None means ImageNet's.
         autocontrast: Whether the second view of each scale has its contrast stretched, see `View`. Without flip,
             grayscale and autocontrast there is one view per scale.
+        refine: Number of iterations that align the prediction with the image's edges, as `refine_edges` does; 0 is
+            the paper's.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -42,6 +45,7 @@ class TTA(Method):
         resampling: Resampling = "device",
         normalization: Normalization | None = None,
         autocontrast: bool = False,
+        refine: int = 0,
     ) -> None:
         super().__init__()
         check_resampling(resampling)
@@ -53,6 +57,7 @@ class TTA(Method):
         self.autocontrast = autocontrast
         self.views = make_views(scales, flip, grayscale, autocontrast)
         self.scales = tuple(scales)
+        self.refine = check_refine(refine)
 
     def check_network(self, network: nn.Module) -> None:
         """Raises ValueError if alpha is above 0 and the network has no BatchNorm."""
@@ -60,5 +65,7 @@ class TTA(Method):
 
     def adapt(self, network: nn.Module, image: Tensor) -> Tensor:
         """Predicts one image; see `Method.adapt`."""
+        predict = partial(predict_logits, network)
         with adaptive_batch_norm(network, self.alpha):
-            return fuse_views(partial(predict_logits, network), image, self.views, self.normalization, self.resampling)
+            fused = fuse_views(predict, image, self.views, self.normalization, self.resampling)
+        return refine_edges(fused, image, self.refine)

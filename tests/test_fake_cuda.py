@@ -66,6 +66,7 @@ RELEASED: dict[str, Any] = {"semantics": "released", "resampling": "device"}
 # whether a pixel is labelled, and online Tent for whether what it learned is finite.
 METHODS: dict[str, tuple[int, Callable[[float, int], Method]]] = {
     "IaBN": (2, lambda alpha, steps: IaBN(alpha)),
+    "IaBN refined": (2, lambda alpha, steps: IaBN(alpha, refine=2)),
     "TTA": (2, lambda alpha, steps: TTA(alpha, **VIEWS)),
     "TTA autocontrast": (2, lambda alpha, steps: TTA(alpha, autocontrast=True, **VIEWS)),
     "MCDropout": (2, lambda alpha, steps: MCDropout(2, alpha)),
@@ -79,7 +80,7 @@ METHODS: dict[str, tuple[int, Callable[[float, int], Method]]] = {
 }
 STEPPING = {name for name in METHODS if name.startswith(("SegTTT", "Tent"))}
 DEEP = {"HRNet", "TimmDeepLab"}  # hundreds of layers
-NEEDS_BATCH_NORM = {"IaBN", "AdaBN", "Tent", "Tent SGD", "Tent online"}
+NEEDS_BATCH_NORM = {"IaBN", "IaBN refined", "AdaBN", "Tent", "Tent SGD", "Tent online"}
 
 
 @pytest.fixture

@@ -98,6 +98,7 @@ def test_all_short_steps_run_on_a_cpu_with_little_installed(tmp_path: Path) -> N
         "IaBN",
         "TTA",
         "TTA autocontrast",
+        "IaBN refined",
         "SegTTT",
         "SegTTT released",
         "Tent",

@@ -161,7 +161,7 @@ def test_what_labels_may_not_mean_is_said(check_own: CheckOwn, tmp_path: Path) -
     ids, ignored = {0: "thing", 1: "thing", 5: "sky"}, [2, 3, 4, *range(6, 12)]
     _, splits, _ = check_own(root, classes=["thing", "sky"], ids=ids, ignored=ignored)
     (warning,) = splits["train"]["warnings"]
-    assert "75% of the label pixels are ignored, in training and scores, as their ids (2-4, 6-11) stand" in warning
+    assert "75% of the label pixels are ignored, in training and scores, as their ids (2-4, 6-11) map to" in warning
     Image.fromarray(np.eye(4, 12) > 0).save(root / "labels" / "03.png")
     code, splits, out = check_own(root, classes=["thing", "sky"], ids=ids, ignored=ignored)
     assert code == 1 and splits["train"]["verdict"] == "PROBLEMS" and "is a 1-bit mask" in out

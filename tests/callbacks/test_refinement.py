@@ -1,0 +1,118 @@
+"""Edge refinement: the formula, what it leaves alone, and that methods apply it to what they would predict anyway."""
+
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from callbacks import TTA, IaBN, SegTTT
+from callbacks.adaptation.refinement import refine_edges, weigh_neighbours
+from callbacks.method import Method
+from tests.fakes import TinyNetwork
+
+STEPS: dict[str, Any] = {"num_steps": 2, "lr": 0.1, "scales": (0.5, 1.0)}
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def refine_slowly(probabilities: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """One iteration pixel by pixel, as docs/methods.md has it."""
+    height, width = image.shape[1:]
+    refined = np.zeros_like(probabilities)
+    for row in range(height):
+        for column in range(width):
+            places = [
+                (min(max(row + down * far, 0), height - 1), min(max(column + right * far, 0), width - 1))
+                for far in (1, 2, 4)
+                for down in (-1, 0, 1)
+                for right in (-1, 0, 1)
+                if down or right
+            ]
+            colours = np.array([image[:, y, x] for y, x in places])
+            own = image[:, row, column]
+            deviation = np.concatenate([colours, own[None]]).std(axis=0)
+            weights = np.exp(-(np.abs(colours - own) / (0.1 * deviation + 1e-6)).mean(axis=1))
+            shares = weights / weights.sum()
+            refined[:, row, column] = sum(
+                share * probabilities[:, y, x] for share, (y, x) in zip(shares, places, strict=True)
+            )
+    return refined
+
+
+def test_it_is_the_formula_of_the_docs() -> None:
+    image, probabilities = draw(1, 3, 7, 9), draw(1, 4, 7, 9, seed=1).softmax(dim=1)
+    expected = refine_slowly(probabilities[0].double().numpy(), image[0].double().numpy())
+    np.testing.assert_allclose(refine_edges(probabilities, image, 1)[0].numpy(), expected, atol=1e-5)
+    twice = refine_slowly(expected, image[0].double().numpy())
+    np.testing.assert_allclose(refine_edges(probabilities, image, 2)[0].numpy(), twice, atol=1e-5)
+
+
+def test_a_boundary_beside_an_edge_moves_to_the_edge() -> None:
+    image = torch.zeros(1, 3, 16, 32)
+    image[..., 16:] = 1.0
+    image += 0.02 * draw(1, 3, 16, 32)
+    probability = torch.sigmoid((torch.arange(32.0) - 13) / 3).expand(1, 1, 16, 32)  # the boundary is three pixels off
+    found = refine_edges(torch.cat([1 - probability, probability], dim=1), image, 10).argmax(dim=1)
+    truth = (torch.arange(32) >= 16).long().expand(1, 16, 32)
+    assert (found == truth).float().mean() > 0.99
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (33, 17)])
+def test_it_keeps_probabilities_and_what_is_the_same_everywhere(size: tuple[int, int]) -> None:
+    image, probabilities = draw(2, 3, *size), draw(2, 5, *size, seed=1).softmax(dim=1)
+    refined = refine_edges(probabilities, image, 3)
+    torch.testing.assert_close(refined.sum(dim=1), torch.ones(2, *size))
+    assert refined.min() >= 0 and refine_edges(probabilities, image, 0) is probabilities
+    same = torch.tensor([0.7, 0.3]).view(1, 2, 1, 1).expand(2, 2, *size)
+    torch.testing.assert_close(refine_edges(same, image, 3), same)
+    torch.testing.assert_close(
+        refine_edges(probabilities, torch.full_like(image, 0.4), 1).sum(dim=1).mean(), torch.ones(())
+    )
+
+
+def test_each_image_is_refined_alone_and_however_it_is_normalised() -> None:
+    image, probabilities = draw(2, 3, 12, 20), draw(2, 4, 12, 20, seed=1).softmax(dim=1)
+    together = refine_edges(probabilities, image, 2)
+    alone = torch.cat([refine_edges(*pair, 2) for pair in zip(probabilities.split(1), image.split(1), strict=True)])
+    torch.testing.assert_close(together, alone)
+    normalised = (image - draw(1, 3, 1, 1, seed=2)) / (0.1 + draw(1, 3, 1, 1, seed=3))
+    torch.testing.assert_close(refine_edges(probabilities, normalised, 2), together, rtol=1e-3, atol=1e-4)
+    assert weigh_neighbours(image).shape == (2, 24, 12, 20)
+
+
+@pytest.mark.parametrize(
+    "method", [IaBN(0.3, refine=3), TTA(0.3, (0.5, 1.0), refine=3), SegTTT(0.3, **STEPS, trust=0.8, refine=3)]
+)
+@pytest.mark.parametrize("upsample", [True, False])
+def test_a_method_refines_what_it_would_predict_without(method: Method, upsample: bool) -> None:
+    network, image = TinyNetwork(upsample=upsample), draw(2, 3, 32, 48)
+    plain = method.vary({"refine": 0}).predict(network, image)
+    refined = method.predict(network, image)
+    torch.testing.assert_close(refined, refine_edges(plain, image, 3))
+    assert not torch.equal(refined, plain)
+
+
+def test_a_search_shares_the_steps_of_settings_that_differ_in_refinement_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+    take_steps = SegTTT._take_steps
+    monkeypatch.setattr(SegTTT, "_take_steps", lambda *args: taken.append(1) or take_steps(*args))
+    network, image = TinyNetwork(), draw(1, 3, 32, 48)
+    method = SegTTT(0.3, **STEPS)
+    variants = [method.vary({"refine": refine}) for refine in (0, 2, 5)]
+    with closing(method.predict_variants(network, image, variants)) as found:
+        outcomes = {number: outcome.probabilities for number, _, outcome in found}
+    assert len(taken) == 1
+    for number, variant in enumerate(variants):
+        torch.testing.assert_close(outcomes[number], variant.predict(network, image))
+
+
+@pytest.mark.parametrize("refine", [-1, 1.5, True, "3", None])
+@pytest.mark.parametrize("method", [IaBN, TTA, SegTTT])
+def test_what_is_no_number_of_iterations_is_refused(method: type[Method], refine: Any) -> None:
+    with pytest.raises(ValueError, match=r"refine is .*: expected a number of iterations, 0 or more"):
+        method(refine=refine)  # type: ignore[call-arg]
