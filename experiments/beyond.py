@@ -17,11 +17,13 @@ from experiments.scores import Column, find_row, format_scores, list_columns
 from experiments.study import CHECKPOINT, describe_method, open_study
 from experiments.worlds import WORLDS, World, make_world_parser, write_world_report
 
-REFERENCE, FAST, BEST = "IaBN", "TTA, autocontrast (fast)", "Seg-TTT, final views, autocontrast (best)"
+REFERENCE, FAST = "IaBN", "TTA, final views, autocontrast, refined (fast)"
+BEST = "Seg-TTT, final views, autocontrast, refined (best)"
 TRUSTED = "best, trusted as chosen"
 ELSEWHERE = "for each set the row that is best on the others"
 FINAL = [0.75, 1.0, 1.25]  # scales that a final prediction is fused over
 AUTOCONTRAST = {"flip": True, "grayscale": False, "autocontrast": True}
+REFINED = {"refine": 10}
 
 
 def list_methods(world: World, alpha: float, by_layer: str) -> dict[str, tuple[str, dict[str, Any]]]:
@@ -34,16 +36,21 @@ def list_methods(world: World, alpha: float, by_layer: str) -> dict[str, tuple[s
     """
     given = {"alpha": alpha, **world.seg_ttt}
     labels, final = ({"scales": scales, **AUTOCONTRAST} for scales in (world.seg_ttt["scales"], FINAL))
-    best = {"alpha": alpha, **world.seg_ttt, "label_views": labels, "final_views": final}
-    best.pop("scales")  # the label views have their own
+    plain = final | {"autocontrast": False}
+    both = {"alpha": alpha, **world.seg_ttt, "label_views": labels, "final_views": final}
+    both.pop("scales")  # label_views replaces it
+    best = both | REFINED
     return {
         REFERENCE: ("IaBN", {"alpha": alpha}),
+        "IaBN, refined": ("IaBN", {"alpha": alpha, **REFINED}),
         "TTA": ("TTA", {"alpha": alpha, "scales": world.seg_ttt["scales"]}),
-        "TTA, final views": ("TTA", {"alpha": alpha, "scales": FINAL, "flip": True, "grayscale": False}),
-        FAST: ("TTA", {"alpha": alpha, **final}),
+        "TTA, final views": ("TTA", {"alpha": alpha, **plain}),
+        "TTA, final views, autocontrast": ("TTA", {"alpha": alpha, **final}),
+        FAST: ("TTA", {"alpha": alpha, **final, **REFINED}),
         "Seg-TTT": ("SegTTT", given),
-        "Seg-TTT, final views": ("SegTTT", given | {"final_views": final | {"autocontrast": False}}),
-        "Seg-TTT, labels from autocontrast": ("SegTTT", given | {"label_views": labels}),
+        "Seg-TTT, final views": ("SegTTT", given | {"final_views": plain}),
+        "Seg-TTT, final views, refined": ("SegTTT", given | {"final_views": plain, **REFINED}),
+        "Seg-TTT, final views, autocontrast": ("SegTTT", both),
         BEST: ("SegTTT", best),
         "IaBN, alpha by layer": ("IaBN", {"alpha": by_layer}),
         "best, alpha by layer": ("SegTTT", best | {"alpha": by_layer}),
