@@ -170,7 +170,7 @@ def test_settings_tell_every_argument() -> None:
     settings = SegTTT(0.2, semantics="released", trainable=["head"]).settings()
     defaults = {"psi": 0.7, "num_steps": 10, "lr": 0.05, "scales": (0.25, 0.5, 0.75), "resampling": "pillow"}
     assert settings | defaults | {"name": "SegTTT", "alpha": 0.2, "trainable": ("head",)} == settings
-    assert IaBN(0.4).settings() == {"name": "IaBN", "alpha": 0.4}
+    assert IaBN(0.4).settings() == {"name": "IaBN", "alpha": 0.4, "refine": 0}
     assert TTA().settings()["resampling"] == "device" and SegTTT().settings()["resampling"] == "device"
 
 
