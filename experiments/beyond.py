@@ -17,7 +17,7 @@ from experiments.scores import Column, find_row, format_scores, list_columns
 from experiments.study import CHECKPOINT, describe_method, open_study
 from experiments.worlds import WORLDS, World, make_world_parser, write_world_report
 
-REFERENCE, FAST = "IaBN", "TTA, final views, autocontrast, refined (fast)"
+REFERENCE, FAST = "IaBN", "TTA, final views, autocontrast (fast)"
 BEST = "Seg-TTT, final views, autocontrast, refined (best)"
 TRUSTED = "best, trusted as chosen"
 ELSEWHERE = "for each set the row that is best on the others"
@@ -45,8 +45,8 @@ def list_methods(world: World, alpha: float, by_layer: str) -> dict[str, tuple[s
         "IaBN, refined": ("IaBN", {"alpha": alpha, **REFINED}),
         "TTA": ("TTA", {"alpha": alpha, "scales": world.seg_ttt["scales"]}),
         "TTA, final views": ("TTA", {"alpha": alpha, **plain}),
-        "TTA, final views, autocontrast": ("TTA", {"alpha": alpha, **final}),
-        FAST: ("TTA", {"alpha": alpha, **final, **REFINED}),
+        FAST: ("TTA", {"alpha": alpha, **final}),
+        "TTA, final views, autocontrast, refined": ("TTA", {"alpha": alpha, **final, **REFINED}),
         "Seg-TTT": ("SegTTT", given),
         "Seg-TTT, final views": ("SegTTT", given | {"final_views": plain}),
         "Seg-TTT, final views, refined": ("SegTTT", given | {"final_views": plain, **REFINED}),

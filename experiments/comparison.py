@@ -98,8 +98,6 @@ def describe_training(study: Study) -> dict[str, Any]:
 def choose(study: Study, name: str, method: str, settings: dict[str, Any], key: str, values: Sequence[float]) -> float:
     """Returns the value of one setting with the best mean IoU on the development domain."""
     more = [f"--data.eval_batch_size={BATCH}"] if method == "AdaBN" else []
-    if "episodic" in settings:  # an interrupted online method has lost its state: start over
-        more.append("--results.overwrite=true")
     return study.choose(f"{name}_{key}", method, settings, {key: values}, more)["best"]["values"][key]
 
 

@@ -38,6 +38,7 @@ OF_TRAINING = ("trainer.devices", "trainer.num_nodes", "trainer.strategy", "trai
 # Options that do not affect the results: a folder may be resumed with other values of them.
 WITHOUT_EFFECT = (
     "trainer.accelerator", "trainer.enable_progress_bar", "trainer.enable_model_summary", "data.num_workers", "verbose",
+    "results.overwrite",
 )  # fmt: skip
 
 
@@ -108,17 +109,22 @@ def run_to_exit(command: Sequence[str]) -> int:
 def claim_folder(folder: Path, config: Path, options: Sequence[str], tried: Mapping[str, Any]) -> None:
     """Records the experiment of a folder; raises ValueError if the folder belongs to a different one."""
     kept = reduce(drop_options, OF_TRAINING + WITHOUT_EFFECT, options)
-    here = f"{ROOT}{os.sep}"  # left out: another checkout may use the folder
-    trained = {"experiment": read_config(config), "options": [option.replace(here, "") for option in kept]}
+    trained = {"experiment": read_config(config), "options": list(map(shorten_path, kept))}
     settings = to_plain({**trained, **tried})
     path = folder / SETTINGS
     earlier = read_json(path) if path.exists() else {}
     if earlier:
+        earlier["options"] = list(map(shorten_path, earlier.get("options", [])))  # in full in earlier revisions
         fixed = settings if (folder / SELECTION).exists() else trained
         before, now = ({key: part.get(key) for key in fixed} for part in (earlier, settings))
         check_settings(folder, "the protocol", before, now, "another --folder")
     if earlier != settings:
         write_json(path, settings)
+
+
+def shorten_path(option: str) -> str:
+    """Makes the path of an option relative if it lies in this checkout: moving the checkout changes nothing."""
+    return option.replace(f"={ROOT}{os.sep}", "=", 1)
 
 
 def read_json(path: Path) -> Any:
@@ -248,9 +254,12 @@ class Study:
 
     def choose_trust(self, method: str, settings: Mapping[str, Any], most_hurt: float) -> dict[str, Any]:
         """Chooses the trust in a method on the development set; see `experiments.risk.choose_trust`."""
-        self.choose("trust", method, settings, {"trust": TRUSTS})
+        refine = settings.get("refine", 0)
+        self.choose("trust", method, settings, ({"refine": [0, refine]} if refine else {}) | {"trust": TRUSTS})
         scores = score_images(read_records(self.folder / "development" / "trust" / RECORDS))
-        return choose_trust(dict(zip(TRUSTS, zip(*scores, strict=True), strict=True)), most_hurt)
+        points = list(zip(*scores, strict=True))  # trust varies fastest
+        unadapted = {0.0: points[0]}  # nor refined
+        return choose_trust(dict(zip(TRUSTS, points[-len(TRUSTS) :], strict=True)) | unadapted, most_hurt)
 
     def score(self, name: str, arguments: Iterable[str], reference: str | None = None) -> dict[str, Any]:
         """Tests a method and returns its scores; see `flatten_summary`.

@@ -194,6 +194,11 @@ def test_a_folder_may_be_used_from_another_checkout(tmp_path: Path, monkeypatch:
     for root in (ROOT, tmp_path / "elsewhere"):
         monkeypatch.setattr(study, "ROOT", root)
         study.claim_folder(tmp_path, EXPERIMENT, [f"--training={root / 'configs' / 'training' / 'isw.yaml'}"], {})
+    settings = json.loads((tmp_path / study.SETTINGS).read_text())
+    assert settings["options"] == ["--training=configs/training/isw.yaml"]
+    (tmp_path / study.SETTINGS).write_text(json.dumps(settings | {"options": [f"--training={ROOT}/a.yaml"]}))
+    monkeypatch.setattr(study, "ROOT", ROOT)
+    study.claim_folder(tmp_path, EXPERIMENT, [f"--training={ROOT}/a.yaml"], {})  # as earlier revisions wrote it
 
 
 def test_a_search_of_other_values_is_known_for_one() -> None:

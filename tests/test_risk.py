@@ -1,9 +1,14 @@
 """How far an adaptation is trusted, on hand-made scores."""
 
+import json
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
-from experiments.risk import choose_trust, score_images
+from experiments.risk import TRUSTS, choose_trust, score_images
+from experiments.study import Study
 
 NAN = float("nan")
 
@@ -48,3 +53,18 @@ def test_images_are_scored_at_every_point_over_the_classes_that_are_there() -> N
     (scores,) = score_images([{"search": {"overlap": overlap}}])
     assert scores == pytest.approx([100 * (1 / 2 + 3 / 4) / 2, 50.0])
     assert torch.tensor(score_images([{"search": {"overlap": [[[0], [0]]]}}])).isnan().all()
+
+
+def test_a_refined_method_is_compared_with_the_prediction_without_refinement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grids: list[Any] = []
+    monkeypatch.setattr(Study, "choose", lambda self, *given: grids.append(given[-1]))
+    scores = [50.0] * len(TRUSTS) + [60.0] * (len(TRUSTS) - 1) + [55.0]  # of refine 0 and 10, by trust
+    record = {"domain": "x", "search": {"overlap": [[[score], [100.0]] for score in scores]}}
+    place = tmp_path / "development" / "trust"
+    place.mkdir(parents=True)
+    (place / "records.jsonl").write_text("".join(json.dumps(record | {"name": str(n)}) + "\n" for n in range(40)))
+    risk = Study(tmp_path, []).choose_trust("SegTTT", {"refine": 10}, 0.1)
+    assert grids == [{"refine": [0, 10], "trust": TRUSTS}]
+    assert risk["trust"] == 1 and risk["tried"][1.0]["gain"] == pytest.approx(5)

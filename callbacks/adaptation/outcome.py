@@ -25,7 +25,8 @@ class Adaptation:
         losses: Loss before each update step.
         note: Why adaptation was skipped or undone; None if neither happened.
         fallback: Whether the prediction is the unadapted one.
-        relabelled: Fraction of pixels whose class differs from the unadapted prediction; None with full trust.
+        relabelled: Fraction of pixels whose class differs from the unadapted prediction, before edge refinement; None
+            with full trust.
         held_back: Fraction of pixels that keep their unadapted class but that the adapted prediction alone would have
             changed; None with full trust.
     """

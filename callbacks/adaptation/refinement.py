@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from callbacks.stages import stage
+
 DILATIONS = (1, 2, 4)  # distances of the neighbours in pixels
 BANDWIDTH = 0.1  # colour difference, in local standard deviations, that lowers a neighbour's weight by a factor of e
 EPS = 1e-6  # avoids a division by 0 in areas of one colour
@@ -38,13 +40,14 @@ def refine_edges(probabilities: Tensor, image: Tensor, iterations: int) -> Tenso
     """
     if not iterations:
         return probabilities
-    weights = weigh_neighbours(image.float())
-    for _ in range(iterations):
-        refined = torch.zeros_like(probabilities)
-        for number, neighbour in enumerate(shift_to_neighbours(probabilities)):
-            refined.addcmul_(neighbour, weights[:, number : number + 1])
-        probabilities = refined
-    return probabilities
+    with stage("refinement"):
+        weights = weigh_neighbours(image.float())
+        for _ in range(iterations):
+            refined = torch.zeros_like(probabilities)
+            for number, neighbour in enumerate(shift_to_neighbours(probabilities)):
+                refined.addcmul_(neighbour, weights[:, number : number + 1])
+            probabilities = refined
+        return probabilities
 
 
 def weigh_neighbours(image: Tensor) -> Tensor:
@@ -63,8 +66,8 @@ def weigh_neighbours(image: Tensor) -> Tensor:
     mean = sum(shift_to_neighbours(image), image) / count
     squares = sum(((neighbour - mean).square() for neighbour in shift_to_neighbours(image)), (image - mean).square())
     scale = BANDWIDTH * (squares / count).sqrt() + EPS
-    distances = [((neighbour - image).abs() / scale).mean(dim=1) for neighbour in shift_to_neighbours(image)]
-    return torch.stack(distances, dim=1).neg().softmax(dim=1)
+    likeness = [-((neighbour - image).abs() / scale).mean(dim=1) for neighbour in shift_to_neighbours(image)]
+    return torch.stack(likeness, dim=1).softmax(dim=1)
 
 
 def shift_to_neighbours(values: Tensor) -> Iterator[Tensor]:

@@ -15,6 +15,7 @@ from callbacks.method import require_segmentation
 from callbacks.run.records import find_method, to_plain
 
 DIGEST = re.compile(r"[0-9a-f]{64}")  # SHA-256
+ADDED = {"autocontrast": False, "refine": 0}  # arguments that earlier revisions lacked, with the value they amount to
 NAMED = 5  # maximum number of settings that an error names
 WAYS_OUT = "another results.folder, or --results.overwrite=true"
 
@@ -147,15 +148,15 @@ def list_texts(value: Any) -> Iterator[str]:
 def find_differences(earlier: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
     """Describes each setting that differs, with its earlier and its current value."""
     before, now = flatten(earlier), flatten(settings)
+    before = {key: ADDED[name] for key in now if (name := key.rpartition(".")[2]) in ADDED} | before
     keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     return [explain_difference(key, before.get(key), now.get(key)) for key in keys]
 
 
 def explain_difference(key: str, before: Any, now: Any) -> str:
-    """Says how a setting differs; of digests only that they do, and for images what they depend on."""
-    if all(isinstance(value, str) and DIGEST.fullmatch(value) for value in (before, now)):
-        return f"{key} differs" + key.endswith("fingerprint") * " (name, size or modification time of a file)"
-    return f"{key} was {before}, is now {now}"
+    """Says how a setting differs; of digests, their beginnings, and for images what they depend on."""
+    was, now = (value[:12] if DIGEST.fullmatch(str(value)) else value for value in (before, now))
+    return f"{key} was {was}, is now {now}" + key.endswith("fingerprint") * " (other images, or changed files)"
 
 
 def check_settings(

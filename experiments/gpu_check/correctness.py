@@ -44,7 +44,7 @@ def make_methods(steps: int, lr: float) -> dict[str, Method]:
     """Makes the methods that need nothing but a network."""
     return {
         "IaBN": IaBN(),
-        "IaBN refined": IaBN(refine=10),
+        "IaBN refined": IaBN(refine=steps),
         "TTA": TTA(),
         "TTA autocontrast": TTA(autocontrast=True),
         "SegTTT": SegTTT(num_steps=steps, lr=lr),

@@ -115,7 +115,7 @@ class Report:
         print(f"[{time.monotonic() - self._start:6.1f} s] {text}", flush=True)
 
     def _write(self) -> None:
-        data = {"machine": self.machine, "failed": self.failed, "steps": self.steps}
+        data = {"machine": self.machine, "failed": self.failed, "not_run": self.not_run, "steps": self.steps}
         write_json(self.folder / "gpu_check.json", data)
         write_file(self.folder / "gpu_check.md", format_checks(self.machine, self.steps).encode())
 

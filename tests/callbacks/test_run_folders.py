@@ -15,7 +15,7 @@ from callbacks import IaBN
 from callbacks.alpha_search import AlphaSearch
 from callbacks.results import Results
 from callbacks.run.lock import FolderInUseError, FolderLock
-from callbacks.run.settings import fingerprint_files
+from callbacks.run.settings import find_differences, fingerprint_files
 from tests import programs
 from tests.callbacks.runs import (
     Stop,
@@ -180,3 +180,12 @@ def test_a_search_with_another_grid_is_another_run(tmp_path: Path) -> None:
     stop_run(tmp_path / "out", AlphaSearch([0.0, 0.5]), at=2, stage="validate")
     with pytest.raises(ValueError, match=r"search\.grid\.alpha was \[0\.0, 0\.5\], is now \[0\.0, 0\.6\]"):
         run(tmp_path / "out", AlphaSearch([0.0, 0.6]), stage="validate")
+
+
+def test_arguments_that_earlier_revisions_lacked_are_no_difference_at_their_default() -> None:
+    earlier = {"method": {"name": "TTA", "alpha": 0.1}}
+    assert (
+        find_differences(earlier, {"method": {"name": "TTA", "alpha": 0.1, "autocontrast": False, "refine": 0}}) == []
+    )
+    now = {"method": {"name": "TTA", "alpha": 0.1, "autocontrast": False, "refine": 3}}
+    assert find_differences(earlier, now) == ["method.refine was 0, is now 3"]
