@@ -4,6 +4,8 @@ Trains on StreetScenes' source (or takes a checkpoint), chooses alpha and every 
 on some of CamVid's train photographs as the development set, then tests once on its val photographs. Also measures
 where the pseudo labels are better than the network's own prediction. If interrupted, run the same command again:
 finished steps are skipped.
+
+Four sets of photographs, several training seeds, and what goes beyond the paper: `experiments.beyond photographs`.
 """
 
 import json
