@@ -133,7 +133,7 @@ def test_ctrl_c_ends_tidily_and_the_same_command_goes_on(
 
     monkeypatch.setattr(program, "main", interrupted)
     assert sweep(tmp_path) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "run the same command again to resume" in capsys.readouterr().err
     assert list_trials(tmp_path / "out") == [(0.0, 60, "finished"), (0.2, None, "failed")]
     monkeypatch.setattr(program, "main", fake_main)
     assert sweep(tmp_path) == 0
