@@ -103,7 +103,7 @@ def run_to_end(program: Callable[[], object]) -> None:
     except SIGTERMException:  # results are saved; uncaught, it would exit with 0
         end(143)  # 128 + SIGTERM
     except SAYING as error:
-        print(f"error: {explain_error(error)}", file=sys.stderr)
+        sys.stderr.write(f"error: {explain_error(error)}\n")  # in one piece: other processes write there too
         end(1)
     except Exception as error:
         if re.search(NO_SHARED_MEMORY, str(error)):
