@@ -120,3 +120,13 @@ def test_a_search_shares_the_steps_of_settings_that_differ_in_refinement_alone(m
 def test_what_is_no_number_of_iterations_is_refused(method: type[Method], refine: Any) -> None:
     with pytest.raises(ValueError, match=r"refine is .*: expected a number of iterations, 0 or more"):
         method(refine=refine)  # type: ignore[call-arg]
+
+
+def test_mixed_precision_refines_in_float32() -> None:
+    network, image = TinyNetwork(), draw(1, 3, 32, 48)
+    with torch.autocast("cpu", torch.bfloat16):
+        plain = IaBN(0.3).predict(network, image)
+        refined = IaBN(0.3, refine=3).predict(network, image)
+    assert refined.dtype == torch.float32
+    torch.testing.assert_close(refined, refine_edges(plain, image, 3))
+    torch.testing.assert_close(refined.sum(dim=1), torch.ones(1, 32, 48))
