@@ -62,7 +62,7 @@ def weigh_neighbours(image: Tensor) -> Tensor:
     Returns:
         (B, N, H, W) weights; they add up to 1 for each pixel.
     """
-    count = 1 + sum(1 for _ in shift_to_neighbours(image))
+    count = 1 + 8 * len(DILATIONS)
     mean = sum(shift_to_neighbours(image), image) / count
     squares = sum(((neighbour - mean).square() for neighbour in shift_to_neighbours(image)), (image - mean).square())
     scale = BANDWIDTH * (squares / count).sqrt() + EPS

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from callbacks.iabn import has_batch_norm
 from experiments.benchmark.plain_loop import normalise
 from lightning_modules.predictor import predict_logits
 
@@ -38,7 +39,7 @@ class Subject:
     @property
     def has_batch_norm(self) -> bool:
         """Whether the network has BatchNorm layers that IaBN can adapt."""
-        return bool(list_norm_layers(self.network))
+        return has_batch_norm(self.network)
 
 
 def draw_image(height: int, width: int) -> np.ndarray:
@@ -59,11 +60,6 @@ def make_subject(name: str, network: nn.Module, size: tuple[int, int], device: s
     return Subject(name, network, pixels, image, choose_rate(network, image))
 
 
-def list_norm_layers(network: nn.Module) -> list[_BatchNorm]:
-    """Lists the BatchNorm layers of a network."""
-    return [module for module in network.modules() if isinstance(module, _BatchNorm)]
-
-
 def imitate_training(network: nn.Module, image: Tensor) -> None:
     """Gives a network with random weights what training would: fitting running statistics and some confidence.
 
@@ -75,7 +71,7 @@ def imitate_training(network: nn.Module, image: Tensor) -> None:
             mirror image; convolutions with an output per class are scaled.
         image: (1, 3, H, W) float, normalised.
     """
-    layers = list_norm_layers(network)
+    layers = [module for module in network.modules() if isinstance(module, _BatchNorm)]
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
         layer.momentum = 1.0
