@@ -1,5 +1,6 @@
 """The content of a results folder as plain values, read once for the report and the dashboard."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from PIL import Image
 from callbacks.report.gallery import find_pictures, list_predictions
 from callbacks.report.panels import make_palette
 from callbacks.report.summary import COMPARED, SCORES, DomainData, ImageRow, collect_domains
-from callbacks.run.folder import RECORDS, SEARCH, SUMMARY, Line, RunFolder, read_located
+from callbacks.run.folder import RECORDS, SEARCH, SUMMARY, RunFolder
 from callbacks.run.records import read_mapping
 
 BASELINE = "t-BN"  # the paper's name of the unadapted network
@@ -131,7 +132,7 @@ def read_run(folder: Path) -> RunData:
         raise FileNotFoundError(explain_wrong_folder(folder))
     own = RunFolder(folder)
     manifest = own.read_manifest() or {"settings": {}, "runs": []}
-    lines = list({line.key: line for line in own.locate()}.values())  # the last record of each image
+    lines = list(dict(own.read_lines()).values())  # the last record of each image
     search = read_mapping(folder / SEARCH)
     data = RunData(
         folder,
@@ -147,7 +148,7 @@ def read_run(folder: Path) -> RunData:
 
 def has_results(folder: Path) -> bool:
     """Returns whether a folder holds scores of a run, complete or not."""
-    return any((folder / name).is_file() for name in (SUMMARY, RECORDS)) or bool(RunFolder(folder).locate())
+    return any((folder / name).is_file() for name in (SUMMARY, RECORDS)) or bool(RunFolder(folder).read_lines())
 
 
 def explain_wrong_folder(folder: Path) -> str:
@@ -175,22 +176,22 @@ def is_search(search: Mapping[str, Any]) -> bool:
     return bool(search["parameters"]) and all(known) and any(scored)
 
 
-def find_class_names(data: RunData, lines: Sequence[Line]) -> list[str]:
+def find_class_names(data: RunData, lines: Sequence[bytes]) -> list[str]:
     """Returns the class names in run.json or results.json, else the class numbers."""
     if data.settings.get("class_names"):
         return list(data.settings["class_names"])
     for scores in data.summary.get("domains", {}).values():
         return list(scores["iou"])
-    return [str(number) for record in read_located(lines[:1]) for number in range(len(record["intersection"]))]
+    return [str(number) for record in map(json.loads, lines[:1]) for number in range(len(record["intersection"]))]
 
 
-def read_domains(data: RunData, lines: Sequence[Line]) -> dict[str, DomainData]:
+def read_domains(data: RunData, lines: Sequence[bytes]) -> dict[str, DomainData]:
     """Sums the records by domain; without records, uses the scores in results.json."""
     summed = data.summary.get("domains", {})
     if not lines:
         return {name: DomainData(name, restore_nan(scores)) for name, scores in summed.items()}
     planned = data.settings.get("data") or {}
-    domains = collect_domains(read_located(lines), data.class_names, [*planned, *summed])
+    domains = collect_domains(map(json.loads, lines), data.class_names, [*planned, *summed])
     for name, domain in domains.items():
         if data.expected is not None:
             domain.expected = planned.get(name, {}).get("images")

@@ -2,14 +2,15 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
 from callbacks.run.lock import FolderInUseError, FolderLock
-from callbacks.run.records import number_files, read_mapping, replacing
+from callbacks.run.records import number_files, read_mapping, write_file
 from callbacks.run.settings import check_settings, find_differences
 
 RECORDS = "records.jsonl"
@@ -22,22 +23,7 @@ REPORT = "report.html"
 SEARCH = "search.json"
 
 Key = tuple[str, str]  # domain and name of an image
-
-
-class Line(NamedTuple):
-    """The position of an image's record in a file.
-
-    Attributes:
-        key: Domain and name of the image.
-        path: The file of records.
-        start: Offset of the record in bytes.
-        length: Length of the record in bytes, including the line break.
-    """
-
-    key: Key
-    path: Path
-    start: int
-    length: int
+Line = tuple[Key, bytes]  # an image's record as it stands in a file, with the line break
 
 
 class RunFolder:
@@ -88,27 +74,23 @@ class RunFolder:
             return False
         return not self.is_finished()
 
-    def locate(self) -> list[Line]:
-        """Returns the positions of all processes' records, in file order; skips invalid lines."""
+    def read_lines(self) -> list[Line]:
+        """Returns the records of all processes, in file order; skips invalid and truncated lines."""
         paths = [self.records(0), *self.list_rank_files()]
-        return [line for path in paths if path.exists() for line in locate_records(path)]
+        return [line for path in paths if path.exists() for line in read_valid_lines(path)]
 
     def list_rank_files(self) -> list[Path]:
         """Lists the record files of all processes but the first, without those that `set_aside` renamed."""
         pattern = Path(self.records_name).with_suffix(".rank*.jsonl")
         return sorted(path for path in self.root.glob(str(pattern)) if path.name.count(".") == 2)
 
-    def merge(self, lines: Sequence[Line]) -> list[Line]:
-        """Merges these records into one file, in this order and safely against a kill; returns their positions."""
-        path = self.records(0)
-        in_place = path.exists() and all(line.path == path for line in lines) and is_gapless(lines)
-        if not (in_place and path.stat().st_size == sum(line.length for line in lines)):
-            with replacing(path) as part, part.open("wb") as file:
-                for data in read_raw_records(lines):
-                    file.write(data)
+    def merge(self, lines: Iterable[Line]) -> None:
+        """Makes these records, in this order, the content of one file, safely against a kill."""
+        path, data = self.records(0), b"".join(line for _, line in lines)
+        if not path.exists() or path.read_bytes() != data:
+            write_file(path, data)
         for other in self.list_rank_files():
             other.unlink()
-        return list(locate_records(path))
 
     def count_panels(self) -> dict[str, int]:
         """Returns the number of panels drawn so far, by domain."""
@@ -172,7 +154,7 @@ def prepare_folder(
         set_aside(folder.root)
         return []
     same = not find_differences(manifest["settings"], settings)
-    if given and not same and folder.locate():  # without records, other settings do no harm
+    if given and not same and folder.read_lines():  # without records, other settings do no harm
         check_settings(folder.root, "results", manifest["settings"], settings)
     if not same or (folder.is_finished() and not given):
         set_aside(folder.root)
@@ -190,46 +172,13 @@ def list_siblings(folder: Path) -> list[Path]:
     return [found[number] for number in sorted(found, reverse=True)]
 
 
-def locate_records(path: Path) -> Iterator[Line]:
-    """Yields the positions of a file's records; skips truncated and invalid lines."""
-    start = 0
+def read_valid_lines(path: Path) -> Iterator[Line]:
+    """Yields a file's records with the domain and name of their images; skips invalid and truncated lines."""
     with path.open("rb") as file:
-        for data in file:
-            try:
-                record = json.loads(data) if data.endswith(b"\n") else {}
-                yield Line((record["domain"], record["name"]), path, start, len(data))
-            except (ValueError, KeyError, TypeError):
-                pass
-            start += len(data)
-
-
-def read_raw_records(lines: Iterable[Line]) -> Iterator[bytes]:
-    """Yields the bytes of the records at these positions, one at a time."""
-    files = {}
-    try:
-        for line in lines:
-            if line.path not in files:
-                files[line.path] = line.path.open("rb")
-            files[line.path].seek(line.start)
-            yield files[line.path].read(line.length)
-    finally:
-        for file in files.values():
-            file.close()
-
-
-def read_located(lines: Iterable[Line]) -> Iterator[dict[str, Any]]:
-    """Yields the parsed records at these positions, one at a time."""
-    return map(json.loads, read_raw_records(lines))
-
-
-def is_gapless(lines: Sequence[Line]) -> bool:
-    """Returns whether records follow each other without a gap from the start of a file."""
-    expected = 0
-    for line in lines:
-        if line.start != expected:
-            return False
-        expected += line.length
-    return True
+        for line in file:
+            with suppress(ValueError, KeyError, TypeError):
+                record = json.loads(line) if line.endswith(b"\n") else {}
+                yield (record["domain"], record["name"]), line
 
 
 def set_aside(folder: Path) -> None:

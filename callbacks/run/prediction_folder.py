@@ -1,12 +1,13 @@
 """The folder that `predict` writes to: the files of each image, finished images, and protection of earlier outputs."""
 
+import json
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from callbacks.run.folder import Key, RunFolder, read_located
+from callbacks.run.folder import Key, RunFolder
 from callbacks.run.records import shorten_name
 from callbacks.run.settings import WAYS_OUT, check_settings
 
@@ -108,12 +109,11 @@ class PredictionFolder(RunFolder):
 
     def read_records(self) -> dict[Key, dict[str, Any]]:
         """Returns the last record of each image, from all processes."""
-        return {(record["domain"], record["name"]): record for record in read_located(self.locate())}
+        return {image: json.loads(line) for image, line in self.read_lines()}
 
     def merge_records(self) -> None:
         """Merges the last record of each image into one sorted file."""
-        found = {line.key: line for line in self.locate()}
-        self.merge([found[key] for key in sorted(found)])
+        self.merge(sorted(dict(self.read_lines()).items()))
 
     def find_done(self) -> dict[str, set[str]]:
         """Returns the names of the finished images by domain, without those whose input file has changed since."""

@@ -1,6 +1,7 @@
 """A `validate` or `test` run in its folder: the images to score, and those that are scored already."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
-from callbacks.run.folder import Key, Line, RunFolder, open_folder, read_located, set_aside
+from callbacks.run.folder import Key, Line, RunFolder, open_folder, set_aside
 from callbacks.run.records import describe_run, write_json
 from callbacks.run.settings import find_stage, keeps_knowledge
 
@@ -61,7 +62,7 @@ class ScoringRun:
         """Opens the folder on the first process (see `open_folder`), finds finished images, writes the manifest."""
         self.folder, runs = open_folder(own, given, overwrite, settings)
         try:
-            lines = self.folder.locate()
+            lines = self.folder.read_lines()
             done = self.find_done(lines) if self.resumable else []
             reason = self.explain_restart(trainer, lines, done)
             if reason is not None:
@@ -78,15 +79,14 @@ class ScoringRun:
         except BaseException:
             self.folder.lock.release()
             raise
-        for line in done:
-            domain, name = line.key
+        for (domain, name), _ in done:
             self.done.setdefault(domain, set()).add(name)
 
-    def find_done(self, lines: Iterable[Line]) -> list[Line]:
+    def find_done(self, lines: Sequence[Line]) -> list[Line]:
         """Returns the records of complete batches, in order; partly scored batches are predicted again."""
-        found = {line.key: line for line in lines}
+        found = dict(lines)
         done = [batch for batch in self.batches if all(image in found for image in batch)]
-        return [found[image] for image in chain(*done)]
+        return [(image, found[image]) for image in chain(*done)]
 
     def explain_restart(self, trainer: Trainer, lines: Sequence[Line], done: Sequence[Line]) -> str | None:
         """Explains why the existing records cannot be kept; None if they can, or if there are none.
@@ -114,18 +114,17 @@ class ScoringRun:
         if not trainer.is_global_zero:
             self.folder = RunFolder(root)
 
-    def locate(self) -> list[Line]:
-        """Returns the positions of all records of the run's images, in order."""
-        lines = self.folder.locate()
+    def read_lines(self) -> list[Line]:
+        """Returns the records of the run's images, in order; sorted by name if the order of the images is unknown."""
+        lines = self.folder.read_lines()
         if not self.resumable:
-            several = len({line.path for line in lines}) > 1
-            return sorted(lines, key=lambda line: line.key) if several else lines
-        found = {line.key: line for line in lines}
-        return [found[image] for image in self.images if image in found]
+            return sorted(lines)
+        found = dict(lines)
+        return [(image, found[image]) for image in self.images if image in found]
 
     def read(self) -> Iterator[dict[str, Any]]:
-        """Yields all records of the run's images, in order."""
-        return read_located(self.locate())
+        """Yields the records of the run's images, parsed, in order."""
+        return (json.loads(line) for _, line in self.read_lines())
 
     def merge(self, trainer: Trainer) -> bool:
         """Merges the records of all processes into one file; returns whether every image has one.
@@ -138,7 +137,8 @@ class ScoringRun:
                 raise FileNotFoundError(
                     f"{path} does not exist: expected a results.folder that is visible on all machines"
                 )
-        lines = self.folder.merge(self.locate())
+        lines = self.read_lines()
+        self.folder.merge(lines)
         return not self.resumable or len(lines) == len(self.images)
 
     def describe_limit(self) -> dict[str, int] | None:
