@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import reduce
 from operator import or_
 from pathlib import Path
@@ -103,35 +104,30 @@ def shorten_message(message: str, files: Sequence[Path] = ()) -> str:
     return text + (f" (in {places[-1]})" if places else "")
 
 
-def refuse_repeated_keys(path: Path) -> None:
-    """Raises ValueError if a map in a YAML file repeats a key, of which YAML keeps the last; 010 equals 8 in YAML."""
-    try:
-        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
-        nodes = [loader.get_single_node()]
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return  # the parser reports the reason
-    looked_at = set()
-    for node in nodes:  # the loop appends to it
-        if id(node) in looked_at:
-            continue
-        looked_at.add(id(node))
-        if isinstance(node, yaml.SequenceNode):
-            nodes += node.value
-        if not isinstance(node, yaml.MappingNode):
-            continue
-        nodes += [value for _, value in node.value]
+class UniqueKeyLoader(yaml.SafeLoader):
+    """Raises ValueError if a map repeats a key, of which YAML would keep the last; 010 equals 8 in YAML."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Builds a map after a look at its keys."""
         seen: set[Any] = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode) or key.value == "<<":
                 continue
-            name = loader.construct_object(key)
+            name = self.construct_object(key)
             if name in seen:
                 read = "" if str(name) == key.value else f" (YAML reads it as {name})"
                 raise ValueError(
-                    f"{path}, line {key.start_mark.line + 1}: the key {key.value} occurs twice{read}: expected it "
+                    f"{self.name}, line {key.start_mark.line + 1}: the key {key.value} occurs twice{read}: expected it "
                     "once, because YAML would keep only the last"
                 )
             seen.add(name)
+        return super().construct_mapping(node, deep)
+
+
+def refuse_repeated_keys(path: Path) -> None:
+    """Raises ValueError if a map in a YAML file repeats a key."""
+    with suppress(OSError, UnicodeDecodeError, yaml.YAMLError), path.open(encoding="utf-8") as file:  # reported later
+        UniqueKeyLoader(file).get_single_data()
 
 
 def expand_home(value: Any) -> Any:
