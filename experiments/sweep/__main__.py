@@ -18,31 +18,28 @@ from typing import Any
 import optuna
 from jsonargparse.typing import PositiveInt
 from optuna.pruners import NopPruner
-from optuna.trial import TrialState
-from wandb.sdk.launch.sweeps.utils import SWEEP_COMMAND_ENV_VAR_REGEX
 
 import main
 from callbacks.run.records import to_plain
 from callbacks.run.settings import describe_limit
 from experiments.command_line import parse, run_program, to_path
 from experiments.sweep.definition import Definition, read_definition
-from experiments.sweep.one_pass import explain_several, run_one_pass
 from experiments.sweep.report import list_points, write_sweep_report
-from experiments.sweep.search import Search, find_attempts, make_pruner, open_study
+from experiments.sweep.search import Search, make_pruner, open_study
 from experiments.sweep.trial import (
     ReportProgress,
     build_arguments,
+    explain_several,
     name_trial_folder,
     read_metric,
     refuse_targets,
     resolve_config,
+    run_one_pass,
     run_trial,
 )
 
 EXPERIMENT, CHECKPOINT = "SEGADAPT_EXPERIMENT", "SEGADAPT_CHECKPOINT"
-OPTIONS = {EXPERIMENT: "--experiment EXPERIMENT.yaml, or ", CHECKPOINT: "--checkpoint best.ckpt, or "}
 USUAL = "[${env}, ${interpreter}, ${program}, validate, ..., ${args}]"
-FORMAT = 3  # version of the trials' attributes
 AGAIN = "Finished trials are kept: run the same command again to resume once this is fixed"
 
 
@@ -74,8 +71,7 @@ def run_command(args: Sequence[str] | None = None) -> None:
     details = {"sampler": sampler, "one_pass": several is None}
     if several is None:
         points = run_one_pass(definition, trial, config, folder / "one_pass")
-        text = write_sweep_report(definition, points, folder, trial, config, **details)
-        print(f"{text}\n\nWritten to {folder}", flush=True)
+        print(write_sweep_report(definition, points, folder, trial, config, **details), flush=True)
         return
     print(f"One run per trial: {several}.", file=sys.stderr, flush=True)
     url = options.storage or f"sqlite:///{folder / 'study.db'}"
@@ -84,18 +80,17 @@ def run_command(args: Sequence[str] | None = None) -> None:
     study.pruner = NopPruner() if options.no_pruning else make_pruner(definition)
 
     def score(values: Mapping[str, Any], report: ReportProgress) -> float:
-        args = build_arguments(definition, values, more)
-        summary = run_trial(args, folder / "trials" / name_trial_folder(values), report)
+        own = build_arguments(definition, values, more)
+        summary = run_trial(own, folder / "trials" / name_trial_folder(values), report)
         return read_metric(summary, definition.metric.name)
 
     search = Search(definition, study, sampler, total, score)
     try:
         search.run()
     finally:
-        text = write_sweep_report(definition, list_points(study), folder, trial, config, **details)
-    print(f"{text}\n\nWritten to {folder}", flush=True)
-    running = sum(trial.state == TrialState.RUNNING for trial in find_attempts(study).values())
-    if running:
+        points = list_points(study)
+        print(write_sweep_report(definition, points, folder, trial, config, **details), flush=True)
+    if running := sum(point["state"] == "running" for point in points):
         print(f"\n{running} trials are still running elsewhere: run the same command later to see all results.")
     if search.errors:
         raise ValueError("; ".join(dict.fromkeys(search.errors.values())) + f". {AGAIN}")
@@ -136,12 +131,9 @@ def set_environment(options: argparse.Namespace) -> None:
 def check_command(definition: Definition) -> None:
     """Raises ValueError unless a sweep's command runs `main.py validate` with the trial's arguments."""
     command, where = definition.command, f"{definition.path}: command"
-    for variable in SWEEP_COMMAND_ENV_VAR_REGEX.findall(" ".join(command)):
-        if not os.environ.get(variable):
-            raise ValueError(
-                f"{where} needs ${{envvar:{variable}}}, which is not set: expected {OPTIONS.get(variable, '')}export "
-                f"{variable}"
-            )
+    for variable, option in {EXPERIMENT: "--experiment EXPERIMENT.yaml", CHECKPOINT: "--checkpoint best.ckpt"}.items():
+        if f"${{envvar:{variable}}}" in " ".join(command) and not os.environ.get(variable):
+            raise ValueError(f"{where} needs {variable}, which is not set: expected {option}, or export {variable}")
     words = [word for word in command if word not in ("${env}", "${interpreter}")]
     if words[:2] != ["${program}", "validate"] or not {"${args}", "${args_no_boolean_flags}"} & {*words}:
         raise ValueError(
@@ -171,7 +163,7 @@ def find_total(definition: Definition, sampler: str, trials: int | None) -> int:
     wanted = trials or definition.run_cap
     if sampler == "grid":
         points = len(definition.list_grid())
-        return points if wanted is None else min(points, wanted)
+        return min(points, wanted or points)
     if wanted is None:
         raise ValueError(
             f"{definition.path}: the number of {sampler} trials is not set: expected --trials, or run_cap in the sweep"
@@ -193,14 +185,11 @@ def find_weights(config: Mapping[str, Any]) -> Path:
 def describe_settings(definition: Definition, config: Mapping[str, Any], weights: Path) -> dict[str, Any]:
     """Returns all settings that a study's scores depend on; without file locations, which differ between machines."""
     settings = {
-        "format": FORMAT,
         "metric": definition.metric.name,
         "parameters": definition.parameters,
         "weights": hashlib.sha256(weights.read_bytes()).hexdigest(),
-        "trainer": {
-            "precision": config["trainer"].get("precision"),
-            "limit_val_batches": describe_limit(config["trainer"].get("limit_val_batches")),
-        },
+        "precision": config["trainer"].get("precision"),
+        "limit_val_batches": describe_limit(config["trainer"].get("limit_val_batches")),
         **{key: config.get(key) for key in ("model", "data", "method", "seed_everything")},
     }
     return to_plain(drop_places(settings))

@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 from argparse import ArgumentError
 from dataclasses import dataclass, field
 from itertools import product
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import optuna
-import yaml
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveInt
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -25,13 +23,6 @@ FORMS = (
     "{value: V}, {values: [V, ...]}, or {min: LOW, max: HIGH}, which may have one of the distributions "
     f"{', '.join(RANGES)} (int: whole numbers; log: above 0; q: multiples of the key q)"
 )
-
-
-class SweepLoader(yaml.SafeLoader):
-    """YAML loader that reads ``1e-3`` as a number, as main.py does."""
-
-
-SweepLoader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+"), list("-+0123456789"))
 
 
 @dataclass(frozen=True)
@@ -117,16 +108,17 @@ class Definition:
     method: Literal["grid", "random", "bayes"]
     metric: Metric
     parameters: dict[str, Any]
-    command: list[str] = field(default_factory=lambda: list(DEFAULT_SWEEP_COMMAND))
+    command: list[Any] = field(default_factory=lambda: list(DEFAULT_SWEEP_COMMAND))
     early_terminate: EarlyTerminate | None = None
     run_cap: PositiveInt | None = None
-    name: str = ""
-    description: str = ""
-    project: str = ""
-    entity: str = ""
+    name: Any = None
+    description: str | None = None
+    project: str | None = None
+    entity: str | None = None
 
     def __post_init__(self) -> None:
-        self.name = self.name or self.path.stem
+        self.name = str(self.name or self.path.stem)
+        self.command = list(map(str, self.command))
         arguments = {str(name): read_parameter(name, form) for name, form in self.parameters.items()}
         self.constants = {name: value for name, value in arguments.items() if not isinstance(value, Parameter)}
         self.chosen = [argument for argument in arguments.values() if isinstance(argument, Parameter)]
@@ -167,23 +159,10 @@ def read_definition(path: Path) -> Definition:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Definition, skip={"path"})
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), SweepLoader)
-        if not isinstance(content, dict):
-            raise ValueError(f"found {type(content).__name__}, expected a mapping")
-        content = {key: value for key, value in content.items() if value is not None}
-        if "name" in content:
-            content["name"] = str(content["name"])
-        if isinstance(content.get("command"), list):
-            content["command"] = list(map(str, content["command"]))
-        return Definition(path, **vars(parser.instantiate(parser.parse_object(content))))
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror}): expected a sweep such as alpha.yaml") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not YAML: {error}") from error
-    except (ArgumentError, ValueError) as error:
-        raise ValueError(
-            f"{path}: {shorten_message(str(error))} (a sweep looks like configs/sweep/alpha.yaml)"
-        ) from error
+        return Definition(path, **vars(parser.instantiate(parser.parse_path(path))))
+    except (ArgumentError, ValueError, TypeError, OSError) as error:
+        message = shorten_message(str(error))
+        raise ValueError(f"{path}: {message} (a sweep looks like configs/sweep/alpha.yaml)") from error
 
 
 def read_parameter(name: str, form: Any) -> Any:

@@ -35,16 +35,11 @@ def list_points(study: optuna.Study) -> list[dict[str, Any]]:
         if VALUES not in trial.user_attrs:
             continue
         images = trial.last_step if trial.state == TrialState.PRUNED else None
-        rows.append(
-            {
-                "number": point,
-                "values": trial.user_attrs[VALUES],
-                "score": trial.value if images is None else trial.intermediate_values[images],
-                "state": STATES.get(trial.state, "failed"),
-                "stopped_after": images,
-                "seconds": round(trial.duration.total_seconds(), 1) if trial.duration else None,
-            }
-        )
+        score = trial.value if images is None else trial.intermediate_values[images]
+        seconds = round(trial.duration.total_seconds(), 1) if trial.duration else None
+        row = {"number": point, "values": trial.user_attrs[VALUES], "score": score}
+        row["state"] = STATES.get(trial.state, "failed")
+        rows.append({**row, "stopped_after": images, "seconds": seconds})
     return rows
 
 
@@ -97,7 +92,7 @@ def write_sweep_report(
         if earlier != to_plain(rows):
             log_offline(definition, rows, folder)
     write_file(folder / "sweep.md", f"# Sweep {definition.name}\n\n{text}{picture}\n".encode())
-    return text
+    return f"{text}\n\nWritten to {folder}"
 
 
 def rank_points(points: Rows, maximize: bool) -> Rows:
@@ -136,8 +131,8 @@ def choose_method(method: Mapping[str, Any] | None, values: Mapping[str, Any]) -
     """Returns a method with the best values, as content of a file for `--method`; None without a method."""
     if not method:
         return None
-    chosen = [name for name in values if name.startswith("method.")]
-    own = {name.removeprefix("method.").removeprefix("init_args."): values[name] for name in chosen}
+    own = {name.removeprefix("method."): value for name, value in values.items() if name.startswith("method.")}
+    own = {name.removeprefix("init_args."): value for name, value in own.items()}
     return {"class_path": method["class_path"], "init_args": {**(method.get("init_args") or {}), **own}}
 
 

@@ -1,4 +1,4 @@
-"""One trial of a sweep: runs `main.py validate` in this process and in its own folder, and reports its progress."""
+"""Runs `main.py validate` for a sweep, in this process: once per trial, or once for all points of a grid."""
 
 import gc
 import hashlib
@@ -18,18 +18,21 @@ import optuna
 import torch
 import yaml
 from pytorch_lightning import Callback, LightningModule, Trainer
+from tqdm import tqdm
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 import main
 from callbacks.report.search_figure import format_value
 from callbacks.results import RECORDS, SUMMARY, read_records
+from callbacks.run.folder import SEARCH
 from callbacks.run.processes import explain_error
-from experiments.command_line import is_interrupt
+from experiments.command_line import drop_options, is_interrupt
 from experiments.study import QUIET
 from experiments.sweep.definition import Definition
 from lightning_modules.metrics import Scores
 
 WATCHED = "--trainer.callbacks+=experiments.sweep.trial.ScoreReporter"
+PREFIX = "method."
 ReportProgress = Callable[[int, float], None]
 
 
@@ -72,6 +75,41 @@ def run_trial(args: Sequence[str], place: Path, report: ReportProgress) -> dict[
     with (place / "log.txt").open("a+", encoding="utf-8") as log:
         call_main([*args, f"--results.folder={place}", *QUIET, WATCHED], log, log)
     return json.loads((place / SUMMARY).read_text(encoding="utf-8"))
+
+
+def explain_several(definition: Definition, sampler: str, total: int, config: Mapping[str, Any]) -> str | None:
+    """Explains why a sweep needs several runs; None if one pass suffices."""
+    if sampler != "grid":
+        return f"the sampler is {sampler}, not grid"
+    if total < len(definition.list_grid()):
+        return "only part of the grid is requested"
+    names = [parameter.name for parameter in definition.chosen]
+    if others := [name for name in names if not name.startswith(PREFIX) or name.count(".") > 1]:
+        return f"{', '.join(others)} is not an argument of the method"
+    if not config.get("method"):
+        return "the command has no --method"
+    return None if definition.metric.name == "val/miou" else f"the metric is {definition.metric.name}, not val/miou"
+
+
+def run_one_pass(
+    definition: Definition, args: Sequence[str], config: Mapping[str, Any], folder: Path
+) -> list[dict[str, Any]]:
+    """Scores a grid of arguments of the method in one run, which resumes like a trial; returns rows for the report."""
+    grid = {own.name.removeprefix(PREFIX): list(map(own.to_value, own.list_draws() or ())) for own in definition.chosen}
+    init_args = {"method": config["method"], "grid": grid}
+    search = {"class_path": "callbacks.method_search.MethodSearch", "init_args": init_args}
+    own = [*drop_options(args, "method"), "--method=null", f"--trainer.callbacks+={json.dumps(search)}"]
+    with tqdm(unit="image", desc="all points in one pass") as bar:
+        run_trial(own, folder, lambda images, miou: bar.update(images - bar.n))
+    points = json.loads((folder / SEARCH).read_text(encoding="utf-8"))["points"]
+    if points[0]["miou"] is None:
+        raise TrialError(f"{folder / SEARCH} has no score: expected labels in the development set")
+    rows = []
+    for number, point in enumerate(points):
+        values = {f"{PREFIX}{name}": value for name, value in point["values"].items()}
+        row = {"number": number, "values": values, "score": point["miou"], "state": "finished"}
+        rows.append({**row, "stopped_after": None, "seconds": None})
+    return rows
 
 
 def call_main(args: Sequence[str], output: TextIO, log: TextIO) -> None:

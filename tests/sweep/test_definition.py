@@ -139,7 +139,7 @@ def test_refusals(changes: dict[str, Any], message: str, tmp_path: Path, calls: 
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [(None, "cannot be read"), ("[1, 2]", "found list, expected a mapping"), ("a: [", "is not YAML")],
+    [(None, "does not exist"), ("[1, 2]", r"Unexpected config: \[1, 2\]"), ("a: [", "parsing config")],
 )
 def test_files_that_are_no_sweep(text: str | None, message: str, tmp_path: Path) -> None:
     if text is not None:
