@@ -189,13 +189,13 @@ PSI: dict[str, Any] = {
 }
 
 
-def sweep_psi(folder: Path, checkpoint: Path, *options: str, more: tuple[str, ...] = ()) -> dict[str, Any]:
+def sweep_psi(folder: Path, checkpoint: Path, *options: str) -> dict[str, Any]:
     """Runs a small sweep over psi and num_steps; returns what came out."""
     content = yaml.safe_load((ROOT / "configs" / "sweep" / "psi.yaml").read_text())
     folder.mkdir()
     (folder / "sweep.yaml").write_text(yaml.safe_dump({**content, "parameters": PSI}))
     given = ["--experiment", str(EXPERIMENT), "--checkpoint", str(checkpoint), "--folder", str(folder), *options]
-    own = [*DATA, *QUIET, f"--trainer.logger.init_args.save_dir={folder}", "--method.alpha=0.3", *more]
+    own = [*DATA, *QUIET, f"--trainer.logger.init_args.save_dir={folder}", "--method.alpha=0.3"]
     run_command([str(folder / "sweep.yaml"), *given, "--", *own])
     return read_outcome(folder)
 
