@@ -81,6 +81,13 @@ def test_a_trial_that_fails_does_not_stop_the_sweep_and_is_tried_again(tmp_path:
     assert "out of its range" in next((tmp_path / "out" / "trials").glob("*7.0*/log.txt")).read_text()
 
 
+@pytest.mark.slow
+def test_values_drawn_twice_run_once(tmp_path: Path, calls: Any) -> None:
+    write_sweep(tmp_path, parameters={"method.alpha": {"values": [0.2, 0.4]}})
+    assert sweep(tmp_path, "--sampler=random", "--trials=8") is None
+    assert list_trials(tmp_path / "out") == [(0.4, 100, "finished"), (0.2, 80, "finished")] and len(calls()) == 2
+
+
 SPACE = {"method.alpha": {"min": 0.0, "max": 1.0}}
 
 

@@ -1,6 +1,5 @@
 """Sweeps: the study that trials are recorded in, with a function in place of main.py."""
 
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,8 +10,7 @@ import pytest
 
 from experiments.sweep import search
 from experiments.sweep.definition import read_definition
-from experiments.sweep.report import list_points, rank_points
-from experiments.sweep.search import OWNER, POINT, VALUES, Search, open_study
+from experiments.sweep.search import POINT, VALUES, Search, open_study
 from experiments.sweep.trial import TrialError, read_metric
 from tests.sweep.given import write_sweep
 
@@ -83,20 +81,6 @@ def test_a_trial_of_a_machine_that_has_died_is_tried_again(tmp_path: Path, monke
     again = open_search(tmp_path, score)
     again.run()
     assert list_states(again.study) == [(0.0, "FAIL"), *((alpha, "COMPLETE") for alpha in (0.0, 0.2, 0.4, 0.6))]
-
-
-def test_of_a_point_tried_twice_the_finished_trial_counts(tmp_path: Path) -> None:
-    study = open_search(tmp_path, score).study
-    for point, alpha, value in ((0, 0.2, None), (1, 0.2, 80.0), (2, 0.0, 60.0)):
-        trial = study.ask()
-        for name, content in ((POINT, point), (VALUES, {"method.alpha": alpha}), (OWNER, ("here", os.getpid()))):
-            trial.set_user_attr(name, content)
-        study.tell(trial, value, optuna.trial.TrialState.COMPLETE if value else optuna.trial.TrialState.FAIL)
-    rows = rank_points(list_points(study), maximize=True)
-    assert [(*row["values"].values(), row["score"], row["state"]) for row in rows] == [
-        (0.2, 80.0, "finished"),
-        (0.0, 60.0, "finished"),
-    ]
 
 
 def test_a_trial_that_chose_on_a_target_has_no_score() -> None:
