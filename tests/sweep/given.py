@@ -36,9 +36,7 @@ def fake_main(args: list[str]) -> None:
     if own["alpha"] > 1:
         print("error: alpha is out of its range", file=sys.stderr)
         sys.exit(2)
-    scores = Scores.zeros(2) + Scores.from_record(
-        Scores.zeros(2).to_record() | {"intersection": [hits, 0], "union": [100, 0], "pixels": [100, 0]}
-    )
+    scores = make_scores([hits, 0], [100, 0])
     reporter, trainer = ScoreReporter(), SimpleNamespace(world_size=1)
     reporter.on_validation_epoch_start(trainer, None)  # type: ignore[arg-type]
     for number in range(done, IMAGES):
@@ -46,9 +44,14 @@ def fake_main(args: list[str]) -> None:
         with records.open("a") as file:
             file.write(json.dumps({"domain": "development", "name": str(number), **scores.to_record()}) + "\n")
         outputs = {"scores": [scores], "domain": "development"}
-        reporter.on_validation_batch_end(trainer, None, outputs, None, number)  # type: ignore[arg-type]
+        reporter.on_validation_batch_end(trainer, None, outputs)  # type: ignore[arg-type]
     mean = {"miou": hits, "ece": 100 - hits}
     (folder / "results.json").write_text(json.dumps({"mean": mean, "domains": {"development": mean}}))
+
+
+def make_scores(hits: list[int], union: list[int]) -> Scores:
+    """Returns the scores of an image of two classes, from the pixels hit and those of hit or miss."""
+    return Scores.from_record(Scores.zeros(2).to_record() | {"intersection": hits, "union": union, "pixels": union})
 
 
 def write_sweep(folder: Path, **changes: Any) -> Path:
@@ -78,7 +81,10 @@ def list_trials(folder: Path) -> list[tuple[Any, Any, str]]:
     return [(row["values"]["method.alpha"], row["score"], row["state"]) for row in read_outcome(folder)["trials"]]
 
 
-def sweep(folder: Path, *options: str, more: tuple[str, ...] = ()) -> int:
-    """Runs the sweep of a folder, one run per trial."""
-    args = [str(folder / "sweep.yaml"), "--separate", "--folder", str(folder / "out"), *options]
-    return run_command([*args, *(["--", *more] if more else [])])
+def sweep(folder: Path, *options: str, more: tuple[str, ...] = ()) -> str | None:
+    """Runs the sweep of a folder, one run per trial; returns its error."""
+    try:
+        run_command([str(folder / "sweep.yaml"), "--separate", f"--folder={folder / 'out'}", *options, "--", *more])
+    except (ValueError, RuntimeError) as error:
+        return str(error)
+    return None
