@@ -1,17 +1,21 @@
 """A network with random weights that behaves like a trained one when it is measured, and an image for it."""
 
 from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+import yaml
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import update_bn
 
-from callbacks.iabn import has_batch_norm
 from experiments.benchmark.plain_loop import normalise
 from lightning_modules.predictor import predict_logits
 
+CONFIGS = Path(__file__).parents[2] / "configs" / "model"
 CLASSES = 19
 LOGITS_DEVIATION = 2.0  # standard deviation, about that of a trained network
 FIRST_STEP = 0.01  # about how much the first step of Seg-TTT lowers the loss
@@ -36,10 +40,41 @@ class Subject:
     image: Tensor
     lr: float
 
-    @property
-    def has_batch_norm(self) -> bool:
-        """Whether the network has BatchNorm layers that IaBN can adapt."""
-        return has_batch_norm(self.network)
+
+def make_network(name: str) -> nn.Module:
+    """Makes a network of configs/model with random weights.
+
+    Raises:
+        FileNotFoundError: If there is no such file; the message lists the existing ones.
+    """
+    path = CONFIGS / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(other.stem for other in CONFIGS.glob("*.yaml")))
+        raise FileNotFoundError(f"{path} does not exist: expected one of {known}")
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))["network"]
+    arguments = config.setdefault("init_args", {})
+    if "weights" in arguments:
+        arguments["weights"] = None
+    if "network" not in arguments:  # in a wrapper, the inner network has the number of classes
+        arguments["num_classes"] = CLASSES
+    return make_object(config)
+
+
+def make_object(config: dict[str, Any]) -> Any:
+    """Makes the object of a `class_path` with `init_args`; unlike the command line, without jsonargparse."""
+    module, _, name = config["class_path"].rpartition(".")
+    arguments = config["init_args"]
+    if "network" in arguments:
+        arguments = {**arguments, "network": make_object(arguments["network"])}
+    return getattr(import_module(module), name)(**arguments)
+
+
+def make_subject(name: str, network: nn.Module, size: tuple[int, int], device: str | torch.device) -> Subject:
+    """Makes a subject of a network, changed in place by `imitate_training`, and an image of `size` (H, W)."""
+    pixels = draw_image(*size)
+    network, image = network.to(device).eval(), normalise(pixels).to(device)
+    imitate_training(network, image)
+    return Subject(name, network, pixels, image, choose_rate(network, image))
 
 
 def draw_image(height: int, width: int) -> np.ndarray:
@@ -52,14 +87,7 @@ def draw_image(height: int, width: int) -> np.ndarray:
     return (128 + 50 * total[0]).clamp(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
 
 
-def make_subject(name: str, network: nn.Module, size: tuple[int, int], device: str | torch.device) -> Subject:
-    """Makes a subject of a network, changed in place by `imitate_training`, and an image of `size` (H, W)."""
-    pixels = draw_image(*size)
-    network, image = network.to(device), normalise(pixels).to(device)
-    imitate_training(network, image)
-    return Subject(name, network, pixels, image, choose_rate(network, image))
-
-
+@torch.no_grad()
 def imitate_training(network: nn.Module, image: Tensor) -> None:
     """Gives a network with random weights what training would: fitting running statistics and some confidence.
 
@@ -67,39 +95,24 @@ def imitate_training(network: nn.Module, image: Tensor) -> None:
     equal probabilities, rounding alone decides many labels, and every pixel passes the confidence threshold.
 
     Args:
-        network: Changed in place and left in evaluation mode. Its running statistics become those of the image and its
-            mirror image; convolutions with an output per class are scaled.
+        network: Changed in place: its running statistics become those of the image and its mirror image, and
+            convolutions with an output per class are scaled.
         image: (1, 3, H, W) float, normalised.
     """
-    layers = [module for module in network.modules() if isinstance(module, _BatchNorm)]
-    momenta = [layer.momentum for layer in layers]
-    for layer in layers:
-        layer.momentum = 1.0
-    network.train()
-    with torch.no_grad():
-        network(torch.cat([image, image.flip(-1)]))
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.momentum = momentum
-        network.eval()
-        factor = LOGITS_DEVIATION / predict_logits(network, image).std(dim=(2, 3)).mean().item()
-        for module in network.modules():
-            if isinstance(module, nn.Conv2d) and module.out_channels == CLASSES:
-                module.weight *= factor
-                if module.bias is not None:
-                    module.bias *= factor
+    update_bn([torch.cat([image, image.flip(-1)])], network)
+    factor = LOGITS_DEVIATION / predict_logits(network, image).std(dim=(2, 3)).mean().item()
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d) and module.out_channels == CLASSES:
+            module.weight *= factor
+            if module.bias is not None:
+                module.bias *= factor
 
 
 def choose_rate(network: nn.Module, image: Tensor) -> float:
-    """Chooses a learning rate for a network with random weights.
+    """Returns the rate at which the first step on the network's own labels would lower the loss by `FIRST_STEP`.
 
-    Its gradients may be so large that SGD diverges at the paper's rate, and rounding alone decides the labels.
-
-    Args:
-        network: The network, in evaluation mode.
-        image: (1, 3, H, W) float, normalised.
-
-    Returns:
-        The rate at which the first step on the network's own labels would lower the loss by about `FIRST_STEP`.
+    The gradients of random weights may be so large that SGD diverges at the paper's rate, and rounding alone decides
+    the labels.
     """
     logits = predict_logits(network, image[..., : PART[0], : PART[1]])
     loss = F.cross_entropy(logits, logits.detach().argmax(dim=1))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from callbacks import blended_norm
 from callbacks.ensemble import Ensemble
@@ -56,38 +56,32 @@ def make_methods(steps: int, lr: float) -> dict[str, Method]:
 def check_norm(setup: Setup) -> Iterator[Row]:
     """Compares the blended norm, forward and backward, with its formula in float64 on the CPU."""
     height, width = (9, 14) if setup.tiny else (128, 256)
-    sizes = ((1, 64, height, width), (2, 64, height, width), (1, 64, 1, 1))  # the last as after global pooling
-    cases = [*((size, False) for size in sizes), (sizes[1], True)]
+    pair = (2, 64, height, width)
+    cases = [((1, 64, height, width), False), (pair, False), ((1, 64, 1, 1), False), (pair, True)]
     for dtype, layout, (size, pooled) in product(NORM_ERRORS, LAYOUTS, cases):
-        errors = measure_norm_errors(setup.device, dtype, layout, size, pooled)
+        row: Row = {"type": str(dtype), "layout": layout, "size": "x".join(map(str, size)), "pooled": pooled}
+        errors = measure_norm_errors(setup.device, dtype, LAYOUTS[layout], size, pooled)
         served = blended_norm.fast_path_report().items()  # keys: cuda:0 torch.bfloat16 channels_last
-        path = next((how for key, how in served if key.split()[1:] == [str(dtype), layout]), None)
-        row: Row = {
-            "type": str(dtype).removeprefix("torch."),
-            "layout": layout,
-            "size": "x".join(map(str, size)),
-            "pooled": pooled,
-            "served by": path,
-        }
+        row["served by"] = next((how for key, how in served if key.endswith(f"{dtype} {layout}")), None)
         ok = max(errors.values()) <= NORM_ERRORS[dtype]
         yield {**row, **errors, "allowed": NORM_ERRORS[dtype], "ok": ok}
 
 
 def measure_norm_errors(
-    device: torch.device, dtype: torch.dtype, layout: str, size: tuple[int, ...], pooled: bool
+    device: torch.device, dtype: torch.dtype, layout: torch.memory_format, size: tuple[int, ...], pooled: bool
 ) -> dict[str, float]:
     """Measures the largest errors of the output and each gradient, relative to the largest value; inf for NaN."""
-    generator = torch.Generator().manual_seed(0)
-    mean, bias = (torch.randn(size[1], generator=generator) for _ in range(2))
-    var, weight = (torch.rand(size[1], generator=generator) + 0.5 for _ in range(2))
-    x = (torch.randn(size, generator=generator) * 1.5 + bias[:, None, None]).to(dtype)
+    torch.manual_seed(0)
+    mean, bias = torch.randn(2, size[1])
+    var, weight = torch.rand(2, size[1]) + 0.5
+    x = (torch.randn(size) * 1.5 + bias[:, None, None]).to(dtype)
     x[:, 0] = 2.0  # a channel without variance
-    gradient = torch.randn(size, generator=generator).to(dtype)
-    exact = [tensor.double() for tensor in (x, mean, var, weight, bias, gradient)]
-    x, gradient = (tensor.clone(memory_format=LAYOUTS[layout]) for tensor in (x, gradient))
-    moved = [tensor.to(device) for tensor in (x, mean, var, weight, bias, gradient)]
-    expected = differentiate(normalise_together if pooled else normalise_features, *exact)
-    found = differentiate(partial(blended_norm.normalize_blended, pooled=pooled), *moved)
+    x, gradient = (tensor.contiguous(memory_format=layout) for tensor in (x, torch.randn(size).to(dtype)))
+    given = (x, mean, var, weight, bias, gradient)
+    formula = normalise_together if pooled else normalise_features
+    expected = differentiate(formula, *(tensor.double() for tensor in given))
+    fast = partial(blended_norm.normalize_blended, pooled=pooled)
+    found = differentiate(fast, *(tensor.detach().to(device) for tensor in given))
     errors = {}
     for name, one, other in zip(("output", "gradient", "of weight", "of bias"), found, expected, strict=True):
         error = (one.double().cpu() - other).abs().amax() / other.abs().amax()
@@ -112,15 +106,16 @@ def differentiate(
 
 def check_methods(setup: Setup) -> Iterator[Row]:
     """Compares every method's prediction on the device, in exact float32 and in bf16, with the CPU's in float32."""
-    subject = setup.make_calm_subject()
+    subject = setup.make_subject()
     with tempfile.TemporaryDirectory() as folder:
-        methods: dict[str, Method | None] = {"plain": None, **make_methods(2, subject.lr)}
-        methods["Ensemble"] = Ensemble(save_members(subject.network, Path(folder)))
+        paths = [f"{folder}/one.pth", f"{folder}/other.pth"]
+        for path, network in zip(paths, (subject.network, setup.make_subject(seed=1).network), strict=True):
+            torch.save(network.state_dict(), path)
+        methods = {"plain": None, **make_methods(2, subject.lr), "Ensemble": Ensemble(paths)}
         for name, method in methods.items():
             yield from compare_method(setup, name, method, subject)
     # Another device draws other dropout masks: labels may differ, but the network must still be left unchanged.
-    dropping = setup.make_calm_subject(dropout=0.1)
-    yield from compare_method(setup, "MCDropout", MCDropout(passes=4, alpha=0.1), dropping, alike=False)
+    yield from compare_method(setup, "MCDropout", MCDropout(passes=4), setup.make_subject(dropout=0.1), alike=False)
 
 
 def compare_method(
@@ -137,27 +132,14 @@ def compare_method(
             peak = measure_peak(lambda: outputs.append(predict(network, image)), setup.device)
         same, unchanged = share_equal(outputs[-1], expected), is_unchanged(network, before)
         fell_back = method is not None and any(adaptation.fallback for adaptation in method.adaptations)
-        ok = unchanged and not fell_back and (same >= limit or not alike)
         row: Row = {"method": name, "precision": precision, "same labels": same, "network as before": unchanged}
+        ok = unchanged and not fell_back and (same >= limit or not alike)
         yield {**row, "fell back": fell_back, "peak MB": peak, "ok": ok}
-
-
-def save_members(network: nn.Module, folder: Path) -> list[str]:
-    """Saves a network and a copy with perturbed last layers as ensemble members; returns their paths."""
-    other = deepcopy(network)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in list(other.parameters())[-4:]:
-            parameter.add_(0.1 * parameter.abs().mean() * torch.randn(parameter.shape, generator=generator))
-    paths = [folder / "one.pth", folder / "other.pth"]
-    for member, path in zip((network, other), paths, strict=True):
-        torch.save(member.state_dict(), path)
-    return [str(path) for path in paths]
 
 
 def check_variants(setup: Setup) -> Iterator[Row]:
     """Compares several numbers of steps in one pass with each alone, allowing for the variation between runs."""
-    subject = setup.make_calm_subject(setup.device)
+    subject = setup.make_subject(setup.device)
     network, image = subject.network, subject.image
     before = copy_state(network)
     for precision, semantics in product(SAME_LABELS, get_args(Semantics)):
@@ -180,7 +162,7 @@ def check_waits(setup: Setup) -> Iterator[Row]:
     if setup.device.type != "cuda":
         yield {"note": f"not applicable: the host waits only for a GPU, found {setup.device.type}"}
         return
-    subject = setup.make_calm_subject(setup.device)
+    subject = setup.make_subject(setup.device)
     for precision in SAME_LABELS:
         methods, longer = make_methods(FEW, subject.lr), make_methods(MANY, subject.lr)
         for name in methods:
