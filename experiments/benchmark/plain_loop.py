@@ -117,6 +117,7 @@ def adapt_batch_norm(network: nn.Module, alpha: float) -> None:
         found = ", ".join(other) or "no BatchNorm"
         raise ValueError(f"{type(network).__name__} has {found}: expected nn.BatchNorm2d, or alpha 0 in the plain loop")
     for layer in layers:
+        assert layer.running_mean is not None and layer.running_var is not None
         layer.forward = partial(  # type: ignore[method-assign]
             normalise_features,
             running_mean=layer.running_mean,

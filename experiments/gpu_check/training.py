@@ -94,7 +94,8 @@ def train_and_test(rank: int, device: str, backend: str, port: int, folder: Path
     sync = any(isinstance(layer, torch.nn.SyncBatchNorm) for layer in module.network.modules())
     # The running statistics of BatchNorm are each process's own unless they are synchronised.
     tensors = module.network.state_dict().values() if sync else module.network.parameters()
-    outcome = {"SyncBN": sync, "steps": trainer.global_step, "last loss": trainer.callback_metrics["train/loss"].item()}
-    outcome["weights"] = [tensor.detach().cpu().clone() for tensor in tensors]
+    weights = [tensor.detach().cpu().clone() for tensor in tensors]
+    outcome: dict[str, Any] = {"weights": weights, "SyncBN": sync, "steps": trainer.global_step}
+    outcome["last loss"] = trainer.callback_metrics["train/loss"].item()
     (scores,) = trainer.test(module, DataLoader(pairs, batch_size=1), verbose=False)
     torch.save(outcome | {"IaBN mIoU": scores["test/miou"]}, folder / f"{rank}.pt")
