@@ -37,11 +37,11 @@ OWN_PACKAGES = ("datamodules", "callbacks", "lightning_modules/networks")
 SIZE = (64, 96)
 
 
-def list_commands() -> Iterator[Any]:
+def list_commands() -> list[Any]:
     """Every command once: those of the pages that can be run, and those that a target of make runs."""
     expanded = (called for command in COMMANDS for called in (command, *command.expand_make()))
     first = {tuple(command.words): command for command in expanded if not command.exception}
-    return (pytest.param(command, id=f"{command.place} {' '.join(command.words[:3])}") for command in first.values())
+    return [pytest.param(command, id=f"{command.place} {' '.join(command.words[:3])}") for command in first.values()]
 
 
 def choose_blocks(language: str) -> list[Any]:

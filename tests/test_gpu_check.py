@@ -14,8 +14,8 @@ import torch
 from experiments.gpu_check import __main__ as gpu_check
 from experiments.gpu_check import correctness
 from experiments.gpu_check.__main__ import CHECKS, check_gpu
-from experiments.gpu_check.runner import Check, Report, Row
-from experiments.gpu_check.subjects import Setup, copy_state, is_unchanged, share_equal
+from experiments.gpu_check.correctness import copy_state, is_unchanged, share_equal
+from experiments.gpu_check.runner import Check, Report, Row, Setup
 from tests.tiny import ROOT
 
 # What a lent machine need not have. (PyYAML is there: Lightning itself loads it.)

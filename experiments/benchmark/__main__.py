@@ -13,8 +13,8 @@ import torch
 
 from callbacks.run.records import number_files, write_json
 from experiments.benchmark.command import parse_arguments
-from experiments.benchmark.cost import describe_device
-from experiments.benchmark.measure import Row, measure_all, measure_rates
+from experiments.benchmark.cost import describe_device, measure_rate
+from experiments.benchmark.measure import Row, measure_all
 from experiments.pages import format_markdown, insert_report
 
 SHOWN = (  # columns of the displayed table: title, key of the row, format
@@ -36,13 +36,14 @@ def run_benchmark(args: Sequence[str] | None = None) -> list[Row]:
     options.folder.mkdir(parents=True, exist_ok=True)
     files = [options.folder / name for name in ("benchmark.json", "machine.json")]
     number_files([path for path in files if path.exists()])  # those of an earlier run are kept
-    rates = measure_rates(options)
-    machine = describe_device(torch.device(options.device)) | {"rate_tflop_per_s": rates, "options": vars(options)}
+    device = torch.device(options.device)
+    rates = {precision: measure_rate(device, precision, options.quick) for precision in options.precision}
+    machine = describe_device(device) | {"rate_tflop_per_s": rates, "options": vars(options)}
     write_json(files[1], machine)
     print(format_rows([]), flush=True)
     rows: list[Row] = []
     try:
-        for row in measure_all(options, rates):
+        for row in measure_all(options):
             rows.append(row)
             write_json(files[0], rows)
             print(f"{format_rows([row]).splitlines()[-1]} {row['note']}".rstrip(), flush=True)

@@ -6,6 +6,7 @@ import platform
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,7 @@ def free_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
+@cache
 def measure_rate(device: torch.device, precision: str, tiny: bool = False, tf32: bool = True) -> float:
     """Returns the TFLOP/s of a large (or tiny) square matrix product, as the best of several turns.
 

@@ -1,7 +1,7 @@
 """Measures a method on a network and an image, beside the plain loop."""
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
@@ -18,7 +18,7 @@ from callbacks.seg_ttt import DEFAULT_TRAINABLE, SegTTT
 from callbacks.tta import TTA
 from experiments.benchmark import cost
 from experiments.benchmark.plain_loop import PlainLoop
-from experiments.benchmark.subject import Subject, make_network, make_subject
+from experiments.benchmark.subject import Subject, make_subject
 from lightning_modules.compilation import compile_network
 from lightning_modules.predictor import predict_plainly
 
@@ -36,24 +36,17 @@ Settings = dict[str, Any]
 Row = dict[str, Any]
 
 
-def measure_rates(options: argparse.Namespace) -> dict[str, float]:
-    """Measures how fast the device multiplies matrices, in TFLOP/s, in each precision of a command line."""
-    device = torch.device(options.device)
-    return {precision: cost.measure_rate(device, precision, options.quick) for precision in options.precision}
-
-
-def measure_all(options: argparse.Namespace, rates: Mapping[str, float]) -> Iterator[Row]:
+def measure_all(options: argparse.Namespace) -> Iterator[Row]:
     """Yields a row for every network, image size, method and precision of a command line, as soon as it is measured.
 
     TF32 and cuDNN's benchmark mode are on, as in the GPU presets.
     """
     torch.backends.cudnn.benchmark = True
     for name, size in product(options.networks, options.sizes):
-        torch.manual_seed(0)
-        subject = make_subject(name, make_network(name), size, torch.device(options.device))
+        subject = make_subject(name, size, options.device)
         for case, precision in product(list_cases(subject, options), options.precision):
             with cost.float32_products(tf32=True):
-                row = measure(case, subject, precision, options, rates[precision])
+                row = measure(case, subject, precision, options)
             if options.compile != "none":
                 torch.compiler.reset()
             yield row
@@ -91,13 +84,8 @@ def make_call(method: Method | None, subject: Subject, precision: str) -> cost.C
     return call
 
 
-def measure(
-    case: tuple[str, Settings], subject: Subject, precision: str, options: argparse.Namespace, rate: float
-) -> Row:
-    """Measures a case; `rate` is that of a matrix product in TFLOP/s.
-
-    Errors of memory and of unsuitable networks become notes of the row.
-    """
+def measure(case: tuple[str, Settings], subject: Subject, precision: str, options: argparse.Namespace) -> Row:
+    """Measures a case. Errors of memory and of unsuitable networks become notes of the row."""
     name, settings = case
     row: Row = dict.fromkeys(COLUMNS) | {
         "network": subject.name, "height": subject.pixels.shape[0], "width": subject.pixels.shape[1],
@@ -126,6 +114,7 @@ def measure(
                 with noting(row, "plain loop: "):
                     calls.append(compare_with_plain_loop(row, case, subject, Path(folder) / "checkpoint.pt"))
                 call()  # warm up again
+            rate = cost.measure_rate(device, precision, options.quick)
             add_times(row, cost.time_by_turns(calls, options.repeats), rate)
     finally:
         compile_network(network, "none")

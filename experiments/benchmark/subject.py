@@ -11,12 +11,14 @@ import torch.nn.functional as F
 import yaml
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
+from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from experiments.benchmark.plain_loop import normalise
 from lightning_modules.predictor import predict_logits
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "model"
 CLASSES = 19
+CALM = 0.1  # weight of each residual block's output
 LOGITS_DEVIATION = 2.0  # standard deviation, about that of a trained network
 FIRST_STEP = 0.01  # about how much the first step of Seg-TTT lowers the loss
 PART = (256, 512)  # of the image, which suffices to choose a learning rate
@@ -41,8 +43,8 @@ class Subject:
     lr: float
 
 
-def make_network(name: str) -> nn.Module:
-    """Makes a network of configs/model with random weights.
+def make_network(name: str, **arguments: Any) -> nn.Module:
+    """Makes a network of configs/model with random weights, and with further arguments.
 
     Raises:
         FileNotFoundError: If there is no such file; the message lists the existing ones.
@@ -52,12 +54,12 @@ def make_network(name: str) -> nn.Module:
         known = ", ".join(sorted(other.stem for other in CONFIGS.glob("*.yaml")))
         raise FileNotFoundError(f"{path} does not exist: expected one of {known}")
     config = yaml.safe_load(path.read_text(encoding="utf-8"))["network"]
-    arguments = config.setdefault("init_args", {})
-    if "weights" in arguments:
-        arguments["weights"] = None
-    if "network" not in arguments:  # in a wrapper, the inner network has the number of classes
-        arguments["num_classes"] = CLASSES
-    return make_object(config)
+    given = config["init_args"]
+    if "weights" in given:
+        given["weights"] = None
+    if "network" not in given:  # in a wrapper, the inner network has the number of classes
+        given["num_classes"] = CLASSES
+    return make_object({**config, "init_args": given | arguments})
 
 
 def make_object(config: dict[str, Any]) -> Any:
@@ -69,10 +71,13 @@ def make_object(config: dict[str, Any]) -> Any:
     return getattr(import_module(module), name)(**arguments)
 
 
-def make_subject(name: str, network: nn.Module, size: tuple[int, int], device: str | torch.device) -> Subject:
-    """Makes a subject of a network, changed in place by `imitate_training`, and an image of `size` (H, W)."""
-    pixels = draw_image(*size)
-    network, image = network.to(device).eval(), normalise(pixels).to(device)
+def make_subject(
+    name: str, size: tuple[int, int], device: str | torch.device, seed: int = 0, **arguments: Any
+) -> Subject:
+    """Makes a network that imitates a trained one, with further arguments, and an image of `size` (H, W)."""
+    torch.manual_seed(seed)
+    network, pixels = make_network(name, **arguments).to(device).eval(), draw_image(*size)
+    image = normalise(pixels).to(device)
     imitate_training(network, image)
     return Subject(name, network, pixels, image, choose_rate(network, image))
 
@@ -89,16 +94,19 @@ def draw_image(height: int, width: int) -> np.ndarray:
 
 @torch.no_grad()
 def imitate_training(network: nn.Module, image: Tensor) -> None:
-    """Gives a network with random weights what training would: fitting running statistics and some confidence.
+    """Gives a network with random weights, in place, what training would, so that rounding alone decides few labels.
 
-    With the initial statistics (mean 0, variance 1), the features of a deep network grow without bounds. With nearly
-    equal probabilities, rounding alone decides many labels, and every pixel passes the confidence threshold.
+    Each residual block adds little: otherwise a deep network amplifies bfloat16's rounding until a third of its labels
+    change. The running statistics are those of the image and its mirror image: otherwise the features grow without
+    bounds. The logits vary, or every pixel would be confident, and nearly tied.
 
     Args:
-        network: Changed in place: its running statistics become those of the image and its mirror image, and
-            convolutions with an output per class are scaled.
+        network: Changed in place.
         image: (1, 3, H, W) float, normalised.
     """
+    for block in network.modules():
+        if isinstance(block, BasicBlock | Bottleneck):
+            nn.init.constant_((block.bn3 if isinstance(block, Bottleneck) else block.bn2).weight, CALM)
     update_bn([torch.cat([image, image.flip(-1)])], network)
     factor = LOGITS_DEVIATION / predict_logits(network, image).std(dim=(2, 3)).mean().item()
     for module in network.modules():

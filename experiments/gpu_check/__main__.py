@@ -16,9 +16,8 @@ import torch
 from experiments.benchmark.cost import choose_device, describe_device
 from experiments.command_line import to_path
 from experiments.gpu_check.correctness import check_methods, check_norm, check_variants, check_waits
-from experiments.gpu_check.runner import Check, Report
+from experiments.gpu_check.runner import Check, Report, Setup
 from experiments.gpu_check.speed import list_rates, time_methods, time_training
-from experiments.gpu_check.subjects import Setup
 from experiments.gpu_check.training import check_processes
 
 

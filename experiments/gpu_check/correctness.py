@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from callbacks import blended_norm
 from callbacks.ensemble import Ensemble
@@ -24,8 +24,7 @@ from callbacks.tta import TTA
 from experiments.benchmark.cost import autocast, float32_products, measure_peak
 from experiments.benchmark.plain_loop import normalise_features
 from experiments.benchmark.subject import Subject
-from experiments.gpu_check.runner import Row
-from experiments.gpu_check.subjects import Setup, copy_state, is_unchanged, share_equal
+from experiments.gpu_check.runner import Row, Setup
 from lightning_modules.predictor import predict_plainly
 from lightning_modules.semantics import Semantics
 
@@ -35,6 +34,7 @@ LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channel
 # Smallest share of equal labels allowed. Rounding changes some labels after steps in bf16; a wrong formula, far more.
 SAME_LABELS = {"32-true": 0.995, "bf16-mixed": 0.95}
 VARIANT_SLACK = 1e-3  # share of labels that may differ beyond the variation between identical runs
+NEARLY_TIED = 0.05  # difference of a pixel's two highest probabilities, below which rounding decides its label
 COUNTS = (1, 3, 6)
 FEW, MANY = 2, 8  # numbers of steps; the host must wait equally often for both
 ALPHA, EPS = 0.3, 1e-5  # of the blended norm
@@ -187,3 +187,23 @@ def count_waits(method: Method, subject: Subject) -> Counter[str]:
             torch.cuda.set_sync_debug_mode("default")
     waits = [warning for warning in caught if "synchronizing CUDA operation" in str(warning.message)]
     return Counter(f"{'/'.join(Path(warning.filename).parts[-2:])}:{warning.lineno}" for warning in waits)
+
+
+def copy_state(network: nn.Module) -> list[Tensor]:
+    """Copies the state that a method must leave unchanged: parameters, buffers, train flags and requires_grad."""
+    flags = [module.training for module in network.modules()]
+    flags += [parameter.requires_grad for parameter in network.parameters()]
+    return [*(tensor.detach().clone() for tensor in network.state_dict().values()), torch.tensor(flags)]
+
+
+def is_unchanged(network: nn.Module, before: list[Tensor]) -> bool:
+    """Returns whether a network is bit-identical to an earlier `copy_state`."""
+    return all(torch.equal(*pair) for pair in zip(copy_state(network), before, strict=True))
+
+
+def share_equal(probabilities: Tensor, reference: Tensor) -> float:
+    """Returns the share of pixels labelled as in a (1, K, H, W) reference, among those not nearly tied there."""
+    best = reference.cpu().topk(2, dim=1).values
+    clear = best[:, 0] - best[:, 1] > NEARLY_TIED
+    equal = probabilities.cpu().argmax(dim=1) == reference.cpu().argmax(dim=1)
+    return equal[clear].double().mean().item()

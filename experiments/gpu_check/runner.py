@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from callbacks.run.records import write_file, write_json
-from experiments.gpu_check.subjects import Setup
+from experiments.benchmark.subject import Subject, make_subject
 from experiments.pages import format_markdown
 
 Row = dict[str, Any]
@@ -22,6 +24,23 @@ GRACE = 20.0  # seconds past its limit after which a check that cannot be interr
 
 class OutOfTimeError(BaseException):
     """A check has exceeded its time limit; not an `Exception`, so that no `except Exception` catches it."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Device to check, and whether networks and images are tiny."""
+
+    device: torch.device
+    tiny: bool
+
+    @property
+    def network(self) -> str:
+        """Name of a network in configs/model."""
+        return "deeplabv1_resnet10_small" if self.tiny else "deeplabv1_resnet50"
+
+    def make_subject(self, device: str | torch.device = "cpu", **arguments: Any) -> Subject:
+        """Makes a subject with this network, on the device or on the CPU."""
+        return make_subject(self.network, (64, 128) if self.tiny else (512, 1024), device, **arguments)
 
 
 @dataclass(frozen=True)
@@ -44,17 +63,12 @@ class Check:
 class Report:
     """The results so far: printed row by row, and kept up to date in `gpu_check.json` and `gpu_check.md`.
 
-    Args:
-        folder: Folder of the two files.
-        machine: Description of the machine.
-
-    Attributes:
-        steps: The result of each check, as in the file. Its ``state`` is ``running`` (the process was killed if the
-            file still says so), ``ok``, ``FAILED``, ``out of time`` or ``not run``.
+    The ``state`` of a step is ``running`` (the process was killed if the file still says so), ``ok``, ``FAILED``,
+    ``out of time`` or ``not run``.
     """
 
     def __init__(self, folder: Path, machine: Mapping[str, Any]) -> None:
-        self.folder, self.machine, self._start = folder, dict(machine), time.monotonic()
+        self.folder, self.machine, self.start = folder, machine, time.monotonic()
         self.steps: list[dict[str, Any]] = []
 
     def list_checks(self, *states: str) -> list[str]:
@@ -64,25 +78,23 @@ class Report:
     def run_all(self, checks: Sequence[Check], setup: Setup, seconds: float) -> None:
         """Runs checks in order while there is time; the rest are recorded as not run."""
         for check in checks:
-            left = seconds - (time.monotonic() - self._start)
-            step: dict[str, Any] = {"name": check.name, "timing": check.proves is None, "state": "not run"}
-            step |= {"seconds": 0.0, "rows": [], "error": "out of time", "traceback": None}
+            step = {"name": check.name, "timing": check.proves is None, "state": "not run", "error": "out of time"}
+            step |= {"seconds": 0.0, "rows": [], "traceback": None}
             self.steps.append(step)
-            if left >= LEAST_SECONDS:
-                self._run(check, setup, step, min(check.seconds, left))
-            self._write()
+            limit = min(check.seconds, seconds - (time.monotonic() - self.start))
+            if limit >= LEAST_SECONDS:
+                self._run(check, setup, step, limit)
+            self._save()
 
     def _run(self, check: Check, setup: Setup, step: dict[str, Any], limit: float) -> None:
-        self._print(f"start    {check.name} (at most {limit:.0f} s){f': {check.proves}' if check.proves else ''}")
         step |= {"state": "running", "error": None}
-        self._write()
+        self._save(f"start    {check.name} (at most {limit:.0f} s){f': {check.proves}' if check.proves else ''}")
         start = time.monotonic()
         try:
             with limited(limit):
                 for row in check.run(setup):
                     step["rows"].append(row)
-                    self._print(f"         {format_row(row)}")
-                    self._write()
+                    self._save(f"         {format_row(row)}")
             step["state"] = "ok" if all(row.get("ok", True) for row in step["rows"]) else "FAILED"
         except BaseException as error:  # keep the rows so far, and run the other checks
             step["state"] = "out of time" if isinstance(error, OutOfTimeError) else "FAILED"
@@ -92,14 +104,13 @@ class Report:
                 raise
         finally:
             step["seconds"] = round(time.monotonic() - start, 2)
-            self._write()
             reason = f": {step['error']}" if step["error"] else ""
-            self._print(f"{step['state']:<8} {check.name} ({step['seconds']:.1f} s){reason}")
+            self._save(f"{step['state']:<8} {check.name} ({step['seconds']:.1f} s){reason}")
 
-    def _print(self, text: str) -> None:
-        print(f"[{time.monotonic() - self._start:6.1f} s] {text}", flush=True)
-
-    def _write(self) -> None:
+    def _save(self, line: str | None = None) -> None:
+        """Prints a line, and writes both files."""
+        if line is not None:
+            print(f"[{time.monotonic() - self.start:6.1f} s] {line}", flush=True)
         write_json(self.folder / "gpu_check.json", {"machine": self.machine, "steps": self.steps})
         write_file(self.folder / "gpu_check.md", format_report(self.machine, self.steps).encode())
 

@@ -17,8 +17,7 @@ from torch.utils.data import DataLoader
 from callbacks.iabn import IaBN
 from experiments.benchmark.subject import CLASSES
 from experiments.command_line import quieten
-from experiments.gpu_check.runner import Row
-from experiments.gpu_check.subjects import Setup
+from experiments.gpu_check.runner import Row, Setup
 from lightning_modules.networks.deeplab_v1 import DeepLabV1
 from lightning_modules.segmentation import SegmentationModule
 
