@@ -67,8 +67,8 @@ def count_flops(call: Call) -> int:
     return counter.get_total_flops()
 
 
-def measure_peak(call: Call, device: torch.device) -> float | None:
-    """Returns the peak memory during a call in MB (2^20 bytes).
+def measure_peak(call: Call, device: torch.device) -> tuple[Any, float | None]:
+    """Returns the result of a call, and the peak memory during it in MB (2^20 bytes).
 
     On a GPU, that of torch's tensors, weights included; on a CPU, that of the whole process, or None where the system
     does not report it.
@@ -76,16 +76,13 @@ def measure_peak(call: Call, device: torch.device) -> float | None:
     free_memory(device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-        call()
-        return torch.cuda.max_memory_allocated(device) / 2**20
+        return call(), torch.cuda.max_memory_allocated(device) / 2**20
     try:
         (PROCESS / "clear_refs").write_text("5", encoding="ascii")  # resets the peak to the current memory
     except OSError:
-        call()
-        return None
-    call()
-    status = (PROCESS / "status").read_text(encoding="ascii")
-    return int(re.findall(r"VmHWM:\s*(\d+)", status)[0]) / 1024
+        return call(), None
+    result, status = call(), (PROCESS / "status").read_text(encoding="ascii")
+    return result, int(re.findall(r"VmHWM:\s*(\d+)", status)[0]) / 1024
 
 
 def free_memory(device: torch.device) -> None:

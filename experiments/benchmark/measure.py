@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -106,7 +107,7 @@ def measure(case: tuple[str, Settings], subject: Subject, precision: str, option
                     row["compile"] = "none"
                     add_note(row, "not compiled: see the warning")
             call()  # warm-up: choosing algorithms takes memory of its own
-            row["peak_mb"] = cost.measure_peak(call, device)
+            _, row["peak_mb"] = cost.measure_peak(call, device)
             if method is not None and method.adaptations[0].note:
                 add_note(row, method.adaptations[0].note)
             calls = [call]
@@ -125,18 +126,14 @@ def measure(case: tuple[str, Settings], subject: Subject, precision: str, option
 def compare_with_plain_loop(row: Row, case: tuple[str, Settings], subject: Subject, checkpoint: Path) -> cost.Call:
     """Adds the plain loop's memory, and how far it agrees with our method that resizes as it does; returns its call."""
     name, settings = case
-    loop, image = PlainLoop(subject.network, checkpoint, **settings), subject.image.contiguous()
-    found: list[Tensor] = []
-
-    def call() -> Tensor:
-        return loop.predict(subject.pixels, image)
-
+    loop = PlainLoop(subject.network, checkpoint, **settings)
+    call = partial(loop.predict, subject.pixels, subject.image.contiguous())
     exact = make_method(name, {**settings, "resampling": "pillow"} if "scales" in settings else settings)
     with cost.float32_products(tf32=False):
-        row["peak_mb_plain_loop"] = cost.measure_peak(lambda: found.append(call()), image.device)
-        probabilities = make_call(exact, subject, row["precision"])()
-    row["agreement"] = (probabilities.argmax(dim=1) == found[0].argmax(dim=1)).float().mean().item()
-    row["largest_difference"] = (probabilities - found[0]).abs().max().item()
+        plain, row["peak_mb_plain_loop"] = cost.measure_peak(call, subject.image.device)
+        ours = make_call(exact, subject, row["precision"])()
+    row["agreement"] = (ours.argmax(dim=1) == plain.argmax(dim=1)).float().mean().item()
+    row["largest_difference"] = (ours - plain).abs().max().item()
     if row["precision"] == "32-true" and row["agreement"] < LEAST_AGREEMENT:
         add_note(row, f"DIFFERS from the plain loop: {100 * row['agreement']:.2f} % of the labels are the same")
     return call

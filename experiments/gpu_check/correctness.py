@@ -126,11 +126,10 @@ def compare_method(
     expected = predict(subject.network, subject.image)
     network, image = deepcopy(subject.network).to(setup.device), subject.image.to(setup.device)
     before = copy_state(network)
-    outputs: list[Tensor] = []
     for precision, limit in SAME_LABELS.items():
         with float32_products(tf32=False), autocast(setup.device, precision):
-            peak = measure_peak(lambda: outputs.append(predict(network, image)), setup.device)
-        same, unchanged = share_equal(outputs[-1], expected), is_unchanged(network, before)
+            output, peak = measure_peak(partial(predict, network, image), setup.device)
+        same, unchanged = share_equal(output, expected), is_unchanged(network, before)
         fell_back = method is not None and any(adaptation.fallback for adaptation in method.adaptations)
         row: Row = {"method": name, "precision": precision, "same labels": same, "network as before": unchanged}
         ok = unchanged and not fell_back and (same >= limit or not alike)

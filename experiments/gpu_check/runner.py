@@ -81,9 +81,9 @@ class Report:
             step = {"name": check.name, "timing": check.proves is None, "state": "not run", "error": "out of time"}
             step |= {"seconds": 0.0, "rows": [], "traceback": None}
             self.steps.append(step)
-            limit = min(check.seconds, seconds - (time.monotonic() - self.start))
-            if limit >= LEAST_SECONDS:
-                self._run(check, setup, step, limit)
+            left = seconds - (time.monotonic() - self.start)
+            if left >= LEAST_SECONDS:
+                self._run(check, setup, step, min(check.seconds, left))
             self._save()
 
     def _run(self, check: Check, setup: Setup, step: dict[str, Any], limit: float) -> None:
