@@ -48,9 +48,11 @@ def measure_all(options: argparse.Namespace) -> Iterator[Row]:
         for case, precision in product(list_cases(subject, options), options.precision):
             with cost.float32_products(tf32=True):
                 row = measure(case, subject, precision, options)
-            if options.compile != "none":
-                torch.compiler.reset()
+            if options.compile == "reduce-overhead":
+                torch.compiler.reset()  # frees the memory of the CUDA graphs
             yield row
+        if options.compile != "none":
+            torch.compiler.reset()  # frees the network
 
 
 def list_cases(subject: Subject, options: argparse.Namespace) -> list[tuple[str, Settings]]:
