@@ -112,7 +112,6 @@ def run_here(request: Mapping[str, Any]) -> NoReturn:
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             os.dup2(os.open(output, append), 1)
             os.dup2(os.open(request.get("errors", output), append), 2)
-            os.closerange(3, 256)
         os.environ.clear()
         os.environ.update(request["environment"])
         signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests run in the background
