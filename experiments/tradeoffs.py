@@ -104,7 +104,7 @@ def measure_shares(steps: Sequence[int], size: Sequence[int] = LARGE, backbone: 
     """
     network, image, counts = DeepLabV1(backbone, 19).eval(), torch.randn(1, 3, *size), [*steps, 10]
     calls = [partial(SegTTT(num_steps=count).predict, network, image) for count in counts]
-    times = [seconds.median for seconds, _ in time_by_turns(calls, 3, torch.device("cpu"))]
+    times = [seconds.median for seconds in time_by_turns(calls, 3)]
     return {count: seconds / times[-1] for count, seconds in zip(steps, times, strict=False)}
 
 

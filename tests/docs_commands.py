@@ -1,8 +1,7 @@
 """Finds the commands of README and docs/.
 
-A block without a language, or with `bash`, is shell. Every command in it has to be covered by a rule: a call of
-main.py, of a program in experiments/, of pytest, a target of the Makefile, or one of the few in EXCEPTIONS, each with
-its reason.
+A block without a language, or with `bash`, is shell. Every command in it has to be a call of main.py, of a program in
+experiments/, of pytest, a target of the Makefile, or one of the few in EXCEPTIONS, each with its reason.
 """
 
 import re
@@ -14,10 +13,11 @@ from pathlib import Path
 from tests.tiny import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+TARGETS = dict(re.findall(r"^([a-z-]+):(?!=).*\n((?:\t.*\n)*)", MAKEFILE, re.MULTILINE))  # with their recipes
 BLOCK = re.compile(r"^ *(?P<fence>`{3,})(?P<language>\S*) *\n(?P<text>.*?)^ *(?P=fence) *$", re.MULTILINE | re.DOTALL)
 FILE_OF_BLOCK = re.compile(r"^# ((?:datamodules|callbacks|lightning_modules|configs|tests)/[\w/.]+)$")
 FILE_BEFORE_BLOCK = re.compile(r"`([\w/]+\.ya?ml)`:$")
-NAMED = re.compile(r"python -m (experiments\.\w+)")
 INLINE = re.compile(r"(?<!`)`((?:python |make |--)[^`]+)`(?!`)")
 PLACEHOLDER = re.compile(r" \.\.\.|\b(NAME|TARGET|ARGUMENT|VALUE|CLASS)\b")  # a way to write commands, not one of them
 
@@ -34,13 +34,13 @@ EXCEPTIONS = {
     r"make docs-serve": "serves until it is stopped; `make docs` builds the same pages",
     r"make format": "rewrites the checkout",
     r"make lock": "needs a network, and rewrites constraints.txt",
-    r"python -m pytest -m cuda": "is `make test` on a machine with a GPU",
+    r"python -m pytest( .+)?": "runs these tests",
 }
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block of a page; `line` is that of its first line, `before` the last line of text above."""
+    """A fenced block of a page; `before` is the last line of text above."""
 
     path: Path
     line: int
@@ -58,64 +58,50 @@ class Block:
 
 @dataclass(frozen=True)
 class Command:
-    """A command of a page."""
+    """A command of a page, without the launcher of several processes."""
 
     path: Path
     line: int
     text: str
-    words: tuple[str, ...]
 
     @property
     def place(self) -> str:
-        return f"{self.path.relative_to(ROOT)}:{self.line}"
+        return f"{self.path.name}:{self.line}"
 
     @property
-    def exception(self) -> str | None:
-        """Why it is not run, if it is not."""
-        text = " ".join(self.text.split())
-        return next((reason for pattern, reason in EXCEPTIONS.items() if re.fullmatch(pattern, text)), None)
+    def words(self) -> list[str]:
+        words = shlex.split(self.text.replace("$CK", "best.ckpt"), comments=True)
+        if words and words[0] == "srun":
+            words = words[1:]
+        if words and words[0] == "torchrun":
+            return ["python", *words[words.index("main.py") :]]
+        return ["python", *words[1:]] if words and words[0].endswith("/python") else words
 
     @property
-    def module(self) -> str | None:
-        """The X of `python -m X`."""
-        return self.words[2] if self.words[:2] == ("python", "-m") and len(self.words) > 2 else None
-
-    @property
-    def kind(self) -> str:
-        """Which rule covers it; empty if none does."""
-        if self.exception:
-            return "exception"
-        if self.words[:2] == ("python", "main.py"):
-            return "main"
-        if self.module and self.module.startswith("experiments."):
-            return "experiment"
-        if self.module == "pytest":
-            return "pytest"
-        return self.words[0] if self.words[0] in ("make", "export") else ""
+    def exception(self) -> bool:
+        """Whether it is one of those that cannot be run."""
+        text = " ".join(re.sub(r"\s#\s.*$", "", self.text).split())
+        return any(re.fullmatch(pattern, text) for pattern in EXCEPTIONS)
 
     def expand_make(self) -> "list[Command]":
         """Returns the programs of experiments/ that a `make` command runs."""
-        if self.kind != "make":
-            return []
-        makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-        given = dict(re.findall(r"^(\w+_ARGS) \?= *(.*)$", makefile, re.MULTILINE))
+        given = dict(re.findall(r"^(\w+_ARGS) \?= *(.*)$", MAKEFILE, re.MULTILINE))
         given |= dict(word.split("=", 1) for word in self.words[1:] if "=" in word)
-        recipes = "".join(read_targets()[word] for word in self.words[1:] if "=" not in word)
+        recipes = "".join(TARGETS.get(word, "") for word in self.words[1:])
         lines = re.findall(r"^\t@\$\(BIN\)/(python -m experiments\..*)", recipes, re.MULTILINE)
-        filled = [re.sub(r"\$\((\w+_ARGS)\)", lambda match: given.get(match[1], ""), line) for line in lines]
-        return [make_command(self.path, self.line, line) for line in filled]
+        filled = (re.sub(r"\$\((\w+_ARGS)\)", lambda match: given.get(match[1], ""), line) for line in lines)
+        return [Command(self.path, self.line, line) for line in filled]
 
 
 def read_blocks(path: Path) -> list[Block]:
     """Reads the fenced blocks of a page."""
     text = path.read_text(encoding="utf-8")
-    fences = re.findall(r"^ *`{3,}", text, re.MULTILINE)
     blocks = []
     for match in BLOCK.finditer(text):
         above = text[: match.start()].split("\n")
         before = next((line.strip() for line in reversed(above) if line.strip()), "")
         blocks.append(Block(path, len(above) + 1, match["language"], match["text"], before))
-    assert len(fences) == 2 * len(blocks), f"{path}: a block has no end"
+    assert len(re.findall(r"^ *`{3,}", text, re.MULTILINE)) == 2 * len(blocks), f"{path}: a block has no end"
     return blocks
 
 
@@ -123,32 +109,15 @@ def read_commands(path: Path) -> list[Command]:
     """Reads the commands of a page's shell blocks, and of its text where it names whole ones."""
     found = []
     for block in read_blocks(path):
-        if block.language in ("", "bash", "sh", "shell", "console"):
-            found += split_commands(block)
-    for number, text in read_inline(path):
+        for match in re.finditer(r"(?:.*\\\n)*.+", block.text):  # continued lines are one
+            if block.language in ("", "bash") and shlex.split(match[0], comments=True):
+                line = block.line + block.text.count("\n", 0, match.start())
+                found.append(Command(path, line, match[0].replace("\\\n", "")))
+    for line, text in read_inline(path):
         named = re.fullmatch(r"python -m [\w.]+", text)  # a program by its name, without its arguments
         if text.startswith(("python main.py ", "python -m ", "make ")) and not named and not PLACEHOLDER.search(text):
-            found.append(make_command(path, number, text))
+            found.append(Command(path, line, text))
     return found
-
-
-def split_commands(block: Block) -> Iterator[Command]:
-    """Splits a shell block: continued lines are joined, comments left out."""
-    for match in re.finditer(r"(?:.*\\\n)*.+", block.text):
-        text = match[0].replace("\\\n", "")
-        if shlex.split(text, comments=True):
-            yield make_command(block.path, block.line + block.text.count("\n", 0, match.start()), text)
-
-
-def make_command(path: Path, line: int, text: str) -> Command:
-    """Makes a command; launchers of several processes are left out, as their program is the same."""
-    words = shlex.split(text.replace("$CK", "best.ckpt"), comments=True)
-    shown = re.sub(r"\s#\s.*$", "", text).strip()
-    while words and (words[0] == "srun" or words[0].endswith("/python")):
-        words = words[1:] if words[0] == "srun" else ["python", *words[1:]]
-    if words and words[0] == "torchrun":
-        words = ["python", *words[words.index("main.py") :]]
-    return Command(path, line, shown, tuple(words))
 
 
 def read_inline(path: Path) -> Iterator[tuple[int, str]]:
@@ -156,9 +125,3 @@ def read_inline(path: Path) -> Iterator[tuple[int, str]]:
     text = BLOCK.sub(lambda match: "\n" * match[0].count("\n"), path.read_text(encoding="utf-8"))
     for number, line in enumerate(text.splitlines(), start=1):
         yield from ((number, match[1]) for match in INLINE.finditer(line))
-
-
-def read_targets() -> dict[str, str]:
-    """Returns the recipes of the Makefile by target, variables of the user left as they are."""
-    text = (ROOT / "Makefile").read_text(encoding="utf-8")
-    return dict(re.findall(r"^([a-z-]+):(?!=).*\n((?:\t.*\n)*)", text, re.MULTILINE))

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-ROOT = Path(__file__).parent.parent
+SOURCES = {"callbacks", "lightning_modules", "datamodules"}
 CUDA = torch.device("cuda", 0)
 FAKES = FakeTensorMode(allow_non_fake_inputs=True)  # one for all tests: what code caches is of this mode
 aten = torch.ops.aten
@@ -39,11 +39,8 @@ class FakeCuda(TorchDispatchMode):
 
     def note(self, what: str) -> None:
         """Notes a wait."""
-        ours = [
-            f"{Path(frame.filename).relative_to(ROOT)}:{frame.lineno}"
-            for frame in traceback.extract_stack()
-            if frame.filename.startswith(str(ROOT)) and ".venv" not in frame.filename and "tests/" not in frame.filename
-        ]
+        paths = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_stack()]
+        ours = [f"{path.name}:{line}" for path, line in paths if SOURCES & {path.parent.name, path.parent.parent.name}]
         self.waits.append(f"{what} in {ours[-1] if ours else 'the test'}")
 
     def read(self, tensor: Tensor, what: str = "a value") -> Any:
@@ -66,7 +63,7 @@ class FakeCuda(TorchDispatchMode):
         if func in (aten.equal.default, aten.allclose.default):
             return bool(self.read(args[0], "whether tensors are equal") or True)
         if func in KERNELS:
-            return KERNELS[func](*args, **kwargs)
+            return stand_in(func, *args)
         result = func(*args, **kwargs)
         if func in (aten._to_copy.default, aten.copy_.default):
             source = args[0] if func is aten._to_copy.default else args[1]
@@ -76,58 +73,34 @@ class FakeCuda(TorchDispatchMode):
         return result
 
 
-def check_kernel(x: Tensor, *statistics: Tensor | None, grad: Tensor | None = None) -> None:
-    """Checks what a kernel of SyncBatchNorm is given: statistics per channel, and a gradient that lies as x does."""
+def stand_in(func: Any, *args: Any) -> Any:
+    """Stands in for a kernel of SyncBatchNorm, and checks what it is given.
+
+    That is features and perhaps their gradient, which lie alike, statistics per channel, and perhaps a count.
+    """
+    tensors = [value for value in args if isinstance(value, Tensor)]
+    features, others = [tensor for tensor in tensors if tensor.ndim == 4], [one for one in tensors if one.ndim < 4]
+    x = features[-1]
     kind = torch.float64 if x.dtype == torch.float64 else torch.float32
-    assert x.is_cuda, f"the features are on {x.device}"
+    assert all(tensor.is_cuda and tensor.is_contiguous() for tensor in others)
+    assert all(one.is_cuda and one.dtype == x.dtype and one.stride() == x.stride() for one in features), features
     assert x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last), f"strides {x.stride()}"
-    for statistic in statistics:
-        if statistic is not None:
-            assert statistic.is_cuda and statistic.is_contiguous() and statistic.shape == (x.shape[1],)
-            assert statistic.dtype == kind, f"statistics of {x.dtype} features are {statistic.dtype}, expected {kind}"
-    if grad is not None:
-        assert grad.is_cuda and grad.dtype == x.dtype and grad.stride() == x.stride(), f"{grad.stride()}, {x.stride()}"
-
-
-def make_statistics(x: Tensor, *wanted: bool) -> tuple[Tensor | None, ...]:
-    """Returns a value per channel for each that is wanted."""
-    kind = torch.float64 if x.dtype == torch.float64 else torch.float32
+    for statistic in others:
+        if statistic.dtype == torch.int32:
+            assert statistic.shape == (1,)
+        else:
+            assert statistic.shape == (x.shape[1],) and statistic.dtype == kind, f"statistics of {x.dtype}: {statistic}"
+    if func in (aten.batch_norm_elemt.default, aten.batch_norm_backward_elemt.default):
+        return torch.empty_like(x)
+    wanted = (args[5], *args[5:]) if func is aten.batch_norm_backward_reduce.default else (True, True)
     return tuple(x.new_empty(x.shape[1], dtype=kind) if one else None for one in wanted)
 
 
-def batch_norm_stats(x: Tensor, eps: float) -> tuple[Tensor | None, ...]:
-    """Stands in for the kernel of two statistics."""
-    check_kernel(x)
-    return make_statistics(x, True, True)
-
-
-def batch_norm_elemt(x: Tensor, *others: Any) -> Tensor:
-    """Stands in for the kernel that normalises by weight, bias, mean and inverse deviation; the last is eps."""
-    check_kernel(x, *others[:-1])
-    return torch.empty_like(x)
-
-
-def batch_norm_backward_reduce(
-    grad: Tensor, x: Tensor, mean: Tensor, invstd: Tensor, weight: Tensor | None, *needed: bool
-) -> tuple[Tensor | None, ...]:
-    """Stands in for the kernel of the sums of a gradient."""
-    check_kernel(x, mean, invstd, weight, grad=grad)
-    return make_statistics(x, needed[0], *needed)
-
-
-def batch_norm_backward_elemt(grad: Tensor, x: Tensor, *others: Tensor) -> Tensor:
-    """Stands in for the kernel of the features' gradient, by mean, inverse deviation, weight, two sums and a count."""
-    *statistics, count = others
-    check_kernel(x, *statistics, grad=grad)
-    assert count.is_cuda and count.dtype == torch.int32 and count.shape == (1,)
-    return torch.empty_like(x)
-
-
-KERNELS: dict[Any, Callable[..., Any]] = {
-    aten.batch_norm_stats.default: batch_norm_stats,
-    aten.batch_norm_elemt.default: batch_norm_elemt,
-    aten.batch_norm_backward_reduce.default: batch_norm_backward_reduce,
-    aten.batch_norm_backward_elemt.default: batch_norm_backward_elemt,
+KERNELS = {
+    aten.batch_norm_stats.default,
+    aten.batch_norm_elemt.default,
+    aten.batch_norm_backward_reduce.default,
+    aten.batch_norm_backward_elemt.default,
 }
 
 
@@ -140,25 +113,20 @@ def draw_gradients(
     return tuple(torch.zeros_like(tensor) for tensor in inputs)
 
 
-def make_event(mode: FakeCuda) -> SimpleNamespace:
-    """Stands in for `torch.cuda.Event`."""
-    return SimpleNamespace(
-        record=lambda stream=None: None, synchronize=lambda: mode.note("the time"), elapsed_time=lambda other: 1.0
-    )
-
-
 @contextmanager
 def fake_cuda() -> Iterator[FakeCuda]:
     """Lets tensors be on a GPU that is not there within a ``with`` block."""
     mode = FakeCuda()
-
+    event = SimpleNamespace(
+        record=lambda stream=None: None, synchronize=lambda: mode.note("the time"), elapsed_time=lambda other: 1.0
+    )
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {
             "current_device": lambda: 0,
             "device": lambda device=None: nullcontext(),
             "manual_seed": lambda seed: None,
             "current_stream": lambda device=None: None,
-            "Event": lambda **_: make_event(mode),
+            "Event": lambda **_: event,
             "get_device_name": lambda device=None: "a GPU that is not there",
             "get_rng_state": lambda device="cuda": torch.zeros(16, dtype=torch.uint8, device="cpu"),
             "set_rng_state": lambda state, device="cuda": None,
@@ -179,16 +147,12 @@ def fake_cuda() -> Iterator[FakeCuda]:
             with FAKES, mode:
                 yield mode
         finally:
-            forget_cached()
-
-
-def forget_cached() -> None:
-    """Empties the caches of this project: a tensor without values must not meet a real device later."""
-    for name, module in list(sys.modules.items()):
-        if name.partition(".")[0] in ("callbacks", "lightning_modules"):
-            for value in vars(module).values():
-                if hasattr(value, "cache_clear"):
-                    value.cache_clear()
+            # A tensor without values must not meet a real device later.
+            for name, module in list(sys.modules.items()):
+                if name.partition(".")[0] in ("callbacks", "lightning_modules"):
+                    for value in vars(module).values():
+                        if hasattr(value, "cache_clear"):
+                            value.cache_clear()
 
 
 def move(original: Callable[..., Any]) -> Callable[..., Any]:

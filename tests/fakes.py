@@ -1,6 +1,6 @@
 """Small stand-ins for the real things, seeded, so that tests are quick and repeat."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -40,11 +40,10 @@ class TinyNetwork(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(3, 8, 3, stride=2, padding=1)
-        self.stem_norm = nn.Identity() if norm is None else norm(8)
-        self.layer3 = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.Identity() if norm is None else norm(8))
-        last = self.layer3[1] if shared else nn.Identity() if norm is None else norm(8)
-        self.layer4 = nn.Sequential(nn.Conv2d(8, 8, 3, padding=2, dilation=2), last)
+        norms = [nn.Identity() if norm is None else norm(8) for _ in range(2 if shared else 3)]
+        self.stem, self.stem_norm = nn.Conv2d(3, 8, 3, stride=2, padding=1), norms[0]
+        self.layer3 = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), norms[1])
+        self.layer4 = nn.Sequential(nn.Conv2d(8, 8, 3, padding=2, dilation=2), norms[-1])
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Conv2d(8, num_classes, 1)
         self.upsample = upsample
@@ -91,38 +90,31 @@ class Snapshot:
     """Everything about a network that a method has to leave as it was."""
 
     def __init__(self, network: nn.Module) -> None:
-        self.values = {name: tensor.detach().clone() for name, tensor in self._tensors(network)}
-        self.identities = self._identify(network)
-
-    @staticmethod
-    def _tensors(network: nn.Module) -> Iterable[tuple[str, Tensor]]:
-        yield from network.named_parameters(remove_duplicate=False)
-        yield from network.named_buffers(remove_duplicate=False)
-
-    def _identify(self, network: nn.Module) -> list[tuple[Any, ...]]:
-        tensors = [
-            (name, id(tensor), tensor.data_ptr(), tensor.dtype, tensor.requires_grad)
-            for name, tensor in self._tensors(network)
-        ]
-        modules = [
-            (
-                name,
-                id(module),
-                type(module),
-                module.training,
-                len(module._forward_hooks),
-                getattr(module, "alpha", None),
-            )
-            for name, module in network.named_modules(remove_duplicate=False)
-        ]
-        return [*tensors, *modules]
+        self.values = {name: tensor.detach().clone() for name, tensor in list_tensors(network)}
+        self.identities = identify(network)
 
     def check(self, network: nn.Module) -> None:
         """Asserts that nothing changed, to the bit."""
-        assert self._identify(network) == self.identities
-        for name, tensor in self._tensors(network):
+        assert identify(network) == self.identities
+        for name, tensor in list_tensors(network):
             assert torch.equal(tensor.detach().nan_to_num(7.0), self.values[name].nan_to_num(7.0)), f"{name} changed"
             assert tensor.grad is None, f"{name} has a gradient"
+
+
+def list_tensors(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from network.named_parameters(remove_duplicate=False)
+    yield from network.named_buffers(remove_duplicate=False)
+
+
+def identify(network: nn.Module) -> list[tuple[Any, ...]]:
+    """Lists the tensors and modules with what belongs to them."""
+    found: list[tuple[Any, ...]] = []
+    for name, tensor in list_tensors(network):
+        found.append((name, id(tensor), tensor.data_ptr(), tensor.dtype, tensor.requires_grad))
+    for name, module in network.named_modules(remove_duplicate=False):
+        hooks, alpha = len(module._forward_hooks), getattr(module, "alpha", None)
+        found.append((name, id(module), type(module), module.training, hooks, alpha))
+    return found
 
 
 @contextmanager

@@ -1,14 +1,15 @@
 """Runs main.py and the programs of experiments/ in processes of their own that start at once.
 
-Importing what they import takes longer than most of these runs. A server imports it once for each test process, and
-forks for every program. A forked program has what `python main.py ...` has: arguments, folder, environment, output,
-Ctrl-C, exit code. The processes that Lightning starts for `--trainer.devices=2` are forked from the program that starts
-them.
+Importing what they import takes longer than most of these runs. So multiprocessing's fork server imports it once for
+each test process, and forks for every program. A forked program has what `python main.py ...` has: arguments, folder,
+environment, output, Ctrl-C, exit code. The processes that Lightning starts for `--trainer.devices=2` are forked from
+the program that starts them.
 """
 
 import atexit
+import contextlib
 import functools
-import json
+import multiprocessing.forkserver
 import os
 import random
 import runpy
@@ -60,9 +61,6 @@ class Process:
         self.send_signal(signal.SIGKILL)
 
 
-# What tests call.
-
-
 def start(command: Sequence[str], folder: Path, output: Path = Path(os.devnull), **options: Any) -> Process:
     """Starts a program.
 
@@ -73,9 +71,10 @@ def start(command: Sequence[str], folder: Path, output: Path = Path(os.devnull),
         **options: `errors`, the file that stderr is added to instead; `new_session=True`, to lead a group of processes;
             `environment`, in place of this process's.
     """
-    request = {"command": list(command), "folder": str(folder), "output": str(output), "environment": dict(os.environ)}
-    request |= {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
-    return Process(_ask(request), _ask)
+    request = {"command": command, "folder": folder, "output": output, "environment": dict(os.environ), **options}
+    process = _start_server().Process(target=run_here, args=(request,))
+    process.start()
+    return Process(process.pid, lambda _: process.exitcode)
 
 
 def run(command: Sequence[str], folder: Path, code: int | None = 0) -> subprocess.CompletedProcess[str]:
@@ -93,46 +92,12 @@ def run(command: Sequence[str], folder: Path, code: int | None = 0) -> subproces
 
 
 @functools.cache
-def _start_server() -> subprocess.Popen[str]:
-    command, environment = [sys.executable, "-m", "tests.programs"], os.environ | {"OMP_NUM_THREADS": "1"}
-    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **pipes)  # ends with its stdin
-
-
-def _ask(request: Any) -> Any:
-    server = _start_server()
-    assert server.stdin is not None and server.stdout is not None
-    print(json.dumps(request), file=server.stdin, flush=True)
-    return json.loads(server.stdout.readline())
-
-
-# The server, and the programs that it forks.
-
-
-def serve() -> None:
-    """Answers each line: forks for a request, and says of the number of a process whether it has ended, and how."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # nothing else is to write among the answers
-    for line in sys.stdin:
-        request = json.loads(line)
-        answer = collect(request) if isinstance(request, int) else fork(request)
-        print(json.dumps(answer), file=answers, flush=True)
-
-
-def collect(pid: int) -> int | None:
-    """Returns the exit code of a child, negative if a signal ended it, or None while it runs."""
-    done, status = os.waitpid(pid, os.WNOHANG)
-    return os.waitstatus_to_exitcode(status) if done else None
-
-
-def fork(request: Mapping[str, Any]) -> int:
-    """Forks a process that carries out a request; returns its number."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    pid = os.fork()
-    if pid == 0:
-        run_here(request)
-    return pid
+def _start_server() -> multiprocessing.context.ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["main"])  # which is what takes so long
+    with contextlib.chdir(ROOT):
+        multiprocessing.forkserver.ensure_running()
+    return context
 
 
 def run_here(request: Mapping[str, Any]) -> NoReturn:
@@ -147,7 +112,6 @@ def run_here(request: Mapping[str, Any]) -> NoReturn:
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             os.dup2(os.open(output, append), 1)
             os.dup2(os.open(request.get("errors", output), append), 2)
-            os.closerange(3, 256)
         os.environ.clear()
         os.environ.update(request["environment"])
         signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests run in the background
@@ -170,12 +134,26 @@ def run_here(request: Mapping[str, Any]) -> NoReturn:
         os._exit(code)
 
 
+def collect(pid: int) -> int | None:
+    """Returns the exit code of a child, negative if a signal ended it, or None while it runs."""
+    done, status = os.waitpid(pid, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if done else None
+
+
 def run_program(command: Sequence[str]) -> None:
     """Runs what `python COMMAND` runs; the processes that Lightning starts are forked from this one."""
+    import torch
     from pytorch_lightning.strategies.launchers import subprocess_script
 
+    torch.set_num_threads(1)  # a process with more cannot be forked safely
+
     def popen(words: Sequence[str], env: Mapping[str, str], cwd: None) -> Process:
-        return Process(fork({"command": words[1:], "environment": dict(env)}), collect)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid == 0:
+            run_here({"command": words[1:], "environment": env})
+        return Process(pid, collect)
 
     subprocess_script.subprocess = type("Forks", (), {"Popen": staticmethod(popen)})  # type: ignore[assignment]
     kind, *rest = command
@@ -188,14 +166,3 @@ def run_program(command: Sequence[str]) -> None:
     else:
         sys.argv = [str(ROOT / kind), *rest]
         runpy.run_path(sys.argv[0], run_name="__main__")
-
-
-if __name__ == "__main__":
-    import torch
-
-    import main  # noqa: F401 (this is what takes so long)
-
-    torch.set_num_threads(1)  # a process with more cannot be forked safely
-    from tests import programs  # the functions of a module that stays, whatever a program makes of `__main__`
-
-    programs.serve()

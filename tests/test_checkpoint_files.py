@@ -31,21 +31,6 @@ def test_weights_of_other_programs_are_read(place: str, under: str | None, tmp_p
     assert state.keys() == own.keys() and all(torch.equal(value, own[name]) for name, value in state.items())
 
 
-def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reader, path = CheckpointReader(), tmp_path / "best.ckpt"
-    reader.save_checkpoint({"state_dict": {"weight": torch.ones(2)}}, path)
-
-    def fill(value: Any, place: Path) -> None:
-        place.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(torch, "save", fill)
-    with pytest.raises(OSError, match="No space left"):
-        reader.save_checkpoint({"state_dict": {"weight": torch.zeros(2)}}, path)
-    assert read_checkpoint(path)["state_dict"]["weight"].tolist() == [1, 1]
-    assert [file.name for file in tmp_path.iterdir()] == ["best.ckpt"]
-
-
 @pytest.mark.parametrize(
     ("network", "expected"),
     [
@@ -125,16 +110,21 @@ def test_folders_and_addresses_are_no_checkpoints(tmp_path: Path) -> None:
         read_checkpoint("https://example.org/best.ckpt")
 
 
-def test_a_disk_that_is_full_leaves_no_part_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_file(tmp_path / "file", b"old")
+def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, checkpoint, other = CheckpointReader(), tmp_path / "best.ckpt", tmp_path / "file"
+    reader.save_checkpoint({"state_dict": {"weight": torch.ones(2)}}, checkpoint)
+    write_file(other, b"old")
 
-    def fill(path: Path, data: bytes) -> int:
+    def fill(path: Path, data: bytes) -> None:
         with path.open("wb") as file:
             file.write(data[:2])
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr(Path, "write_bytes", fill)
+    monkeypatch.setattr(torch, "save", lambda value, path: fill(path, b"half"))
     with pytest.raises(OSError, match=r"file cannot be written \(No space left on device\).*free some space"):
-        write_file(tmp_path / "file", b"new")
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
-    assert (tmp_path / "file").read_bytes() == b"old"
+        write_file(other, b"new")
+    with pytest.raises(OSError, match="No space left"):
+        reader.save_checkpoint({"state_dict": {"weight": torch.zeros(2)}}, checkpoint)
+    assert sorted(tmp_path.iterdir()) == [checkpoint, other]
+    assert other.read_bytes() == b"old" and read_checkpoint(checkpoint)["state_dict"]["weight"].tolist() == [1, 1]

@@ -19,6 +19,7 @@ from main import main
 from tests import programs
 from tests.processes import wait_for
 from tests.tiny import ROOT, arguments, predict_arguments, read_results
+from tests.trees import draw_image, write_image
 
 DOMAINS = ["haze", "dusk", "dust"]
 
@@ -61,14 +62,11 @@ def test_method_by_file_takes_further_arguments(checkpoint: Path, tmp_path: Path
     assert list(results["domains"]) == ["development"]
 
 
-def make_photos(folder: Path, count: int, sub: str = "street") -> Path:
+def make_photos(folder: Path, count: int) -> Path:
     """Writes photographs of odd sizes, some in a sub-folder."""
-    (folder / sub).mkdir(parents=True)
     for number in range(count):
-        generator = np.random.default_rng(number)
-        coarse = Image.fromarray(generator.integers(0, 256, (4, 6, 3), dtype=np.uint8))
-        picture = coarse.resize((53 + 2 * number % 7, 37 + number % 5), Image.Resampling.BICUBIC)
-        picture.save(folder / (sub if number % 2 else ".") / f"{number:03d}.{'JPG' if number % 3 else 'png'}")
+        name = f"{'street/' if number % 2 else ''}{number:03d}.{'JPG' if number % 3 else 'png'}"
+        write_image(folder / name, draw_image(name, (37 + number % 5, 53 + 2 * number % 7)))
     return folder
 
 

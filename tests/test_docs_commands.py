@@ -25,24 +25,23 @@ import datamodules
 import main as program
 from lightning_modules import networks, training
 from main import main
-from tests.docs_commands import NAMED, PAGES, Block, Command, read_blocks, read_commands, read_inline, read_targets
+from tests.docs_commands import MAKEFILE, PAGES, TARGETS, Block, Command, read_blocks, read_commands, read_inline
 from tests.fakes import TinyNetwork, make_images
 from tests.tiny import DATA, QUIET, ROOT, arguments
 from tests.trees import draw_ids, draw_image, write_image, write_vendors
 
 BLOCKS = [block for page in PAGES for block in read_blocks(page)]
 COMMANDS = [command for page in PAGES for command in read_commands(page)]
+NAMED = re.compile(r"python -m (experiments\.\w+)")
 OWN_PACKAGES = ("datamodules", "callbacks", "lightning_modules/networks")
 SIZE = (64, 96)
 
 
-def choose(kind: str) -> list[Any]:
-    """The commands of a kind, each once: those of the pages, and those that a target of make runs."""
-    first: dict[tuple[str, ...], Command] = {}
-    for command in [*COMMANDS, *(called for one in COMMANDS for called in one.expand_make())]:
-        if command.kind == kind:
-            first.setdefault(command.words, command)
-    return [pytest.param(command, id=f"{command.place}-{command.module or kind}") for command in first.values()]
+def list_commands() -> list[Any]:
+    """Every command once: those of the pages that can be run, and those that a target of make runs."""
+    expanded = (called for command in COMMANDS for called in (command, *command.expand_make()))
+    first = {tuple(command.words): command for command in expanded if not command.exception}
+    return [pytest.param(command, id=f"{command.place} {' '.join(command.words[:3])}") for command in first.values()]
 
 
 def choose_blocks(language: str) -> list[Any]:
@@ -90,17 +89,10 @@ def settle(word: str, workshop: Path) -> str:
     return re.sub(r"^(--data\.root=)?/data\b", lambda match: f"{match[1] or ''}{workshop / 'data'}", word)
 
 
-def test_no_command_is_without_a_rule() -> None:
-    forgotten = [f"{command.place}: {command.text}" for command in COMMANDS if not command.kind]
-    assert not forgotten, "no rule of tests/docs_commands.py covers\n" + "\n".join(forgotten)
-    assert len(COMMANDS) > 80
-
-
 def test_every_page_has_its_commands_found() -> None:
-    found = {command.path.name for command in COMMANDS}
-    assert {"README.md", "index.md", "own_data.md", "many_images.md", "data.md", "performance.md"} <= found
-    (four_gpus,) = [command for command in COMMANDS if "--nnodes=2" in command.text]
-    assert four_gpus.words[:3] == ("python", "main.py", "test") and "--trainer.num_nodes=2" in four_gpus.words
+    assert len(COMMANDS) > 80
+    (two_nodes,) = [command for command in COMMANDS if "--nnodes=2" in command.text]
+    assert two_nodes.words[:3] == ["python", "main.py", "test"] and "--trainer.num_nodes=2" in two_nodes.words
 
 
 def test_programs_that_are_named_exist() -> None:
@@ -109,23 +101,40 @@ def test_programs_that_are_named_exist() -> None:
     assert not [name for name in named if importlib.util.find_spec(name) is None]
 
 
-def asks_for_help(command: Command) -> bool:
-    return any(re.match(r"--([\w.]+\.)?help\b", word) for word in command.words)
-
-
-@pytest.mark.parametrize("command", choose("main"))
-def test_command_line_of_main_is_understood(
-    command: Command, workshop: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = [settle(word, workshop) for word in command.words[2:] if word != "--print_config"]
-    with pytest.raises(SystemExit) as exit:
-        main(words if asks_for_help(command) else [*words, "--print_config"])
-    output, errors = capsys.readouterr()
-    assert exit.value.code == 0, errors
-    assert "--" in output if asks_for_help(command) else yaml.safe_load(output)["trainer"]
-
-
 UNDERSTOOD = 77  # the exit code of a program that has read its arguments here
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+@pytest.mark.parametrize("command", list_commands())
+def test_a_command_is_understood(
+    command: Command, workshop: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = command.words
+    asks_for_help = any(re.match(r"--([\w.]+\.)?help\b", word) for word in words)
+    if words[:2] == ["python", "main.py"]:
+        settled = [settle(word, workshop) for word in words[2:] if word != "--print_config"]
+        with pytest.raises(SystemExit) as exit:
+            main(settled if asks_for_help else [*settled, "--print_config"])
+        output, errors = capsys.readouterr()
+        assert exit.value.code == 0, errors
+        assert "--" in output if asks_for_help else yaml.safe_load(output)["trainer"]
+    elif words[:2] == ["python", "-m"] and words[2].startswith("experiments."):
+        read = argparse.ArgumentParser.parse_args
+
+        def stop(parser: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> None:
+            read(parser, *args, **kwargs)
+            sys.exit(UNDERSTOOD)
+
+        monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop)
+        assert run_program(words[2], words[3:], monkeypatch) == (0 if asks_for_help else UNDERSTOOD)
+    elif words[0] == "make":
+        check_make(command)
+    elif words[0] == "export":
+        paths = [path for folder in ("datamodules", "experiments", "configs") for path in (ROOT / folder).rglob("*.*")]
+        sources = "".join(path.read_text(encoding="utf-8") for path in paths if path.suffix in (".py", ".yaml"))
+        assert all(word.partition("=")[0] in sources for word in words[1:]), "nothing reads it"
+    else:
+        pytest.fail(f"{command.place}: nothing here reads {command.text}")
 
 
 def run_program(module: str, words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> int:
@@ -138,56 +147,17 @@ def run_program(module: str, words: Sequence[str], monkeypatch: pytest.MonkeyPat
     return 0
 
 
-@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
-@pytest.mark.parametrize("command", choose("experiment"))
-def test_arguments_of_a_program_are_understood(
-    command: Command, workshop: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read = argparse.ArgumentParser.parse_args
-
-    def stop(parser: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> None:
-        read(parser, *args, **kwargs)
-        sys.exit(UNDERSTOOD)
-
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop)
-    assert command.module
-    found = run_program(command.module, command.words[3:], monkeypatch)
-    assert found == (0 if asks_for_help(command) else UNDERSTOOD)
-
-
-@pytest.mark.parametrize("command", choose("make"))
-def test_target_of_make_is_there_and_run(command: Command) -> None:
-    makefile, ci = ((ROOT / name).read_text(encoding="utf-8") for name in ("Makefile", ".ci/run"))
+def check_make(command: Command) -> None:
+    """Checks that a target of make exists, that CI or a test runs it, and that it knows its variables."""
+    ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     for word in command.words[1:]:
         name, assigned, _ = word.partition("=")
         if assigned:
-            assert re.search(rf"\$\((or \$\()?{name}\)", makefile), f"{command.place}: make knows no {name}"
-            continue
-        assert word in read_targets(), f"{command.place}: make has no target {word}"
-        run = re.search(rf"^make {word}\b", ci, re.MULTILINE) or command.expand_make() or word == "docs"
-        assert run, f"{command.place}: neither .ci/run nor a test runs make {word}"
-
-
-@pytest.mark.parametrize("command", choose("export"))
-def test_variable_means_something(command: Command) -> None:
-    sources = "".join(
-        path.read_text(encoding="utf-8")
-        for folder in ("datamodules", "experiments", "configs")
-        for path in (ROOT / folder).rglob("*.*")
-        if path.suffix in (".py", ".yaml")
-    )
-    for word in command.words[1:]:
-        assert word.partition("=")[0] in sources, f"{command.place}: nothing reads {word}"
-
-
-@pytest.mark.parametrize("command", choose("experiment"))
-def test_program_is_run_by_a_test(command: Command) -> None:
-    name = (command.module or "").removeprefix("experiments.")
-    if name == "real_photographs":
-        return  # test_configs.py reads its experiment, configs/experiment/camvid.yaml
-    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")]
-    runs = re.compile(rf'from experiments(\.{name}\b| import .*\b{name}\b)|run_program\("experiments\.{name}"')
-    assert any(map(runs.search, sources)), f"{command.place}: no test runs {command.text}"
+            assert re.search(rf"\$\((or \$\()?{name}\)", MAKEFILE), f"make knows no {name}"
+        else:
+            assert word in TARGETS, f"make has no target {word}"
+            run = re.search(rf"^make {word}\b", ci, re.MULTILINE) or command.expand_make() or word == "docs"
+            assert run, f"neither .ci/run nor a test runs make {word}"
 
 
 # The rest is slow.
@@ -208,7 +178,7 @@ def test_the_first_steps_work_one_after_the_other(
     for name in ("configs", "photos"):
         (tmp_path / name).symlink_to(workshop / name)
     monkeypatch.chdir(tmp_path)
-    steps = [command for command in read_commands(ROOT / "docs" / "index.md") if command.kind == "main"][:5]
+    steps = [command for command in read_commands(ROOT / "docs" / "index.md") if "main.py" in command.words][:5]
     assert [step.words[2] for step in steps] == ["fit", "test", "test", "validate", "predict"]
     scenes = [*DATA, "--data.num_val=1", "--data.num_test=1", "--data.repeats=1"]
     for step in steps:

@@ -21,28 +21,19 @@ SIZE = (64, 96)
 TEST = "test_mirrored_predicts_and_leaves_the_network_as_it_was"
 
 
-def load_block(page: str, file: str, monkeypatch: pytest.MonkeyPatch, change: tuple[str, str] = ("", "")) -> Any:
+def load_block(page: str, file: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Makes a module of a page's block."""
     (block,) = [block for block in read_blocks(ROOT / "docs" / page) if block.file == file]
-    assert change[0] in block.text
     name = file.removesuffix(".py").replace("/", ".")
     module = ModuleType(name)
     monkeypatch.setitem(sys.modules, name, module)
-    exec(compile(block.text.replace(*change), file, "exec"), module.__dict__)
+    exec(compile(block.text, file, "exec"), module.__dict__)
     return module
 
 
 def test_method_of_the_page_leaves_the_network_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     load_block("add_method.md", "callbacks/mirrored.py", monkeypatch)
     getattr(load_block("add_method.md", "tests/callbacks/test_mirrored.py", monkeypatch), TEST)()
-
-
-def test_test_of_the_page_finds_a_method_that_writes_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
-    line = "        plain = predict"
-    write = f"        next(network.parameters()).data.add_(1)\n{line}"
-    load_block("add_method.md", "callbacks/mirrored.py", monkeypatch, (line, write))
-    with pytest.raises(AssertionError, match="changed"):
-        getattr(load_block("add_method.md", "tests/callbacks/test_mirrored.py", monkeypatch), TEST)()
 
 
 def test_network_of_the_page_suits_the_methods(monkeypatch: pytest.MonkeyPatch) -> None:

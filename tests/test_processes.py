@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -145,21 +143,3 @@ def test_a_training_ends_when_the_program_that_started_it_is_killed(tmp_path: Pa
     finally:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-
-
-ENDS = "import atexit, os, sys; atexit.register(print, 'last'); print(sys.argv, os.getcwd(), __name__); sys.exit(7)"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "command",
-    [["main.py", "test", "--method=Foo"], ["-m", "experiments.protocol"], ["-c", ENDS, "a", "b c"]],
-    ids=["main", "module", "code"],
-)
-def test_python_and_a_fork_say_the_same(command: list[str], tmp_path: Path) -> None:
-    forked = programs.run(command, tmp_path, code=None)
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    words = [sys.executable, *([str(ROOT / command[0]), *command[1:]] if command[0] == "main.py" else command)]
-    real = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert (forked.returncode, forked.stdout) == (real.returncode, real.stdout)
-    assert forked.stderr.splitlines()[-1:] == real.stderr.splitlines()[-1:]

@@ -24,21 +24,17 @@ from lightning_modules.networks.checkpoints import read_checkpoint
 from lightning_modules.segmentation import SegmentationModule
 from main import main
 from tests.tiny import NO_LOGGER, QUIET, arguments, place, read_results
-from tests.trees import write_image
+from tests.trees import draw_ids, draw_image, write_image
 
 CLASSES = ["sky", "road", "box"]
 SIZE = (48, 64)
 
 
-def draw(folder: Path, count: int = 2, size: tuple[int, int] = SIZE) -> Path:
-    """Writes pairs of a bright sky, a dark road and a box."""
-    for number in range(count):
-        ids = np.zeros(size, dtype=np.uint8)
-        ids[size[0] // 2 :] = 1
-        ids[10:20, 5 + number : 20 + number] = 2
-        image = np.array([[200, 220, 255], [60, 60, 60], [200, 30, 30]], dtype=np.uint8)[ids]
-        write_image(folder / "images" / f"{number}.png", image)
-        write_image(folder / "labels" / f"{number}.png", ids)
+def draw(folder: Path, count: int = 2) -> Path:
+    """Writes pairs of an image and labels of three classes."""
+    for number in map(str, range(count)):
+        write_image(folder / "images" / f"{number}.png", draw_image(number, SIZE))
+        write_image(folder / "labels" / f"{number}.png", draw_ids(number, range(3), SIZE))
     return folder
 
 

@@ -4,29 +4,34 @@ import gc
 import os
 import platform
 import re
-import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from torch.utils import collect_env
 from torch.utils.benchmark import Measurement, TaskSpec, timer
 from torch.utils.flop_counter import FlopCounterMode
 
 from callbacks.run.records import find_commit
-from callbacks.stages import recording
+from experiments.pages import describe_machine
 
 PRECISIONS = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 MATRIX_SIZES = {"cuda": 8192, "cpu": 2048}  # large enough for the full rate
+TINY_MATRIX = 128
 RATE_TURNS = 11
-STATUS = Path("/proc/self/status")
-CLEAR_REFS = Path("/proc/self/clear_refs")
+PROCESS = Path("/proc/self")
 
 Call = Callable[[], Any]
-Times = tuple[Measurement, dict[str, list[float]]]
+
+
+def choose_device(kind: str) -> str:
+    """Returns ``cuda`` or ``cpu`` for ``auto``, and any other kind as it is."""
+    if kind == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return kind
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:
@@ -41,52 +46,29 @@ def time_call(call: Call) -> float:
     return timer() - start
 
 
-def time_by_turns(calls: Sequence[Call], repeats: int, device: torch.device) -> list[Times]:
-    """Times calls in alternation, so that other load on the machine affects all of them alike.
+def time_by_turns(calls: Sequence[Call], repeats: int) -> list[Measurement]:
+    """Times calls that are warmed up in alternation, so that other load on the machine affects all of them alike.
 
-    Args:
-        calls: Calls that are already warmed up.
-        repeats: Number of times each is called; the order is reversed every other turn.
-        device: Device that they run on.
-
-    Returns:
-        For each call its times, and by name the median milliseconds of its stages (see `callbacks.stages`): a list,
-        with one median for each time that the stage runs within a call.
+    The order is reversed every other turn.
     """
     seconds: list[list[float]] = [[] for _ in calls]
-    stages: list[list[dict[str, list[float]]]] = [[] for _ in calls]
     gc.collect()
     for turn in range(repeats):
         numbers = range(len(calls))
         for number in numbers if turn % 2 == 0 else reversed(numbers):
-            with recording(device) as record:
-                seconds[number].append(time_call(calls[number]))
-            stages[number].append(record.milliseconds())
-    results = []
-    for times, turns in zip(seconds, stages, strict=True):
-        medians = {name: np.median([stage[name] for stage in turns], axis=0).tolist() for name in turns[0]}
-        results.append((Measurement(1, times, TaskSpec("call()", "")), medians))
-    return results
+            seconds[number].append(time_call(calls[number]))
+    return [Measurement(1, times, TaskSpec("call()", "")) for times in seconds]
 
 
-def count_flops(call: Call) -> tuple[int, dict[str, int]]:
-    """Counts the floating-point operations of a call's matrix products and convolutions: in total, and by stage."""
-    stages: dict[str, int] = {}
-    with FlopCounterMode(display=False) as counter, recording(torch.device("cpu")) as record:
-
-        @contextmanager
-        def count_stage(name: str) -> Iterator[None]:
-            before = counter.get_total_flops()
-            yield
-            stages[name] = stages.get(name, 0) + counter.get_total_flops() - before
-
-        record.add = count_stage  # type: ignore[method-assign, assignment]  # counts instead of timing
+def count_flops(call: Call) -> int:
+    """Counts the floating-point operations of a call's matrix products and convolutions."""
+    with FlopCounterMode(display=False) as counter:
         call()
-    return counter.get_total_flops(), stages
+    return counter.get_total_flops()
 
 
-def measure_peak(call: Call, device: torch.device) -> float | None:
-    """Returns the peak memory during a call in MB (2^20 bytes).
+def measure_peak(call: Call, device: torch.device) -> tuple[Any, float | None]:
+    """Returns the result of a call, and the peak memory during it in MB (2^20 bytes).
 
     On a GPU, that of torch's tensors, weights included; on a CPU, that of the whole process, or None where the system
     does not report it.
@@ -94,17 +76,13 @@ def measure_peak(call: Call, device: torch.device) -> float | None:
     free_memory(device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-        call()
-        torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device) / 2**20
+        return call(), torch.cuda.max_memory_allocated(device) / 2**20
     try:
-        CLEAR_REFS.write_text("5", encoding="ascii")  # resets the peak to the current memory of the process
+        (PROCESS / "clear_refs").write_text("5", encoding="ascii")  # resets the peak to the current memory
     except OSError:
-        call()
-        return None
-    call()
-    lines = STATUS.read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:"))
+        return call(), None
+    result, status = call(), (PROCESS / "status").read_text(encoding="ascii")
+    return result, int(re.findall(r"VmHWM:\s*(\d+)", status)[0]) / 1024
 
 
 def free_memory(device: torch.device) -> None:
@@ -114,16 +92,13 @@ def free_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def measure_rate(device: torch.device, precision: str, tf32: bool = True, size: int | None = None) -> float:
-    """Returns the TFLOP/s of a large square matrix product, as the best of several turns.
+@cache
+def measure_rate(device: torch.device, precision: str, tiny: bool = False, tf32: bool = True) -> float:
+    """Returns the TFLOP/s of a large (or tiny) square matrix product, as the best of several turns.
 
-    Args:
-        device: Device to measure.
-        precision: One of `PRECISIONS`.
-        tf32: Whether float32 products on a GPU use TF32, as convolutions do by default.
-        size: Rows and columns; None for the size in `MATRIX_SIZES`.
+    On a GPU, float32 products use TF32 as convolutions do by default, or not.
     """
-    size = size or MATRIX_SIZES[device.type]
+    size = TINY_MATRIX if tiny else MATRIX_SIZES[device.type]
     matrix = torch.randn(size, size, device=device, dtype=PRECISIONS[precision])
     with float32_products(tf32):
         best = min(time_call(lambda: matrix @ matrix) for _ in range(RATE_TURNS))
@@ -144,27 +119,18 @@ def float32_products(tf32: bool) -> Iterator[None]:
 
 def describe_device(device: torch.device) -> dict[str, Any]:
     """Describes the hardware and software that measurements depend on."""
-    machine: dict[str, Any] = {
-        "machine": platform.platform(), "processor": name_processor(), "cores": os.cpu_count(), "gpu": None,
-        "device": device.type, "threads": torch.get_num_threads(), "load": os.getloadavg()[0],
-        "python": platform.python_version(), "torch": torch.__version__, "cuda": None, "cudnn": None, "tf32": None,
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"), "commit": find_commit(),
-    }  # fmt: skip
+    machine: dict[str, Any] = describe_machine()
+    machine |= {"device": device.type, "processor": name_processor(), "load": os.getloadavg()[0]}
+    machine |= {"python": platform.python_version(), "commit": find_commit()}
     if device.type == "cuda":
-        machine |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
-        machine |= {"cudnn": torch.backends.cudnn.version(), "tf32": torch.backends.cudnn.allow_tf32}
-        machine |= {"gpu_memory_gib": torch.cuda.get_device_properties(device).total_memory / 2**30}
-        machine |= {"gpus": torch.cuda.device_count(), "driver": find_driver()}
+        machine |= {
+            "gpus": torch.cuda.device_count(),
+            "gpu_memory_gib": torch.cuda.get_device_properties(device).total_memory / 2**30,
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
+            "driver": collect_env.get_nvidia_driver_version(collect_env.run),
+        }
     return machine
-
-
-def find_driver() -> str:
-    """Returns the version of the GPU driver from ``nvidia-smi``, or ``unknown`` with the error's type."""
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.split("\n")[0]
-    except (OSError, subprocess.SubprocessError) as error:
-        return f"unknown ({type(error).__name__})"
 
 
 def name_processor() -> str:

@@ -1,39 +1,107 @@
 """Measures a method on a network and an image, beside the plain loop."""
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.utils.benchmark import Measurement
 
-from callbacks.method import TooLargeError, is_out_of_memory
+from callbacks.iabn import IaBN, has_batch_norm
+from callbacks.method import Method, TooLargeError, is_out_of_memory
+from callbacks.seg_ttt import DEFAULT_TRAINABLE, SegTTT
+from callbacks.tta import TTA
 from experiments.benchmark import cost
-from experiments.benchmark.cases import Case, make_call
 from experiments.benchmark.plain_loop import PlainLoop
-from experiments.benchmark.subject import Subject
-from experiments.benchmark.table import COLUMNS, Row
+from experiments.benchmark.subject import Subject, make_subject
 from lightning_modules.compilation import compile_network
+from lightning_modules.predictor import predict_plainly
 
+METHODS: dict[str, type[Method] | None] = {"t-BN": None, "IaBN": IaBN, "TTA": TTA, "Seg-TTT": SegTTT}
+SCALES = (0.25, 0.5, 0.75)
 ALPHA = 0.1
 LEAST_AGREEMENT = 0.999  # least share of labels that a row in float32 has in common with the plain loop
+COLUMNS = (
+    "network", "height", "width", "precision", "method", "alpha", "lr", "steps", "trainable", "compile", "ms",
+    "ms_spread", "ms_plain_loop", "ms_plain_loop_spread", "ratio", "peak_mb", "peak_mb_plain_loop", "tflop",
+    "fraction_of_measured_rate", "agreement", "largest_difference", "note",
+)  # fmt: skip
+
+Settings = dict[str, Any]
+Row = dict[str, Any]
 
 
-def measure(case: Case, precision: str, subject: Subject, options: argparse.Namespace, rate: float) -> Row:
-    """Measures a case; `rate` is that of a matrix product in TFLOP/s. Expected errors become notes of the row."""
-    row = start_row(case, precision, subject, options)
-    device, network = subject.image.device, subject.network
-    settings = case.list_settings(ALPHA if subject.has_batch_norm else 0.0, subject.lr)
+def measure_all(options: argparse.Namespace) -> Iterator[Row]:
+    """Yields a row for every network, image size, method and precision of a command line, as soon as it is measured.
+
+    TF32 and cuDNN's benchmark mode are on, as in the GPU presets.
+    """
+    torch.backends.cudnn.benchmark = True
+    for name, size in product(options.networks, options.sizes):
+        subject = make_subject(name, size, options.device)
+        for case, precision in product(list_cases(subject, options), options.precision):
+            with cost.float32_products(tf32=True):
+                row = measure(case, subject, precision, options)
+            if options.compile == "reduce-overhead":
+                torch.compiler.reset()  # frees the memory of the CUDA graphs
+            yield row
+        if options.compile != "none":
+            torch.compiler.reset()  # frees the network
+
+
+def list_cases(subject: Subject, options: argparse.Namespace) -> list[tuple[str, Settings]]:
+    """Lists methods with the arguments of each, which the plain loop takes too; several for Seg-TTT."""
+    alpha = {"alpha": ALPHA if has_batch_norm(subject.network) else 0.0}
+    views = {**alpha, "scales": SCALES}
+    own = ",".join(getattr(subject.network, "adapted_layers", DEFAULT_TRAINABLE))
+    chosen = dict.fromkeys(own if names == "default" else names for names in options.trainable)  # each once
+    steps = [
+        {**views, "psi": 0.7, "lr": subject.lr, "num_steps": count, "trainable": names.split(",")}
+        for names in chosen
+        for count in options.steps
+    ]
+    settings: dict[str, list[Settings]] = {"t-BN": [{}], "IaBN": [alpha], "TTA": [views], "Seg-TTT": steps}
+    return [(name, each) for name in options.methods for each in settings[name]]
+
+
+def make_method(name: str, settings: Settings) -> Method | None:
+    """Makes a method; None is the plain forward pass."""
+    method = METHODS[name]
+    return None if method is None else method(**settings)
+
+
+def make_call(method: Method | None, subject: Subject, precision: str) -> cost.Call:
+    """Returns a call that predicts the subject's image by a method as `trainer.test` does."""
+    predict = predict_plainly if method is None else method.predict
+
+    def call() -> Tensor:
+        with torch.inference_mode(), cost.autocast(subject.image.device, precision):
+            return predict(subject.network, subject.image)
+
+    return call
+
+
+def measure(case: tuple[str, Settings], subject: Subject, precision: str, options: argparse.Namespace) -> Row:
+    """Measures a case. Errors of memory and of unsuitable networks become notes of the row."""
+    name, settings = case
+    row: Row = dict.fromkeys(COLUMNS) | {
+        "network": subject.name, "height": subject.pixels.shape[0], "width": subject.pixels.shape[1],
+        "precision": precision, "method": name, "alpha": settings.get("alpha"), "lr": settings.get("lr"),
+        "steps": settings.get("num_steps"), "trainable": ",".join(settings.get("trainable", [])) or None,
+        "compile": options.compile, "note": "",
+    }  # fmt: skip
+    network, device = subject.network, subject.image.device
     try:
         with noting(row), TemporaryDirectory(prefix="plain_loop_") as folder:
-            method = case.make_method(settings)
-            if method is not None:
-                method.check_network(network)
-            flops, stages = cost.count_flops(make_call(method, network, subject.image, "32-true"))
-            row |= {"tflop": flops / 1e12, "stages_tflop": {name: part / 1e12 for name, part in stages.items()}}
-            call = make_call(method, network, subject.image, precision)
+            method = make_method(name, settings)
+            row["tflop"] = cost.count_flops(make_call(method, subject, "32-true")) / 1e12
+            call = make_call(method, subject, precision)
             if options.compile != "none":
                 compile_network(network, options.compile)
                 call(), call()  # graphs are recorded in the second call
@@ -41,66 +109,44 @@ def measure(case: Case, precision: str, subject: Subject, options: argparse.Name
                     row["compile"] = "none"
                     add_note(row, "not compiled: see the warning")
             call()  # warm-up: choosing algorithms takes memory of its own
-            row["peak_mb"] = cost.measure_peak(call, device)
+            _, row["peak_mb"] = cost.measure_peak(call, device)
             if method is not None and method.adaptations[0].note:
                 add_note(row, method.adaptations[0].note)
             calls = [call]
-            if options.plain:
-                exact = make_call(case.make_method(settings, "pillow"), network, subject.image, precision)
+            if options.plain == "true":
                 with noting(row, "plain loop: "):
-                    calls.append(compare_with_plain_loop(row, settings, subject, exact, Path(folder) / "checkpoint.pt"))
+                    calls.append(compare_with_plain_loop(row, case, subject, Path(folder) / "checkpoint.pt"))
                 call()  # warm up again
-            add_times(row, cost.time_by_turns(calls, options.repeats, device), rate)
+            rate = cost.measure_rate(device, precision, options.quick)
+            add_times(row, cost.time_by_turns(calls, options.repeats), rate)
     finally:
         compile_network(network, "none")
         cost.free_memory(device)
     return row
 
 
-def start_row(case: Case, precision: str, subject: Subject, options: argparse.Namespace) -> Row:
-    """Makes a row without results."""
-    height, width = subject.pixels.shape[:2]
-    has_alpha = subject.has_batch_norm and case.method != "t-BN"
-    return dict.fromkeys(COLUMNS) | {
-        "network": subject.name, "height": height, "width": width, "device": options.device, "precision": precision,
-        "method": case.method, "steps": case.steps, "trainable": case.trainable, "stages": {}, "stages_tflop": {},
-        "repeats": options.repeats, "channels_last": bool(getattr(subject.network, "channels_last", False)),
-        "compile": options.compile, "resampling": "device" if case.has_views else None,
-        "alpha": ALPHA if has_alpha else None, "lr": subject.lr if case.steps else None, "note": "",
-    }  # fmt: skip
-
-
-def compare_with_plain_loop(
-    row: Row, settings: Mapping[str, Any], subject: Subject, ours: cost.Call, checkpoint: Path
-) -> cost.Call:
-    """Adds the plain loop's agreement with our call (both without TF32) and its memory; returns the loop's call."""
-    if not subject.has_batch_norm:
-        settings = {**settings, "alpha": None}
-    image = subject.image.contiguous()
+def compare_with_plain_loop(row: Row, case: tuple[str, Settings], subject: Subject, checkpoint: Path) -> cost.Call:
+    """Adds the plain loop's memory, and how far it agrees with our method that resizes as it does; returns its call."""
+    name, settings = case
     loop = PlainLoop(subject.network, checkpoint, **settings)
-    found: list[torch.Tensor] = []
-
-    def call() -> torch.Tensor:
-        return loop.predict(subject.pixels, image)
-
+    call = partial(loop.predict, subject.pixels, subject.image.contiguous())
+    exact = make_method(name, {**settings, "resampling": "pillow"} if "scales" in settings else settings)
     with cost.float32_products(tf32=False):
-        row["peak_mb_plain_loop"] = cost.measure_peak(lambda: found.append(call()), image.device)
-        probabilities = ours()
-    row["agreement"] = (probabilities.argmax(dim=1) == found[0].argmax(dim=1)).float().mean().item()
-    row["largest_difference"] = (probabilities - found[0]).abs().max().item()
+        plain, row["peak_mb_plain_loop"] = cost.measure_peak(call, subject.image.device)
+        ours = make_call(exact, subject, row["precision"])()
+    row["agreement"] = (ours.argmax(dim=1) == plain.argmax(dim=1)).float().mean().item()
+    row["largest_difference"] = (ours - plain).abs().max().item()
     if row["precision"] == "32-true" and row["agreement"] < LEAST_AGREEMENT:
         add_note(row, f"DIFFERS from the plain loop: {100 * row['agreement']:.2f} % of the labels are the same")
     return call
 
 
-def add_times(row: Row, times: Sequence[cost.Times], rate: float) -> None:
+def add_times(row: Row, times: Sequence[Measurement], rate: float) -> None:
     """Adds the times of our call and of the plain loop's, if there is one, and the ratios derived from them."""
-    (ours, stages), *others = times
-    row |= {"ms": 1000 * ours.median, "ms_spread": 1000 * ours.iqr, "stages": stages}
+    ours = times[0]
+    row |= {"ms": 1000 * ours.median, "ms_spread": 1000 * ours.iqr}
     row["fraction_of_measured_rate"] = row["tflop"] / ours.median / rate
-    if stages.get("step"):
-        row["steps_fraction"] = row["stages_tflop"]["step"] / (sum(stages["step"]) / 1000) / rate
-    for plain, _ in others:
+    for plain in times[1:]:
         row |= {"ms_plain_loop": 1000 * plain.median, "ms_plain_loop_spread": 1000 * plain.iqr}
         row["ratio"] = row["ms_plain_loop"] / row["ms"]
 

@@ -32,7 +32,7 @@ class PlainLoop:
     Args:
         network: (1, 3, H, W) -> (1, K, H, W) logits; it is copied.
         checkpoint: File for the copy's weights, which are read again for each image that is adapted to.
-        alpha: Weight of the image's statistics in [0, 1]; None leaves the network's BatchNorm as it is.
+        alpha: Weight of the image's statistics in [0, 1]; 0 leaves the network's BatchNorm as it is.
         scales: Scales of the views, each used once plain and once flipped and gray; empty for no views.
         psi: Confidence threshold of the pseudo labels.
         lr: Learning rate of SGD.
@@ -40,14 +40,14 @@ class PlainLoop:
         trainable: Names of the modules to update, each matched anywhere in a parameter's path.
 
     Raises:
-        ValueError: If alpha is given and the network has no BatchNorm, or one that is no plain `nn.BatchNorm2d`.
+        ValueError: If alpha is above 0 and the network has no BatchNorm, or one that is no plain `nn.BatchNorm2d`.
     """
 
     def __init__(
         self,
         network: nn.Module,
         checkpoint: Path,
-        alpha: float | None = None,
+        alpha: float = 0.0,
         scales: Sequence[float] = (),
         psi: float = 0.7,
         lr: float = 0.05,
@@ -60,7 +60,7 @@ class PlainLoop:
         self.network.channels_last = False  # type: ignore[assignment]
         for name, parameter in self.network.named_parameters():
             parameter.requires_grad_(any(f".{module}." in f".{name}." for module in trainable))
-        if alpha is not None:
+        if alpha > 0:
             adapt_batch_norm(self.network, alpha)
         torch.save(self.network.state_dict(), checkpoint)
 
@@ -110,25 +110,18 @@ class PlainLoop:
 
 
 def adapt_batch_norm(network: nn.Module, alpha: float) -> None:
-    """Replaces the forward pass of every BatchNorm of a network with `normalise_features`.
-
-    Raises:
-        ValueError: If there is no BatchNorm, or one that is no plain `nn.BatchNorm2d`.
-    """
+    """Replaces the forward pass of every BatchNorm of a network with `normalise_features`."""
     layers = [module for module in network.modules() if isinstance(module, _BatchNorm)]
-    if not layers:
-        raise ValueError(f"{type(network).__name__} has no BatchNorm: expected alpha None")
+    other = {type(layer).__name__ for layer in layers if type(layer).forward is not nn.BatchNorm2d.forward}
+    if other or not layers:
+        found = ", ".join(other) or "no BatchNorm"
+        raise ValueError(f"{type(network).__name__} has {found}: expected nn.BatchNorm2d, or alpha 0 in the plain loop")
     for layer in layers:
-        if not isinstance(layer, nn.BatchNorm2d) or type(layer).forward is not _BatchNorm.forward:
-            raise ValueError(
-                f"the plain loop does not support IaBN for {type(layer).__name__}: expected nn.BatchNorm2d"
-            )
-        mean, var = layer.running_mean, layer.running_var
-        assert mean is not None and var is not None
+        assert layer.running_mean is not None and layer.running_var is not None
         layer.forward = partial(  # type: ignore[method-assign]
             normalise_features,
-            running_mean=mean,
-            running_var=var,
+            running_mean=layer.running_mean,
+            running_var=layer.running_var,
             weight=layer.weight,
             bias=layer.bias,
             alpha=alpha,

@@ -13,23 +13,24 @@ from pathlib import Path
 
 import torch
 
-from experiments.benchmark.cost import describe_device
+from experiments.benchmark.cost import choose_device, describe_device
 from experiments.command_line import to_path
-from experiments.gpu_check import STARTED
 from experiments.gpu_check.correctness import check_methods, check_norm, check_variants, check_waits
-from experiments.gpu_check.runner import Check, Report
+from experiments.gpu_check.runner import Check, Report, Setup
 from experiments.gpu_check.speed import list_rates, time_methods, time_training
-from experiments.gpu_check.subjects import Setup
 from experiments.gpu_check.training import check_processes
 
 
-def list_timings(name: str, backbone: str) -> list[Check]:
+def list_timings(name: str, network: str) -> list[Check]:
     """Lists the timings of the methods on one network."""
-    methods, alone = partial(time_methods, backbone=backbone), "--plain=false"
+    times = {
+        "bf16": ("--precision bf16-mixed --plain false", 30),
+        "float32": ("--precision 32-true", 70),
+        "compile": ("--precision bf16-mixed --plain false --compile default", 90),
+    }
     return [
-        Check(f"{name}-bf16", partial(methods, precision="bf16", options=[alone]), 30),
-        Check(f"{name}-float32", partial(methods, precision="float32 (TF32)"), 70),
-        Check(f"{name}-compile", partial(methods, precision="bf16", options=[alone, "--compile=default"]), 90),
+        Check(f"{name}-{kind}", partial(time_methods, arguments=f"--networks {network} {arguments}"), seconds)
+        for kind, (arguments, seconds) in times.items()
     ]
 
 
@@ -40,9 +41,9 @@ CHECKS = [
     Check("methods", check_methods, 75, "every method predicts as on the CPU and leaves the network unchanged"),
     Check("processes", check_processes, 90, "two processes end with equal weights and equal scores"),
     Check("rates", list_rates, 15),
-    *list_timings("r50", "resnet50"),
+    *list_timings("r50", "deeplabv1_resnet50"),
     Check("training", time_training, 20),
-    *list_timings("r101", "resnet101"),
+    *list_timings("r101", "deeplabv1_resnet101"),
 ]
 
 
@@ -50,8 +51,8 @@ def check_gpu(args: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m experiments.gpu_check", description=__doc__)
     add = parser.add_argument
-    kinds = ("auto", "cuda", "cpu")
-    add("--device", choices=kinds, default="auto", help="the device to check (default: a GPU if there is one)")
+    device = "the device to check (default: a GPU if there is one)"
+    add("--device", type=choose_device, choices=("auto", "cuda", "cpu"), default="auto", help=device)
     add("--tiny", action="store_true", help="tiny networks and images, to see that everything runs")
     names = [check.name for check in CHECKS]
     only = "run only these steps; an unknown name lists them all"
@@ -60,23 +61,21 @@ def check_gpu(args: Sequence[str] | None = None) -> int:
     files = "where to write gpu_check.json and gpu_check.md (default: %(default)s)"
     add("--folder", type=to_path, default=Path("outputs/gpu_check"), help=files)
     options = parser.parse_args(args)
-    if options.device == "auto":
-        options.device = "cuda" if torch.cuda.is_available() else "cpu"
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("torch finds no CUDA device: expected a GPU with a driver, or --device cpu --tiny")
     warnings.filterwarnings("ignore", module="pytorch_lightning")
-    device = torch.device("cuda:0" if options.device == "cuda" else "cpu")
-    machine = describe_device(device) | {"tiny": options.tiny}
+    setup = Setup(torch.device("cuda:0" if options.device == "cuda" else "cpu"), options.tiny)
+    machine = describe_device(setup.device) | {"tiny": options.tiny}
     print(", ".join(f"{key} {value}" for key, value in machine.items()), flush=True)
-    report = Report(options.folder, machine, STARTED if args is None else None)
-    checks = [check for check in CHECKS if check.name in options.only]
-    report.run_all(checks, Setup(device, options.tiny), 60 * options.minutes)
+    report = Report(options.folder, machine)
+    report.run_all([check for check in CHECKS if check.name in options.only], setup, 60 * options.minutes)
     print(f"\nFiles: {options.folder}/gpu_check.json and gpu_check.md", flush=True)
-    if report.failed:
-        print(f"FAILED: {', '.join(report.failed)}", flush=True)
-    if report.not_run:
-        print(f"NOT RUN for lack of time (raise --minutes): {', '.join(report.not_run)}", flush=True)
-    if report.failed or report.not_run:
+    failed, not_run = report.list_checks("FAILED", "out of time"), report.list_checks("not run")
+    if failed:
+        print(f"FAILED: {', '.join(failed)}", flush=True)
+    if not_run:
+        print(f"NOT RUN for lack of time (raise --minutes): {', '.join(not_run)}", flush=True)
+    if failed or not_run:
         return 1
     print("All checks passed.", flush=True)
     return 0

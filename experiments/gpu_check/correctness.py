@@ -24,8 +24,7 @@ from callbacks.tta import TTA
 from experiments.benchmark.cost import autocast, float32_products, measure_peak
 from experiments.benchmark.plain_loop import normalise_features
 from experiments.benchmark.subject import Subject
-from experiments.gpu_check.runner import Row
-from experiments.gpu_check.subjects import Setup, copy_state, is_unchanged, share_equal
+from experiments.gpu_check.runner import Row, Setup
 from lightning_modules.predictor import predict_plainly
 from lightning_modules.semantics import Semantics
 
@@ -35,6 +34,7 @@ LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channel
 # Smallest share of equal labels allowed. Rounding changes some labels after steps in bf16; a wrong formula, far more.
 SAME_LABELS = {"32-true": 0.995, "bf16-mixed": 0.95}
 VARIANT_SLACK = 1e-3  # share of labels that may differ beyond the variation between identical runs
+NEARLY_TIED = 0.05  # difference of a pixel's two highest probabilities, below which rounding decides its label
 COUNTS = (1, 3, 6)
 FEW, MANY = 2, 8  # numbers of steps; the host must wait equally often for both
 ALPHA, EPS = 0.3, 1e-5  # of the blended norm
@@ -56,38 +56,32 @@ def make_methods(steps: int, lr: float) -> dict[str, Method]:
 def check_norm(setup: Setup) -> Iterator[Row]:
     """Compares the blended norm, forward and backward, with its formula in float64 on the CPU."""
     height, width = (9, 14) if setup.tiny else (128, 256)
-    sizes = ((1, 64, height, width), (2, 64, height, width), (1, 64, 1, 1))  # the last as after global pooling
-    cases = [*((size, False) for size in sizes), (sizes[1], True)]
+    pair = (2, 64, height, width)
+    cases = [((1, 64, height, width), False), (pair, False), ((1, 64, 1, 1), False), (pair, True)]
     for dtype, layout, (size, pooled) in product(NORM_ERRORS, LAYOUTS, cases):
-        errors = measure_norm_errors(setup.device, dtype, layout, size, pooled)
+        row: Row = {"type": str(dtype), "layout": layout, "size": "x".join(map(str, size)), "pooled": pooled}
+        errors = measure_norm_errors(setup.device, dtype, LAYOUTS[layout], size, pooled)
         served = blended_norm.fast_path_report().items()  # keys: cuda:0 torch.bfloat16 channels_last
-        path = next((how for key, how in served if key.split()[1:] == [str(dtype), layout]), None)
-        row: Row = {
-            "type": str(dtype).removeprefix("torch."),
-            "layout": layout,
-            "size": "x".join(map(str, size)),
-            "pooled": pooled,
-            "served by": path,
-        }
+        row["served by"] = next((how for key, how in served if key.endswith(f"{dtype} {layout}")), None)
         ok = max(errors.values()) <= NORM_ERRORS[dtype]
         yield {**row, **errors, "allowed": NORM_ERRORS[dtype], "ok": ok}
 
 
 def measure_norm_errors(
-    device: torch.device, dtype: torch.dtype, layout: str, size: tuple[int, ...], pooled: bool
+    device: torch.device, dtype: torch.dtype, layout: torch.memory_format, size: tuple[int, ...], pooled: bool
 ) -> dict[str, float]:
     """Measures the largest errors of the output and each gradient, relative to the largest value; inf for NaN."""
-    generator = torch.Generator().manual_seed(0)
-    mean, bias = (torch.randn(size[1], generator=generator) for _ in range(2))
-    var, weight = (torch.rand(size[1], generator=generator) + 0.5 for _ in range(2))
-    x = (torch.randn(size, generator=generator) * 1.5 + bias[:, None, None]).to(dtype)
+    torch.manual_seed(0)
+    mean, bias = torch.randn(2, size[1])
+    var, weight = torch.rand(2, size[1]) + 0.5
+    x = (torch.randn(size) * 1.5 + bias[:, None, None]).to(dtype)
     x[:, 0] = 2.0  # a channel without variance
-    gradient = torch.randn(size, generator=generator).to(dtype)
-    exact = [tensor.double() for tensor in (x, mean, var, weight, bias, gradient)]
-    x, gradient = (tensor.clone(memory_format=LAYOUTS[layout]) for tensor in (x, gradient))
-    moved = [tensor.to(device) for tensor in (x, mean, var, weight, bias, gradient)]
-    expected = differentiate(normalise_together if pooled else normalise_features, *exact)
-    found = differentiate(partial(blended_norm.normalize_blended, pooled=pooled), *moved)
+    x, gradient = (tensor.contiguous(memory_format=layout) for tensor in (x, torch.randn(size).to(dtype)))
+    given = (x, mean, var, weight, bias, gradient)
+    formula = normalise_together if pooled else normalise_features
+    expected = differentiate(formula, *(tensor.double() for tensor in given))
+    fast = partial(blended_norm.normalize_blended, pooled=pooled)
+    found = differentiate(fast, *(tensor.detach().to(device) for tensor in given))
     errors = {}
     for name, one, other in zip(("output", "gradient", "of weight", "of bias"), found, expected, strict=True):
         error = (one.double().cpu() - other).abs().amax() / other.abs().amax()
@@ -112,15 +106,16 @@ def differentiate(
 
 def check_methods(setup: Setup) -> Iterator[Row]:
     """Compares every method's prediction on the device, in exact float32 and in bf16, with the CPU's in float32."""
-    subject = setup.make_calm_subject()
+    subject = setup.make_subject()
     with tempfile.TemporaryDirectory() as folder:
-        methods: dict[str, Method | None] = {"plain": None, **make_methods(2, subject.lr)}
-        methods["Ensemble"] = Ensemble(save_members(subject.network, Path(folder)))
+        paths = [f"{folder}/one.pth", f"{folder}/other.pth"]
+        for path, network in zip(paths, (subject.network, setup.make_subject(seed=1).network), strict=True):
+            torch.save(network.state_dict(), path)
+        methods = {"plain": None, **make_methods(2, subject.lr), "Ensemble": Ensemble(paths)}
         for name, method in methods.items():
             yield from compare_method(setup, name, method, subject)
     # Another device draws other dropout masks: labels may differ, but the network must still be left unchanged.
-    dropping = setup.make_calm_subject(dropout=0.1)
-    yield from compare_method(setup, "MCDropout", MCDropout(passes=4, alpha=0.1), dropping, alike=False)
+    yield from compare_method(setup, "MCDropout", MCDropout(passes=4), setup.make_subject(dropout=0.1), alike=False)
 
 
 def compare_method(
@@ -131,33 +126,19 @@ def compare_method(
     expected = predict(subject.network, subject.image)
     network, image = deepcopy(subject.network).to(setup.device), subject.image.to(setup.device)
     before = copy_state(network)
-    outputs: list[Tensor] = []
     for precision, limit in SAME_LABELS.items():
         with float32_products(tf32=False), autocast(setup.device, precision):
-            peak = measure_peak(lambda: outputs.append(predict(network, image)), setup.device)
-        same, unchanged = share_equal(outputs[-1], expected), is_unchanged(network, before)
+            output, peak = measure_peak(partial(predict, network, image), setup.device)
+        same, unchanged = share_equal(output, expected), is_unchanged(network, before)
         fell_back = method is not None and any(adaptation.fallback for adaptation in method.adaptations)
-        ok = unchanged and not fell_back and (same >= limit or not alike)
         row: Row = {"method": name, "precision": precision, "same labels": same, "network as before": unchanged}
+        ok = unchanged and not fell_back and (same >= limit or not alike)
         yield {**row, "fell back": fell_back, "peak MB": peak, "ok": ok}
-
-
-def save_members(network: nn.Module, folder: Path) -> list[str]:
-    """Saves a network and a copy with perturbed last layers as ensemble members; returns their paths."""
-    other = deepcopy(network)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in list(other.parameters())[-4:]:
-            parameter.add_(0.1 * parameter.abs().mean() * torch.randn(parameter.shape, generator=generator))
-    paths = [folder / "one.pth", folder / "other.pth"]
-    for member, path in zip((network, other), paths, strict=True):
-        torch.save(member.state_dict(), path)
-    return [str(path) for path in paths]
 
 
 def check_variants(setup: Setup) -> Iterator[Row]:
     """Compares several numbers of steps in one pass with each alone, allowing for the variation between runs."""
-    subject = setup.make_calm_subject(setup.device)
+    subject = setup.make_subject(setup.device)
     network, image = subject.network, subject.image
     before = copy_state(network)
     for precision, semantics in product(SAME_LABELS, get_args(Semantics)):
@@ -180,7 +161,7 @@ def check_waits(setup: Setup) -> Iterator[Row]:
     if setup.device.type != "cuda":
         yield {"note": f"not applicable: the host waits only for a GPU, found {setup.device.type}"}
         return
-    subject = setup.make_calm_subject(setup.device)
+    subject = setup.make_subject(setup.device)
     for precision in SAME_LABELS:
         methods, longer = make_methods(FEW, subject.lr), make_methods(MANY, subject.lr)
         for name in methods:
@@ -205,3 +186,23 @@ def count_waits(method: Method, subject: Subject) -> Counter[str]:
             torch.cuda.set_sync_debug_mode("default")
     waits = [warning for warning in caught if "synchronizing CUDA operation" in str(warning.message)]
     return Counter(f"{'/'.join(Path(warning.filename).parts[-2:])}:{warning.lineno}" for warning in waits)
+
+
+def copy_state(network: nn.Module) -> list[Tensor]:
+    """Copies the state that a method must leave unchanged: parameters, buffers, train flags and requires_grad."""
+    flags = [module.training for module in network.modules()]
+    flags += [parameter.requires_grad for parameter in network.parameters()]
+    return [*(tensor.detach().clone() for tensor in network.state_dict().values()), torch.tensor(flags)]
+
+
+def is_unchanged(network: nn.Module, before: list[Tensor]) -> bool:
+    """Returns whether a network is bit-identical to an earlier `copy_state`."""
+    return all(torch.equal(*pair) for pair in zip(copy_state(network), before, strict=True))
+
+
+def share_equal(probabilities: Tensor, reference: Tensor) -> float:
+    """Returns the share of pixels labelled as in a (1, K, H, W) reference, among those not nearly tied there."""
+    best = reference.cpu().topk(2, dim=1).values
+    clear = best[:, 0] - best[:, 1] > NEARLY_TIED
+    equal = probabilities.cpu().argmax(dim=1) == reference.cpu().argmax(dim=1)
+    return equal[clear].double().mean().item()

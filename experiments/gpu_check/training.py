@@ -17,8 +17,7 @@ from torch.utils.data import DataLoader
 from callbacks.iabn import IaBN
 from experiments.benchmark.subject import CLASSES
 from experiments.command_line import quieten
-from experiments.gpu_check.runner import Row
-from experiments.gpu_check.subjects import Setup
+from experiments.gpu_check.runner import Row, Setup
 from lightning_modules.networks.deeplab_v1 import DeepLabV1
 from lightning_modules.segmentation import SegmentationModule
 
@@ -36,14 +35,14 @@ def check_processes(setup: Setup) -> Iterator[Row]:
     kinds = [("cpu", "gloo")] if gpus == 0 else [("cuda", "nccl" if gpus >= PROCESSES else "gloo"), ("cpu", "gloo")]
     for device, backend in kinds:
         first, second = run_processes(device, backend)
-        equal_weights = all(torch.equal(*pair) for pair in zip(first["weights"], second["weights"], strict=True))
-        row: Row = {"device": device, "backend": backend, "processes": PROCESSES, "SyncBN": first["sync"]}
-        row |= {"equal weights": equal_weights, "last loss": first["loss"]}
-        row |= {"equal scores": first["miou"] == second["miou"], "steps": first["steps"], "IaBN mIoU": first["miou"]}
-        finite = all(torch.isfinite(torch.tensor(result["loss"])) for result in (first, second))
+        weights = zip(first.pop("weights"), second.pop("weights"), strict=True)
+        row: Row = {"device": device, "backend": backend, "processes": PROCESSES, **first}
+        row["equal weights"] = all(torch.equal(*pair) for pair in weights)
+        row["equal scores"] = first["IaBN mIoU"] == second["IaBN mIoU"]
+        finite = torch.tensor([first["last loss"], second["last loss"]]).isfinite().all().item()
         stepped = first["steps"] == second["steps"] == STEPS
-        synced = first["sync"] == (device == "cuda")
-        yield {**row, "ok": equal_weights and row["equal scores"] and finite and stepped and synced}
+        synced = first["SyncBN"] == (device == "cuda")
+        yield {**row, "ok": row["equal weights"] and row["equal scores"] and finite and stepped and synced}
 
 
 def run_processes(device: str, backend: str) -> list[dict[str, Any]]:
@@ -86,21 +85,16 @@ def train_and_test(rank: int, device: str, backend: str, port: int, folder: Path
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    pairs = make_random_pairs(2 * PROCESSES * STEPS, (64, 64))
-    trainer.fit(module, DataLoader(pairs, batch_size=2, shuffle=True))  # type: ignore[arg-type]
-    outcome: dict[str, Any] = {"loss": trainer.callback_metrics["train/loss"].item(), "steps": trainer.global_step}
+    pairs: Any = [
+        {"image": torch.randn(3, 64, 64), "mask": torch.randint(CLASSES, (64, 64)), "name": str(number)}
+        for number in range(2 * PROCESSES * STEPS)
+    ]
+    trainer.fit(module, DataLoader(pairs, batch_size=2, shuffle=True))
     sync = any(isinstance(layer, torch.nn.SyncBatchNorm) for layer in module.network.modules())
     # The running statistics of BatchNorm are each process's own unless they are synchronised.
     tensors = module.network.state_dict().values() if sync else module.network.parameters()
-    outcome |= {"sync": sync, "weights": [tensor.detach().cpu().clone() for tensor in tensors]}
-    (scores,) = trainer.test(module, DataLoader(pairs, batch_size=1), verbose=False)  # type: ignore[arg-type]
-    torch.save(outcome | {"miou": scores["test/miou"]}, folder / f"{rank}.pt")
-
-
-def make_random_pairs(count: int, size: tuple[int, int]) -> list[dict[str, Any]]:
-    """Draws random samples, each with an image, a mask and a name."""
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(count, 3, *size, generator=generator)
-    masks = torch.randint(0, CLASSES, (count, *size), generator=generator)
-    pairs = zip(images, masks, strict=True)
-    return [{"image": image, "mask": mask, "name": f"{number:03d}"} for number, (image, mask) in enumerate(pairs)]
+    weights = [tensor.detach().cpu().clone() for tensor in tensors]
+    outcome: dict[str, Any] = {"weights": weights, "SyncBN": sync, "steps": trainer.global_step}
+    outcome["last loss"] = trainer.callback_metrics["train/loss"].item()
+    (scores,) = trainer.test(module, DataLoader(pairs, batch_size=1), verbose=False)
+    torch.save(outcome | {"IaBN mIoU": scores["test/miou"]}, folder / f"{rank}.pt")
