@@ -129,14 +129,14 @@ def stand_building(
                 first, last = np.array([(start, height, seen), (far_x, height, far_z)])  # of the eaves
                 slope = np.array([first, first + ridge, last + ridge, last])
                 colour = shade(roof, light.on(-0.6 * side, 0.8, 0.0))
-                canvas.fill_world(slope, colour, upright(TrainId.BUILDING, 0.5 * (seen + far_z)))
+                canvas.fill(slope, colour, upright(TrainId.BUILDING, 0.5 * (seen + far_z)))
             facade.draw(canvas, (start, seen), far, share, light.on(-side, 0.0, 0.0))
         if shows_front and z > 1.5:
             brightness = light.on(0.0, 0.0, -1.0)
             if rise:
                 corner = np.array([x, height, z])
                 gable = np.array([corner, corner + ridge, (x + breadth, height, z)])
-                canvas.fill_world(gable, shade(facade.colour, 0.94 * brightness), upright(TrainId.BUILDING, z))
+                canvas.fill(gable, shade(facade.colour, 0.94 * brightness), upright(TrainId.BUILDING, z))
             facade.draw(canvas, near, (x + breadth, z), 1.0, brightness)
 
     footprint = np.array([near, far, (far_x + breadth, far_z), (x + breadth, z)])

@@ -1,8 +1,7 @@
 """The tools to paint a scene: a camera above a flat ground, light, and a canvas that stores each pixel's surface."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -16,8 +15,7 @@ SUBPIXELS = 1 << SUBPIXEL_BITS
 Point = tuple[float, float]  # on the ground: world x, z
 
 
-@dataclass(frozen=True)
-class Camera:
+class Camera(NamedTuple):
     """A camera that looks along +z; x points right, y up, the ground is y = 0, and verticals stay vertical."""
 
     height: int  # image rows
@@ -33,11 +31,9 @@ class Camera:
 
     def project(self, points: np.ndarray) -> np.ndarray:
         """Projects world points (..., 3) to pixels (..., 2); points closer than `NEAR` are moved to that depth."""
-        scale = self.focal / np.maximum(points[..., 2], NEAR)
-        pixels = np.empty((*points.shape[:-1], 2))
-        pixels[..., 0] = points[..., 0] * scale + self.centre
-        pixels[..., 1] = (self.eye - points[..., 1]) * scale + self.horizon
-        return pixels
+        x, y, z = np.moveaxis(points, -1, 0)
+        scale = self.focal / np.maximum(z, NEAR)
+        return np.stack([x * scale + self.centre, (self.eye - y) * scale + self.horizon], axis=-1)
 
     def project_upright(self, place: Point, points: np.ndarray) -> np.ndarray:
         """Projects points (N, 2), metres across and up in the upright plane that faces the camera at a place."""
@@ -45,8 +41,7 @@ class Camera:
         return points * (scale, -scale) + (self.centre + place[0] * scale, self.horizon + self.eye * scale)
 
 
-@dataclass(frozen=True)
-class Pose:
+class Pose(NamedTuple):
     """A place on the ground and a direction."""
 
     x: float  # metres to the right of the camera
@@ -55,12 +50,9 @@ class Pose:
 
     def place(self, along: np.ndarray, up: np.ndarray, side: np.ndarray) -> np.ndarray:
         """Turns metres ahead of, above and to the right of the place into world points (..., 3)."""
+        along, up, side = np.broadcast_arrays(along, up, side)
         sine, cosine = np.sin(self.heading), np.cos(self.heading)
-        points = np.empty((*np.broadcast(along, up, side).shape, 3))
-        points[..., 0] = self.x + along * sine + side * cosine
-        points[..., 1] = up
-        points[..., 2] = self.z + along * cosine - side * sine
-        return points
+        return np.stack([self.x + along * sine + side * cosine, up, self.z + along * cosine - side * sine], axis=-1)
 
     def footprint(self, length: float, width: float) -> np.ndarray:
         """Returns the corners (4, 2), as world x, z, of a rectangle around the place."""
@@ -68,8 +60,7 @@ class Pose:
         return self.place(along, np.zeros(1), side)[:, [0, 2]]
 
 
-@dataclass(frozen=True)
-class Light:
+class Light(NamedTuple):
     """The sun, the sky, and the lamps."""
 
     direction: tuple[float, float, float]  # unit vector towards the sun (x, y, z)
@@ -114,12 +105,13 @@ class Canvas:
         return self.surfaces.setdefault(surface, len(self.surfaces))
 
     def fill(self, outline: np.ndarray, colour: Colour | None, surface: Surface | None = None) -> None:
-        """Fills a polygon (N, 2) of pixels; without a colour it is transparent."""
-        self._draw(cv2.fillPoly, ([to_subpixels(outline)],), colour, surface)
-
-    def fill_world(self, outline: np.ndarray, colour: Colour, surface: Surface | None = None) -> None:
-        """Fills a polygon (N, 3) of world points in front of the camera."""
-        self.fill(self.camera.project(outline), colour, surface)
+        """Fills a polygon of pixels (N, 2) or world points (N, 3); without a colour it is transparent."""
+        pixels = outline if outline.shape[1] == 2 else self.camera.project(outline)
+        shape = [to_subpixels(pixels)]
+        if surface is not None:
+            cv2.fillPoly(self.numbers, shape, self.number(surface), cv2.LINE_8, SUBPIXEL_BITS)
+        if colour is not None:
+            cv2.fillPoly(self.image, shape, colour, cv2.LINE_AA, SUBPIXEL_BITS)
 
     def fill_circle(self, centre: np.ndarray, radius: float, colour: Colour) -> None:
         """Fills a circle given in pixels."""
@@ -128,15 +120,10 @@ class Canvas:
 
     def trace(self, path: np.ndarray, colour: Colour, width: float, surface: Surface | None = None) -> None:
         """Draws an open path (N, 2) of pixels with a line width in pixels (at least one)."""
-        self._draw(cv2.polylines, ([to_subpixels(path)], False), colour, surface, max(1, round(width)))
-
-    def _draw(
-        self, draw: Callable, shape: tuple[Any, ...], colour: Colour | None, surface: Surface | None, *thickness: int
-    ) -> None:
+        shape, thickness = [to_subpixels(path)], max(1, round(width))
         if surface is not None:
-            draw(self.numbers, *shape, self.number(surface), *thickness, cv2.LINE_8, SUBPIXEL_BITS)
-        if colour is not None:
-            draw(self.image, *shape, colour, *thickness, cv2.LINE_AA, SUBPIXEL_BITS)
+            cv2.polylines(self.numbers, shape, False, self.number(surface), thickness, cv2.LINE_8, SUBPIXEL_BITS)
+        cv2.polylines(self.image, shape, False, colour, thickness, cv2.LINE_AA, SUBPIXEL_BITS)
 
     def paste(self, texture: np.ndarray, corners: np.ndarray, surface: Surface) -> None:
         """Maps a texture (h, w, 3 or 4) onto a convex quad (top left, top right, bottom right, bottom left) of pixels.
@@ -222,8 +209,7 @@ def ring(count: int, start: float = 0.0) -> np.ndarray:
 
 def shade(colour: Colour, factor: float) -> Colour:
     """Scales a colour; channels are clipped at 255."""
-    red, green, blue = colour
-    return min(255.0, red * factor), min(255.0, green * factor), min(255.0, blue * factor)
+    return tuple(min(255.0, channel * factor) for channel in colour)
 
 
 def mix_colours(first: Colour, second: Colour, share: float) -> Colour:

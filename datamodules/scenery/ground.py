@@ -110,10 +110,10 @@ class Ground:
         canvas.image[top:] = np.rint(colour)
         canvas.numbers[top:] = canvas.number(surfaces[label])
         for outline, label, colour in self.patches:
-            canvas.fill_world(outline, colour, surfaces[label])
+            canvas.fill(outline, colour, surfaces[label])
         self._add_relief(canvas, top, [canvas.number(surface) for surface in surfaces.values()])
         for outline, colour in self.marks:
-            canvas.fill_world(outline, colour)
+            canvas.fill(outline, colour)
 
     def _add_relief(self, canvas: Canvas, top: int, numbers: list[int]) -> None:
         """Multiplies rows from `top` on by the relief of their materials; it fades with distance."""

@@ -42,16 +42,13 @@ def draw_scene(
     Raises:
         ValueError: If an argument is outside what is listed above.
     """
-    for name, found, known in (("domain", domain, tuple(DOMAINS)), ("split", split, SPLITS)):
-        if found not in known:
-            raise ValueError(f"{name} is {found!r}, expected one of {', '.join(known)}; choose one of these")
-    for name, value in (("index", index), ("seed", seed)):
-        if value < 0:
-            raise ValueError(f"{name} is {value}, expected 0 or more; count scenes and seeds from 0")
-    if height < SMALLEST[0] or width < SMALLEST[1]:
+    if domain not in DOMAINS or split not in SPLITS:
+        known = f"one of {', '.join(DOMAINS)}, and of {', '.join(SPLITS)}"
+        raise ValueError(f"domain and split are {domain!r} and {split!r}: expected {known}")
+    if min(index, seed, height - SMALLEST[0], width - SMALLEST[1]) < 0:
         raise ValueError(
-            f"size is {height}x{width} (height x width), expected at least {SMALLEST[0]}x{SMALLEST[1]}; "
-            "draw a larger image and resize it"
+            f"index, seed, height and width are {index}, {seed}, {height} and {width}: expected 0 or more, 0 or more, "
+            f"{SMALLEST[0]} or more and {SMALLEST[1]} or more"
         )
     # The order of the random draws defines the world: another order gives other scenes.
     facts = DOMAINS[domain]
@@ -148,11 +145,8 @@ def draw_footprints(camera: Camera, footprints: list[np.ndarray]) -> np.ndarray:
     mask = np.zeros((camera.height, camera.width), np.uint8)
     for footprint in footprints:
         is_ahead = footprint[:, 1].min() > NEAR
-        if not is_ahead:
-            footprint = clip_near(footprint[cv2.convexHull(footprint.astype(np.float32), returnPoints=False)[:, 0]])
-        world = np.zeros((len(footprint), 3))
-        world[:, ::2] = footprint
-        pixels = (camera.project(world) * SUBPIXELS).astype(np.int32)
+        ground = np.insert(footprint if is_ahead else clip_near(footprint), 1, 0.0, axis=1)
+        pixels = (camera.project(ground) * SUBPIXELS).astype(np.int32)
         hull = cv2.convexHull(pixels) if is_ahead else pixels
         if len(hull) >= 3:
             cv2.fillConvexPoly(mask, hull, 255, cv2.LINE_AA, SUBPIXEL_BITS)
@@ -160,9 +154,10 @@ def draw_footprints(camera: Camera, footprints: list[np.ndarray]) -> np.ndarray:
 
 
 def clip_near(points: np.ndarray) -> np.ndarray:
-    """Cuts a polygon (N, 2) of ground points, as world x, z, at the near plane (Sutherland-Hodgman)."""
+    """Cuts the hull of ground points (N, 2), as world x, z, at the near plane (Sutherland-Hodgman)."""
+    hull = points[cv2.convexHull(points.astype(np.float32), returnPoints=False)[:, 0]]
     kept: list[np.ndarray] = []
-    for point, previous in zip(points, np.roll(points, 1, axis=0), strict=True):
+    for point, previous in zip(hull, np.roll(hull, 1, axis=0), strict=True):
         if (point[1] >= NEAR) != (previous[1] >= NEAR):
             share = (NEAR - previous[1]) / (point[1] - previous[1])
             kept.append(previous + share * (point - previous))

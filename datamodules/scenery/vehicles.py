@@ -44,7 +44,7 @@ class Vehicle:
         canvas, model = self.canvas, self.model
         along, side = rectangle(0.1, model.length - 0.1, -0.48 * model.track, 0.48 * model.track).T
         underside = self._place(along, np.full(4, 0.16), side)
-        canvas.fill_world(underside, TYRE, None if model.wheels else self.surface)
+        canvas.fill(underside, TYRE, None if model.wheels else self.surface)
         rims = self._project_wheels()
         for rim in rims.reshape(-1, 2 * len(CIRCLE), 2).astype(np.float32):
             canvas.fill(cv2.convexHull(rim)[:, 0], TYRE, self.surface)
