@@ -60,20 +60,11 @@ def test_evaluation_deals_out_every_batch_exactly_once(size: int, world_size: in
 
 
 @pytest.mark.parametrize(
-    ("limit", "world_size", "kept"),
-    [
-        (1, 1, [0]),
-        (2, 3, [0, 1, 2, 3, 4, 5]),
-        (9, 2, range(8)),
-        (0.5, 1, range(4)),
-        (0.3, 2, [0, 1]),
-        (1.0, 3, range(8)),
-    ],
+    ("limit", "world_size", "kept"), [(1, 1, 1), (2, 3, 6), (9, 2, 8), (0.5, 1, 4), (0.3, 2, 2), (1.0, 3, 8)]
 )
-def test_limited_batches_are_the_first_of_each_process(limit: float, world_size: int, kept: Any) -> None:
-    assert limit_batches([[2 * n, 2 * n + 1] for n in range(8)], limit, world_size) == [
-        [2 * n, 2 * n + 1] for n in kept
-    ]
+def test_limited_batches_are_the_first_of_each_process(limit: float, world_size: int, kept: int) -> None:
+    batches = [[2 * number, 2 * number + 1] for number in range(8)]
+    assert limit_batches(batches, limit, world_size) == batches[:kept]
 
 
 def open_as(rank: int, world_size: int, **kwargs: Any) -> FakeDataModule:
@@ -182,7 +173,7 @@ def of_targets(**given: Any) -> TargetsDataModule:
 WRONG: list[tuple[Callable[[], Any], str]] = [
     (
         lambda: FakeDataModule(length=1).train_dataloader(),
-        "blocks gives .* 1 training images, fewer than one batch of 2",
+        "blocks gives .* 1 training images, fewer than",
     ),
     (lambda: FakeDataModule(length=0).test_dataloader(), "the test split of blocks has no images"),
     (lambda: FakeDataModule(batch_size=0), "batch_size is 0: expected 1 or more"),

@@ -15,6 +15,7 @@ from datamodules import GTADataModule, IDDDataModule, MapillaryDataModule, SYNTH
 from datamodules.base import DataError
 from datamodules.files import FilesDataModule
 from datamodules.reading.annotations import warn_of_class
+from datamodules.transforms import MEAN, STD
 from tests import trees
 from tests.datamodules.vendors import TREES, look_up
 
@@ -29,25 +30,28 @@ def list_names(data: FilesDataModule) -> list[str]:
 
 @pytest.mark.parametrize("name", TREES)
 def test_samples_are_what_the_files_say(name: str, tmp_path: Path) -> None:
-    tree = TREES[name]
+    module, vendor, table, write = TREES[name]
     num_classes = 19 if list(TREES).index(name) % 2 else 16
-    root = tree.write(tmp_path / "data")
-    if "test" in tree.vendor.keys and "test" not in tree.labelled:  # without labels: to predict
-        loader = tree.module(str(root), split="test", num_workers=0).predict_dataloader()
-        for batch, key in zip(loader, tree.vendor.keys["test"], strict=True):
-            assert batch["name"][0].endswith(key) and "mask" not in batch
-            assert tuple(batch["size"][0].tolist()) == tree.vendor.size(key) == batch["image"].shape[-2:]
-    for split in tree.labelled:
-        loader = tree.module(str(root), split=split, num_classes=num_classes, num_workers=0).test_dataloader()
-        names = []
-        for batch, (key, image, mask) in zip(loader, tree.expect(root, split, num_classes), strict=True):
-            names += batch["name"]
-            assert names[-1].endswith(key)
-            assert batch["image"].shape == (1, *image.shape) and batch["mask"].shape == (1, *mask.shape)
-            assert batch["image"].dtype == torch.float32 and batch["mask"].dtype == torch.int64
-            assert np.abs(batch["image"][0].numpy() - image).max() < 1e-6
-            assert np.array_equal(batch["mask"][0].numpy(), mask)
+    root = write(tmp_path / "data")
+    for split, keys in vendor.keys.items():
+        data = module(str(root), split=split, num_classes=num_classes, num_workers=0)
+        labelled = split != "test" or vendor is trees.GTA
+        loader = data.test_dataloader() if labelled else data.predict_dataloader()
+        names = [pair.name for pair in loader.dataset.pairs]
         assert len(set(names)) == len(names) and names == sorted(names)
+        for batch, pair, key in zip(loader, loader.dataset.pairs, keys, strict=True):
+            assert batch["name"] == [pair.name] and pair.name.endswith(key) and f"/{key}" in str(pair.image)
+            levels = np.asarray(Image.open(pair.image).convert("RGB"))
+            assert np.abs(levels.astype(float) - vendor.draw_image(key)).mean() < 40  # JPEG loses some
+            image = ((levels / 255 - MEAN) / STD).transpose(2, 0, 1)
+            assert batch["image"].shape == (1, *image.shape) and batch["image"].dtype == torch.float32
+            assert np.abs(batch["image"][0].numpy() - image).max() < 1e-6
+            if labelled:
+                ids = trees.draw_idd(key)[0] if vendor is trees.IDD else vendor.draw_ids(key)
+                assert batch["mask"].shape == (1, *ids.shape) and batch["mask"].dtype == torch.int64
+                assert np.array_equal(batch["mask"][0].numpy(), look_up(ids, table, num_classes))
+            else:
+                assert "mask" not in batch and tuple(batch["size"][0].tolist()) == vendor.size(key) == levels.shape[:2]
 
 
 # IDD
