@@ -58,10 +58,9 @@ class Facade:
         canvas.paste(cv2.convertScaleAbs(picture, alpha=brightness), corners, surface)
 
     def draw_front(self, lit: float, length: float, visible: Point, density: Point) -> np.ndarray:
-        """Draws a wall of some length seen straight on, with a share `lit` of its windows lit.
+        """Draws the visible length and height of a wall seen straight on, with a share `lit` of its windows lit.
 
-        Only the visible length (from the left) and height are drawn, at a density in pixels per metre across and up.
-        Returns the image (H, W, 3) uint8, whose bottom row is at the ground.
+        The density is in pixels per metre across and up; the bottom row is at the ground.
         """
         across, up = density
         columns, rows = max(2, round(visible[0] * across)), max(2, round(visible[1] * up))
@@ -118,7 +117,7 @@ def stand_building(
 ) -> Item:
     """Returns a block with one facade along the street, between two corners, and one that faces the camera.
 
-    The breadth is signed: in x, from the street to the back. `rise` is the roof's height above the eaves; 0 is flat.
+    The breadth is signed: in x, from the street to the back. `rise` is the ridge's height above the eaves.
     """
     (x, z), (far_x, far_z), height = near, far, facade.height
     side, ridge = float(np.sign(breadth)), np.array([0.5 * breadth, rise, 0.0])  # the ridge as seen from the eaves
@@ -155,10 +154,9 @@ def quantise(density: float) -> float:
 def stand_panel(
     canvas: Canvas, label: TrainId, start: Point, end: Point, height: float, least: float
 ) -> tuple[np.ndarray, Surface] | None:
-    """Returns the corners (4, 2) in pixels and the surface of an upright panel between two ground points.
+    """Returns the corners (4, 2) in pixels, from the upper start on, and the surface of an upright panel.
 
-    The corners are upper start, upper end, lower end, lower start. Returns None if the panel is out of view or narrower
-    than `least` pixels.
+    Returns None if the panel is out of view or narrower than `least` pixels.
     """
     (x, z), (end_x, end_z) = start, end
     corners = np.array([(x, height, z), (end_x, height, end_z), (end_x, 0.0, end_z), (x, 0.0, z)])

@@ -171,7 +171,6 @@ def order_back_to_front(items: list[Item], camera: Camera, course: Course) -> li
 
     Of two items, the one whose points are all nearer is in front. If their depths overlap, it is the one on the
     camera's side of a line along the street between them; if there is no such line, the one that ends nearer.
-    Items on opposite sides of the camera do not hide each other.
     """
     starts = np.cumsum([0, *(len(item.footprint) for item in items[:-1])])
     x, z = np.concatenate([item.footprint for item in items]).T
