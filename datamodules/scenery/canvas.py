@@ -126,7 +126,7 @@ class Canvas:
         cv2.polylines(self.image, shape, False, colour, thickness, cv2.LINE_AA, SUBPIXEL_BITS)
 
     def paste(self, texture: np.ndarray, corners: np.ndarray, surface: Surface) -> None:
-        """Maps a texture (h, w, 3 or 4) onto a convex quad (top left, top right, bottom right, bottom left) of pixels.
+        """Maps a texture (h, w, 3 or 4) onto a convex quad of pixels, from the top left clockwise.
 
         The surface covers the whole quad, also where a fourth channel lets the background show through.
         """
@@ -149,10 +149,7 @@ class Canvas:
         self.numbers[low[1] : high[1], low[0] : high[0]][mask > 0] = self.number(surface)
 
     def stamp(self, sprite: np.ndarray, ramp: np.ndarray, corners: np.ndarray, surface: Surface) -> None:
-        """Paints a sprite of shade and cover (h, w, 2) between two pixels (2, 2), its top left and bottom right corner.
-
-        Its shades are coloured by a ramp (256, 3).
-        """
+        """Paints a sprite of shade and cover (h, w, 2), coloured by a ramp (256, 3), between two corners (2, 2)."""
         low = np.maximum(corners[0].astype(int), 0)
         high = np.minimum(np.ceil(corners[1]).astype(int), (self.camera.width, self.camera.height))
         if (high <= low).any():

@@ -39,10 +39,9 @@ FENCES = (
 
 @cache
 def make_noise(seed: int, size: int, coarsest: int, octaves: int, persistence: float = 0.55) -> np.ndarray:
-    """Makes tileable fractal noise (size, size) float32 with mean 0 and standard deviation 1.
+    """Makes tileable fractal noise (size, size) float32 with mean 0 and standard deviation 1; do not modify it.
 
-    `coarsest` is the number of cells along a side in the first octave; each next octave has twice as many. The array
-    is cached: do not modify it.
+    `coarsest` is the number of cells along a side in the first octave; each next octave has twice as many.
     """
     rng = np.random.default_rng([seed, size, coarsest, octaves])
     total = np.zeros((size, size), np.float32)

@@ -191,6 +191,7 @@ WRONG: list[tuple[Callable[[], Any], str]] = [
     (lambda: of_targets().train_dataloader(), "there is no source data set"),
     (lambda: of_targets().val_dataloader(), "there is no development data set"),
     (lambda: StreetScenesDataModule("mars"), "unknown domain 'mars': expected one of source"),
+    (lambda: StreetScenesDataModule(world_seed=-1), "world_seed is -1: expected 0 or more"),
     (lambda: StreetScenesDataModule(num_test=-1), "num_test is -1: expected 0 or more"),
     (lambda: StreetScenesDataModule(height=0), "height is 0: expected 32 or more"),
     (lambda: StreetScenesDataModule(width=-5), "width is -5: expected 64 or more"),

@@ -113,19 +113,3 @@ def test_far_surfaces_fade_into_the_air() -> None:
     nearness = 1 / np.array([[1, 10, 50, 200]], np.float32)
     faded = photographer.add_air(np.zeros((1, 4, 3), np.uint8), nearness) / photographer.air
     np.testing.assert_allclose(faded[0, :, 1], 1 - np.exp(-photographer.haze / nearness[0]), atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("wrong", "said"),
-    [
-        (("moon", "train", 0, 0, 128, 256), "'moon' .*: expected one of source, development, haze, dusk, dust"),
-        (("source", "dev", 0, 0, 128, 256), "'dev': expected .* train, val, test"),
-        (("source", "train", -1, 0, 128, 256), "-1, .*: expected 0 or more"),
-        (("source", "train", 0, -2, 128, 256), "-2, .*: expected 0 or more"),
-        (("source", "train", 0, 0, 31, 64), "31 and 64: expected .* 32 or more"),
-        (("source", "train", 0, 0, 32, 63), "32 and 63: expected .* 64 or more"),
-    ],
-)
-def test_bad_input(wrong: tuple, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        draw_scene(*wrong)
