@@ -82,8 +82,12 @@ class Facade:
         is_fine = min(across, up) * width > 5
         for level in range(1 if self.shop else 0, floors):
             sill = 0.32 * self.floor + (ground_floor + (level - 1) * self.floor if level else 0.0)
+            if sill > visible[1]:
+                break
             for bay, fortune in enumerate(luck[level]):
                 left = margin + (bay + 0.5) * self.bay - 0.5 * width
+                if left > visible[0]:
+                    break
                 is_lit = fortune < lit
                 glass = shade(LIT_GLASS, 0.8 + 0.4 * fortune) if is_lit else shade(self.glass, 0.75 + 0.6 * fortune)
                 if is_fine:  # frame, upper sash, and bar

@@ -30,11 +30,11 @@ MATERIALS: dict[str, tuple[tuple[int, int, float, int, float] | None, tuple[tupl
 WALLS = tuple(zip(("stone", "concrete", "brick", "stucco"), palette("a8a094 b0b0ae 9e604e cebea0"), strict=True))
 # Step and width of the slats, how much their tones vary, their tops in turn, height of their points, rows of the rails,
 # and the colours of slats, rails and posts.
-FENCES = (
-    (14, 11, 0.08, (8, 11), 0, ((24, 32), (96, 104)), palette("a87c4e 7e5a36 46423e")),  # wooden boards
-    (9, 3, 0.0, (4, 4), 0, ((10, 15), (110, 115)), palette("303638 282e30 46423e")),  # metal bars
-    (16, 9, 0.0, (10, 10), 4, ((36, 44), (92, 100)), palette("e2e2dc ccccc8 cececa")),  # white pickets
-)
+FENCES = {  # by variant; the third is wire mesh
+    0: (14, 11, 0.08, (8, 11), 0, ((24, 32), (96, 104)), palette("a87c4e 7e5a36 46423e")),  # wooden boards
+    1: (9, 3, 0.0, (4, 4), 0, ((10, 15), (110, 115)), palette("303638 282e30 46423e")),  # metal bars
+    3: (16, 9, 0.0, (10, 10), 4, ((36, 44), (92, 100)), palette("e2e2dc ccccc8 cececa")),  # white pickets
+}
 
 
 @cache
@@ -157,7 +157,7 @@ def _paint_fence(panel: np.ndarray, variant: int) -> None:
         panel[:4] = (132, 140, 142, 255)
         panel[2:, :5] = (70, 66, 62, 255)
         return
-    step, width, spread, tops, point, rails, (slat, rail, post) = FENCES[min(variant % 4, 2)]
+    step, width, spread, tops, point, rails, (slat, rail, post) = FENCES[variant % 4]
     for index, left in enumerate(range(2, size, step)):
         top, tone = tops[index % 2], 1.0 + spread * np.sin(index * 2.3)
         panel[top:, left : left + width] = (*(tone * np.array(slat)), 255)

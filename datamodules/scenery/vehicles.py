@@ -98,9 +98,11 @@ class Vehicle:
                 continue
             outline, brightness = camera.project(edge), canvas.light.on(x, 0.0, z)
             canvas.fill(outline, shade(self.paints[hull.flank], brightness), self.surface)
-            for paint, corners in hull.patches if self.is_large and np.ptp(outline[:, 0]) >= 4 else ():
-                patch = self._place_on_side(hull, side, *corners.T)
-                canvas.fill(patch, shade(self.paints[paint], brightness))
+            if self.is_large and hull.patches and np.ptp(outline[:, 0]) >= 4:
+                corners = np.array([corners for _, corners in hull.patches])
+                patches = camera.project(self._place_on_side(hull, side, *np.moveaxis(corners, -1, 0)))
+                for patch, (paint, _) in zip(patches, hull.patches, strict=True):
+                    canvas.fill(patch, shade(self.paints[paint], brightness))
 
 
 def place_vehicle(street: Street, model: Model, across: float, along: float, turn: float) -> Iterator[Item]:
