@@ -66,7 +66,7 @@ class Facade:
         columns, rows = max(2, round(visible[0] * across)), max(2, round(visible[1] * up))
         relief = get_material_at(self.material, max(2, round(TILE_METRES * across)), max(2, round(TILE_METRES * up)))
         tones = np.clip(np.arange(256)[:, None] / 128 * np.array(self.colour), 0, 255).astype(np.uint8)
-        tile = tones[(128 * relief).astype(np.uint8)]
+        tile = np.take(tones, (128 * relief).astype(np.uint8), axis=0)
         image = np.tile(tile, (rows // len(tile) + 1, columns // tile.shape[1] + 1, 1))[:rows, :columns]
 
         def paint(left: float, right: float, bottom: float, top: float, colour: Colour) -> None:

@@ -115,8 +115,8 @@ class Ground:
         tile = np.stack([get_material(name) for name in MATERIALS.values()], axis=-1)
         relief = cv2.remap(tile, *texels, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
         gain = relief[..., 0]
-        for label, own in zip(MATERIALS, cv2.split(relief), strict=True):
-            gain = np.where(canvas.numbers[top:] == canvas.number(surfaces[label]), own, gain)
+        for channel, label in ((1, SIDEWALK), (2, GRASS)):
+            gain = np.where(canvas.numbers[top:] == canvas.number(surfaces[label]), relief[..., channel], gain)
         fade = np.clip(0.5 * camera.focal * camera.eye / depth**2, 0.06, 1.0)
         canvas.multiply(top, 1.0 + (gain - 1.0) * fade)
 

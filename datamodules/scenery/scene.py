@@ -134,8 +134,10 @@ def draw_footprints(camera: Camera, footprints: list[np.ndarray]) -> np.ndarray:
     mask = np.zeros((camera.height, camera.width), np.uint8)
     for footprint in footprints:
         is_ahead = footprint[:, 1].min() > NEAR
-        ground = np.insert(footprint if is_ahead else clip_near(footprint), 1, 0.0, axis=1)
-        pixels = (camera.project(ground) * SUBPIXELS).astype(np.int32)
+        ground = footprint if is_ahead else clip_near(footprint)
+        world = np.zeros((len(ground), 3))
+        world[:, ::2] = ground
+        pixels = (camera.project(world) * SUBPIXELS).astype(np.int32)
         hull = cv2.convexHull(pixels) if is_ahead else pixels
         if len(hull) >= 3:
             cv2.fillConvexPoly(mask, hull, 255, cv2.LINE_AA, SUBPIXEL_BITS)
