@@ -14,12 +14,8 @@ from .textures import TILE_METRES, get_material_at, get_panel, pick_level
 
 LIT_GLASS: Colour = (255, 214, 140)
 GLASSES = palette("3a4654 546476 2c323a 687c92")
-BARRIERS = {  # label and range of heights
-    "wall": (TrainId.WALL, (1.5, 2.8)),
-    "fence": (TrainId.FENCE, (1.3, 2.3)),
-    "hedge": (TrainId.VEGETATION, (1.1, 1.9)),
-    "open": (None, (1.0, 1.0)),
-}
+BARRIER_LABELS = {"wall": TrainId.WALL, "fence": TrainId.FENCE, "hedge": TrainId.VEGETATION}
+BARRIER_HEIGHTS = {"wall": (1.5, 2.8), "fence": (1.3, 2.3), "hedge": (1.1, 1.9), "open": (1.0, 1.0)}
 
 
 class Facade:
@@ -172,7 +168,7 @@ def stand_barrier(kind: str, variant: int, start: Point, end: Point, height: flo
     """Returns one section of a "wall", "fence" or "hedge" between two ground points, with a height in metres."""
 
     def draw(canvas: Canvas) -> None:
-        panel = stand_panel(canvas, BARRIERS[kind][0], start, end, height, 1.0)
+        panel = stand_panel(canvas, BARRIER_LABELS[kind], start, end, height, 1.0)
         if panel is None:
             return
         corners, surface = panel
@@ -235,12 +231,11 @@ def plan_end(street: Street) -> Iterator[Item]:
 def plan_barrier(street: Street, side: Side, near: float, far: float) -> Iterator[Item]:
     """Encloses a lot or garden with sections of a wall, fence or hedge, or leaves it open."""
     dice, place = street.dice, street.course.place
-    kind = dice.pick_weighted({name: getattr(street.kind, name) for name in BARRIERS})
-    label, heights = BARRIERS[kind]
-    height, variant = dice.between(*heights), int(dice.integers(8))
+    kind = dice.pick_weighted({name: getattr(street.kind, name) for name in BARRIER_HEIGHTS})
+    height, variant = dice.between(*BARRIER_HEIGHTS[kind]), int(dice.integers(8))
     across = side.sign * (side.line + 0.1)
     for start, end in pairwise(np.linspace(near, far, max(1, round((far - near) / 3.0)) + 1).tolist()):
-        if label is not None and end > 1.5 and start < 75.0 and not street.is_crossed(start, end):
+        if kind in BARRIER_LABELS and end > 1.5 and start < 75.0 and not street.is_crossed(start, end):
             yield stand_barrier(kind, variant, place(across, max(start, 1.1)), place(across, end), height)
 
 

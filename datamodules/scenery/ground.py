@@ -111,9 +111,9 @@ class Ground:
         middle = self.course.bow(depth) - self.course.offset
         across = ((columns - camera.centre) * (depth / camera.focal) - middle) * TEXELS_PER_METRE
         along = np.broadcast_to(depth * TEXELS_PER_METRE, across.shape)
-        texels = [np.mod(at, TILE_PIXELS).astype(np.float32) for at in (across, along)]
+        columns, rows = (np.mod(at, TILE_PIXELS).astype(np.float32) for at in (across, along))
         tile = np.stack([get_material(name) for name in MATERIALS.values()], axis=-1)
-        relief = cv2.remap(tile, *texels, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+        relief = cv2.remap(tile, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
         gain = relief[..., 0]
         for channel, label in ((1, SIDEWALK), (2, GRASS)):
             gain = np.where(canvas.numbers[top:] == canvas.number(surfaces[label]), relief[..., channel], gain)
