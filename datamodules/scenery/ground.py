@@ -41,8 +41,8 @@ class Ground:
                 (side.edge + 0.12, side.edge + 0.34, SIDEWALK, shade(pavement, 1.14)),
             ):
                 if stop > start:
-                    edges = sorted((side.sign * start, side.sign * stop))
-                    self.patches.append((course.strip(*edges, MILESTONES), label, colour))
+                    left_edge, right_edge = sorted((side.sign * start, side.sign * stop))
+                    self.patches.append((course.strip(left_edge, right_edge, MILESTONES), label, colour))
         if street.crossing:
             self.patches.append((course.strip(-FAR, FAR, np.array(street.crossing)), ROAD, asphalt))
         self.marks: list[tuple[np.ndarray, Colour]] = []
