@@ -84,10 +84,6 @@ bench: $(STAMP) ## Measure time, memory and operations of the methods (BENCH_ARG
 gpu-check: $(STAMP) ## Check and time everything on a GPU (GPU_CHECK_ARGS="--device cpu --tiny": a tiny run)
 	@$(BIN)/python -m experiments.gpu_check $(GPU_CHECK_ARGS)
 
-.PHONY: sheets
-sheets: $(STAMP) ## Draw the contact sheets of the generated street scenes
-	@$(BIN)/python -m experiments.contact_sheets
-
 .PHONY: docs
 docs: $(STAMP) ## Build the documentation into build/site (open build/site/index.html); a broken link is an error
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet

@@ -10,11 +10,11 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler, default_collate
 
 from datamodules.labels import UNKNOWN, LabelSpace, format_ids, look_up
 from datamodules.prefetch import DevicePrefetcher, Loader
-from datamodules.samplers import EpochSampler, ShareSampler, UncountedSampler, limit_batches, split_batches
+from datamodules.samplers import EpochSampler, UncountedSampler, limit_batches, share_batches
 from datamodules.transforms import MEAN, STD, EvaluationTransform, Resize, TrainingTransform, Transform
 
 Role = Literal["source", "development", "target"]
@@ -106,7 +106,7 @@ class SegmentationDataset(Dataset[dict[str, Any]], ABC):
         return self.convert_ids(index, self.load_ids(index))
 
     def convert_ids(self, index: int, ids: np.ndarray) -> np.ndarray:
-        """Converts the (H, W) ids of a pair to labels; raises DataError if the data set does not define one of them."""
+        """Converts the (H, W) ids of a pair to labels, like `load_mask`."""
         mask = look_up(ids, self.table)
         if (mask == UNKNOWN).any():
             raise DataError(self.explain_ids(index, np.unique(ids[mask == UNKNOWN])), "id")
@@ -181,7 +181,7 @@ class EvaluationSet(NamedTuple):
 
     datamodule: "SegmentationDataModule"
     dataset: SegmentationDataset
-    batches: list[range]
+    batches: list[list[int]]
 
 
 class SegmentationDataModule(LightningDataModule, ABC):
@@ -236,15 +236,12 @@ class SegmentationDataModule(LightningDataModule, ABC):
         choose_on_target: bool = False,
     ) -> None:
         super().__init__()
-        for name, value, least in (
-            ("batch_size", batch_size, 1),
-            ("eval_batch_size", eval_batch_size, 1),
-            ("num_workers", num_workers, 0),
-            ("repeats", repeats, 1),
-        ):
-            if value < least:
-                raise ValueError(f"{name} is {value}: expected {least} or more")
-        self.set_labels(LabelSpace.of_size(num_classes) if classes is None else LabelSpace.of_classes(classes))
+        require_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size, repeats=repeats)
+        require_least(0, num_workers=num_workers)
+        self.labels = LabelSpace.of_size(num_classes) if classes is None else LabelSpace.of_classes(classes)
+        self.num_classes = len(self.labels.names)
+        self.class_names = list(self.labels.names)
+        self.colours = list(self.labels.colours)
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers
@@ -257,11 +254,10 @@ class SegmentationDataModule(LightningDataModule, ABC):
         self._opened: dict[Split, EvaluationSet] = {}
 
     def leave_out(self, done: Done | Callable[[], Done]) -> None:
-        """Sets the finished images; evaluation loaders skip batches in which all images are finished.
+        """Sets the names of finished images by domain; evaluation loaders skip batches of finished images alone.
 
-        Args:
-            done: Names of the finished images by domain, or a function that returns them. Every process calls it when
-                it creates its loaders, before it opens the data, so it may wait for the other processes.
+        Every process calls a function when it creates its loaders, before it opens the data, so it may wait for the
+        other processes.
         """
         self._done = done
         self._opened = {}
@@ -270,19 +266,12 @@ class SegmentationDataModule(LightningDataModule, ABC):
         """Opens the data sets that a run scores; its loaders reuse them."""
         split: Split = "val" if stage == "validate" else self.test_split
         dataset = self.make_dataset(split, self.evaluation_transform)
-        batches = split_batches(len(dataset), self.eval_batch_size)
+        batches = self._split(dataset)
         if self.trainer is not None:
             limit = self.trainer.limit_val_batches if stage == "validate" else self.trainer.limit_test_batches
             batches = limit_batches(batches, 1.0 if limit is None else limit, self.trainer.world_size)
         self._opened[split] = EvaluationSet(self, dataset, batches)
         return [self._opened[split]]
-
-    def set_labels(self, labels: LabelSpace) -> None:
-        """Sets the label space and the attributes derived from it: `num_classes`, `class_names` and `colours`."""
-        self.labels = labels
-        self.num_classes = len(labels.names)
-        self.class_names = list(labels.names)
-        self.colours = list(labels.colours)
 
     @abstractmethod
     def make_dataset(self, split: Split, transform: Transform, labelled: bool = True) -> SegmentationDataset:
@@ -300,7 +289,7 @@ class SegmentationDataModule(LightningDataModule, ABC):
 
     def train_dataloader(self) -> DataLoader:
         """Returns the loader of augmented, shuffled training crops."""
-        self._keep_protocol("train on it")
+        self.keep_protocol("train on it")
         dataset = self.make_dataset("train", self.training_transform)
         sampler = EpochSampler(len(dataset), self.repeats, *self._place(), seed=self.seed)
         if len(sampler) < self.batch_size:
@@ -312,28 +301,31 @@ class SegmentationDataModule(LightningDataModule, ABC):
 
     def val_dataloader(self) -> Loader:
         """Returns the loader of the validation split: whole images, in order."""
-        self._keep_protocol("tune on it (checkpoint, settings, early stopping)")
+        self.keep_protocol("tune on it (checkpoint, settings, early stopping)")
         return self._load_for_evaluation("val")
 
     def test_dataloader(self) -> Loader:
         """Returns the loader of the test split: whole images, in order."""
         if os.environ.get("WANDB_SWEEP_ID"):
-            self._keep_protocol("let a sweep tune on it")
+            self.keep_protocol("let a sweep tune on it")
         return self._load_for_evaluation(self.test_split)
 
     def predict_dataloader(self) -> Loader:
         """Returns the loader of the test split without labels: whole images, in order."""
         return self._load_for_evaluation(self.test_split, labelled=False)
 
-    def _keep_protocol(self, what: str) -> None:
+    def keep_protocol(self, what: str) -> None:
+        """Raises ProtocolError if the data set is a target, and what a run would do with it breaks the protocol."""
         in_sweep = bool(os.environ.get("WANDB_SWEEP_ID"))
         if self.role == "target" and (in_sweep or not self.choose_on_target):
-            name = getattr(self, "domain", type(self).__name__)
-            way_out = "or, to break the protocol on purpose, set choose_on_target=true"
+            domain = getattr(self, "domain", type(self).__name__)
+            way_out = "; in a sweep there is no other way"
+            if not in_sweep:
+                way_out = ", or, to break the protocol on purpose, set choose_on_target=true"
             raise ProtocolError(
-                f"{name} is a target of the protocol, and this run would {what}: models are trained on a source, tuned "
-                "on a development set, and only tested on targets. Use another data set (for your own images, "
-                f"set role){'; in a sweep there is no other way' if in_sweep else ', ' + way_out}"
+                f"{domain} is a target of the protocol, and this run would {what}: models are trained on a source, "
+                "tuned on a development set, and only tested on targets. Use another data set (for your own images, "
+                f"set role){way_out}"
             )
 
     def _load_for_evaluation(self, split: Split, labelled: bool = True) -> Loader:
@@ -342,20 +334,20 @@ class SegmentationDataModule(LightningDataModule, ABC):
         dataset = opened.dataset if opened else self.make_dataset(split, self.evaluation_transform, labelled)
         if len(dataset) == 0:
             raise ValueError(f"the {split} split of {dataset.domain} has no images: expected one or more")
-        batches = split_batches(len(dataset), self.eval_batch_size)
+        batches = self._split(dataset)
         if done_by_domain:
             done = done_by_domain.get(dataset.domain, ())
             planned = opened.batches if opened else batches  # otherwise Lightning applies the limit
             batches = [batch for batch in planned if not all(dataset.name(index) in done for index in batch)]
         rank, world_size = self._place()
-        share = ShareSampler(batches, rank, world_size)
+        indices = share_batches(batches, rank, world_size)
         uncounted = labelled and len(batches) < world_size
-        loader = self._load(dataset, UncountedSampler(share) if uncounted else share, self.eval_batch_size)
+        loader = self._load(dataset, UncountedSampler(indices) if uncounted else indices, self.eval_batch_size)
         device = None if self.trainer is None else self.trainer.strategy.root_device
         return loader if device is None or device.type != "cuda" else DevicePrefetcher(loader, device)
 
     def _load(
-        self, dataset: SegmentationDataset, sampler: Sampler, batch_size: int, drop_last: bool = False
+        self, dataset: SegmentationDataset, sampler: Sampler | list[int], batch_size: int, drop_last: bool = False
     ) -> DataLoader:
         dataset.role = None if self.choose_on_target else self.role
         return DataLoader(
@@ -369,11 +361,20 @@ class SegmentationDataModule(LightningDataModule, ABC):
             collate_fn=collate,
         )
 
+    def _split(self, dataset: SegmentationDataset) -> list[list[int]]:
+        """Splits a data set into batches, in order, the same for any number of processes; the last may be smaller."""
+        return list(BatchSampler(range(len(dataset)), self.eval_batch_size, drop_last=False))
+
     def _place(self) -> tuple[int, int]:
         """Returns (rank, world size) of this process."""
-        if self.trainer is None:
-            return 0, 1
-        return self.trainer.global_rank, self.trainer.world_size
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+
+def require_least(least: int, **values: int) -> None:
+    """Raises ValueError if one of some named values is below the least that is allowed."""
+    for name, value in values.items():
+        if value < least:
+            raise ValueError(f"{name} is {value}: expected {least} or more")
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from torch.utils.data import Sampler
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """Shuffles a data set anew each epoch and yields the epoch with each index.
+    """Shuffles a data set anew each epoch and yields each index with the number of the pass over the data set.
 
     The order depends only on the seed and the epoch, so training that resumes after an epoch continues as if it had
     never stopped. Lightning calls `set_epoch`.
@@ -45,57 +45,30 @@ class EpochSampler(Sampler[tuple[int, int]]):
         yield from order[self.rank : len(self) * self.world_size : self.world_size]
 
 
-class ShareSampler(Sampler[int]):
-    """Distributes the batches of a data set over processes, each exactly once: no padding, so scores are exact.
-
-    Yields single indices. A loader of the same batch size rebuilds the same batches, because only the last batch of a
-    data set may be smaller.
-
-    Args:
-        batches: Sample indices of each batch.
-        rank: Rank of this process.
-        world_size: Number of processes.
-    """
-
-    def __init__(self, batches: Sequence[Sequence[int]], rank: int = 0, world_size: int = 1) -> None:
-        self._indices = [index for batch in batches[rank::world_size] for index in batch]
-
-    def __len__(self) -> int:
-        """Returns the number of samples of this process."""
-        return len(self._indices)
-
-    def __iter__(self) -> Iterator[int]:
-        """Yields the indices of this process, in order."""
-        return iter(self._indices)
-
-
 class UncountedSampler(Sampler[int]):
-    """A share without a length, for runs in which some processes have no batches.
+    """Indices without a length, for runs in which some processes have no batches.
 
     Lightning skips the whole run of a process whose loaders have length 0, while the other processes wait for its
     scores. It does not skip a loader without a length.
-
-    Args:
-        share: The sampler of this process's share.
     """
 
-    def __init__(self, share: ShareSampler) -> None:
-        self._share = share
+    def __init__(self, indices: Sequence[int]) -> None:
+        self._indices = indices
 
     def __iter__(self) -> Iterator[int]:
-        """Yields the indices of this process, in order."""
-        return iter(self._share)
+        """Yields the indices in order."""
+        return iter(self._indices)
 
 
-def split_batches(length: int, batch_size: int) -> list[range]:
-    """Splits the indices of a data set into batches, in order; only the last may be smaller.
+def share_batches(batches: Sequence[Sequence[int]], rank: int, world_size: int) -> list[int]:
+    """Returns the indices in the batches of one process; each batch belongs to one, without padding: scores are exact.
 
-    The batches depend neither on the number of processes nor on the progress of an earlier run.
+    A loader of the same batch size rebuilds the same batches, because only the last batch of a data set may be smaller.
     """
-    return [range(start, min(start + batch_size, length)) for start in range(0, length, batch_size)]
+    return [index for batch in batches[rank::world_size] for index in batch]
 
 
-def limit_batches(batches: Sequence[range], limit: int | float, world_size: int) -> list[range]:
+def limit_batches(batches: Sequence[list[int]], limit: int | float, world_size: int) -> list[list[int]]:
     """Returns the batches left by Lightning's ``limit_test_batches`` or ``limit_val_batches``, in order.
 
     Args:
@@ -103,8 +76,8 @@ def limit_batches(batches: Sequence[range], limit: int | float, world_size: int)
         limit: The Trainer's value: a number of batches per process (int), or a fraction of them in [0, 1] (float).
         world_size: Number of processes.
     """
-    kept: list[range] = []
+    kept: list[list[int]] = []
     for rank in range(world_size):
         share = batches[rank::world_size]
         kept += share[: limit if isinstance(limit, int) else int(len(share) * limit)]
-    return sorted(kept, key=lambda batch: batch.start)
+    return sorted(kept)

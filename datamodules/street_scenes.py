@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.base import Role, SegmentationDataModule, SegmentationDataset, Split
-from datamodules.labels import TRAIN_IDS, LabelSpace
+from datamodules.base import Role, SegmentationDataModule, SegmentationDataset, Split, require_least
+from datamodules.labels import TRAIN_IDS
 from datamodules.scenery import DOMAINS, SMALLEST, draw_scene
 from datamodules.targets import TargetsDataModule
 from datamodules.transforms import Transform
@@ -25,40 +25,12 @@ TARGETS = tuple(name for name in DOMAINS if name not in ("source", "development"
 
 
 class StreetScenesDataset(SegmentationDataset):
-    """Street scenes of one domain and split.
+    """Street scenes of one split; those to train on are kept in memory (per worker) if they take less than 1 GB."""
 
-    Args:
-        domain: ``source``, ``development``, ``haze``, ``dusk`` or ``dust``.
-        split: ``train``, ``val`` or ``test``.
-        length: Number of images.
-        size: (height, width) in pixels.
-        labels: Label space of the masks.
-        transform: Transform applied to each pair.
-        world_seed: Seed of the scenes; another seed draws other images of the same domain.
-        seed: Seed of the augmentation.
-        cache: Whether to keep all drawn images in memory (per worker) instead of only the latest.
-        labelled: Whether samples have a mask.
-    """
-
-    def __init__(
-        self,
-        domain: str,
-        split: Split,
-        length: int,
-        size: tuple[int, int],
-        labels: LabelSpace,
-        transform: Transform,
-        world_seed: int = 0,
-        seed: int = 0,
-        cache: bool = False,
-        labelled: bool = True,
-    ) -> None:
-        super().__init__(domain, labels.table(TRAIN_IDS), transform, seed, labelled)
-        self.split = split
-        self.length = length
-        self.size = size
-        self.world_seed = world_seed
-        self.cache = cache
+    def __init__(self, data: "StreetScenesDataModule", split: Split, transform: Transform, labelled: bool) -> None:
+        super().__init__(data.domain, data.labels.table(TRAIN_IDS), transform, data.seed, labelled)
+        self.split, self.length, self.size, self.world_seed = split, data.lengths[split], data.size, data.world_seed
+        self.cache = split == "train" and self.length * self.size[0] * self.size[1] * 4 < 1e9
         self._drawn: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def __len__(self) -> int:
@@ -116,11 +88,9 @@ class StreetScenesDataModule(SegmentationDataModule):
         super().__init__(**kwargs)
         if domain not in DOMAINS:
             raise ValueError(f"unknown domain {domain!r}: expected one of {', '.join(DOMAINS)}")
-        least = {"num_train": (num_train, 0), "num_val": (num_val, 0), "num_test": (num_test, 0)}
-        least |= {"height": (height, SMALLEST[0]), "width": (width, SMALLEST[1]), "world_seed": (world_seed, 0)}
-        for name, (value, smallest) in least.items():
-            if value < smallest:
-                raise ValueError(f"{name} of {domain} is {value}: expected {smallest} or more")
+        require_least(0, num_train=num_train, num_val=num_val, num_test=num_test, world_seed=world_seed)
+        require_least(SMALLEST[0], height=height)
+        require_least(SMALLEST[1], width=width)
         self.domain = domain
         self.role: Role = "target" if domain in TARGETS else "source" if domain == "source" else "development"
         self.size = (height, width)
@@ -132,13 +102,8 @@ class StreetScenesDataModule(SegmentationDataModule):
         return super().describe() | {"size": list(self.size), "world_seed": self.world_seed}
 
     def make_dataset(self, split: Split, transform: Transform, labelled: bool = True) -> StreetScenesDataset:
-        """Opens one split; training images are kept in memory if they take less than 1 GB."""
-        length = self.lengths[split]
-        fits = length * self.size[0] * self.size[1] * 4 < 1e9
-        cache = split == "train" and fits
-        return StreetScenesDataset(
-            self.domain, split, length, self.size, self.labels, transform, self.world_seed, self.seed, cache, labelled
-        )
+        """Opens one split."""
+        return StreetScenesDataset(self, split, transform, labelled)
 
 
 class StreetScenesProtocol(TargetsDataModule):
@@ -147,9 +112,9 @@ class StreetScenesProtocol(TargetsDataModule):
     Args:
         height: Image height in pixels.
         width: Image width in pixels.
-        num_train: Number of training images.
-        num_val: Number of images to tune on.
-        num_test: Number of test images per target.
+        num_train: Images to train on.
+        num_val: Images to tune on.
+        num_test: Test images per target.
         targets: Domains to test on.
         world_seed: Seed of the source and development scenes; another seed draws other images.
         target_seed: Seed of the target scenes.

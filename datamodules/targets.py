@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
-from datamodules.base import EvaluationSet, ProtocolError, SegmentationDataModule
+from datamodules.base import EvaluationSet, SegmentationDataModule, require_least
 from datamodules.files import Broken, FilesDataModule
 from datamodules.prefetch import Loader
 from datamodules.transforms import EvaluationTransform, Resize
@@ -49,14 +49,11 @@ class TargetsDataModule(LightningDataModule):
         self.development = development
         if not self.targets:
             raise ValueError("targets is empty: expected one target data set or more")
-        for place, member in (("source", source), ("development set", development)):
-            if member is not None and member.role == "target" and not member.choose_on_target:
-                raise ProtocolError(
-                    f"{type(member).__name__} is a target of the protocol, so it cannot be the {place}: models are "
-                    "trained on a source, chosen on a development set, and only tested on targets. Use another data "
-                    "set, or, to break the protocol on purpose, set its choose_on_target=true"
-                )
-        members = self._members()
+        given = {"source": source, "development": development}
+        self._chosen = {place: member for place, member in given.items() if member is not None}
+        for place, member in self._chosen.items():
+            member.keep_protocol(f"use it as the {place} data set")
+        self._members = members = [*self._chosen.values(), *self.targets]
         spaces = {member.labels.names for member in members}
         if len(spaces) > 1:
             found = "; ".join(sorted(f"{len(names)} ({', '.join(names[:3])}, ...)" for names in spaces))
@@ -77,53 +74,45 @@ class TargetsDataModule(LightningDataModule):
         self.colours = members[0].colours
         if broken not in (None, *get_args(Broken)):
             raise ValueError(f"broken is {broken!r}: expected one of {', '.join(get_args(Broken))}")
-        if eval_batch_size is not None and eval_batch_size < 1:
-            raise ValueError(f"eval_batch_size is {eval_batch_size}: expected 1 or more")
         for member in members:
             if root is not None and getattr(member, "root", root) is None:
                 member.root = root  # type: ignore[attr-defined]
             if broken is not None and isinstance(member, FilesDataModule):
                 member.broken = broken
             if eval_batch_size is not None:
+                require_least(1, eval_batch_size=eval_batch_size)
                 member.eval_batch_size = eval_batch_size
             if evaluation_resize is not None:
                 member.evaluation_transform = EvaluationTransform(evaluation_resize)
 
-    def _members(self) -> list[SegmentationDataModule]:
-        return [member for member in (self.source, self.development, *self.targets) if member is not None]
-
     def setup(self, stage: str) -> None:
         """Passes the trainer to the data sets, which need its rank, limits and device."""
-        for member in self._members():
+        for member in self._members:
             member.trainer = self.trainer
             member.setup(stage)
 
     def describe(self) -> dict[str, Any]:
         """Returns a description of the data for reports, in JSON types."""
-        described: dict[str, Any] = {
-            place: member.describe()
-            for place, member in (("source", self.source), ("development", self.development))
-            if member is not None
-        }
+        described: dict[str, Any] = {place: member.describe() for place, member in self._chosen.items()}
         return described | {"targets": [target.describe() for target in self.targets]}
 
     def leave_out(self, done: Mapping[str, Collection[str]]) -> None:
         """Sets the finished images that evaluation loaders skip, see `SegmentationDataModule.leave_out`."""
-        for member in self._members():
+        for member in self._members:
             member.leave_out(done)
 
     def open_evaluated(self, stage: Literal["validate", "test"]) -> list[EvaluationSet]:
         """Opens the data sets that a run scores: the development set, or all targets."""
-        members = [self._required("development")] if stage == "validate" else self.targets
+        members = [self._choose("development")] if stage == "validate" else self.targets
         return [opened for member in members for opened in member.open_evaluated(stage)]
 
     def train_dataloader(self) -> DataLoader:
         """Returns the training loader of the source."""
-        return self._required("source").train_dataloader()
+        return self._choose("source").train_dataloader()
 
     def val_dataloader(self) -> Loader:
         """Returns the validation loader of the development set."""
-        return self._required("development").val_dataloader()
+        return self._choose("development").val_dataloader()
 
     def test_dataloader(self) -> list[Loader]:
         """Returns the test loader of each target."""
@@ -133,8 +122,7 @@ class TargetsDataModule(LightningDataModule):
         """Returns the prediction loader of each target."""
         return [target.predict_dataloader() for target in self.targets]
 
-    def _required(self, role: str) -> SegmentationDataModule:
-        member = getattr(self, role)
-        if member is None:
-            raise ValueError(f"there is no {role} data set: set data.init_args.{role}")
-        return member
+    def _choose(self, place: str) -> SegmentationDataModule:
+        if place not in self._chosen:
+            raise ValueError(f"there is no {place} data set: set data.init_args.{place}")
+        return self._chosen[place]

@@ -131,9 +131,3 @@ class EvaluationTransform:
             return MAX_EVALUATION_SIZE
         factor = math.sqrt(self.most / (height * width))
         return max(1, int(height * factor)), max(1, int(width * factor))
-
-
-def restore_colours(image: Tensor) -> np.ndarray:
-    """Converts a normalised (3, H, W) image back to (H, W, 3) uint8 RGB."""
-    values = image.float().cpu().numpy().transpose(1, 2, 0) * np.array(STD) + np.array(MEAN)
-    return np.nan_to_num(values * 255).round().clip(0, 255).astype(np.uint8)

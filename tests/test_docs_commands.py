@@ -10,7 +10,6 @@ import inspect
 import io
 import re
 import runpy
-import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -161,13 +160,6 @@ def check_make(command: Command) -> None:
 
 
 # The rest is slow.
-
-
-@pytest.mark.slow
-def test_contact_sheets_are_drawn(workshop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = shlex.split("--rows 1 --count 1 --height 64 --width 128 --folder sheets")
-    assert run_program("experiments.contact_sheets", words, monkeypatch) == 0
-    assert list((workshop / "sheets").rglob("*.*"))
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from .textures import TILE_METRES, get_material_at, get_panel, pick_level
 LIT_GLASS: Colour = (255, 214, 140)
 GLASSES = palette("3a4654 546476 2c323a 687c92")
 BARRIER_LABELS = {"wall": TrainId.WALL, "fence": TrainId.FENCE, "hedge": TrainId.VEGETATION}
-BARRIER_HEIGHTS = {"wall": (1.5, 2.8), "fence": (1.3, 2.3), "hedge": (1.1, 1.9), "none": (1.0, 1.0)}
+BARRIER_HEIGHTS = {"wall": (1.5, 2.8), "fence": (1.3, 2.3), "hedge": (1.1, 1.9), "open": (1.0, 1.0)}
 
 
 class Facade:
@@ -54,10 +54,9 @@ class Facade:
         canvas.paste(cv2.convertScaleAbs(picture, alpha=brightness), corners, surface)
 
     def draw_front(self, lit: float, length: float, visible: Point, density: Point) -> np.ndarray:
-        """Draws a wall of some length seen straight on, with a share `lit` of its windows lit.
+        """Draws the visible length and height of a wall seen straight on, with a share `lit` of its windows lit.
 
-        Only the visible length (from the left) and height are drawn, at a density in pixels per metre across and up.
-        Returns the image (H, W, 3) uint8, whose bottom row is at the ground.
+        The density is in pixels per metre across and up; the bottom row is at the ground.
         """
         across, up = density
         columns, rows = max(2, round(visible[0] * across)), max(2, round(visible[1] * up))
@@ -114,7 +113,7 @@ def stand_building(
 ) -> Item:
     """Returns a block with one facade along the street, between two corners, and one that faces the camera.
 
-    The breadth is signed: in x, from the street to the back. `rise` is the roof's height above the eaves; 0 is flat.
+    The breadth is signed: in x, from the street to the back. `rise` is the ridge's height above the eaves.
     """
     (x, z), (far_x, far_z), height = near, far, facade.height
     side, ridge = float(np.sign(breadth)), np.array([0.5 * breadth, rise, 0.0])  # the ridge as seen from the eaves
@@ -129,14 +128,14 @@ def stand_building(
                 first, last = np.array([(start, height, seen), (far_x, height, far_z)])  # of the eaves
                 slope = np.array([first, first + ridge, last + ridge, last])
                 colour = shade(roof, light.on(-0.6 * side, 0.8, 0.0))
-                canvas.fill_world(slope, colour, upright(TrainId.BUILDING, 0.5 * (seen + far_z)))
+                canvas.fill(slope, colour, upright(TrainId.BUILDING, 0.5 * (seen + far_z)))
             facade.draw(canvas, (start, seen), far, share, light.on(-side, 0.0, 0.0))
         if shows_front and z > 1.5:
             brightness = light.on(0.0, 0.0, -1.0)
             if rise:
                 corner = np.array([x, height, z])
                 gable = np.array([corner, corner + ridge, (x + breadth, height, z)])
-                canvas.fill_world(gable, shade(facade.colour, 0.94 * brightness), upright(TrainId.BUILDING, z))
+                canvas.fill(gable, shade(facade.colour, 0.94 * brightness), upright(TrainId.BUILDING, z))
             facade.draw(canvas, near, (x + breadth, z), 1.0, brightness)
 
     footprint = np.array([near, far, (far_x + breadth, far_z), (x + breadth, z)])
@@ -151,10 +150,9 @@ def quantise(density: float) -> float:
 def stand_panel(
     canvas: Canvas, label: TrainId, start: Point, end: Point, height: float, least: float
 ) -> tuple[np.ndarray, Surface] | None:
-    """Returns the corners (4, 2) in pixels and the surface of an upright panel between two ground points.
+    """Returns the corners (4, 2) in pixels, from the upper start on, and the surface of an upright panel.
 
-    The corners are upper start, upper end, lower end, lower start. Returns None if the panel is out of view or narrower
-    than `least` pixels.
+    Returns None if the panel is out of view or narrower than `least` pixels.
     """
     (x, z), (end_x, end_z) = start, end
     corners = np.array([(x, height, z), (end_x, height, end_z), (end_x, 0.0, end_z), (x, 0.0, z)])
@@ -233,14 +231,11 @@ def plan_end(street: Street) -> Iterator[Item]:
 def plan_barrier(street: Street, side: Side, near: float, far: float) -> Iterator[Item]:
     """Encloses a lot or garden with sections of a wall, fence or hedge, or leaves it open."""
     dice, place = street.dice, street.course.place
-    kind = dice.pick_weighted({name: getattr(street.kind, name) for name in BARRIER_LABELS} | {"none": 0.2})
-    height = dice.between(*BARRIER_HEIGHTS[kind])
-    variant = int(dice.integers(8))
-    if kind == "none":
-        return
+    kind = dice.pick_weighted({name: getattr(street.kind, name) for name in BARRIER_HEIGHTS})
+    height, variant = dice.between(*BARRIER_HEIGHTS[kind]), int(dice.integers(8))
     across = side.sign * (side.line + 0.1)
     for start, end in pairwise(np.linspace(near, far, max(1, round((far - near) / 3.0)) + 1).tolist()):
-        if end > 1.5 and start < 75.0 and not street.is_crossed(start, end):
+        if kind in BARRIER_LABELS and end > 1.5 and start < 75.0 and not street.is_crossed(start, end):
             yield stand_barrier(kind, variant, place(across, max(start, 1.1)), place(across, end), height)
 
 

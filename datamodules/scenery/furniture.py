@@ -128,7 +128,7 @@ def plan_trees(street: Street, side: Side) -> Iterator[Item]:
 def stand_post(
     street: Street, across: float, along: float, height: float, radius: float, colour: Colour, arm: float, *hung: Layer
 ) -> Item:
-    """Returns an upright pole with layers hung on it, and at its top a horizontal arm if its signed length is not 0."""
+    """Returns an upright pole with layers hung on it, and at its top a horizontal arm of a signed length, or 0."""
     place = street.course.place(across, along)
     scale, brightness = street.camera.scale(along), street.light.on(0.0, 0.2, -0.9)
     width, lit = max(radius, 0.6 / scale), shade(colour, brightness)

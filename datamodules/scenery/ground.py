@@ -1,7 +1,5 @@
 """The ground of a street: its layout, and how it is drawn."""
 
-from functools import cache
-
 import cv2
 import numpy as np
 
@@ -21,26 +19,18 @@ RAIL: Colour = (66, 60, 58)
 class Ground:
     """Everything flat: outlines of world points (N, 3), painted one over the other.
 
-    Attributes:
-        crosswalk: Distance in metres at which the crosswalk that people use starts, or None.
+    `crosswalk` is the distance in metres at which the crosswalk that people use starts, or None.
     """
 
     def __init__(self, street: Street) -> None:
-        self.course = street.course
-        has_lawn = street.dice.chance(street.kind.lawn * street.domain.rate("lawn"))
-        self.base = (GRASS, street.grass) if has_lawn else (SIDEWALK, shade(street.pavement, 0.9))
-        self.patches: list[tuple[np.ndarray, TrainId, Colour]] = []
-        self.marks: list[tuple[np.ndarray, Colour]] = []
-        self._lay_strips(street)
-        self._paint_lanes(street)
-        self.crosswalk = self._paint_crosswalks(street)
-
-    def _lay_strips(self, street: Street) -> None:
-        """Lays the carriageway, the tram track, verge, sidewalk and kerb of both sides, and the crossing street."""
+        dice, course = street.dice, street.course
         grass, asphalt, pavement = street.grass, street.asphalt, street.pavement
-        track = (GRASS, grass) if street.dice.chance(0.5) else (ROAD, shade(asphalt, 1.12))
+        self.course = course
+        has_lawn = dice.chance(street.kind.lawn * street.domain.rate("lawn"))
+        self.base = (GRASS, grass) if has_lawn else (SIDEWALK, shade(pavement, 0.9))
+        track = (GRASS, grass) if dice.chance(0.5) else (ROAD, shade(asphalt, 1.12))
         left, right = street.sides
-        self.patches.append((self.course.strip(-left.kerb, right.kerb, MILESTONES), ROAD, asphalt))
+        self.patches = [(course.strip(-left.kerb, right.kerb, MILESTONES), ROAD, asphalt)]
         for side in street.sides:
             border = GRASS if side.walk > side.edge else SIDEWALK
             for start, stop, label, colour in (
@@ -52,9 +42,12 @@ class Ground:
             ):
                 if stop > start:
                     left_edge, right_edge = sorted((side.sign * start, side.sign * stop))
-                    self.patches.append((self.course.strip(left_edge, right_edge, MILESTONES), label, colour))
+                    self.patches.append((course.strip(left_edge, right_edge, MILESTONES), label, colour))
         if street.crossing:
-            self.patches.append((self.course.strip(-FAR, FAR, np.array(street.crossing)), ROAD, asphalt))
+            self.patches.append((course.strip(-FAR, FAR, np.array(street.crossing)), ROAD, asphalt))
+        self.marks: list[tuple[np.ndarray, Colour]] = []
+        self._paint_lanes(street)
+        self.crosswalk = self._paint_crosswalks(street)
 
     def _paint(self, middle: float, half: float, near: float, far: float, colour: Colour = WHITE) -> None:
         """Paints a patch with a half width around a distance from the street's middle; it follows the street's bend."""
@@ -101,7 +94,7 @@ class Ground:
         return starts[0]
 
     def draw(self, canvas: Canvas) -> None:
-        """Paints the ground below the horizon."""
+        """Paints the ground below the horizon, with the relief of its materials, which fades with distance."""
         camera = canvas.camera
         per_row = 1.0 / (camera.focal * camera.eye)
         surfaces = {label: Surface(label, -camera.horizon * per_row, per_row=per_row) for label in MATERIALS}
@@ -110,29 +103,22 @@ class Ground:
         canvas.image[top:] = np.rint(colour)
         canvas.numbers[top:] = canvas.number(surfaces[label])
         for outline, label, colour in self.patches:
-            canvas.fill_world(outline, colour, surfaces[label])
-        self._add_relief(canvas, top, [canvas.number(surface) for surface in surfaces.values()])
-        for outline, colour in self.marks:
-            canvas.fill_world(outline, colour)
+            canvas.fill(outline, colour, surfaces[label])
 
-    def _add_relief(self, canvas: Canvas, top: int, numbers: list[int]) -> None:
-        """Multiplies rows from `top` on by the relief of their materials; it fades with distance."""
-        camera, course = canvas.camera, self.course
         rows = np.arange(top, camera.height, dtype=np.float32)[:, None]
-        depth = camera.focal * camera.eye / np.maximum(rows - camera.horizon, 0.3)
         columns = np.arange(camera.width, dtype=np.float32)[None]
-        middle = course.bow(depth) - course.offset
+        depth = camera.focal * camera.eye / np.maximum(rows - camera.horizon, 0.3)
+        middle = self.course.bow(depth) - self.course.offset
         across = ((columns - camera.centre) * (depth / camera.focal) - middle) * TEXELS_PER_METRE
         along = np.broadcast_to(depth * TEXELS_PER_METRE, across.shape)
         columns, rows = (np.mod(at, TILE_PIXELS).astype(np.float32) for at in (across, along))
-        relief = cv2.remap(_stack_materials(), columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+        tile = np.stack([get_material(name) for name in MATERIALS.values()], axis=-1)
+        relief = cv2.remap(tile, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
         gain = relief[..., 0]
-        for channel in (1, 2):
-            gain = np.where(canvas.numbers[top:] == numbers[channel], relief[..., channel], gain)
+        for channel, label in ((1, SIDEWALK), (2, GRASS)):
+            gain = np.where(canvas.numbers[top:] == canvas.number(surfaces[label]), relief[..., channel], gain)
         fade = np.clip(0.5 * camera.focal * camera.eye / depth**2, 0.06, 1.0)
         canvas.multiply(top, 1.0 + (gain - 1.0) * fade)
 
-
-@cache
-def _stack_materials() -> np.ndarray:
-    return np.stack([get_material(name) for name in MATERIALS.values()], axis=-1)
+        for outline, colour in self.marks:
+            canvas.fill(outline, colour)

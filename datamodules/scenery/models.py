@@ -48,12 +48,8 @@ class Model(NamedTuple):
 def make_car(length: float, width: float, tail: Point, roof: tuple[float, float, float], cowl: Point) -> Model:
     """Describes a passenger car.
 
-    Args:
-        length: Length from bumper to bumper.
-        width: Full width.
-        tail: Start of the rear window (along, up).
-        roof: Start and end of the roof along the car, and its height.
-        cowl: Start of the windscreen along the car, and the height of the bonnet.
+    Given are the start of the rear window (along, up), start, end and height of the roof, the start of the windscreen,
+    and the height of the bonnet.
     """
     (rear, front, height), (foot, bonnet) = roof, cowl
     middle, belt = 0.5 * (rear + front), max(tail[1], bonnet + 0.06)
@@ -137,10 +133,7 @@ def make_bus(length: float) -> Model:
 
 
 def make_tram(car: float, count: int) -> Model:
-    """Describes a tram of `count` cars that are each `car` metres long, with joints between, and a pantograph.
-
-    The fronts at the tram's two ends lean inwards.
-    """
+    """Describes a tram of `count` cars of `car` metres, with joints between, slanting ends, and a pantograph."""
     hulls: list[Hull] = []
     for index in range(count):
         start, stop = index * car + (0.25 if index else 0.0), (index + 1) * car

@@ -39,7 +39,6 @@ class TwoWheeler(NamedTuple):
     label: TrainId
     limbs: tuple[Limb, ...]
     wheels: tuple[tuple[float, float, float], ...]  # (along, radius, half the tyre's width)
-    is_spoked: bool
     seat: Joint
     grip: Joint
     pedal: Joint
@@ -59,7 +58,6 @@ BICYCLE = TwoWheeler(
         Limb((-0.34, 0.93, 0.0), (-0.12, 0.93, 0.0), (0.06, 0.04), TYRE),
     ),
     wheels=((-0.54, 0.35, 0.032), (0.56, 0.35, 0.032)),
-    is_spoked=True,
     seat=(-0.22, 0.98, 0.0),
     grip=(0.42, 1.02, 0.26),
     pedal=(-0.02, 0.32, 0.0),
@@ -82,7 +80,6 @@ MOTORCYCLE = TwoWheeler(
         Limb((0.62, 0.64, 0.0), (0.88, 0.58, 0.0), (0.09, 0.07)),
     ),
     wheels=((-0.66, 0.33, 0.075), (0.76, 0.33, 0.065)),
-    is_spoked=False,
     seat=(-0.25, 0.84, 0.0),
     grip=(0.42, 1.06, 0.32),
     pedal=(0.05, 0.36, 0.0),
@@ -175,7 +172,7 @@ def outline_limbs(ends: np.ndarray, radii: np.ndarray) -> np.ndarray:
 
 def draw_wheels(canvas: Canvas, machine: TwoWheeler, pose: Pose, surface: Surface) -> None:
     """Paints the upright wheels of a two-wheeler, whose whole discs carry its label."""
-    scale = canvas.camera.scale(pose.z)
+    scale, is_spoked = canvas.camera.scale(pose.z), machine.label == TrainId.BICYCLE
     for along, radius, tyre in machine.wheels:
         points = pose.place(along + radius * np.cos(RING), radius * (1 + np.sin(RING)), np.zeros(1))
         rim = canvas.camera.project(points)
@@ -183,10 +180,9 @@ def draw_wheels(canvas: Canvas, machine: TwoWheeler, pose: Pose, surface: Surfac
             radii = np.full((1, 2), max(tyre * scale, 0.6))
             canvas.fill(outline_limbs(rim[None, [4, 12]], radii)[0], TYRE, surface)
             continue
-        canvas.fill(rim, None if machine.is_spoked else METAL, surface)
-        if machine.is_spoked and scale * radius > 4:
-            for spoke in range(0, 8, 2):
-                canvas.trace(rim[[spoke, spoke + 8]], SPOKE, 0.01 * scale)
+        canvas.fill(rim, None if is_spoked else METAL, surface)
+        for spoke in range(0, 8, 2) if is_spoked and scale * radius > 4 else ():
+            canvas.trace(rim[[spoke, spoke + 8]], SPOKE, 0.01 * scale)
         canvas.trace(rim, TYRE, 2.0 * tyre * scale, surface)
 
 
@@ -197,13 +193,11 @@ def stand_figure(
 
     def draw(canvas: Canvas) -> None:
         scale = canvas.camera.scale(pose.z)
-        surfaces = [upright(TrainId.RIDER if machine else TrainId.PERSON, pose.z)] * len(person)
-        limbs = person
+        limbs, surfaces = person, [upright(TrainId.RIDER if machine else TrainId.PERSON, pose.z)] * len(person)
         if machine:
             surface = upright(machine.label, pose.z)
             draw_wheels(canvas, machine, pose, surface)
-            surfaces = [surface] * len(machine.limbs) + surfaces
-            limbs = [*machine.limbs, *person]
+            limbs, surfaces = [*machine.limbs, *limbs], [surface] * len(machine.limbs) + surfaces
         joints = stature * np.array([(limb.start, limb.end) for limb in limbs])
         world = pose.place(*np.moveaxis(joints, -1, 0))
         radii = scale * stature * np.array([limb.radii for limb in limbs])

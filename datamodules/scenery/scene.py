@@ -8,7 +8,7 @@ import numpy as np
 
 from .buildings import plan_buildings, plan_end, plan_railing
 from .canvas import NEAR, SUBPIXEL_BITS, SUBPIXELS, Camera, Canvas, Item, Light, mix_colours, upright
-from .domains import DOMAINS, SPLITS, Colour, TrainId
+from .domains import DOMAINS, Colour, TrainId
 from .furniture import plan_posts, plan_signals, plan_trees
 from .ground import Ground
 from .optics import Photographer
@@ -33,26 +33,12 @@ def draw_scene(
         split: One of `SPLITS`.
         index: Number of the scene within the split, 0 or more.
         seed: Seed of the world, 0 or more.
-        height: Rows, at least 32.
+        height: Rows, at least 32 (`StreetScenesDataModule` checks this, as it does the domain and the seed).
         width: Columns, at least 64.
 
     Returns:
         The image (height, width, 3) RGB uint8 and the labels (height, width) uint8, Cityscapes train ids 0 to 18.
-
-    Raises:
-        ValueError: If an argument is outside what is listed above.
     """
-    for name, found, known in (("domain", domain, tuple(DOMAINS)), ("split", split, SPLITS)):
-        if found not in known:
-            raise ValueError(f"{name} is {found!r}, expected one of {', '.join(known)}; choose one of these")
-    for name, value in (("index", index), ("seed", seed)):
-        if value < 0:
-            raise ValueError(f"{name} is {value}, expected 0 or more; count scenes and seeds from 0")
-    if height < SMALLEST[0] or width < SMALLEST[1]:
-        raise ValueError(
-            f"size is {height}x{width} (height x width), expected at least {SMALLEST[0]}x{SMALLEST[1]}; "
-            "draw a larger image and resize it"
-        )
     # The order of the random draws defines the world: another order gives other scenes.
     facts = DOMAINS[domain]
     dice = Dice(np.random.PCG64([zlib.crc32(domain.encode()), zlib.crc32(split.encode()), index, seed]))
@@ -148,10 +134,9 @@ def draw_footprints(camera: Camera, footprints: list[np.ndarray]) -> np.ndarray:
     mask = np.zeros((camera.height, camera.width), np.uint8)
     for footprint in footprints:
         is_ahead = footprint[:, 1].min() > NEAR
-        if not is_ahead:
-            footprint = clip_near(footprint[cv2.convexHull(footprint.astype(np.float32), returnPoints=False)[:, 0]])
-        world = np.zeros((len(footprint), 3))
-        world[:, ::2] = footprint
+        ground = footprint if is_ahead else clip_near(footprint)
+        world = np.zeros((len(ground), 3))
+        world[:, ::2] = ground
         pixels = (camera.project(world) * SUBPIXELS).astype(np.int32)
         hull = cv2.convexHull(pixels) if is_ahead else pixels
         if len(hull) >= 3:
@@ -160,9 +145,10 @@ def draw_footprints(camera: Camera, footprints: list[np.ndarray]) -> np.ndarray:
 
 
 def clip_near(points: np.ndarray) -> np.ndarray:
-    """Cuts a polygon (N, 2) of ground points, as world x, z, at the near plane (Sutherland-Hodgman)."""
+    """Cuts the hull of ground points (N, 2), as world x, z, at the near plane (Sutherland-Hodgman)."""
+    hull = points[cv2.convexHull(points.astype(np.float32), returnPoints=False)[:, 0]]
     kept: list[np.ndarray] = []
-    for point, previous in zip(points, np.roll(points, 1, axis=0), strict=True):
+    for point, previous in zip(hull, np.roll(hull, 1, axis=0), strict=True):
         if (point[1] >= NEAR) != (previous[1] >= NEAR):
             share = (NEAR - previous[1]) / (point[1] - previous[1])
             kept.append(previous + share * (point - previous))
@@ -176,7 +162,6 @@ def order_back_to_front(items: list[Item], camera: Camera, course: Course) -> li
 
     Of two items, the one whose points are all nearer is in front. If their depths overlap, it is the one on the
     camera's side of a line along the street between them; if there is no such line, the one that ends nearer.
-    Items on opposite sides of the camera do not hide each other.
     """
     starts = np.cumsum([0, *(len(item.footprint) for item in items[:-1])])
     x, z = np.concatenate([item.footprint for item in items]).T

@@ -78,6 +78,7 @@ STREET_KINDS: dict[str, tuple] = {
     "wall": (0.5, 0.3, 0.28, 0.4),  # weights of what stands at the edge of a lot or front garden
     "fence": (0.4, 0.4, 0.4, 0.5),
     "hedge": (0.1, 0.3, 0.32, 0.1),
+    "open": (0.2, 0.2, 0.2, 0.2),
     "tree_gap": ((9, 20), (7, 14), (8, 22), (10, 30)),  # distance between trees
     "trees": (0.45, 0.8, 0.6, 0.5),  # chance of a row of trees on a side
     "parking": (0.6, 0.35, 0.5, 0.2),  # chance of parked cars on a side

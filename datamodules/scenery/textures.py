@@ -5,7 +5,7 @@ from functools import cache, lru_cache
 import cv2
 import numpy as np
 
-from .domains import Colour, palette
+from .domains import palette
 
 TILE_METRES = 8.0
 TILE_PIXELS = 256
@@ -27,16 +27,21 @@ MATERIALS: dict[str, tuple[tuple[int, int, float, int, float] | None, tuple[tupl
     "asphalt": (None, ((0.07, (7, TILE_PIXELS, 64, 3)), (0.05, BROAD))),
     "grass": (None, ((0.17, (9, TILE_PIXELS, 32, 4, 0.9)), (0.08, BROAD))),
 }
-WALLS = ("stone", "concrete", "brick", "stucco")
-WALL_COLOURS = palette("a8a094 b0b0ae 9e604e cebea0")
+WALLS = tuple(zip(("stone", "concrete", "brick", "stucco"), palette("a8a094 b0b0ae 9e604e cebea0"), strict=True))
+# Step and width of the slats, how much their tones vary, their tops in turn, height of their points, rows of the rails,
+# and the colours of slats, rails and posts.
+FENCES = {  # by variant; the third is wire mesh
+    0: (14, 11, 0.08, (8, 11), 0, ((24, 32), (96, 104)), palette("a87c4e 7e5a36 46423e")),  # wooden boards
+    1: (9, 3, 0.0, (4, 4), 0, ((10, 15), (110, 115)), palette("303638 282e30 46423e")),  # metal bars
+    3: (16, 9, 0.0, (10, 10), 4, ((36, 44), (92, 100)), palette("e2e2dc ccccc8 cececa")),  # white pickets
+}
 
 
 @cache
 def make_noise(seed: int, size: int, coarsest: int, octaves: int, persistence: float = 0.55) -> np.ndarray:
-    """Makes tileable fractal noise (size, size) float32 with mean 0 and standard deviation 1.
+    """Makes tileable fractal noise (size, size) float32 with mean 0 and standard deviation 1; do not modify it.
 
-    `coarsest` is the number of cells along a side in the first octave; each next octave has twice as many. The array
-    is cached: do not modify it.
+    `coarsest` is the number of cells along a side in the first octave; each next octave has twice as many.
     """
     rng = np.random.default_rng([seed, size, coarsest, octaves])
     total = np.zeros((size, size), np.float32)
@@ -105,16 +110,14 @@ def get_foliage(shape: str, variant: int) -> tuple[np.ndarray, ...]:
         elif shape == "tall":
             x *= 0.62
         elif shape == "bush":
-            y = 0.25 + 0.75 * y if y < 0 else 0.25 + 0.7 * y
+            y = 0.25 + (0.75 if y < 0 else 0.7) * y
         clumps.append((x, y, rng.uniform(0.1, 0.24) * (0.6 if shape == "cone" else 1.0)))
-    clumps.sort(key=lambda clump: -clump[1] + 0.3 * clump[2])
-    for x, y, radius in clumps:
-        centre = (int(size * (0.5 + 0.39 * x)), int(size * (0.5 + 0.39 * y)))
-        reach = int(size * radius * 0.5)
+    for x, y, radius in sorted(clumps, key=lambda clump: -clump[1] + 0.3 * clump[2]):
+        (column, row), reach = (int(size * (0.5 + 0.39 * at)) for at in (x, y)), int(size * radius * 0.5)
         light = 0.5 - 0.28 * y - 0.1 * x + rng.normal(0, 0.09)
-        cv2.circle(tone, centre, reach, float(light - 0.13), -1)
-        cv2.circle(tone, (centre[0] - reach // 5, centre[1] - reach // 4), int(reach * 0.72), float(light + 0.06), -1)
-        cv2.circle(cover, centre, reach, 255, -1)
+        cv2.circle(tone, (column, row), reach, light - 0.13, -1)
+        cv2.circle(tone, (column - reach // 5, row - reach // 4), int(reach * 0.72), light + 0.06, -1)
+        cv2.circle(cover, (column, row), reach, 255, -1)
     leaves = make_noise(12 + variant, size, 32, 3, 0.8)
     tone = cv2.GaussianBlur(tone, (0, 0), 2.5) + 0.12 * leaves
     edge = cv2.GaussianBlur(cover, (0, 0), 5.0).astype(np.float32) + 34 * leaves
@@ -132,8 +135,7 @@ def get_panel(kind: str, variant: int) -> tuple[np.ndarray, ...]:
 
 def _paint_wall(panel: np.ndarray, variant: int) -> None:
     size = PANEL_PIXELS
-    name, colour = WALLS[variant % 4], WALL_COLOURS[variant % 4]
-    offset = 64 * (variant // 4 % 2)
+    (name, colour), offset = WALLS[variant % 4], 64 * (variant // 4 % 2)
     panel[..., :3] = get_material(name)[offset : offset + size, :size, None] * np.array(colour, np.float32)
     panel[..., 3] = 255
     panel[int(size * 0.85) :, :, :3] *= 0.82
@@ -145,38 +147,29 @@ def _paint_wall(panel: np.ndarray, variant: int) -> None:
 
 def _paint_fence(panel: np.ndarray, variant: int) -> None:
     size = PANEL_PIXELS
-    post: Colour = (70, 66, 62, 255)
-    match variant % 4:
-        case 0:  # wooden boards
-            for index, left in enumerate(range(2, size, 14)):
-                tone = 1.0 + 0.08 * np.sin(index * 2.3)
-                panel[8 + 3 * (index % 2) :, left : left + 11] = (168 * tone, 124 * tone, 78 * tone, 255)
-            panel[[*range(24, 32), *range(96, 104)], :] = (126, 90, 54, 255)
-        case 1:  # metal bars
-            for left in range(2, size, 9):
-                panel[4:, left : left + 3] = (48, 54, 56, 255)
-            panel[[*range(10, 15), *range(110, 115)], :] = (40, 46, 48, 255)
-        case 2:  # wire mesh
-            layer = np.zeros((size, size), np.uint8)
-            for offset in range(-size, size, 10):
-                cv2.line(layer, (offset, 0), (offset + size, size), 210, 1, cv2.LINE_AA)
-                cv2.line(layer, (offset + size, 0), (offset, size), 210, 1, cv2.LINE_AA)
-            panel[..., :3] = (150, 158, 158)
-            panel[..., 3] = layer
-            panel[:4] = (132, 140, 142, 255)
-        case 3:  # white pickets
-            for left in range(2, size, 16):
-                panel[10:, left : left + 9] = (226, 226, 220, 255)
-                panel[6:10, left + 2 : left + 7] = (226, 226, 220, 255)
-            panel[[*range(36, 44), *range(92, 100)], :] = (204, 204, 200, 255)
-            post = (206, 206, 202, 255)
-    panel[2:, :5] = post
+    if variant % 4 == 2:  # wire mesh
+        mesh = np.zeros((size, size), np.uint8)
+        for offset in range(-size, size, 10):
+            cv2.line(mesh, (offset, 0), (offset + size, size), 210, 1, cv2.LINE_AA)
+            cv2.line(mesh, (offset + size, 0), (offset, size), 210, 1, cv2.LINE_AA)
+        panel[..., :3] = (150, 158, 158)
+        panel[..., 3] = mesh
+        panel[:4] = (132, 140, 142, 255)
+        panel[2:, :5] = (70, 66, 62, 255)
+        return
+    step, width, spread, tops, point, rails, (slat, rail, post) = FENCES[variant % 4]
+    for index, left in enumerate(range(2, size, step)):
+        top, tone = tops[index % 2], 1.0 + spread * np.sin(index * 2.3)
+        panel[top:, left : left + width] = (*(tone * np.array(slat)), 255)
+        panel[top - point : top, left + 2 : left + width - 2] = (*slat, 255)
+    for first, last in rails:
+        panel[first:last] = (*rail, 255)
+    panel[2:, :5] = (*post, 255)
 
 
 def _paint_hedge(panel: np.ndarray, variant: int) -> None:
     size = PANEL_PIXELS
     leaves = np.roll(make_noise(40 + variant % 3, size, 16, 4, 0.85), 13 * variant, axis=0)
-    tone = np.clip(0.45 + 0.2 * leaves + np.linspace(0.18, -0.28, size)[:, None], 0, 1)
-    panel[..., :3] = (1 - tone[..., None]) * np.array((26, 50, 24)) + tone[..., None] * np.array((108, 146, 66))
-    top = 10 + 5 * leaves[0]
-    panel[..., 3] = np.where(np.arange(size)[:, None] > top[None], 255, 0)
+    tone = np.clip(0.45 + 0.2 * leaves + np.linspace(0.18, -0.28, size)[:, None], 0, 1)[..., None]
+    panel[..., :3] = (1 - tone) * np.array((26, 50, 24)) + tone * np.array((108, 146, 66))
+    panel[..., 3] = np.where(np.arange(size)[:, None] > 10 + 5 * leaves[0], 255, 0)

@@ -41,25 +41,38 @@ class Vehicle:
 
     def draw(self) -> None:
         """Paints the underside, the tyres, the hulls with their details, and the visible wheels."""
-        canvas, model = self.canvas, self.model
+        canvas, camera, model, heading = self.canvas, self.canvas.camera, self.model, self.pose.heading
         along, side = rectangle(0.1, model.length - 0.1, -0.48 * model.track, 0.48 * model.track).T
         underside = self._place(along, np.full(4, 0.16), side)
-        canvas.fill_world(underside, TYRE, None if model.wheels else self.surface)
-        rims = self._project_wheels()
-        for rim in rims.reshape(-1, 2 * len(CIRCLE), 2).astype(np.float32):
-            canvas.fill(cv2.convexHull(rim)[:, 0], TYRE, self.surface)
-        for hull in model.hulls if np.cos(self.pose.heading) < 0 else model.hulls[::-1]:
+        canvas.fill(underside, TYRE, None if model.wheels else self.surface)
+        # The outlines of the tyres in pixels: (wheel, side, outer or inner, point, 2).
+        middle, radius = np.reshape(model.wheels if self.is_large else (), (-1, 2)).T[:, :, None, None, None]
+        side = SIDES[:, None, None] * (0.5 * model.track - np.array([0.0, 0.24]))[:, None]
+        tyres = camera.project(self._place(middle + radius * CIRCLE[:, 0], radius * (1.0 + CIRCLE[:, 1]), side))
+        for tyre in tyres.reshape(-1, 2 * len(CIRCLE), 2).astype(np.float32):
+            canvas.fill(cv2.convexHull(tyre)[:, 0], TYRE, self.surface)
+        for hull in model.hulls if np.cos(heading) < 0 else model.hulls[::-1]:
             self._draw_hull(hull)
-        middle = np.cos(self.pose.heading) * self.pose.x - np.sin(self.pose.heading) * self.pose.z
-        for rim in rims[:, SIDES * middle < -0.5 * model.track, 0].reshape(-1, len(CIRCLE), 2):
-            self._draw_wheel(rim)
+        across = np.cos(heading) * self.pose.x - np.sin(heading) * self.pose.z
+        for tyre in tyres[:, SIDES * across < -0.5 * model.track, 0].reshape(-1, len(CIRCLE), 2):
+            low, high = tyre.min(axis=0), tyre.max(axis=0)
+            if high[1] - low[1] >= 3 and high[0] >= 0 and low[0] <= camera.width:
+                centre = 0.5 * (low + high)
+                for share, colour in ((1.16, DARK), (1.0, TYRE), (0.62, METAL), (0.2, DARK)):  # the arch to the hub
+                    canvas.fill(centre + share * (tyre - centre), colour, self.surface if share == 1.0 else None)
 
     def _place(self, along: np.ndarray, up: np.ndarray, side: np.ndarray) -> np.ndarray:
         """Turns the vehicle's own coordinates, metres from its rear, into world points (..., 3)."""
         return self.pose.place(along - 0.5 * self.model.length, up, side)
 
+    def _place_on_side(self, hull: Hull, side: np.ndarray, along: np.ndarray, up: np.ndarray) -> np.ndarray:
+        """Turns points on a hull's left (-1) or right (1) side into world points (..., 3)."""
+        rise = max(max(face.up for face in hull.faces) - hull.belt, 0.1)
+        half_width = 0.5 * hull.width - hull.lean * np.clip((up - hull.belt) / rise, 0.0, 1.0)
+        return self._place(along, up, side * half_width)
+
     def _draw_hull(self, hull: Hull) -> None:
-        """Paints the visible faces between the sides, with their details, then the visible side."""
+        """Paints the visible faces between the sides, then the visible side, each with its details."""
         canvas, camera, heading = self.canvas, self.canvas.camera, self.pose.heading
         along, up = np.array([face[:2] for face in hull.faces]).T
         edges = self._place_on_side(hull, SIDES[:, None], along, up)
@@ -75,46 +88,21 @@ class Vehicle:
                 colour = mix_colours(colour, SKY_IN_GLASS, 0.25 * normal[1] + 0.08)
             canvas.fill(quad, shade(colour, canvas.light.on(*normal)), self.surface)
             for left, right, low, high, paint in face.details if self.is_large else ():
-                for first, last in [(left, right)] if left == -right else [(left, right), (-right, -left)]:
+                for first, last in dict.fromkeys([(left, right), (-right, -left)]):  # once if centred
                     across, rise = rectangle(0.5 * first + 0.5, 0.5 * last + 0.5, low, high).T[..., None]
                     bottom, top = quad[0] + across * (quad[3] - quad[0]), quad[1] + across * (quad[2] - quad[1])
                     canvas.fill(bottom + rise * (top - bottom), self.paints[paint])
         for side, edge in zip(SIDES, edges, strict=True):
             x, z = side * np.cos(heading), -side * np.sin(heading)
-            if x * edge[0, 0] + z * edge[0, 2] < 0:
-                self._draw_side(hull, side, edge, canvas.light.on(x, 0.0, z))
-
-    def _draw_side(self, hull: Hull, side: np.ndarray, edge: np.ndarray, brightness: float) -> None:
-        """Paints the left (-1) or right (1) side of a hull, whose outline is `edge`, and its patches."""
-        canvas, outline = self.canvas, self.canvas.camera.project(edge)
-        canvas.fill(outline, shade(self.paints[hull.flank], brightness), self.surface)
-        if self.is_large and hull.patches and np.ptp(outline[:, 0]) >= 4:
-            along, up = np.moveaxis(np.array([corners for _, corners in hull.patches]), -1, 0)
-            patches = canvas.camera.project(self._place_on_side(hull, side, along, up))
-            for patch, (paint, _) in zip(patches, hull.patches, strict=True):
-                canvas.fill(patch, shade(self.paints[paint], brightness))
-
-    def _place_on_side(self, hull: Hull, side: np.ndarray, along: np.ndarray, up: np.ndarray) -> np.ndarray:
-        """Turns points on a hull's left (-1) or right (1) side into world points (..., 3)."""
-        rise = max(max(face.up for face in hull.faces) - hull.belt, 0.1)
-        half_width = 0.5 * hull.width - hull.lean * np.clip((up - hull.belt) / rise, 0.0, 1.0)
-        return self._place(along, up, side * half_width)
-
-    def _project_wheels(self) -> np.ndarray:
-        """Returns the rims in pixels, (wheel, side, outer or inner, point, 2); empty if the vehicle is small."""
-        wheels = self.model.wheels if self.is_large else ()
-        middle, radius = np.reshape(wheels, (-1, 2)).T[:, :, None, None, None]
-        side = SIDES[:, None, None] * (0.5 * self.model.track - np.array([0.0, 0.24]))[:, None]
-        world = self._place(middle + radius * CIRCLE[:, 0], radius * (1.0 + CIRCLE[:, 1]), side)
-        return self.canvas.camera.project(world)
-
-    def _draw_wheel(self, rim: np.ndarray) -> None:
-        """Paints wheel arch, tyre, rim and hub, given the outline (N, 2) of the tyre in pixels."""
-        low, high = rim.min(axis=0), rim.max(axis=0)
-        if high[1] - low[1] >= 3 and high[0] >= 0 and low[0] <= self.canvas.camera.width:
-            middle = 0.5 * (low + high)
-            for share, colour in ((1.16, DARK), (1.0, TYRE), (0.62, METAL), (0.2, DARK)):
-                self.canvas.fill(middle + share * (rim - middle), colour, self.surface if share == 1.0 else None)
+            if x * edge[0, 0] + z * edge[0, 2] >= 0:
+                continue
+            outline, brightness = camera.project(edge), canvas.light.on(x, 0.0, z)
+            canvas.fill(outline, shade(self.paints[hull.flank], brightness), self.surface)
+            if self.is_large and hull.patches and np.ptp(outline[:, 0]) >= 4:
+                corners = np.array([corners for _, corners in hull.patches])
+                patches = camera.project(self._place_on_side(hull, side, *np.moveaxis(corners, -1, 0)))
+                for patch, (paint, _) in zip(patches, hull.patches, strict=True):
+                    canvas.fill(patch, shade(self.paints[paint], brightness))
 
 
 def place_vehicle(street: Street, model: Model, across: float, along: float, turn: float) -> Iterator[Item]:

@@ -25,11 +25,6 @@ RECORDED = {
 }
 
 
-def fingerprint(*arguments: str | int) -> str:
-    image, labels = draw_scene(*arguments)
-    return hashlib.sha256(image.tobytes() + labels.tobytes()).hexdigest()
-
-
 @pytest.fixture(scope="module")
 def scenes() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     drawn = {}
@@ -51,7 +46,7 @@ def test_pixels_are_as_recorded(scene: tuple[str, str, int, int]) -> None:
 
 
 def test_pixels_do_not_depend_on_threads_global_generators_or_what_was_drawn_before() -> None:
-    before = fingerprint("dust", "train", 3, 0, 128, 256)
+    before = draw_scene("dust", "train", 3, 0, 128, 256)
     threads = cv2.getNumThreads()
     try:
         cv2.setNumThreads(1)
@@ -59,17 +54,20 @@ def test_pixels_do_not_depend_on_threads_global_generators_or_what_was_drawn_bef
         np.random.seed(99)
         for domain in reversed(DOMAINS):
             draw_scene(domain, "train", 4, 0, 96, 192)
-        assert fingerprint("dust", "train", 3, 0, 128, 256) == before
+        assert all(map(np.array_equal, draw_scene("dust", "train", 3, 0, 128, 256), before))
     finally:
         cv2.setNumThreads(threads)
 
 
 def test_domain_split_index_and_seed_each_change_the_scene() -> None:
-    base = ("source", "train", 0, 0, 96, 192)
-    others = [("dusk", *base[1:]), ("source", "val", *base[2:]), (*base[:2], 1, *base[3:]), (*base[:3], 1, *base[4:])]
-    layouts = [draw_scene(*arguments)[1] for arguments in (base, *others)]
-    for labels in layouts[1:]:
-        assert (labels != layouts[0]).mean() > 0.05
+    _, labels = draw_scene("source", "train", 0, 0, 96, 192)
+    for other in (
+        ("dusk", "train", 0, 0),
+        ("source", "val", 0, 0),
+        ("source", "train", 1, 0),
+        ("source", "train", 0, 1),
+    ):
+        assert (draw_scene(*other, 96, 192)[1] != labels).mean() > 0.05
 
 
 @pytest.mark.parametrize("domain", DOMAINS)
@@ -115,21 +113,3 @@ def test_far_surfaces_fade_into_the_air() -> None:
     nearness = 1 / np.array([[1, 10, 50, 200]], np.float32)
     faded = photographer.add_air(np.zeros((1, 4, 3), np.uint8), nearness) / photographer.air
     np.testing.assert_allclose(faded[0, :, 1], 1 - np.exp(-photographer.haze / nearness[0]), atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "found", "expected"),
-    [
-        (("moon", "train", 0, 0, 128, 256), "'moon'", "source, development, haze, dusk, dust"),
-        (("source", "dev", 0, 0, 128, 256), "'dev'", "train, val, test"),
-        (("source", "train", -1, 0, 128, 256), "index is -1", "0 or more"),
-        (("source", "train", 0, -2, 128, 256), "seed is -2", "0 or more"),
-        (("source", "train", 0, 0, 31, 64), "31x64", "32x64"),
-        (("source", "train", 0, 0, 32, 63), "32x63", "32x64"),
-    ],
-)
-def test_bad_input(arguments: tuple, found: str, expected: str) -> None:
-    with pytest.raises(ValueError) as error:
-        draw_scene(*arguments)
-    assert found in str(error.value)
-    assert expected in str(error.value)

@@ -57,16 +57,10 @@ def test_a_target_is_found_by_the_environment_variable_and_says_what_was_left_ou
 @pytest.mark.slow
 @pytest.mark.parametrize(("source", "num_classes"), [("GTADataModule", 19), ("SYNTHIADataModule", 16)])
 def test_the_whole_protocol_in_one_file(source: str, num_classes: int, trees: Path, tmp_path: Path) -> None:
-    def member(name: str) -> dict[str, Any]:
-        settings = {"num_classes": num_classes, "num_workers": 0, "batch_size": 2, "crop_size": [16, 16]}
-        return {"class_path": name, "init_args": settings}
-
-    data = {
-        "root": str(trees),
-        "source": member(source),
-        "development": member("WildDashDataModule"),
-        "targets": [member(module.__name__) for module in TARGETS],
-    }
+    settings = {"num_classes": num_classes, "num_workers": 0, "batch_size": 2, "crop_size": [16, 16]}
+    names = [source, "WildDashDataModule", *(module.__name__ for module in TARGETS)]
+    first, second, *others = [{"class_path": name, "init_args": settings} for name in names]
+    data = {"root": str(trees), "source": first, "development": second, "targets": others}
     config = tmp_path / "protocol.yaml"
     config.write_text(yaml.safe_dump({"data": {"class_path": "TargetsDataModule", "init_args": data}}))
     cli = run("fit", tmp_path, f"--config={config}", "--trainer.max_epochs=1")
@@ -135,13 +129,11 @@ def test_choosing_on_a_target_is_refused(stage: str, trees: Path, tmp_path: Path
 
 
 def test_a_target_as_development_set_or_source_is_refused() -> None:
-    target = CityscapesDataModule()
-    with pytest.raises(ProtocolError, match=r"target.*development set.*choose_on_target"):
-        TargetsDataModule([target], development=BDDDataModule())
-    with pytest.raises(ProtocolError, match=r"target.*source.*choose_on_target"):
-        TargetsDataModule([target], source=IDDDataModule())
-    TargetsDataModule([target], source=GTADataModule(), development=WildDashDataModule())
-    TargetsDataModule([target], development=BDDDataModule(choose_on_target=True))
+    for place in ("development", "source"):
+        with pytest.raises(ProtocolError, match=f"idd is a target.*as the {place} data set.*choose_on_target"):
+            TargetsDataModule([CityscapesDataModule()], **{place: IDDDataModule()})
+    TargetsDataModule([CityscapesDataModule()], source=GTADataModule(), development=WildDashDataModule())
+    TargetsDataModule([CityscapesDataModule()], development=BDDDataModule(choose_on_target=True))
 
 
 def test_a_sweep_may_not_test_a_target(trees: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from datamodules import GTADataModule, IDDDataModule, MapillaryDataModule, SYNTH
 from datamodules.base import DataError
 from datamodules.files import FilesDataModule
 from datamodules.reading.annotations import warn_of_class
+from datamodules.transforms import MEAN, STD
 from tests import trees
 from tests.datamodules.vendors import TREES, look_up
 
@@ -29,25 +30,28 @@ def list_names(data: FilesDataModule) -> list[str]:
 
 @pytest.mark.parametrize("name", TREES)
 def test_samples_are_what_the_files_say(name: str, tmp_path: Path) -> None:
-    tree = TREES[name]
+    module, vendor, table, write = TREES[name]
     num_classes = 19 if list(TREES).index(name) % 2 else 16
-    root = tree.write(tmp_path / "data")
-    if "test" in tree.vendor.keys and "test" not in tree.labelled:  # without labels: to predict
-        loader = tree.module(str(root), split="test", num_workers=0).predict_dataloader()
-        for batch, key in zip(loader, tree.vendor.keys["test"], strict=True):
-            assert batch["name"][0].endswith(key) and "mask" not in batch
-            assert tuple(batch["size"][0].tolist()) == tree.vendor.size(key) == batch["image"].shape[-2:]
-    for split in tree.labelled:
-        loader = tree.module(str(root), split=split, num_classes=num_classes, num_workers=0).test_dataloader()
-        names = []
-        for batch, (key, image, mask) in zip(loader, tree.expect(root, split, num_classes), strict=True):
-            names += batch["name"]
-            assert names[-1].endswith(key)
-            assert batch["image"].shape == (1, *image.shape) and batch["mask"].shape == (1, *mask.shape)
-            assert batch["image"].dtype == torch.float32 and batch["mask"].dtype == torch.int64
-            assert np.abs(batch["image"][0].numpy() - image).max() < 1e-6
-            assert np.array_equal(batch["mask"][0].numpy(), mask)
+    root = write(tmp_path / "data")
+    for split, keys in vendor.keys.items():
+        data = module(str(root), split=split, num_classes=num_classes, num_workers=0)
+        labelled = split != "test" or vendor is trees.GTA
+        loader = data.test_dataloader() if labelled else data.predict_dataloader()
+        names = [pair.name for pair in loader.dataset.pairs]
         assert len(set(names)) == len(names) and names == sorted(names)
+        for batch, pair, key in zip(loader, loader.dataset.pairs, keys, strict=True):
+            assert batch["name"] == [pair.name] and pair.name.endswith(key) and f"/{key}" in str(pair.image)
+            levels = np.asarray(Image.open(pair.image).convert("RGB"))
+            assert np.abs(levels.astype(float) - vendor.draw_image(key)).mean() < 40  # JPEG loses some
+            image = ((levels / 255 - MEAN) / STD).transpose(2, 0, 1)
+            assert batch["image"].shape == (1, *image.shape) and batch["image"].dtype == torch.float32
+            assert np.abs(batch["image"][0].numpy() - image).max() < 1e-6
+            if labelled:
+                ids = trees.draw_idd(key)[0] if vendor is trees.IDD else vendor.draw_ids(key)
+                assert batch["mask"].shape == (1, *ids.shape) and batch["mask"].dtype == torch.int64
+                assert np.array_equal(batch["mask"][0].numpy(), look_up(ids, table, num_classes))
+            else:
+                assert "mask" not in batch and tuple(batch["size"][0].tolist()) == vendor.size(key) == levels.shape[:2]
 
 
 # IDD
@@ -56,7 +60,7 @@ def test_samples_are_what_the_files_say(name: str, tmp_path: Path) -> None:
 SIZE = (12, 20)
 
 
-def write_idd_pair(root: Path, objects: list[dict[str, Any]], drive: str = "0", suffix: str = "png") -> Path:
+def write_idd_pair(root: Path, *objects: dict[str, Any], drive: str = "0", suffix: str = "png") -> Path:
     """Writes an image of IDD and its annotation, and returns the path of that."""
     trees.write_image(root / "leftImg8bit" / "val" / drive / f"a_leftImg8bit.{suffix}", trees.draw_image("a", SIZE))
     path = root / "gtFine" / "val" / drive / "a_gtFine_polygons.json"
@@ -69,16 +73,13 @@ def read_idd_mask(root: Path) -> np.ndarray:
     return batch["mask"][0].numpy()
 
 
-def polygon(label: str, *points: list[float], **more: Any) -> dict[str, Any]:
-    return {"label": label, "polygon": points, **more}
-
-
 def box(label: str, left: float, top: float, right: float, bottom: float, **more: Any) -> dict[str, Any]:
-    return polygon(label, [left, top], [right, top], [right, bottom], [left, bottom], **more)
+    return {"label": label, "polygon": [[left, top], [right, top], [right, bottom], [left, bottom]], **more}
 
 
 def test_polygons_of_idd_are_drawn_in_the_order_of_the_file(tmp_path: Path) -> None:
-    objects = [
+    write_idd_pair(
+        tmp_path,
         box("sky", 0, 0, 19, 4, deleted=0),
         box("car", 2, 2, 9, 9, deleted=0, draw=7, date="01-Jan-2018 00:00:00", user="x"),
         box("license plate", 4, 4, 5, 5, deleted=0),
@@ -87,10 +88,8 @@ def test_polygons_of_idd_are_drawn_in_the_order_of_the_file(tmp_path: Path) -> N
         box("non-drivable fallback", 12, 8, 30, 30),
         box("autorickshaw", 8, 8, 13, 9),
         box("persongroup", 15, 0, 16, 1),
-        polygon("pole", [0, 6], [0, 11]),
-        polygon("pole", [3, 6]),
-        polygon("pole"),
-    ]
+        *({"label": "pole", "polygon": points} for points in ([[0, 6], [0, 11]], [[3, 6]], [])),
+    )
     expected = np.full(SIZE, 255)
     expected[:5] = 10
     expected[2:10, 2:10] = 13  # with its outline
@@ -98,12 +97,11 @@ def test_polygons_of_idd_are_drawn_in_the_order_of_the_file(tmp_path: Path) -> N
     expected[8:, 12:] = 9
     expected[8:10, 8:14] = 255
     expected[:2, 15:17] = 11
-    write_idd_pair(tmp_path, objects)
     assert np.array_equal(read_idd_mask(tmp_path), expected)
 
 
 def test_an_unknown_label_of_idd_is_skipped_with_one_warning(tmp_path: Path) -> None:
-    write_idd_pair(tmp_path, [box("spaceship", 0, 0, 19, 11), box("spaceship", 3, 3, 19, 11)])
+    write_idd_pair(tmp_path, box("spaceship", 0, 0, 19, 11), box("spaceship", 3, 3, 19, 11))
     warn_of_class.cache_clear()
     with pytest.warns(UserWarning, match="class 'spaceship' are skipped") as caught:
         assert (read_idd_mask(tmp_path) == 255).all()
@@ -112,7 +110,7 @@ def test_an_unknown_label_of_idd_is_skipped_with_one_warning(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"imgHeight": 12, "imgWidth": 20}'])
 def test_broken_polygons_of_idd_are_named(text: str, tmp_path: Path) -> None:
-    path = write_idd_pair(tmp_path, [])
+    path = write_idd_pair(tmp_path)
     path.write_text(text)
     with pytest.raises(DataError, match=re.escape(str(path))):
         read_idd_mask(tmp_path)
@@ -120,25 +118,23 @@ def test_broken_polygons_of_idd_are_named(text: str, tmp_path: Path) -> None:
 
 def test_both_parts_of_idd_in_one_folder(tmp_path: Path) -> None:
     for drive, suffix in (("90", "jpg"), ("10", "png"), ("2", "png")):
-        write_idd_pair(tmp_path, [], drive, suffix)
+        write_idd_pair(tmp_path, drive=drive, suffix=suffix)
     assert list_names(IDDDataModule(str(tmp_path), num_workers=0)) == ["10/a", "2/a", "90/a"]
 
 
 # Releases
 
 
-@pytest.mark.parametrize(
-    ("final", "said", "other"), [(False, "the beta", "the final"), (True, "the final", "the beta")]
-)
-def test_the_release_of_wilddash_is_logged(
-    final: bool, said: str, other: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: Any
-) -> None:
+@pytest.mark.parametrize("final", [False, True])
+def test_the_release_of_wilddash_is_logged(final: bool, tmp_path: Path, caplog: Any, monkeypatch: Any) -> None:
+    release, other = ("final", "beta") if final else ("beta", "final")
     trees.write_wilddash(tmp_path, final=final, nested=False)
     monkeypatch.setattr(logging.getLogger("pytorch_lightning"), "propagate", True)
     module = WildDashDataModule(str(tmp_path))
     with caplog.at_level("INFO", logger="pytorch_lightning"):
         module.val_dataloader()
-    assert said in caplog.text and other not in caplog.text and module.describe()["release"] == said.split()[1]
+    assert f"the {release}" in caplog.text and f"the {other}" not in caplog.text
+    assert module.describe()["release"] == release
 
 
 def test_the_final_wilddash_without_its_panoptic_files_is_not_taken_for_the_beta(tmp_path: Path) -> None:
@@ -167,13 +163,10 @@ def test_mapillary_v2_is_refused(place: str, said: str, tmp_path: Path) -> None:
         list_names(MapillaryDataModule(str(tmp_path), num_workers=0))
 
 
-@pytest.mark.parametrize(
-    ("dtype", "folder", "row"),
-    [(np.uint16, "", False), (np.int32, "read_mapping", False), (np.float64, "", True)],
-)
-def test_splits_of_gta_in_any_type_place_and_form(dtype: type, folder: str, row: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("dtype", "folder"), [(np.uint16, ""), (np.int32, "read_mapping"), (np.float64, "")])
+def test_splits_of_gta_in_any_type_place_and_form(dtype: type, folder: str, tmp_path: Path) -> None:
     trees.write_gta(tmp_path, dtype=dtype)
-    if row:
+    if dtype is np.float64:  # rows instead of columns
         rows = {name: value.T for name, value in loadmat(tmp_path / "split.mat").items() if name.endswith("Ids")}
         savemat(tmp_path / "split.mat", rows)
     (tmp_path / folder).mkdir(exist_ok=True)
@@ -211,21 +204,20 @@ def test_known_broken_pairs_of_gta(rearranged: bool, tmp_path: Path) -> None:
     assert module.describe()["left_out"] == {"val": [{"name": "20801", "why": "size"}]}
 
 
-def test_synthia_is_for_training_alone(tmp_path: Path) -> None:
-    module = SYNTHIADataModule(str(trees.write_synthia(tmp_path)))
+def test_synthia_is_for_training_alone_and_warns_about_video_sequences(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    root = trees.write_synthia(tmp_path)
+    module = SYNTHIADataModule(str(tmp_path), num_workers=0)
     for make_loader in (module.val_dataloader, module.test_dataloader):
         with pytest.raises(DataError, match=r"synthia.*(val|test).*expected.*train"):
             make_loader()
-
-
-def test_the_video_sequences_of_synthia_are_warned_about(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
-    root = trees.write_synthia(tmp_path)
-    SYNTHIADataModule(str(tmp_path), num_workers=0).find_pairs("train")
+    module.find_pairs("train")
     assert not [warning for warning in recwarn if "video sequences" in str(warning.message)]
     for path in [*root.rglob("*.png")]:
         path.rename(path.with_name(path.name[1:]))  # six digits
     with pytest.warns(UserWarning, match="SYNTHIA's video sequences.*lane markings .*class 12"):
-        SYNTHIADataModule(str(tmp_path), num_workers=0).find_pairs("train")
+        module.find_pairs("train")
 
 
 @pytest.mark.parametrize("rearranged", [False, True])

@@ -2,12 +2,11 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from datamodules import (
     BDDDataModule,
@@ -21,7 +20,6 @@ from datamodules import (
 from datamodules.files import FilesDataModule
 from tests import trees
 
-MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 TARGETS = [CityscapesDataModule, BDDDataModule, IDDDataModule, MapillaryDataModule]
 
 
@@ -50,40 +48,13 @@ def look_up(ids: np.ndarray, table: str, num_classes: int = 19) -> np.ndarray:
     return labels if num_classes == 19 else np.array(RECORDED["synthia->bdd"])[labels]  # from train ids
 
 
-@dataclass(frozen=True)
-class Tree:
-    """A tree, and what has to be found in it.
+class Tree(NamedTuple):
+    """A tree, and what has to be found in it."""
 
-    Attributes:
-        module: Reads it.
-        vendor: What is in it.
-        table: The name of the table of its ids.
-        write: Writes it below a folder.
-        images: The path of an image.
-    """
-
-    module: type[FilesDataModule]
-    vendor: trees.Vendor
-    table: str
-    write: Callable[[Path], Path]
-    images: str
-
-    @property
-    def labelled(self) -> list[str]:
-        """The splits whose labels are public."""
-        return [split for split in self.vendor.keys if split != "test" or self.vendor is trees.GTA]
-
-    def expect(self, root: Path, split: str, num_classes: int) -> list[tuple[str, np.ndarray, np.ndarray]]:
-        """Returns key, normalised image and mask of each pair, in order."""
-        expected = []
-        for key in self.vendor.keys[split]:
-            path = root / self.images.format(split=split, key=key, folder=FOLDERS.get(split))
-            with Image.open(path) as picture:
-                levels = np.asarray(picture.convert("RGB"))
-            ids = trees.draw_idd(key)[0] if self.vendor is trees.IDD else self.vendor.draw_ids(key)
-            image = ((levels / 255 - MEAN) / STD).transpose(2, 0, 1)
-            expected.append((key, image, look_up(ids, self.table, num_classes)))
-        return expected
+    module: type[FilesDataModule]  # reads it
+    vendor: trees.Vendor  # what is in it
+    table: str  # name of the table of its ids
+    write: Callable[[Path], Path]  # writes it below a folder
 
 
 # As the authors rearranged it: in the form of Cityscapes, with 8-bit SYNTHIA ids.
@@ -104,44 +75,38 @@ def write_converted_wilddash(root: Path) -> Path:
     return root
 
 
-FOLDERS = {"train": "training", "val": "validation"}  # of Mapillary
 GTA = GTADataModule, trees.GTA, "gta"
 SYNTHIA = SYNTHIADataModule, trees.SYNTHIA, "synthia"
 BETA = WildDashDataModule, trees.WILDDASH_BETA, "wilddash"
 FINAL_RELEASE = WildDashDataModule, trees.WILDDASH_FINAL, "wilddash final"
-CITYSCAPES = CityscapesDataModule, trees.CITYSCAPES, "cityscapes"
 BDD = BDDDataModule, trees.BDD, "bdd"
 IDD = IDDDataModule, trees.IDD, "idd"
 MAPILLARY = MapillaryDataModule, trees.MAPILLARY, "mapillary"
-FINE = "leftImg8bit/{split}/{key}_leftImg8bit.png"
-OF_IDD, OF_MAPILLARY = f"IDD_Segmentation/{FINE}", "{folder}/images/{key}.jpg"
 write_final = partial(trees.write_wilddash, final=True)
 
 TREES = {
-    "gta": Tree(*GTA, trees.write_gta, "images/{key}.png"),
-    "gta, rearranged": Tree(*GTA, partial(trees.write_gta, rearranged=True), "images/{split}/{key}.png"),
-    "synthia": Tree(*SYNTHIA, trees.write_synthia, "RAND_CITYSCAPES/RGB/{key}.png"),
-    "synthia, flat": Tree(*SYNTHIA, partial(trees.write_synthia, nested=False), "RGB/{key}.png"),
-    "synthia, rearranged": Tree(SYNTHIADataModule, SYNTHIA_REARRANGED, "synthia", write_synthia_rearranged, FINE),
-    "wilddash beta": Tree(*BETA, trees.write_wilddash, "wd_public_02/images/{key}.jpg"),
-    "wilddash beta, converted": Tree(*BETA, write_converted_wilddash, "wd_public_02/images/{key}.jpg"),
-    "wilddash beta, flat": Tree(*BETA, partial(trees.write_wilddash, nested=False), "images/{key}.jpg"),
-    "wilddash final": Tree(*FINAL_RELEASE, write_final, "wd_public_v2p0/images/{key}.jpg"),
-    "wilddash final, flat": Tree(*FINAL_RELEASE, partial(write_final, nested=False), "images/{key}.jpg"),
-    "wilddash final, panoptic": Tree(
-        *FINAL_RELEASE, partial(write_final, labels=False), "wd_public_v2p0/images/{key}.jpg"
-    ),
-    "cityscapes": Tree(*CITYSCAPES, trees.write_cityscapes, FINE),
-    "bdd": Tree(*BDD, trees.write_bdd, "bdd100k/images/10k/{split}/{key}.jpg"),
-    "bdd, flat": Tree(*BDD, partial(trees.write_bdd, nested=False), "images/10k/{split}/{key}.jpg"),
-    "bdd, old": Tree(*BDD, trees.write_old_bdd, "bdd100k/seg/images/{split}/{key}.jpg"),
-    "idd": Tree(*IDD, trees.write_idd, OF_IDD),
-    "idd, masks": Tree(*IDD, partial(trees.write_idd, polygons=False, masks=True, nested=False), FINE),
-    "idd, masks and polygons": Tree(*IDD, partial(trees.write_idd, masks=True), OF_IDD),
-    "idd, part II": Tree(*IDD, partial(trees.write_idd, part=2), "idd20kII/" + FINE.replace("png", "jpg")),
-    "mapillary": Tree(*MAPILLARY, trees.write_mapillary, OF_MAPILLARY),
-    "mapillary, v1.2 alone": Tree(*MAPILLARY, partial(trees.write_mapillary, releases=["v1.2"]), OF_MAPILLARY),
-    "mapillary, former": Tree(*MAPILLARY, partial(trees.write_mapillary, releases=[""]), OF_MAPILLARY),
+    "gta": Tree(*GTA, trees.write_gta),
+    "gta, rearranged": Tree(*GTA, partial(trees.write_gta, rearranged=True)),
+    "synthia": Tree(*SYNTHIA, trees.write_synthia),
+    "synthia, flat": Tree(*SYNTHIA, partial(trees.write_synthia, nested=False)),
+    "synthia, rearranged": Tree(SYNTHIADataModule, SYNTHIA_REARRANGED, "synthia", write_synthia_rearranged),
+    "wilddash beta": Tree(*BETA, trees.write_wilddash),
+    "wilddash beta, converted": Tree(*BETA, write_converted_wilddash),
+    "wilddash beta, flat": Tree(*BETA, partial(trees.write_wilddash, nested=False)),
+    "wilddash final": Tree(*FINAL_RELEASE, write_final),
+    "wilddash final, flat": Tree(*FINAL_RELEASE, partial(write_final, nested=False)),
+    "wilddash final, panoptic": Tree(*FINAL_RELEASE, partial(write_final, labels=False)),
+    "cityscapes": Tree(CityscapesDataModule, trees.CITYSCAPES, "cityscapes", trees.write_cityscapes),
+    "bdd": Tree(*BDD, trees.write_bdd),
+    "bdd, flat": Tree(*BDD, partial(trees.write_bdd, nested=False)),
+    "bdd, old": Tree(*BDD, trees.write_old_bdd),
+    "idd": Tree(*IDD, trees.write_idd),
+    "idd, masks": Tree(*IDD, partial(trees.write_idd, polygons=False, masks=True, nested=False)),
+    "idd, masks and polygons": Tree(*IDD, partial(trees.write_idd, masks=True)),
+    "idd, part II": Tree(*IDD, partial(trees.write_idd, part=2)),
+    "mapillary": Tree(*MAPILLARY, trees.write_mapillary),
+    "mapillary, v1.2 alone": Tree(*MAPILLARY, partial(trees.write_mapillary, releases=["v1.2"])),
+    "mapillary, former": Tree(*MAPILLARY, partial(trees.write_mapillary, releases=[""])),
 }
 
 
