@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.command_line import parse, run_program
+from experiments.command_line import run_program
 from experiments.learn_alpha import learn_file
 from experiments.scores import Column, find_row, format_scores, list_columns
-from experiments.study import CHECKPOINT, describe_method, open_study
-from experiments.worlds import WORLDS, World, make_world_parser, write_world_report
+from experiments.study import Study, describe_method
+from experiments.worlds import WORLDS, World, make_world_parser, parse_world, write_world_report
 
 REFERENCE, FAST = "IaBN", "TTA, final views, autocontrast (fast)"
 BEST = "Seg-TTT, final views, autocontrast, refined (best)"
@@ -73,11 +73,11 @@ def run_seed(name: str, seed: int, folder: Path, options: Sequence[str], most_hu
     world = WORLDS[name]
     arguments = [*world.list_arguments(seed), *world.beyond, *options]
     print(f"[seed {seed}] Training ...", flush=True)
-    study = open_study(folder, world.config, arguments)
+    study = Study(folder, world.config, arguments)
     alpha = study.choose_alpha()["best"]["values"]["alpha"]
     by_layer = folder / "alpha.yaml"
     if not by_layer.exists():
-        learn_file(world.config, folder / CHECKPOINT, by_layer, arguments)
+        learn_file(world.config, study.train(), by_layer, arguments)
     methods = list_methods(world, alpha, str(by_layer))
     method, settings = methods[BEST]
     risk = study.choose_trust(method, settings, most_hurt)
@@ -125,14 +125,12 @@ def format_rows(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def run_beyond(args: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """Runs the command line; returns the rows of all seeds, which are also written as JSON."""
-    arguments = parse(make_world_parser("beyond", __doc__), args)
-    folder = arguments.folder or Path("outputs/beyond") / arguments.world
-    options = [*(WORLDS[arguments.world].quick if arguments.quick else ()), *arguments.options]
-    most_hurt = 0.5 if arguments.quick else WORLDS[arguments.world].most_hurt
+    given = parse_world(make_world_parser("beyond", __doc__), "beyond", args)
+    most_hurt = 0.5 if given.quick else WORLDS[given.world].most_hurt
     rows: list[dict[str, Any]] = []
-    for seed in arguments.seeds:
-        rows += run_seed(arguments.world, seed, folder / f"seed_{seed}", options, most_hurt)
-    write_world_report(arguments, "beyond", folder, rows, format_rows(rows))
+    for seed in given.seeds:
+        rows += run_seed(given.world, seed, given.folder / f"seed_{seed}", given.options, most_hurt)
+    write_world_report(given, "beyond", rows, format_rows(rows))
     return rows
 
 

@@ -4,12 +4,12 @@ import csv
 import io
 import os
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from callbacks.run.records import write_file
+from callbacks.run.records import write_file, write_json
 
 LATEX = str.maketrans(
     {
@@ -81,6 +81,24 @@ def describe_machine() -> dict[str, str]:
     return {"machine": machine, "torch": str(torch.__version__), "date": datetime.now(UTC).strftime("%Y-%m-%d")}
 
 
+def write_report(
+    folder: Path, report: Mapping[str, Any], text: str, page: Path | None = None, name: str = "measured"
+) -> None:
+    """Writes a program's report as `report.json` and `report.md`, and into a page if one is given; see `insert_report`.
+
+    Args:
+        folder: Output folder.
+        report: Everything that was measured.
+        text: The same as Markdown.
+        page: A page with marks.
+        name: Name of the pair of marks.
+    """
+    write_json(folder / "report.json", report)
+    write_file(folder / "report.md", text.encode())
+    if page:
+        insert_report(page, text, name)
+
+
 def make_marks(name: str = "measured") -> tuple[str, str]:
     """Returns the lines that mark the beginning and the end of a report in a page."""
     return f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
@@ -98,18 +116,16 @@ def insert_report(path: Path, report: str, name: str = "measured") -> None:
         ValueError: If the page does not have the marks.
     """
     text = path.read_text(encoding="utf-8") if path.exists() else "\n".join(make_marks(name)) + "\n"
-    try:
-        page = replace_report(text, report, name)
-    except ValueError as error:
-        raise ValueError(f"{path} {error}") from error
-    write_file(path, page.encode())
+    write_file(path, replace_report(text, report, name, str(path)).encode())
 
 
-def replace_report(text: str, report: str, name: str = "measured") -> str:
+def replace_report(text: str, report: str, name: str = "measured", page: str = "the page") -> str:
     """Returns a page's text with the report between its marks; raises ValueError if a mark is missing."""
     begin_mark, end_mark = make_marks(name)
     before, begin, rest = text.partition(begin_mark)
     _, end, after = rest.partition(end_mark)
     if not begin or not end:
-        raise ValueError(f"does not have the lines {begin_mark} and {end_mark}: add them where the report should be")
+        raise ValueError(
+            f"{page} does not have the lines {begin_mark} and {end_mark}: add them where the report should be"
+        )
     return f"{before}{begin_mark}\n\n{report}\n{end_mark}{after}"

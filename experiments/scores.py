@@ -3,11 +3,17 @@
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from callbacks.report.summary import score_record
+from callbacks.run.records import read_records
 from experiments.pages import format_markdown
 
 Row = Mapping[str, Any]
+MARGIN = 1.0  # points of mean IoU by which an image has to be worse to count as hurt
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,25 @@ def flatten_summary(summary: Mapping[str, Any]) -> dict[str, Any]:
     means = dict(summary["mean"])
     miou = {domain: scores["miou"] for domain, scores in summary["domains"].items()} | {"mean": means.pop("miou")}
     return {f"miou.{name}": value for name, value in miou.items()} | means
+
+
+def compare_images(before: Path, after: Path) -> dict[str, float]:
+    """Compares the records of two runs on the same images, image by image.
+
+    Returns:
+        ``gain``, the mean difference in points of mean IoU, and the percentages of images that are ``lower``, and that
+        are ``worse`` or ``better`` by more than a point; empty if no image has a labelled pixel.
+    """
+    first, second = (
+        {(record["domain"], record["name"]): score_record(record) for record in read_records(path)}
+        for path in (before, after)
+    )
+    gains = np.array([second[image] - first[image] for image in first])
+    gains = gains[~np.isnan(gains)]  # NaN without a labelled pixel
+    if not gains.size:
+        return {}
+    shares = {"lower": gains < 0, "worse": gains < -MARGIN, "better": gains > MARGIN}
+    return {"gain": float(gains.mean()), **{key: 100 * float(hit.mean()) for key, hit in shares.items()}}
 
 
 def list_columns(row: Row) -> list[Column]:

@@ -9,6 +9,7 @@ import torch
 
 from experiments.risk import TRUSTS, choose_trust, score_images
 from experiments.study import Study
+from tests.tiny import EXPERIMENT
 
 NAN = float("nan")
 
@@ -65,6 +66,6 @@ def test_a_refined_method_is_compared_with_the_prediction_without_refinement(
     place = tmp_path / "development" / "trust"
     place.mkdir(parents=True)
     (place / "records.jsonl").write_text("".join(json.dumps(record | {"name": str(n)}) + "\n" for n in range(40)))
-    risk = Study(tmp_path, []).choose_trust("SegTTT", {"refine": 10}, 0.1)
+    risk = Study(tmp_path, EXPERIMENT).choose_trust("SegTTT", {"refine": 10}, 0.1)
     assert grids == [{"refine": [0, 10], "trust": TRUSTS}]
     assert risk["trust"] == 1 and risk["tried"][1.0]["gain"] == pytest.approx(5)

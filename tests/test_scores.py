@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments.scores import Column, format_scores
-from experiments.study import Study
+from experiments.scores import Column, compare_images, format_scores
 from lightning_modules.metrics import Scores
 
 
@@ -18,24 +17,19 @@ def test_a_line_is_a_mean_over_seeds() -> None:
     assert format_scores(rows, ["method"], columns).splitlines()[2:] == ["| A | 41.0 ± 1.4 | - |", "| B | 1.0 |  |"]
 
 
-def write_records(folder: Path, hits: list[int]) -> None:
+def write_records(folder: Path, hits: list[int]) -> Path:
     """Writes a record per image, of ten pixels of which so many are right; 0 is an image without a labelled pixel."""
     records = []
     for number, right in enumerate(hits):
         one = torch.tensor([10 if right else 0])
         scores = replace(Scores.zeros(1), intersection=torch.tensor([right]), union=one, pixels=one)
         records.append({"domain": "x", "name": str(number), **scores.to_record()})
-    folder.mkdir(parents=True)
-    (folder / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    folder.with_suffix(".jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    return folder.with_suffix(".jsonl")
 
 
-def test_images_without_a_labelled_pixel_are_not_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_records(tmp_path / "test" / "A", [5, 5, 0])
-    write_records(tmp_path / "test" / "B", [4, 9, 0])
-    summary = {"domains": {"x": {"miou": 65.0}}, "mean": {"miou": 65.0, "ece": 3.0}}
-    monkeypatch.setattr(Study, "test", lambda *_: summary)
-    row = Study(tmp_path, []).score("B", [], "A")
-    expected = {"miou.x": 65.0, "miou.mean": 65.0, "ece": 3.0, "lower": 50.0, "worse": 50.0, "better": 50.0}
-    assert {key: row[key] for key in expected} == expected and row["gain"] == pytest.approx(15)
-    write_records(tmp_path / "test" / "none", [0, 0, 0])
-    assert "gain" not in Study(tmp_path, []).score("none", [], "none")
+def test_images_without_a_labelled_pixel_are_not_compared(tmp_path: Path) -> None:
+    before = write_records(tmp_path / "before", [5, 5, 0])
+    found = compare_images(before, write_records(tmp_path / "after", [4, 9, 0]))
+    assert found.pop("gain") == pytest.approx(15) and found == {"lower": 50.0, "worse": 50.0, "better": 50.0}
+    assert compare_images(*[write_records(tmp_path / "none", [0, 0])] * 2) == {}

@@ -201,14 +201,14 @@ def test_a_column_without_results_is_named_and_its_mean_is_missing(tmp_path: Pat
     ("method", "changes", "problem"),
     [
         ("iabn", {"complete": False}, "the run was interrupted"),
-        ("iabn", {"stage": "validate"}, "they are from a validate run, expected test"),
-        ("iabn", {"method": None}, "the method is none (t-BN), expected IaBN"),
-        ("iabn", {"settings": {"name": "TTA"}}, "the method is TTA, expected IaBN"),
-        (None, {"method": {"name": "TTA"}}, "the method is TTA, expected no method (t-BN)"),
+        ("iabn", {"stage": "validate"}, "stage is validate, expected test"),
+        ("iabn", {"method": None}, "method is none (t-BN), expected IaBN"),
+        ("iabn", {"settings": {"name": "TTA"}}, "method is TTA, expected IaBN"),
+        (None, {"method": {"name": "TTA"}}, "method is TTA, expected none (t-BN)"),
         ("iabn", {"settings": {"alpha": 0.3}}, "alpha is 0.3, expected 0.1"),
-        ("iabn", {"temperature": 1.3}, "they use temperature 1.3, expected 1.0"),
+        ("iabn", {"temperature": 1.3}, "temperature is 1.3, expected 1.0"),
         ("iabn", {"precision": "bf16-mixed"}, "precision is bf16-mixed, expected 32-true"),
-        ("iabn", {"data": {"targets": [{"domain": "bdd", "classes": 16}]}}, "bdd has 16 classes, expected 19"),
+        ("iabn", {"data": {"targets": [{"domain": "bdd", "classes": 16}]}}, "classes of bdd is 16, expected 19"),
         ("iabn", {"domains": None}, "cannot be read as results"),
         ("iabn", {"domains": {"bdd": {"miou": float("nan"), "images": 1}}}, "NaN is not a finite number"),
         # Settings that no file of the method names are compared, too.
@@ -216,7 +216,7 @@ def test_a_column_without_results_is_named_and_its_mean_is_missing(tmp_path: Pat
         ("seg_ttt", {"settings": {"trainable": ["head"]}}, "trainable is ['head'], expected None"),
         ("seg_ttt", {"settings": {"time_budget_ms": 500}}, "time_budget_ms is 500, expected"),
         ("seg_ttt_flip", {"settings": {"lr": 1}}, "lr is 1, expected"),
-        ("ensemble", {"settings": {"checkpoints": ["a.ckpt"]}}, "the ensemble has 1 networks, expected 10"),
+        ("ensemble", {"settings": {"checkpoints": ["a.ckpt"]}}, "networks is 1, expected 10"),
     ],
 )
 def test_results_of_another_run_are_named_and_not_used(
@@ -225,7 +225,7 @@ def test_results_of_another_run_are_named_and_not_used(
     plan, run = plan_of(tmp_path), Run("gta_resnet50", method)
     path = write_planned(plan, run, {"cityscapes": 38.0}, **changes)
     if not problem:
-        assert read_results(plan, run)["images"] == {"cityscapes": 500}
+        assert read_results(plan, run)["domains"]["cityscapes"]["images"] == 500
         path.write_text("{")
         problem = "cannot be read as results (JSONDecodeError"
     with pytest.raises(ValueError, match=f"{re.escape(str(path))}.*{re.escape(problem)}"):
