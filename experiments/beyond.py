@@ -27,13 +27,7 @@ REFINED = {"refine": 10}
 
 
 def list_methods(world: World, alpha: float, by_layer: str) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Lists the rows: title, class of the method, and its settings.
-
-    Args:
-        world: The world whose Seg-TTT settings are the starting point.
-        alpha: Weight of the image's statistics, chosen on the development set.
-        by_layer: File with one alpha per layer.
-    """
+    """Lists the rows of a world: title, class of the method, and its settings; `by_layer` is a file of alphas."""
     given = {"alpha": alpha, **world.seg_ttt}
     labels, final = ({"scales": scales, **AUTOCONTRAST} for scales in (world.seg_ttt["scales"], FINAL))
     plain = final | {"autocontrast": False}
@@ -58,14 +52,7 @@ def list_methods(world: World, alpha: float, by_layer: str) -> dict[str, tuple[s
 
 
 def run_seed(name: str, seed: int, folder: Path, options: Sequence[str], most_hurt: float) -> list[dict[str, Any]]:
-    """Trains with one seed, chooses settings on the development set, and tests every row.
-
-    Args:
-        name: Name of the world.
-        seed: Training seed.
-        folder: Output folder.
-        options: Extra arguments of every command.
-        most_hurt: Share of images that the best row may make worse by more than a point.
+    """Trains with one seed, chooses settings on the development set, and tests every row of the named world.
 
     Returns:
         The rows; the trusted one also has ``risk``, the result of `experiments.risk.choose_trust`.
@@ -96,9 +83,6 @@ def run_seed(name: str, seed: int, folder: Path, options: Sequence[str], most_hu
 
 def choose_elsewhere(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Chooses for each data set the row with the best mean over the other sets (leave one set out).
-
-    Args:
-        rows: Rows of one training seed.
 
     Returns:
         A row of the chosen rows' scores; ``chosen`` names the chosen method of each data set.

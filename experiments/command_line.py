@@ -22,9 +22,9 @@ def make_parser(
     Args:
         name: Name of the program's module in `experiments`.
         summary: The program's docstring; its first paragraph becomes the description.
-        folder: Default output folder; if given, the program has ``--folder``.
-        page: Whether it has ``--page``.
-        quick: Whether it has ``--quick``.
+        folder: Default of ``--folder``; without it, the program adds that option itself.
+        page: Whether to add ``--page``.
+        quick: Whether to add ``--quick``.
     """
     parser = argparse.ArgumentParser(
         prog=f"python -m experiments.{name}",

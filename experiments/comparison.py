@@ -37,20 +37,12 @@ BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 class Contender(NamedTuple):
-    """A network and how it is trained.
+    """A network and how it is trained."""
 
-    Attributes:
-        name: Name in tables and folders.
-        model: Name of its file in configs/model.
-        changes: Constructor arguments of the network that differ from the file.
-        batch_norm: Whether it has BatchNorm layers that IaBN can adapt.
-        seed: Training seed.
-    """
-
-    name: str
-    model: str = "deeplabv1_resnet10_small"
-    changes: Sequence[str] = ()
-    batch_norm: bool = True
+    name: str  # in tables and folders
+    model: str = "deeplabv1_resnet10_small"  # file in configs/model
+    changes: Sequence[str] = ()  # constructor arguments of the network that differ from the file
+    batch_norm: bool = True  # whether it has BatchNorm layers that IaBN can adapt
     seed: int = 0
 
 
@@ -131,12 +123,7 @@ def fit_temperature(study: Study, name: str, arguments: Sequence[str]) -> float:
 
 
 def list_others(chosen: dict[str, float], members: Sequence[Path]) -> dict[str, list[str]]:
-    """Lists the methods that only the first network is tested with.
-
-    Args:
-        chosen: Values chosen on the development domain.
-        members: Checkpoints of the ensemble members.
-    """
+    """Lists the methods that only the first network is tested with; `members` are checkpoints of the ensembles."""
     iabn = {"alpha": chosen["alpha"]}
     seg_ttt, scales = iabn | {"lr": chosen["lr"]}, {"scales": SCALES}
     ensemble = {"checkpoints": [str(member) for member in members]}

@@ -35,11 +35,6 @@ def list_options(seed: int, target_seed: int = PUBLISHED_SEED, more: Sequence[st
 def run_seed(seed: int, folder: Path, options: Sequence[str]) -> dict[str, Any]:
     """Trains, chooses settings and tests with one training seed.
 
-    Args:
-        seed: Seed of the initial weights, the order of images and their augmentation.
-        folder: Output folder.
-        options: Arguments of every command.
-
     Returns:
         ``seed``, ``alpha``, ``lr``, ``development`` (mean IoU in percent of each value tried), ``methods`` (the summary
         of each method's test run), ``seconds`` of training (None if it was resumed) and ``checkpoint``.

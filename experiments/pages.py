@@ -20,13 +20,7 @@ LATEX = str.maketrans(
 
 
 def format_markdown(heads: Sequence[str], rows: Iterable[Sequence[str]], numbers: range = range(0)) -> str:
-    """Formats a table as Markdown.
-
-    Args:
-        heads: Titles of the columns.
-        rows: Text of the cells.
-        numbers: Indices of the right-aligned columns.
-    """
+    """Formats a table as Markdown; the columns whose indices are in `numbers` are right-aligned."""
     rule = "".join("|---:" if column in numbers else "|---" for column in range(len(heads)))
     lines = [f"| {' | '.join(heads)} |", f"{rule}|", *(f"| {' | '.join(row)} |" for row in rows)]
     return "\n".join(lines)
@@ -40,14 +34,7 @@ def format_csv(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def format_latex(heads: Sequence[str], rows: Iterable[Sequence[str]], title: str, words: int) -> str:
-    """Formats a table as LaTeX with booktabs.
-
-    Args:
-        heads: Titles of the columns.
-        rows: Text of the cells.
-        title: The caption.
-        words: Number of text columns, which come first; the others hold numbers.
-    """
+    """Formats a table as LaTeX with booktabs and a caption; the first columns, `words` of them, hold text."""
     head, *body = (" & ".join(map(escape_latex, cells)) + " \\\\" for cells in (heads, *rows))
     lines = [
         "\\begin{table}",
@@ -84,15 +71,7 @@ def describe_machine() -> dict[str, str]:
 def write_report(
     folder: Path, report: Mapping[str, Any], text: str, page: Path | None = None, name: str = "measured"
 ) -> None:
-    """Writes a program's report as `report.json` and `report.md`, and into a page if one is given; see `insert_report`.
-
-    Args:
-        folder: Output folder.
-        report: Everything that was measured.
-        text: The same as Markdown.
-        page: A page with marks.
-        name: Name of the pair of marks.
-    """
+    """Writes a program's report as `report.json` and `report.md`, and if a page is given, between its marks."""
     write_json(folder / "report.json", report)
     write_file(folder / "report.md", text.encode())
     if page:
@@ -107,13 +86,7 @@ def make_marks(name: str = "measured") -> tuple[str, str]:
 def insert_report(path: Path, report: str, name: str = "measured") -> None:
     """Replaces the text between two marks of a page with a report; creates the page if it does not exist.
 
-    Args:
-        path: A Markdown file.
-        report: Markdown to put between the marks.
-        name: Name of the pair of marks; a page may have several.
-
-    Raises:
-        ValueError: If the page does not have the marks.
+    A page may have several pairs of marks, with different names. Raises ValueError if these are missing.
     """
     text = path.read_text(encoding="utf-8") if path.exists() else "\n".join(make_marks(name)) + "\n"
     write_file(path, replace_report(text, report, name, str(path)).encode())

@@ -165,7 +165,7 @@ def format_summaries(summaries: Mapping[str, Mapping[str, Any]]) -> str:
 
 def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
     """Parses the command line."""
-    parser = make_parser("protocol", __doc__)
+    parser = make_parser("protocol", __doc__, quick=False)
     add = parser.add_argument
     add("config", type=to_path, help="the experiment, e.g. configs/experiment/street_scenes.yaml")
     add("--folder", type=to_path, help="where to write (default: outputs/protocol/NAME)")

@@ -28,6 +28,7 @@ from lightning_modules.predictor import predict_logits
 
 CONFIG = ROOT / "configs" / "experiment" / "camvid.yaml"
 SCALES = ([0.25, 0.5, 0.75], [0.5, 0.75, 1.0], [0.75, 1.0, 1.25], [1.0, 1.25, 1.5])
+CHANGED = [Column("worse by > 1", "worse", "{:.0f} %"), Column("better by > 1", "better", "{:.0f} %")]
 EVERY = 15  # settings are chosen on every 15th train photograph
 # Chosen in this order, each with the best values of those before; the first value is the paper's.
 SETTINGS: dict[str, tuple[Any, ...]] = {
@@ -69,7 +70,7 @@ def measure_labels(study: Study, alpha: float, psi: float) -> list[dict[str, Any
         of_labelled, of_kept, of_news = counts[0], counts[1], counts[4].clamp_min(1)
         shares = {"kept": of_kept / of_labelled, "right": counts[2] / of_kept, "right_before": counts[3] / of_kept}
         shares |= {"news": counts[4] / of_kept, "news_right": counts[5] / of_news}
-        rows.append({"scales": scales, **{key: 100 * share.item() for key, share in shares.items()}})
+        rows.append({"scales": str(scales), **{key: 100 * share.item() for key, share in shares.items()}})
     return rows
 
 
@@ -85,53 +86,43 @@ def list_photographs(root: Path, path: Path) -> None:
 
 
 def run_study(args: Sequence[str] | None = None) -> dict[str, Any]:
-    """Runs the study; returns its report, which is also written as JSON."""
+    """Runs the study; returns its report, which is also written as JSON and Markdown."""
     parser = make_parser("real_photographs", __doc__, folder="outputs/real_photographs", quick=False)
     root = "CamVid: images/{train,val}/*, labels/{train,val}/*.png, see docs/real_photographs.md"
     parser.add_argument("root", type=to_path, help=root)
-    arguments = parse(parser, args)
-    folder, root = arguments.folder, arguments.root.resolve()
-    photographs = folder.resolve() / "development.txt"
+    given = parse(parser, args)
+    root, photographs = given.root.resolve(), given.folder.resolve() / "development.txt"
     list_photographs(root, photographs)
     development = [f"--data.development.init_args.splits={json.dumps({'val': str(photographs)})}"]
     print("Training on generated scenes (skipped if finished) ...", flush=True)
-    study = Study(folder, CONFIG, [f"--data.root={root}", *QUIET, *arguments.options], ONLY_SCORES, development)
-    study.train()
-
-    print("Choosing on development photographs ...", flush=True)
-    found = study.choose_alpha()
-    alpha, alphas = found["best"]["values"]["alpha"], {p["values"]["alpha"]: p["miou"] for p in found["points"]}
-    print(f"  alpha {alpha:g} of { ({key: round(value, 1) for key, value in alphas.items()}) }", flush=True)
+    study = Study(given.folder, CONFIG, [f"--data.root={root}", *QUIET, *given.options], ONLY_SCORES, development)
+    alphas = study.choose_alpha()
+    alpha = alphas["best"]["values"]["alpha"]
     views = study.choose("TTA", "TTA", {"alpha": alpha}, {"scales": SCALES})
-    tta = {str(point["values"]["scales"]): point["miou"] for point in views["points"]}
-    for scales, miou in tta.items():
-        print(f"  TTA {scales}: {miou:.2f}", flush=True)
     paper = {"alpha": alpha, **{key: values[0] for key, values in SETTINGS.items()}}
     grids = [{key: values} for key, values in SETTINGS.items()]
     chosen, passes = study.choose_in_turn("Seg-TTT_", "SegTTT", paper, grids)
-    tried = []
-    for key, found in zip(SETTINGS, passes, strict=True):
-        tried += [{"setting": key, "value": point["values"][key], "miou": point["miou"]} for point in found["points"]]
-    print("\n".join(f"  {row['setting']} {row['value']}: {row['miou']:.2f}" for row in tried))
     print(f"Chosen: {chosen}", flush=True)
-    labels = measure_labels(study, alpha, chosen["psi"])
-
-    print("Testing ...", flush=True)
-    best_scales = views["best"]["values"]["scales"]
     methods = {
         "t-BN": [],
         "p-BN": describe_method("IaBN", {"alpha": 1.0}),
         "IaBN": describe_method("IaBN", {"alpha": alpha}),
-        "TTA": describe_method("TTA", {"alpha": alpha, "scales": best_scales}),
+        "TTA": describe_method("TTA", {"alpha": alpha, **views["best"]["values"]}),
         "Seg-TTT": describe_method("SegTTT", chosen),
         "Seg-TTT, the paper's settings": describe_method("SegTTT", paper),
     }
+    labels = measure_labels(study, alpha, chosen["psi"])
     rows = study.score_all(methods, "IaBN")
-    shares = [Column("worse by > 1", "worse", "{:.0f} %"), Column("better by > 1", "better", "{:.0f} %")]
-    table = format_scores(rows, ["method"], [*list_columns(rows[0]), *shares])
-    report = {"alpha": alphas, "tta": tta, "tta_scales": best_scales, "tried": tried, "chosen": chosen}
-    write_report(folder, report | {"labels": labels, "rows": rows}, table + "\n")
-    print(table, flush=True)
+    points = [point for found in (alphas, views, *passes) for point in found["points"]]
+    tried = [{"tried on development": str(point["values"]), "miou": point["miou"]} for point in points]
+    tables = [
+        format_scores(rows, ["method"], [*list_columns(rows[0]), *CHANGED]),
+        format_scores(tried, ["tried on development"], [Column("mean IoU", "miou", "{:.2f}")]),
+        format_scores(labels, ["scales"], [Column(key, key) for key in labels[0] if key != "scales"]),
+    ]
+    report = {"searches": [alphas, views, *passes], "chosen": chosen, "labels": labels, "rows": rows}
+    write_report(given.folder, report, "\n\n".join(tables) + "\n")
+    print(f"\n{tables[0]}\n\nWritten to {given.folder}", flush=True)
     return report
 
 

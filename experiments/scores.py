@@ -18,19 +18,12 @@ MARGIN = 1.0  # points of mean IoU by which an image has to be worse to count as
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table of scores.
-
-    Attributes:
-        title: Heading.
-        key: Key of the score in the rows.
-        form: Format of the mean over seeds.
-        spread: Whether to add the standard deviation over seeds, if there are several.
-    """
+    """A column of a table of scores."""
 
     title: str
-    key: str
-    form: str = "{:.1f}"
-    spread: bool = False
+    key: str  # of the score in the rows
+    form: str = "{:.1f}"  # of the mean over seeds
+    spread: bool = False  # whether to add the standard deviation over seeds, if there are several
 
     def format(self, rows: Sequence[Row]) -> str:
         """Formats a cell: empty if no row has the score, a dash if a score is None (no labelled pixel)."""
@@ -76,13 +69,7 @@ def list_columns(row: Row) -> list[Column]:
 
 
 def format_scores(rows: Sequence[Row], words: Sequence[str], columns: Sequence[Column]) -> str:
-    """Formats a Markdown table.
-
-    Args:
-        rows: One per training seed; rows with the same words are averaged into one line.
-        words: Keys of the first columns, which hold text; also their headings.
-        columns: Columns of numbers.
-    """
+    """Formats a Markdown table: columns of text, and columns of numbers averaged over the rows with the same text."""
     lines = [[*named, *(column.format(own) for column in columns)] for named, own in group_rows(rows, words)]
     titles = [*words, *(column.title for column in columns)]
     return format_markdown(titles, lines, numbers=range(len(words), len(titles)))

@@ -29,25 +29,15 @@ def list_training(name: str) -> list[str]:
 
 
 class World(NamedTuple):
-    """Data to train and test networks on, with the settings that suit it.
+    """Data to train and test networks on, with the settings that suit it."""
 
-    Attributes:
-        config: Configuration of the experiment.
-        trainings: Training methods: names of files in configs/training, or `PLAIN`, which has none.
-        seg_ttt: Settings of Seg-TTT besides alpha, chosen earlier on the development set.
-        quick: Arguments for a tiny budget.
-        beyond: Extra arguments for `experiments.beyond`: its training and images.
-        most_hurt: Share of images in (0, 1) that a trusted method may hurt; set for the number of development images.
-        seeds: Names of the arguments of main.py that are set to the training seed.
-    """
-
-    config: Path
-    trainings: Sequence[str]
-    seg_ttt: Mapping[str, Any]
-    quick: Sequence[str]
-    beyond: Sequence[str]
-    most_hurt: float
-    seeds: Sequence[str] = ("seed_everything",)
+    config: Path  # of the experiment
+    trainings: Sequence[str]  # training methods: names of files in configs/training, or PLAIN
+    seg_ttt: Mapping[str, Any]  # settings of Seg-TTT besides alpha, chosen earlier on the development set
+    quick: Sequence[str]  # arguments for a tiny budget
+    beyond: Sequence[str]  # extra arguments for experiments.beyond: its training and images
+    most_hurt: float  # share of images in (0, 1) that a trusted method may hurt; fits the number of development images
+    seeds: Sequence[str] = ("seed_everything",)  # arguments of main.py that are set to the training seed
 
     def list_arguments(self, seed: int) -> list[str]:
         """Lists the arguments of every command for one training seed."""

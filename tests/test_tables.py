@@ -180,7 +180,7 @@ def test_cells_hold_ours_the_papers_and_the_difference(tmp_path: Path) -> None:
     )
     assert "| GTA | ResNet-50 | t-BN | — | 30.95 |  |" in page
     assert f"--results.folder {tmp_path}/gta_resnet50/test/t_bn`" in page
-    assert "--ckpt_path gta_resnet50.ckpt --method=configs/method/p_bn.yaml" in page
+    assert "--ckpt_path gta_resnet50.ckpt --method=IaBN --method.alpha=1.0 --results.folder" in page
     assert "500 images of bdd, the protocol has 1000" in page
     assert built.measured == "cpu (torch 2.15, 2026-11-26)"
     write_planned(plan, T_BN, CITIES, device="H100", date="2026-11-27T00:00:00", versions=versions)

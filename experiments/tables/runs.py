@@ -1,6 +1,5 @@
 """The runs behind the tables: their data sets, settings and folders."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,6 +10,7 @@ from typing import Any, Literal
 
 import yaml
 
+from experiments.study import describe_method
 from experiments.tables.paper import CONFIGS, DEVELOPMENT, FOLDER, MEAN, Part, Table, TableRow
 
 Policy = Literal["paper", "selected"]
@@ -184,17 +184,11 @@ class Plan:
 
     def list_arguments(self, run: Run, members: Sequence[str] = ()) -> list[str]:
         """Returns the command-line arguments of a run: its method, settings, and checkpoints of an ensemble."""
-        described = self.describe(run)
-        if described is None or run.method is None:
+        settings = self.describe(run)
+        if settings is None:
             return list(run.options)
-        written = {"name": described["name"], **read_method(run.method)[1]}
-        arguments = [f"--method={CONFIGS / 'method' / run.method}.yaml"]
-        for key, value in described.items():
-            if key not in written or written[key] != value:
-                arguments.append(f"--method.{key}={value if isinstance(value, str) else json.dumps(value)}")
-        if run.is_ensemble:
-            arguments.append(f"--method.checkpoints={json.dumps(list(members))}")
-        return [*arguments, *run.options]
+        settings |= {"checkpoints": list(members)} if run.is_ensemble else {}
+        return [*describe_method(settings.pop("name"), settings), *run.options]
 
     def list_runs(self, table: Table) -> dict[Run, set[str]]:
         """Returns the runs of a table, each with the domains needed from it."""
