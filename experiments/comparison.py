@@ -14,7 +14,7 @@ from experiments.command_line import make_parser, parse, run_program
 from experiments.demo import CONFIG, QUICK, SCALES, list_options
 from experiments.pages import describe_machine, format_markdown, write_report
 from experiments.scores import Column, format_scores, list_columns
-from experiments.study import QUIET, ROOT, Study, describe_method, read_json
+from experiments.study import QUIET, ROOT, Study, describe_method, list_methods, read_json
 from lightning_modules.networks.checkpoints import read_checkpoint
 
 SEG_TTT_RATES = (0.02, 0.05, 0.1)
@@ -90,13 +90,9 @@ def choose_shared(study: Study) -> dict[str, float]:
 
 def list_shared(contender: Contender, chosen: dict[str, float]) -> dict[str, list[str]]:
     """Lists the methods that every network is tested with, and their arguments."""
-    views = {"alpha": chosen["alpha"], "scales": SCALES}
-    methods: dict[str, list[str]] = {REFERENCE: []}
-    if contender.batch_norm:
-        methods["IaBN"] = describe_method("IaBN", {"alpha": chosen["alpha"]})
-    methods["TTA"] = describe_method("TTA", views)
-    methods["Seg-TTT"] = describe_method("SegTTT", views | {"lr": chosen["lr"]})
-    return methods
+    names = [REFERENCE, *(["IaBN"] if contender.batch_norm else []), "TTA", "Seg-TTT"]
+    methods = list_methods({"alpha": chosen["alpha"], "scales": SCALES, "lr": chosen["lr"]})
+    return {name: methods[name] for name in names}
 
 
 def choose_others(study: Study, chosen: dict[str, float]) -> dict[str, float]:

@@ -15,7 +15,7 @@ from callbacks.results import SUMMARY
 from callbacks.run.records import number_files, write_file, write_json
 from experiments.command_line import make_parser, parse
 from experiments.scores import COST, flatten_summary, format_scores, group_rows, list_columns
-from experiments.study import CHECKPOINT, ROOT, Study, describe_method
+from experiments.study import CHECKPOINT, ROOT, Study, list_methods
 
 CONFIG = ROOT / "configs" / "experiment" / "street_scenes.yaml"
 PUBLISHED_SEED = 2026  # of the target images, which were never looked at while designing the world or the recipe
@@ -53,14 +53,8 @@ def run_seed(seed: int, folder: Path, options: Sequence[str]) -> dict[str, Any]:
     lr = rates["best"]["values"]["lr"]
     print(f"[seed {seed}] Chosen: alpha {alpha:g}, learning rate {lr:g}", flush=True)
 
-    arguments = {
-        "t-BN": [],
-        "p-BN": describe_method("IaBN", {"alpha": 1}),
-        "IaBN": describe_method("IaBN", {"alpha": alpha}),
-        "TTA": describe_method("TTA", views),
-        "Seg-TTT": describe_method("SegTTT", views | {"lr": lr}),
-        "best": [f"--method={BEST}", f"--method.alpha={alpha}", f"--method.lr={lr}"],
-    }
+    best = [f"--method={BEST}", f"--method.alpha={alpha}", f"--method.lr={lr}"]
+    arguments = list_methods(views | {"lr": lr}) | {"best": best}
     methods = {}
     for name in METHODS:
         print(f"[seed {seed}] Testing {name} on the targets ...", flush=True)

@@ -25,7 +25,7 @@ from callbacks.run.selection import Selection
 from callbacks.run.settings import check_settings
 from experiments.command_line import make_parser, parse, run_program, to_path
 from experiments.scores import COST, flatten_summary, format_scores, list_columns
-from experiments.study import ROOT, Study, describe_method, read_json
+from experiments.study import ROOT, Study, list_methods, read_json
 
 CHOOSE_ALPHA = ROOT / "configs" / "trainer" / "choose_alpha.yaml"
 HEADING = """\
@@ -145,16 +145,7 @@ class Protocol(Study):
 
     def describe_chosen(self, method: str) -> list[str]:
         """Returns the arguments that select one of `METHODS` with its chosen settings."""
-        values = Selection.read(self.selection).values
-        views = {"alpha": values["alpha"], "scales": values["scales"]}
-        steps = {name: values[name] for name in ("psi", "num_steps", "lr", "trainable", "trust") if name in values}
-        plain = ["--method=null"]  # no method, even if the experiment has one; alpha 0 is t-BN
-        return {
-            "t-BN": plain,
-            "IaBN": describe_method("IaBN", {"alpha": values["alpha"]}) if values["alpha"] else plain,
-            "TTA": describe_method("TTA", views),
-            "Seg-TTT": describe_method("SegTTT", views | steps | {"semantics": self.given["semantics"]}),
-        }[method]
+        return list_methods({**Selection.read(self.selection).values, "semantics": self.given["semantics"]})[method]
 
 
 def format_summaries(summaries: Mapping[str, Mapping[str, Any]]) -> str:

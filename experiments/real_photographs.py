@@ -23,7 +23,7 @@ from callbacks.views import make_views
 from experiments.command_line import make_parser, parse, run_program, to_path
 from experiments.pages import write_report
 from experiments.scores import Column, format_scores, list_columns
-from experiments.study import ONLY_SCORES, QUIET, ROOT, Study, describe_method
+from experiments.study import ONLY_SCORES, QUIET, ROOT, Study, describe_method, list_methods
 from lightning_modules.predictor import predict_logits
 
 CONFIG = ROOT / "configs" / "experiment" / "camvid.yaml"
@@ -103,12 +103,8 @@ def run_study(args: Sequence[str] | None = None) -> dict[str, Any]:
     grids = [{key: values} for key, values in SETTINGS.items()]
     chosen, passes = study.choose_in_turn("Seg-TTT_", "SegTTT", paper, grids)
     print(f"Chosen: {chosen}", flush=True)
-    methods = {
-        "t-BN": [],
-        "p-BN": describe_method("IaBN", {"alpha": 1.0}),
-        "IaBN": describe_method("IaBN", {"alpha": alpha}),
+    methods = list_methods(chosen) | {
         "TTA": describe_method("TTA", {"alpha": alpha, **views["best"]["values"]}),
-        "Seg-TTT": describe_method("SegTTT", chosen),
         "Seg-TTT, the paper's settings": describe_method("SegTTT", paper),
     }
     labels = measure_labels(study, alpha, chosen["psi"])

@@ -289,3 +289,16 @@ def describe_method(method: str, settings: Mapping[str, Any]) -> list[str]:
     structured = list | dict | bool
     values = {key: json.dumps(value) if isinstance(value, structured) else value for key, value in settings.items()}
     return [f"--method={method}", *(f"--method.{key}={value}" for key, value in values.items() if value is not None)]
+
+
+def list_methods(settings: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Lists the paper's methods with one choice of settings, those of Seg-TTT: arguments by name."""
+    alpha, plain = settings["alpha"], ["--method=null"]  # no method, even if the experiment has one
+    views = {key: settings[key] for key in ("alpha", "scales") if key in settings}
+    return {
+        "t-BN": plain,
+        "p-BN": describe_method("IaBN", {"alpha": 1.0}),
+        "IaBN": describe_method("IaBN", {"alpha": alpha}) if alpha else plain,  # alpha 0 is t-BN
+        "TTA": describe_method("TTA", views),
+        "Seg-TTT": describe_method("SegTTT", settings),
+    }
