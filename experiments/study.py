@@ -134,7 +134,7 @@ class Study:
         """Chooses settings of a method by scoring every combination of a grid in one pass over the development set.
 
         Args:
-            name: Name of the search's folder.
+            name: Name of the search's folder. A finished search is reused, one of other values set aside and run anew.
             method: Name of a class of `callbacks`.
             settings: Settings that all combinations share.
             grid: Values to try, by argument.
@@ -142,7 +142,7 @@ class Study:
 
         Returns:
             Contents of `search.json`: ``points`` (``values`` and ``miou`` in percent of each combination) and ``best``,
-            the first of equals. A finished search is reused; one that tried other values is set aside and run anew.
+            the first of equals.
         """
         wanted = {"method": {"class_path": f"callbacks.{method}", "init_args": settings}, "grid": grid}
         return self._search(name, "method_search.MethodSearch", to_plain(wanted), arguments)
@@ -152,8 +152,7 @@ class Study:
     ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """Chooses by one grid after another, each with the best values of those before; see `choose`.
 
-        Returns:
-            The settings with the chosen values, and the result of each search, whose folder's name has the prefix.
+        Returns the settings with the chosen values, and the result of each search, whose folder's name has the prefix.
         """
         chosen, passes = dict(settings), []
         for grid in grids:
@@ -189,15 +188,9 @@ class Study:
         return rows
 
     def run(self, command: str, place: Path, arguments: Iterable[str]) -> Any:
-        """Runs main.py on the trained network, also if the results are complete: it compares their settings with these.
+        """Runs main.py on the trained network, with results in a folder; returns its command line object.
 
-        Args:
-            command: ``validate`` or ``test``.
-            place: Folder of the results.
-            arguments: Further arguments.
-
-        Returns:
-            The command line object of main.py.
+        It runs also if the results are complete, and compares their settings with these.
         """
         from main import main  # slow to import
 

@@ -52,7 +52,7 @@ def build_table(plan: Plan, table: Table) -> BuiltTable:
         if missing := domains - summary["domains"].keys():
             command = f"{write_command(plan, run)} --results.overwrite=true"
             built.missing[run] = (f"{path} has no {', '.join(sorted(missing))}", command)
-        images = {domain: scores["images"] for domain, scores in summary["domains"].items()}
+        images = summary["images"]
         built.images |= images
         for domain in OFFICIAL.keys() & images.keys():
             if images[domain] != OFFICIAL[domain]:
@@ -104,19 +104,19 @@ def name_column(plan: Plan, column: str) -> str:
 
 
 def read_results(plan: Plan, run: Run) -> dict[str, Any]:
-    """Reads the results.json of a run and checks that it belongs to it.
+    """Reads the results.json of a run, checks that it belongs to it, and adds ``images``, their number by domain.
 
     Raises:
-        ValueError: If they are missing or cannot be used; the message says why.
+        ValueError: If it is missing or cannot be used; the message says why.
     """
     path = plan.find_results(run) / SUMMARY
     if not path.exists():
         raise ValueError(f"{path} does not exist")
     try:
         summary = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse_constant)
-        assert all("images" in scores for scores in summary["domains"].values())
+        summary["images"] = {domain: scores["images"] for domain, scores in summary["domains"].items()}
         wrong = check_summary(plan, run, summary)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} cannot be read as results ({type(error).__name__}: {error})") from error
     if wrong:
         raise ValueError(f"{path} is not used: {wrong}")
