@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.command_line import parse, run_program
+from experiments.command_line import run_program
 from experiments.learn_alpha import learn_file
 from experiments.scores import Column, find_row, format_scores, list_columns
-from experiments.study import CHECKPOINT, describe_method, open_study
-from experiments.worlds import WORLDS, World, make_world_parser, write_world_report
+from experiments.study import Study, describe_method
+from experiments.worlds import WORLDS, World, make_world_parser, parse_world, write_world_report
 
 REFERENCE, FAST = "IaBN", "TTA, final views, autocontrast (fast)"
 BEST = "Seg-TTT, final views, autocontrast, refined (best)"
@@ -27,13 +27,7 @@ REFINED = {"refine": 10}
 
 
 def list_methods(world: World, alpha: float, by_layer: str) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Lists the rows: title, class of the method, and its settings.
-
-    Args:
-        world: The world whose Seg-TTT settings are the starting point.
-        alpha: Weight of the image's statistics, chosen on the development set.
-        by_layer: File with one alpha per layer.
-    """
+    """Lists the rows of a world: title, class of the method, and its settings; `by_layer` is a file of alphas."""
     given = {"alpha": alpha, **world.seg_ttt}
     labels, final = ({"scales": scales, **AUTOCONTRAST} for scales in (world.seg_ttt["scales"], FINAL))
     plain = final | {"autocontrast": False}
@@ -58,14 +52,7 @@ def list_methods(world: World, alpha: float, by_layer: str) -> dict[str, tuple[s
 
 
 def run_seed(name: str, seed: int, folder: Path, options: Sequence[str], most_hurt: float) -> list[dict[str, Any]]:
-    """Trains with one seed, chooses settings on the development set, and tests every row.
-
-    Args:
-        name: Name of the world.
-        seed: Training seed.
-        folder: Output folder.
-        options: Extra arguments of every command.
-        most_hurt: Share of images that the best row may make worse by more than a point.
+    """Trains with one seed, chooses settings on the development set, and tests every row of the named world.
 
     Returns:
         The rows; the trusted one also has ``risk``, the result of `experiments.risk.choose_trust`.
@@ -73,11 +60,11 @@ def run_seed(name: str, seed: int, folder: Path, options: Sequence[str], most_hu
     world = WORLDS[name]
     arguments = [*world.list_arguments(seed), *world.beyond, *options]
     print(f"[seed {seed}] Training ...", flush=True)
-    study = open_study(folder, world.config, arguments)
+    study = Study(folder, world.config, arguments)
     alpha = study.choose_alpha()["best"]["values"]["alpha"]
     by_layer = folder / "alpha.yaml"
     if not by_layer.exists():
-        learn_file(world.config, folder / CHECKPOINT, by_layer, arguments)
+        learn_file(world.config, study.train(), by_layer, arguments)
     methods = list_methods(world, alpha, str(by_layer))
     method, settings = methods[BEST]
     risk = study.choose_trust(method, settings, most_hurt)
@@ -96,9 +83,6 @@ def run_seed(name: str, seed: int, folder: Path, options: Sequence[str], most_hu
 
 def choose_elsewhere(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Chooses for each data set the row with the best mean over the other sets (leave one set out).
-
-    Args:
-        rows: Rows of one training seed.
 
     Returns:
         A row of the chosen rows' scores; ``chosen`` names the chosen method of each data set.
@@ -125,14 +109,12 @@ def format_rows(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def run_beyond(args: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """Runs the command line; returns the rows of all seeds, which are also written as JSON."""
-    arguments = parse(make_world_parser("beyond", __doc__), args)
-    folder = arguments.folder or Path("outputs/beyond") / arguments.world
-    options = [*(WORLDS[arguments.world].quick if arguments.quick else ()), *arguments.options]
-    most_hurt = 0.5 if arguments.quick else WORLDS[arguments.world].most_hurt
+    given = parse_world(make_world_parser("beyond", __doc__), "beyond", args)
+    most_hurt = 0.5 if given.quick else WORLDS[given.world].most_hurt
     rows: list[dict[str, Any]] = []
-    for seed in arguments.seeds:
-        rows += run_seed(arguments.world, seed, folder / f"seed_{seed}", options, most_hurt)
-    write_world_report(arguments, "beyond", folder, rows, format_rows(rows))
+    for seed in given.seeds:
+        rows += run_seed(given.world, seed, given.folder / f"seed_{seed}", given.options, most_hurt)
+    write_world_report(given, "beyond", rows, format_rows(rows))
     return rows
 
 

@@ -14,13 +14,17 @@ def to_path(text: str) -> Path:
     return Path(text).expanduser()
 
 
-def make_parser(name: str, summary: str | None, folder: str | None = None) -> argparse.ArgumentParser:
+def make_parser(
+    name: str, summary: str | None, folder: str | None = None, page: bool = False, quick: bool = True
+) -> argparse.ArgumentParser:
     """Makes the parser of a program that trains and tests on top of main.py.
 
     Args:
         name: Name of the program's module in `experiments`.
         summary: The program's docstring; its first paragraph becomes the description.
-        folder: Default output folder; if given, the program has ``--folder``.
+        folder: Default of ``--folder``; without it, the program adds that option itself.
+        page: Whether to add ``--page``.
+        quick: Whether to add ``--quick``.
     """
     parser = argparse.ArgumentParser(
         prog=f"python -m experiments.{name}",
@@ -30,6 +34,11 @@ def make_parser(name: str, summary: str | None, folder: str | None = None) -> ar
     if folder is not None:
         place = "where to write (default: %(default)s)"
         parser.add_argument("--folder", type=to_path, default=Path(folder), help=place)
+    if page:
+        parser.add_argument("--page", type=to_path, help="also write the report into this page, between its marks")
+    if quick:
+        budget = "a tiny budget, to see that everything runs; the scores mean nothing"
+        parser.add_argument("--quick", action="store_true", help=budget)
     return parser
 
 
@@ -51,12 +60,6 @@ def is_interrupt(error: BaseException) -> bool:
     from pytorch_lightning.utilities.exceptions import SIGTERMException
 
     return isinstance(error, KeyboardInterrupt | SIGTERMException) or isinstance(error.__context__, KeyboardInterrupt)
-
-
-def add_quick(parser: argparse.ArgumentParser) -> None:
-    """Adds the option ``--quick``."""
-    budget = "a tiny budget, to see that everything runs; the scores mean nothing"
-    parser.add_argument("--quick", action="store_true", help=budget)
 
 
 def parse(parser: argparse.ArgumentParser, args: Sequence[str] | None) -> argparse.Namespace:
@@ -89,13 +92,11 @@ def split_arguments(args: Sequence[str] | None) -> tuple[list[str], list[str]]:
 def drop_options(command: Sequence[str], option: str) -> list[str]:
     """Removes an option and its nested options from a command line: for ``method`` also ``--method.psi``."""
     left: list[str] = []
-    skip = False
-    for argument in command:
-        name = argument.split("=")[0]
-        if skip:
-            skip = False
-        elif name == f"--{option}" or name.startswith(f"--{option}."):
-            skip = "=" not in argument
-        else:
-            left.append(argument)
+    words = iter(command)
+    for word in words:
+        name = word.split("=")[0]
+        if name != f"--{option}" and not name.startswith(f"--{option}."):
+            left.append(word)
+        elif "=" not in word:
+            next(words, None)  # its value
     return left

@@ -6,22 +6,22 @@ run the same command again: finished steps are skipped.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from callbacks.run.records import write_file, write_json
-from experiments.command_line import add_quick, make_parser, parse, run_program, to_path
+from callbacks.run.records import write_json
+from experiments.command_line import make_parser, parse, run_program
 from experiments.demo import CONFIG, QUICK, SCALES, list_options
-from experiments.pages import describe_machine, format_markdown, insert_report
+from experiments.pages import describe_machine, format_markdown, write_report
 from experiments.scores import Column, format_scores, list_columns
-from experiments.study import CHECKPOINT, QUIET, ROOT, TRAINING, Study, describe_method, open_study, read_json
+from experiments.study import QUIET, ROOT, Study, describe_method, list_methods, read_json
 from lightning_modules.networks.checkpoints import read_checkpoint
 
 SEG_TTT_RATES = (0.02, 0.05, 0.1)
 TENT_RATES = (0.0003, 0.001, 0.003, 0.01)
 PRIORS = (1.0, 4.0, 16.0, 64.0)
 BATCH = 10  # target images per batch of AdaBN
+IN_BATCHES = (f"--data.eval_batch_size={BATCH}",)
 MEMBERS = 3
 REFERENCE = "t-BN"
 PLAIN = {"scales": [1.0], "flip": False, "grayscale": False}
@@ -36,40 +36,26 @@ AUGMENTATIONS = {
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 
-@dataclass(frozen=True)
-class Contender:
-    """A network and how it is trained.
+class Contender(NamedTuple):
+    """A network and how it is trained."""
 
-    Attributes:
-        name: Name in tables and folders.
-        model: Name of its file in configs/model.
-        arguments: Extra arguments that define it.
-        batch_norm: Whether it has BatchNorm layers that IaBN can adapt.
-        seed: Training seed.
-    """
-
-    name: str
-    model: str = "deeplabv1_resnet10_small"
-    arguments: tuple[str, ...] = ()
-    batch_norm: bool = True
+    name: str  # in tables and folders
+    model: str = "deeplabv1_resnet10_small"  # file in configs/model
+    changes: Sequence[str] = ()  # constructor arguments of the network that differ from the file
+    batch_norm: bool = True  # whether it has BatchNorm layers that IaBN can adapt
     seed: int = 0
-
-
-def change(name: str, value: str) -> tuple[str, ...]:
-    """Returns the command-line arguments that set one constructor argument of the network."""
-    return (f"--model.network.init_args.{name}={value}",)
 
 
 BASE = Contender("DeepLabv1")
 OTHER_SEEDS = [Contender(f"DeepLabv1, seed {seed}", seed=seed) for seed in range(1, MEMBERS)]
-DROPOUT = Contender("DeepLabv1, dropout", arguments=change("dropout", "0.1"))
+DROPOUT = Contender("DeepLabv1, dropout", changes=["dropout=0.1"])
 OTHERS = [
-    Contender("DeepLabv1, SN", arguments=change("norm", "switchable"), batch_norm=False),
-    Contender("DeepLabv1, BIN", arguments=change("norm", "batch_instance")),
-    Contender("DeepLabv1, IBN-a", arguments=change("norm", "ibn_a")),
-    Contender("DeepLabv1, IBN-b", arguments=change("norm", "ibn_b")),
+    Contender("DeepLabv1, SN", changes=["norm=switchable"], batch_norm=False),
+    Contender("DeepLabv1, BIN", changes=["norm=batch_instance"]),
+    Contender("DeepLabv1, IBN-a", changes=["norm=ibn_a"]),
+    Contender("DeepLabv1, IBN-b", changes=["norm=ibn_b"]),
     Contender("DeepLabv3+, stride 8", "deeplabv3plus_resnet10_small"),
-    Contender("DeepLabv3+, stride 16", "deeplabv3plus_resnet10_small", change("output_stride", "16")),
+    Contender("DeepLabv3+, stride 16", "deeplabv3plus_resnet10_small", ["output_stride=16"]),
     Contender("FCN, ResNet-10", "fcn_resnet10_small"),
     Contender("FCN-8s, VGG-16 with BN", "fcn_vgg16_bn_small"),
     Contender("HRNet-W18-small", "hrnet_w18_small"),
@@ -80,24 +66,18 @@ OTHERS = [
 def open_contender(contender: Contender, folder: Path, options: Sequence[str]) -> Study:
     """Trains a network unless it is already trained; returns its study."""
     place = folder / contender.name.lower().replace(",", "").replace(" ", "_")
-    if not (place / TRAINING).exists():
-        print(f"Training {contender.name} ...", flush=True)
     model = f"--model={ROOT / 'configs' / 'model' / contender.model}.yaml"
-    return open_study(place, CONFIG, [model, *contender.arguments, *QUIET, *list_options(contender.seed, more=options)])
+    changes = [f"--model.network.init_args.{change}" for change in contender.changes]
+    study = Study(place, CONFIG, [model, *changes, *QUIET, *list_options(contender.seed, more=options)])
+    print(f"Training {contender.name} (skipped if finished) ...", flush=True)
+    study.train()
+    return study
 
 
-def describe_training(study: Study) -> dict[str, Any]:
-    """Describes a training for the report: ``seconds``, number of ``parameters``, and ``checkpoint``."""
-    checkpoint = study.folder / CHECKPOINT
-    weights = read_checkpoint(checkpoint)["state_dict"]
-    parameters = sum(value.numel() for name, value in weights.items() if not name.endswith(BUFFERS))
-    seconds = read_json(study.folder / TRAINING)["seconds"]
-    return {"seconds": seconds, "parameters": parameters, "checkpoint": str(checkpoint)}
-
-
-def choose(study: Study, name: str, method: str, settings: dict[str, Any], key: str, values: Sequence[float]) -> float:
+def choose(
+    study: Study, name: str, method: str, settings: dict[str, Any], key: str, values: Sequence[float], *more: str
+) -> float:
     """Returns the value of one setting with the best mean IoU on the development domain."""
-    more = [f"--data.eval_batch_size={BATCH}"] if method == "AdaBN" else []
     return study.choose(f"{name}_{key}", method, settings, {key: values}, more)["best"]["values"][key]
 
 
@@ -110,58 +90,45 @@ def choose_shared(study: Study) -> dict[str, float]:
 
 def list_shared(contender: Contender, chosen: dict[str, float]) -> dict[str, list[str]]:
     """Lists the methods that every network is tested with, and their arguments."""
-    views = {"alpha": chosen["alpha"], "scales": SCALES}
-    methods: dict[str, list[str]] = {REFERENCE: []}
-    if contender.batch_norm:
-        methods["IaBN"] = describe_method("IaBN", {"alpha": chosen["alpha"]})
-    methods["TTA"] = describe_method("TTA", views)
-    methods["Seg-TTT"] = describe_method("SegTTT", views | {"lr": chosen["lr"]})
-    return methods
+    names = [REFERENCE, *(["IaBN"] if contender.batch_norm else []), "TTA", "Seg-TTT"]
+    methods = list_methods({"alpha": chosen["alpha"], "scales": SCALES, "lr": chosen["lr"]})
+    return {name: methods[name] for name in names}
 
 
 def choose_others(study: Study, chosen: dict[str, float]) -> dict[str, float]:
     """Chooses the settings that only the methods of `list_others` need, on the development domain."""
-    seg_ttt = {"alpha": chosen["alpha"], "lr": chosen["lr"], "scales": SCALES}
     online = {"episodic": False, "num_steps": 1}
     return {
         "tent_lr": choose(study, "Tent", "Tent", {}, "lr", TENT_RATES),
         "tent_online_lr": choose(study, "Tent-online", "Tent", online, "lr", TENT_RATES),
-        "prior": choose(study, "AdaBN", "AdaBN", {}, "prior", PRIORS),
+        "prior": choose(study, "AdaBN", "AdaBN", {}, "prior", PRIORS, *IN_BATCHES),
         "temperature": fit_temperature(study, "t-BN", []),
-        "seg_ttt_temperature": fit_temperature(study, "Seg-TTT", describe_method("SegTTT", seg_ttt)),
+        "seg_ttt_temperature": fit_temperature(study, "Seg-TTT", list_shared(BASE, chosen)["Seg-TTT"]),
     }
 
 
 def fit_temperature(study: Study, name: str, arguments: Sequence[str]) -> float:
     """Returns the temperature with the lowest negative log-likelihood on the development domain."""
-    from main import main  # slow to import
-
     place = study.folder / "development" / f"temperature_{name}"
     path = place.with_suffix(".json")
     if not path.exists():
         search = "--trainer.callbacks+=callbacks.temperature.TemperatureSearch"
-        cli = main(["validate", *study.common, f"--results.folder={place}", search, *arguments])
+        cli = study.run("validate", place, [*study.more, search, *arguments])
         write_json(path, float(cli.trainer.callback_metrics["val/best_temperature"]))
     return float(read_json(path))
 
 
-def list_others(chosen: dict[str, float], members: Sequence[str]) -> dict[str, list[str]]:
-    """Lists the methods that only the first network is tested with.
-
-    Args:
-        chosen: Values chosen on the development domain.
-        members: Checkpoints of the ensemble members.
-    """
+def list_others(chosen: dict[str, float], members: Sequence[Path]) -> dict[str, list[str]]:
+    """Lists the methods that only the first network is tested with; `members` are checkpoints of the ensembles."""
     iabn = {"alpha": chosen["alpha"]}
     seg_ttt, scales = iabn | {"lr": chosen["lr"]}, {"scales": SCALES}
-    ensemble = {"checkpoints": list(members)}
-    batch = [f"--data.eval_batch_size={BATCH}"]
+    ensemble = {"checkpoints": [str(member) for member in members]}
     online = {"lr": chosen["tent_online_lr"], "episodic": False, "num_steps": 1}
     methods = {
         "t-BN, temperature": [f"--model.temperature={chosen['temperature']}"],
         "p-BN": describe_method("IaBN", {"alpha": 1.0}),
-        f"AdaBN, batches of {BATCH}": [*describe_method("AdaBN", {}), *batch],
-        f"AdaBN, batches of {BATCH}, prior": [*describe_method("AdaBN", {"prior": chosen["prior"]}), *batch],
+        f"AdaBN, batches of {BATCH}": [*describe_method("AdaBN", {}), *IN_BATCHES],
+        f"AdaBN, batches of {BATCH}, prior": [*describe_method("AdaBN", {"prior": chosen["prior"]}), *IN_BATCHES],
         "Tent": describe_method("Tent", {"lr": chosen["tent_lr"]}),
         "Tent, online": describe_method("Tent", online),
         "Ensemble": describe_method("Ensemble", ensemble | {"alpha": 0.0}),
@@ -180,6 +147,13 @@ def list_others(chosen: dict[str, float], members: Sequence[str]) -> dict[str, l
     return methods
 
 
+def describe_network(study: Study, name: str, chosen: dict[str, float]) -> dict[str, Any]:
+    """Describes a network: number of parameters, seconds of training, and chosen values."""
+    weights = read_checkpoint(study.train())["state_dict"]
+    parameters = sum(value.numel() for key, value in weights.items() if not key.endswith(BUFFERS))
+    return {"name": name, "seconds": study.seconds, "parameters": parameters, "chosen": chosen}
+
+
 def format_rows(rows: Sequence[dict[str, Any]]) -> str:
     """Formats the results as a Markdown table."""
     columns = [*list_columns(rows[0]), Column("ECE", "ece"), Column("class-wise ECE", "classwise_ece")]
@@ -188,55 +162,49 @@ def format_rows(rows: Sequence[dict[str, Any]]) -> str:
     return format_scores(rows, ["network", "method"], columns)
 
 
-def format_networks(networks: Sequence[dict[str, Any]]) -> str:
-    """Formats the networks as a Markdown table: parameters, training time and chosen values."""
+def format_comparison(report: dict[str, Any]) -> str:
+    """Formats the report for docs/results.md: machine, results, and each network's training and chosen values."""
     rows = []
-    for network in networks:
+    for network in report["networks"]:
         chosen = ", ".join(f"{key} {value:.3g}" for key, value in network["chosen"].items())
         seconds = "resumed" if network["seconds"] is None else f"{network['seconds']:.0f}"
         rows.append([network["name"], f"{network['parameters']:,}", seconds, chosen])
-    return format_markdown(["network", "parameters", "training (s)", "chosen on `development`"], rows)
+    networks = format_markdown(["network", "parameters", "training (s)", "chosen on `development`"], rows)
+    return f"""`make comparison` ({report["machine"]}, torch {report["torch"]}, {report["date"]}). \
+Written by `experiments/comparison.py`; do not edit.
 
+{format_rows(report["rows"])}
 
-def format_comparison(report: dict[str, Any]) -> str:
-    """Formats the report for docs/results.md: machine, results, and each network's training and chosen values."""
-    machine = f"{report['machine']}, torch {report['torch']}, {report['date']}"
-    origin = f"`make comparison` ({machine}). Written by `experiments/comparison.py`; do not edit."
-    networks = f"### What was trained and chosen\n\n{format_networks(report['networks'])}"
-    return f"{origin}\n\n{format_rows(report['rows'])}\n\n{networks}\n"
+### What was trained and chosen
+
+{networks}
+"""
 
 
 def run_comparison(args: Sequence[str] | None = None) -> dict[str, Any]:
     """Runs the comparison; returns its report, which is also written as JSON and as a page."""
     contenders = {contender.name: contender for contender in (BASE, DROPOUT, *OTHERS)}
-    parser = make_parser("comparison", __doc__, folder="outputs/comparison")
-    parser.add_argument("--page", type=to_path, help="also write the page here, e.g. docs/results.md")
+    parser = make_parser("comparison", __doc__, folder="outputs/comparison", page=True)
     only = "run only these networks, e.g. DeepLabv1"
     parser.add_argument("--only", nargs="+", metavar="NETWORK", choices=contenders, default=list(contenders), help=only)
-    add_quick(parser)
     arguments = parse(parser, args)
     options = [*(QUICK if arguments.quick else ()), *arguments.options]
     report: dict[str, Any] = {"networks": [], "rows": [], "quick": arguments.quick, **describe_machine()}
     for name in arguments.only:
         contender = contenders[name]
         study = open_contender(contender, arguments.folder, options)
-        trained = describe_training(study)
         chosen = choose_shared(study)
         methods = list_shared(contender, chosen)
         if contender is BASE:
-            others = [open_contender(other, arguments.folder, options) for other in OTHER_SEEDS]
+            members = [study, *(open_contender(other, arguments.folder, options) for other in OTHER_SEEDS)]
             chosen |= choose_others(study, chosen)
-            members = [trained["checkpoint"], *(describe_training(other)["checkpoint"] for other in others)]
-            methods |= list_others(chosen, members)
+            methods |= list_others(chosen, [member.train() for member in members])
         if contender is DROPOUT:
             methods["MC dropout"] = describe_method("MCDropout", {"alpha": 0.0})
             methods["MC dropout, IaBN"] = describe_method("MCDropout", {"alpha": chosen["alpha"]})
         report["rows"] += [{"network": contender.name, **row} for row in study.score_all(methods, REFERENCE)]
-        report["networks"].append({"name": contender.name, **trained, "chosen": chosen})
-        write_json(arguments.folder / "report.json", report)
-        write_file(arguments.folder / "results.md", format_comparison(report).encode())  # save after each network
-        if arguments.page:
-            insert_report(arguments.page, format_comparison(report), "comparison")
+        report["networks"].append(describe_network(study, name, chosen))
+        write_report(arguments.folder, report, format_comparison(report), arguments.page, "comparison")  # of all so far
     print(f"\n{format_rows(report['rows'])}\n\nWritten to {arguments.folder}", flush=True)
     return report
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from callbacks.results import SUMMARY
 from callbacks.run.records import number_files, write_file, write_json
-from experiments.command_line import add_quick, make_parser, parse
+from experiments.command_line import make_parser, parse
 from experiments.scores import COST, flatten_summary, format_scores, group_rows, list_columns
-from experiments.study import CHECKPOINT, ROOT, TRAINING, describe_method, open_study, read_json
+from experiments.study import CHECKPOINT, ROOT, Study, list_methods
 
 CONFIG = ROOT / "configs" / "experiment" / "street_scenes.yaml"
 PUBLISHED_SEED = 2026  # of the target images, which were never looked at while designing the world or the recipe
@@ -35,19 +35,14 @@ def list_options(seed: int, target_seed: int = PUBLISHED_SEED, more: Sequence[st
 def run_seed(seed: int, folder: Path, options: Sequence[str]) -> dict[str, Any]:
     """Trains, chooses settings and tests with one training seed.
 
-    Args:
-        seed: Seed of the initial weights, the order of images and their augmentation.
-        folder: Output folder.
-        options: Arguments of every command.
-
     Returns:
         ``seed``, ``alpha``, ``lr``, ``development`` (mean IoU in percent of each value tried), ``methods`` (the summary
         of each method's test run), ``seconds`` of training (None if it was resumed) and ``checkpoint``.
     """
     print(f"\n[seed {seed}] Training on source ...", flush=True)
-    study = open_study(folder, CONFIG, options, ["--trainer.logger=false"])
-    checkpoint, seconds = folder / CHECKPOINT, read_json(folder / TRAINING)["seconds"]
-    took = "" if seconds is None else f" in {seconds:.0f} s"  # None: resumed
+    study = Study(folder, CONFIG, options, ["--trainer.logger=false"])
+    checkpoint = study.train()
+    took = "" if study.seconds is None else f" in {study.seconds:.0f} s"  # None: resumed
     print(f"[seed {seed}] Trained{took}. Best checkpoint on development: {checkpoint}", flush=True)
 
     print(f"[seed {seed}] Choosing alpha and the learning rate of Seg-TTT on development ...", flush=True)
@@ -58,14 +53,8 @@ def run_seed(seed: int, folder: Path, options: Sequence[str]) -> dict[str, Any]:
     lr = rates["best"]["values"]["lr"]
     print(f"[seed {seed}] Chosen: alpha {alpha:g}, learning rate {lr:g}", flush=True)
 
-    arguments = {
-        "t-BN": [],
-        "p-BN": describe_method("IaBN", {"alpha": 1}),
-        "IaBN": describe_method("IaBN", {"alpha": alpha}),
-        "TTA": describe_method("TTA", views),
-        "Seg-TTT": describe_method("SegTTT", views | {"lr": lr}),
-        "best": [f"--method={BEST}", f"--method.alpha={alpha}", f"--method.lr={lr}"],
-    }
+    best = [f"--method={BEST}", f"--method.alpha={alpha}", f"--method.lr={lr}"]
+    arguments = list_methods(views | {"lr": lr}) | {"best": best}
     methods = {}
     for name in METHODS:
         print(f"[seed {seed}] Testing {name} on the targets ...", flush=True)
@@ -75,9 +64,14 @@ def run_seed(seed: int, folder: Path, options: Sequence[str]) -> dict[str, Any]:
         "seg_ttt_lr": {point["values"]["lr"]: point["miou"] for point in rates["points"]},
     }
     return {
-        "seed": seed, "alpha": alpha, "lr": lr, "development": development, "methods": methods, "seconds": seconds,
-        "checkpoint": str(checkpoint.resolve()),
+        "seed": seed, "alpha": alpha, "lr": lr, "development": development, "methods": methods,
+        "seconds": study.seconds, "checkpoint": str((folder / CHECKPOINT).resolve()),
     }  # fmt: skip
+
+
+def flatten_runs(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Lists the scores as flat rows, one per run and method."""
+    return [{"method": name, **flatten_summary(run["methods"][name])} for run in runs for name in METHODS]
 
 
 def average_runs(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -98,11 +92,6 @@ def average_runs(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
-def flatten_runs(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Lists the scores as flat rows, one per run and method."""
-    return [{"method": name, **flatten_summary(run["methods"][name])} for run in runs for name in METHODS]
-
-
 def format_runs(runs: Sequence[dict[str, Any]]) -> str:
     """Formats a Markdown table: mean IoU in percent (higher is better), ECE in percent (lower is better)."""
     rows = flatten_runs(runs)
@@ -121,15 +110,14 @@ def draw_bars(rows: Sequence[dict[str, Any]], path: Path) -> None:
     for number, row in enumerate(rows):
         places = [position + (number - (len(rows) - 1) / 2) * width for position in range(len(targets))]
         spread = list(row["miou_spread"].values()) if "miou_spread" in row else None
-        values = list(row["miou"].values())
         colour = colormaps["viridis"](0.1 + 0.8 * number / (len(rows) - 1))
+        values = list(row["miou"].values())
         bars = axes.bar(places, values, width * 0.95, yerr=spread, label=row["method"], color=colour)
         axes.bar_label(bars, fmt="%.0f", fontsize=7, padding=1)
     axes.set_xticks(range(len(targets)), targets)
     axes.set_ylabel("mean IoU (%)")
     axes.set_title("StreetScenes: trained on source, adapted to each image of unseen targets", fontsize=10)
     axes.legend(ncols=len(rows), fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.1), frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
     axes.margins(y=0.12)
     figure.savefig(path, dpi=150)
 
@@ -147,7 +135,6 @@ def run_demo(args: Sequence[str] | None = None) -> list[dict[str, Any]]:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help=seeds)
     target = "seed of the target images (default: %(default)s)"
     parser.add_argument("--target-seed", type=int, default=PUBLISHED_SEED, help=target)
-    add_quick(parser)
     arguments = parse(parser, args)
     start = time.perf_counter()
     folder: Path = arguments.folder

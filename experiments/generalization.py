@@ -11,34 +11,22 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from experiments.command_line import parse, run_program
+from experiments.command_line import run_program
 from experiments.scores import Column, find_row, format_scores, list_columns
-from experiments.study import TRAINING, describe_method, open_study, read_json
-from experiments.worlds import PLAIN, WORLDS, World, list_training, make_world_parser, write_world_report
+from experiments.study import Study, list_methods
+from experiments.worlds import PLAIN, WORLDS, World, list_training, make_world_parser, parse_world, write_world_report
 
 
 def run_one_training(world: World, name: str, seed: int, folder: Path, options: Sequence[str]) -> list[dict[str, Any]]:
-    """Trains by one training method with one seed, chooses alpha, and tests; returns a row per test-time method.
-
-    Args:
-        world: The data and settings to use.
-        name: One of the world's trainings.
-        seed: Training seed.
-        folder: Output folder.
-        options: Extra arguments of every command.
-    """
+    """Trains by one of the world's trainings, chooses alpha, and tests; returns a row per test-time method."""
     print(f"[{name}, seed {seed}] Training ...", flush=True)
-    study = open_study(folder, world.config, [*world.list_arguments(seed), *list_training(name), *options])
+    study = Study(folder, world.config, [*world.list_arguments(seed), *list_training(name), *options])
     found = study.choose_alpha()["best"]
     alpha = found["values"]["alpha"]
-    methods = {
-        "t-BN": [],
-        "IaBN": describe_method("IaBN", {"alpha": alpha}),
-        "Seg-TTT": describe_method("SegTTT", {"alpha": alpha, **world.seg_ttt}),
-    }
-    rows = [{"training": name, "seed": seed, **row} for row in study.score_all(methods)]
-    seconds = read_json(folder / TRAINING)["seconds"]
-    rows[1] |= {"alpha": alpha, "development": found["miou"], "seconds": seconds}
+    methods = list_methods({"alpha": alpha, **world.seg_ttt})
+    tested = {method: methods[method] for method in ("t-BN", "IaBN", "Seg-TTT")}
+    rows = [{"training": name, "seed": seed, **row} for row in study.score_all(tested)]
+    rows[1] |= {"alpha": alpha, "development": found["miou"], "seconds": study.seconds}
     scores = ", ".join(f"{row['method']} {row['miou.mean']:.1f}" for row in rows)
     print(f"[{name}, seed {seed}] alpha {alpha:g}, mean IoU: {scores}", flush=True)
     return rows
@@ -75,18 +63,16 @@ def run_generalization(args: Sequence[str] | None = None) -> list[dict[str, Any]
     parser = make_world_parser("generalization", __doc__)
     only = "run only these trainings: names of files in configs/training, or plain"
     parser.add_argument("--only", nargs="+", metavar="NAME", help=only)
-    arguments = parse(parser, args)
-    world = WORLDS[arguments.world]
-    names = arguments.only or world.trainings
+    given = parse_world(parser, "generalization", args)
+    world = WORLDS[given.world]
+    names = given.only or world.trainings
     if unknown := sorted(set(names) - set(world.trainings)):
         raise ValueError(f"unknown trainings {unknown}: expected some of {list(world.trainings)}")
-    folder = arguments.folder or Path("outputs/generalization") / arguments.world
-    options = [*(world.quick if arguments.quick else ()), *arguments.options]
     rows: list[dict[str, Any]] = []
-    for name, seed in product(names, arguments.seeds):
-        rows += run_one_training(world, name, seed, folder / f"{name}_{seed}", options)
+    for name, seed in product(names, given.seeds):
+        rows += run_one_training(world, name, seed, given.folder / f"{name}_{seed}", given.options)
     compare_with_plain(rows)
-    write_world_report(arguments, "generalization", folder, rows, format_rows(rows))
+    write_world_report(given, "generalization", rows, format_rows(rows))
     return rows
 
 

@@ -44,16 +44,16 @@ def learn_file(
     batch_size: int = 2,
     lr: float = 0.05,
 ) -> tuple[float, float]:
-    """Learns one alpha per layer, writes them to a file, and scores IaBN with them.
+    """Learns one alpha per layer by Adam, writes them to a YAML file, and scores IaBN with them.
 
     Args:
         config: Configuration of the experiment that trained the network.
         checkpoint: The trained network.
-        path: The YAML file to write.
+        path: The file to write.
         options: Extra arguments of main.py; those for several devices are dropped.
-        steps: Number of Adam steps.
+        steps: Number of steps.
         batch_size: Images per step.
-        lr: Learning rate of Adam.
+        lr: Learning rate.
 
     Returns:
         Mean IoU in percent on the development set: as trained (t-BN), and with IaBN and the learned alphas.
@@ -69,14 +69,14 @@ def learn_file(
     common = [f"--config={config}", *own, f"--ckpt_path={checkpoint}", *QUIET, "--trainer.logger=false"]
     common += ["--results.report=false", "--results.panels=0", "--verbose=false", "--results.overwrite=true"]
     place = path.with_name(f"{path.stem}_scores")
-    cli = main(["validate", *common, f"--results.folder={place / 't-BN'}", "--method=null"])
-    source = getattr(cli.datamodule, "source", cli.datamodule)
+    plain = main(["validate", *common, f"--results.folder={place / 't-BN'}", "--method=null"])
+    source = getattr(plain.datamodule, "source", plain.datamodule)
     if source is None or source.role != "source":
         raise ValueError(f"{config} has no source data: expected an experiment that `fit` can train")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     begin = time.perf_counter()
     images = list_images(source, batch_size * steps, device)
-    alpha = learn_alpha(cli.model.network.to(device), images, batch_size, lr, Normalization(**source.normalization))
+    alpha = learn_alpha(plain.model.network.to(device), images, batch_size, lr, Normalization(**source.normalization))
     content = {
         "alpha": {name: round(value, 4) for name, value in alpha.items()},
         "learned_from": {
@@ -87,16 +87,15 @@ def learn_file(
     }  # fmt: skip
     write_file(path, (HEADING.format(path) + yaml.safe_dump(content, sort_keys=False)).encode())
     print(f"Learned in {time.perf_counter() - begin:.0f} s: {path}, {len(alpha)} layers", flush=True)
-    blended = main(
-        ["validate", *common, f"--results.folder={place / 'IaBN'}", "--method=IaBN", f"--method.alpha={path}"]
-    )
-    first, second = (float(run.trainer.callback_metrics["val/miou"]) for run in (cli, blended))
+    method = ["--method=IaBN", f"--method.alpha={path}"]
+    blended = main(["validate", *common, f"--results.folder={place / 'IaBN'}", *method])
+    first, second = (float(run.trainer.callback_metrics["val/miou"]) for run in (plain, blended))
     return first, second
 
 
 def run_learning(args: Sequence[str] | None = None) -> tuple[float, float]:
     """Runs the command line; returns the result of `learn_file`."""
-    parser = make_parser("learn_alpha", __doc__)
+    parser = make_parser("learn_alpha", __doc__, quick=False)
     add = parser.add_argument
     add("config", type=to_path, help="the experiment, e.g. configs/experiment/street_scenes.yaml")
     add("checkpoint", type=to_path, help="the trained network")

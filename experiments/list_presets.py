@@ -19,6 +19,7 @@ KINDS = {  # in the order of docs/configs.md; other folders follow
     "model": "`--model configs/model/NAME.yaml`",
     "method": "`--method configs/method/NAME.yaml`",
     "training": "`--training configs/training/NAME.yaml`",
+    "recipe": "`--trainer configs/recipe/NAME.yaml`",
     "trainer": "`--config configs/trainer/NAME.yaml`; `default` applies to every run",
 }
 MARKS = "presets"

@@ -4,12 +4,12 @@ import csv
 import io
 import os
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from callbacks.run.records import write_file
+from callbacks.run.records import write_file, write_json
 
 LATEX = str.maketrans(
     {
@@ -20,13 +20,7 @@ LATEX = str.maketrans(
 
 
 def format_markdown(heads: Sequence[str], rows: Iterable[Sequence[str]], numbers: range = range(0)) -> str:
-    """Formats a table as Markdown.
-
-    Args:
-        heads: Titles of the columns.
-        rows: Text of the cells.
-        numbers: Indices of the right-aligned columns.
-    """
+    """Formats a table as Markdown; the columns whose indices are in `numbers` are right-aligned."""
     rule = "".join("|---:" if column in numbers else "|---" for column in range(len(heads)))
     lines = [f"| {' | '.join(heads)} |", f"{rule}|", *(f"| {' | '.join(row)} |" for row in rows)]
     return "\n".join(lines)
@@ -40,14 +34,7 @@ def format_csv(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def format_latex(heads: Sequence[str], rows: Iterable[Sequence[str]], title: str, words: int) -> str:
-    """Formats a table as LaTeX with booktabs.
-
-    Args:
-        heads: Titles of the columns.
-        rows: Text of the cells.
-        title: The caption.
-        words: Number of text columns, which come first; the others hold numbers.
-    """
+    """Formats a table as LaTeX with booktabs and a caption; the first columns, `words` of them, hold text."""
     head, *body = (" & ".join(map(escape_latex, cells)) + " \\\\" for cells in (heads, *rows))
     lines = [
         "\\begin{table}",
@@ -81,6 +68,16 @@ def describe_machine() -> dict[str, str]:
     return {"machine": machine, "torch": str(torch.__version__), "date": datetime.now(UTC).strftime("%Y-%m-%d")}
 
 
+def write_report(
+    folder: Path, report: Mapping[str, Any], text: str, page: Path | None = None, name: str = "measured"
+) -> None:
+    """Writes a program's report as `report.json` and `report.md`, and if a page is given, between its marks."""
+    write_json(folder / "report.json", report)
+    write_file(folder / "report.md", text.encode())
+    if page:
+        insert_report(page, text, name)
+
+
 def make_marks(name: str = "measured") -> tuple[str, str]:
     """Returns the lines that mark the beginning and the end of a report in a page."""
     return f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
@@ -89,27 +86,19 @@ def make_marks(name: str = "measured") -> tuple[str, str]:
 def insert_report(path: Path, report: str, name: str = "measured") -> None:
     """Replaces the text between two marks of a page with a report; creates the page if it does not exist.
 
-    Args:
-        path: A Markdown file.
-        report: Markdown to put between the marks.
-        name: Name of the pair of marks; a page may have several.
-
-    Raises:
-        ValueError: If the page does not have the marks.
+    A page may have several pairs of marks, with different names. Raises ValueError if these are missing.
     """
     text = path.read_text(encoding="utf-8") if path.exists() else "\n".join(make_marks(name)) + "\n"
-    try:
-        page = replace_report(text, report, name)
-    except ValueError as error:
-        raise ValueError(f"{path} {error}") from error
-    write_file(path, page.encode())
+    write_file(path, replace_report(text, report, name, str(path)).encode())
 
 
-def replace_report(text: str, report: str, name: str = "measured") -> str:
+def replace_report(text: str, report: str, name: str = "measured", page: str = "the page") -> str:
     """Returns a page's text with the report between its marks; raises ValueError if a mark is missing."""
     begin_mark, end_mark = make_marks(name)
     before, begin, rest = text.partition(begin_mark)
     _, end, after = rest.partition(end_mark)
     if not begin or not end:
-        raise ValueError(f"does not have the lines {begin_mark} and {end_mark}: add them where the report should be")
+        raise ValueError(
+            f"{page} does not have the lines {begin_mark} and {end_mark}: add them where the report should be"
+        )
     return f"{before}{begin_mark}\n\n{report}\n{end_mark}{after}"

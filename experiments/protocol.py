@@ -9,11 +9,9 @@ Source: paper, Sec. 5 (evaluation protocol), Sec. 5.1-5.2 and Appendix B (what i
 """
 
 import argparse
-import json
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,125 +22,106 @@ from callbacks import SegTTT
 from callbacks.run.folder import MANIFEST
 from callbacks.run.records import find_commit, to_plain, write_file
 from callbacks.run.selection import Selection
+from callbacks.run.settings import check_settings
 from experiments.command_line import make_parser, parse, run_program, to_path
 from experiments.scores import COST, flatten_summary, format_scores, list_columns
-from experiments.study import ROOT, SELECTION, Study, describe_method, open_study, train
+from experiments.study import ROOT, Study, list_methods, read_json
 
 CHOOSE_ALPHA = ROOT / "configs" / "trainer" / "choose_alpha.yaml"
 HEADING = """\
 # Chosen on the development set by `python -m experiments.protocol`, and frozen: a test that names this file by
 # --results.selection must use these values, and its results.json holds the file's SHA-256.
 """
+GRIDS: dict[str, Sequence[Any]] = {  # values of Seg-TTT's settings to try
+    "scales": ((0.25, 0.5, 0.75), (0.5, 0.75, 1.0)),
+    "psi": (0.5, 0.6, 0.7, 0.8, 0.9),
+    "num_steps": (1, 2, 3, 4, 5, 6, 7, 8, 9, 10),  # trying all costs no more than the largest alone
+    "lr": (0.01, 0.02, 0.05, 0.1),
+}
 TOGETHER = (("scales", "psi"), ("lr", "num_steps"))  # settings chosen together, in one pass
 METHODS = ("t-BN", "IaBN", "TTA", "Seg-TTT")
 
 
-@dataclass(frozen=True)
-class Grids:
-    """Values of Seg-TTT's settings to try on the development set.
+class Protocol(Study):
+    """One experiment, from training to test with the settings chosen on the development set.
 
-    Attributes:
-        scales: Sets of view scales.
-        psi: Confidence thresholds.
-        num_steps: Numbers of steps, N_t; trying all of them costs no more than the largest alone.
-        lr: Learning rates, eta.
-
-    Raises:
-        ValueError: If there are no values for a setting, or Seg-TTT rejects one.
-    """
-
-    scales: Sequence[Sequence[float]] = ((0.25, 0.5, 0.75), (0.5, 0.75, 1.0))
-    psi: Sequence[float] = (0.5, 0.6, 0.7, 0.8, 0.9)
-    num_steps: Sequence[int] = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10)
-    lr: Sequence[float] = (0.01, 0.02, 0.05, 0.1)
-
-    def __post_init__(self) -> None:
-        for name, values in asdict(self).items():
-            if not values:
-                raise ValueError(f"no {name} to try: expected at least one value")
-            for value in values:
-                SegTTT(**{name: value})  # rejects values out of range before anything is trained
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """One experiment, from training to test, in a folder of its own.
-
-    Attributes:
-        config: Configuration of the experiment: model, data and training.
+    Args:
         folder: Output folder; steps finished in it are skipped.
+        config: Configuration of the experiment: model, data and training.
         options: Extra arguments of every command; those for several devices apply to the training alone.
-        grids: Values to try.
+        grids: Values to try in place of those of `GRIDS`.
         semantics: Semantics of Seg-TTT, ``paper`` or ``released``.
         trainable: Names of the modules that Seg-TTT updates; None for the network's own.
         most_hurt: Share of images in (0, 1) that Seg-TTT may make worse by over a point; None: trust is not chosen.
 
     Raises:
-        ValueError: If the configuration does not exist, or `most_hurt` is out of range.
+        ValueError: If there are no values for a setting, Seg-TTT rejects one, or `most_hurt` is out of range.
     """
 
-    config: Path
-    folder: Path
-    options: Sequence[str] = ()
-    grids: Grids = field(default_factory=Grids)
-    semantics: str = "paper"
-    trainable: Sequence[str] | None = None
-    most_hurt: float | None = None
+    fragments = (CHOOSE_ALPHA,)
 
-    def __post_init__(self) -> None:
-        if not self.config.is_file():
-            raise ValueError(
-                f"the config {self.config} does not exist: expected an experiment, such as configs/experiment/NAME.yaml"
-            )
-        if self.most_hurt is not None and not 0 < self.most_hurt < 1:
-            raise ValueError(
-                f"--most-hurt is {self.most_hurt}: expected a share of images above 0 and below 1, e.g. 0.03"
-            )
-
-    @property
-    def given(self) -> dict[str, Any]:
-        """Settings of Seg-TTT that are given, not chosen."""
-        return {"semantics": self.semantics, "trainable": self.trainable}
-
-    def train(self) -> Path:
-        """Trains the network unless it is already trained; see `experiments.study.train`."""
-        tried = {"grids": asdict(self.grids), **self.given, "most_hurt": self.most_hurt}
-        return train(self.folder, self.config, self.options, [CHOOSE_ALPHA], tried)
-
-    def open_study(self, *more: str) -> Study:
-        """Opens the study of the trained network, with extra arguments for every command."""
-        return open_study(self.folder, self.config, self.options, more, checkpoint=self.train())
+    def __init__(
+        self,
+        folder: Path,
+        config: Path,
+        options: Sequence[str] = (),
+        grids: Mapping[str, Sequence[Any]] | None = None,
+        semantics: str = "paper",
+        trainable: Sequence[str] | None = None,
+        most_hurt: float | None = None,
+    ) -> None:
+        super().__init__(folder, config, options, more=())
+        self.selection = folder / "selection.yaml"
+        self.grids = GRIDS | dict(grids or {})
+        self.given = {"semantics": semantics, "trainable": trainable}
+        self.most_hurt = most_hurt
+        for name, values in self.grids.items():
+            if not values:
+                raise ValueError(f"no {name} to try: expected at least one value")
+            for value in values:
+                SegTTT(**{name: value})  # rejects values out of range before anything is trained
+        if most_hurt is not None and not 0 < most_hurt < 1:
+            raise ValueError(f"--most-hurt is {most_hurt}: expected a share of images above 0 and below 1, e.g. 0.03")
 
     def select(self) -> Selection:
-        """Chooses on the development set and freezes the choice, or reads a frozen one; trains first if needed."""
-        path = self.folder / SELECTION
-        if not path.exists():
-            study = self.open_study("--trainer.logger=false", "--results.panels=0")
-            values, passes = self._choose(study)
-            risk = None
-            if self.most_hurt is not None:
-                risk = study.choose_trust("SegTTT", self.given | values, self.most_hurt)
-                values["trust"] = risk["trust"]
-            manifest = json.loads((study.folder / "development" / "alpha" / MANIFEST).read_text(encoding="utf-8"))
-            content = {
-                "checkpoint": str(self.train()),
-                "weights": manifest["settings"]["weights"],
-                "values": values,
-                "semantics": self.semantics,
-                "development": {
-                    "miou": passes[-1]["best"]["miou"], "data": manifest["settings"]["data"], "passes": passes,
-                    **({} if risk is None else {"risk": risk}),
-                },
-                "config": str(self.config),
-                "options": list(self.options),
-                "commit": find_commit(),
-                "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            }  # fmt: skip
-            text = yaml.safe_dump(to_plain(content), sort_keys=False, width=120, default_flow_style=None)
-            write_file(path, (HEADING + text).encode())
-        return Selection.read(path)
+        """Chooses on the development set and freezes the choice, or reads a frozen one; trains first if needed.
 
-    def test(self, name: str, arguments: Sequence[str]) -> dict[str, Any]:
+        Raises:
+            ValueError: If the frozen choice was made among other values.
+        """
+        checkpoint = self.train()
+        tried = to_plain({"grids": self.grids, **self.given, "most_hurt": self.most_hurt})
+        if self.selection.exists():
+            selection = Selection.read(self.selection)
+            earlier = yaml.safe_load(self.selection.read_text(encoding="utf-8")).get("tried", tried)
+            check_settings(self.folder, "a frozen choice", earlier, tried, "another --folder")
+            return selection
+        alphas = self.choose_alpha()
+        together = [{name: self.grids[name] for name in names} for names in TOGETHER]
+        chosen, passes = self.choose_in_turn("", "SegTTT", self.given | alphas["best"]["values"], together)
+        values = {name: value for name, value in chosen.items() if name != "semantics" and value is not None}
+        settings = read_json(self.folder / "development" / "alpha" / MANIFEST)["settings"]
+        development = {"miou": passes[-1]["best"]["miou"], "data": settings["data"], "passes": [alphas, *passes]}
+        if self.most_hurt is not None:
+            development["risk"] = self.choose_trust("SegTTT", self.given | values, self.most_hurt)
+            values["trust"] = development["risk"]["trust"]
+        content = {
+            "checkpoint": str(checkpoint),
+            "weights": settings["weights"],
+            "values": values,
+            "semantics": self.given["semantics"],
+            "development": development,
+            "tried": tried,
+            "config": str(self.config),
+            "options": self.options,
+            "commit": find_commit(),
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        text = yaml.safe_dump(to_plain(content), sort_keys=False, width=120, default_flow_style=None)
+        write_file(self.selection, (HEADING + text).encode())
+        return Selection.read(self.selection)
+
+    def test_selected(self, name: str, arguments: Sequence[str]) -> dict[str, Any]:
         """Tests a method on all targets with the chosen weights, or reads an earlier test; returns its results.json.
 
         Args:
@@ -154,7 +133,7 @@ class Protocol:
             ValueError: If it was already tested with another selection, or a setting differs from the chosen one.
         """
         selection = self.select()
-        summary = self.open_study(f"--results.selection={selection.path}").test(name, arguments)
+        summary = self.test(name, [f"--results.selection={selection.path}", *arguments])
         used = (summary.get("selection") or {}).get("sha256")
         if used != selection.sha256:
             place = self.folder / "test"
@@ -166,24 +145,7 @@ class Protocol:
 
     def describe_chosen(self, method: str) -> list[str]:
         """Returns the arguments that select one of `METHODS` with its chosen settings."""
-        values = self.select().values
-        views = {"alpha": values["alpha"], "scales": values["scales"]}
-        steps = {name: values[name] for name in ("psi", "num_steps", "lr", "trainable", "trust") if name in values}
-        plain = ["--method=null"]  # no method, even if the experiment has one; alpha 0 is t-BN
-        return {
-            "t-BN": plain,
-            "IaBN": describe_method("IaBN", {"alpha": values["alpha"]}) if values["alpha"] else plain,
-            "TTA": describe_method("TTA", views),
-            "Seg-TTT": describe_method("SegTTT", views | steps | {"semantics": self.semantics}),
-        }[method]
-
-    def _choose(self, study: Study) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """Returns the chosen values, and the result of each pass over the development set."""
-        first = study.choose_alpha()
-        together = [{name: getattr(self.grids, name) for name in names} for names in TOGETHER]
-        chosen, passes = study.choose_in_turn("", "SegTTT", self.given | first["best"]["values"], together)
-        values = {name: value for name, value in chosen.items() if name != "semantics" and value is not None}
-        return values, [first, *passes]
+        return list_methods({**Selection.read(self.selection).values, "semantics": self.given["semantics"]})[method]
 
 
 def format_summaries(summaries: Mapping[str, Mapping[str, Any]]) -> str:
@@ -194,17 +156,16 @@ def format_summaries(summaries: Mapping[str, Mapping[str, Any]]) -> str:
 
 def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
     """Parses the command line."""
-    parser = make_parser("protocol", __doc__)
+    parser = make_parser("protocol", __doc__, quick=False)
     add = parser.add_argument
     add("config", type=to_path, help="the experiment, e.g. configs/experiment/street_scenes.yaml")
     add("--folder", type=to_path, help="where to write (default: outputs/protocol/NAME)")
-    grids = Grids()
-    add("--psi", type=float, nargs="+", default=grids.psi, help="thresholds to try (default: %(default)s)")
-    add("--lr", type=float, nargs="+", default=grids.lr, help="learning rates to try (default: %(default)s)")
+    add("--psi", type=float, nargs="+", default=GRIDS["psi"], help="thresholds to try (default: %(default)s)")
+    add("--lr", type=float, nargs="+", default=GRIDS["lr"], help="learning rates to try (default: %(default)s)")
     steps = "numbers of steps to try (default: %(default)s)"
-    add("--num-steps", type=int, nargs="+", default=grids.num_steps, help=steps)
+    add("--num-steps", type=int, nargs="+", default=GRIDS["num_steps"], help=steps)
     scales = "sets of scales to try (default: 0.25,0.5,0.75 0.5,0.75,1)"
-    add("--scales", type=parse_scales, nargs="+", default=grids.scales, help=scales)
+    add("--scales", type=parse_scales, nargs="+", default=GRIDS["scales"], help=scales)
     semantics = "Seg-TTT as in the paper's text, or as in the authors' code (default: %(default)s)"
     add("--semantics", choices=("paper", "released"), default="paper", help=semantics)
     hurt = "choose trust so that at most this share of images gets worse by more than one point, e.g. 0.03"
@@ -227,21 +188,21 @@ def parse_scales(text: str) -> list[float]:
 
 def run_protocol(args: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
     """Runs the protocol; returns the results of each method."""
-    arguments = parse_arguments(args)
-    folder = arguments.folder or Path("outputs/protocol") / name_experiment(arguments.config)
-    grids = Grids(arguments.scales, arguments.psi, arguments.num_steps, arguments.lr)
-    choice = (arguments.semantics, arguments.trainable, arguments.most_hurt)
-    protocol = Protocol(arguments.config, folder, arguments.options, grids, *choice)
-    protocol.train()
+    given = parse_arguments(args)
+    folder = given.folder or Path("outputs/protocol") / name_experiment(given.config)
+    grids = {name: getattr(given, name) for name in GRIDS}
+    choice = (grids, given.semantics, given.trainable, given.most_hurt)
+    protocol = Protocol(folder, given.config, given.options, *choice)
     selection = protocol.select()
     chosen = ", ".join(f"{name} {value}" for name, value in selection.values.items())
     print(f"Chosen: {chosen}\nFrozen: {selection.path} (SHA-256 {selection.sha256})", flush=True)
     summaries = {}
     for name in METHODS:
         print(f"Testing {name} on the targets ...", flush=True)
-        summaries[name] = protocol.test(name, protocol.describe_chosen(name))
-    write_file(folder / "table.md", (format_summaries(summaries) + "\n").encode())
-    print(f"\nMean IoU and ECE in percent\n\n{format_summaries(summaries)}\n\nResults and reports: {folder / 'test'}")
+        summaries[name] = protocol.test_selected(name, protocol.describe_chosen(name))
+    table = format_summaries(summaries)
+    write_file(folder / "table.md", f"{table}\n".encode())
+    print(f"\nMean IoU and ECE in percent\n\n{table}\n\nResults and reports: {folder / 'test'}")
     return summaries
 
 

@@ -1,6 +1,6 @@
 """From generated scenes to real photographs: train on StreetScenes alone, adapt to each photograph of CamVid.
 
-Trains on StreetScenes' source (or takes a checkpoint), chooses alpha and every setting of Seg-TTT, one after the other,
+Trains on StreetScenes' source, chooses alpha and every setting of Seg-TTT, one after the other,
 on some of CamVid's train photographs as the development set, then tests once on its val photographs. Also measures
 where the pseudo labels are better than the network's own prediction. If interrupted, run the same command again:
 finished steps are skipped.
@@ -19,15 +19,17 @@ import torch
 from callbacks.iabn import adaptive_batch_norm
 from callbacks.method import evaluating
 from callbacks.pseudo_labels import IGNORED, fuse_views, pseudo_labels
-from callbacks.run.records import write_json
 from callbacks.views import make_views
 from experiments.command_line import make_parser, parse, run_program, to_path
+from experiments.pages import write_report
 from experiments.scores import Column, format_scores, list_columns
-from experiments.study import QUIET, ROOT, Study, describe_method, open_study
+from experiments.study import ONLY_SCORES, QUIET, ROOT, Study, describe_method, list_methods
 from lightning_modules.predictor import predict_logits
 
 CONFIG = ROOT / "configs" / "experiment" / "camvid.yaml"
 SCALES = ([0.25, 0.5, 0.75], [0.5, 0.75, 1.0], [0.75, 1.0, 1.25], [1.0, 1.25, 1.5])
+CHANGED = [Column("worse by > 1", "worse", "{:.0f} %"), Column("better by > 1", "better", "{:.0f} %")]
+EVERY = 15  # settings are chosen on every 15th train photograph
 # Chosen in this order, each with the best values of those before; the first value is the paper's.
 SETTINGS: dict[str, tuple[Any, ...]] = {
     "scales": SCALES,
@@ -40,12 +42,7 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
 
 
 def measure_labels(study: Study, alpha: float, psi: float) -> list[dict[str, Any]]:
-    """Compares pseudo labels with IaBN's own prediction, for each choice of scales.
-
-    Args:
-        study: Study of the network.
-        alpha: Weight of the image's statistics.
-        psi: Confidence threshold.
+    """Compares pseudo labels at a confidence threshold psi with IaBN's own prediction, for each choice of scales.
 
     Returns:
         A row per choice of scales, in percent: ``kept``, the share of labelled pixels that get a pseudo label; among
@@ -53,10 +50,8 @@ def measure_labels(study: Study, alpha: float, psi: float) -> list[dict[str, Any
         (``right_before``), and the share of pixels where the two differ (``news``); the accuracy of the pseudo labels
         at pixels where they differ (``news_right``).
     """
-    from main import main  # slow to import
-
-    place = [f"--results.folder={study.folder / 'development' / 'labels'}", "--results.overwrite=true"]
-    cli = main(["validate", *study.common, *study.development, *place])
+    place = study.folder / "development" / "labels"
+    cli = study.run("validate", place, [*study.more, *study.development, "--results.overwrite=true"])
     network = cli.model.network.cpu()
     rows = []
     for scales in SCALES:
@@ -75,71 +70,55 @@ def measure_labels(study: Study, alpha: float, psi: float) -> list[dict[str, Any
         of_labelled, of_kept, of_news = counts[0], counts[1], counts[4].clamp_min(1)
         shares = {"kept": of_kept / of_labelled, "right": counts[2] / of_kept, "right_before": counts[3] / of_kept}
         shares |= {"news": counts[4] / of_kept, "news_right": counts[5] / of_news}
-        rows.append({"scales": scales, **{key: 100 * share.item() for key, share in shares.items()}})
+        rows.append({"scales": str(scales), **{key: 100 * share.item() for key, share in shares.items()}})
     return rows
 
 
-def list_photographs(root: Path, every: int, path: Path) -> None:
-    """Writes a list file that names every N-th train photograph, N being `every`."""
+def list_photographs(root: Path, path: Path) -> None:
+    """Writes a list file that names every photograph of the train split that settings are chosen on."""
     names = sorted(photograph.name for photograph in (root / "images" / "train").iterdir())
     if not names:
         raise FileNotFoundError(
             f"{root}/images/train is empty: expected CamVid's photographs, see docs/real_photographs.md"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(names[::every]) + "\n", encoding="utf-8")
+    path.write_text("\n".join(names[::EVERY]) + "\n", encoding="utf-8")
 
 
 def run_study(args: Sequence[str] | None = None) -> dict[str, Any]:
-    """Runs the study; returns its report, which is also written as JSON."""
-    parser = make_parser("real_photographs", __doc__, folder="outputs/real_photographs")
-    add = parser.add_argument
+    """Runs the study; returns its report, which is also written as JSON and Markdown."""
+    parser = make_parser("real_photographs", __doc__, folder="outputs/real_photographs", quick=False)
     root = "CamVid: images/{train,val}/*, labels/{train,val}/*.png, see docs/real_photographs.md"
-    add("root", type=to_path, help=root)
-    add("--checkpoint", type=to_path, help="a trained network to use instead of training one")
-    add("--every", type=int, default=15, metavar="N", help="choose on every Nth photograph (default: %(default)s)")
-    add("--seed", type=int, default=0, help="training seed (default: %(default)s)")
-    arguments = parse(parser, args)
-    folder, root = arguments.folder, arguments.root.resolve()
-    photographs = folder.resolve() / "development.txt"
-    list_photographs(root, arguments.every, photographs)
-    options = [f"--data.root={root}", f"--seed_everything={arguments.seed}", *QUIET, *arguments.options]
+    parser.add_argument("root", type=to_path, help=root)
+    given = parse(parser, args)
+    root, photographs = given.root.resolve(), given.folder.resolve() / "development.txt"
+    list_photographs(root, photographs)
     development = [f"--data.development.init_args.splits={json.dumps({'val': str(photographs)})}"]
     print("Training on generated scenes (skipped if finished) ...", flush=True)
-    study = open_study(folder, CONFIG, options, ["--trainer.logger=false"], development, arguments.checkpoint)
-
-    print("Choosing on development photographs ...", flush=True)
-    found = study.choose_alpha()
-    alpha, alphas = found["best"]["values"]["alpha"], {p["values"]["alpha"]: p["miou"] for p in found["points"]}
-    print(f"  alpha {alpha:g} of { ({key: round(value, 1) for key, value in alphas.items()}) }", flush=True)
+    study = Study(given.folder, CONFIG, [f"--data.root={root}", *QUIET, *given.options], ONLY_SCORES, development)
+    alphas = study.choose_alpha()
+    alpha = alphas["best"]["values"]["alpha"]
     views = study.choose("TTA", "TTA", {"alpha": alpha}, {"scales": SCALES})
-    tta = {str(point["values"]["scales"]): point["miou"] for point in views["points"]}
-    for scales, miou in tta.items():
-        print(f"  TTA {scales}: {miou:.2f}", flush=True)
     paper = {"alpha": alpha, **{key: values[0] for key, values in SETTINGS.items()}}
-    chosen, passes = study.choose_in_turn("Seg-TTT_", "SegTTT", paper, [{key: SETTINGS[key]} for key in SETTINGS])
-    tried = []
-    for key, found in zip(SETTINGS, passes, strict=True):
-        tried += [{"setting": key, "value": point["values"][key], "miou": point["miou"]} for point in found["points"]]
-    print("\n".join(f"  {row['setting']} {row['value']}: {row['miou']:.2f}" for row in tried))
+    grids = [{key: values} for key, values in SETTINGS.items()]
+    chosen, passes = study.choose_in_turn("Seg-TTT_", "SegTTT", paper, grids)
     print(f"Chosen: {chosen}", flush=True)
-    labels = measure_labels(study, alpha, chosen["psi"])
-
-    print("Testing ...", flush=True)
-    best_scales = views["best"]["values"]["scales"]
-    methods = {
-        "t-BN": [],
-        "p-BN": describe_method("IaBN", {"alpha": 1.0}),
-        "IaBN": describe_method("IaBN", {"alpha": alpha}),
-        "TTA": describe_method("TTA", {"alpha": alpha, "scales": best_scales}),
-        "Seg-TTT": describe_method("SegTTT", chosen),
+    methods = list_methods(chosen) | {
+        "TTA": describe_method("TTA", {"alpha": alpha, **views["best"]["values"]}),
         "Seg-TTT, the paper's settings": describe_method("SegTTT", paper),
     }
+    labels = measure_labels(study, alpha, chosen["psi"])
     rows = study.score_all(methods, "IaBN")
-    report = {"alpha": alphas, "tta": tta, "tta_scales": best_scales, "tried": tried, "chosen": chosen}
-    write_json(folder / "report.json", report | {"labels": labels, "rows": rows})
-    shares = [Column("worse by > 1", "worse", "{:.0f} %"), Column("better by > 1", "better", "{:.0f} %")]
-    print(format_scores(rows, ["method"], [*list_columns(rows[0]), *shares]), flush=True)
+    points = [point for found in (alphas, views, *passes) for point in found["points"]]
+    tried = [{"tried on development": str(point["values"]), "miou": point["miou"]} for point in points]
+    tables = [
+        format_scores(rows, ["method"], [*list_columns(rows[0]), *CHANGED]),
+        format_scores(tried, ["tried on development"], [Column("mean IoU", "miou", "{:.2f}")]),
+        format_scores(labels, ["scales"], [Column(key, key) for key in labels[0] if key != "scales"]),
+    ]
+    report = {"searches": [alphas, views, *passes], "chosen": chosen, "labels": labels, "rows": rows}
+    write_report(given.folder, report, "\n\n".join(tables) + "\n")
+    print(f"\n{tables[0]}\n\nWritten to {given.folder}", flush=True)
     return report
 
 

@@ -11,13 +11,7 @@ from experiments.command_line import to_path
 
 
 def rebuild(folder: Path) -> list[Path]:
-    """Writes the reports that a folder has the data for: of scores, of training, or both.
-
-    Args:
-        folder: The run's folder.
-
-    Returns:
-        Paths of the reports.
+    """Writes the reports that a folder has the data for, of scores, of training, or both; returns their paths.
 
     Raises:
         FileNotFoundError: If the folder holds neither results nor training curves; the message says what it holds.
@@ -25,8 +19,7 @@ def rebuild(folder: Path) -> list[Path]:
     training = write_training_report(folder)
     if training is not None and not has_results(folder):
         return [training]
-    scores = write_report(folder)
-    return [scores] if training is None else [scores, training]
+    return [write_report(folder), *([training] if training else [])]
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -37,8 +30,7 @@ def main(args: Sequence[str] | None = None) -> int:
     failed = False
     for folder in parser.parse_args(args).folders:
         try:
-            for path in rebuild(folder):
-                print(path)
+            print(*rebuild(folder), sep="\n")
         except OSError as error:
             print(f"error: {error}", file=sys.stderr)
             failed = True

@@ -3,28 +3,27 @@
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from callbacks.report.summary import score_record
+from callbacks.run.records import read_records
 from experiments.pages import format_markdown
 
 Row = Mapping[str, Any]
+MARGIN = 1.0  # points of mean IoU by which an image has to be worse to count as hurt
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table of scores.
-
-    Attributes:
-        title: Heading.
-        key: Key of the score in the rows.
-        form: Format of the mean over seeds.
-        spread: Whether to add the standard deviation over seeds, if there are several.
-    """
+    """A column of a table of scores."""
 
     title: str
-    key: str
-    form: str = "{:.1f}"
-    spread: bool = False
+    key: str  # of the score in the rows
+    form: str = "{:.1f}"  # of the mean over seeds
+    spread: bool = False  # whether to add the standard deviation over seeds, if there are several
 
     def format(self, rows: Sequence[Row]) -> str:
         """Formats a cell: empty if no row has the score, a dash if a score is None (no labelled pixel)."""
@@ -45,19 +44,32 @@ def flatten_summary(summary: Mapping[str, Any]) -> dict[str, Any]:
     return {f"miou.{name}": value for name, value in miou.items()} | means
 
 
+def compare_images(before: Path, after: Path) -> dict[str, float]:
+    """Compares the records of two runs on the same images, image by image.
+
+    Returns:
+        ``gain``, the mean difference in points of mean IoU, and the percentages of images that are ``lower``, and that
+        are ``worse`` or ``better`` by more than a point; empty if no image has a labelled pixel.
+    """
+    first, second = (
+        {(record["domain"], record["name"]): score_record(record) for record in read_records(path)}
+        for path in (before, after)
+    )
+    gains = np.array([second[image] - first[image] for image in first])
+    gains = gains[~np.isnan(gains)]  # NaN without a labelled pixel
+    if not gains.size:
+        return {}
+    shares = {"lower": gains < 0, "worse": gains < -MARGIN, "better": gains > MARGIN}
+    return {"gain": float(gains.mean()), **{key: 100 * float(hit.mean()) for key, hit in shares.items()}}
+
+
 def list_columns(row: Row) -> list[Column]:
     """Lists the columns of mean IoU: one per domain, and their mean."""
     return [Column(key.removeprefix("miou."), key, spread=True) for key in row if key.startswith("miou.")]
 
 
 def format_scores(rows: Sequence[Row], words: Sequence[str], columns: Sequence[Column]) -> str:
-    """Formats a Markdown table.
-
-    Args:
-        rows: One per training seed; rows with the same words are averaged into one line.
-        words: Keys of the first columns, which hold text; also their headings.
-        columns: Columns of numbers.
-    """
+    """Formats a Markdown table: columns of text, and columns of numbers averaged over the rows with the same text."""
     lines = [[*named, *(column.format(own) for column in columns)] for named, own in group_rows(rows, words)]
     titles = [*words, *(column.title for column in columns)]
     return format_markdown(titles, lines, numbers=range(len(words), len(titles)))

@@ -15,11 +15,10 @@ from typing import Any
 import torch
 
 from callbacks import SegTTT
-from callbacks.run.records import write_file, write_json
 from experiments.benchmark.cost import time_by_turns
-from experiments.command_line import add_quick, make_parser, parse, run_program, to_path
+from experiments.command_line import make_parser, parse, run_program
 from experiments.comparison import BASE, QUICK, SCALES, choose_shared, list_shared, open_contender
-from experiments.pages import describe_machine, insert_report
+from experiments.pages import describe_machine, write_report
 from experiments.scores import COST, Column, find_row, format_scores, list_columns
 from experiments.study import Study, describe_method
 from lightning_modules.networks import DeepLabV1
@@ -65,17 +64,10 @@ def name_settings(settings: Mapping[str, Any]) -> str:
     )
 
 
-def score(
-    study: Study, name: str, settings: Mapping[str, Any], usual: Mapping[str, Any], times: float
-) -> dict[str, Any]:
-    """Scores Seg-TTT with some settings on the development domain."""
-    summary = study.validate(name.replace(" ", "_"), describe_method("SegTTT", resolve_factors(settings, usual, times)))
-    return {"settings": dict(settings), "name": name_settings(settings), **pick(summary)}
-
-
-def pick(summary: Mapping[str, Any]) -> dict[str, float]:
-    """Picks mean IoU in percent and milliseconds per image from a summary."""
-    return {"miou": summary["mean"]["miou"], "ms": summary["mean"]["ms_per_image"]}
+def validate(study: Study, name: str, arguments: Sequence[str]) -> dict[str, float]:
+    """Scores a method on the development domain: mean IoU in percent, milliseconds per image."""
+    mean = study.validate(name, arguments)["mean"]
+    return {"miou": mean["miou"], "ms": mean["ms_per_image"]}
 
 
 def choose_preset(
@@ -89,12 +81,9 @@ def choose_preset(
         full: Mean IoU of Seg-TTT.
         shares: Share of Seg-TTT's time, by number of steps.
     """
-    fitting = [
-        row
-        for row in rows
-        if row["miou"] >= iabn + KEPT * (full - iabn) and shares[row["settings"]["num_steps"]] <= 1 / TIMES
-    ]
-    return max(fitting, key=lambda row: row["miou"], default=None)
+    good = [row for row in rows if row["miou"] >= iabn + KEPT * (full - iabn)]
+    fast = [row for row in good if shares[row["settings"]["num_steps"]] <= 1 / TIMES]
+    return max(fast, key=lambda row: row["miou"], default=None)
 
 
 def measure_shares(steps: Sequence[int], size: Sequence[int] = LARGE, backbone: str = "resnet50") -> dict[int, float]:
@@ -125,11 +114,11 @@ def format_tradeoffs(report: Mapping[str, Any]) -> str:
 
 ![mean IoU against time](tradeoffs.png)
 
-Of {report["grid"]} combinations of steps and rates, {chosen["name"] if chosen else "none"} was chosen. On the paper's
-ResNet-50 at 256x512 {format_shares(report["shares"])} of the time of 10. On the targets, tested once:
+Of {len(report["grid"])} combinations of steps and rates, {chosen["name"] if chosen else "none"} was chosen. On the
+paper's ResNet-50 at 256x512 {format_shares(report["shares"])} of the time of 10. On the targets, tested once:
 
 {tested}
-{report["verdict"]}
+{judge(targets)}
 """
 
 
@@ -138,6 +127,16 @@ def format_shares(shares: Mapping[int, float]) -> str:
     return ", ".join(
         f"{count} step{'s take' if count > 1 else ' takes'} {share:.2f}" for count, share in shares.items()
     )
+
+
+def judge(targets: Sequence[Mapping[str, Any]]) -> str:
+    """States the share of the gain that the preset keeps on the targets, and its share of Seg-TTT's time."""
+    fast, iabn, full = (find_row(targets, method=name) for name in ("seg_ttt_fast", "IaBN", "Seg-TTT"))
+    if fast is None or iabn is None or full is None:
+        return ""
+    kept = (fast["miou.mean"] - iabn["miou.mean"]) / (full["miou.mean"] - iabn["miou.mean"])
+    share = fast["ms_per_image"] / full["ms_per_image"]
+    return f"\nOn the targets it keeps {100 * kept:.0f} % of the gain in {share:.2f} of this network's time."
 
 
 def draw(report: Mapping[str, Any], path: Path) -> None:
@@ -154,9 +153,7 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
         axes.annotate(name, (row["ms"], row["miou"]), xytext=(6, -10), textcoords="offset points", fontsize=9)
     if report["preset"]:
         axes.plot(report["preset"]["ms"], report["preset"]["miou"], "r*", ms=13, label="seg_ttt_fast")
-    axes.set_xscale("log")
-    axes.set_xlabel("ms per image")
-    axes.set_ylabel("mean IoU (%) on development")
+    axes.set(xscale="log", xlabel="ms per image", ylabel="mean IoU (%) on development")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(path, dpi=130)
@@ -164,62 +161,48 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
 
 def run_tradeoffs(args: Sequence[str] | None = None) -> dict[str, Any]:
     """Runs the study; returns its report, which is also written as JSON, page and figure."""
-    parser = make_parser("tradeoffs", __doc__, folder="outputs/tradeoffs")
-    parser.add_argument("--page", type=to_path, help="also write the page and its figure here, e.g. docs/tradeoffs.md")
-    add_quick(parser)
-    arguments = parse(parser, args)
-    study = open_contender(BASE, arguments.folder, [*(QUICK if arguments.quick else ()), *arguments.options])
+    given = parse(make_parser("tradeoffs", __doc__, folder="outputs/tradeoffs", page=True), args)
+    study = open_contender(BASE, given.folder, [*(QUICK if given.quick else ()), *given.options])
     chosen = choose_shared(study)
     usual = {"alpha": chosen["alpha"], "lr": chosen["lr"], "scales": SCALES}
     known = list_shared(BASE, chosen)
-    development = {name: pick(study.validate(f"known_{name}", method)) for name, method in known.items()}
+    development = {name: validate(study, f"known_{name}", method) for name, method in known.items()}
     full = development["Seg-TTT"]
-    curves = {}
-    for curve, ways in CURVES.items():
+
+    def try_all(curve: str, ways: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         print(f"Trying {curve} on development ...", flush=True)
-        curves[curve] = [score(study, f"{curve}_{name_settings(way)}", way, usual, full["ms"]) for way in ways]
-    print("Trying the grid of the preset on development ...", flush=True)
-    rows = [score(study, f"grid_{name_settings(way)}", way, usual, full["ms"]) for way in GRID]
+        rows = []
+        for way in ways:
+            method = describe_method("SegTTT", resolve_factors(way, usual, full["ms"]))
+            scores = validate(study, f"{curve}_{name_settings(way)}".replace(" ", "_"), method)
+            rows.append({"settings": way, "name": name_settings(way), **scores})
+        return rows
+
+    curves = {curve: try_all(curve, ways) for curve, ways in CURVES.items()}
+    grid = try_all("grid", GRID)
     print("Timing the preset's steps on ResNet-50 ...", flush=True)
     counts = sorted({way["num_steps"] for way in GRID})
-    shares = measure_shares(counts, *(((64, 64), "resnet10") if arguments.quick else ()))
-    preset = choose_preset(rows, development["IaBN"]["miou"], full["miou"], shares)
+    shares = measure_shares(counts, *(((64, 64), "resnet10") if given.quick else ()))
+    preset = choose_preset(grid, development["IaBN"]["miou"], full["miou"], shares)
     if preset is not None:
         known["seg_ttt_fast"] = describe_method("SegTTT", resolve_factors(preset["settings"], usual, full["ms"]))
-    targets = study.score_all(known)
     report = {
         **describe_machine(),
         "images": study.validate("known_IaBN", known["IaBN"])["domains"]["development"]["images"],
         "usual": name_settings(usual),
         "development": development,
         "curves": curves,
-        "grid": len(rows),
-        "grid_rows": rows,
+        "grid": grid,
         "shares": shares,
         "preset": preset,
-        "targets": targets,
-        "verdict": judge(targets),
+        "targets": study.score_all(known),
     }
-    write_json(arguments.folder / "report.json", report)
     text = format_tradeoffs(report)
-    write_file(arguments.folder / "tradeoffs.md", text.encode())
-    draw(report, arguments.folder / "tradeoffs.png")
-    if arguments.page:
-        insert_report(arguments.page, text)
-        draw(report, arguments.page.with_name("tradeoffs.png"))
-    print(f"\n{text}\nWritten to {arguments.folder}", flush=True)
+    write_report(given.folder, report, text, given.page)
+    for place in [given.folder, *([given.page.parent] if given.page else [])]:
+        draw(report, place / "tradeoffs.png")
+    print(f"\n{text}\nWritten to {given.folder}", flush=True)
     return report
-
-
-def judge(targets: Sequence[Mapping[str, Any]]) -> str:
-    """States the share of the gain that the preset keeps on the targets, and its share of Seg-TTT's time."""
-    fast = find_row(targets, method="seg_ttt_fast")
-    iabn, full = (find_row(targets, method=name) for name in ("IaBN", "Seg-TTT"))
-    if fast is None or iabn is None or full is None:
-        return ""
-    kept = (fast["miou.mean"] - iabn["miou.mean"]) / (full["miou.mean"] - iabn["miou.mean"])
-    share = fast["ms_per_image"] / full["ms_per_image"]
-    return f"\nOn the targets it keeps {100 * kept:.0f} % of the gain in {share:.2f} of this network's time."
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ CONFIGS = ROOT / "configs"
 # Not by limit_train_batches=1, which is an int or a float (1.0: all) depending on what was imported before.
 ONE_BATCH = ["--trainer.max_steps=1", "--data.num_val=1", "--data.num_test=1"]
 
+NO_BATCH_NORM = "segmenter_small.yaml"
 FOREIGN = {  # networks of other libraries, and what Seg-TTT is told to move
     "torchvision_lraspp.yaml": "classifier",
     "smp_unet.yaml": "decoder,segmentation_head",
@@ -146,13 +147,10 @@ def test_model_trains_one_batch(name: str, tmp_path: Path) -> None:
     assert cli.trainer.global_step == 1
 
 
-@pytest.mark.parametrize("name", ["segmenter_small.yaml", *FOREIGN])
+@pytest.mark.parametrize("name", [NO_BATCH_NORM, *FOREIGN])
 def test_seg_ttt_adapts_networks_of_other_libraries_and_a_transformer(name: str, tmp_path: Path) -> None:
     method = ["--method=SegTTT", "--method.num_steps=1", "--method.scales=[0.5]", "--method.psi=0.1"]
-    if name in FOREIGN:
-        method.append(f"--method.trainable=[{FOREIGN[name]}]")
-    else:
-        method.append("--method.alpha=0")  # there is no BatchNorm
+    method += ["--method.alpha=0"] if name == NO_BATCH_NORM else [f"--method.trainable=[{FOREIGN[name]}]"]
     args = arguments(tmp_path, *choose_model(name), *ONE_BATCH)
     cli = main(["test", *args, *method])
     assert cli.trainer.callback_metrics["test/miou"] >= 0

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +14,39 @@ import yaml
 from callbacks.results import SUMMARY
 from callbacks.run.folder import MANIFEST
 from experiments import protocol, study
-from experiments.protocol import Grids, Protocol, format_summaries, run_protocol
+from experiments.protocol import Protocol, format_summaries, run_protocol
 from experiments.risk import TRUSTS
-from experiments.study import describe_method, is_of_another
+from experiments.study import Study, describe_method, is_of_another
 from tests import programs
 from tests.processes import wait_for
 from tests.tiny import DATA, EXPERIMENT, QUIET, ROOT
 
 OPTIONS = [*DATA, *QUIET, "--trainer.max_epochs=2"]
 SMALL = ["--psi", "0.6", "0.8", "--lr", "0.05", "--num-steps", "1", "2", "--scales", "0.5,1"]
+IABN = describe_method("IaBN", {"alpha": 0.1})
 
 
-def read_summary(folder: Path) -> dict:
-    return json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+def when_written(paths: Iterable[Path]) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in paths}
+
+
+def pretend_trained(folder: Path, checkpoint: Path | None = None) -> Path:
+    """Makes a folder look as if the training were done; returns the checkpoint."""
+    best = folder / "checkpoints" / "best.ckpt"
+    best.parent.mkdir(parents=True, exist_ok=True)
+    if checkpoint:
+        shutil.copy(checkpoint, best)
+    else:
+        best.touch()
+    (folder / "training.json").write_text("{}")
+    return best
+
+
+def write_selection(folder: Path, **more: Any) -> Path:
+    values = {"alpha": 0.0, "scales": [1.0], "psi": 0.7, "lr": 0.1, "num_steps": 3}
+    content = {"checkpoint": "best.ckpt", "weights": "0", "values": values, "development": {}, **more}
+    (folder / "selection.yaml").write_text(yaml.safe_dump(content))
+    return folder / "selection.yaml"
 
 
 @pytest.mark.slow
@@ -56,24 +78,23 @@ def test_the_protocol_trains_chooses_freezes_and_tests(tmp_path: Path, monkeypat
     assert data["role"] == "development" and len(data["fingerprint"]) == 64 and data["images"] == 2
     assert content["commit"] and len(content["weights"]) == 64
 
-    written = {path: path.stat().st_mtime_ns for path in folder.rglob("*.json*") if path.name != MANIFEST}
+    written = when_written([selection, *(path for path in folder.rglob("*.json*") if path.name != MANIFEST)])
     run_protocol(arguments)  # nothing is done again
-    assert {path: path.stat().st_mtime_ns for path in written} == written
-    assert selection.read_bytes() == (folder / "selection.yaml").read_bytes()
+    assert when_written(written) == written
 
     edited = {**content, "values": {**content["values"], "psi": 0.123}}  # by hand, after the choice
     selection.write_text(yaml.safe_dump(edited))
+    grids = {"scales": [[0.5, 1.0]], "psi": [0.6, 0.8], "num_steps": [1, 2], "lr": [0.05]}
     with pytest.raises(ValueError, match=r"SegTTT has psi=.* chose 0\.123: expected the chosen value"):
-        grids = Grids([[0.5, 1.0]], [0.6, 0.8], [1, 2], [0.05])
-        Protocol(EXPERIMENT, folder, OPTIONS, grids).test("again", describe_method("SegTTT", content["values"]))
+        Protocol(folder, EXPERIMENT, OPTIONS, grids).test_selected(
+            "again", describe_method("SegTTT", content["values"])
+        )
 
 
 @pytest.mark.slow
 def test_the_protocol_chooses_how_far_seg_ttt_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     given = [str(EXPERIMENT), "--folder", str(tmp_path / "protocol"), *SMALL]
-    with pytest.raises(ValueError, match=r"--most-hurt is 3\.0: expected a share of images"):
-        run_protocol([*given, "--most-hurt", "3", "--", *OPTIONS])
     with pytest.raises(ValueError, match="has 2 labelled images: expected 33 or more"):
         run_protocol([*given, "--most-hurt", "0.03", "--", *OPTIONS])
     summaries = run_protocol([*given, "--most-hurt", "0.5", "--", *OPTIONS])  # goes on with what was trained
@@ -86,119 +107,114 @@ def test_the_protocol_chooses_how_far_seg_ttt_is_trusted(tmp_path: Path, monkeyp
 
 @pytest.mark.slow
 def test_a_training_that_was_stopped_goes_on_from_its_last_epoch(tmp_path: Path) -> None:
-    command = ["-m", "experiments.protocol", str(EXPERIMENT), "--folder", str(tmp_path / "cut"), "--"]
-    command += [*DATA, *QUIET, "--trainer.max_epochs=200"]
-    running = programs.start(command, ROOT, new_session=True)
-    last = tmp_path / "cut" / "checkpoints" / "last.ckpt"
+    folder = tmp_path / "cut"
+    command = ["-m", "experiments.protocol", str(EXPERIMENT), "--folder", str(folder), "--"]
+    running = programs.start([*command, *DATA, *QUIET, "--trainer.max_epochs=200"], ROOT, new_session=True)
+    last = folder / "checkpoints" / "last.ckpt"
     try:
         wait_for(lambda: last.exists() or running.poll() is not None)
     finally:
         os.killpg(running.pid, 9)
         running.wait()
-    stopped = (tmp_path / "cut" / "training" / "version_0" / "metrics.csv").exists()
-    assert last.exists() and stopped and not (tmp_path / "cut" / "training.json").exists()
-    (tmp_path / "cut" / "protocol.json").unlink()  # so that a shorter training may end it
-    resumed = Protocol(EXPERIMENT, tmp_path / "cut", [*DATA, *QUIET, "--trainer.max_epochs=3"])
-    epochs_before = list((tmp_path / "cut" / "training").glob("version_*"))
-    assert resumed.train() == tmp_path / "cut" / "checkpoints" / "best.ckpt" and resumed.train().exists()
-    assert len(list((tmp_path / "cut" / "training").glob("version_*"))) == len(epochs_before) + 1
-    assert json.loads((tmp_path / "cut" / "training.json").read_text())["seconds"] is None  # of a part it says nothing
+    assert last.exists() and not (folder / "training.json").exists()
+    versions = list((folder / "training").glob("version_*"))
+    (folder / "protocol.json").unlink()  # so that a shorter training may end it
+    resumed = Protocol(folder, EXPERIMENT, [*DATA, *QUIET, "--trainer.max_epochs=3"])
+    assert resumed.train() == folder / "checkpoints" / "best.ckpt" and resumed.train().exists()
+    assert len(list((folder / "training").glob("version_*"))) == len(versions) + 1 > 1
+    assert resumed.seconds is None  # of a part it says nothing
 
 
 def test_a_training_that_fails_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study, "run_to_exit", lambda command: programs.run(command[1:], tmp_path, None).returncode)
     with pytest.raises(RuntimeError, match=r"the training of .*street_scenes\.yaml failed"):
-        Protocol(EXPERIMENT, tmp_path, ["--data.height=1"]).train()
+        Study(tmp_path, EXPERIMENT, ["--data.height=1"]).train()
     assert not (tmp_path / "training.json").exists()
 
 
-def pretend_trained(folder: Path) -> Path:
-    """Makes a folder look as if the training were done; returns the checkpoint."""
-    checkpoint = folder / "checkpoints" / "best.ckpt"
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.touch()
-    (folder / "training.json").write_text("{}")
-    return checkpoint
-
-
 @pytest.mark.parametrize("devices", [["--trainer.devices=2"], ["--trainer.devices", "2"]], ids=["joined", "apart"])
-def test_several_devices_are_for_the_training_alone(devices: list[str], tmp_path: Path) -> None:
+def test_several_devices_are_for_the_training_alone(
+    devices: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("main.main", list)
     checkpoint = pretend_trained(tmp_path)
     options = [*devices, "--trainer.strategy=ddp", "--trainer.precision=bf16-mixed", "--data.seed=1"]
-    common = Protocol(EXPERIMENT, tmp_path, options).open_study().common
-    assert common[1:4] == ["--trainer.precision=bf16-mixed", "--data.seed=1", f"--ckpt_path={checkpoint}"]
+    command = Study(tmp_path, EXPERIMENT, options).run("test", tmp_path, [])
+    assert command[2:5] == ["--trainer.precision=bf16-mixed", "--data.seed=1", f"--ckpt_path={checkpoint}"]
 
 
 def test_what_is_gone_or_spoilt_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"the config .*nothing\.yaml does not exist: expected an experiment"):
-        Protocol(tmp_path / "nothing.yaml", tmp_path)
+        Study(tmp_path, tmp_path / "nothing.yaml").train()
     pretend_trained(tmp_path).unlink()
     with pytest.raises(ValueError, match=r"best\.ckpt does not exist, but .*training\.json says .* delete"):
-        Protocol(EXPERIMENT, tmp_path).train()
+        Study(tmp_path, EXPERIMENT).train()
     (tmp_path / "protocol.json").write_text('{"experiment":')
     with pytest.raises(ValueError, match=r"protocol\.json cannot be read .*: delete it"):
-        Protocol(EXPERIMENT, tmp_path).train()
+        Study(tmp_path, EXPERIMENT).train()
 
 
-def test_a_folder_of_another_protocol_is_refused(tmp_path: Path) -> None:
+def test_a_folder_of_another_experiment_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_trained(tmp_path)
     model, config = tmp_path / "model.yaml", tmp_path / "experiment.yaml"
     model.write_text("lr: 0.1")
     config.write_text("model: model.yaml\nseed_everything: 0")
-    quiet = ["--trainer.enable_progress_bar=false", "--trainer.devices=2"]
-    Protocol(config, tmp_path, ["--data.seed=1", *quiet]).train()
-    Protocol(config, tmp_path, ["--data.seed=1"], Grids()).train()  # the same in all that counts
-    Protocol(config, tmp_path, ["--data.seed=1"], Grids(psi=[0.4])).train()  # may change until it is frozen
-    Protocol(config, tmp_path, ["--data.seed=1"], Grids()).train()
-    write_selection(tmp_path)
-    for other, message in (
-        (Protocol(config, tmp_path, ["--data.seed=2"]), r"options was \['--data\.seed=1'\], is now"),
-        (Protocol(config, tmp_path, ["--data.seed=1"], Grids(psi=[0.5])), r"grids\.psi was .* is now \[0\.5\]"),
-        (Protocol(config, tmp_path, ["--data.seed=1"], semantics="released"), "semantics was paper, is now released"),
-        (Protocol(config, tmp_path, ["--data.seed=1"], trainable=["head"]), r"trainable was None, is now \['head'\]"),
-        (Protocol(EXPERIMENT, tmp_path, ["--data.seed=1"]), r"the protocol from different settings.*another --folder"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            other.train()
+    for root in (ROOT, tmp_path / "elsewhere"):  # moved, and with other options that do not count
+        monkeypatch.setattr(study, "ROOT", root)
+        quiet = ["--trainer.enable_progress_bar=false", "--trainer.devices=2"] if root == ROOT else []
+        Study(tmp_path, config, [f"--training={root / 'a.yaml'}", *quiet]).train()
+    own = [f"--training={tmp_path}/elsewhere/a.yaml"]
+    with pytest.raises(ValueError, match=r"options was \['--training=a\.yaml'\], is now"):
+        Study(tmp_path, config, ["--data.seed=2"]).train()
+    with pytest.raises(ValueError, match=r"the protocol from different settings.*another --folder"):
+        Study(tmp_path, EXPERIMENT, own).train()
     model.write_text("lr: 0.2")  # in a file that the config names
     with pytest.raises(ValueError, match=r"experiment\.model\.lr was 0\.1, is now 0\.2"):
-        Protocol(config, tmp_path, ["--data.seed=1"]).train()
+        Study(tmp_path, config, own).train()
 
 
 @pytest.mark.parametrize(
-    "grids, message",
+    ("changes", "message"),
     [
-        ({"psi": [0.5, 2.0]}, r"psi is 2\.0: expected a confidence threshold in \[0, 1\]"),
-        ({"scales": [[0.5], [0.0]]}, "scale"),
-        ({"lr": []}, "no lr to try: expected at least one value"),
+        ({"grids": {"psi": [0.5]}}, r"grids\.psi was .* is now \[0\.5\]"),
+        ({"semantics": "released"}, "semantics was paper, is now released"),
+        ({"trainable": ["head"]}, r"trainable was None, is now \['head'\]"),
     ],
 )
-def test_what_seg_ttt_does_not_take_is_refused_before_training(grids: dict[str, Any], message: str) -> None:
+def test_a_choice_among_other_values_is_refused_once_it_is_frozen(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    pretend_trained(tmp_path)
+    grids = {name: json.loads(json.dumps(values)) for name, values in protocol.GRIDS.items()}
+    tried = {"grids": grids, "semantics": "paper", "trainable": None, "most_hurt": None}
+    write_selection(tmp_path, tried=tried)
+    assert Protocol(tmp_path, EXPERIMENT).select().values["psi"] == 0.7
     with pytest.raises(ValueError, match=message):
-        Grids(**grids)
+        Protocol(tmp_path, EXPERIMENT, **changes).select()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"grids": {"psi": [0.5, 2.0]}}, r"psi is 2\.0: expected a confidence threshold in \[0, 1\]"),
+        ({"grids": {"scales": [[0.5], [0.0]]}}, "scale"),
+        ({"grids": {"lr": []}}, "no lr to try: expected at least one value"),
+        ({"most_hurt": 3.0}, r"--most-hurt is 3\.0: expected a share of images"),
+    ],
+)
+def test_what_cannot_be_tried_is_refused_before_training(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        Protocol(tmp_path, EXPERIMENT, **changes)
 
 
 def test_finished_results_are_reused_for_the_same_settings_alone(tmp_path: Path, checkpoint: Path) -> None:
-    options = [*DATA, *QUIET, "--results.report=false"]
-    run = study.open_study(tmp_path, EXPERIMENT, options, checkpoint=checkpoint)
-    summary = run.test("IaBN", describe_method("IaBN", {"alpha": 0.1}))
-    path = tmp_path / "test" / "IaBN" / SUMMARY
-    written = path.stat().st_mtime_ns
-    assert run.test("IaBN", describe_method("IaBN", {"alpha": 0.1})) == summary
-    assert path.stat().st_mtime_ns == written
+    pretend_trained(tmp_path, checkpoint)
+    run = Study(tmp_path, EXPERIMENT, [*DATA, *QUIET, "--results.report=false"])
+    summary = run.test("IaBN", IABN)
+    written = when_written([tmp_path / "test" / "IaBN" / SUMMARY])
+    assert run.test("IaBN", IABN) == summary and when_written(written) == written
     with pytest.raises(ValueError, match=r"method\.alpha was 0\.1, is now 0\.3"):
         run.test("IaBN", describe_method("IaBN", {"alpha": 0.3}))
-
-
-def test_a_folder_may_be_used_from_another_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for root in (ROOT, tmp_path / "elsewhere"):
-        monkeypatch.setattr(study, "ROOT", root)
-        study.claim_folder(tmp_path, EXPERIMENT, [f"--training={root / 'configs' / 'training' / 'isw.yaml'}"], {})
-    settings = json.loads((tmp_path / study.SETTINGS).read_text())
-    assert settings["options"] == ["--training=configs/training/isw.yaml"]
-    (tmp_path / study.SETTINGS).write_text(json.dumps(settings | {"options": [f"--training={ROOT}/a.yaml"]}))
-    monkeypatch.setattr(study, "ROOT", ROOT)
-    study.claim_folder(tmp_path, EXPERIMENT, [f"--training={ROOT}/a.yaml"], {})  # as earlier revisions wrote it
 
 
 def test_a_search_of_other_values_is_known_for_one() -> None:
@@ -209,19 +225,11 @@ def test_a_search_of_other_values_is_known_for_one() -> None:
     assert not is_of_another(found, {"required": False})
 
 
-def write_selection(folder: Path) -> Path:
-    values = {"alpha": 0.0, "scales": [1.0], "psi": 0.7, "lr": 0.1, "num_steps": 3}
-    (folder / "selection.yaml").write_text(
-        yaml.safe_dump({"checkpoint": "best.ckpt", "weights": "0", "values": values, "development": {}})
-    )
-    return folder / "selection.yaml"
-
-
 def test_iabn_of_a_network_without_batch_norm_is_a_plain_forward(tmp_path: Path) -> None:
     write_selection(tmp_path)
-    protocol = Protocol(EXPERIMENT, tmp_path)
-    assert protocol.describe_chosen("IaBN") == protocol.describe_chosen("t-BN") == ["--method=null"]
-    assert "--method.alpha=0.0" in protocol.describe_chosen("Seg-TTT")
+    found = Protocol(tmp_path, EXPERIMENT)
+    assert found.describe_chosen("IaBN") == found.describe_chosen("t-BN") == ["--method=null"]
+    assert "--method.alpha=0.0" in found.describe_chosen("Seg-TTT")
 
 
 def test_results_of_another_selection_are_not_passed_off_as_of_this_one(
@@ -234,10 +242,10 @@ def test_results_of_another_selection_are_not_passed_off_as_of_this_one(
     results = tmp_path / "test" / "TTA" / SUMMARY
     results.parent.mkdir(parents=True)
     results.write_text(json.dumps({"complete": True, "selection": {"sha256": digest}}))
-    assert Protocol(EXPERIMENT, tmp_path).test("TTA", ["--method=TTA"])["complete"]
+    assert Protocol(tmp_path, EXPERIMENT).test_selected("TTA", ["--method=TTA"])["complete"]
     selection.write_text(selection.read_text() + "# edited\n")
     with pytest.raises(ValueError, match=f"was tested with another selection .SHA-256 {digest}.*delete"):
-        Protocol(EXPERIMENT, tmp_path).test("TTA", ["--method=TTA"])
+        Protocol(tmp_path, EXPERIMENT).test_selected("TTA", ["--method=TTA"])
 
 
 def test_a_score_that_there_is_none_of_is_a_dash() -> None:

@@ -9,6 +9,7 @@ import torch
 
 from experiments.risk import TRUSTS, choose_trust, score_images
 from experiments.study import Study
+from tests.tiny import EXPERIMENT
 
 NAN = float("nan")
 
@@ -26,17 +27,22 @@ def test_the_largest_trust_that_keeps_the_promise_is_chosen() -> None:
     assert found["tried"][0.8]["gain"] == pytest.approx((2 * -2 + 97 * 3) / 99)
 
 
-def test_what_hurts_at_a_smaller_trust_is_not_trusted_at_a_larger_one() -> None:
-    assert choose_trust(make_scores(40, {0.5: 1, 1.0: 0}), 0.03)["trust"] == 0.0
-    assert choose_trust(make_scores(40, {0.5: 1, 1.0: 0}), 0.05)["trust"] == 1.0
-    exactly = {0.0: [30.0] * 40, 1.0: [29.0] * 40}  # a point is not more than a point
-    assert choose_trust(exactly, 0.03)["trust"] == 1.0
+@pytest.mark.parametrize(
+    ("n", "hurt", "most_hurt", "trust"),
+    [
+        (40, {0.5: 1, 1.0: 0}, 0.03, 0.0),  # what hurts at a smaller trust is not trusted at a larger one
+        (40, {0.5: 1, 1.0: 0}, 0.05, 1.0),
+        *((n, {1.0: hurt}, (hurt + 1) / (n + 1), 1.0) for n in (33, 66, 99, 132, 199, 232) for hurt in range(5)),
+    ],
+)
+def test_a_promise_is_kept_at_every_smaller_trust_and_exactly(
+    n: int, hurt: dict[float, int], most_hurt: float, trust: float
+) -> None:
+    assert choose_trust(make_scores(n, hurt), most_hurt)["trust"] == trust
 
 
-@pytest.mark.parametrize("n", [33, 66, 99, 132, 199, 232])
-def test_a_promise_that_is_kept_exactly_is_kept(n: int) -> None:
-    for hurt in range(5):
-        assert choose_trust(make_scores(n, {1.0: hurt}), (hurt + 1) / (n + 1))["trust"] == 1.0
+def test_an_image_that_is_a_point_worse_is_not_hurt() -> None:
+    assert choose_trust({0.0: [30.0] * 40, 1.0: [29.0] * 40}, 0.03)["trust"] == 1.0
 
 
 def test_too_few_images_promise_nothing() -> None:
@@ -65,6 +71,6 @@ def test_a_refined_method_is_compared_with_the_prediction_without_refinement(
     place = tmp_path / "development" / "trust"
     place.mkdir(parents=True)
     (place / "records.jsonl").write_text("".join(json.dumps(record | {"name": str(n)}) + "\n" for n in range(40)))
-    risk = Study(tmp_path, []).choose_trust("SegTTT", {"refine": 10}, 0.1)
+    risk = Study(tmp_path, EXPERIMENT).choose_trust("SegTTT", {"refine": 10}, 0.1)
     assert grids == [{"refine": [0, 10], "trust": TRUSTS}]
     assert risk["trust"] == 1 and risk["tried"][1.0]["gain"] == pytest.approx(5)

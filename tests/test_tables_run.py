@@ -30,7 +30,7 @@ def test_everything_is_planned_once_and_in_an_order_that_works(tmp_path: Path) -
     tasks = list_tasks(plan, list_all_runs(plan, TABLES))
     assert len(tasks) == len(set(tasks))
     for number, task in enumerate(tasks):
-        assert task.list_needed(plan) <= set(tasks[:number])
+        assert set(task.list_needed(plan)) <= set(tasks[:number])
     trained = {task.experiment for task in tasks if task.kind == "train"}
     assert {"gta_resnet50_seed2", "haze_resnet101", "synthia_resnet101_dropout"} <= trained
     without = {"haze_resnet50", "gta_resnet50_switchable"}

@@ -7,7 +7,7 @@ from pathlib import Path
 from jsonargparse.typing import PositiveInt
 
 from callbacks.run.records import write_file
-from experiments.command_line import add_quick, make_parser, parse, run_program, to_path
+from experiments.command_line import make_parser, parse, run_program, to_path
 from experiments.pages import insert_report
 from experiments.tables.execution import QUICK, list_tasks, run_tasks
 from experiments.tables.figures import draw_figure
@@ -21,7 +21,7 @@ PICTURES = "tables"  # folder for the pictures, next to the page
 
 def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
     """Parses the command line."""
-    parser = make_parser("tables", __doc__)
+    parser = make_parser("tables", __doc__, page=True)
     add = parser.add_argument
     add("names", nargs="+", metavar="NAME", help=f"{', '.join(NAMES)}, or all")
     add("--run", action="store_true", help="train and test what is missing, each once")
@@ -32,8 +32,6 @@ def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
     settings = "paper: published; selected: chosen on the development set (default: paper for licensed, else selected)"
     add("--settings", choices=["paper", "selected"], help=settings)
     add("--jobs", type=PositiveInt, default=1, help="trainings and tests to run in parallel (default: %(default)s)")
-    add("--page", type=to_path, help="also write all tables into this page, between its marks")
-    add_quick(parser)
     return parse(parser, args)
 
 
@@ -66,21 +64,23 @@ def list_all_runs(plan: Plan, tables: Sequence[Table], experiments: Sequence[str
     return [run for run in runs if experiments is None or run.experiment in experiments]
 
 
-def write_table(built: BuiltTable) -> str:
-    """Draws and writes a table in all formats; returns its Markdown."""
+def write_table(plan: Plan, table: Table) -> BuiltTable:
+    """Builds and draws a table; writes it in all formats, and prints it."""
+    built = build_table(plan, table)
     draw_figure(built)
     page = make_page(built)
     for suffix, text in {"md": page, "csv": make_csv(built), "tex": make_latex(built)}.items():
-        write_file(built.plan.folder / f"{built.table.name}.{suffix}", text.encode())
-    return page
+        write_file(plan.folder / f"{table.name}.{suffix}", text.encode())
+    print(f"\n{page}", flush=True)
+    return built
 
 
-def write_tables(page: Path, tables: Sequence[BuiltTable], plan: Plan) -> None:
-    """Inserts all tables between a page's markers and copies their pictures into a folder next to the page."""
-    begin = f"`python -m experiments.tables all --run --world {plan.world.name} --page {page}`\n\n"
-    begin += f"{CONSTRUCTED}\n\n" if plan.world.targets else ""
-    texts = [make_page(built, level=2, place=f"{PICTURES}/") for built in tables]
-    insert_report(page, begin + "\n".join(text.replace(f"{CONSTRUCTED}\n\n", "") for text in texts))
+def write_page(page: Path, tables: Sequence[BuiltTable], plan: Plan) -> None:
+    """Inserts all tables between a page's marks and copies their pictures into a folder next to the page."""
+    texts = [f"`python -m experiments.tables all --run --world {plan.world.name} --page {page}`\n"]
+    texts += [f"{CONSTRUCTED}\n"] if plan.world.targets else []
+    texts += [make_page(built, level=2, place=f"{PICTURES}/") for built in tables]
+    insert_report(page, "\n".join(texts))
     for picture in (f"{name}.png" for built in tables for name in built.pictures):
         write_file(page.parent / PICTURES / picture, (plan.folder / picture).read_bytes())
 
@@ -98,12 +98,9 @@ def run_tables(args: Sequence[str] | None = None) -> list[BuiltTable]:
         steps = f"{len(tasks)} steps to do, {trainings} of them trainings (skipped if finished)"
         print(f"{steps}, in {plan.folder}", flush=True)
         failed = run_tasks(plan, tasks, arguments.jobs)
-    built = []
-    for table in tables:
-        built.append(build_table(plan, table))
-        print(f"\n{write_table(built[-1])}", flush=True)
+    built = [write_table(plan, table) for table in tables]
     if arguments.page:
-        write_tables(arguments.page, built, plan)
+        write_page(arguments.page, built, plan)
     missing = sum(len(table.missing) for table in built)
     print(f"Written to {plan.folder}; {missing} results missing" + (", listed above" if missing else ""), flush=True)
     for line in failed:

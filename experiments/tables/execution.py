@@ -3,26 +3,26 @@
 import json
 import multiprocessing
 import os
-import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
+from callbacks.run.processes import PROGRAM, watch_parent
 from callbacks.run.records import write_file
 from experiments.command_line import is_interrupt, quieten
-from experiments.protocol import Grids, Protocol
-from experiments.study import QUIET
+from experiments.protocol import Protocol
+from experiments.study import ONLY_SCORES, QUIET
 from experiments.tables.results import is_done, read_results
 from experiments.tables.runs import Plan, Run, read_defaults, read_method
 
-KINDS = ("train", "select", "test")  # in order of execution
+KINDS = ("train", "select", "test")  # in order of execution; test includes `validate`
 KILLED = "its process, or that of a parallel step, was killed: out of memory? Try fewer --jobs"
 QUICK = (
     "--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.limit_val_batches=2",
@@ -30,19 +30,12 @@ QUICK = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Task:
-    """A training, a selection of settings, or a test.
+class Task(NamedTuple):
+    """A training, a selection of settings, or a test."""
 
-    Attributes:
-        kind: ``train``, ``select`` or ``test`` (which includes `validate`).
-        experiment: Experiment that trains the network.
-        run: The run to perform; for tests only.
-    """
-
-    kind: str
-    experiment: str
-    run: Run | None = None
+    kind: str  # one of KINDS
+    experiment: str  # that trains the network
+    run: Run | None = None  # of a test
 
     @property
     def title(self) -> str:
@@ -51,34 +44,24 @@ class Task:
             return f"{self.experiment}: {'testing' if self.run.stage == 'test' else 'validating'} {self.run.name}"
         return f"{self.experiment}: {'training' if self.kind == 'train' else 'choosing settings'}"
 
-    def list_needed(self, plan: Plan) -> set["Task"]:
+    def list_needed(self, plan: Plan) -> list["Task"]:
         """Returns the tasks that must be done first."""
-        if self.kind == "train":
-            return set()
-        needed = {Task("train", self.experiment)}
-        if self.run is not None:
-            if plan.needs_selection(self.run):
-                needed.add(Task("select", self.experiment))
-            if self.run.is_ensemble:
-                needed |= {Task("train", member) for member in plan.world.list_members(self.experiment)}
-        return needed
+        if self.run is None:
+            return [Task("train", self.experiment)] if self.kind == "select" else []
+        needed = [Task("train", network) for network in plan.list_networks(self.run)]
+        return needed + [Task("select", self.experiment)] * plan.needs_selection(self.run)
 
 
 def list_tasks(plan: Plan, runs: Sequence[Run]) -> list[Task]:
     """Lists the tasks for the runs that have no results: trainings first, then selections, then tests."""
     missing = [run for run in sorted(runs, key=lambda run: run.experiment) if not is_done(plan, run)]
     tests = [Task("test", run.experiment, run) for run in missing]
-    needed = {task: None for test in tests for task in sorted(test.list_needed(plan), key=lambda task: task.experiment)}
+    needed = dict.fromkeys(task for test in tests for task in test.list_needed(plan))
     return sorted([*needed, *tests], key=lambda task: KINDS.index(task.kind))
 
 
 def run_tasks(plan: Plan, tasks: Sequence[Task], jobs: int) -> list[str]:
-    """Runs all tasks: first the trainings, then the selections, then the tests.
-
-    Args:
-        plan: The plan of the runs.
-        tasks: Tasks, sorted by kind.
-        jobs: Number of parallel processes, which share the cores; 1 runs the tasks in this process.
+    """Runs all tasks, which are sorted by kind, in a number of processes that share the cores.
 
     Returns:
         The failed tasks with their errors. A failure skips only the tasks that depend on it.
@@ -89,12 +72,12 @@ def run_tasks(plan: Plan, tasks: Sequence[Task], jobs: int) -> list[str]:
         for _, group in groupby(tasks, key=lambda task: task.kind):
             ready = []
             for task in group:
-                if task.list_needed(plan) & failed.keys():
+                if failed.keys() & task.list_needed(plan):
                     failed[task] = "a step that it needs failed"
                     left -= 1
                 else:
                     ready.append(task)
-            for task, error in perform_all(plan, ready, pool):
+            for task, error in zip(ready, perform_all(plan, ready, pool), strict=True):
                 left -= 1
                 if error is not None:
                     failed[task] = error
@@ -104,15 +87,15 @@ def run_tasks(plan: Plan, tasks: Sequence[Task], jobs: int) -> list[str]:
     return [f"{task.title}: {error}" for task, error in failed.items()]
 
 
-def perform_all(plan: Plan, tasks: Sequence[Task], pool: Executor | None) -> Iterator[tuple[Task, str | None]]:
-    """Runs independent tasks; yields each, in order, with its error message, or None if it succeeded."""
+def perform_all(plan: Plan, tasks: Sequence[Task], pool: Executor | None) -> Iterator[str | None]:
+    """Runs independent tasks; yields for each, in order, its error message, or None if it succeeded."""
     done = 0
     try:
         for error in (map if pool is None else pool.map)(partial(perform, plan), tasks):
             done += 1
-            yield tasks[done - 1], error
+            yield error
     except BrokenProcessPool:  # fails all remaining tasks; a new start resumes from their files
-        yield from ((task, KILLED) for task in tasks[done:])
+        yield from [KILLED] * (len(tasks) - done)
 
 
 @contextmanager
@@ -122,6 +105,7 @@ def open_pool(plan: Plan, jobs: int) -> Iterator[Executor | None]:
         yield None
         return
     os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))  # for torch in the workers
+    os.environ[PROGRAM] = str(os.getpid())  # they end with this process
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, context, prepare_worker, (plan.folder / "log.txt",)) as pool:
         try:
@@ -133,20 +117,13 @@ def open_pool(plan: Plan, jobs: int) -> Iterator[Executor | None]:
 
 
 def prepare_worker(log: Path) -> None:
-    """Prepares a worker process: redirects its output to a log file, and ends it when its parent ends."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
+    """Redirects the output of a worker process to a log file, and ends it when its parent ends."""
+    watch_parent()
     os.setsid()  # Ctrl-C reaches only the parent
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def perform(plan: Plan, task: Task) -> str | None:
@@ -174,16 +151,15 @@ def perform(plan: Plan, task: Task) -> str | None:
 def make_protocol(plan: Plan, experiment: str) -> Protocol:
     """Builds the protocol of an experiment."""
     options = [*QUIET, *plan.options, *plan.world.list_arguments(experiment)]
-    grids = Grids(**plan.world.grids)
-    return Protocol(plan.world.find_config(experiment), plan.folder / experiment, options, grids)
+    return Protocol(plan.folder / experiment, plan.world.find_config(experiment), options, plan.world.grids)
 
 
 def list_departures(plan: Plan, run: Run) -> list[str]:
     """Lists the selected settings that a run deliberately does not use."""
     if run.method is None:
         return []
-    known, chosen = read_defaults(read_method(run.method)[0]), plan.read_selection(run.experiment) or {}
-    return [name for name in chosen if name in known and name not in plan.list_selected(run)]
+    known, used = read_defaults(read_method(run.method)[0]), plan.list_selected(run)
+    return [name for name in plan.read_selection(run.experiment) or {} if name in known and name not in used]
 
 
 def test(plan: Plan, run: Run, protocol: Protocol) -> None:
@@ -192,21 +168,19 @@ def test(plan: Plan, run: Run, protocol: Protocol) -> None:
     Raises:
         ValueError: If the run's results cannot be used afterwards.
     """
-    members = plan.world.list_members(run.experiment) if run.is_ensemble else []
-    checkpoints = [str(make_protocol(plan, member).train()) for member in members]
-    arguments = [*plan.list_arguments(run, checkpoints), "--trainer.logger=false"]
+    members = [str(make_protocol(plan, network).train()) for network in plan.list_networks(run)]
+    arguments = [*plan.list_arguments(run, members), *ONLY_SCORES]
     name = plan.find_results(run).name
     if run.stage == "validate":
-        protocol.open_study().validate(name, arguments)
+        protocol.validate(name, arguments)
     else:
-        pictured = name in ("seg_ttt", "seg_ttt_selected")  # the full Seg-TTT, as the paper shows it
-        shown = json.dumps(pictured)
-        arguments += [f"--results.panels={int(pictured)}", f"--results.report={shown}"]
-        arguments += [f"--results.baseline={shown}"] if run.method is not None else []
+        pictured = run.name == "seg_ttt"  # the full Seg-TTT, as the paper shows it
+        arguments += [f"--results.panels={int(pictured)}", f"--results.report={json.dumps(pictured)}"]
+        arguments += [f"--results.baseline={json.dumps(pictured)}"] if run.method is not None else []
         if plan.needs_selection(run):
             departures = list_departures(plan, run)
             arguments += [f"--results.departures={json.dumps(departures)}"] if departures else []
-            protocol.test(name, arguments)
+            protocol.test_selected(name, arguments)
         else:
-            protocol.open_study().test(name, arguments)
+            protocol.test(name, arguments)
     read_results(plan, run)

@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +11,18 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from callbacks.report.figures import draw_differences, encode_figure
+from callbacks.report.gallery import find_pictures
 from callbacks.run.records import write_file
 from experiments.pages import format_markdown
 from experiments.tables.paper import DEVELOPMENT, MEAN, Part, TableRow
-from experiments.tables.results import BuiltTable, find_picture, measure_gains, name_column
+from experiments.tables.results import BuiltTable, list_gains, name_column
 from experiments.tables.runs import Run
 
 MARKERS = {
     "Baseline": "o", "IaBN": "s", "TTA": "D", "Ensemble (Baseline)": "v", "Ensemble (IaBN)": "^", "Ensemble (TTA)": "P",
 }  # fmt: skip
 WIDTH, HEIGHT = 5.0, 3.6  # inches per panel
-PICTURES = {"image": "image.jpg", "truth": "truth.png", "t-BN": "baseline.png", "Seg-TTT": "prediction.png"}
+PICTURES = {"image": "image", "truth": "truth", "t-BN": "baseline", "Seg-TTT": "prediction"}
 SPOILT = (OSError, ValueError, KeyError, TypeError, IndexError)  # raised by truncated or outdated records
 DEMONSTRATION = "StreetScenes, a constructed demonstration"
 LOSSES = {  # share of images with a gain below this bound, in points, and the key of the paper's statement on it
@@ -48,6 +49,19 @@ def save(built: BuiltTable, name: str, figure: Figure, dpi: int = 150) -> None:
     built.pictures.append(name)
 
 
+def make_panels(titles: Sequence[str], label: str, more: float = 0.0) -> tuple[Figure, list[Axes]]:
+    """Makes a figure with a panel of mean IoU per title, `more` inches higher than usual."""
+    figure = Figure(figsize=(WIDTH * len(titles), HEIGHT + more), layout="constrained")
+    panels = list(figure.subplots(1, len(titles), squeeze=False)[0])
+    for axes, title in zip(panels, titles, strict=True):
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel(label)
+        axes.set_ylabel("mean IoU (%)")
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, panels
+
+
 def list_measured(rows: Sequence[TableRow], metric: str, column: str) -> list[float]:
     """Returns a metric's measured values for a list of rows, NaN where missing."""
     found = [row.ours[metric, column] for row in rows]
@@ -63,29 +77,22 @@ def draw_runtime(built: BuiltTable) -> None:
     columns = list(part.columns) if built.table.name == "fig2" else part.domains
     if built.plan.world.targets and built.table.name == "fig2":
         columns = [MEAN]  # the paper's Fig. 2 has a single panel
-    figure = Figure(figsize=(WIDTH * len(columns), HEIGHT + 1.1), layout="constrained")
-    panels = figure.subplots(1, len(columns), squeeze=False)[0]
+    titles = [name_column(built.plan, column) if column != MEAN else "mean over targets" for column in columns]
+    figure, panels = make_panels(titles, "runtime per image (s)", more=1.1)
     for axes, column in zip(panels, columns, strict=True):
-        draw_runtime_panel(axes, part, column)
-        axes.set_title(name_column(built.plan, column) if column != MEAN else "mean over targets", fontsize=10)
+        for name in dict.fromkeys(row.name for row in part.rows):
+            rows = [row for row in part.rows if row.name == name]
+            seconds = [value / 1000 for value in list_measured(rows, "ms_per_image", column)]
+            miou = list_measured(rows, "miou", column)
+            axes.plot(seconds, miou, MARKERS.get(name, ".-"), label=name, markersize=6)
+            for row, x, y in zip(rows, seconds, miou, strict=True):
+                if row.point is not None and math.isfinite(x + y):
+                    axes.annotate(
+                        str(row.point), (x, y), xytext=(0, 5), textcoords="offset points", ha="center", fontsize=7
+                    )
     marks = panels[0].get_legend_handles_labels()
     figure.legend(*marks, fontsize=8, frameon=False, loc="outside lower center", ncols=3)
     save(built, built.table.name, figure)
-
-
-def draw_runtime_panel(axes: Axes, part: Part, column: str) -> None:
-    """Draws the points and curves of one target."""
-    for name in dict.fromkeys(row.name for row in part.rows):
-        rows = [row for row in part.rows if row.name == name]
-        seconds = [value / 1000 for value in list_measured(rows, "ms_per_image", column)]
-        miou = list_measured(rows, "miou", column)
-        axes.plot(seconds, miou, MARKERS.get(name, ".-"), label=name, markersize=6)
-        for row, x, y in zip(rows, seconds, miou, strict=True):
-            if row.point is not None and math.isfinite(x) and math.isfinite(y):
-                axes.annotate(
-                    str(row.point), (x, y), xytext=(0, 5), textcoords="offset points", ha="center", fontsize=7
-                )
-    finish(axes, "runtime per image (s)")
 
 
 def draw_alpha(built: BuiltTable) -> None:
@@ -95,8 +102,8 @@ def draw_alpha(built: BuiltTable) -> None:
     """
     (part,) = built.parts
     sources = list(dict.fromkeys(row.source for row in part.rows))
-    figure = Figure(figsize=(WIDTH * len(sources), HEIGHT), layout="constrained")
-    for axes, source in zip(figure.subplots(1, len(sources), squeeze=False)[0], sources, strict=True):
+    figure, panels = make_panels([f"Source: {source}" for source in sources], "alpha")
+    for axes, source in zip(panels, sources, strict=True):
         rows = [row for row in part.rows if row.source == source]
         alphas = [row.point for row in rows]
         for column in part.domains:
@@ -107,21 +114,11 @@ def draw_alpha(built: BuiltTable) -> None:
                 best = alphas[int(np.nanargmax(values))]
                 axes.axvline(best, color="gray", linewidth=1)
                 built.extra.append(f"{source}: the best alpha on {name} is {best:g}.")
-        axes.set_title(f"Source: {source}", fontsize=10)
-        finish(axes, "alpha")
         axes.legend(fontsize=8, frameon=False)
     save(built, built.table.name, figure)
 
 
-def finish(axes: Axes, label: str) -> None:
-    """Labels the axes and adds a light grid."""
-    axes.set_xlabel(label)
-    axes.set_ylabel("mean IoU (%)")
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def list_gains(built: BuiltTable, part: Part) -> Iterator[tuple[str, Run, list[tuple[str, float]]]]:
+def find_gains(built: BuiltTable, part: Part) -> Iterator[tuple[str, Run, list[tuple[str, float]]]]:
     """Yields (domain, Seg-TTT run, gains per image) of a part; skips domains with unusable records and notes them."""
     row = next(row for row in part.rows if row.method is not None)
     for domain in part.domains:
@@ -129,10 +126,9 @@ def list_gains(built: BuiltTable, part: Part) -> Iterator[tuple[str, Run, list[t
             continue
         run = built.plan.find_run(row, domain)
         try:
-            gains = [(name, gain) for name, gain in measure_gains(built.plan, run, domain) if math.isfinite(gain)]
+            gains = list_gains(built.plan, run, domain)
         except SPOILT as error:
-            reason = error if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {error}"
-            built.notes.append(f"{part.title}: {domain} is skipped: {reason}")
+            built.notes.append(f"{part.title}: {domain} is skipped: {type(error).__name__}: {error}")
             continue
         if gains:
             yield domain, run, gains
@@ -145,7 +141,7 @@ def draw_gains(built: BuiltTable) -> None:
     """
     found = {
         name_column(built.plan, domain): [gain for _, gain in gains]
-        for domain, _, gains in list_gains(built, built.parts[0])
+        for domain, _, gains in find_gains(built, built.parts[0])
     }
     if not found:
         return
@@ -171,32 +167,31 @@ def draw_pictures(built: BuiltTable) -> None:
     Source: paper, Fig. 3, 6 to 9.
     """
     for part in built.parts:
-        shown: list[tuple[str, str, Path]] = []
-        for domain, run, gains in list_gains(built, part):
+        shown: list[tuple[str, str, Mapping[str, Path]]] = []
+        for domain, run, gains in find_gains(built, part):
             name, gain = min(gains, key=lambda item: item[1]) if part.show == "worst" else gains[0]
-            if picture := find_picture(built.plan, run, domain, name):
-                text = f"{name}\nmean IoU {gain:+.1f} points"
-                shown.append((name_column(built.plan, domain), text, picture))
-                continue
-            built.notes.append(
-                f"{part.title}: {built.plan.find_results(run)} has no picture of {name}: test again with "
-                "--results.report=true --results.panels=1 --results.overwrite=true"
-            )
+            place = built.plan.find_results(run)
+            if pictures := find_pictures(place, domain, name):
+                shown.append((name_column(built.plan, domain), f"{name}\nmean IoU {gain:+.1f} points", pictures))
+            else:
+                built.notes.append(
+                    f"{part.title}: {place} has no picture of {name}: test again with "
+                    "--results.report=true --results.panels=1 --results.overwrite=true"
+                )
         if shown:
             save(built, f"{built.table.name}_{part.name}", draw_gallery(shown), dpi=100)
 
 
-def draw_gallery(shown: Sequence[tuple[str, str, Path]]) -> Figure:
-    """Draws one column per item of `shown` (title, text below, path without suffix) and one row per kind of picture."""
+def draw_gallery(shown: Sequence[tuple[str, str, Mapping[str, Path]]]) -> Figure:
+    """Draws one column per item of `shown` (title, text below, pictures) and one row per kind of picture."""
     figure = Figure(figsize=(3.4 * len(shown), 1.8 * len(PICTURES)), layout="constrained")
     panels = figure.subplots(len(PICTURES), len(shown), squeeze=False)
-    for column, (title, text, picture) in zip(panels.T, shown, strict=True):
-        for suffix, axes in zip(PICTURES.values(), column, strict=True):
-            path = picture.with_name(f"{picture.name}.{suffix}")
+    for column, (title, text, pictures) in zip(panels.T, shown, strict=True):
+        for layer, axes in zip(PICTURES.values(), column, strict=True):
             axes.set_xticks([])
             axes.set_yticks([])
-            if path.exists():
-                axes.imshow(np.asarray(Image.open(path).convert("RGB")), interpolation="nearest")
+            if layer in pictures:
+                axes.imshow(np.asarray(Image.open(pictures[layer]).convert("RGB")), interpolation="nearest")
         column[0].set_title(title, fontsize=10)
         column[-1].set_xlabel(text, fontsize=7)
     for kind, axes in zip(PICTURES, panels[:, 0], strict=True):

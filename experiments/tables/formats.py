@@ -23,11 +23,6 @@ def format_score(value: float | None, decimals: int, doubtful: object = "") -> s
     return (DASH if value is None else f"{value:.{decimals}f}") + (f" {MARK}" if doubtful else "")
 
 
-def format_difference(value: float | None, decimals: int) -> str:
-    """Formats a difference with its sign; empty if it is missing."""
-    return "" if value is None else f"{value:+.{decimals}f}".replace("-", "−")
-
-
 def compare_with_paper(
     built: BuiltTable, row: TableRow, metric: str, column: str
 ) -> tuple[float | None, float | None, str]:
@@ -46,17 +41,15 @@ def compare_with_paper(
 def format_part(built: BuiltTable, part: Part) -> tuple[list[str], list[list[str]]]:
     """Returns a part's column titles and the text of its cells."""
     numbers = [list_numbers(built, part, row) for row in part.rows]
-    rows = []
-    for row, own in zip(part.rows, numbers, strict=True):
-        rows.append([row.source, row.network, name_row(row), *(text for _, text in own)])
+    words = [[row.source, row.network, name_row(row)] for row in part.rows]
+    rows = [[*named, *(text for _, text in own)] for named, own in zip(words, numbers, strict=True)]
     return [*WORDS, *(title for title, _ in numbers[0])], rows
 
 
 def list_numbers(built: BuiltTable, part: Part, row: TableRow) -> list[tuple[str, str]]:
     """Lists (column title, text) of a row's numeric cells."""
     constructed, several = bool(built.plan.world.targets), len(part.metrics) > 1
-    printed = any(other.paper for other in part.rows) and not constructed
-    real = constructed and any(other.find_printed_mean(key) is not None for other in part.rows for key in part.metrics)
+    printed = any(other.paper for other in part.rows)
     found = []
     for metric in part.metrics:
         unit = f"{METRICS[metric].title}, {METRICS[metric].unit}" if several else METRICS[metric].unit
@@ -65,11 +58,11 @@ def list_numbers(built: BuiltTable, part: Part, row: TableRow) -> list[tuple[str
         for column in part.columns:
             title = f"{name_column(built.plan, column)} ({unit})"
             found.append((title, format_score(row.ours[metric, column], own)))
-            if printed:
+            if printed and not constructed:
                 paper, difference, doubtful = compare_with_paper(built, row, metric, column)
-                found.append(("paper", format_score(paper, decimals, doubtful)))
-                found.append(("difference", format_difference(difference, decimals)))
-        if real:
+                signed = "" if difference is None else f"{difference:+.{decimals}f}".replace("-", "−")
+                found += [("paper", format_score(paper, decimals, doubtful)), ("difference", signed)]
+        if printed and constructed:
             title = f"paper (real data, {unit})" if several else "paper (real data)"
             found.append((title, format_score(row.find_printed_mean(metric), decimals, row.doubtful)))
     return found
@@ -86,10 +79,12 @@ def name_row(row: TableRow) -> str:
 
 def list_footnotes(built: BuiltTable) -> list[str]:
     """Lists the reasons why printed numbers are doubtful, without duplicates."""
-    notes = []
-    for row in (row for part in built.parts for row in part.rows):
-        for column, reason in row.doubtful.items():
-            notes.append(f"{row.source}, {row.network}, {row.name}, {column}: {reason}")
+    rows = [row for part in built.parts for row in part.rows]
+    notes = [
+        f"{row.source}, {row.network}, {row.name}, {column}: {reason}"
+        for row in rows
+        for column, reason in row.doubtful.items()
+    ]
     return list(dict.fromkeys(notes))
 
 
@@ -117,29 +112,28 @@ def make_page(built: BuiltTable, level: int = 1, place: str = "") -> str:
 
     Args:
         built: The table.
-        level: Heading level; 1 also lists a command for each missing run.
+        level: Heading level; 1 also says that scenes are generated, and lists a command for each missing run.
         place: Folder of the pictures, relative to the page, with a trailing slash.
     """
+    alone, gallery = level == 1, built.table.kind == "qualitative"
     blocks = [f"{'#' * level} {built.table.label}: {built.table.title}"]
-    blocks += [CONSTRUCTED] if built.plan.world.targets else []
+    blocks += [CONSTRUCTED] if alone and built.plan.world.targets else []
     blocks.append(describe_table(built))
     for part in built.parts:
-        if built.table.kind == "qualitative":
+        if gallery:
             picture = f"{built.table.name}_{part.name}"
             shown = f"![{part.title}]({place}{picture}.png)" if picture in built.pictures else f"{DASH} is missing"
             blocks += [f"**{part.title}**", shown]
-            continue
-        heads, rows = format_part(built, part)
-        title = f"({part.name}) {part.title}" if part.name else part.title
-        blocks += [f"**{title}**", format_markdown(heads, rows, numbers=range(len(WORDS), len(heads)))]
+        else:
+            heads, rows = format_part(built, part)
+            title = f"({part.name}) {part.title}" if part.name else part.title
+            blocks += [f"**{title}**", format_markdown(heads, rows, numbers=range(len(WORDS), len(heads)))]
     blocks += built.extra
-    if built.table.kind != "qualitative":
-        blocks += [f"![{built.table.title}]({place}{picture}.png)" for picture in built.pictures]
+    blocks += [f"![{built.table.title}]({place}{picture}.png)" for picture in built.pictures if not gallery]
     if footnotes := list_footnotes(built):
         blocks.append("\n".join(f"{MARK} doubtful in the text of the paper's PDF: {note}." for note in footnotes))
     blocks += [f"Note: {note}." for note in built.notes]
-    if built.missing:
-        blocks.append(describe_missing(built, commands=level == 1))  # one line on a page with several tables
+    blocks += [describe_missing(built, commands=alone)] if built.missing else []
     return "\n\n".join(blocks) + "\n"
 
 
@@ -176,7 +170,6 @@ def make_latex(built: BuiltTable) -> str:
     """Formats a table as LaTeX with booktabs: one `table` environment per part, for `input`."""
     blocks, remark = ["% needs \\usepackage{booktabs,graphicx}"], ""
     if built.plan.world.targets:
-        blocks.append("% A constructed demonstration on StreetScenes, not evidence for the paper.")
         remark = " (a constructed demonstration on StreetScenes, not evidence for the paper)"
     for part in built.parts if built.table.kind != "qualitative" else ():
         title = f"{built.table.label}: {built.table.title}. {part.title}{remark}"

@@ -11,26 +11,21 @@ from typing import Any, NamedTuple
 
 import yaml
 
-ROOT = Path(__file__).parent.parent.parent
+from experiments.study import ROOT
+
 CONFIGS = ROOT / "configs"
 FOLDER = CONFIGS / "paper"
-NAMES = (
-    *(f"table{number}" for number in range(1, 10)), "fig2", "fig4", "fig5", "fig10", "qualitative",
-)  # fmt: skip
+NAMES = (*(f"table{number}" for number in range(1, 10)), "fig2", "fig4", "fig5", "fig10", "qualitative")
 MEAN, DEVELOPMENT = "mean", "development"
-TITLES = {
-    "cityscapes": "Cityscapes", "bdd": "BDD", "idd": "IDD", "mapillary": "Mapillary", "wilddash": "WildDash",
-    MEAN: "mean",
-}  # fmt: skip
 Numbers = Mapping[tuple[str, str], float | None]  # keyed by (metric, column)
 
 
 class Metric(NamedTuple):
-    """How a number from results.json is displayed: title, unit, and the paper's usual number of decimals."""
+    """How a number from results.json is displayed."""
 
     title: str
     unit: str
-    decimals: int
+    decimals: int  # that the paper usually prints
 
 
 METRICS = {
@@ -42,41 +37,23 @@ METRICS = {
 
 @dataclass(frozen=True)
 class TableRow:
-    """A row of a table, or a point or curve of a figure.
+    """A row of a table, or a point or curve of a figure."""
 
-    Attributes:
-        source: Data set that the network is trained on; ``target`` for in-domain training.
-        network: Display name of the network.
-        name: Display name of the method.
-        experiment: File in configs/experiment that trains the network; empty for in-domain training.
-        in_domain: Suffix of the in-domain experiments' names, which are TARGET_SUFFIX; otherwise empty.
-        method: File in configs/method; None is the network as trained (t-BN).
-        arguments: Method settings that define the row; a selection does not override them.
-        options: Additional command-line arguments.
-        paper: Printed numbers, None where the paper has none.
-        gain: Printed gains over the previous row, where the paper has them.
-        doubtful: Reasons, by column, why a printed number cannot be read with certainty.
-        decimals: Number of decimals that the paper prints; None for the metric's usual number.
-        sweep: ``num_steps`` or ``alpha`` if the row stands for a curve over this argument.
-        point: Position on the curve, if the row is a point of one.
-        ours: Measured numbers, None where they are missing.
-    """
-
-    source: str
-    network: str
-    name: str
-    experiment: str = ""
-    in_domain: str = ""
-    method: str | None = None
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    options: tuple[str, ...] = ()
-    paper: Numbers = field(default_factory=dict)
-    gain: Numbers = field(default_factory=dict)
-    doubtful: Mapping[str, str] = field(default_factory=dict)
-    decimals: int | None = None
-    sweep: str = ""
-    point: Any = None
-    ours: Numbers = field(default_factory=dict)
+    source: str  # data set that the network is trained on; `target` for in-domain training
+    network: str  # for display
+    name: str  # of the method, for display
+    experiment: str = ""  # file in configs/experiment that trains the network; empty for in-domain training
+    in_domain: str = ""  # suffix of the in-domain experiments' names, which are TARGET_SUFFIX
+    method: str | None = None  # file in configs/method; None is the network as trained (t-BN)
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # that define the row, so a selection leaves them
+    options: tuple[str, ...] = ()  # more command-line arguments
+    paper: Numbers = field(default_factory=dict)  # as printed, None where the paper has none
+    gain: Numbers = field(default_factory=dict)  # printed gains over the previous row
+    doubtful: Mapping[str, str] = field(default_factory=dict)  # by column, why a printed number is uncertain
+    decimals: int | None = None  # printed in this row; None for the metric's usual number
+    sweep: str = ""  # num_steps or alpha, if the row stands for a curve over this argument
+    point: Any = None  # position on the curve, if the row is a point of one
+    ours: Numbers = field(default_factory=dict)  # as measured, None where missing
 
     def find_experiment(self, domain: str) -> str:
         """Returns the experiment whose network is tested on a domain."""
@@ -94,25 +71,15 @@ class TableRow:
 
 @dataclass(frozen=True)
 class Part:
-    """A whole table, or one part of a table such as (a) or (b).
-
-    Attributes:
-        title: Display title.
-        metrics: Keys of `METRICS`.
-        columns: Names of domains, ``development``, ``mean``.
-        rows: Rows from top to bottom.
-        name: Letter of the part; empty if there is only one.
-        worlds: Names of the worlds in which it is shown; empty for all.
-        show: Image to show for each target: the ``first``, or the ``worst``, which has the lowest gain.
-    """
+    """A whole table, or one part of a table such as (a) or (b)."""
 
     title: str
-    metrics: tuple[str, ...]
-    columns: tuple[str, ...]
+    metrics: tuple[str, ...]  # keys of METRICS
+    columns: tuple[str, ...]  # domains, development, mean
     rows: tuple[TableRow, ...]
-    name: str = ""
-    worlds: tuple[str, ...] = ()
-    show: str = "first"
+    name: str = ""  # its letter; empty if there is only one part
+    worlds: tuple[str, ...] = ()  # in which it is shown; empty for all
+    show: str = "first"  # image to show for each target: first, or worst, which has the lowest gain
 
     @property
     def domains(self) -> list[str]:
@@ -122,27 +89,16 @@ class Part:
 
 @dataclass(frozen=True)
 class Table:
-    """A table or a figure of the paper.
+    """A table or a figure of the paper."""
 
-    Attributes:
-        name: Name of its file in configs/paper.
-        title: Display title.
-        label: Label in the paper, such as ``Table 1``.
-        page: Page of the paper.
-        section: Section of the paper.
-        parts: One or more parts.
-        kind: ``table``, ``runtime_accuracy``, ``alpha``, ``gains`` or ``qualitative``.
-        statements: Statements of the paper's text, for a figure that prints no numbers.
-    """
-
-    name: str
+    name: str  # of its file in configs/paper
     title: str
-    label: str
+    label: str  # such as `Table 1`
     page: int
     section: str
     parts: tuple[Part, ...]
-    kind: str = "table"
-    statements: Mapping[str, str] = field(default_factory=dict)
+    kind: str = "table"  # table, runtime_accuracy, alpha, gains, qualitative
+    statements: Mapping[str, str] = field(default_factory=dict)  # of the text, for a figure that prints no numbers
 
 
 def read_table(name: str) -> Table:
@@ -170,9 +126,6 @@ def read_part(path: Path, data: Mapping[str, Any]) -> Part:
             if len(numbers) != len(cells):
                 raise ValueError(f"{where}: {len(numbers)} numbers, expected {len(cells)} (metrics times columns)")
         row = TableRow(**to_fields(values) | {key: dict(zip(cells, printed[key], strict=True)) for key in printed})
-        unknown = set(row.doubtful) - set(data["columns"])
-        if unknown:
-            raise ValueError(f"{where}: doubtful names {sorted(unknown)}, expected some of {data['columns']}")
         if bool(row.experiment) == bool(row.in_domain):
             raise ValueError(f"{where}: expected exactly one of experiment and in_domain")
         rows.append(row)

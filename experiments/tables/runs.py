@@ -1,6 +1,5 @@
 """The runs behind the tables: their data sets, settings and folders."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,6 +10,7 @@ from typing import Any, Literal
 
 import yaml
 
+from experiments.study import describe_method
 from experiments.tables.paper import CONFIGS, DEVELOPMENT, FOLDER, MEAN, Part, Table, TableRow
 
 Policy = Literal["paper", "selected"]
@@ -29,27 +29,16 @@ PAPER_SCALES = [0.25, 0.5, 0.75]
 
 @dataclass(frozen=True)
 class TableWorld:
-    """The data that tables are built on: the paper's data sets, or generated scenes.
+    """The data that tables are built on: the paper's data sets, or generated scenes."""
 
-    Attributes:
-        name: Name on the command line.
-        experiments: Folder of the training configs.
-        targets: Target domains that replace the paper's columns; empty to keep the paper's.
-        development: Domain of the development set.
-        members: Number of networks in an ensemble.
-        steps: Numbers of steps for the curves over steps.
-        policy: Default policy of the settings, see `Plan`.
-        grids: Arguments of `experiments.protocol.Grids` that replace its defaults.
-    """
-
-    name: str
-    experiments: Path
-    targets: tuple[str, ...]
-    development: str
-    members: int
-    steps: tuple[int, ...]
-    policy: Policy
-    grids: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    name: str  # on the command line
+    experiments: Path  # folder of the training configs
+    targets: tuple[str, ...]  # domains that replace the paper's columns; empty to keep the paper's
+    development: str  # domain of the development set
+    members: int  # networks in an ensemble
+    steps: tuple[int, ...]  # of the curves over steps
+    policy: Policy  # default of the settings, see `Plan`
+    grids: Mapping[str, Any] = field(default_factory=dict, hash=False)  # see `Protocol`
 
     def find_domain(self, column: str) -> str:
         """Returns the name of a column's domain in the results."""
@@ -75,36 +64,23 @@ SMALL_GRIDS = {
     "num_steps": (1, 2, 3, 5, 10),
     "lr": (0.05, 0.1),
 }
-LICENSED = TableWorld("licensed", CONFIGS / "experiment", (), "wilddash", 10, tuple(range(1, 11)), "paper")
+EXPERIMENTS = CONFIGS / "experiment"
+TARGETS = ("haze", "dusk", "dust")
+LICENSED = TableWorld("licensed", EXPERIMENTS, (), "wilddash", 10, tuple(range(1, 11)), "paper")
 STREET_SCENES = TableWorld(
-    "street_scenes",
-    CONFIGS / "experiment" / "street_scenes",
-    ("haze", "dusk", "dust"),
-    "development",
-    3,
-    (1, 3, 10),
-    "selected",
-    SMALL_GRIDS,
+    "street_scenes", EXPERIMENTS / "street_scenes", TARGETS, "development", 3, (1, 3, 10), "selected", SMALL_GRIDS
 )
 WORLDS = {world.name: world for world in (LICENSED, STREET_SCENES)}
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run of `main.py test`, or of `validate` for the curves on the development set.
+    """A run of `main.py test`, or of `validate` for the curves on the development set."""
 
-    Attributes:
-        experiment: Experiment that trains the network.
-        method: File in configs/method; None is the network as trained.
-        arguments: Fixed settings of the method, which a selection does not override.
-        options: Additional command-line arguments.
-        stage: ``test`` or ``validate``.
-    """
-
-    experiment: str
-    method: str | None = None
-    arguments: tuple[tuple[str, Any], ...] = ()
-    options: tuple[str, ...] = ()
+    experiment: str  # that trains the network
+    method: str | None = None  # file in configs/method; None is the network as trained
+    arguments: tuple[tuple[str, Any], ...] = ()  # settings of the method that a selection does not override
+    options: tuple[str, ...] = ()  # more command-line arguments
     stage: str = "test"
 
     @property
@@ -142,24 +118,17 @@ def read_defaults(method: str) -> dict[str, Any]:
 @cache
 def read_published() -> dict[str, dict[str, Any]]:
     """Returns the published settings that differ from those in configs/method, by experiment."""
-    return yaml.safe_load((FOLDER / "settings.yaml").read_text(encoding="utf-8")) or {}
+    return yaml.safe_load((FOLDER / "settings.yaml").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How and where runs are made.
-
-    Attributes:
-        world: The data sets.
-        policy: ``paper`` for the published settings; ``selected`` for those chosen on the development set per network.
-        folder: Folder that holds ``EXPERIMENT/test/METHOD/results.json``.
-        options: Additional arguments for every command.
-    """
+    """How and where runs are made: results are in ``FOLDER/EXPERIMENT/test/METHOD/results.json``."""
 
     world: TableWorld
-    policy: Policy
+    policy: Policy  # paper: the published settings; selected: those chosen on the development set per network
     folder: Path
-    options: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()  # of every command
 
     def find_results(self, run: Run) -> Path:
         """Returns the folder of a run's results."""
@@ -182,6 +151,10 @@ class Plan:
         """Returns whether a run uses settings selected on the development set."""
         return self.policy == "selected" and bool(self.list_selected(run))
 
+    def list_networks(self, run: Run) -> list[str]:
+        """Lists the experiments whose networks a run uses."""
+        return self.world.list_members(run.experiment) if run.is_ensemble else [run.experiment]
+
     def list_selected(self, run: Run) -> list[str]:
         """Lists the names of a run's settings that depend on its network: selected, or published with it."""
         if run.method is None:
@@ -200,34 +173,22 @@ class Plan:
         if run.method is None:
             return None
         method, settings = read_method(run.method)
-        described = {"name": method, **{key: value for key, value in settings.items() if key != "checkpoints"}}
+        described = {"name": method, **settings}
+        described.pop("checkpoints", None)
         if method == "SegTTT":
             described["semantics"] = "released" if self.policy == "paper" else "paper"
-        if self.policy == "paper":
-            values = read_published().get(run.experiment, {})
-        else:
-            values = self.read_selection(run.experiment) or {}
+        published = self.policy == "paper"
+        values = (read_published().get(run.experiment) if published else self.read_selection(run.experiment)) or {}
         described |= {key: values[key] for key in self.list_selected(run) if key in values}
         return described | dict(run.arguments)
 
     def list_arguments(self, run: Run, members: Sequence[str] = ()) -> list[str]:
-        """Returns the command-line arguments for a run's method and settings.
-
-        Args:
-            run: A run of this plan.
-            members: Checkpoints of an ensemble's networks.
-        """
-        described = self.describe(run)
-        if described is None or run.method is None:
+        """Returns the command-line arguments of a run: its method, settings, and checkpoints of an ensemble."""
+        settings = self.describe(run)
+        if settings is None:
             return list(run.options)
-        written = {"name": described["name"], **read_method(run.method)[1]}
-        arguments = [f"--method={CONFIGS / 'method' / run.method}.yaml"]
-        for key, value in described.items():
-            if key not in written or written[key] != value:
-                arguments.append(f"--method.{key}={json.dumps(value) if not isinstance(value, str) else value}")
-        if run.is_ensemble:
-            arguments.append(f"--method.checkpoints={json.dumps(list(members))}")
-        return [*arguments, *run.options]
+        settings |= {"checkpoints": list(members)} if run.is_ensemble else {}
+        return [*describe_method(settings.pop("name"), settings), *run.options]
 
     def list_runs(self, table: Table) -> dict[Run, set[str]]:
         """Returns the runs of a table, each with the domains needed from it."""

@@ -1,0 +1,196 @@
+"""The studies: what they choose and tabulate, and a tiny run of each, which does nothing twice."""
+
+import inspect
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+
+import callbacks
+from callbacks import SegTTT
+from callbacks.run.folder import MANIFEST
+from experiments import beyond, comparison, generalization
+from experiments.beyond import run_beyond
+from experiments.comparison import run_comparison
+from experiments.demo import METHODS, average_runs, format_runs, run_demo
+from experiments.generalization import run_generalization
+from experiments.pages import make_marks
+from experiments.tradeoffs import CURVES, GRID, choose_preset, format_shares, measure_shares, resolve_factors
+from experiments.worlds import WORLDS, list_training
+from tests.tiny import ROOT
+
+TINY = ["--data.height=64", "--data.width=128", "--data.num_train=8", "--data.num_test=1"]
+USUAL = {"alpha": 0.3, "lr": 0.1, "scales": [0.5]}
+
+
+def make_row(miou: float, **more: Any) -> dict[str, Any]:
+    return {"miou.haze": miou, "miou.dusk": miou + 2, "miou.mean": miou + 1, **more}
+
+
+# What they choose from, and how.
+
+
+def test_networks_and_trainings_have_configs() -> None:
+    for contender in (comparison.BASE, comparison.DROPOUT, *comparison.OTHERS):
+        assert (ROOT / "configs" / "model" / f"{contender.model}.yaml").is_file(), contender.name
+    for world in WORLDS.values():
+        assert world.config.is_file()
+        for name in world.trainings:
+            files = [word.partition("=")[2] for word in list_training(name) if word.startswith("--training=")]
+            assert [Path(file).is_file() for file in files] == [True] * (name != "plain")
+
+
+def test_unknown_networks_and_trainings_are_clear_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run_comparison(["--folder", str(tmp_path), "--only", "VGG"])
+    assert re.search("invalid choice: 'VGG' .choose from '?DeepLabv1", capsys.readouterr().err)
+    with pytest.raises(ValueError, match=r"unknown trainings \['asg'\]: expected some of \['plain', 'photometric'"):
+        run_generalization(["street_scenes", "--folder", str(tmp_path), "--only", "asg"])
+
+
+def test_the_preset_is_the_most_accurate_that_is_good_and_fast_enough() -> None:
+    tried = ((48.9, 1, 1.0), (49.2, 2, 1.0), (49.4, 2, 2.0), (50.0, 3, 1.0))
+    rows = [{"miou": miou, "settings": {"num_steps": steps, "lr": lr}} for miou, steps, lr in tried]
+    shares = {1: 0.2, 2: 0.3, 3: 0.4}
+    assert choose_preset(rows, iabn=40, full=50, shares=shares) is rows[2]
+    assert choose_preset(rows[:1], iabn=40, full=50, shares=shares) is None  # 89 % of the gain
+    assert choose_preset(rows[3:], iabn=40, full=50, shares=shares) is None  # too slow
+
+
+def test_factors_are_of_the_usual_rate_and_time() -> None:
+    resolved = resolve_factors({"lr": 2.0, "time_budget_ms": 0.5}, USUAL, milliseconds=300)
+    assert resolved == {"alpha": 0.3, "lr": 0.2, "scales": [0.5], "time_budget_ms": 150}
+    for way in (*(way for ways in CURVES.values() for way in ways), *GRID):
+        SegTTT(**resolve_factors(way, USUAL, 300))
+
+
+def test_fewer_steps_take_a_smaller_share_of_the_time() -> None:
+    shares = measure_shares((1, 5), (64, 64), "resnet10")
+    assert 0 < shares[1] < shares[5] < 1.5
+    assert format_shares({1: 0.2, 3: 0.391}) == "1 step takes 0.20, 3 steps take 0.39"
+
+
+def test_nothing_is_chosen_where_it_is_scored() -> None:
+    first = {"method": "A", "seed": 0, "miou.x": 90.0, "miou.y": 10.0, "miou.z": 30.0, "miou.mean": 43.3}
+    second = {"method": "B", "seed": 0, "miou.x": 10.0, "miou.y": 20.0, "miou.z": 40.0, "miou.mean": 23.3}
+    row = beyond.choose_elsewhere([first, second])
+    assert row["chosen"] == {"x": "B", "y": "A", "z": "A"}  # by y + z, x + z, x + y
+    assert [row[key] for key in ("miou.x", "miou.y", "miou.z")] == [10, 10, 30]
+    assert row["miou.mean"] == pytest.approx(50 / 3)
+
+
+@pytest.mark.parametrize(("preset", "row"), [("best", beyond.BEST), ("fast", beyond.FAST)])
+def test_presets_say_what_the_study_measures(preset: str, row: str) -> None:
+    name, settings = beyond.list_methods(WORLDS["street_scenes"], 0.1, "alpha.yaml")[row]
+    content = yaml.safe_load((ROOT / "configs" / "method" / f"{preset}.yaml").read_text())
+    assert content["class_path"] == f"callbacks.{name}"
+    known = inspect.signature(getattr(callbacks, name)).parameters
+    defaults = {key: parameter.default for key, parameter in known.items()}
+    assert defaults | content["init_args"] == defaults | settings
+
+
+# What they tabulate: means over seeds.
+
+
+def test_table_of_the_comparison() -> None:
+    means = {"ece": 5.0, "classwise_ece": 20.0, "brier": 0.4, "nll": 1.0, "ms_per_image": 7.4}
+    rows = [make_row(38, network="N", method=name, **means, **more) for name, more in (("A", {}), ("B", {"lower": 12}))]
+    lines = comparison.format_rows(rows).splitlines()
+    assert lines[2] == "| N | A | 38.0 | 40.0 | 39.0 | 5.0 | 20.0 | 0.400 | 1.000 | 7 |  |"
+    assert lines[3].endswith("| 7 | 12 % |")
+
+
+def test_table_of_what_goes_beyond() -> None:
+    scores = ((47, {"over": 3, "worse": 1, "gain": 7}), (48, {"over": 3, "worse": 2, "gain": 8}))
+    line = beyond.format_rows([make_row(miou, method="best", ece=5.0, **more) for miou, more in scores]).splitlines()[2]
+    assert line == "| best | 47.5 ± 0.7 | 49.5 ± 0.7 | 48.5 ± 0.7 | +3.0 | 1.5 % | +7.5 | 5.0 |"
+
+
+def test_table_of_trainings_is_beside_plain_training() -> None:
+    rows = []
+    for training, seed, miou in (("plain", 1, 30), ("plain", 2, 32), ("isw", 1, 33), ("isw", 2, 31)):
+        own = {"alpha": 0.1 * seed, "development": 40.0, "seconds": 60 + miou}
+        rows.append(make_row(miou, training=training, seed=seed, method="IaBN", **own))
+    alone = rows[-1:]
+    generalization.compare_with_plain(alone)
+    assert "| isw | IaBN | 31.0 | 33.0 | 32.0 |  |" in generalization.format_rows(alone)  # nothing to compare with
+    generalization.compare_with_plain(rows)
+    lines = generalization.format_rows(rows).splitlines()
+    assert lines[2] == "| plain | IaBN | 31.0 ± 1.4 | 33.0 ± 1.4 | 32.0 ± 1.4 | +0.0 | 0.15 | 40.0 ± 0.0 | 1.0 |"
+    assert lines[3] == "| isw | IaBN | 32.0 ± 1.4 | 34.0 ± 1.4 | 33.0 ± 1.4 | +1.0 | 0.15 | 40.0 ± 0.0 | 1.0 |"
+
+
+def test_table_of_the_demo() -> None:
+    means = [{"miou": miou, "ece": 1.0, "ms_per_image": 2.0} for miou in (40.0, 44.0)]
+    runs = [{"methods": {name: {"domains": {"haze": mean}, "mean": mean} for name in METHODS}} for mean in means]
+    rows = average_runs(runs)
+    assert rows[0]["miou"] == {"haze": 42.0, "mean": 42.0}
+    assert rows[0]["miou_spread"]["haze"] == pytest.approx(2.828, abs=1e-3)
+    assert "| t-BN | 42.0 ± 2.8 | 42.0 ± 2.8 | 1.0 | 2 |" in format_runs(runs)
+
+
+# Tiny runs.
+
+
+@pytest.mark.slow
+def test_demo_writes_its_table_chart_and_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_demo(["--quick", "--folder", str(tmp_path / "demo")])
+    report = json.loads((tmp_path / "demo" / "results.json").read_text())
+    assert [row["method"] for row in report["rows"]] == list(METHODS)
+    for row in report["rows"]:
+        assert list(row["miou"]) == ["haze", "dusk", "dust", "mean"]
+        assert row["ms_per_image"] > 0 and 0 <= row["ece"] <= 100
+    assert (tmp_path / "demo" / "miou.png").exists()
+    for target in ("haze", "dusk", "dust"):
+        assert Image.open(tmp_path / "demo" / f"{target}.png").size == (4 * 256 + 3 * 4, 128)
+
+
+def compare(args: Sequence[str]) -> list[dict[str, Any]]:
+    return run_comparison(args)["rows"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("run", "name", "args", "count"),
+    [
+        (compare, "comparison", ["--only", "DeepLabv1, SN"], 3),
+        (compare, "comparison", ["--only", "DeepLabv1, dropout"], 6),
+        (compare, "comparison", ["--only", "DeepLabv1"], 28),
+        (run_beyond, "beyond street_scenes", ["street_scenes"], 14),
+        (run_generalization, "generalization street_scenes", ["street_scenes", "--only", "plain", "isw"], 6),
+    ],
+    ids=["without BatchNorm", "dropout", "all methods", "beyond", "generalization"],
+)
+def test_a_study_writes_its_page_and_does_nothing_twice(
+    run: Callable[[Sequence[str]], list[dict[str, Any]]],
+    name: str,
+    args: list[str],
+    count: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = tmp_path / "page.md"
+    page.write_text("\n".join(make_marks(name)))
+    images = 2 if run is run_beyond else 1
+    args = [*args, "--quick", "--folder", "out", "--page", "page.md", "--", *TINY, f"--data.num_val={images}"]
+    rows = run(args)
+    assert len(rows) == count == len({(row.get("training"), row["method"]) for row in rows})
+    assert all({"miou.haze", "miou.dusk", "miou.dust"} <= row.keys() and row["ms_per_image"] > 0 for row in rows)
+    formats = {compare: comparison.format_rows, run_beyond: beyond.format_rows}
+    assert formats.get(run, generalization.format_rows)(rows) in page.read_text()
+    if run is run_beyond:
+        assert rows[-1]["method"] == beyond.TRUSTED and rows[-1]["risk"]["images"] == 2
+        assert rows[0]["gain"] == rows[0]["worse"] == 0
+        assert [row["over"] for row in rows if row["method"] == "Seg-TTT"] == [0]
+    files = [path for path in tmp_path.rglob("*") if path.suffix in (".json", ".jsonl", ".ckpt")]
+    written = {path: path.stat().st_mtime_ns for path in files if path.name not in ("report.json", MANIFEST)}
+    assert json.loads(json.dumps(run(args))) == json.loads(json.dumps(rows))
+    assert {path: path.stat().st_mtime_ns for path in written} == written
