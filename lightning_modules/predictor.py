@@ -86,28 +86,26 @@ class Stopwatch:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._on_cuda = device.type == "cuda"
+        self._marks: list[Any] = []  # CUDA events, or seconds
 
     def __enter__(self) -> "Stopwatch":
-        """Starts the stopwatch."""
-        if self._on_cuda:
-            self._start = torch.cuda.Event(enable_timing=True)
-            self._stop = torch.cuda.Event(enable_timing=True)
-            self._start.record(torch.cuda.current_stream(self._device))
-        else:
-            self._start_time = time.perf_counter()
+        self._mark()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Stops the stopwatch, without waiting for the device."""
-        if self._on_cuda:
-            self._stop.record(torch.cuda.current_stream(self._device))
+        self._mark()
+
+    def _mark(self) -> None:
+        if self._device.type == "cuda":
+            self._marks.append(torch.cuda.Event(enable_timing=True))
+            self._marks[-1].record(torch.cuda.current_stream(self._device))
         else:
-            self._stop_time = time.perf_counter()
+            self._marks.append(time.perf_counter())
 
     def milliseconds(self) -> float:
         """Returns the time between start and stop; waits for the device."""
-        if not self._on_cuda:
-            return 1000 * (self._stop_time - self._start_time)
-        self._stop.synchronize()
-        return self._start.elapsed_time(self._stop)
+        start, stop = self._marks
+        if self._device.type != "cuda":
+            return 1000 * (stop - start)
+        stop.synchronize()
+        return start.elapsed_time(stop)

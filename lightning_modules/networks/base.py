@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.networks.dropout import add_dropout
-from lightning_modules.networks.norms import Norm, replace_norms
+from lightning_modules.networks.norms import Norm
+from lightning_modules.networks.replacement import add_dropout, replace_norms
 
 
 class TooSmallError(ValueError):

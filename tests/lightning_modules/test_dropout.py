@@ -4,7 +4,7 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 
 from lightning_modules.networks import DeepLabV1
-from lightning_modules.networks.dropout import add_dropout
+from lightning_modules.networks.replacement import add_dropout
 from tests.fakes import TinyNetwork, make_images
 
 

@@ -20,8 +20,9 @@ from lightning_modules.networks.norms import (
     InstanceNorm2d,
     NormalizedSum,
     SwitchableNorm2d,
-    replace_norms,
+    make_norm,
 )
+from lightning_modules.networks.replacement import replace_norms
 from tests.fakes import NormAct2d, TinyNetwork, make_images
 
 NORMS = ("switchable", "batch_instance", "ibn_a", "ibn_b")
@@ -147,7 +148,7 @@ def test_weights_and_statistics_are_taken_over(make: type) -> None:
     layer, x = nn.BatchNorm2d(4, eps=1e-3, momentum=0.2), torch.randn(2, 4, 6, 6)
     for tensor in (layer.weight.data, layer.bias.data, layer.running_mean, layer.running_var):
         tensor.copy_(torch.rand(4) + 0.1)
-    norm, expected = make.from_batch_norm(layer).eval(), layer.eval()(x)
+    norm, expected = make_norm(make, layer).eval(), layer.eval()(x)
     if make is BatchInstanceNorm2d:  # it starts as the BatchNorm it replaces
         torch.testing.assert_close(norm(x), expected)
     elif make is InstanceBatchNorm2d:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from callbacks import IaBN
 from lightning_modules.networks import DeepLabV1
-from lightning_modules.networks.released import read_released
+from lightning_modules.networks.deeplab_v1 import read_released
 from lightning_modules.segmentation import SegmentationModule
 from main import main
 from tests.fakes import TinyNetwork, make_images, randomize

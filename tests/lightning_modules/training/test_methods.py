@@ -18,7 +18,7 @@ from torch import distributed
 
 from datamodules import FolderDataModule
 from lightning_modules.networks import DeepLabV1, FCN8s, HRNet, TimmDeepLab
-from lightning_modules.networks.whitening import WhitenedNorm2d
+from lightning_modules.networks.norms import WhitenedNorm2d
 from lightning_modules.processes import average_over_processes, gather_from_processes
 from lightning_modules.training import (
     ASG,
@@ -31,8 +31,8 @@ from lightning_modules.training import (
     PhotometricRandomization,
     TrainingMethod,
 )
-from lightning_modules.training.method import find_module, in_evaluation, record_outputs, seeded_by, train_step
-from lightning_modules.training.mixstyle import find_early_stages
+from lightning_modules.training.features import find_module, name_stages, record_outputs
+from lightning_modules.training.method import in_evaluation, seeded_by
 from lightning_modules.training.styles import Styles
 from main import main
 from tests import programs
@@ -150,7 +150,7 @@ def test_features_are_mixed_in_the_step_alone() -> None:
 def test_modes_are_put_back_one_by_one() -> None:
     network = TinyNetwork().train()
     network.stem_norm.eval()
-    with in_evaluation(network):
+    with in_evaluation(network.modules()):
         assert not any(module.training for module in network.modules())
     assert network.training and network.head.training and not network.stem_norm.training
 
@@ -183,18 +183,18 @@ def test_teachers_know_imagenet_and_queues_wrap(monkeypatch: pytest.MonkeyPatch)
     asg = ASG()
     asg.prepare(network, 5)
     before = {name: value.clone() for name, value in network.backbone.state_dict().items()}
-    step = train_step(asg, network, network, images, masks)
+    step = asg.run_step(network, network, images, masks)
     assert asg.compute_losses(step)["divergence"].item() == pytest.approx(0, abs=1e-3)  # nothing has moved yet
     assert all(torch.equal(value, before[name]) for name, value in network.backbone.state_dict().items())
     assert all(module.training for module in network.modules())
     moving = ASG(frozen_norms=False)
     moving.prepare(network, 5)
-    step = train_step(moving, network, network, images, masks)
+    step = moving.run_step(network, network, images, masks)
     assert moving.compute_losses(step)["divergence"].item() > 1  # the statistics of the batch are others
     csg = CSG(chunks=2, queue=5)
     csg.prepare(network, 5)
     before = csg.get_buffer("queue0").clone()
-    losses = csg.compute_losses(train_step(csg, network, network, images, masks))
+    losses = csg.compute_losses(csg.run_step(network, network, images, masks))
     assert losses.keys() == {"contrast3", "contrast4"} and all(loss.item() > 0 for loss in losses.values())
     assert not torch.equal(csg.get_buffer("queue0"), before)
     sum(losses.values()).backward()
@@ -212,14 +212,14 @@ def test_the_auxiliary_classifier_of_isw_learns_from_the_last_stage_but_one() ->
     images, masks = torch.randn(2, 3, 32, 32), torch.randint(0, 5, (2, 32, 32))
     masks[0, :9] = 255
     method.classifier[1].eval()  # its dropout draws
-    step = train_step(method, network, network, images, masks)
+    step = method.run_step(network, network, images, masks)
     (loss,) = method.compute_losses(step).values()
     logits = F.interpolate(method.classifier(step.features["backbone.layer3"]), size=(32, 32), mode="bilinear")
     assert loss.item() == pytest.approx(0.4 * F.cross_entropy(logits, masks, ignore_index=255).item(), rel=1e-4)
     loss.backward()
     assert method.classifier[0][0].weight.grad is not None and network.backbone.layer3[0].conv1.weight.grad is not None
     assert network.head.weight.grad is None  # the network's own classifier has its own loss
-    assert not without.compute_losses(train_step(without, network, network, images, masks))  # and nothing to whiten yet
+    assert not without.compute_losses(without.run_step(network, network, images, masks))  # and nothing to whiten yet
     assert not list(without.parameters())
 
 
@@ -234,7 +234,7 @@ def test_a_training_that_ends_before_isw_begins_is_warned() -> None:
 
 @pytest.mark.parametrize("network", [DeepLabV1("resnet10", 5, width=8), TimmDeepLab(5)])
 def test_features_are_mixed_at_strides_of_4_and_8(network: torch.nn.Module) -> None:
-    with record_outputs(network.eval(), find_early_stages(network)) as outputs, torch.no_grad():
+    with record_outputs(network.eval(), name_stages(network)[:2]) as outputs, torch.no_grad():
         network(torch.randn(1, 3, 64, 64))
     assert [len(output[0, 0]) for output in outputs.values()] == [16, 8]
 
@@ -297,12 +297,12 @@ def test_frozen_norms_keep_their_statistics_while_weights_learn() -> None:
         (lambda: ISW(auxiliary=-1), "auxiliary is -1: expected 0 or more"),
         (
             lambda: ISW().prepare(HRNet(5, "hrnet_w18_small", norm="isw"), 5),
-            "with known stages.* or --training.auxiliary=0",
+            "no backbone with stages.* or set --training.auxiliary=0",
         ),
         (lambda: FCN8s("vgg16_bn", 5, width=4, norm="isw"), "FCN8s has no stem followed by four named stages"),
         (lambda: ISW().prepare(TinyNetwork(), 5), "TinyNetwork has none: expected a network with norm=isw"),
         (lambda: ASG(weight=-1.0), "weight is -1.0: expected 0 or more"),
-        (lambda: ASG().prepare(TinyNetwork(), 5), "TinyNetwork has no backbone with known stages"),
+        (lambda: ASG().prepare(TinyNetwork(), 5), "TinyNetwork has no backbone with stages"),
         (lambda: CSG(temperature=0), "temperature is 0: expected a number above 0"),
         (lambda: FrozenNorms().prepare(TinyNetwork(), 5), "TinyNetwork has no backbone with BatchNorm: expected"),
         (
@@ -313,7 +313,7 @@ def test_frozen_norms_keep_their_statistics_while_weights_learn() -> None:
         (lambda: DRPC(styles="nowhere"), "styles is nowhere, which is not a folder"),
         (lambda: FSDR(bands=4, low=2, high=2), "expected low and high of 0 or more, with a sum from 1"),
         (lambda: MixStyle(alpha=0), "alpha is 0: expected a number above 0"),
-        (lambda: MixStyle().prepare(TinyNetwork(), 5), "set layers to the names of those"),
+        (lambda: MixStyle().prepare(TinyNetwork(), 5), "or set layers to the names of those"),
         (lambda: MixStyle(["layer7"]).prepare(TinyNetwork(), 5), "has no module 'layer7'"),
         (lambda: PhotometricRandomization(strength=2), "strength is 2: expected 0 to 1"),
     ],
