@@ -218,8 +218,8 @@ def fetch_scores(scores: Sequence[Scores], target: Tensor) -> list[Scores]:
     num_classes = len(scores[0].pixels)
     unknown = (target != IGNORED) & ((target < 0) | (target >= num_classes))
     values = [value for score in scores for value in vars(score).values()]
-    *fetched, found = copy_to_host([*values, unknown.any()])
-    if found:
+    *fetched, known = copy_to_host([*values, ~unknown.any()])
+    if not known:
         raise ValueError(
             f"the ground truth contains the values {target[unknown].unique().tolist()}, the network has {num_classes} "
             f"classes (0 to {num_classes - 1}, 255 is ignored): data and network disagree on the label space"

@@ -14,21 +14,16 @@ Predictor = Callable[[nn.Module, Tensor], Tensor]
 
 
 def describe_adaptations(predictor: Predictor, count: int) -> list[dict[str, Any] | None]:
-    """Returns the predictor's records, for JSON, of how it adapted to each of the `count` images it has just predicted.
-
-    They come from the predictor's ``adaptations``, one per image; a predictor without them gives None per image.
-    """
+    """Returns the predictor's records, for JSON, of how it adapted to each image; None per image if it has none."""
     adaptations = getattr(predictor, "adaptations", None)
     return [None] * count if adaptations is None else [adaptation.to_record() for adaptation in adaptations]
 
 
 def predict_logits(network: nn.Module, image: Tensor) -> Tensor:
-    """Runs a network and returns its logits at the size of the image.
+    """Runs a network and returns its logits at the size of the image, to which they are resized bilinearly.
 
     Args:
-        network: Any module (B, 3, H, W) -> (B, K, H, W) logits. It may also return a mapping with the logits under
-            ``out`` (torchvision) or ``logits``, or an object with an attribute ``logits`` (transformers). Logits of
-            another size are resized bilinearly.
+        network: Any module (B, 3, H, W) -> (B, K, h, w) logits, alone or in an output that `find_logits` accepts.
         image: (B, 3, H, W) float, normalised.
 
     Returns:

@@ -60,14 +60,10 @@ def check_temperature(temperature: float) -> None:
 
 
 def label_images(probabilities: Tensor, sizes: Sequence[Sequence[int]]) -> tuple[list[Tensor], list[Tensor]]:
-    """Labels a batch, each image at its own size.
-
-    Args:
-        probabilities: (B, K, h, w) float in [0, 1], on any device.
-        sizes: Size (H, W) of each image's result.
+    """Labels a batch of (B, K, h, w) probabilities on the host, each image at its own size (H, W).
 
     Returns:
-        B labels (H, W) uint8, and B confidences (H, W) float32 in [0, 1], the probability of the label; on the host.
+        B labels (H, W) uint8, and B confidences (H, W) float32 in [0, 1], the probability of the label.
     """
     best = [resize_probabilities(one[None], size)[0].max(dim=0) for one, size in zip(probabilities, sizes, strict=True)]
     confidence = [values.float() for values, _ in best]

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule
@@ -29,26 +29,6 @@ from lightning_modules.recipe import (
     warn_of_slow_bf16,
 )
 from lightning_modules.training.method import SourceImages, TrainingMethod, seeded_by
-
-
-class Evaluation(TypedDict):
-    """What a validation or test step returns to the callbacks.
-
-    Attributes:
-        probabilities: (B, K, H, W) at image size.
-        scores: One `Scores` per image, on the host.
-        milliseconds: Prediction time per image.
-        domain: Name of the data set.
-        name: Name of each image.
-        adaptation: The method's record of its adaptation to each image, for JSON; None without adaptation.
-    """
-
-    probabilities: Tensor
-    scores: list[Scores]
-    milliseconds: float
-    domain: str
-    name: list[str]
-    adaptation: list[dict[str, Any] | None]
 
 
 class SegmentationModule(LightningModule):
@@ -192,9 +172,9 @@ class SegmentationModule(LightningModule):
         for name, value in added.items():
             self.log(f"train/{type(self.training_method).__name__}/{name}", value, batch_size=len(image))
             loss = loss + value
-        self.log("train/loss", loss, batch_size=len(batch["image"]), prog_bar=True)
         self._latest_loss = loss.detach()
-        self.log("train/lr", self.optimizers().param_groups[0]["lr"], batch_size=len(batch["image"]))  # type: ignore[union-attr]
+        self.log("train/loss", loss, batch_size=len(image), prog_bar=True)
+        self.log("train/lr", self.optimizers().param_groups[0]["lr"], batch_size=len(image))  # type: ignore[union-attr]
         return loss
 
     def on_train_epoch_start(self) -> None:
@@ -229,8 +209,14 @@ class SegmentationModule(LightningModule):
         """Resets the scores of each target."""
         self._start_scores(self.trainer.test_dataloaders)
 
-    def test_step(self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0) -> Evaluation:
-        """Predicts and scores a batch."""
+    def test_step(self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
+        """Predicts and scores a batch.
+
+        Returns:
+            ``probabilities`` (B, K, H, W) at image size; B ``scores``, on the host; ``milliseconds`` of prediction per
+            image; ``domain``, the name of the data set; B ``name``; and B ``adaptation``, the method's record of its
+            adaptation to each image, for JSON, or None.
+        """
         check_batch(batch, "image", "mask")
         image, masks = batch["image"], batch["mask"]
         with Stopwatch(image.device) as stopwatch:

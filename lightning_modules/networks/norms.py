@@ -134,10 +134,6 @@ class NormalizedSum(nn.Module):
 
     It replaces a block of torchvision, whose layers and names it keeps.
 
-    Args:
-        block: The torchvision block to replace.
-        kind: Class of the instance norm.
-
     Source: Pan et al. (2018), Sec. 3.2, Fig. 3(c).
     """
 

@@ -11,9 +11,9 @@ class PhotometricChange:
     """Changes brightness, contrast, saturation and hue of each image on its own, and blurs some.
 
     Args:
-        brightness: Range b of the brightness factors, which are drawn from [1 - b, 1 + b].
-        contrast: Range of the contrast factors, likewise.
-        saturation: Range of the saturation factors, likewise.
+        brightness: Range b of the brightness factors, drawn from [1 - b, 1 + b]; contrast and saturation likewise.
+        contrast: Range of the contrast factors.
+        saturation: Range of the saturation factors.
         hue: Maximum shift of the hue as a fraction of the colour circle, at most 0.5.
         blur: Probability of a Gaussian blur with a standard deviation of 0.1 to 2 pixels.
         probability: Probability of changing the colours of an image.
