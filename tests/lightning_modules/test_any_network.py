@@ -22,6 +22,7 @@ from lightning_modules.networks import (
     DeepLabV3Plus,
     FCN8s,
     HRNet,
+    RoundedSizes,
     SegmentationNetwork,
     Segmenter,
     TimmDeepLab,
@@ -193,6 +194,7 @@ def test_dropout_is_live_in_training_only_and_adds_no_key(name: str) -> None:
         (lambda: Segmenter(5, width=100), "width is 100: expected a multiple of 64"),
         (lambda: Segmenter(5, depth=0), "depth is 0: expected a positive number"),
         (lambda: Segmenter(5, "resnet18"), "backbone is 'resnet18': expected a vision transformer"),
+        (lambda: RoundedSizes(nn.Identity(), 0), "multiple is 0: expected a positive number"),
     ],
 )
 def test_arguments_outside_their_range_are_errors(wrong: Callable[[], nn.Module], message: str) -> None:
