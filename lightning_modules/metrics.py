@@ -139,12 +139,7 @@ def average_scores(summaries: Collection[Mapping[str, Any]]) -> dict[str, float]
 def name_scores(
     stage: str, summaries: Mapping[str, Mapping[str, Any]], class_names: Sequence[str]
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Returns a run's scores and class IoUs under the names by which they are logged.
-
-    Args:
-        stage: ``val`` or ``test``.
-        summaries: Result of `Scores.summarize` for each data set, by its name.
-        class_names: Names of the K classes.
+    """Names the `Scores.summarize` of a run's data sets as they are logged; the stage is ``val`` or ``test``.
 
     Returns:
         ``STAGE/miou``, ..., averaged over the data sets, and for several sets also ``STAGE/SET/miou``, ...; and

@@ -39,10 +39,9 @@ def predict_logits(network: nn.Module, image: Tensor) -> Tensor:
 
 
 def lay_out(network: nn.Module, image: Tensor) -> Tensor:
-    """Returns a (B, 3, H, W) image in the memory layout that is fastest for a network.
+    """Returns a (B, 3, H, W) image in channels-last layout if the network has a true attribute ``channels_last``.
 
-    A network whose attribute ``channels_last`` is true gets images in channels-last layout, so none of its modules may
-    rely on the strides of features. In training mode, images are not changed.
+    None of its modules may rely on the strides of features. In training mode, images are not changed.
     """
     if getattr(network, "channels_last", False) and not network.training:
         return image.contiguous(memory_format=torch.channels_last)
@@ -63,14 +62,9 @@ def run_network(network: nn.Module, image: Tensor) -> Tensor:
 
 
 def predict_plainly(network: nn.Module, image: Tensor) -> Tensor:
-    """Predicts without adaptation, by one forward pass and a softmax: the default (t-BN in evaluation mode).
+    """Returns the (B, K, H, W) float32 probabilities of a (B, 3, H, W) normalised image, without adaptation.
 
-    Args:
-        network: Any module (B, 3, H, W) -> (B, K, H, W).
-        image: (B, 3, H, W) float, normalised.
-
-    Returns:
-        (B, K, H, W) float32 probabilities.
+    This is the default: one forward pass and a softmax (t-BN in evaluation mode).
     """
     with torch.no_grad():
         return predict_logits(network, image).float().softmax(dim=1)

@@ -61,11 +61,9 @@ def predict_in_training(network: nn.Module, image: Tensor) -> Tensor:
 
 
 def compute_training_loss(logits: Tensor, mask: Tensor) -> Tensor:
-    """Computes the mean cross-entropy over the labelled pixels; 0 if there are none.
+    """Computes the mean cross-entropy of (B, K, H, W) logits over the labelled pixels; 0 if there are none.
 
-    Args:
-        logits: (B, K, H, W) logits of any float type.
-        mask: (B, H, W) int64 in [0, K), or 255 where ignored.
+    The (B, H, W) int64 mask holds labels in [0, K), or 255 where ignored.
     """
     labelled = (mask != IGNORED).sum().clamp_min(1)
     return F.cross_entropy(logits.float(), mask, ignore_index=IGNORED, reduction="sum") / labelled

@@ -21,19 +21,12 @@ DEPTHS = {6: "resnet50", 23: "resnet101"}  # by the number of blocks of layer3
 
 
 class ReleasedWeights(NamedTuple):
-    """The content of a released file.
-
-    Attributes:
-        backbone: ``resnet50`` or ``resnet101``.
-        num_classes: Number of classes K: 19 from GTA, 16 from SYNTHIA.
-        alpha: IaBN's weight, chosen for these weights; None if it differs between layers.
-        state: Tensors by their names in `DeepLabV1`.
-    """
+    """The content of a released file."""
 
     backbone: str
-    num_classes: int
-    alpha: float | None
-    state: dict[str, Tensor]
+    num_classes: int  # 19 from GTA, 16 from SYNTHIA
+    alpha: float | None  # IaBN's, chosen for these weights; None if it differs between layers
+    state: dict[str, Tensor]  # by the names in DeepLabV1
 
 
 class DeepLabV1(FCN):
@@ -52,15 +45,7 @@ class DeepLabV1(FCN):
 
     @classmethod
     def from_released(cls, path: str | Path) -> "DeepLabV1":
-        """Creates the network from a weights file of the paper's authors, in evaluation mode.
-
-        Args:
-            path: Path of the file, e.g. resnet50_gta_alpha_0.1.pth.
-
-        Raises:
-            FileNotFoundError: If there is no such file.
-            ValueError: If it is not a file of the authors, or is of another network.
-        """
+        """Creates the network from a weights file of the paper's authors, in evaluation mode; see `load_released`."""
         weights = read_released(path)
         with torch.device("meta"):  # skips the initialisation, which the file replaces
             network = cls(weights.backbone, weights.num_classes)
@@ -97,12 +82,7 @@ class DeepLabV1(FCN):
 
 
 def read_released(path: str | Path) -> ReleasedWeights:
-    """Reads a file that the authors released.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is not such a file; the message says what it contains.
-    """
+    """Reads a file that the authors released; see `DeepLabV1.load_released`."""
     if not Path(path).is_file():
         raise FileNotFoundError(
             f"the released weights {path} do not exist: expected a file such as resnet50_gta_alpha_0.1.pth, downloaded "

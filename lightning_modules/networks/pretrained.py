@@ -28,15 +28,10 @@ def check_backbone(name: str, known: Iterable[str], width: int) -> None:
 
 
 def fetch_imagenet_weights(name: str, known: Mapping[str, WeightsEnum], width: int) -> Mapping[str, Tensor]:
-    """Returns torchvision's state dict of an ImageNet-1k (V1) classifier, from disk or downloaded.
-
-    Args:
-        name: Name of the classifier's backbone.
-        known: torchvision's weights by that name.
-        width: Width of the backbone, which must be torchvision's.
+    """Returns torchvision's state dict of an ImageNet-1k (V1) classifier, by its backbone, from disk or downloaded.
 
     Raises:
-        ValueError: If there are no weights for this backbone.
+        ValueError: If there are no weights for this backbone, or not for its width.
         FileNotFoundError: If the weights are not on disk and cannot be downloaded; the message names file and folder.
     """
     if name not in known:

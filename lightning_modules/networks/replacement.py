@@ -47,9 +47,7 @@ def add_dropout(network: nn.Module, probability: float) -> None:
     A ReLU that is called several times, as in torchvision's residual blocks, gets one dropout that is called as often.
     The names of parameters and buffers do not change.
 
-    Args:
-        network: Any module with `nn.ReLU` or `nn.ReLU6`; functional calls of ReLU are not found.
-        probability: Probability of dropping a value, in [0, 1); 0 changes nothing.
+    Functional calls of ReLU are not found. The probability is in [0, 1); 0 changes nothing.
 
     Raises:
         ValueError: If the probability is outside [0, 1), or there is no ReLU.

@@ -162,10 +162,7 @@ def measure_whitening(features: Tensor, mask: Tensor) -> Tensor:
 def measure_variances(network: nn.Module, maps: Sequence[str], pairs: Iterable[tuple[Tensor, Tensor]]) -> list[Tensor]:
     """Measures, for each map, the (C, C) variances of its covariances between images and changed copies of them.
 
-    Args:
-        network: The network, in evaluation mode.
-        maps: Names of its modules whose outputs are whitened.
-        pairs: (B, 3, H, W) images and their copies.
+    Maps are the names of modules of the network, which is in evaluation mode; pairs are (B, 3, H, W) images and copies.
 
     Source: Choi et al. (2021), Sec. 3.3.
     """

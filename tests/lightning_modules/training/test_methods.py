@@ -2,7 +2,6 @@
 
 import csv
 import math
-import socket
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -147,20 +146,16 @@ def test_features_are_mixed_in_the_step_alone() -> None:
     assert not torch.allclose(mixed, plain) and torch.equal(network(images), plain)
 
 
-def test_modes_are_put_back_one_by_one() -> None:
+def test_modes_and_seeds_are_put_back() -> None:
     network = TinyNetwork().train()
     network.stem_norm.eval()
-    with in_evaluation(network.modules()):
-        assert not any(module.training for module in network.modules())
-    assert network.training and network.head.training and not network.stem_norm.training
-
-
-def test_seeds_are_put_back() -> None:
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
-    with seeded_by(7, 1):
+    with in_evaluation(network.modules()), seeded_by(7, 1):
+        assert not any(module.training for module in network.modules())
         first = torch.rand(2)
+    assert network.training and network.head.training and not network.stem_norm.training
     assert torch.equal(torch.rand(2), expected)
     with seeded_by(7, 2):
         assert not torch.equal(torch.rand(2), first)
@@ -232,15 +227,16 @@ def test_a_training_that_ends_before_isw_begins_is_warned() -> None:
         ISW().check_length(-1)  # endless
 
 
-@pytest.mark.parametrize("network", [DeepLabV1("resnet10", 5, width=8), TimmDeepLab(5)])
-def test_features_are_mixed_at_strides_of_4_and_8(network: torch.nn.Module) -> None:
-    with record_outputs(network.eval(), name_stages(network)[:2]) as outputs, torch.no_grad():
+@pytest.mark.parametrize(("network", "deep"), [(DeepLabV1("resnet10", 5, width=8), [8, 8]), (TimmDeepLab(5), [4, 4])])
+def test_stages_are_named_from_a_stride_of_4_on(network: torch.nn.Module, deep: list[int]) -> None:
+    CSG().prepare(network, 5)  # random weights will do
+    with record_outputs(network.eval(), name_stages(network)) as outputs, torch.no_grad():
         network(torch.randn(1, 3, 64, 64))
-    assert [len(output[0, 0]) for output in outputs.values()] == [16, 8]
+    assert [len(output[0, 0]) for output in outputs.values()] == [16, 8, *deep]
 
 
-def share_between_processes(rank: int, port: int) -> None:
-    distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+def share_between_processes(rank: int, folder: str) -> None:
+    distributed.init_process_group("gloo", f"file://{folder}/group", rank=rank, world_size=2)
     own = torch.full((2, 3), float(rank), requires_grad=True)
     gathered = gather_from_processes(own)
     assert gathered[:, 0].tolist() == [0, 0, 1, 1] and not gathered.requires_grad
@@ -249,13 +245,9 @@ def share_between_processes(rank: int, port: int) -> None:
 
 
 @pytest.mark.slow
-def test_what_processes_share_is_the_same_on_all() -> None:
-    assert torch.equal(gather_from_processes(torch.ones(2, 3)), torch.ones(2, 3))  # without processes
-    assert torch.equal(average_over_processes(torch.ones(2)), torch.ones(2))
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    torch.multiprocessing.spawn(share_between_processes, (port,), nprocs=2)
+def test_what_processes_share_is_the_same_on_all(tmp_path: Path) -> None:
+    assert gather_from_processes(torch.ones(2)).tolist() == average_over_processes(torch.ones(2)).tolist() == [1, 1]
+    torch.multiprocessing.spawn(share_between_processes, (str(tmp_path),), nprocs=2)
 
 
 @pytest.mark.slow
@@ -323,10 +315,6 @@ def test_what_cannot_be_trained_is_refused(make: Any, message: str) -> None:
         make()
 
 
-def test_any_network_with_two_stages_has_features_to_contrast() -> None:
-    CSG().prepare(DeepLabV1("resnet10", 5, width=4), 5)
-
-
 def test_styles_come_from_a_folder(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"contains 0 images: expected 2 or more as styles"):
         Styles(str(tmp_path))
@@ -360,8 +348,5 @@ def test_another_method_does_not_go_on(tmp_path: Path) -> None:
 
 
 def test_true_half_precision_is_refused(tmp_path: Path) -> None:
-    args = arguments(tmp_path, "--training=MixStyle", "--trainer.precision=bf16-true")
-    with pytest.raises(
-        ValueError, match=r"trainer\.precision is bf16-true, in which MixStyle cannot train: expected 32"
-    ):
-        main(["fit", *args])
+    with pytest.raises(ValueError, match=r"precision is bf16-true, in which MixStyle cannot train: expected 32"):
+        fit(tmp_path, "MixStyle", "--trainer.precision=bf16-true")
