@@ -112,28 +112,28 @@ def replace_all_norms(network: nn.Module, norm: Norm) -> None:
 
 def replace_norms_of_stages(network: nn.Module, norm: Norm, stages: Sequence[str]) -> None:
     """Replaces or adds the norms that belong to certain places in a residual network, as `replace_norms` describes."""
-    name, kind = type(network).__name__, IN_BLOCKS[norm]
+    kind, title = IN_BLOCKS[norm], type(network).__name__
     blocks = {stage: list_blocks(network, stage) for stage in stages}
     within = tuple(f"{stage}." for stage in stages)
     norms = [name for name, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)]
     stem = [name for name in norms if not name.startswith(within)]  # and what follows the last stage
     if norm == "isw" and (len(stages) < 4 or not stem):
         raise ValueError(
-            f"norm is 'isw', but {name} has no stem followed by four named stages: expected a network on ResNet or "
+            f"norm is 'isw', but {title} has no stem followed by four named stages: expected a network on ResNet or "
             "HRNet, or TimmDeepLab"
         )
     residual = [found for found in blocks.values() if found]
     if norm != "isw" and len(residual) < 3:
         raise ValueError(
-            f"norm is {norm!r}, which is defined only for residual networks, and {name} has no stages of residual "
+            f"norm is {norm!r}, which is defined only for residual networks, and {title} has no stages of residual "
             "blocks as torchvision and timm build them: choose another norm, or a network on ResNet or HRNet"
         )
     if norm == "ibn_a":
         for block in chain.from_iterable(residual[:-1]):
             replace_norm(network, f"{block}.bn1", kind)
         return
-    last_of_stem = norms.index(f"{residual[0][0]}.bn1") - 1 if norm == "ibn_b" else norms.index(stem[0])
-    replace_norm(network, norms[last_of_stem], kind)
+    of_stem = norms[norms.index(f"{residual[0][0]}.bn1") - 1] if norm == "ibn_b" else stem[0]  # its last or its first
+    replace_norm(network, of_stem, kind)
     for stage in stages[-4:-2]:
         last = {block.rpartition(".")[0]: block for block in blocks[stage]}  # of a stage, or of each of its branches
         for block in last.values():

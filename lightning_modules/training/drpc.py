@@ -1,7 +1,5 @@
 """DRPC (Yue et al., 2019): domain randomisation, and features that are consistent across the styles of an image."""
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -33,6 +31,8 @@ class DRPC(TrainingMethod):
     Source: Yue et al. (2019), Sec. 3.2 and 3.3, Eq. 2-4 (from memory of the paper; no code was published).
     """
 
+    styles: Styles
+
     def __init__(
         self, copies: int = 2, weight: float = 1.0, styles: str | None = None, layer: str | None = None
     ) -> None:
@@ -43,10 +43,6 @@ class DRPC(TrainingMethod):
         self.weight = weight
         self.layer = layer
         self.styles = Styles(styles, least=copies)
-
-    def check_data(self, datamodule: Any) -> None:
-        """Raises ValueError if the style images belong to a target."""
-        self.styles.check_apart(datamodule)
 
     def prepare(self, network: nn.Module, num_classes: int) -> None:
         """Selects the module whose features are pooled."""

@@ -1,7 +1,6 @@
 """FSDR (Huang et al., 2021): randomises the frequency bands that carry the domain, and keeps the others."""
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +34,7 @@ class FSDR(TrainingMethod):
     Source: Huang et al. (2021), Sec. 3.2 and 3.3 (details from memory of the paper).
     """
 
+    styles: Styles
     varying: Tensor
 
     def __init__(
@@ -63,10 +63,6 @@ class FSDR(TrainingMethod):
         varying[:low] = True
         varying[bands - high :] = True
         self.register_buffer("varying", varying)
-
-    def check_data(self, datamodule: Any) -> None:
-        """Raises ValueError if the style images belong to a target."""
-        self.styles.check_apart(datamodule)
 
     def change_batch(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         """Randomises the selected bands of each image with the given probability."""

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from lightning_modules.normalization import IMAGENET
 from lightning_modules.training.features import record_outputs
+from lightning_modules.training.styles import Styles
 
 
 @dataclass(frozen=True)
@@ -41,14 +42,18 @@ class TrainingMethod(nn.Module):
         features: Names of modules of the network whose outputs the losses need, e.g. ``backbone.layer1``.
         frozen_norms: Whether the backbone's BatchNorm statistics are neither of the batch nor updated in training.
         normalization: Normalisation of the images.
+        styles: Style images, if the method uses any.
     """
 
     features: Sequence[str] = ()
     frozen_norms = False
     normalization = IMAGENET
+    styles: Styles | None = None
 
     def check_data(self, datamodule: Any) -> None:
-        """Raises ValueError if the method uses data of one of the run's targets; called before training."""
+        """Raises ValueError if the method uses images of one of the run's targets; called before training."""
+        if self.styles is not None:
+            self.styles.check_apart(datamodule)
 
     def check_length(self, epochs: int) -> None:
         """Warns if a training of this many epochs (-1: no limit) ends before the method starts."""

@@ -47,7 +47,7 @@ def load_classifier(network: nn.Module) -> nn.Module:
         norm.load_state_dict({key.removeprefix("_bn1."): saved[key] for key in saved if key.startswith("_bn1.")})
         project = [convolution, norm, nn.ReLU6()]
     else:
-        backbone: Any = network.get_submodule("backbone")
+        backbone: Any = getattr(network, "backbone", network)
         name, width = getattr(backbone, "name", ""), backbone.conv1.out_channels
         saved, fc = fetch_imagenet_weights(name, IMAGENET_WEIGHTS, width), "fc"
     classes, channels = saved[f"{fc}.weight"].shape

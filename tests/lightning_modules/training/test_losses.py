@@ -33,13 +33,8 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 
 def test_covariances_are_those_between_channels() -> None:
     features = draw(2, 3, 4, 5)
-    found = compute_covariances(features)
-    for image in range(2):
-        for first in range(3):
-            for second in range(3):
-                total = (features[image, first] * features[image, second]).sum().item()
-                expected = total / 19 + (1e-5 if first == second else 0)
-                assert found[image, first, second].item() == pytest.approx(expected)
+    for values, found in zip(features.flatten(2), compute_covariances(features), strict=True):
+        torch.testing.assert_close(found, values @ values.T / 19 + 1e-5 * torch.eye(3, dtype=torch.float64))
 
 
 def test_variances_of_covariances_are_those_of_each_image_and_its_copy() -> None:
