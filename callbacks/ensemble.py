@@ -18,8 +18,8 @@ from callbacks.iabn import adaptive_batch_norm, check_batch_norm
 from callbacks.method import Method
 from callbacks.pseudo_labels import fuse_views
 from callbacks.views import Normalization, make_views
+from lightning_modules.checkpoints import check_classes
 from lightning_modules.networks.checkpoints import check_weights, find_difference, read_checkpoint, rename_weights
-from lightning_modules.origin import check_classes
 from lightning_modules.predictor import predict_logits, predict_plainly
 from lightning_modules.segmentation import SegmentationModule
 

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from callbacks.method import require_segmentation
 from callbacks.search import Search, log_result, sum_over_processes
-from lightning_modules.metrics import IGNORED
-from lightning_modules.pixel_sums import quantize
+from lightning_modules.metrics import IGNORED, quantize
 from lightning_modules.probabilities import SMALLEST, check_temperature, resize_probabilities
 
 TEMPERATURES = tuple(2 ** (step / 8) for step in range(-24, 25))  # 1/8 to 8, each 9 % above the one before

@@ -15,15 +15,8 @@ RECOMPILE_LIMIT = 64
 def compile_network(network: nn.Module, mode: Compilation = "default") -> None:
     """Makes a network compile at its first call for each image size; parameter names and tensors do not change.
 
-    If the compiler fails, the network runs uncompiled from then on, with a warning.
-
-    Args:
-        network: Any module; changed in place.
-        mode: ``default``; ``reduce-overhead``, which replays CUDA graphs, one per image size; or ``none``, which
-            undoes an earlier call.
-
-    Raises:
-        ValueError: If the mode is unknown.
+    If the compiler fails, the network runs uncompiled from then on, with a warning. The mode ``reduce-overhead``
+    replays CUDA graphs, one per image size; ``none`` undoes an earlier call.
     """
     if mode not in get_args(Compilation):
         raise ValueError(f"compile is {mode!r}: expected one of {', '.join(get_args(Compilation))}")

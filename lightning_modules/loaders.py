@@ -21,11 +21,7 @@ def name_images(batch: Mapping[str, Any], batch_idx: int) -> list[str]:
 
 
 def name_classes(num_classes: int, names: Sequence[str] | None) -> list[str]:
-    """Returns the names of the classes, or their numbers if they have none.
-
-    Raises:
-        ValueError: If the number of classes is out of range, or differs from the number of names.
-    """
+    """Returns the names of the classes, or their numbers; ValueError if there are too many or they do not match."""
     if not 2 <= num_classes <= IGNORED:
         raise ValueError(f"num_classes is {num_classes}: expected 2 to {IGNORED} (labels are 8-bit, 255 is ignored)")
     if names is None:
@@ -36,11 +32,7 @@ def name_classes(num_classes: int, names: Sequence[str] | None) -> list[str]:
 
 
 def name_domains(loaders: Any) -> list[str]:
-    """Returns a name for each loader: its data set's ``domain``, or its number; repeated names get a number.
-
-    Args:
-        loaders: A loader, or a sequence or dict of loaders, as Lightning stores them.
-    """
+    """Returns a name for each loader: its data set's ``domain``, or its number; repeated names get a number."""
     names: list[str] = []
     for number, loader in enumerate(list_loaders(loaders)):
         name = str(getattr(getattr(loader, "dataset", None), "domain", f"data{number}"))

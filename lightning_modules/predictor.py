@@ -14,21 +14,16 @@ Predictor = Callable[[nn.Module, Tensor], Tensor]
 
 
 def describe_adaptations(predictor: Predictor, count: int) -> list[dict[str, Any] | None]:
-    """Returns the predictor's records, for JSON, of how it adapted to each of the `count` images it has just predicted.
-
-    They come from the predictor's ``adaptations``, one per image; a predictor without them gives None per image.
-    """
+    """Returns the predictor's records, for JSON, of how it adapted to each image; None per image if it has none."""
     adaptations = getattr(predictor, "adaptations", None)
     return [None] * count if adaptations is None else [adaptation.to_record() for adaptation in adaptations]
 
 
 def predict_logits(network: nn.Module, image: Tensor) -> Tensor:
-    """Runs a network and returns its logits at the size of the image.
+    """Runs a network and returns its logits at the size of the image, to which they are resized bilinearly.
 
     Args:
-        network: Any module (B, 3, H, W) -> (B, K, H, W) logits. It may also return a mapping with the logits under
-            ``out`` (torchvision) or ``logits``, or an object with an attribute ``logits`` (transformers). Logits of
-            another size are resized bilinearly.
+        network: Any module (B, 3, H, W) -> (B, K, h, w) logits, alone or in an output that `find_logits` accepts.
         image: (B, 3, H, W) float, normalised.
 
     Returns:
@@ -44,10 +39,9 @@ def predict_logits(network: nn.Module, image: Tensor) -> Tensor:
 
 
 def lay_out(network: nn.Module, image: Tensor) -> Tensor:
-    """Returns a (B, 3, H, W) image in the memory layout that is fastest for a network.
+    """Returns a (B, 3, H, W) image in channels-last layout if the network has a true attribute ``channels_last``.
 
-    A network whose attribute ``channels_last`` is true gets images in channels-last layout, so none of its modules may
-    rely on the strides of features. In training mode, images are not changed.
+    None of its modules may rely on the strides of features. In training mode, images are not changed.
     """
     if getattr(network, "channels_last", False) and not network.training:
         return image.contiguous(memory_format=torch.channels_last)
@@ -68,14 +62,9 @@ def run_network(network: nn.Module, image: Tensor) -> Tensor:
 
 
 def predict_plainly(network: nn.Module, image: Tensor) -> Tensor:
-    """Predicts without adaptation, by one forward pass and a softmax: the default (t-BN in evaluation mode).
+    """Returns the (B, K, H, W) float32 probabilities of a (B, 3, H, W) normalised image, without adaptation.
 
-    Args:
-        network: Any module (B, 3, H, W) -> (B, K, H, W).
-        image: (B, 3, H, W) float, normalised.
-
-    Returns:
-        (B, K, H, W) float32 probabilities.
+    This is the default: one forward pass and a softmax (t-BN in evaluation mode).
     """
     with torch.no_grad():
         return predict_logits(network, image).float().softmax(dim=1)
@@ -86,28 +75,26 @@ class Stopwatch:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._on_cuda = device.type == "cuda"
+        self._marks: list[Any] = []  # CUDA events, or seconds
 
     def __enter__(self) -> "Stopwatch":
-        """Starts the stopwatch."""
-        if self._on_cuda:
-            self._start = torch.cuda.Event(enable_timing=True)
-            self._stop = torch.cuda.Event(enable_timing=True)
-            self._start.record(torch.cuda.current_stream(self._device))
-        else:
-            self._start_time = time.perf_counter()
+        self._mark()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Stops the stopwatch, without waiting for the device."""
-        if self._on_cuda:
-            self._stop.record(torch.cuda.current_stream(self._device))
+        self._mark()
+
+    def _mark(self) -> None:
+        if self._device.type == "cuda":
+            self._marks.append(torch.cuda.Event(enable_timing=True))
+            self._marks[-1].record(torch.cuda.current_stream(self._device))
         else:
-            self._stop_time = time.perf_counter()
+            self._marks.append(time.perf_counter())
 
     def milliseconds(self) -> float:
         """Returns the time between start and stop; waits for the device."""
-        if not self._on_cuda:
-            return 1000 * (self._stop_time - self._start_time)
-        self._stop.synchronize()
-        return self._start.elapsed_time(self._stop)
+        start, stop = self._marks
+        if self._device.type != "cuda":
+            return 1000 * (stop - start)
+        stop.synchronize()
+        return start.elapsed_time(stop)

@@ -2,6 +2,7 @@
 
 import torch.distributed
 from torch import Tensor
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 
 def are_several() -> bool:
@@ -23,6 +24,4 @@ def gather_from_processes(values: Tensor) -> Tensor:
     """Returns the (N, ...) tensors of all processes, concatenated in order of rank; without gradients."""
     if not are_several():
         return values.detach()
-    found = [torch.empty_like(values) for _ in range(torch.distributed.get_world_size())]
-    torch.distributed.all_gather(found, values.detach().contiguous())
-    return torch.cat(found)
+    return torch.cat(gather_all_tensors(values.detach()))

@@ -1,13 +1,14 @@
-"""Parts of training: the loss of a batch, a check for divergence, and the learning rate after resuming.
+"""Parts of training: the loss of a batch, checks of precision and divergence, and the learning rate after resuming.
 
 Source: paper, Sec. 5 (implementation details) and Appendix A.
 """
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pytorch_lightning.utilities.rank_zero import rank_zero_info
+from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import PolynomialLR
 
@@ -17,14 +18,20 @@ from lightning_modules.predictor import predict_logits
 KEYS = {"lr": "initial_lr", "momentum": "momentum", "weight_decay": "weight_decay"}  # in parameter groups
 
 
+def warn_of_slow_bf16(precision: str) -> None:
+    """Warns that bf16 is slow if this CPU has no instructions for it."""
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.11 need not have it
+    if capabilities and not any(able for name, able in capabilities.items() if "bf16" in name):
+        rank_zero_warn(
+            f"trainer.precision is {precision}, which is slower than float32 on this CPU: expected one with "
+            "AVX512-BF16 or AMX. Scores are unaffected; to save time set trainer.precision=32-true"
+        )
+
+
 def continue_schedule(schedule: PolynomialLR, steps: int, power: float, settings: Mapping[str, float]) -> None:
     """Applies this run's length and settings to a schedule restored from a checkpoint; logs the settings that changed.
 
-    Args:
-        schedule: The learning rate schedule, new or restored from a checkpoint.
-        steps: Number of steps of the whole training.
-        power: Exponent of the polynomial decay.
-        settings: ``lr``, ``momentum`` and ``weight_decay`` of this run.
+    Settings are ``lr``, ``momentum`` and ``weight_decay``; steps are those of the whole training.
     """
     groups = schedule.optimizer.param_groups
     was = {name: groups[0][key] for name, key in KEYS.items()}
@@ -41,11 +48,7 @@ def continue_schedule(schedule: PolynomialLR, steps: int, power: float, settings
 
 
 def predict_in_training(network: nn.Module, image: Tensor) -> Tensor:
-    """Returns the (B, K, H, W) logits of a (B, 3, H, W) batch.
-
-    Raises:
-        ValueError: If the batch is a single image and a BatchNorm of the network needs several.
-    """
+    """Returns the (B, K, H, W) logits of a batch; an error if a BatchNorm needs several images says so."""
     try:
         return predict_logits(network, image)
     except ValueError as error:
@@ -58,11 +61,9 @@ def predict_in_training(network: nn.Module, image: Tensor) -> Tensor:
 
 
 def compute_training_loss(logits: Tensor, mask: Tensor) -> Tensor:
-    """Computes the mean cross-entropy over the labelled pixels; 0 if there are none.
+    """Computes the mean cross-entropy of (B, K, H, W) logits over the labelled pixels; 0 if there are none.
 
-    Args:
-        logits: (B, K, H, W) logits of any float type.
-        mask: (B, H, W) int64 in [0, K), or 255 where ignored.
+    The (B, H, W) int64 mask holds labels in [0, K), or 255 where ignored.
     """
     labelled = (mask != IGNORED).sum().clamp_min(1)
     return F.cross_entropy(logits.float(), mask, ignore_index=IGNORED, reduction="sum") / labelled

@@ -1,7 +1,8 @@
 """The LightningModule: trains on the source domain, and scores the predictions of the installed predictor."""
 
+import os
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule
@@ -10,6 +11,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
+from lightning_modules.checkpoints import check_method_state, check_origin, describe_origin
 from lightning_modules.compilation import Compilation, compile_network
 from lightning_modules.loaders import check_batch, check_not_targets, may_skip, name_classes, name_domains, name_images
 from lightning_modules.metrics import Scores, SegmentationScores, fetch_scores, name_scores, score_image
@@ -17,41 +19,16 @@ from lightning_modules.networks.base import TooSmallError
 from lightning_modules.networks.checkpoints import fit_weights
 from lightning_modules.networks.deeplab_v1 import DeepLabV1
 from lightning_modules.normalization import Normalization
-from lightning_modules.origin import check_origin, describe_origin
-from lightning_modules.precision import warn_of_slow_bf16
 from lightning_modules.predictor import Predictor, Stopwatch, describe_adaptations, predict_plainly
 from lightning_modules.probabilities import check_temperature, label_images, scale_temperature
-from lightning_modules.recipe import check_finite, compute_training_loss, continue_schedule, predict_in_training
-from lightning_modules.training.method import (
-    SourceImages,
-    TrainingMethod,
-    find_method_state,
-    find_seed,
-    seeded_by,
-    train_step,
+from lightning_modules.recipe import (
+    check_finite,
+    compute_training_loss,
+    continue_schedule,
+    predict_in_training,
+    warn_of_slow_bf16,
 )
-
-OF_TRAINING = "training_method."  # prefix of the method's tensors, which checkpoints keep apart from weights
-
-
-class Evaluation(TypedDict):
-    """What a validation or test step returns to the callbacks.
-
-    Attributes:
-        probabilities: (B, K, H, W) at image size.
-        scores: One `Scores` per image, on the host.
-        milliseconds: Prediction time per image.
-        domain: Name of the data set.
-        name: Name of each image.
-        adaptation: The method's record of its adaptation to each image, for JSON; None without adaptation.
-    """
-
-    probabilities: Tensor
-    scores: list[Scores]
-    milliseconds: float
-    domain: str
-    name: list[str]
-    adaptation: list[dict[str, Any] | None]
+from lightning_modules.training.method import SourceImages, TrainingMethod, seeded_by
 
 
 class SegmentationModule(LightningModule):
@@ -140,23 +117,25 @@ class SegmentationModule(LightningModule):
         Raises:
             ValueError: If the training method does not suit the data, the network or the precision.
         """
-        precision = str(self.trainer.precision)
-        warn_of_slow_bf16(precision, self.trainer.strategy.root_device)
-        if stage == "fit" and self.training_method is not None:
-            if precision.endswith("-true") and not precision.startswith("32"):
-                raise ValueError(
-                    f"trainer.precision is {precision}, in which {type(self.training_method).__name__} cannot train: "
-                    "expected 32-true, bf16-mixed or 16-mixed"
-                )
-            datamodule = getattr(self.trainer, "datamodule", None)
-            normalization = getattr(datamodule, "normalization", None)
-            if normalization is not None:
-                self.training_method.normalization = Normalization(**normalization)
-            self.training_method.check_data(datamodule)
-            self.training_method.check_length(self.trainer.max_epochs or -1)
-            if not self._prepared:  # by an earlier `fit` of this module
-                self.training_method.prepare(self.network, self.num_classes)
-            self._prepared = True
+        precision, method = str(self.trainer.precision), self.training_method
+        if precision.startswith("bf16") and self.trainer.strategy.root_device.type == "cpu":
+            warn_of_slow_bf16(precision)
+        if stage != "fit" or method is None:
+            return
+        if precision in ("bf16-true", "16-true", "64-true"):
+            raise ValueError(
+                f"trainer.precision is {precision}, in which {type(method).__name__} cannot train: expected 32-true, "
+                "bf16-mixed or 16-mixed"
+            )
+        datamodule = getattr(self.trainer, "datamodule", None)
+        normalization = getattr(datamodule, "normalization", None)
+        if normalization is not None:
+            method.normalization = Normalization(**normalization)
+        method.check_data(datamodule)
+        method.check_length(self.trainer.max_epochs or -1)
+        if not self._prepared:  # by an earlier `fit` of this module
+            method.prepare(self.network, self.num_classes)
+        self._prepared = True
 
     def forward(self, image: Tensor) -> Tensor:
         """Predicts (B, K, H, W) probabilities of a (B, 3, H, W) image with the installed predictor."""
@@ -184,17 +163,18 @@ class SegmentationModule(LightningModule):
         if self.training_method is None:
             logits = self._predict_in_training(image)
         else:
-            with seeded_by(find_seed(), self.global_rank, self.global_step, batch_idx):
-                step = train_step(self.training_method, self._predict_in_training, self.network, image, mask)
+            seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # where seed_everything puts it
+            with seeded_by(seed, self.global_rank, self.global_step, batch_idx):
+                step = self.training_method.run_step(self._predict_in_training, self.network, image, mask)
                 added = self.training_method.compute_losses(step)
             logits, mask = step.logits, step.masks
         loss = compute_training_loss(logits, mask)
         for name, value in added.items():
             self.log(f"train/{type(self.training_method).__name__}/{name}", value, batch_size=len(image))
             loss = loss + value
-        self.log("train/loss", loss, batch_size=len(batch["image"]), prog_bar=True)
         self._latest_loss = loss.detach()
-        self.log("train/lr", self.optimizers().param_groups[0]["lr"], batch_size=len(batch["image"]))  # type: ignore[union-attr]
+        self.log("train/loss", loss, batch_size=len(image), prog_bar=True)
+        self.log("train/lr", self.optimizers().param_groups[0]["lr"], batch_size=len(image))  # type: ignore[union-attr]
         return loss
 
     def on_train_epoch_start(self) -> None:
@@ -212,21 +192,14 @@ class SegmentationModule(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Stops training if the loss or the weights are NaN or infinite."""
-        self._check_finite()
-
-    def _check_finite(self) -> None:
         if self._latest_loss is not None:
             check_finite(self._latest_loss, self.parameters(), self.current_epoch, self.lr)
 
     def on_validation_start(self) -> None:
         """Resets the scores of each validation set; rejects target domains, and networks that have diverged."""
-        self._check_finite()  # before a checkpoint is saved
+        self.on_train_epoch_end()  # here, too, before a checkpoint is saved
         check_not_targets(self.trainer.val_dataloaders)
         self._start_scores(self.trainer.val_dataloaders)
-
-    def validation_step(self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0) -> Evaluation:
-        """Predicts and scores a batch."""
-        return self._evaluate(batch, batch_idx, dataloader_idx)
 
     def on_validation_epoch_end(self) -> None:
         """Logs ``val/miou``, ... in percent, ``val/brier``, ``val/nll``; for several sets also ``val/SET/miou``, ..."""
@@ -236,22 +209,39 @@ class SegmentationModule(LightningModule):
         """Resets the scores of each target."""
         self._start_scores(self.trainer.test_dataloaders)
 
-    def test_step(self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0) -> Evaluation:
-        """Predicts and scores a batch."""
-        return self._evaluate(batch, batch_idx, dataloader_idx)
+    def test_step(self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
+        """Predicts and scores a batch.
+
+        Returns:
+            ``probabilities`` (B, K, H, W) at image size; B ``scores``, on the host; ``milliseconds`` of prediction per
+            image; ``domain``, the name of the data set; B ``name``; and B ``adaptation``, the method's record of its
+            adaptation to each image, for JSON, or None.
+        """
+        check_batch(batch, "image", "mask")
+        image, masks = batch["image"], batch["mask"]
+        with Stopwatch(image.device) as stopwatch:
+            probabilities = self._predict(batch, batch_idx)
+        scores = [score_image(prediction, mask) for prediction, mask in zip(probabilities, masks, strict=True)]
+        for score in scores:
+            self._scores[dataloader_idx].update(score)
+        return {
+            "probabilities": probabilities,
+            "scores": fetch_scores(scores, masks),
+            "milliseconds": stopwatch.milliseconds() / len(image),
+            "domain": self.domains[dataloader_idx],
+            "name": name_images(batch, batch_idx),
+            "adaptation": describe_adaptations(self.predictor, len(image)),
+        }
+
+    validation_step = test_step
 
     def on_test_epoch_end(self) -> None:
         """Logs means over targets, as in validation; for several targets also ``test/TARGET/miou``, ..."""
         self._log_scores("test")
 
     def add_scores(self, domain: str, scores: Scores) -> None:
-        """Adds an earlier run's scores of a data set to those of this run.
-
-        Args:
-            domain: One of `domains`.
-            scores: Sum over the images; to be added on one process only, because the processes are summed.
-        """
-        self._scores[self.domains.index(domain)].update(scores.to(self.device))
+        """Adds an earlier run's scores of one of the `domains`, on one process only: the processes are summed."""
+        self._scores[self.domains.index(domain)].update(scores)
 
     def on_predict_start(self) -> None:
         """Finds the names of the data sets."""
@@ -291,13 +281,15 @@ class SegmentationModule(LightningModule):
         Raises ValueError if it is of another network, other classes or another training method, or cannot be resumed.
         """
         own = self.state_dict()
-        method = {name: own.pop(name) for name in list(own) if name.startswith(OF_TRAINING)}
-        saved = checkpoint.get("training_method")
-        if method and self._trainer and self._trainer.state.fn == TrainerFn.FITTING:
-            method = find_method_state(method, saved, type(self.training_method).__name__)
+        method = take_method_state(own)
+        fits = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
+        if method and fits:
+            saved = checkpoint.get("training_method") or {}
+            check_method_state(type(self.training_method).__name__, method, saved)
+            method = dict(saved["state"])
         checkpoint["state_dict"] = fit_weights(own, checkpoint["state_dict"]) | method
         check_origin(self, checkpoint)
-        if "optimizer_states" not in checkpoint and self._trainer and self._trainer.state.fn == TrainerFn.FITTING:
+        if fits and "optimizer_states" not in checkpoint:
             raise ValueError(
                 "the checkpoint contains only weights, so `fit` cannot continue from it: expected one that `fit` wrote"
             )
@@ -306,27 +298,9 @@ class SegmentationModule(LightningModule):
         """Adds the class names and the origin, and moves the training method's state out of the weights."""
         checkpoint["class_names"] = self.class_names
         checkpoint["origin"] = describe_origin(self)
-        weights = checkpoint["state_dict"]
-        method = {name: weights.pop(name) for name in list(weights) if name.startswith(OF_TRAINING)}
+        method = take_method_state(checkpoint["state_dict"])
         if self.training_method is not None:
             checkpoint["training_method"] = {"name": type(self.training_method).__name__, "state": method}
-
-    def _evaluate(self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int) -> Evaluation:
-        check_batch(batch, "image", "mask")
-        image, masks = batch["image"], batch["mask"]
-        with Stopwatch(image.device) as stopwatch:
-            probabilities = self._predict(batch, batch_idx)
-        scores = [score_image(prediction, mask) for prediction, mask in zip(probabilities, masks, strict=True)]
-        for score in scores:
-            self._scores[dataloader_idx].update(score)
-        return {
-            "probabilities": probabilities,
-            "scores": fetch_scores(scores, masks),
-            "milliseconds": stopwatch.milliseconds() / len(image),
-            "domain": self.domains[dataloader_idx],
-            "name": name_images(batch, batch_idx),
-            "adaptation": describe_adaptations(self.predictor, len(image)),
-        }
 
     def _predict(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """Predicts the probabilities of a batch; adds the names of its images to errors."""
@@ -369,3 +343,8 @@ class SegmentationModule(LightningModule):
         if not self.trainer.sanity_checking:
             for logger in self.loggers:  # not by self.log: it would print a line per class and domain
                 logger.log_metrics(classes, step=self.global_step)
+
+
+def take_method_state(state: dict[str, Any]) -> dict[str, Any]:
+    """Removes the training method's tensors, which checkpoints keep apart from the weights, from a state dict."""
+    return {name: state.pop(name) for name in list(state) if name.startswith("training_method.")}

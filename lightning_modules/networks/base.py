@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.networks.dropout import add_dropout
-from lightning_modules.networks.norms import Norm, replace_norms
+from lightning_modules.networks.norms import Norm
+from lightning_modules.networks.replacement import add_dropout, replace_norms
 
 
 class TooSmallError(ValueError):
@@ -15,7 +15,7 @@ class TooSmallError(ValueError):
 
 
 class Stage(NamedTuple):
-    """One of the consecutive parts of a network: a function of the previous stage's output.
+    """One of the consecutive parts of a network.
 
     A stage never modifies its input, and draws random numbers only in dropout modules. In training mode it updates the
     running statistics of each of its layers once, and no other state.
@@ -65,13 +65,7 @@ class SegmentationNetwork(nn.Module):
         self.min_size = output_stride if min_size is None else min_size
 
     def change_layers(self, norm: Norm, dropout: float, stages: Sequence[str]) -> None:
-        """Replaces BatchNorm and adds dropout, according to the arguments that all networks share.
-
-        Args:
-            norm: Norm that replaces BatchNorm.
-            dropout: Dropout probability after every ReLU; 0 adds none.
-            stages: Dotted names of the residual stages, shallow to deep.
-        """
+        """Replaces BatchNorm by a norm, and adds dropout after every ReLU; stages are named from shallow to deep."""
         replace_norms(self, norm, stages)
         add_dropout(self, dropout)
 
@@ -137,14 +131,9 @@ def conv_bn_relu(inputs: int, outputs: int, kernel_size: int = 1, dilation: int 
 
 
 def find_logits(output: Any) -> Any:
-    """Extracts the logits from the output of a network of any library.
+    """Extracts the logits from the output of a network of any library, which is returned itself if there are none.
 
-    Args:
-        output: The logits themselves; a mapping with the logits under ``out`` (torchvision) or ``logits``; or an object
-            with an attribute ``logits`` (transformers).
-
-    Returns:
-        The logits, or the output itself if none are found.
+    They are under ``out`` (torchvision) or ``logits`` of a mapping, or an attribute ``logits`` (transformers).
     """
     if isinstance(output, Mapping):
         return next((output[key] for key in ("out", "logits") if key in output), output)

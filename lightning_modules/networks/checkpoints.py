@@ -39,26 +39,25 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise ValueError(
             f"the checkpoint {path} cannot be read ({type(error).__name__}: {error}): expected one that `fit` wrote"
         ) from error
-    if not isinstance(saved, Mapping):
-        raise ValueError(
-            f"the checkpoint {path} contains {type(saved).__name__}: expected a state dict, or a dict with one"
-        )
     if is_state(saved):
-        return {"state_dict": drop_count(saved)}
-    for key in WRAPPERS:
-        if is_state(saved.get(key)):
-            others = [str(name) for name, value in saved.items() if name != key and is_state(value)]
-            if others:
-                warnings.warn(
-                    f"{path}: using the weights under {key}; the file also contains {', '.join(others)}. To use "
-                    "those (averaged weights score differently), save them to a file of their own",
-                    stacklevel=2,
-                )
-            return {**saved, "state_dict": drop_count(saved[key])}
-    found = ", ".join(map(str, list(saved)[:8])) or "nothing"
-    raise ValueError(
-        f"the checkpoint {path} contains {found}: expected weights, or weights under one of {', '.join(WRAPPERS)}"
-    )
+        saved = {"state_dict": saved}
+    states = [key for key, value in saved.items() if is_state(value)] if isinstance(saved, Mapping) else []
+    key = next((key for key in WRAPPERS if key in states), None)
+    if key is None:
+        found = ", ".join(map(str, list(saved)[:8])) if isinstance(saved, Mapping) else type(saved).__name__
+        raise ValueError(
+            f"the checkpoint {path} contains {found or 'nothing'}: expected weights, or weights under one of "
+            f"{', '.join(WRAPPERS)}"
+        )
+    others = ", ".join(other for other in states if other != key)
+    if others:
+        warnings.warn(
+            f"{path}: using the weights under {key}; the file also contains {others}. To use "
+            "those (averaged weights score differently), save them to a file of their own",
+            stacklevel=2,
+        )
+    state = {name: value for name, value in saved[key].items() if name != "n_averaged"}  # AveragedModel's counter
+    return {**saved, "state_dict": state}
 
 
 def check_file(path: str | Path) -> None:
@@ -69,33 +68,28 @@ def check_file(path: str | Path) -> None:
         ValueError: If it was not written by `torch.save`; the message says what it is instead.
     """
     file = Path(path)
-    if "://" in str(path):
-        raise FileNotFoundError(f"the checkpoint {path} is a URL: expected a file. Download it first")
-    if file.is_dir():
-        inside = [*file.glob("*.ckpt"), *file.glob("checkpoints/*.ckpt")]
-        hint = f", e.g. {max(inside)}" if inside else " that `fit` wrote"
-        raise FileNotFoundError(f"the checkpoint {path} is a folder: expected a file{hint}")
     if not file.is_file():
-        raise FileNotFoundError(f"the checkpoint {path} does not exist: expected a file that `fit` wrote")
+        found, hint = "does not exist", " that `fit` wrote"
+        if "://" in str(path):
+            found, hint = "is a URL", ". Download it first"
+        elif file.is_dir():
+            inside = [*file.glob("*.ckpt"), *file.glob("checkpoints/*.ckpt")]
+            found, hint = "is a folder", f", e.g. {max(inside)}" if inside else hint
+        raise FileNotFoundError(f"the checkpoint {path} {found}: expected a file{hint}")
     with file.open("rb") as stream:
         begin = stream.read(64)
     if zipfile.is_zipfile(file) or begin[:1] == b"\x80":  # torch before 1.6 wrote bare pickles
         return
-    if begin.startswith(b"version https://git-lfs"):
-        kind = "a Git LFS pointer (run git lfs pull)"
-    elif begin.lstrip().startswith(b"<"):
-        kind = "a web page (download the file itself)"
-    elif begin[8:9] == b"{":
-        kind = "a safetensors file (convert it: torch.save(safetensors.torch.load_file(OLD), NEW))"
-    else:
-        kind = "empty" if not begin else "truncated" if begin[:2] == b"PK" else "not a torch.save file"
+    kinds = {
+        "empty": not begin,
+        "truncated": begin[:2] == b"PK",
+        "a Git LFS pointer (run git lfs pull)": begin.startswith(b"version https://git-lfs"),
+        "a web page (download the file itself)": begin.lstrip().startswith(b"<"),
+        "a safetensors file (convert it: torch.save(safetensors.torch.load_file(OLD), NEW))": begin[8:9] == b"{",
+        "not a torch.save file": True,
+    }
+    kind = next(name for name, matches in kinds.items() if matches)
     raise ValueError(f"the checkpoint {path} cannot be read, it is {kind}: expected one that `fit` wrote")
-
-
-def drop_count(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Removes ``n_averaged``, the counter of torch's AveragedModel, from a state dict."""
-    averaged = all(name == "n_averaged" or name.startswith("module.") for name in state)
-    return {name: value for name, value in state.items() if not (averaged and name == "n_averaged")}
 
 
 def is_state(value: Any) -> bool:
@@ -104,12 +98,7 @@ def is_state(value: Any) -> bool:
 
 
 def rename_weights(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns saved weights under a network's own names, if their names differ only in the prefixes of wrappers.
-
-    Args:
-        own: The state dict of the network.
-        saved: The state dict to be loaded.
-    """
+    """Returns saved weights under the names of a network's `own`, if they differ only in the prefixes of wrappers."""
     bare = {strip(name): name for name in own}
     found = {strip(name): value for name, value in saved.items()}
     if own.keys() & saved.keys() or len(found) != len(saved):
@@ -131,14 +120,11 @@ def check_weights(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> Non
         own: The state dict of the network.
         saved: The state dict to be loaded, under the network's names.
     """
-    broken = [
-        name
-        for name, value in saved.items()
-        if name in own and not value.isfinite().all() and own[name].isfinite().all()
-    ]
+    common = own.keys() & saved.keys()
+    broken = [name for name in common if not saved[name].isfinite().all() and own[name].isfinite().all()]
     if broken:
         raise ValueError(
-            f"{len(broken)} of {len(saved)} tensors of the checkpoint are NaN or infinite (e.g. {broken[0]}): its "
+            f"{len(broken)} of {len(saved)} tensors of the checkpoint are NaN or infinite (e.g. {min(broken)}): its "
             "training diverged. Use an earlier checkpoint, or train again with a lower learning rate"
         )
     unknown = saved.keys() - own.keys()
@@ -152,31 +138,21 @@ def check_weights(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> Non
 
 
 def find_difference(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> str | None:
-    """Describes how the names and shapes of saved tensors differ from a network's, with examples; None if they fit.
-
-    Args:
-        own: The state dict of the network.
-        saved: The state dict to be loaded.
-    """
-    shapes = {key: tuple(value.shape) for key, value in own.items()}
-    found = {key: tuple(value.shape) for key, value in saved.items()}
-    missing, unknown = sorted(shapes.keys() - found.keys()), sorted(found.keys() - shapes.keys())
-    differing = sorted(key for key in shapes.keys() & found.keys() if shapes[key] != found[key])
+    """Describes how the names and shapes of saved tensors differ from a network's, with examples; None if they fit."""
+    missing, unknown = sorted(own.keys() - saved.keys()), sorted(saved.keys() - own.keys())
+    differing = [key for key in sorted(own.keys() & saved.keys()) if own[key].shape != saved[key].shape]
     if not (missing or unknown or differing):
         return None
     examples = [f"{key} is missing" for key in missing[:2]]
     examples += [f"{key} is not part of the network" for key in unknown[:2]]
-    examples += [f"{key} is {found[key]}, the network has {shapes[key]}" for key in differing[:2]]
+    for key in differing[:2]:
+        examples.append(f"{key} is {tuple(saved[key].shape)}, the network has {tuple(own[key].shape)}")
     counts = f"{len(missing)} tensors missing, {len(unknown)} unknown, {len(differing)} with another shape"
     return f"{counts} (e.g. {'; '.join(examples)})"
 
 
 def fit_weights(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns the weights of a checkpoint under a network's own names.
-
-    Args:
-        own: The state dict of the network.
-        saved: The state dict to be loaded.
+    """Returns the weights of a checkpoint under the names of a network's `own`.
 
     Raises:
         ValueError: If they belong to another network or are not finite; the message lists the differences.

@@ -13,7 +13,7 @@ from torchvision.models.vgg import cfgs, make_layers
 
 from lightning_modules.networks.base import SegmentationNetwork, Stage, make_classifier
 from lightning_modules.networks.norms import Norm
-from lightning_modules.networks.pretrained import check_initial_weights, check_standard_width, fetch_imagenet_weights
+from lightning_modules.networks.pretrained import check_backbone, check_initial_weights, fetch_imagenet_weights
 from lightning_modules.networks.resnet import STAGES, ResNet
 
 VGG_WEIGHTS: dict[str, WeightsEnum] = {
@@ -101,10 +101,7 @@ class FCN8s(SegmentationNetwork):
     ) -> None:
         super().__init__(num_classes, output_stride=8)
         check_initial_weights(weights, "imagenet")
-        if backbone not in VGG_WEIGHTS:
-            raise ValueError(f"unknown backbone {backbone!r}: expected one of {', '.join(VGG_WEIGHTS)}")
-        if width < 1:
-            raise ValueError(f"backbone width is {width}: expected a positive number of channels, e.g. 64")
+        check_backbone(backbone, VGG_WEIGHTS, width)
         channels = [entry if isinstance(entry, str) else entry * width // 64 for entry in cfgs["D"]]
         layers = make_layers(channels, batch_norm=backbone == "vgg16_bn")
         fc6 = nn.Conv2d(8 * width, 64 * width, kernel_size=7, padding=3)
@@ -155,14 +152,8 @@ def split_at_poolings(layers: nn.Sequential) -> list[nn.Sequential]:
 
 
 def load_vgg_weights(layers: nn.Sequential, fc6: nn.Conv2d, fc7: nn.Conv2d, name: str) -> None:
-    """Loads torchvision's ImageNet-1k (V1) weights into a VGG-16 of width 64; fc6 and fc7 become convolutions.
-
-    Raises:
-        ValueError: If the width is not torchvision's.
-        FileNotFoundError: If the weights are not on disk and cannot be downloaded; the message names file and folder.
-    """
-    check_standard_width(fc7.out_channels // 64)
-    state = fetch_imagenet_weights(VGG_WEIGHTS[name], name)
+    """Loads torchvision's ImageNet weights into a VGG-16 of width 64; fc6 and fc7 become convolutions."""
+    state = fetch_imagenet_weights(name, VGG_WEIGHTS, fc7.out_channels // 64)
     prefix = "features."
     layers.load_state_dict({key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)})
     for layer, key in ((fc6, "classifier.0"), (fc7, "classifier.3")):

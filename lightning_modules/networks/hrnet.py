@@ -52,7 +52,8 @@ class HRNet(SegmentationNetwork):
             raise ValueError(f"backbone is {backbone!r}: expected an HRNet from timm, e.g. hrnet_w18")
         # An empty feature_location leaves out timm's layers for classification behind the branches.
         trunk = create_timm_model(backbone, weights, features_only=True, feature_location="", out_indices=(1, 2, 3, 4))
-        fuse_bilinearly(trunk)
+        block = importlib.import_module("timm.models.hrnet").HighResolutionModule
+        replace_modules(trunk, lambda module: BilinearFusion(module) if isinstance(module, block) else None)
         self.backbone = trunk
         channels = sum(trunk.feature_info.channels())  # type: ignore[operator, union-attr]
         self.neck = conv_bn_relu(channels, channels)
@@ -83,22 +84,15 @@ def make_branch_stage(transition: nn.ModuleList, blocks: nn.Module) -> Stage:
     """Makes a stage that adds a branch, whose input is computed from the coarsest branch of the previous stage."""
 
     def run(branches: list[Tensor]) -> list[Tensor]:
-        return blocks(
-            [
-                branches[number] if isinstance(layer, nn.Identity) else layer(branches[-1])
-                for number, layer in enumerate(transition)
-            ]
-        )
+        added = transition[len(branches) :]
+        kept = [layer(branch) for layer, branch in zip(transition, branches, strict=False)]
+        return blocks([*kept, *(layer(branches[-1]) for layer in added)])
 
     return Stage((transition, blocks), run)
 
 
 class BilinearFusion(nn.Module):
-    """A block of timm's HRNet that fuses branches of any size, with the layers and names of the block it replaces.
-
-    Args:
-        block: The block to replace, a ``timm.models.hrnet.HighResolutionModule``.
-    """
+    """A block of timm's HRNet that fuses branches of any size, with the layers and names of the block it replaces."""
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
@@ -115,12 +109,6 @@ class BilinearFusion(nn.Module):
             terms = [fit_size(layer(x), target.shape[-2:]) for layer, x in zip(layers, features, strict=True)]
             fused.append(self.fuse_act(sum(terms[1:], start=terms[0])))  # type: ignore[operator]
         return fused
-
-
-def fuse_bilinearly(trunk: nn.Module) -> None:
-    """Replaces the blocks of a timm HRNet by ones that fuse branches of any size."""
-    timm_block = importlib.import_module("timm.models.hrnet").HighResolutionModule
-    replace_modules(trunk, lambda module: BilinearFusion(module) if isinstance(module, timm_block) else None)
 
 
 def fit_size(features: Tensor, size: torch.Size) -> Tensor:

@@ -11,7 +11,7 @@ from torchvision.models import ResNet18_Weights, ResNet50_Weights, ResNet101_Wei
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from lightning_modules.networks.base import Stage
-from lightning_modules.networks.pretrained import check_initial_weights, check_standard_width, fetch_imagenet_weights
+from lightning_modules.networks.pretrained import check_backbone, check_initial_weights, fetch_imagenet_weights
 
 STAGES = ("backbone.layer1", "backbone.layer2", "backbone.layer3", "backbone.layer4")  # names in a network
 BLOCKS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
@@ -56,10 +56,7 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         check_initial_weights(weights, "imagenet")
-        if name not in BLOCKS:
-            raise ValueError(f"unknown backbone {name!r}: expected one of {', '.join(BLOCKS)}")
-        if width < 1:
-            raise ValueError(f"backbone width is {width}: expected a positive number of channels, e.g. 64")
+        check_backbone(name, BLOCKS, width)
         if output_stride not in (8, 16):
             raise ValueError(f"output_stride is {output_stride}: expected 8 or 16")
         self.name = name
@@ -81,7 +78,8 @@ class ResNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         if weights == "imagenet":
-            self._load_imagenet_weights(name, width)
+            state = fetch_imagenet_weights(name, IMAGENET_WEIGHTS, width)
+            self.load_state_dict({key: value for key, value in state.items() if not key.startswith("fc.")})
 
     def forward(self, image: Tensor) -> Tensor:
         """Maps a (B, 3, H, W) image to (B, channels, ceil(H / S), ceil(W / S)) features, S the output stride."""
@@ -90,16 +88,6 @@ class ResNet(nn.Module):
     def run_stem(self, image: Tensor) -> Tensor:
         """Maps a (B, 3, H, W) image to the input of ``layer1``, at stride 4."""
         return self.maxpool(self.relu(self.bn1(self.conv1(image))))
-
-    def _load_imagenet_weights(self, name: str, width: int) -> None:
-        if name not in IMAGENET_WEIGHTS:
-            known = ", ".join(IMAGENET_WEIGHTS)
-            raise ValueError(
-                f"there are no ImageNet weights for backbone {name!r}: expected one of {known}, or weights=None"
-            )
-        check_standard_width(width)
-        state = fetch_imagenet_weights(IMAGENET_WEIGHTS[name], name)
-        self.load_state_dict({key: value for key, value in state.items() if not key.startswith("fc.")})
 
     def list_stages(self) -> list[Stage]:
         """Lists the stages of `forward`, in order."""

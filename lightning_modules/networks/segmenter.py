@@ -12,6 +12,7 @@ from torch import Tensor
 from lightning_modules.networks.base import SegmentationNetwork, Stage, make_classifier
 from lightning_modules.networks.norms import Norm
 from lightning_modules.networks.pretrained import Renormalization, check_initial_weights, create_timm_model
+from lightning_modules.networks.replacement import check_dropout
 
 HEAD_CHANNELS = 64  # per head of attention, as in every standard vision transformer
 
@@ -58,8 +59,7 @@ class Segmenter(SegmentationNetwork):
             raise ValueError(
                 f"backbone is {backbone!r}: expected a vision transformer from timm, e.g. vit_tiny_patch16_224"
             )
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout is {dropout}: expected a probability of 0 or more and below 1")
+        check_dropout(dropout)
         for name, value in (("width", width), ("depth", depth), ("patch_size", patch_size)):
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}: expected a positive number, or None for the backbone's own value")

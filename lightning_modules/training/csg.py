@@ -1,17 +1,15 @@
 """CSG (Chen et al., 2021): contrasts patches of the trained network with those of a frozen ImageNet network."""
 
-from contextlib import AbstractContextManager, nullcontext
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_modules.processes import gather_from_processes
 from lightning_modules.semantics import Semantics, check_semantics
-from lightning_modules.training.contrast import compute_attention, contrast, pool_chunks
+from lightning_modules.training.features import count_channels, name_stages
 from lightning_modules.training.method import Step, TrainingMethod, check_least
 from lightning_modules.training.photometric import PhotometricChange
-from lightning_modules.training.teacher import Teacher, count_channels, frozen_statistics, name_deep_stages
+from lightning_modules.training.teacher import describe, freeze
 
 DIMENSIONS = 128
 
@@ -37,6 +35,8 @@ class CSG(TrainingMethod):
     Source: Chen et al. (2021), Sec. 3.2-3.4: weight 75, 8 chunks, temperature 0.07, queue 65,536.
     """
 
+    _held: tuple[nn.Module]  # the teacher
+
     def __init__(
         self,
         weight: float = 75.0,
@@ -59,12 +59,11 @@ class CSG(TrainingMethod):
         self.frozen_norms = frozen_norms
         self.semantics = semantics
         self._change = PhotometricChange(0.4, 0.4, 0.4, 0.4)
-        self._held: tuple[Teacher] | None = None  # in a tuple: not a submodule
 
     def prepare(self, network: nn.Module, num_classes: int) -> None:
         """Copies the network as the teacher; makes projections and queues."""
-        self.features = name_deep_stages(network)
-        self._held = (Teacher(network, self.features),)
+        self.features = name_stages(network)[-2:]
+        self._held = (freeze(network),)
         generator = torch.Generator().manual_seed(0)
         for number, name in enumerate(self.features):
             channels = count_channels(network, name)
@@ -78,15 +77,10 @@ class CSG(TrainingMethod):
             self.register_buffer(f"queue{number}", F.normalize(keys, dim=1))
         self.register_buffer("position", torch.zeros((), dtype=torch.int64))
 
-    def changing(self, network: nn.Module) -> AbstractContextManager[None]:
-        """Freezes the backbone's BatchNorm statistics at the teacher's, if requested."""
-        return frozen_statistics(network) if self.frozen_norms else nullcontext()
-
     def compute_losses(self, step: Step) -> dict[str, Tensor]:
         """Returns the contrastive loss of each stage; adds the keys of all processes to the queues."""
-        assert self._held is not None
         changed = self.normalization.apply(self._change(self.restore(step.images)))
-        frozen = self._held[0].describe(changed)
+        frozen = describe(self._held[0], self.features, changed)
         losses = {}
         with torch.autocast(step.images.device.type, enabled=False):
             for number, name in enumerate(self.features):
@@ -115,3 +109,36 @@ class CSG(TrainingMethod):
 def make_projection(channels: int) -> nn.Sequential:
     """Makes the projection of (N, C) pooled features to (N, 128)."""
     return nn.Sequential(nn.Linear(channels, channels), nn.ReLU(inplace=True), nn.Linear(channels, DIMENSIONS))
+
+
+def compute_attention(features: Tensor) -> Tensor:
+    """Computes (B, 1, H, W) weights of 0 or more: the similarity of each position's features to the image's mean.
+
+    Source: Chen et al. (2021), Eq. 4.
+    """
+    features = features.detach()
+    return (features * features.mean(dim=(2, 3), keepdim=True)).sum(dim=1, keepdim=True).clamp_min(0)
+
+
+def pool_chunks(features: Tensor, attention: Tensor, chunks: int) -> Tensor:
+    """Averages (B, C, H, W) features over chunks of a map, weighted by (B, 1, H, W) attention.
+
+    There are `chunks` rows and columns, or as many as the map has. Returns (B * rows * columns, C).
+    """
+    rows, columns = min(chunks, features.shape[2]), min(chunks, features.shape[3])
+    weights = attention + 1e-6  # a chunk without attention is averaged evenly
+    total = F.adaptive_avg_pool2d(features * weights, (rows, columns))
+    pooled = total / F.adaptive_avg_pool2d(weights, (rows, columns))
+    return pooled.flatten(2).transpose(1, 2).reshape(-1, features.shape[1])
+
+
+def contrast(queries: Tensor, keys: Tensor, queue: Tensor, temperature: float) -> Tensor:
+    """Computes the () mean InfoNCE loss: the cross-entropy of telling a query's own key from those of the queue.
+
+    Queries and their own keys are (N, D), the queue of negative keys is (Q, D), all normalised.
+
+    Source: Chen et al. (2021), Eq. 1.
+    """
+    own = (queries * keys).sum(dim=1, keepdim=True)
+    logits = torch.cat([own, queries @ queue.T], dim=1) / temperature
+    return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64, device=logits.device))

@@ -1,14 +1,12 @@
 """DRPC (Yue et al., 2019): domain randomisation, and features that are consistent across the styles of an image."""
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_modules.training.features import name_stages
 from lightning_modules.training.method import Step, TrainingMethod, check_least
-from lightning_modules.training.styles import Styles, transfer_colours
-from lightning_modules.training.teacher import name_deep_stages
+from lightning_modules.training.styles import Styles
 
 LEVELS = (1, 2, 4, 8)  # cells per side of the pyramid's levels
 
@@ -33,6 +31,8 @@ class DRPC(TrainingMethod):
     Source: Yue et al. (2019), Sec. 3.2 and 3.3, Eq. 2-4 (from memory of the paper; no code was published).
     """
 
+    styles: Styles
+
     def __init__(
         self, copies: int = 2, weight: float = 1.0, styles: str | None = None, layer: str | None = None
     ) -> None:
@@ -44,13 +44,9 @@ class DRPC(TrainingMethod):
         self.layer = layer
         self.styles = Styles(styles, least=copies)
 
-    def check_data(self, datamodule: Any) -> None:
-        """Raises ValueError if the style images belong to a target."""
-        self.styles.check_apart(datamodule)
-
     def prepare(self, network: nn.Module, num_classes: int) -> None:
         """Selects the module whose features are pooled."""
-        self.features = [self.layer or name_deep_stages(network)[1]]
+        self.features = [self.layer or name_stages(network, "or set layer")[3]]
 
     def change_batch(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the images in their own and in other styles: all images, then all first copies, and so on."""
@@ -67,16 +63,32 @@ class DRPC(TrainingMethod):
 def measure_consistency(features: Tensor, versions: int) -> Tensor:
     """Returns the () mean distance (L1) of pyramid-pooled features from their mean over the versions of an image.
 
-    Args:
-        features: (V * B, C, H, W): all images in the first version, then all in the second, ...
-        versions: Number of versions V.
+    Features are (V * B, C, H, W): all images in the first version, then all in the second, and so on.
     """
     values = features if features.dtype == torch.float64 else features.float()
-    side = min(values.shape[-2:])
     distances = []
     for level in LEVELS:
-        if level > side:
+        if level > min(values.shape[-2:]):
             break
         pooled = F.adaptive_avg_pool2d(values, level).unflatten(0, (versions, -1))
         distances.append((pooled - pooled.mean(dim=0, keepdim=True)).abs().mean())
     return torch.stack(distances).mean()
+
+
+def transfer_colours(images: Tensor, styles: Tensor) -> Tensor:
+    """Gives (B, 3, H, W) images in [0, 1] the mean and the covariance of the colours of (B, 3, h, w) style images."""
+    with torch.autocast(images.device.type, enabled=False):
+        own_mean, own_root = describe_colours(images)
+        mean, root = describe_colours(styles)
+        centred = images.flatten(2) - own_mean
+        moved = root @ torch.linalg.solve(own_root, centred) + mean
+    return moved.reshape(images.shape).clamp(0, 1)
+
+
+def describe_colours(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the (B, 3, 1) mean of the colours of (B, 3, H, W) images, and the (B, 3, 3) root of their covariance."""
+    values = images.flatten(2)
+    mean = values.mean(dim=2, keepdim=True)
+    covariance = (values - mean) @ (values - mean).mT / values.shape[2]
+    scales, axes = torch.linalg.eigh(covariance + 1e-4 * torch.eye(3, device=images.device, dtype=images.dtype))
+    return mean, axes @ torch.diag_embed(scales.clamp_min(0).sqrt()) @ axes.mT

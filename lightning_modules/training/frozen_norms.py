@@ -1,12 +1,9 @@
 """Frozen norms: a backbone keeps the BatchNorm statistics of its ImageNet weights while it is trained."""
 
-from contextlib import AbstractContextManager
-
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_modules.training.method import TrainingMethod
-from lightning_modules.training.teacher import frozen_statistics
 
 
 class FrozenNorms(TrainingMethod):
@@ -18,6 +15,8 @@ class FrozenNorms(TrainingMethod):
     Source: the code of Chen et al. (2020, 2021), which freezes them; no paper reports the effect of this alone.
     """
 
+    frozen_norms = True
+
     def prepare(self, network: nn.Module, num_classes: int) -> None:
         """Raises ValueError if the network has no backbone with trained BatchNorm statistics."""
         backbone = getattr(network, "backbone", nn.Identity())
@@ -28,7 +27,3 @@ class FrozenNorms(TrainingMethod):
                 f"{type(network).__name__} has {found}: expected the statistics of ImageNet weights, which are kept "
                 "frozen. Set model.network.init_args.weights, or use configs/model/timm_efficientnet_lite0.yaml"
             )
-
-    def changing(self, network: nn.Module) -> AbstractContextManager[None]:
-        """Freezes the backbone's BatchNorm statistics within a ``with`` block."""
-        return frozen_statistics(network)

@@ -1,7 +1,6 @@
 """FSDR (Huang et al., 2021): randomises the frequency bands that carry the domain, and keeps the others."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +8,7 @@ from torch import Tensor, nn
 from lightning_modules.predictor import predict_logits
 from lightning_modules.processes import average_over_processes
 from lightning_modules.training.method import TrainingMethod, check_least, check_shares, in_evaluation, seeded_by
-from lightning_modules.training.styles import Styles, match_histograms
+from lightning_modules.training.styles import Styles
 
 
 class FSDR(TrainingMethod):
@@ -34,6 +33,9 @@ class FSDR(TrainingMethod):
 
     Source: Huang et al. (2021), Sec. 3.2 and 3.3 (details from memory of the paper).
     """
+
+    styles: Styles
+    varying: Tensor
 
     def __init__(
         self,
@@ -62,15 +64,11 @@ class FSDR(TrainingMethod):
         varying[bands - high :] = True
         self.register_buffer("varying", varying)
 
-    def check_data(self, datamodule: Any) -> None:
-        """Raises ValueError if the style images belong to a target."""
-        self.styles.check_apart(datamodule)
-
     def change_batch(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         """Randomises the selected bands of each image with the given probability."""
         plain = self.restore(images)
         styles = self.styles.draw(len(plain)).to(plain)
-        changed = randomize_bands(plain, styles, self.get_buffer("varying"))
+        changed = randomize_bands(plain, styles, self.varying)
         chosen = torch.rand(len(plain)).to(plain.device)[:, None, None, None] < self.probability
         return torch.where(chosen, self.normalization.apply(changed), images), masks
 
@@ -78,14 +76,12 @@ class FSDR(TrainingMethod):
         """Selects the bands that vary with the domain, from epoch `learn_from` on."""
         if self.learn_from is None or epoch < self.learn_from:
             return
-        with in_evaluation(network), seeded_by(epoch):
-            entropies = self._measure_entropies(network, images)
-        found = choose_varying(entropies)
-        self.get_buffer("varying").copy_(found)
+        with torch.no_grad(), in_evaluation(network.modules()), seeded_by(epoch):
+            self.varying.copy_(choose_varying(self._measure_entropies(network, images)))
 
     def _measure_entropies(self, network: nn.Module, images: Iterable[Tensor]) -> Tensor:
         """Measures the (bands,) mean entropies of predictions when only one band is randomised."""
-        bands = len(self.get_buffer("varying"))
+        bands = len(self.varying)
         total, count = torch.zeros(bands, dtype=torch.float64), 0
         for batch in images:
             plain = self.restore(batch[: self.images - count])
@@ -99,8 +95,7 @@ class FSDR(TrainingMethod):
                 break
         if not count:
             raise ValueError("there are no source images to learn which bands vary: expected one batch or more")
-        device = self.get_buffer("varying").device
-        return average_over_processes((total / count).to(device, torch.float32))
+        return average_over_processes((total / count).to(self.varying.device, torch.float32))
 
 
 def keep_bands(images: Tensor, kept: Tensor) -> Tensor:
@@ -116,13 +111,7 @@ def keep_bands(images: Tensor, kept: Tensor) -> Tensor:
 def randomize_bands(images: Tensor, styles: Tensor, varying: Tensor) -> Tensor:
     """Matches the histograms of the varying bands to those of the same bands of style images; keeps the others.
 
-    Args:
-        images: (B, 3, H, W) in [0, 1].
-        styles: (B, 3, h, w) in [0, 1].
-        varying: (bands,) bool.
-
-    Returns:
-        (B, 3, H, W) in [0, 1].
+    Images are (B, 3, H, W) and styles (B, 3, h, w), both in [0, 1]; varying is (bands,) bool.
     """
     own = keep_bands(images, varying)
     matched = match_histograms(own, keep_bands(styles, varying))
@@ -135,10 +124,20 @@ def measure_entropy(logits: Tensor) -> Tensor:
     return -(log.exp() * log).sum(dim=1).mean()
 
 
-def choose_varying(entropies: Sequence[float] | Tensor) -> Tensor:
+def choose_varying(entropies: Tensor) -> Tensor:
     """Returns the (bands,) bool mask of the bands whose randomisation gives an entropy below the median.
 
     Source: Huang et al. (2021), Sec. 3.3: bands of high entropy carry the scene and are kept.
     """
-    values = torch.as_tensor(entropies)
-    return values < values.median()
+    return entropies < entropies.median()
+
+
+def match_histograms(images: Tensor, styles: Tensor) -> Tensor:
+    """Gives each channel of (B, C, H, W) images the distribution of values of that of (B, C, h, w) style images."""
+    values, wanted = images.flatten(2), styles.flatten(2).sort(dim=2).values
+    rank = values.argsort(dim=2).argsort(dim=2).to(values.dtype)
+    place = rank * ((wanted.shape[2] - 1) / max(values.shape[2] - 1, 1))
+    low = place.floor().long().clamp(0, wanted.shape[2] - 1)
+    high = (low + 1).clamp_max(wanted.shape[2] - 1)
+    share = place - low
+    return torch.lerp(wanted.gather(2, low), wanted.gather(2, high), share).reshape(images.shape)

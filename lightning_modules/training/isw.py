@@ -1,20 +1,23 @@
 """ISW, the loss of RobustNet (Choi et al., 2021): whitens feature covariances that photometric changes affect."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_modules.networks.base import conv_bn_relu, make_classifier
-from lightning_modules.networks.whitening import WhitenedNorm2d
+from lightning_modules.networks.norms import WhitenedNorm2d
+from lightning_modules.processes import average_over_processes
 from lightning_modules.recipe import compute_training_loss
 from lightning_modules.semantics import Semantics, check_semantics
-from lightning_modules.training.covariances import choose_covariances, measure_variances, measure_whitening
+from lightning_modules.training.features import count_channels, name_stages, record_outputs
 from lightning_modules.training.method import Step, TrainingMethod, check_least, in_evaluation, seeded_by
 from lightning_modules.training.photometric import PhotometricChange
-from lightning_modules.training.teacher import count_channels, name_deep_stages
+
+EPS = 1e-5  # added to the diagonal of covariances
 
 
 class ISW(TrainingMethod):
@@ -83,7 +86,7 @@ class ISW(TrainingMethod):
             )
         self.maps, self.features = list(layers), list(layers)
         if self.auxiliary:
-            self._deep = find_deep_stage(network)
+            self._deep = name_stages(network, "or set --training.auxiliary=0, which needs no second classifier")[2]
             self.features.append(self._deep)
             channels = count_channels(network, self._deep)
             hidden = channels // 2
@@ -102,7 +105,7 @@ class ISW(TrainingMethod):
         """Selects the covariances to whiten, in the first epoch with whitening."""
         if epoch < self.from_epoch or any(mask.any() for mask in self.masks.values()):
             return
-        with in_evaluation(network):
+        with torch.no_grad(), in_evaluation(network.modules()):
             for trial in range(self.trials):
                 with seeded_by(epoch, trial):
                     variances = measure_variances(network, self.maps, self._copy(images))
@@ -135,9 +138,71 @@ class ISW(TrainingMethod):
                 return
 
 
-def find_deep_stage(network: nn.Module) -> str:
-    """Returns the name of the last stage but one; raises ValueError, with a way around, if it is unknown."""
-    try:
-        return name_deep_stages(network)[0]
-    except ValueError as error:
-        raise ValueError(f"{error}; or --training.auxiliary=0, which needs no second classifier") from error
+def compute_covariances(features: Tensor) -> Tensor:
+    """Returns the (B, C, C) covariances between the channels of (B, C, H, W) features whose means are 0, in float32.
+
+    Source: Choi et al. (2021), Eq. 2.
+    """
+    values = features.flatten(2)
+    values = values if values.dtype == torch.float64 else values.float()
+    identity = torch.eye(values.shape[1], dtype=values.dtype, device=values.device)
+    return values @ values.mT / max(values.shape[2] - 1, 1) + EPS * identity
+
+
+def measure_whitening(features: Tensor, mask: Tensor) -> Tensor:
+    """Returns the () mean over images of the mean absolute covariance over a (C, C) bool mask.
+
+    Source: Choi et al. (2021), Eq. 14.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        covariances = compute_covariances(features)
+        return (covariances.abs() * mask).sum(dim=(1, 2)).mean() / mask.sum().clamp_min(1)
+
+
+def measure_variances(network: nn.Module, maps: Sequence[str], pairs: Iterable[tuple[Tensor, Tensor]]) -> list[Tensor]:
+    """Measures, for each map, the (C, C) variances of its covariances between images and changed copies of them.
+
+    Maps are the names of modules of the network, which is in evaluation mode; pairs are (B, 3, H, W) images and copies.
+
+    Source: Choi et al. (2021), Sec. 3.3.
+    """
+    sums: list[Tensor] = []
+    count = 0
+    for versions in pairs:
+        covariances = []
+        for version in versions:
+            with record_outputs(network, maps) as outputs:
+                network(version)
+            covariances.append([compute_covariances(outputs[name]) for name in maps])
+        found = [((first - second) / 2).square().sum(dim=0) for first, second in zip(*covariances, strict=True)]
+        sums = [total + one for total, one in zip(sums, found, strict=True)] if sums else found
+        count += len(versions[0])
+    if not count:
+        raise ValueError("there are no source images to choose the covariances for ISW: expected one batch or more")
+    return [average_over_processes(total / count) for total in sums]
+
+
+def choose_covariances(variances: Tensor, clusters: int, semantics: Semantics = "paper") -> Tensor:
+    """Returns the (C, C) mask of the covariances whose variances are not in the lowest of `clusters` groups.
+
+    ``paper`` groups the entries above the diagonal; ``released`` all entries, with 0 for the others.
+
+    Source: Choi et al. (2021), Eq. 12 and 13.
+    """
+    above = torch.ones_like(variances, dtype=torch.bool).triu(diagonal=1)
+    values = variances[above] if semantics == "paper" else variances.triu(diagonal=1).flatten()
+    groups = divide_into_groups(values.double().cpu().numpy(), clusters)
+    high = torch.from_numpy(groups > 0).to(variances.device)
+    if semantics == "released":
+        return high.reshape(variances.shape) & above
+    mask = torch.zeros_like(above)
+    mask[above] = high
+    return mask
+
+
+def divide_into_groups(values: np.ndarray, count: int) -> np.ndarray:
+    """Divides (N,) float64 numbers into groups by optimal k-means; returns their (N,) groups, the lowest as 0."""
+    import kmeans1d  # not installed on every machine that runs the GPU check
+
+    groups, _ = kmeans1d.cluster(values, min(count, len(np.unique(values))))
+    return np.asarray(groups)

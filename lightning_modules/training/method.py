@@ -1,16 +1,18 @@
 """The interface of training methods, which may change a batch's images, read the network's features, and add losses."""
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
 from lightning_modules.normalization import IMAGENET
+from lightning_modules.training.features import record_outputs
+from lightning_modules.training.styles import Styles
 
 
 @dataclass(frozen=True)
@@ -18,18 +20,16 @@ class Step:
     """The data from which the losses of a training step are computed.
 
     Attributes:
-        network: The network, in training mode.
         images: (B, 3, H, W) float, normalised, as the network saw them.
         masks: (B, H, W) int64 train ids, 255 where ignored.
         logits: (B, K, H, W) float.
         features: Outputs, by name, of the modules listed in the method's `features`.
     """
 
-    network: nn.Module
     images: Tensor
     masks: Tensor
     logits: Tensor
-    features: Mapping[str, Tensor] = field(default_factory=dict)
+    features: Mapping[str, Tensor]
 
 
 class TrainingMethod(nn.Module):
@@ -40,14 +40,20 @@ class TrainingMethod(nn.Module):
 
     Attributes:
         features: Names of modules of the network whose outputs the losses need, e.g. ``backbone.layer1``.
+        frozen_norms: Whether the backbone's BatchNorm statistics are neither of the batch nor updated in training.
         normalization: Normalisation of the images.
+        styles: Style images, if the method uses any.
     """
 
     features: Sequence[str] = ()
+    frozen_norms = False
     normalization = IMAGENET
+    styles: Styles | None = None
 
     def check_data(self, datamodule: Any) -> None:
-        """Raises ValueError if the method uses data of one of the run's targets; called before training."""
+        """Raises ValueError if the method uses images of one of the run's targets; called before training."""
+        if self.styles is not None:
+            self.styles.check_apart(datamodule)
 
     def check_length(self, epochs: int) -> None:
         """Warns if a training of this many epochs (-1: no limit) ends before the method starts."""
@@ -82,12 +88,22 @@ class TrainingMethod(nn.Module):
         return self.normalization.undo(images).clamp(0, 1)
 
     def changing(self, network: nn.Module) -> AbstractContextManager[None]:
-        """Modifies the outputs of the network's modules within a ``with`` block, in which a batch is predicted."""
-        return nullcontext()
+        """Modifies the network's modules within a ``with`` block, in which a batch is predicted."""
+        if not self.frozen_norms:
+            return nullcontext()
+        backbone = getattr(network, "backbone", network)
+        return in_evaluation(layer for layer in backbone.modules() if isinstance(layer, _BatchNorm))
 
     def compute_losses(self, step: Step) -> dict[str, Tensor]:
         """Returns the weighted losses to add to the cross-entropy, by name; () each."""
         return {}
+
+    def run_step(self, predict: Callable[[Tensor], Tensor], network: nn.Module, images: Tensor, masks: Tensor) -> Step:
+        """Changes a batch and the network, and predicts the batch: `predict` returns the logits of images."""
+        images, masks = self.change_batch(images, masks)
+        with self.changing(network), record_outputs(network, self.features) as features:
+            logits = predict(images)
+        return Step(images, masks, logits, features)
 
 
 def check_least(least: float, **values: float) -> None:
@@ -104,57 +120,8 @@ def check_shares(**values: float) -> None:
             raise ValueError(f"{name} is {value}: expected 0 to 1")
 
 
-def find_module(network: nn.Module, name: str) -> nn.Module:
-    """Returns a module of a network by its dotted name.
-
-    Raises:
-        ValueError: If there is none of that name; the message lists the names that exist.
-    """
-    try:
-        return network.get_submodule(name)
-    except AttributeError as error:
-        parent = name.rpartition(".")[0]
-        try:
-            known = [f"{parent}.{child}".lstrip(".") for child, _ in network.get_submodule(parent).named_children()]
-        except AttributeError:
-            known = [child for child, _ in network.named_children()]
-        raise ValueError(
-            f"{type(network).__name__} has no module {name!r}: expected one such as {', '.join(known)}"
-        ) from error
-
-
-@contextmanager
-def record_outputs(network: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """Yields a dict that collects the outputs of modules by name when the network runs within the ``with`` block.
-
-    Raises:
-        ValueError: If the network has no module of one of the names.
-    """
-    outputs: dict[str, Tensor] = {}
-
-    def keep(name: str) -> None:
-        def hook(_: nn.Module, __: object, output: Tensor) -> None:
-            outputs[name] = output.clone()  # the next layer may modify it in place
-
-        handles.append(find_module(network, name).register_forward_hook(hook))
-
-    handles: list[torch.utils.hooks.RemovableHandle] = []
-    try:
-        for name in names:
-            keep(name)
-        yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 class SourceImages:
-    """The images of a training loader, on a device; can be iterated any number of times.
-
-    Args:
-        loader: Training loader, of batches with ``image``.
-        device: Device of the network.
-    """
+    """The (B, 3, H, W) images of a training loader's batches, on a device; can be iterated any number of times."""
 
     def __init__(self, loader: DataLoader, device: torch.device) -> None:
         self._loader = DataLoader(
@@ -163,68 +130,17 @@ class SourceImages:
         self._device = device
 
     def __iter__(self) -> Iterator[Tensor]:
-        """Yields (B, 3, H, W) batches."""
-        for batch in self._loader:
-            yield batch["image"].to(self._device)
-
-
-def train_step(
-    method: TrainingMethod,
-    predict: Callable[[Tensor], Tensor],
-    network: nn.Module,
-    images: Tensor,
-    masks: Tensor,
-) -> Step:
-    """Applies a method's changes to a batch and the network, and predicts the batch.
-
-    Args:
-        method: The training method.
-        predict: Function from (B, 3, H, W) images to the network's (B, K, H, W) logits.
-        network: The network, in training mode.
-        images: (B, 3, H, W) float, normalised.
-        masks: (B, H, W) int64 train ids, 255 where ignored.
-    """
-    images, masks = method.change_batch(images, masks)
-    with method.changing(network), record_outputs(network, method.features) as features:
-        logits = predict(images)
-    return Step(network, images, masks, logits, features)
-
-
-def find_method_state(own: Mapping[str, Tensor], saved: Mapping[str, Any] | None, name: str) -> dict[str, Tensor]:
-    """Returns the state of the training method in a checkpoint.
-
-    Args:
-        own: State of this run's method.
-        saved: ``name`` and ``state`` of the checkpoint's method; None if it was trained without one.
-        name: Name of this run's method.
-
-    Raises:
-        ValueError: If the checkpoint was trained by another method, or by the same method with tensors of other shapes.
-    """
-    found = "no method" if saved is None else saved["name"]
-    state = {} if saved is None else saved["state"]
-    shapes = [{key: value.shape for key, value in one.items()} for one in (own, state)]
-    if found != name or shapes[0] != shapes[1]:
-        raise ValueError(
-            f"the checkpoint was trained by {found}{' with different sizes' * (found == name)}, this run uses {name}: "
-            "expected the same --training and arguments to continue; to start over, omit --ckpt_path"
-        )
-    return dict(state)
-
-
-def find_seed() -> int:
-    """Returns the seed that `seed_everything` has set for the run; 0 without one."""
-    return int(os.environ.get("PL_GLOBAL_SEED", 0))
+        return (batch["image"].to(self._device) for batch in self._loader)
 
 
 @contextmanager
-def in_evaluation(network: nn.Module) -> Iterator[None]:
-    """Sets evaluation mode without gradients within a ``with`` block, and restores every module's mode after it."""
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
+def in_evaluation(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Sets modules to evaluation mode, each alone, within a ``with`` block, and restores every mode after it."""
+    modes = {module: module.training for module in modules}
     try:
-        with torch.no_grad():
-            yield
+        for module in modes:
+            module.training = False
+        yield
     finally:
         for module, mode in modes.items():
             module.training = mode

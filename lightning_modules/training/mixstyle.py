@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.networks.timm_deeplab import TimmDeepLab, list_stages
-from lightning_modules.training.method import TrainingMethod, check_shares, find_module
+from lightning_modules.training.features import find_module, name_stages
+from lightning_modules.training.method import TrainingMethod, check_shares
 
 
 class MixStyle(TrainingMethod):
@@ -37,7 +37,7 @@ class MixStyle(TrainingMethod):
 
     def prepare(self, network: nn.Module, num_classes: int) -> None:
         """Finds the layers whose outputs are mixed."""
-        self._names = self.layers or find_early_stages(network)
+        self._names = self.layers or name_stages(network, "or set layers to the names of those to be mixed")[:2]
         for name in self._names:
             find_module(network, name)
 
@@ -57,35 +57,11 @@ class MixStyle(TrainingMethod):
         return mix_statistics(output, torch.randperm(len(output)), self._beta.sample((len(output),)))
 
 
-def find_early_stages(network: nn.Module) -> list[str]:
-    """Returns the names of a network's stages of stride 4 and 8.
-
-    Raises:
-        ValueError: If the network does not name its stages as residual networks do.
-    """
-    if isinstance(network, TimmDeepLab):
-        return [f"backbone.{name}" for name in list_stages(network.backbone)[1:3]]
-    names = {name for name, _ in network.named_modules()}
-    found = [f"{prefix}{stage}" for prefix in ("", "backbone.") for stage in ("layer1", "layer2")]
-    present = [name for name in found if name in names]
-    if len(present) != 2:
-        raise ValueError(
-            f"{type(network).__name__} does not have the modules layer1 and layer2: set layers to the names of those "
-            "whose outputs are to be mixed"
-        )
-    return present
-
-
 def mix_statistics(features: Tensor, partners: Tensor, shares: Tensor) -> Tensor:
-    """Mixes the mean and standard deviation per channel with those of other images.
+    """Mixes the mean and standard deviation per channel of (B, C, H, W) features with those of other images.
 
-    Args:
-        features: (B, C, H, W).
-        partners: (B,) int64: index of the other image for each image.
-        shares: (B,) float in [0, 1]: weight of an image's own statistics.
-
-    Returns:
-        (B, C, H, W): the normalised features with the mixed statistics, which are constants for the gradient.
+    Partners are the (B,) numbers of the other images, shares the (B,) weights in [0, 1] of an image's own statistics.
+    The mixed statistics are constants for the gradient.
     """
     variance, mean = torch.var_mean(features.detach(), dim=(2, 3), keepdim=True)
     deviation = (variance + 1e-6).sqrt()

@@ -40,20 +40,15 @@ class Styles:
         self.images = torch.stack(images)
 
     def check_apart(self, datamodule: Any) -> None:
-        """Raises ValueError if the folder is inside a target's, or contains it: nothing may be learned from targets.
-
-        Args:
-            datamodule: Data module of the training, with its targets in ``targets``, if any.
-        """
+        """Raises ValueError if the folder is inside that of one of the data module's targets, or contains it."""
         if self.folder is None:
             return
         own = self.folder.resolve()
         for target in getattr(datamodule, "targets", ()):
-            root = getattr(target, "root", None)
-            place = target.find_root() if hasattr(target, "find_root") else None if root is None else Path(root)
+            place = target.find_root() if hasattr(target, "find_root") else getattr(target, "root", None)
             if place is None:
                 continue
-            other = place.expanduser().resolve()
+            other = Path(place).expanduser().resolve()
             if own.is_relative_to(other) or other.is_relative_to(own):
                 raise ValueError(
                     f"styles is {self.folder}, but {place} is read as a target of this run: expected photographs from "
@@ -81,9 +76,10 @@ def list_packaged() -> list[Path]:
     found = []
     for package, inside in (("skimage", "data"), ("sklearn", "datasets/images")):
         spec = importlib.util.find_spec(package)
-        for place in (spec.submodule_search_locations or []) if spec is not None else []:
-            found += [path for path in sorted((Path(place) / inside).glob("*")) if path.suffix in (".jpg", ".png")]
-    return [path for path in found if is_colour(path)]
+        if spec is not None and spec.origin is not None:
+            paths = sorted((Path(spec.origin).parent / inside).glob("*"))
+            found += [path for path in paths if path.suffix in (".jpg", ".png") and is_colour(path)]
+    return found
 
 
 def is_colour(path: Path) -> bool:
@@ -105,49 +101,3 @@ def draw_texture(seed: int) -> Tensor:
     mixture = random.normal(size=(3, 3)) * 0.1 + np.eye(3) * random.uniform(0.05, 0.2) + 0.1
     colours = np.tensordot(mixture, noise, axes=1) + random.uniform(0.25, 0.75, size=(3, 1, 1))
     return torch.from_numpy(colours.clip(0, 1)).float()
-
-
-def transfer_colours(images: Tensor, styles: Tensor) -> Tensor:
-    """Gives images the mean and the covariance of the colours of style images.
-
-    Args:
-        images: (B, 3, H, W) in [0, 1].
-        styles: (B, 3, h, w) in [0, 1].
-
-    Returns:
-        (B, 3, H, W) in [0, 1].
-    """
-    with torch.autocast(images.device.type, enabled=False):
-        own_mean, own_root = describe_colours(images)
-        mean, root = describe_colours(styles)
-        centred = images.flatten(2) - own_mean
-        moved = root @ torch.linalg.solve(own_root, centred) + mean
-    return moved.reshape(images.shape).clamp(0, 1)
-
-
-def describe_colours(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the (B, 3, 1) mean of the colours of (B, 3, H, W) images, and the (B, 3, 3) root of their covariance."""
-    values = images.flatten(2)
-    mean = values.mean(dim=2, keepdim=True)
-    covariance = (values - mean) @ (values - mean).mT / values.shape[2]
-    scales, axes = torch.linalg.eigh(covariance + 1e-4 * torch.eye(3, device=images.device, dtype=images.dtype))
-    return mean, axes @ torch.diag_embed(scales.clamp_min(0).sqrt()) @ axes.mT
-
-
-def match_histograms(images: Tensor, styles: Tensor) -> Tensor:
-    """Gives each channel of each image the distribution of values of a style image's channel.
-
-    Args:
-        images: (B, C, H, W).
-        styles: (B, C, h, w).
-
-    Returns:
-        (B, C, H, W).
-    """
-    values, wanted = images.flatten(2), styles.flatten(2).sort(dim=2).values
-    rank = values.argsort(dim=2).argsort(dim=2).to(values.dtype)
-    place = rank * ((wanted.shape[2] - 1) / max(values.shape[2] - 1, 1))
-    low = place.floor().long().clamp(0, wanted.shape[2] - 1)
-    high = (low + 1).clamp_max(wanted.shape[2] - 1)
-    share = place - low
-    return torch.lerp(wanted.gather(2, low), wanted.gather(2, high), share).reshape(images.shape)

@@ -42,12 +42,9 @@ def test_an_input_that_the_network_refuses_is_its_own_error(monkeypatch: pytest.
         network(make_images(1))
 
 
-def test_unknown_modes_are_an_error() -> None:
+def test_modes_are_known_and_a_copy_of_a_compiled_network_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="compile is 'fast': expected one of none, default, reduce-overhead"):
         SegmentationModule(TinyNetwork(), 5, compile="fast")
-
-
-def test_a_copy_of_a_compiled_network_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda call, **_: call)
     network = TinyNetwork()
     compile_network(network)

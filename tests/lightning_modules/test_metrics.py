@@ -10,18 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_modules.host import copy_to_host
 from lightning_modules.metrics import (
     SCORE_FIELDS,
     Scores,
     SegmentationScores,
-    confusion_matrix,
+    bin_confidences,
+    count_confusion,
     count_overlap,
     fetch_scores,
     score_image,
 )
-from lightning_modules.pixel_sums import bin_confidences
-from lightning_modules.probabilities import resize_probabilities, scale_temperature
+from lightning_modules.probabilities import copy_to_host, resize_probabilities, scale_temperature
 
 CLASSES = 5
 KEYS = ("miou", "accuracy", "ece", "classwise_ece", "brier", "nll")
@@ -176,36 +175,38 @@ def test_record_gives_back_every_digit_and_adding_leaves_the_terms_alone() -> No
     assert json.dumps(scores.to_record()) == json.dumps(again.to_record()) == record
 
 
-@pytest.mark.parametrize("value", [3, 254, -1])
-def test_value_that_is_no_class_is_a_clear_error(value: int) -> None:
-    mask = torch.tensor([[0, 0], [0, value]])
-    message = rf"contains the values \[{value}\], the network has 3 classes"
-    with pytest.raises(ValueError, match=message):
-        fetch_scores([score_image(torch.rand(3, 2, 2), mask)], mask[None])
-    with pytest.raises(ValueError, match=message):
-        confusion_matrix(torch.zeros_like(mask), mask, 3)
-
-
-def test_value_that_is_no_class_does_not_count_until_it_is_refused() -> None:
-    probabilities, masks = make_pairs(1)
-    odd = torch.where(masks[0] == 255, 77, masks[0])
-    assert score_image(probabilities[0], odd).to_record() == score_image(probabilities[0], masks[0]).to_record()
-    assert torch.equal(count_overlap(probabilities[0], odd), count_overlap(probabilities[0], masks[0]))
+@pytest.mark.parametrize("value", [CLASSES, 254, -1])
+def test_value_that_is_no_class_does_not_count_and_is_refused_when_scores_are_fetched(value: int) -> None:
+    (probabilities,), (mask,) = make_pairs(1)
+    odd = torch.where(mask == 255, value, mask)
+    scores = score_image(probabilities, odd)
+    assert scores.to_record() == score_image(probabilities, mask).to_record()
+    assert torch.equal(count_overlap(probabilities, odd), count_overlap(probabilities, mask))
+    with pytest.raises(ValueError, match=rf"contains the values \[{value}\], the network has 5 classes"):
+        fetch_scores([scores], odd[None])
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
-def test_scores_are_the_same_under_deterministic_algorithms(device: str) -> None:
-    probabilities, masks = (tensor.to(device) for tensor in make_pairs())
+def test_scores_are_the_same_on_every_device_also_under_deterministic_algorithms(device: str) -> None:
+    probabilities, masks = make_pairs()
+    expected, metric = score_each(probabilities, masks), SegmentationScores(CLASSES).to(device)
     small = F.interpolate(probabilities, (7, 9))
     torch.use_deterministic_algorithms(True)
     try:
-        found = list_records([*score_each(probabilities, masks), *score_each(small, masks)])
-        overlap = count_overlap(probabilities[0], masks[0])
+        scores = score_each(probabilities.to(device), masks.to(device))
+        overlap = count_overlap(probabilities[0].to(device), masks[0].to(device))
+        score_each(small.to(device), masks.to(device))
     finally:
         torch.use_deterministic_algorithms(False)
-    plain = list_records([*score_each(probabilities, masks), *score_each(small, masks)])
-    assert found == plain and torch.equal(overlap, count_overlap(probabilities[0], masks[0]))
-    assert overlap.tolist() == [plain[0]["intersection"], plain[0]["union"]]
+    assert list_records(fetch_scores(scores, masks.to(device))) == list_records(expected)
+    assert overlap.tolist() == [expected[0].intersection.tolist(), expected[0].union.tolist()]
+    for score in scores:
+        metric.update(score)
+    found, summary = metric.compute(), score_all(probabilities, masks).summarize()
+    for key in KEYS:
+        assert found[key] == pytest.approx(summary[key], rel=1e-6), key
+    for key, values in summary["reliability"].items():
+        assert found["reliability"][key] == pytest.approx(values, rel=1e-6, nan_ok=True), key
 
 
 def test_scores_of_a_batch_come_to_the_host_in_one_copy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,7 +223,7 @@ def test_scores_of_a_batch_come_to_the_host_in_one_copy(monkeypatch: pytest.Monk
 
 
 def test_confusion_matrix_has_truth_in_rows_and_predictions_in_columns() -> None:
-    matrix = confusion_matrix(torch.tensor([0, 1, 1, 2]), torch.tensor([0, 0, 1, 255]), 3)
+    matrix = count_confusion(torch.tensor([0, 1, 1, 2]), torch.tensor([0, 0, 1, 3]), 3)
     assert matrix.tolist() == [[1, 1, 0], [0, 1, 0], [0, 0, 0]] and matrix.dtype == torch.int64
 
 
@@ -260,17 +261,3 @@ def test_probabilities_of_0_stay_finite_and_temperature_1_changes_nothing() -> N
 def test_temperature_that_is_none_is_a_clear_error(temperature: float) -> None:
     with pytest.raises(ValueError, match=f"temperature is {temperature}: expected a finite number above 0"):
         scale_temperature(torch.rand(1, 3, 2, 2), temperature)
-
-
-@pytest.mark.cuda
-def test_scores_on_cuda_are_those_on_the_cpu() -> None:
-    probabilities, masks = make_pairs()
-    metric = SegmentationScores(CLASSES).cuda()
-    scores = score_each(probabilities.cuda(), masks.cuda())
-    for score in scores:
-        metric.update(score)
-    assert list_records(fetch_scores(scores, masks.cuda())) == list_records(score_each(probabilities, masks))
-    found, expected = metric.compute(), score_all(probabilities, masks).summarize()
-    reliability, other = found.pop("reliability"), expected.pop("reliability")
-    for key, value in {**found, **reliability}.items():
-        assert value == pytest.approx({**expected, **other}[key], rel=1e-6, nan_ok=True), key

@@ -1,4 +1,4 @@
-"""Norms against their formulas, in place in the networks, and with IaBN on top."""
+"""Norms against their formulas, in place in the networks, and with IaBN on top; and dropout after every ReLU."""
 
 import copy
 from collections import Counter
@@ -20,11 +20,13 @@ from lightning_modules.networks.norms import (
     InstanceNorm2d,
     NormalizedSum,
     SwitchableNorm2d,
-    replace_norms,
+    make_norm,
 )
+from lightning_modules.networks.replacement import add_dropout, replace_norms
 from tests.fakes import NormAct2d, TinyNetwork, make_images
 
 NORMS = ("switchable", "batch_instance", "ibn_a", "ibn_b")
+KINDS = (SwitchableNorm2d, BatchInstanceNorm2d, InstanceBatchNorm2d, InstanceNorm2d, NormalizedSum, nn.BatchNorm2d)
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -147,7 +149,7 @@ def test_weights_and_statistics_are_taken_over(make: type) -> None:
     layer, x = nn.BatchNorm2d(4, eps=1e-3, momentum=0.2), torch.randn(2, 4, 6, 6)
     for tensor in (layer.weight.data, layer.bias.data, layer.running_mean, layer.running_var):
         tensor.copy_(torch.rand(4) + 0.1)
-    norm, expected = make.from_batch_norm(layer).eval(), layer.eval()(x)
+    norm, expected = make_norm(make, layer).eval(), layer.eval()(x)
     if make is BatchInstanceNorm2d:  # it starts as the BatchNorm it replaces
         torch.testing.assert_close(norm(x), expected)
     elif make is InstanceBatchNorm2d:
@@ -160,28 +162,25 @@ def test_weights_and_statistics_are_taken_over(make: type) -> None:
         assert norm.mean_weight.softmax(0).tolist() == norm.var_weight.softmax(0).tolist() == [pytest.approx(1 / 3)] * 3
 
 
-@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("backbone", ["resnet10", "resnet50"])
-def test_norms_sit_where_they_belong(norm: str, backbone: str) -> None:
-    network = DeepLabV1(backbone, 5, width=4, norm=norm).backbone
+def test_norms_sit_where_they_belong(backbone: str) -> None:
+    blocks = (1, 1, 1, 1) if backbone == "resnet10" else (3, 4, 6, 3)
     plain = DeepLabV1(backbone, 5, width=4).backbone
     count = sum(isinstance(module, nn.BatchNorm2d) for module in plain.modules())
-    kinds = {name: type(module) for name, module in network.named_modules()}
-    found = Counter(kinds.values())
-    if norm == "switchable":
-        assert found[SwitchableNorm2d] == count and not found[nn.BatchNorm2d]
-    elif norm == "batch_instance":
-        assert found[BatchInstanceNorm2d] == found[nn.BatchNorm2d] == count
-    elif norm == "ibn_a":
-        blocks = sum(len(network.get_submodule(layer)) for layer in ("layer1", "layer2", "layer3"))
-        assert found[InstanceBatchNorm2d] == blocks
-        assert all(kinds[f"{layer}.0.bn1"] is InstanceBatchNorm2d for layer in ("layer1", "layer2", "layer3"))
-        assert kinds["layer4.0.bn1"] is nn.BatchNorm2d and kinds["bn1"] is nn.BatchNorm2d
-    else:
-        assert kinds["bn1"] is InstanceNorm2d and found[NormalizedSum] == 2
-        for layer in ("layer1", "layer2"):
-            assert kinds[f"{layer}.{len(network.get_submodule(layer)) - 1}"] is NormalizedSum
-        assert found[nn.BatchNorm2d]
+    for norm, expected in {
+        "switchable": {SwitchableNorm2d: count},
+        "batch_instance": {BatchInstanceNorm2d: count, nn.BatchNorm2d: count},
+        "ibn_a": {InstanceBatchNorm2d: sum(blocks[:3]), InstanceNorm2d: sum(blocks[:3]), nn.BatchNorm2d: count},
+        "ibn_b": {NormalizedSum: 2, InstanceNorm2d: 3, nn.BatchNorm2d: count - 1},
+    }.items():
+        kinds = {name: type(module) for name, module in DeepLabV1(backbone, 5, width=4, norm=norm).named_modules()}
+        found = Counter(kinds.values())
+        assert {kind: found[kind] for kind in KINDS if found[kind]} == expected
+        if norm == "ibn_a":
+            assert all(kinds[f"backbone.layer{stage}.0.bn1"] is InstanceBatchNorm2d for stage in (1, 2, 3))
+        if norm == "ibn_b":
+            assert kinds["backbone.bn1"] is InstanceNorm2d
+            assert all(kinds[f"backbone.layer{n}.{blocks[n - 1] - 1}"] is NormalizedSum for n in (1, 2))
 
 
 def test_ibn_in_hrnet_sits_at_the_stem_and_in_every_branch() -> None:
@@ -195,7 +194,7 @@ def test_ibn_in_hrnet_sits_at_the_stem_and_in_every_branch() -> None:
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_a_copy_is_equal_and_iabn_adapts_the_batch_norm_that_is_left(norm: str) -> None:
+def test_a_copy_is_equal_and_iabn_and_sync_batch_norm_take_the_batch_norm_that_is_left(norm: str) -> None:
     network, images = DeepLabV1("resnet10", 5, width=4, norm=norm).eval(), make_images(3)
     with torch.no_grad():
         singles = torch.cat([network(image) for image in images.split(1)])
@@ -204,24 +203,15 @@ def test_a_copy_is_equal_and_iabn_adapts_the_batch_norm_that_is_left(norm: str) 
         with torch.autocast("cpu", torch.bfloat16):
             half = network(images).float().softmax(dim=1)
         torch.testing.assert_close(half, singles.softmax(dim=1), atol=0.1, rtol=0)
-    if norm != "switchable":
+    if norm == "switchable":
+        with pytest.raises(ValueError, match="Switchable Norms blend in the image's own statistics"):
+            IaBN(0.1).check_network(network)
+        assert TTA(0.0, scales=(0.5, 1.0)).predict(network, images[:1]).isfinite().all()
+    else:
         plain, adapted = IaBN(0.0).predict(network, images[:1]), IaBN(0.5).predict(network, images[:1])
         assert adapted.isfinite().all() and not torch.allclose(plain, adapted)
-
-
-def test_iabn_on_switchable_norm_is_a_clear_error_and_methods_without_it_work() -> None:
-    network, image = DeepLabV1("resnet10", 5, width=4, norm="switchable").eval(), make_images(1)
-    with pytest.raises(ValueError, match="Switchable Norms blend in the image's own statistics"):
-        IaBN(0.1).check_network(network)
-    assert TTA(0.0, scales=(0.5, 1.0)).predict(network, image).isfinite().all()
-    assert SegTTT(0.0, num_steps=1, scales=(0.5, 1.0)).predict(network, image).isfinite().all()
-
-
-def test_sync_batch_norm_takes_the_batch_norm_that_is_left() -> None:
-    for norm in NORMS:
-        network = nn.SyncBatchNorm.convert_sync_batchnorm(DeepLabV1("resnet10", 5, width=4, norm=norm))
-        kinds = {type(module) for module in network.modules()}
-        assert nn.BatchNorm2d not in kinds and (nn.SyncBatchNorm in kinds) == (norm != "switchable")
+    kinds = {type(module) for module in nn.SyncBatchNorm.convert_sync_batchnorm(network).modules()}
+    assert nn.BatchNorm2d not in kinds and (nn.SyncBatchNorm in kinds) == (norm != "switchable")
 
 
 def test_activations_of_other_norms_stay() -> None:
@@ -230,6 +220,8 @@ def test_activations_of_other_norms_stay() -> None:
     replace_norms(network, "batch_instance", ())
     x = torch.randn(1, 4, 5, 5)
     torch.testing.assert_close(network.eval()(x), layer(x))
+    add_dropout(network, 0.5)
+    assert not torch.equal(network.train()(x), network(x))  # the activation behind the norm has got one, too
     tiny = TinyNetwork(shared=True)
     replace_norms(tiny, "switchable", ())
     assert tiny.layer3[1] is tiny.layer4[1]  # one that is shared stays one
@@ -250,3 +242,32 @@ def test_activations_of_other_norms_stay() -> None:
 def test_what_cannot_be_replaced_is_a_clear_error(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_every_relu_gets_a_dropout_that_is_called_as_often() -> None:
+    network = DeepLabV1("resnet50", 5, width=4, dropout=0.25)
+    dropouts = [module for module in network.modules() if isinstance(module, nn.Dropout)]
+    assert len(dropouts) == 17 and all(layer.p == 0.25 for layer in dropouts)
+    block, calls = network.backbone.layer1[0], []
+    block.relu[1].register_forward_hook(lambda *_: calls.append(1))
+    block(torch.randn(1, 4, 8, 8))
+    assert len(calls) == 3
+
+
+def test_a_share_of_the_values_is_dropped_and_the_rest_scaled() -> None:
+    network = nn.Sequential(nn.ReLU(inplace=True))
+    add_dropout(network, 0.25)
+    torch.manual_seed(0)
+    y = network.train()(torch.ones(1, 1, 100, 100))
+    assert y.unique().tolist() == pytest.approx([0, 4 / 3])
+    assert (y == 0).float().mean().item() == pytest.approx(0.25, abs=0.02)
+
+
+def test_nothing_without_and_clear_errors() -> None:
+    network = DeepLabV1("resnet10", 5, width=4, dropout=0.0)
+    assert not any(isinstance(module, nn.Dropout) for module in network.modules())
+    for wrong in (-0.1, 1.0, float("nan")):
+        with pytest.raises(ValueError, match="expected a probability of 0 or more and below 1"):
+            add_dropout(network, wrong)
+    with pytest.raises(ValueError, match="TinyNetwork has no ReLU module"):
+        add_dropout(TinyNetwork(), 0.5)

@@ -1,3 +1,4 @@
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,6 @@ from datamodules import TargetsDataModule
 from datamodules.labels import LabelSpace
 from lightning_modules.loaders import name_domains
 from lightning_modules.networks import DeepLabV1
-from lightning_modules.predictor import predict_plainly
 from lightning_modules.probabilities import resize_probabilities
 from lightning_modules.segmentation import SegmentationModule
 from tests.fakes import FakeDataModule, TinyNetwork, make_images, make_trainer
@@ -78,19 +78,12 @@ def test_training_falls_and_its_learning_rate_falls_polynomially_to_0(tmp_path: 
     assert isinstance(trainer.optimizers[0], torch.optim.SGD) and not group["nesterov"]
 
 
-def test_defaults_are_the_papers_recipe() -> None:
-    module = make_module()
-    assert (module.lr, module.momentum, module.weight_decay, module.power) == (0.005, 0.9, 1e-4, 0.9)
-    assert module.predictor is predict_plainly
-
-
 def test_loggers_get_the_iou_of_each_class_that_is_present(tmp_path: Path) -> None:
     module = SegmentationModule(TinyNetwork(19), 19, LabelSpace.of_size(19).names)
     logger = CSVLogger(tmp_path, name="run", version="0")
     data = TargetsDataModule([FakeDataModule("near", 1), FakeDataModule("far", 1)])
     make_trainer(tmp_path, logger=logger).test(module, datamodule=data, verbose=False)
-    text = (tmp_path / "run" / "0" / "metrics.csv").read_text(encoding="utf-8")
-    header = text.splitlines()[0].split(",")
+    header = (tmp_path / "run" / "0" / "metrics.csv").read_text(encoding="utf-8").splitlines()[0].split(",")
     assert any(name.startswith("test/near/iou/") for name in header) and "test/far/miou" in header
     present = FakeDataModule("near", 1).test_dataloader().dataset[0]["mask"].unique().tolist()
     for train_id in set(present) - {255}:
@@ -109,7 +102,9 @@ def test_class_counts_that_disagree_are_an_error(tmp_path: Path, run: str) -> No
             getattr(make_trainer(tmp_path, max_epochs=1), run)(module, datamodule=data)
 
 
-def test_class_names_have_to_be_as_many_as_classes() -> None:
+def test_defaults_are_the_papers_recipe_and_class_names_have_to_be_as_many_as_classes() -> None:
+    module = make_module()
+    assert (module.lr, module.momentum, module.weight_decay, module.power) == (0.005, 0.9, 1e-4, 0.9)
     with pytest.raises(ValueError, match="2 class names for 5 classes"):
         SegmentationModule(TinyNetwork(5), 5, ["a", "b"])
     with pytest.raises(ValueError, match="num_classes is 256: expected 2 to 255"):
@@ -165,6 +160,20 @@ def test_runs_work_under_deterministic_algorithms(tmp_path: Path, stage: str) ->
         assert torch.are_deterministic_algorithms_enabled()
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("able", [True, False])
+@pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
+def test_bf16_on_a_cpu_without_instructions_for_it_is_warned_of(
+    precision: str, able: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": able, "amx_bf16": False})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer = make_trainer(tmp_path, precision=precision)
+        trainer.predict(SegmentationModule(TinyNetwork(19), 19), datamodule=FakeDataModule(length=2))
+    found = [str(one.message) for one in caught if "trainer.precision=32-true" in str(one.message)]
+    assert bool(found) == (precision == "bf16-mixed" and not able)
 
 
 def loader(domain: str | None) -> SimpleNamespace:

@@ -8,18 +8,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_modules.training.asg import measure_divergence
-from lightning_modules.training.contrast import compute_attention, contrast, pool_chunks
-from lightning_modules.training.covariances import (
+from lightning_modules.training.csg import compute_attention, contrast, pool_chunks
+from lightning_modules.training.drpc import measure_consistency, transfer_colours
+from lightning_modules.training.fsdr import (
+    choose_varying,
+    keep_bands,
+    match_histograms,
+    measure_entropy,
+    randomize_bands,
+)
+from lightning_modules.training.isw import (
     choose_covariances,
     compute_covariances,
     divide_into_groups,
     measure_variances,
     measure_whitening,
 )
-from lightning_modules.training.drpc import measure_consistency
-from lightning_modules.training.fsdr import choose_varying, keep_bands, measure_entropy, randomize_bands
 from lightning_modules.training.mixstyle import mix_statistics
-from lightning_modules.training.styles import match_histograms, transfer_colours
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -28,13 +33,8 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 
 def test_covariances_are_those_between_channels() -> None:
     features = draw(2, 3, 4, 5)
-    found = compute_covariances(features)
-    for image in range(2):
-        for first in range(3):
-            for second in range(3):
-                total = (features[image, first] * features[image, second]).sum().item()
-                expected = total / 19 + (1e-5 if first == second else 0)
-                assert found[image, first, second].item() == pytest.approx(expected)
+    for values, found in zip(features.flatten(2), compute_covariances(features), strict=True):
+        torch.testing.assert_close(found, values @ values.T / 19 + 1e-5 * torch.eye(3, dtype=torch.float64))
 
 
 def test_variances_of_covariances_are_those_of_each_image_and_its_copy() -> None:
@@ -156,7 +156,7 @@ def test_colours_get_mean_and_covariance_of_the_style() -> None:
 
 def test_entropy_and_what_it_chooses() -> None:
     assert measure_entropy(torch.zeros(1, 4, 2, 2)).item() == pytest.approx(math.log(4))
-    assert choose_varying([0.3, 0.9, 0.1, 0.5]).tolist() == [False, False, True, False]
+    assert choose_varying(torch.tensor([0.3, 0.9, 0.1, 0.5])).tolist() == [False, False, True, False]
 
 
 def test_mixed_statistics_lie_between_those_of_two_images() -> None:

@@ -2,7 +2,6 @@
 
 import csv
 import math
-import socket
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +17,7 @@ from torch import distributed
 
 from datamodules import FolderDataModule
 from lightning_modules.networks import DeepLabV1, FCN8s, HRNet, TimmDeepLab
-from lightning_modules.networks.whitening import WhitenedNorm2d
+from lightning_modules.networks.norms import WhitenedNorm2d
 from lightning_modules.processes import average_over_processes, gather_from_processes
 from lightning_modules.training import (
     ASG,
@@ -31,8 +30,8 @@ from lightning_modules.training import (
     PhotometricRandomization,
     TrainingMethod,
 )
-from lightning_modules.training.method import find_module, in_evaluation, record_outputs, seeded_by, train_step
-from lightning_modules.training.mixstyle import find_early_stages
+from lightning_modules.training.features import find_module, name_stages, record_outputs
+from lightning_modules.training.method import in_evaluation, seeded_by
 from lightning_modules.training.styles import Styles
 from main import main
 from tests import programs
@@ -147,20 +146,16 @@ def test_features_are_mixed_in_the_step_alone() -> None:
     assert not torch.allclose(mixed, plain) and torch.equal(network(images), plain)
 
 
-def test_modes_are_put_back_one_by_one() -> None:
+def test_modes_and_seeds_are_put_back() -> None:
     network = TinyNetwork().train()
     network.stem_norm.eval()
-    with in_evaluation(network):
-        assert not any(module.training for module in network.modules())
-    assert network.training and network.head.training and not network.stem_norm.training
-
-
-def test_seeds_are_put_back() -> None:
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
-    with seeded_by(7, 1):
+    with in_evaluation(network.modules()), seeded_by(7, 1):
+        assert not any(module.training for module in network.modules())
         first = torch.rand(2)
+    assert network.training and network.head.training and not network.stem_norm.training
     assert torch.equal(torch.rand(2), expected)
     with seeded_by(7, 2):
         assert not torch.equal(torch.rand(2), first)
@@ -183,18 +178,18 @@ def test_teachers_know_imagenet_and_queues_wrap(monkeypatch: pytest.MonkeyPatch)
     asg = ASG()
     asg.prepare(network, 5)
     before = {name: value.clone() for name, value in network.backbone.state_dict().items()}
-    step = train_step(asg, network, network, images, masks)
+    step = asg.run_step(network, network, images, masks)
     assert asg.compute_losses(step)["divergence"].item() == pytest.approx(0, abs=1e-3)  # nothing has moved yet
     assert all(torch.equal(value, before[name]) for name, value in network.backbone.state_dict().items())
     assert all(module.training for module in network.modules())
     moving = ASG(frozen_norms=False)
     moving.prepare(network, 5)
-    step = train_step(moving, network, network, images, masks)
+    step = moving.run_step(network, network, images, masks)
     assert moving.compute_losses(step)["divergence"].item() > 1  # the statistics of the batch are others
     csg = CSG(chunks=2, queue=5)
     csg.prepare(network, 5)
     before = csg.get_buffer("queue0").clone()
-    losses = csg.compute_losses(train_step(csg, network, network, images, masks))
+    losses = csg.compute_losses(csg.run_step(network, network, images, masks))
     assert losses.keys() == {"contrast3", "contrast4"} and all(loss.item() > 0 for loss in losses.values())
     assert not torch.equal(csg.get_buffer("queue0"), before)
     sum(losses.values()).backward()
@@ -212,14 +207,14 @@ def test_the_auxiliary_classifier_of_isw_learns_from_the_last_stage_but_one() ->
     images, masks = torch.randn(2, 3, 32, 32), torch.randint(0, 5, (2, 32, 32))
     masks[0, :9] = 255
     method.classifier[1].eval()  # its dropout draws
-    step = train_step(method, network, network, images, masks)
+    step = method.run_step(network, network, images, masks)
     (loss,) = method.compute_losses(step).values()
     logits = F.interpolate(method.classifier(step.features["backbone.layer3"]), size=(32, 32), mode="bilinear")
     assert loss.item() == pytest.approx(0.4 * F.cross_entropy(logits, masks, ignore_index=255).item(), rel=1e-4)
     loss.backward()
     assert method.classifier[0][0].weight.grad is not None and network.backbone.layer3[0].conv1.weight.grad is not None
     assert network.head.weight.grad is None  # the network's own classifier has its own loss
-    assert not without.compute_losses(train_step(without, network, network, images, masks))  # and nothing to whiten yet
+    assert not without.compute_losses(without.run_step(network, network, images, masks))  # and nothing to whiten yet
     assert not list(without.parameters())
 
 
@@ -232,15 +227,16 @@ def test_a_training_that_ends_before_isw_begins_is_warned() -> None:
         ISW().check_length(-1)  # endless
 
 
-@pytest.mark.parametrize("network", [DeepLabV1("resnet10", 5, width=8), TimmDeepLab(5)])
-def test_features_are_mixed_at_strides_of_4_and_8(network: torch.nn.Module) -> None:
-    with record_outputs(network.eval(), find_early_stages(network)) as outputs, torch.no_grad():
+@pytest.mark.parametrize(("network", "deep"), [(DeepLabV1("resnet10", 5, width=8), [8, 8]), (TimmDeepLab(5), [4, 4])])
+def test_stages_are_named_from_a_stride_of_4_on(network: torch.nn.Module, deep: list[int]) -> None:
+    CSG().prepare(network, 5)  # random weights will do
+    with record_outputs(network.eval(), name_stages(network)) as outputs, torch.no_grad():
         network(torch.randn(1, 3, 64, 64))
-    assert [len(output[0, 0]) for output in outputs.values()] == [16, 8]
+    assert [len(output[0, 0]) for output in outputs.values()] == [16, 8, *deep]
 
 
-def share_between_processes(rank: int, port: int) -> None:
-    distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+def share_between_processes(rank: int, folder: str) -> None:
+    distributed.init_process_group("gloo", f"file://{folder}/group", rank=rank, world_size=2)
     own = torch.full((2, 3), float(rank), requires_grad=True)
     gathered = gather_from_processes(own)
     assert gathered[:, 0].tolist() == [0, 0, 1, 1] and not gathered.requires_grad
@@ -249,13 +245,9 @@ def share_between_processes(rank: int, port: int) -> None:
 
 
 @pytest.mark.slow
-def test_what_processes_share_is_the_same_on_all() -> None:
-    assert torch.equal(gather_from_processes(torch.ones(2, 3)), torch.ones(2, 3))  # without processes
-    assert torch.equal(average_over_processes(torch.ones(2)), torch.ones(2))
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    torch.multiprocessing.spawn(share_between_processes, (port,), nprocs=2)
+def test_what_processes_share_is_the_same_on_all(tmp_path: Path) -> None:
+    assert gather_from_processes(torch.ones(2)).tolist() == average_over_processes(torch.ones(2)).tolist() == [1, 1]
+    torch.multiprocessing.spawn(share_between_processes, (str(tmp_path),), nprocs=2)
 
 
 @pytest.mark.slow
@@ -297,12 +289,12 @@ def test_frozen_norms_keep_their_statistics_while_weights_learn() -> None:
         (lambda: ISW(auxiliary=-1), "auxiliary is -1: expected 0 or more"),
         (
             lambda: ISW().prepare(HRNet(5, "hrnet_w18_small", norm="isw"), 5),
-            "with known stages.* or --training.auxiliary=0",
+            "no backbone with stages.* or set --training.auxiliary=0",
         ),
         (lambda: FCN8s("vgg16_bn", 5, width=4, norm="isw"), "FCN8s has no stem followed by four named stages"),
         (lambda: ISW().prepare(TinyNetwork(), 5), "TinyNetwork has none: expected a network with norm=isw"),
         (lambda: ASG(weight=-1.0), "weight is -1.0: expected 0 or more"),
-        (lambda: ASG().prepare(TinyNetwork(), 5), "TinyNetwork has no backbone with known stages"),
+        (lambda: ASG().prepare(TinyNetwork(), 5), "TinyNetwork has no backbone with stages"),
         (lambda: CSG(temperature=0), "temperature is 0: expected a number above 0"),
         (lambda: FrozenNorms().prepare(TinyNetwork(), 5), "TinyNetwork has no backbone with BatchNorm: expected"),
         (
@@ -313,7 +305,7 @@ def test_frozen_norms_keep_their_statistics_while_weights_learn() -> None:
         (lambda: DRPC(styles="nowhere"), "styles is nowhere, which is not a folder"),
         (lambda: FSDR(bands=4, low=2, high=2), "expected low and high of 0 or more, with a sum from 1"),
         (lambda: MixStyle(alpha=0), "alpha is 0: expected a number above 0"),
-        (lambda: MixStyle().prepare(TinyNetwork(), 5), "set layers to the names of those"),
+        (lambda: MixStyle().prepare(TinyNetwork(), 5), "or set layers to the names of those"),
         (lambda: MixStyle(["layer7"]).prepare(TinyNetwork(), 5), "has no module 'layer7'"),
         (lambda: PhotometricRandomization(strength=2), "strength is 2: expected 0 to 1"),
     ],
@@ -321,10 +313,6 @@ def test_frozen_norms_keep_their_statistics_while_weights_learn() -> None:
 def test_what_cannot_be_trained_is_refused(make: Any, message: str) -> None:
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         make()
-
-
-def test_any_network_with_two_stages_has_features_to_contrast() -> None:
-    CSG().prepare(DeepLabV1("resnet10", 5, width=4), 5)
 
 
 def test_styles_come_from_a_folder(tmp_path: Path) -> None:
@@ -360,8 +348,5 @@ def test_another_method_does_not_go_on(tmp_path: Path) -> None:
 
 
 def test_true_half_precision_is_refused(tmp_path: Path) -> None:
-    args = arguments(tmp_path, "--training=MixStyle", "--trainer.precision=bf16-true")
-    with pytest.raises(
-        ValueError, match=r"trainer\.precision is bf16-true, in which MixStyle cannot train: expected 32"
-    ):
-        main(["fit", *args])
+    with pytest.raises(ValueError, match=r"precision is bf16-true, in which MixStyle cannot train: expected 32"):
+        fit(tmp_path, "MixStyle", "--trainer.precision=bf16-true")
