@@ -50,7 +50,6 @@ def write_results(
     method: dict[str, Any] | None = METHOD,
     baseline: bool = True,
     first: int = 2,
-    losses: bool = True,
     expected: int | None = None,
     manifest: bool = True,
     **extra: Any,
@@ -73,7 +72,7 @@ def write_results(
             after = draw_probabilities(truth, 2.5 + place, generator)
             record: dict[str, Any] = {"domain": domain, "name": names.format(number), "milliseconds": 10.0 + number}
             steps = [1.0 / (step + 1) + 0.01 * number for step in range(3)]
-            account = {"steps": 3, "losses": steps if losses else None, "note": None, "fallback": False}
+            account = {"steps": 3, "losses": steps, "note": None, "fallback": False}
             record |= {"adaptation": account if method else None, **score_image(after, truth).to_record()}
             if baseline:
                 record["baseline"] = score_image(before, truth).to_record()

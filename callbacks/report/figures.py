@@ -30,7 +30,7 @@ styled = matplotlib.rc_context(
         "legend.frameon": False,
     }
 )
-BARS = {"edgecolor": "white", "linewidth": 0.5}  # of histograms
+BARS: dict[str, Any] = {"edgecolor": "white", "linewidth": 0.5}  # of histograms
 LOSS_NAME, MIOU_NAME = "train/loss", "val/miou"
 CURVES = {LOSS_NAME: "training loss (nats)", "train/lr": "learning rate", MIOU_NAME: "mean IoU,\ndevelopment (%)"}
 
@@ -204,8 +204,9 @@ def draw_bins(accuracy: Axes, share: Axes, reliability: Mapping[str, list[Any]])
     width = 100 / len(pixels)
     places = (filled + 0.5) * width
     accuracy.bar(places, right, 0.92 * width, color=ACCURACY, label="accuracy")
-    gap = {"facecolor": (*GAP[:3], 0.35), "edgecolor": GAP, "hatch": "////", "label": "gap to the mean confidence"}
-    accuracy.bar(places, confident - right, 0.92 * width, bottom=right, **gap)
+    gap = accuracy.bar(places, confident - right, 0.92 * width, bottom=right, label="gap to the mean confidence")
+    for bar in gap:
+        bar.set(facecolor=(*GAP[:3], 0.35), edgecolor=GAP, hatch="////")
     accuracy.plot([0, 100], [0, 100], "--", color="black", linewidth=1, label="perfect calibration")
     accuracy.set(xlim=(0, 100), ylim=(0, 100))
     accuracy.tick_params(labelbottom=False)

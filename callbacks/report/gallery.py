@@ -6,7 +6,6 @@ palette of the classes (255 where ignored), and `NAME.image.jpg`. The latter is 
 the image is complete if this file exists.
 """
 
-import io
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -24,7 +23,7 @@ from callbacks.run.folder import GALLERY, PANELS, RunFolder
 from callbacks.run.records import shorten_name, write_file
 
 MAX_WIDTH = 1024  # pixels; wider pictures would make reports of a hundred images large
-ENDINGS = {"truth": ".truth.png", "baseline": ".baseline.png", "prediction": ".prediction.png", "image": ".image.jpg"}
+ENDINGS = {"image": ".image.jpg", "truth": ".truth.png", "baseline": ".baseline.png", "prediction": ".prediction.png"}
 
 
 class RunPictures:
@@ -41,10 +40,7 @@ class RunPictures:
     def __init__(self, folder: RunFolder, trainer: Trainer, panels: int, gallery: bool, palette: np.ndarray) -> None:
         self._root = folder.root
         self._palette = palette
-        self._panels = panels
-        self._drawn = folder.count_panels()
-        self._trainer = trainer
-        self._left: dict[str, int] = {}
+        self._panels = panels * trainer.world_size
         self._gallery = Gallery(folder.root, panels, palette) if gallery else None
 
     def draw(
@@ -59,31 +55,20 @@ class RunPictures:
             prediction: (K, h, w) probabilities.
             record: The image's record.
         """
-        domain, name = record["domain"], record["name"]
         maps = {"truth": truth, "baseline": baseline, "prediction": prediction}
-        there = {layer: labels for layer, labels in maps.items() if labels is not None}
+        known = {layer: labels for layer, labels in maps.items() if labels is not None}
         if self._gallery is not None:
-            self._gallery.add(domain, name, gain_of_image(record), image, there)
-        if self._count_left(domain) > 0:
-            self._left[domain] -= 1
-            shown = [labels for layer, labels in there.items() if layer != "truth"]
-            file = io.BytesIO()
-            draw_panel(image, truth, shown, self._palette).save(file, "PNG")
-            write_file(self._root / PANELS / domain / f"{shorten_name(name)}.png", file.getvalue())
+            self._gallery.add(record["domain"], record["name"], gain_of_image(record), image, known)
+        panels = self._root / PANELS / record["domain"]
+        if sum(1 for _ in panels.rglob("*.png")) < self._panels:  # also counts those of earlier runs
+            panel = draw_panel(image, list(known.values()), self._palette)
+            write_file(panels / f"{shorten_name(record['name'])}.png", encode_png(panel))
 
     def trim(self, records: Iterable[Mapping[str, Any]]) -> bool:
         """Deletes the pictures that the report does not show; returns whether there is a gallery."""
         if self._gallery is not None:
             self._gallery.trim({(record["domain"], record["name"]): gain_of_image(record) for record in records})
         return self._gallery is not None
-
-    def _count_left(self, domain: str) -> int:
-        """Returns how many more panels of a domain this process may draw."""
-        if domain not in self._left:
-            processes, rank = self._trainer.world_size, self._trainer.global_rank
-            left = max(0, self._panels * processes - self._drawn.get(domain, 0))
-            self._left[domain] = (left + processes - 1 - rank) // processes
-        return self._left[domain]
 
 
 class Gallery:
@@ -124,12 +109,11 @@ class Gallery:
         photograph = shrink_picture(restore_photograph(image))
         paths, size = locate_pictures(self.root, domain, name), (image.shape[-2], image.shape[-1])
         for layer, labels in maps.items():
-            fitted = fit_labels(labels, size, photograph.shape[:2])
-            write_file(paths[layer], encode_png(fitted, self.palette))
+            write_file(paths[layer], encode_png(fit_labels(labels, size, photograph.shape[:2]), self.palette))
         write_file(paths["image"], encode_jpeg(photograph))
         kept[name] = score
         for fallen in kept.keys() - chosen:
-            for path in reversed(locate_pictures(self.root, domain, fallen).values()):
+            for path in locate_pictures(self.root, domain, fallen).values():
                 path.unlink(missing_ok=True)
             del kept[fallen]
 
@@ -139,16 +123,14 @@ class Gallery:
         Args:
             scores: Scores of all images that have a record, by domain and name, in the order of the data.
         """
-        there: defaultdict[str, dict[str, float]] = defaultdict(dict)
+        complete: defaultdict[str, dict[str, float]] = defaultdict(dict)
         for (domain, name), score in scores.items():
             if find_pictures(self.root, domain, name):
-                there[domain][name] = score
-        kept = {
-            path
-            for domain, found in there.items()
-            for name in choose_images(found, self.first)
-            for path in locate_pictures(self.root, domain, name).values()
-        }
+                complete[domain][name] = score
+        kept = set()
+        for domain, found in complete.items():
+            for name in choose_images(found, self.first):
+                kept |= set(locate_pictures(self.root, domain, name).values())
         for path in sorted((self.root / GALLERY).rglob("*"), reverse=True):  # files before their folder
             if path.is_dir():
                 with suppress(OSError):  # not empty
@@ -169,7 +151,7 @@ def list_predictions(root: Path) -> list[Path]:
 
 
 def locate_pictures(root: Path, domain: str, name: str) -> dict[str, Path]:
-    """Returns the paths of an image's pictures, existing or not: ``truth``, ``baseline``, ``prediction``, ``image``."""
+    """Returns the paths of an image's pictures, existing or not: ``image``, ``truth``, ``baseline``, ``prediction``."""
     return {layer: root / GALLERY / domain / f"{shorten_name(name)}{ending}" for layer, ending in ENDINGS.items()}
 
 

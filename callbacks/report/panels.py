@@ -28,8 +28,7 @@ def make_palette(num_classes: int, colours: Colours | None = None) -> np.ndarray
     if colours is None:
         hues = [colorsys.hsv_to_rgb(number / num_classes, 0.8, 0.9) for number in range(num_classes)]
         colours = [(round(255 * r), round(255 * g), round(255 * b)) for r, g, b in hues]
-    if num_classes:
-        palette[:num_classes] = colours
+    palette[:num_classes] = np.reshape(colours, (-1, 3))
     return palette
 
 
@@ -39,29 +38,27 @@ def find_palette(trainer: Trainer, module: LightningModule) -> np.ndarray:
     return make_palette(require_segmentation(module).num_classes, getattr(datamodule, "colours", None))
 
 
-def draw_panel(
-    image: Tensor,
-    truth: Tensor | None,
-    predictions: Sequence[Tensor],
-    palette: np.ndarray,
-) -> Image.Image:
-    """Draws image | truth | one or more predictions, side by side at the image's size.
+def draw_panel(image: Tensor, maps: Sequence[Tensor], palette: np.ndarray) -> np.ndarray:
+    """Draws a photograph and overlays of label maps side by side, each at the image's size.
 
     Args:
         image: (3, H, W) float, normalised.
-        truth: (H', W') int64 train ids, 255 where ignored (black); left out if None.
-        predictions: Each either (K, h, w) probabilities or (h, w) labels.
+        maps: One or more, each either (K, h, w) probabilities or (h, w) labels, black where 255.
         palette: (256, 3) uint8 RGB.
+
+    Returns:
+        (H, W', 3) uint8 RGB.
     """
-    size = (image.shape[-2], image.shape[-1])
     photograph = restore_photograph(image)
-    maps = [*([] if truth is None else [truth]), *predictions]
-    tiles = [photograph, *(draw_overlay(photograph, fit_labels(labels, size, size), palette) for labels in maps)]
+    size = photograph.shape[:2]
     gap = np.full((size[0], GAP, 3), 255, dtype=np.uint8)
-    return Image.fromarray(np.concatenate([part for tile in tiles for part in (tile, gap)][:-1], axis=1))
+    tiles = [photograph]
+    for labels in maps:
+        tiles += [gap, draw_overlay(photograph, fit_labels(labels, size, size), palette)]
+    return np.concatenate(tiles, axis=1)
 
 
-def fit_labels(prediction: Tensor, resized: tuple[int, int], size: Sequence[int]) -> np.ndarray:
+def fit_labels(prediction: Tensor, resized: Sequence[int], size: Sequence[int]) -> np.ndarray:
     """Returns the labels for a picture of a given size as (height, width) uint8.
 
     Args:
@@ -70,11 +67,9 @@ def fit_labels(prediction: Tensor, resized: tuple[int, int], size: Sequence[int]
         size: Height and width of the result, to which labels are resized by nearest neighbour.
     """
     if prediction.ndim == 3:
-        prediction = resize_probabilities(prediction[None], resized)[0].argmax(dim=0)
-    labels = prediction.cpu().numpy().astype(np.uint8)
-    if labels.shape == tuple(size):
-        return labels
-    return np.asarray(Image.fromarray(labels).resize((size[1], size[0]), Image.Resampling.NEAREST))
+        prediction = resize_probabilities(prediction[None], (resized[0], resized[1]))[0].argmax(dim=0)
+    labels = Image.fromarray(prediction.cpu().numpy().astype(np.uint8))
+    return np.asarray(labels.resize((size[1], size[0]), Image.Resampling.NEAREST))
 
 
 def restore_photograph(image: Tensor) -> np.ndarray:
@@ -106,7 +101,7 @@ def draw_overlay(photograph: np.ndarray, labels: np.ndarray, palette: np.ndarray
 
 
 def encode_png(values: np.ndarray, palette: np.ndarray | None = None) -> bytes:
-    """Encodes (H, W) uint8 values as a grayscale PNG, or as an indexed one with a (256, 3) uint8 RGB palette."""
+    """Encodes (H, W) or (H, W, 3) uint8 as PNG; (H, W) with a (256, 3) uint8 RGB palette as an indexed one."""
     picture = Image.fromarray(values)
     if palette is not None:
         picture.putpalette(palette.tobytes())  # turns the values into indices

@@ -1,7 +1,6 @@
 """The content of a results folder as plain values, read once for the report and the dashboard."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,8 +10,8 @@ from PIL import Image
 
 from callbacks.report.gallery import find_pictures, list_predictions
 from callbacks.report.panels import make_palette
-from callbacks.report.summary import COMPARED, SCORES, DomainData, ImageRow, collect_domains
-from callbacks.run.folder import RECORDS, SEARCH, SUMMARY, Line, RunFolder, read_located
+from callbacks.report.summary import SCORES, DomainData, ImageRow, collect_domains
+from callbacks.run.folder import RECORDS, SEARCH, SUMMARY, RunFolder, read_located
 from callbacks.run.records import read_mapping
 
 BASELINE = "t-BN"  # the paper's name of the unadapted network
@@ -29,7 +28,7 @@ class RunData:
         settings: Settings in run.json; empty if it is missing or invalid.
         runs: The runs that made the results, as run.json lists them.
         search: Content of search.json; None if it is missing, or has no point with a mean IoU.
-        class_names: Names of the K classes.
+        class_names: Names of the K classes; their numbers without run.json.
         domains: Domains by name, in order; domains without a scored image are left out.
     """
 
@@ -63,35 +62,21 @@ class RunData:
         return [row for domain in self.domains.values() for row in domain.rows]
 
     @property
-    def images(self) -> int:
-        """Number of scored images."""
-        return sum(domain.scores["images"] for domain in self.domains.values())
+    def planned(self) -> dict[str, int]:
+        """Number of images to score by domain; empty if unknown."""
+        if self.settings.get("limit_batches") != 1.0:
+            return {}
+        return {name: member["images"] for name, member in self.settings["data"].items()}
 
     @property
-    def expected(self) -> int | None:
-        """Number of images to score; None if unknown."""
-        planned = self.settings.get("data")
-        if planned is None or self.settings.get("limit_batches") != 1.0:
-            if not self.summary.get("complete"):
-                return None
-            planned = self.summary["domains"]  # a complete run scored all images
-        counts = [member.get("images") for member in planned.values()]
-        return None if None in counts else sum(counts)
-
-    @property
-    def complete(self) -> bool:
-        """Whether every image is scored, as far as is known."""
-        return bool(self.summary.get("complete", False)) and self.expected in (None, self.images)
-
-    @property
-    def mean(self) -> dict[str, float | None]:
-        """Unweighted means of the scores over domains; None where a score or a domain is missing."""
-        whole = bool(self.domains) and len(self.domains) == len(self.settings.get("data") or self.domains)
-        means: dict[str, float | None] = {}
-        for key in (*SCORES, *COMPARED):
-            values = [value for domain in self.domains.values() if (value := domain.numbers[key]) is not None]
-            means[key] = sum(values) / len(values) if whole and len(values) == len(self.domains) else None
-        return means
+    def mean(self) -> dict[str, float]:
+        """Unweighted means over domains of the scores that all have; empty if a domain has no image yet."""
+        if not self.domains or len(self.domains) < len(self.settings.get("data") or {}):
+            return {}
+        lines = [domain.numbers for domain in self.domains.values()]
+        keys = (*SCORES, "baseline_miou", "gain", "worse_than_baseline")
+        known = [key for key in keys if all(line[key] is not None for line in lines)]
+        return {key: sum(line[key] for line in lines) / len(lines) for key in known}
 
     @cached_property
     def colours(self) -> dict[str, list[int]]:
@@ -109,95 +94,44 @@ class RunData:
 
 def name_method(settings: Mapping[str, Any] | None) -> str:
     """Returns the display name of a method; t-BN (the network as trained) without one."""
-    if not settings:
-        return BASELINE
-    name = str(settings.get("name", "method"))
+    name = settings["name"] if settings else BASELINE
     return METHOD_NAMES.get(name, name)
 
 
 def read_run(folder: Path) -> RunData:
     """Reads a results folder, parts of which may be missing.
 
-    If there are records, the scores are computed from them, so that they cover all finished images even if a run was
-    killed.
+    The scores are computed from the records, so that they cover all finished images even if a run was killed.
 
     Args:
-        folder: A folder with results.json, records, or both.
+        folder: The folder of a test or validate run.
 
     Raises:
-        FileNotFoundError: If it holds neither.
+        FileNotFoundError: If it holds neither records nor results.json.
     """
     if not has_results(folder):
-        raise FileNotFoundError(explain_wrong_folder(folder))
+        found = "is no folder"
+        if folder.is_dir():
+            found = f"contains {', '.join(sorted(path.name for path in folder.iterdir())[:5]) or 'nothing'}"
+        raise FileNotFoundError(
+            f"{folder} {found}: expected the folder of a test or validate run, with {SUMMARY} or {RECORDS} "
+            "(--results.folder of the run, or the folder printed at its end), or the folder of a training run with "
+            "metrics.csv"
+        )
     own = RunFolder(folder)
     manifest = own.read_manifest() or {"settings": {}, "runs": []}
-    lines = list({line.key: line for line in own.locate()}.values())  # the last record of each image
     search = read_mapping(folder / SEARCH)
+    is_scored = any(point.get("miou") is not None for point in search.get("points", ()))
     data = RunData(
-        folder,
-        summary=read_mapping(folder / SUMMARY),
-        settings=manifest["settings"],
-        runs=manifest["runs"],
-        search=search if is_search(search) else None,
+        folder, read_mapping(folder / SUMMARY), manifest["settings"], manifest["runs"], search if is_scored else None
     )
-    data.class_names = find_class_names(data, lines)
-    data.domains = read_domains(data, lines)
+    lines = list({line.key: line for line in own.locate()}.values())  # the last record of each image
+    numbers = [str(number) for record in read_located(lines[:1]) for number in range(len(record["pixels"]))]
+    data.class_names = data.settings.get("class_names") or numbers
+    data.domains = collect_domains(read_located(lines), data.class_names, data.settings.get("data") or ())
     return data
 
 
 def has_results(folder: Path) -> bool:
     """Returns whether a folder holds scores of a run, complete or not."""
     return any((folder / name).is_file() for name in (SUMMARY, RECORDS)) or bool(RunFolder(folder).locate())
-
-
-def explain_wrong_folder(folder: Path) -> str:
-    """Returns an error message that says what a folder without results holds, and what was expected."""
-    if not folder.exists():
-        found = f"{folder} does not exist"
-    elif not folder.is_dir():
-        found = f"{folder} is a file"
-    else:
-        inside = sorted(path.name for path in folder.iterdir())
-        found = f"{folder} contains {', '.join(inside[:5]) or 'nothing'}{', ...' if len(inside) > 5 else ''}"
-    return (
-        f"{found}: expected the folder of a test or validate run, with {SUMMARY} or {RECORDS} (--results.folder of the "
-        "run, or the folder printed at its end), or the folder of a training run with metrics.csv"
-    )
-
-
-def is_search(search: Mapping[str, Any]) -> bool:
-    """Returns whether a JSON object is a search with parameters and at least one point with a mean IoU."""
-    try:
-        known = [set(search["parameters"]) <= set(point["values"]) for point in search["points"]]
-        scored = [point["miou"] is not None for point in search["points"]]
-    except (KeyError, TypeError):
-        return False
-    return bool(search["parameters"]) and all(known) and any(scored)
-
-
-def find_class_names(data: RunData, lines: Sequence[Line]) -> list[str]:
-    """Returns the class names in run.json or results.json, else the class numbers."""
-    if data.settings.get("class_names"):
-        return list(data.settings["class_names"])
-    for scores in data.summary.get("domains", {}).values():
-        return list(scores["iou"])
-    return [str(number) for record in read_located(lines[:1]) for number in range(len(record["intersection"]))]
-
-
-def read_domains(data: RunData, lines: Sequence[Line]) -> dict[str, DomainData]:
-    """Sums the records by domain; without records, uses the scores in results.json."""
-    summed = data.summary.get("domains", {})
-    if not lines:
-        return {name: DomainData(name, restore_nan(scores)) for name, scores in summed.items()}
-    planned = data.settings.get("data") or {}
-    domains = collect_domains(read_located(lines), data.class_names, [*planned, *summed])
-    for name, domain in domains.items():
-        if data.expected is not None:
-            domain.expected = planned.get(name, {}).get("images")
-    return domains
-
-
-def restore_nan(scores: Mapping[str, Any]) -> dict[str, Any]:
-    """Converts JSON's null back to NaN in scores that had no labelled pixels."""
-    restored = {key: math.nan if value is None and key in SCORES else value for key, value in scores.items()}
-    return restored | {"iou": {name: math.nan if value is None else value for name, value in scores["iou"].items()}}

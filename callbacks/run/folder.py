@@ -110,11 +110,6 @@ class RunFolder:
             other.unlink()
         return list(locate_records(path))
 
-    def count_panels(self) -> dict[str, int]:
-        """Returns the number of panels drawn so far, by domain."""
-        folders = [folder for folder in (self.root / PANELS).glob("*") if folder.is_dir()]
-        return {folder.name: sum(1 for _ in folder.rglob("*.png")) for folder in folders}
-
 
 def open_folder(
     own: Path, given: bool, overwrite: bool, settings: Mapping[str, Any]
