@@ -51,7 +51,6 @@ def write_results(
     baseline: bool = True,
     first: int = 2,
     expected: int | None = None,
-    manifest: bool = True,
     **extra: Any,
 ) -> Path:
     """Writes results.json, records.jsonl, run.json and a gallery; returns the folder.
@@ -99,10 +98,9 @@ def write_results(
         **summarize_records(records, list(class_names), domains),
     }
     (folder / "results.json").write_text(json.dumps(to_plain(summary)), encoding="utf-8")
-    if manifest:
-        settings = {"stage": "test", "method": method, "class_names": list(class_names), "limit_batches": 1.0}
-        content = {"settings": {**settings, "data": data}, "runs": [{"date": "2026-11-25", "found": 0}]}
-        (folder / "run.json").write_text(json.dumps(content), encoding="utf-8")
+    settings = {"stage": "test", "method": method, "class_names": list(class_names), "limit_batches": 1.0}
+    content = {"settings": {**settings, "data": data}, "runs": [{"date": "2026-11-25", "found": 0}]}
+    (folder / "run.json").write_text(json.dumps(content), encoding="utf-8")
     return folder
 
 

@@ -10,30 +10,21 @@ from callbacks.report import figures
 from callbacks.report.run_data import BASELINE, RunData
 from callbacks.report.search_figure import draw_search
 
+WHOLE = ("miou", "search")
 FIGURE_10 = f"Mean IoU gained per image over {BASELINE} (as in Fig. 10 of the paper)"
 
 
 class Chart(NamedTuple):
-    """A figure of a run.
+    """A figure of a run: the section of the page it is in, what draws it, its data, and a caption.
 
-    Attributes:
-        title: Title of its section of the page.
-        draw: Function that draws `values`, or those of one domain.
-        values: Data to draw, by domain unless `is_whole`; empty if there are none.
-        caption: Text below the figure.
-        is_whole: Whether the page, too, shows all domains in one figure; single domains fit narrow screens.
+    The data are by domain, so that the page can draw one figure per domain, which fits narrow screens; those of the
+    charts in `WHOLE` are not.
     """
 
     title: str
     draw: Callable[[Any], Figure]
     values: Mapping[str, Any]
     caption: str = ""
-    is_whole: bool = False
-
-    def draw_parts(self) -> list[Figure]:
-        """Draws the figures for the page: one per domain, or one in all if `is_whole`."""
-        parts = [self.values] if self.is_whole else [{name: value} for name, value in self.values.items()]
-        return [self.draw(part) for part in parts]
 
 
 def list_charts(data: RunData) -> dict[str, Chart]:
@@ -51,11 +42,9 @@ def list_charts(data: RunData) -> dict[str, Chart]:
     }
     times = {name: [row.milliseconds for row in domain.rows] for name, domain in domains}
     charts = {
-        "miou": Chart(
-            "Gains", figures.draw_domains, mious if data.domains else {}, "Mean IoU per domain", is_whole=True
-        ),
+        "miou": Chart("Gains", figures.draw_domains, mious if domains else {}, "Mean IoU per domain"),
         "difference": Chart("Gains", figures.draw_differences, drop_empty(gains), FIGURE_10),
-        "search": Chart("Search", draw_search, data.search or {}, is_whole=True),
+        "search": Chart("Search", draw_search, data.search),
         "class_iou": Chart("Classes", partial(figures.draw_classes, colours=data.colours), classes),
         "reliability": Chart("Calibration", figures.draw_reliability, calibrations),
         "loss_per_step": Chart("Steps", figures.draw_losses, drop_empty(losses)),

@@ -32,23 +32,18 @@ def log_dashboard(run: Any, folder: Path) -> None:
         folder: The folder of a test or validate run; missing parts are left out.
 
     Raises:
-        FileNotFoundError: If there are no results in the folder.
+        FileNotFoundError: If it is no folder of a run.
     """
     data = read_run(folder)
     origin = {key: data.summary.get(key) for key in ORIGIN} | {"images": len(data.rows)}
     run.config.update({"provenance": origin}, allow_val_change=True)
     for key, value in list_scores(data).items():
         run.summary[f"{ROOT}/{key}"] = value
-    entries = collect_charts(data) | collect_pictures(data)
-    if entries:
-        run.log({f"{ROOT}/{key}": value for key, value in entries.items()})
+    run.log({f"{ROOT}/{key}": value for key, value in (collect_charts(data) | collect_pictures(data)).items()})
 
 
 def list_scores(data: RunData) -> dict[str, float]:
-    """Returns the scores of each domain and their mean over domains, by ``DOMAIN/NAME``; unknown ones are left out.
-
-    Scores are in percent (Brier score and NLL as they are), gains in points, times in milliseconds.
-    """
+    """Returns the scores of each domain and their mean over domains, by ``DOMAIN/NAME``; unknown ones are left out."""
     scores: dict[str, Any] = {f"mean/{key}": value for key, value in data.mean.items()}
     for name, domain in data.domains.items():
         scores |= {f"{name}/{key}": value for key, value in domain.numbers.items()}
@@ -137,7 +132,7 @@ def collect_pictures(data: RunData) -> dict[str, Any]:
 def mask_picture(data: RunData, row: ImageRow, layers: Mapping[str, str]) -> wandb.Image:
     """Returns the photograph of an image with label maps as masks, whose titles `layers` gives."""
     paths = data.pictures(row)
-    labels = {**dict(enumerate(data.class_names)), IGNORED: "ignored"}
+    labels = {**dict(enumerate(data.settings["class_names"])), IGNORED: "ignored"}
     masks = {
         title: {"mask_data": np.asarray(Image.open(paths[layer])), "class_labels": labels}
         for layer, title in layers.items()

@@ -10,7 +10,6 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 viridis = matplotlib.colormaps["viridis"]
@@ -73,18 +72,13 @@ def draw_times(milliseconds: Values) -> Figure:
 
 @styled
 def draw_domains(series: Mapping[str, Mapping[str, float]]) -> Figure:
-    """Draws the mean IoU per domain as bars, with the methods side by side.
-
-    Args:
-        series: Mean IoU in percent by method (one or two, the unadapted network first), then domain.
-    """
-    domains = list(dict.fromkeys(domain for values in series.values() for domain in values))
+    """Draws the mean IoU in percent by method (one or two, the unadapted network first), then domain, as bars."""
+    domains = list(next(iter(series.values())))
     figure, (axes,) = make_panels(1, width=max(WIDTH, 0.9 + 0.8 * len(domains)))
     size = 0.8 / len(series)
     for number, (label, values) in enumerate(series.items()):
         places = np.arange(len(domains)) + (number - (len(series) - 1) / 2) * size
-        heights = [values.get(domain, math.nan) for domain in domains]
-        bars = axes.bar(places, heights, 0.94 * size, color=COLOURS[number - len(series)], label=label)
+        bars = axes.bar(places, list(values.values()), 0.94 * size, color=COLOURS[number - len(series)], label=label)
         axes.bar_label(bars, fmt="%.1f", fontsize=SMALL, padding=1)
     axes.set_xticks(range(len(domains)), [shorten(domain, 12) for domain in domains])
     axes.set_ylabel("mean IoU (%)")
@@ -122,11 +116,9 @@ def draw_classes(
         axes.set_ylim(len(names) - 0.4, -0.6)  # the first class on top
         axes.set(xlim=(0, 100), xlabel="IoU (%)", title=shorten(domain))
         axes.tick_params(axis="y", length=0, pad=14)
-        for index, name in enumerate(names):
-            face = [max(1, channel) / 255 for channel in colours[name]]  # not pure black, which the page recolours
-            swatch = Rectangle((-0.06, index - 0.3), 0.045, 0.6, facecolor=face, edgecolor="gray", linewidth=0.5)
-            swatch.set(transform=axes.get_yaxis_transform(), clip_on=False)
-            axes.add_patch(swatch)
+        faces = [[max(1, channel) / 255 for channel in colours[name]] for name in names]  # the page recolours 0, 0, 0
+        swatches = axes.scatter([-0.04] * len(names), range(len(names)), 60, faces, marker="s", edgecolors="gray")
+        swatches.set(linewidth=0.5, offset_transform=axes.get_yaxis_transform(), clip_on=False)
     if methods > 1:
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
@@ -216,12 +208,7 @@ def draw_bins(accuracy: Axes, share: Axes, reliability: Mapping[str, list[Any]])
 
 @styled
 def draw_training(curves: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:
-    """Draws the logged curves of a training run over its steps, in panels below each other.
-
-    Args:
-        curves: Points (step, value) by logged name: ``train/loss``, ``train/lr``, ``val/miou`` (whose best point is
-            marked).
-    """
+    """Draws curves of a training run, points (step, value) by a name of `CURVES`, and marks the best mIoU."""
     figure, panels = make_panels(len(curves), columns=1, width=2 * WIDTH, height=1.8)
     for axes, (name, points) in zip(panels, curves.items(), strict=True):
         axes.sharex(panels[0])

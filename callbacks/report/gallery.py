@@ -8,7 +8,6 @@ the image is complete if this file exists.
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +45,7 @@ class RunPictures:
     def draw(
         self, image: Tensor, truth: Tensor, baseline: Tensor | None, prediction: Tensor, record: Mapping[str, Any]
     ) -> None:
-        """Draws an image if it belongs to the panels or the gallery.
-
-        Args:
-            image: (3, H, W) float, normalised.
-            truth: (H', W') int64 train ids, 255 where ignored.
-            baseline: (K, h, w) probabilities of the unadapted network, or None if it was not scored.
-            prediction: (K, h, w) probabilities.
-            record: The image's record.
-        """
+        """Draws an image with this record if it belongs to the panels or the gallery, see `Gallery.add`."""
         maps = {"truth": truth, "baseline": baseline, "prediction": prediction}
         known = {layer: labels for layer, labels in maps.items() if labels is not None}
         if self._gallery is not None:
@@ -106,10 +97,13 @@ class Gallery:
         chosen = choose_images({**kept, name: score}, self.first)
         if name not in chosen:
             return
-        photograph = shrink_picture(restore_photograph(image))
-        paths, size = locate_pictures(self.root, domain, name), (image.shape[-2], image.shape[-1])
+        paths, photograph = locate_pictures(self.root, domain, name), restore_photograph(image)
+        full = height, width = photograph.shape[:2]
+        if width > MAX_WIDTH:
+            size = (MAX_WIDTH, max(1, round(height * MAX_WIDTH / width)))
+            photograph = cv2.resize(photograph, size, interpolation=cv2.INTER_AREA)
         for layer, labels in maps.items():
-            write_file(paths[layer], encode_png(fit_labels(labels, size, photograph.shape[:2]), self.palette))
+            write_file(paths[layer], encode_png(fit_labels(labels, full, photograph.shape[:2]), self.palette))
         write_file(paths["image"], encode_jpeg(photograph))
         kept[name] = score
         for fallen in kept.keys() - chosen:
@@ -131,11 +125,8 @@ class Gallery:
         for domain, found in complete.items():
             for name in choose_images(found, self.first):
                 kept |= set(locate_pictures(self.root, domain, name).values())
-        for path in sorted((self.root / GALLERY).rglob("*"), reverse=True):  # files before their folder
-            if path.is_dir():
-                with suppress(OSError):  # not empty
-                    path.rmdir()
-            elif path not in kept and path.name.endswith((*ENDINGS.values(), ".part")):
+        for path in set((self.root / GALLERY).rglob("*.*")) - kept:
+            if path.name.endswith((*ENDINGS.values(), ".part")):
                 path.unlink(missing_ok=True)
 
 
@@ -159,12 +150,3 @@ def find_pictures(root: Path, domain: str, name: str) -> dict[str, Path]:
     """Returns the existing pictures of an image, by layer; empty unless the image is complete."""
     paths = locate_pictures(root, domain, name)
     return {layer: path for layer, path in paths.items() if path.exists()} if paths["image"].exists() else {}
-
-
-def shrink_picture(photograph: np.ndarray) -> np.ndarray:
-    """Scales an (H, W, 3) picture down to a width of at most 1024 pixels, keeping its aspect ratio."""
-    height, width = photograph.shape[:2]
-    if width <= MAX_WIDTH:
-        return photograph
-    size = (MAX_WIDTH, max(1, round(height * MAX_WIDTH / width)))
-    return cv2.resize(photograph, size, interpolation=cv2.INTER_AREA)

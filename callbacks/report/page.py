@@ -14,15 +14,14 @@ import matplotlib
 from matplotlib.figure import Figure
 from PIL import Image
 
-from callbacks.report.charts import list_charts
+from callbacks.report.charts import WHOLE, list_charts
 from callbacks.report.figures import CURVES, LOSS_NAME, MIOU_NAME, draw_training, encode_figure, format_milliseconds
 from callbacks.report.run_data import BASELINE, ImageRow, RunData, name_method, read_run
 from callbacks.report.search_figure import format_value
-from callbacks.run.folder import REPORT, SEARCH
+from callbacks.run.folder import REPORT
 from callbacks.run.records import write_file
 from callbacks.run.settings import flatten
 
-TRAINING_REPORT = "training.html"
 COLUMNS = {  # title of each column of the table of scores: key, decimals and sign
     "mean IoU (%)": ("miou", 2, ""),
     f"{BASELINE} (%)": ("baseline_miou", 2, ""),
@@ -47,7 +46,7 @@ def write_report(folder: Path) -> Path:
         folder: The folder of a test or validate run; the page says which parts are missing.
 
     Raises:
-        FileNotFoundError: If there are no results.
+        FileNotFoundError: If it is no folder of a run.
         OSError: If the report cannot be written.
     """
     data = read_run(folder)
@@ -60,7 +59,6 @@ def write_report(folder: Path) -> Path:
         baseline=BASELINE,
         columns=COLUMNS,
         lines=list_lines(data),
-        search_is_spoilt=data.search is None and (folder / SEARCH).is_file(),
         figures=draw_figures(data),
         facts=list_facts(data),
         galleries=galleries,
@@ -84,9 +82,9 @@ def write_training_report(folder: Path) -> Path | None:
     if LOSS_NAME not in curves:
         return None
     paths = sorted((folder / "checkpoints").glob("*.ckpt"))
-    checkpoints = {str(path.relative_to(folder)): f"{path.stat().st_size / 2**20:.1f} MiB" for path in paths}
+    checkpoints = {f"checkpoints/{path.name}": f"{path.stat().st_size / 2**20:.1f} MiB" for path in paths}
     return write_html(
-        folder / TRAINING_REPORT,
+        folder / "training.html",
         "training.html.j2",
         losses=curves[LOSS_NAME],
         mious=curves.get(MIOU_NAME),
@@ -96,16 +94,16 @@ def write_training_report(folder: Path) -> Path | None:
 
 
 def read_curves(path: Path) -> dict[str, list[tuple[float, float]]]:
-    """Reads the curves in a CSVLogger's file as points (step, value) by name; empty if the file is missing."""
+    """Reads the curves in a CSVLogger's file as finite points (step, value) by name; empty if the file is missing."""
     if not path.is_file():
         return {}
+    curves: dict[str, list[tuple[float, float]]] = {}
     with path.open(encoding="utf-8", newline="") as file:
-        lines = [line for line in csv.DictReader(file) if line.get("step")]
-    curves = {}
-    for name in CURVES:
-        points = [(float(line["step"]), float(line[name])) for line in lines if line.get(name)]
-        curves[name] = [point for point in points if math.isfinite(point[1])]
-    return {name: points for name, points in curves.items() if points}
+        for line in csv.DictReader(file):
+            for name in CURVES:
+                if line.get("step") and line.get(name) and math.isfinite(float(line[name])):
+                    curves.setdefault(name, []).append((float(line["step"]), float(line[name])))
+    return {name: curves[name] for name in CURVES if name in curves}
 
 
 def write_html(path: Path, template: str, **content: Any) -> Path:
@@ -153,8 +151,9 @@ def list_lines(data: RunData) -> list[tuple[str, Mapping[str, Any]]]:
 def draw_figures(data: RunData) -> dict[str, list[dict[str, Any]]]:
     """Draws all figures of a run, grouped by section title."""
     groups: dict[str, list[dict[str, Any]]] = {}
-    for chart in list_charts(data).values():
-        groups.setdefault(chart.title, []).extend(embed(figure, chart.caption) for figure in chart.draw_parts())
+    for name, chart in list_charts(data).items():
+        parts = [chart.values] if name in WHOLE else [{domain: values} for domain, values in chart.values.items()]
+        groups.setdefault(chart.title, []).extend(embed(chart.draw(part), chart.caption) for part in parts)
     return groups
 
 
@@ -164,7 +163,7 @@ def list_facts(data: RunData) -> dict[str, dict[str, Any]]:
     groups = {
         "Run": {key: summary[key] for key in summary if key not in ("domains", "mean", "method", "data")},
         "Method": data.method or {"name": f"none: the network as trained ({BASELINE})"},
-        "Data": settings.get("data") or summary.get("data") or {},
+        "Data": settings["data"],
         "Fingerprints": {key: settings[key] for key in settings if key not in ("method", "data", "class_names")},
         "Commands": {f"command {number}": run for number, run in enumerate(data.runs, start=1)},
     }

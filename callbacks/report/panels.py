@@ -19,10 +19,8 @@ GAP = 4
 PNG_LEVEL = 1  # higher levels are several times slower and hardly make label maps smaller
 JPEG_QUALITY = 90
 
-Colours = Sequence[tuple[int, int, int]]
 
-
-def make_palette(num_classes: int, colours: Colours | None = None) -> np.ndarray:
+def make_palette(num_classes: int, colours: Sequence[tuple[int, int, int]] | None = None) -> np.ndarray:
     """Returns the (256, 3) uint8 RGB colours of all labels: the given ones or hues, and black for other labels."""
     palette = np.zeros((256, 3), dtype=np.uint8)
     if colours is None:
@@ -39,16 +37,7 @@ def find_palette(trainer: Trainer, module: LightningModule) -> np.ndarray:
 
 
 def draw_panel(image: Tensor, maps: Sequence[Tensor], palette: np.ndarray) -> np.ndarray:
-    """Draws a photograph and overlays of label maps side by side, each at the image's size.
-
-    Args:
-        image: (3, H, W) float, normalised.
-        maps: One or more, each either (K, h, w) probabilities or (h, w) labels, black where 255.
-        palette: (256, 3) uint8 RGB.
-
-    Returns:
-        (H, W', 3) uint8 RGB.
-    """
+    """Draws a (3, H, W) normalised image and overlays of label maps (see `fit_labels`) side by side, as uint8 RGB."""
     photograph = restore_photograph(image)
     size = photograph.shape[:2]
     gap = np.full((size[0], GAP, 3), 255, dtype=np.uint8)
@@ -75,25 +64,14 @@ def fit_labels(prediction: Tensor, resized: Sequence[int], size: Sequence[int]) 
 def restore_photograph(image: Tensor) -> np.ndarray:
     """Turns a (3, H, W) normalised image back into (H, W, 3) uint8 RGB; non-finite values become 0."""
     planes = image.float().cpu().numpy()
-    return cv2.merge(
-        [  # each a * plane + b, rounded and saturated
-            cv2.addWeighted(plane, 255 * std, plane, 0, 255 * mean, dtype=cv2.CV_8U)
-            for plane, mean, std in zip(planes, IMAGENET.mean, IMAGENET.std, strict=True)
-        ]
+    scales = zip(planes, IMAGENET.mean, IMAGENET.std, strict=True)
+    return cv2.merge(  # each 255 * (std * plane + mean), rounded and saturated
+        [cv2.addWeighted(plane, 255 * std, plane, 0, 255 * mean, dtype=cv2.CV_8U) for plane, mean, std in scales]
     )
 
 
 def draw_overlay(photograph: np.ndarray, labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """Blends the colours of labels into a photograph.
-
-    Args:
-        photograph: (h, w, 3) uint8 RGB; resized to the size of the labels.
-        labels: (H, W) uint8.
-        palette: (256, 3) uint8 RGB.
-
-    Returns:
-        (H, W, 3) uint8 RGB.
-    """
+    """Blends the colours of (H, W) uint8 labels into an (h, w, 3) uint8 RGB photograph, resized to the labels."""
     if photograph.shape[:2] != labels.shape:
         photograph = cv2.resize(photograph, labels.shape[::-1], interpolation=cv2.INTER_LINEAR)
     colours = cv2.LUT(cv2.merge([labels] * 3), palette[None])

@@ -1,7 +1,7 @@
 """The content of a results folder as plain values, read once for the report and the dashboard."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from PIL import Image
 from callbacks.report.gallery import find_pictures, list_predictions
 from callbacks.report.panels import make_palette
 from callbacks.report.summary import SCORES, DomainData, ImageRow, collect_domains
-from callbacks.run.folder import RECORDS, SEARCH, SUMMARY, RunFolder, read_located
+from callbacks.run.folder import SEARCH, SUMMARY, RunFolder, read_located
 from callbacks.run.records import read_mapping
 
 BASELINE = "t-BN"  # the paper's name of the unadapted network
@@ -24,32 +24,29 @@ class RunData:
 
     Attributes:
         folder: Path of the folder.
-        summary: Content of results.json; empty if it is missing or invalid.
-        settings: Settings in run.json; empty if it is missing or invalid.
+        settings: Settings in run.json.
         runs: The runs that made the results, as run.json lists them.
-        search: Content of search.json; None if it is missing, or has no point with a mean IoU.
-        class_names: Names of the K classes; their numbers without run.json.
+        summary: Content of results.json; empty if it is missing or invalid.
+        search: Content of search.json; empty if there was no search.
         domains: Domains by name, in order; domains without a scored image are left out.
     """
 
     folder: Path
-    summary: dict[str, Any]
     settings: dict[str, Any]
     runs: list[dict[str, Any]]
-    search: dict[str, Any] | None
-    class_names: list[str] = field(default_factory=list)
-    domains: dict[str, DomainData] = field(default_factory=dict)
+    summary: dict[str, Any]
+    search: dict[str, Any]
+    domains: dict[str, DomainData]
 
     @property
     def method(self) -> dict[str, Any] | None:
         """Name and arguments of the method; None for the network as trained."""
-        return self.summary.get("method", self.settings.get("method"))
+        return self.summary.get("method", self.settings["method"])
 
     @property
     def label(self) -> str:
         """Display name of the method."""
-        unknown = self.method is None and self.has_baseline  # both files that name it are missing
-        return "method" if unknown else name_method(self.method)
+        return name_method(self.method)
 
     @property
     def has_baseline(self) -> bool:
@@ -63,15 +60,15 @@ class RunData:
 
     @property
     def planned(self) -> dict[str, int]:
-        """Number of images to score by domain; empty if unknown."""
-        if self.settings.get("limit_batches") != 1.0:
+        """Number of images to score by domain; empty if unknown, because of a limit."""
+        if self.settings["limit_batches"] != 1.0:
             return {}
         return {name: member["images"] for name, member in self.settings["data"].items()}
 
     @property
     def mean(self) -> dict[str, float]:
         """Unweighted means over domains of the scores that all have; empty if a domain has no image yet."""
-        if not self.domains or len(self.domains) < len(self.settings.get("data") or {}):
+        if not self.domains or len(self.domains) < len(self.settings["data"]):
             return {}
         lines = [domain.numbers for domain in self.domains.values()]
         keys = (*SCORES, "baseline_miou", "gain", "worse_than_baseline")
@@ -81,11 +78,12 @@ class RunData:
     @cached_property
     def colours(self) -> dict[str, list[int]]:
         """(R, G, B) in 0 to 255 by class, as in the gallery; hues if there are no pictures."""
-        palette = make_palette(len(self.class_names)).flatten().tolist()
+        names = self.settings["class_names"]
+        palette = make_palette(len(names)).flatten().tolist()
         for path in list_predictions(self.folder)[:1]:
             with Image.open(path) as picture:
                 palette = picture.getpalette() or palette
-        return {name: palette[3 * number : 3 * number + 3] for number, name in enumerate(self.class_names)}
+        return {name: palette[3 * number : 3 * number + 3] for number, name in enumerate(names)}
 
     def pictures(self, row: ImageRow) -> dict[str, Path]:
         """Returns an image's files in the gallery by layer; empty if it has none."""
@@ -99,39 +97,26 @@ def name_method(settings: Mapping[str, Any] | None) -> str:
 
 
 def read_run(folder: Path) -> RunData:
-    """Reads a results folder, parts of which may be missing.
-
-    The scores are computed from the records, so that they cover all finished images even if a run was killed.
+    """Reads a results folder, also of an interrupted run: the scores are computed from the records.
 
     Args:
         folder: The folder of a test or validate run.
 
     Raises:
-        FileNotFoundError: If it holds neither records nor results.json.
+        FileNotFoundError: If it has no valid run.json.
     """
-    if not has_results(folder):
+    own = RunFolder(folder)
+    manifest = own.read_manifest()
+    if manifest is None:
         found = "is no folder"
         if folder.is_dir():
             found = f"contains {', '.join(sorted(path.name for path in folder.iterdir())[:5]) or 'nothing'}"
         raise FileNotFoundError(
-            f"{folder} {found}: expected the folder of a test or validate run, with {SUMMARY} or {RECORDS} "
-            "(--results.folder of the run, or the folder printed at its end), or the folder of a training run with "
-            "metrics.csv"
+            f"{folder} {found}: expected the folder of a test or validate run, with a valid run.json (--results.folder "
+            "of the run, or the folder printed at its end), or the folder of a training run with metrics.csv"
         )
-    own = RunFolder(folder)
-    manifest = own.read_manifest() or {"settings": {}, "runs": []}
-    search = read_mapping(folder / SEARCH)
-    is_scored = any(point.get("miou") is not None for point in search.get("points", ()))
-    data = RunData(
-        folder, read_mapping(folder / SUMMARY), manifest["settings"], manifest["runs"], search if is_scored else None
-    )
-    lines = list({line.key: line for line in own.locate()}.values())  # the last record of each image
-    numbers = [str(number) for record in read_located(lines[:1]) for number in range(len(record["pixels"]))]
-    data.class_names = data.settings.get("class_names") or numbers
-    data.domains = collect_domains(read_located(lines), data.class_names, data.settings.get("data") or ())
-    return data
-
-
-def has_results(folder: Path) -> bool:
-    """Returns whether a folder holds scores of a run, complete or not."""
-    return any((folder / name).is_file() for name in (SUMMARY, RECORDS)) or bool(RunFolder(folder).locate())
+    settings = manifest["settings"]
+    lines = {line.key: line for line in own.locate()}  # the last record of each image
+    domains = collect_domains(read_located(lines.values()), settings["class_names"], settings["data"])
+    summary, search = read_mapping(folder / SUMMARY), read_mapping(folder / SEARCH)
+    return RunData(folder, settings, manifest["runs"], summary, search, domains)

@@ -21,11 +21,9 @@ def draw_search(search: Mapping[str, Any]) -> Figure:
     One parameter gives a curve, two give a map. With more, each gets a panel with all points and the best per value.
 
     Args:
-        search: Content of search.json: one or more ``parameters``; ``points`` with ``values`` by parameter and
-            ``miou`` in percent, which must not be None for all points.
+        search: Content of search.json: ``parameters``; ``points`` with ``values`` by parameter and ``miou`` in percent.
     """
-    parameters = search["parameters"]
-    points = [point for point in search["points"] if point["miou"] is not None]
+    parameters, points = search["parameters"], search["points"]
     return draw_map(parameters, points) if len(parameters) == 2 else draw_curves(parameters, points)
 
 
@@ -75,24 +73,20 @@ def draw_curves(parameters: Sequence[str], points: Points, label: str = LABEL, m
 def draw_map(parameters: Sequence[str], points: Points) -> Figure:
     """Draws the mean IoU over two parameters as a map, with its values as text and a frame around the best."""
     columns, rows = (list_values(parameter, points) for parameter in parameters)
-    grid = np.full((len(rows), len(columns)), np.nan)
+    figure, (axes,) = make_panels(1, width=1.8 + 0.7 * max(4, len(columns)), height=1.1 + 0.4 * max(4, len(rows)))
+    grid = np.empty((len(rows), len(columns)))
     for point in points:
         x, y = (point["values"][parameter] for parameter in parameters)
         grid[rows.index(y), columns.index(x)] = point["miou"]
-    names, row_names = wrap_values(columns), wrap_values(rows)
-    wide, high = (0.9, 0.5) if "\n" in "".join([*names, *row_names]) else (0.55, 0.32)  # inches per value
-    size = (1.8 + wide * max(4, len(columns)), 1.1 + high * max(4, len(rows)))
-    figure, (axes,) = make_panels(1, width=size[0], height=size[1])
     mesh = axes.pcolormesh(range(len(columns)), range(len(rows)), grid, edgecolors="white", linewidth=0.5)
-    middle = (np.nanmin(grid) + np.nanmax(grid)) / 2
-    for row, column in np.argwhere(~np.isnan(grid)).tolist():
-        ink = "white" if grid[row, column] < middle else "#0b0b0b"
-        axes.text(column, row, f"{grid[row, column]:.1f}", ha="center", va="center", fontsize=SMALL, color=ink)
-    top_row, top_column = divmod(int(np.nanargmax(grid)), len(columns))
+    for (row, column), miou in np.ndenumerate(grid):
+        ink = "white" if miou < (grid.min() + grid.max()) / 2 else "#0b0b0b"
+        axes.text(column, row, f"{miou:.1f}", ha="center", va="center", fontsize=SMALL, color=ink)
+    top_row, top_column = divmod(int(grid.argmax()), len(columns))
     axes.add_patch(Rectangle((top_column - 0.5, top_row - 0.5), 1, 1, fill=False, linewidth=2.5))
-    axes.set_xticks(range(len(columns)), names)
-    axes.set_yticks(range(len(rows)), row_names)
-    best = f"best: {format_value(columns[top_column])}, {format_value(rows[top_row])} ({np.nanmax(grid):.1f} %)"
+    axes.set_xticks(range(len(columns)), wrap_values(columns))
+    axes.set_yticks(range(len(rows)), wrap_values(rows))
+    best = f"best: {format_value(columns[top_column])}, {format_value(rows[top_row])} ({grid.max():.1f} %)"
     axes.set_title(fill(best, 16 * max(4, len(columns))), fontsize=10)
     axes.set(xlabel=parameters[0], ylabel=parameters[1])
     axes.tick_params(length=0)

@@ -110,7 +110,7 @@ def test_results_without_method_baseline_and_pictures_are_shown_too_and_another_
     tmp_path: Path,
 ) -> None:
     run = Run()
-    log_dashboard(run, write_results(tmp_path, images=2, method=None, baseline=False, first=0, manifest=False))
+    log_dashboard(run, write_results(tmp_path, images=2, method=None, baseline=False, first=0))
     assert "results/near/miou" in run.summary and "results/near/gain" not in run.summary
     assert {"results/class_iou", "results/reliability", "results/milliseconds/far"} <= run.logged.keys()
     assert not [key for key in run.logged if "difference" in key or "loss" in key or "images" in key]
