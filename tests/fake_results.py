@@ -50,9 +50,7 @@ def write_results(
     method: dict[str, Any] | None = METHOD,
     baseline: bool = True,
     first: int = 2,
-    losses: bool = True,
     expected: int | None = None,
-    manifest: bool = True,
     **extra: Any,
 ) -> Path:
     """Writes results.json, records.jsonl, run.json and a gallery; returns the folder.
@@ -73,7 +71,7 @@ def write_results(
             after = draw_probabilities(truth, 2.5 + place, generator)
             record: dict[str, Any] = {"domain": domain, "name": names.format(number), "milliseconds": 10.0 + number}
             steps = [1.0 / (step + 1) + 0.01 * number for step in range(3)]
-            account = {"steps": 3, "losses": steps if losses else None, "note": None, "fallback": False}
+            account = {"steps": 3, "losses": steps, "note": None, "fallback": False}
             record |= {"adaptation": account if method else None, **score_image(after, truth).to_record()}
             if baseline:
                 record["baseline"] = score_image(before, truth).to_record()
@@ -100,10 +98,9 @@ def write_results(
         **summarize_records(records, list(class_names), domains),
     }
     (folder / "results.json").write_text(json.dumps(to_plain(summary)), encoding="utf-8")
-    if manifest:
-        settings = {"stage": "test", "method": method, "class_names": list(class_names), "limit_batches": 1.0}
-        content = {"settings": {**settings, "data": data}, "runs": [{"date": "2026-11-25", "found": 0}]}
-        (folder / "run.json").write_text(json.dumps(content), encoding="utf-8")
+    settings = {"stage": "test", "method": method, "class_names": list(class_names), "limit_batches": 1.0}
+    content = {"settings": {**settings, "data": data}, "runs": [{"date": "2026-11-25", "found": 0}]}
+    (folder / "run.json").write_text(json.dumps(content), encoding="utf-8")
     return folder
 
 

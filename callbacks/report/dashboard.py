@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,93 +32,69 @@ def log_dashboard(run: Any, folder: Path) -> None:
         folder: The folder of a test or validate run; missing parts are left out.
 
     Raises:
-        FileNotFoundError: If there are no scores in the folder.
+        FileNotFoundError: If it is no folder of a run.
     """
     data = read_run(folder)
-    origin = {key: data.summary.get(key) for key in ORIGIN} | {"images": data.images}
+    origin = {key: data.summary.get(key) for key in ORIGIN} | {"images": len(data.rows)}
     run.config.update({"provenance": origin}, allow_val_change=True)
     for key, value in list_scores(data).items():
         run.summary[f"{ROOT}/{key}"] = value
-    entries = collect_charts(data) | collect_pictures(data)
-    if entries:
-        run.log({f"{ROOT}/{key}": value for key, value in entries.items()})
+    run.log({f"{ROOT}/{key}": value for key, value in (collect_charts(data) | collect_pictures(data)).items()})
 
 
 def list_scores(data: RunData) -> dict[str, float]:
-    """Returns the scores of each domain and their mean over domains, by ``DOMAIN/NAME``; unknown ones are left out.
-
-    Scores are in percent (Brier score and NLL as they are), gains in points, times in milliseconds.
-    """
-    scores = {f"mean/{key}": value for key, value in data.mean.items()}
+    """Returns the scores of each domain and their mean over domains, by ``DOMAIN/NAME``; unknown ones are left out."""
+    scores: dict[str, Any] = {f"mean/{key}": value for key, value in data.mean.items()}
     for name, domain in data.domains.items():
-        counts = {key: domain.scores.get(key) for key in ("images", "fallbacks")}
-        classes = {f"iou/{label}": value for label, value in domain.scores["iou"].items()}
-        scores |= {f"{name}/{key}": value for key, value in (domain.numbers | counts | classes).items()}
-    return {key: value for key, value in scores.items() if value is not None and not math.isnan(value)}
+        scores |= {f"{name}/{key}": value for key, value in domain.numbers.items()}
+        scores |= {f"{name}/iou/{label}": value for label, value in domain.scores["iou"].items()}
+    return {key: value for key, value in scores.items() if isinstance(value, int | float) and not math.isnan(value)}
 
 
 def collect_charts(data: RunData) -> dict[str, Any]:
     """Returns all figures as pictures, and the data of most as histograms, tables or charts, by key."""
     entries: dict[str, Any] = {}
     for name, chart in list_charts(data).items():
-        picture = Image.open(io.BytesIO(encode_figure(chart.draw(chart.values))))
-        entries[f"{name}_figure"] = wandb.Image(picture)
-        match name:
-            case "difference" | "milliseconds":
-                for domain, values in chart.values.items():
-                    entries[f"{name}/{domain}"] = wandb.Histogram(values)
-            case "class_iou":
-                entries |= show_classes(data, chart.values)
-            case "reliability":
-                entries[name] = tabulate_bins(chart.values)
-            case "loss_per_step":
-                entries[name] = plot_losses(chart.values)
-            case "search":
-                entries |= show_search(chart.values)
+        entries[f"{name}_figure"] = wandb.Image(Image.open(io.BytesIO(encode_figure(chart.draw(chart.values)))))
+        if name in ("difference", "milliseconds"):
+            entries |= {f"{name}/{domain}": wandb.Histogram(values) for domain, values in chart.values.items()}
+        elif name in SHOW:
+            entries |= SHOW[name](chart.values)
     return entries
 
 
-def show_classes(data: RunData, classes: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, Any]:
+def show_classes(classes: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, Any]:
     """Returns the IoU per domain, class and method as a table and a bar chart; absent classes have no value."""
-    labels = [BASELINE, data.label] if data.method else [data.label]
-    rows: list[list[Any]] = []
-    bars: list[list[Any]] = []
+    rows, bars = [], []
     for domain, methods in classes.items():
-        for name in methods[data.label]:
-            values = [blank_nan(methods.get(label, {}).get(name)) for label in labels]
-            rows.append([domain, name, *values])
-            named = zip(labels, values, strict=True)
-            bars += [[f"{domain}: {name} ({label})", value] for label, value in named if value is not None]
+        for name in next(iter(methods.values())):
+            values = {label: blank_nan(iou[name]) for label, iou in methods.items()}
+            rows.append([domain, name, *values.values()])
+            bars += [[f"{domain}: {name} ({label})", value] for label, value in values.items() if value is not None]
     table = wandb.Table(columns=["class", "IoU (%)"], data=bars)
     return {
-        "class_iou": wandb.Table(columns=["domain", "class", *labels], data=rows),
-        "class_iou_bars": wandb.plot.bar(table, "class", "IoU (%)", title=f"IoU per class, {data.label}"),
+        "class_iou": wandb.Table(columns=["domain", "class", *methods], data=rows),
+        "class_iou_bars": wandb.plot.bar(table, "class", "IoU (%)", title=f"IoU per class, {list(methods)[-1]}"),
     }
 
 
-def tabulate_bins(summaries: Mapping[str, Mapping[str, Any]]) -> wandb.Table:
-    """Makes a table with one row per domain and confidence bin, in percent."""
-    columns: list[str | int] = ["domain", "confidence up to (%)", "pixels", "mean confidence (%)", "accuracy (%)"]
-    table = wandb.Table(columns=columns)
+def show_bins(summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns a table with one row per domain and confidence bin, in percent."""
+    rows = []
     for domain, summary in summaries.items():
-        bins = summary["reliability"]
-        lines = zip(bins["pixels"], bins["confidence"], bins["accuracy"], strict=True)
-        for number, (pixels, confidence, accuracy) in enumerate(lines, start=1):
-            upper = 100 * number / len(bins["pixels"])
-            table.add_data(domain, upper, pixels, blank_nan(confidence, 100), blank_nan(accuracy, 100))
-    return table
+        lines = list(zip(*(summary["reliability"][key] for key in ("pixels", "confidence", "accuracy")), strict=True))
+        for number, (pixels, *shares) in enumerate(lines, start=1):
+            rows.append([domain, 100 * number / len(lines), pixels, *(blank_nan(100 * share) for share in shares)])
+    columns: list[str | int] = ["domain", "confidence up to (%)", "pixels", "mean confidence (%)", "accuracy (%)"]
+    return {"reliability": wandb.Table(columns=columns, data=rows)}
 
 
-def plot_losses(losses: Mapping[str, Sequence[Sequence[float]]]) -> Any:
-    """Makes a line chart of the mean loss before each step, with one line per domain."""
+def show_losses(losses: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a line chart of the mean loss before each step, with one line per domain."""
     means = [[float(np.mean(values)) for values in list_steps(images)] for images in losses.values()]
-    return wandb.plot.line_series(
-        xs=[list(range(1, len(mean) + 1)) for mean in means],
-        ys=means,
-        keys=list(losses),
-        title="Loss before each step, mean over images",
-        xname="step",
-    )
+    title = "Loss before each step, mean over images"
+    steps = [list(range(1, len(mean) + 1)) for mean in means]
+    return {"loss_per_step": wandb.plot.line_series(steps, means, keys=list(losses), title=title, xname="step")}
 
 
 def show_search(search: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,36 +111,31 @@ def show_search(search: Mapping[str, Any]) -> dict[str, Any]:
     return {"search": table, "search_line": line}
 
 
+SHOW = {"class_iou": show_classes, "reliability": show_bins, "loss_per_step": show_losses, "search": show_search}
+
+
 def collect_pictures(data: RunData) -> dict[str, Any]:
     """Returns the gallery's images with masks, by domain, and tables of all, the best and the worst of them."""
     layers = {"truth": "truth", "baseline": BASELINE, "prediction": data.label}
-    if not data.method:
+    if not data.has_baseline:
         del layers["baseline"]
     entries: dict[str, Any] = {}
     tables: dict[str, list[ImageRow]] = {"images": [], "best": [], "worst": []}
     for name, domain in data.domains.items():
-        shown = [row for row in domain.rows if data.pictures(row)]
-        if shown:
-            entries[f"pictures/{name}"] = [mask_picture(data, row, layers) for row in shown]
-        for rows, chosen in zip(tables.values(), (shown, *domain.rank()), strict=True):
+        for rows, chosen in zip(tables.values(), (domain.rows, *domain.rank()), strict=True):
             rows += filter(data.pictures, chosen)
-    return entries | {name: tabulate_pictures(data, rows, layers) for name, rows in tables.items() if rows}
+        entries[f"pictures/{name}"] = [mask_picture(data, row, layers) for row in domain.rows if data.pictures(row)]
+    entries |= {name: tabulate_pictures(data, rows, layers) for name, rows in tables.items()}
+    return entries if tables["images"] else {}
 
 
 def mask_picture(data: RunData, row: ImageRow, layers: Mapping[str, str]) -> wandb.Image:
-    """Returns the photograph of an image with its label maps as masks.
-
-    Args:
-        data: The run.
-        row: The image.
-        layers: Titles of the label maps by layer; missing maps are left out.
-    """
+    """Returns the photograph of an image with label maps as masks, whose titles `layers` gives."""
     paths = data.pictures(row)
-    labels = {**dict(enumerate(data.class_names)), IGNORED: "ignored"}
+    labels = {**dict(enumerate(data.settings["class_names"])), IGNORED: "ignored"}
     masks = {
         title: {"mask_data": np.asarray(Image.open(paths[layer])), "class_labels": labels}
         for layer, title in layers.items()
-        if layer in paths
     }
     return wandb.Image(str(paths["image"]), masks=masks or None, caption=row.name)
 
@@ -172,19 +143,16 @@ def mask_picture(data: RunData, row: ImageRow, layers: Mapping[str, str]) -> wan
 def tabulate_pictures(data: RunData, rows: Iterable[ImageRow], layers: Mapping[str, str]) -> wandb.Table:
     """Makes a table of image | truth | t-BN | method, as masks over the photograph, with the scores of each image."""
     scores = {"baseline_miou": f"mIoU {BASELINE}", "miou": f"mIoU {data.label}", "gain": "delta"}
-    if not data.method:
+    if not data.has_baseline:
         scores = {"miou": scores["miou"]}
     table = wandb.Table(columns=["domain", "name", "image", *layers.values(), *scores.values()])
     for row in rows:
-        masked = [
-            mask_picture(data, row, {layer: title}) if layer in data.pictures(row) else None
-            for layer, title in layers.items()
-        ]
+        masked = [mask_picture(data, row, {layer: title}) for layer, title in layers.items()]
         values = [blank_nan(getattr(row, key)) for key in scores]
         table.add_data(row.domain, row.name, mask_picture(data, row, {}), *masked, *values)
     return table
 
 
-def blank_nan(value: float | None, factor: float = 1.0) -> float | None:
-    """Returns a number times a factor, or None (an empty cell in tables) for NaN and None."""
-    return None if value is None or math.isnan(value) else factor * value
+def blank_nan(value: float) -> float | None:
+    """Returns a number, or None, an empty cell of a table, for NaN."""
+    return None if math.isnan(value) else value

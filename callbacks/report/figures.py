@@ -10,15 +10,12 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 viridis = matplotlib.colormaps["viridis"]
-METHOD, BASELINE = viridis(0.62), viridis(0.25)
-COLOURS = (BASELINE, METHOD)  # for one or two series, the method last
+BASELINE, METHOD = COLOURS = (viridis(0.25), viridis(0.62))
 ACCURACY, GAP, SHARE = viridis(0.3), viridis(0.9), viridis(0.5)
 WIDTH, HEIGHT = 3.6, 2.7  # inches per panel
-LEFT, RIGHT, ABOVE, BELOW, FOOT = 0.62, 0.15, 0.48, 0.52, 0.28  # margins of a panel and, last, of a legend
 COLUMNS = 4  # maximum number of panels in a row
 SMALL = 8  # font size in points
 styled = matplotlib.rc_context(
@@ -26,10 +23,13 @@ styled = matplotlib.rc_context(
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.titlesize": 10,
+        "xtick.labelsize": SMALL,
+        "ytick.labelsize": SMALL,
         "legend.fontsize": SMALL,
         "legend.frameon": False,
     }
 )
+BARS: dict[str, Any] = {"edgecolor": "white", "linewidth": 0.5}  # of histograms
 LOSS_NAME, MIOU_NAME = "train/loss", "val/miou"
 CURVES = {LOSS_NAME: "training loss (nats)", "train/lr": "learning rate", MIOU_NAME: "mean IoU,\ndevelopment (%)"}
 
@@ -41,50 +41,56 @@ def draw_differences(differences: Values) -> Figure:
     """Draws histograms of the mean IoU that images gained or lost over the unadapted network, one per domain.
 
     Args:
-        differences: By domain, the mean IoU that each image gained, in points; finite.
+        differences: By domain, the mean IoU that each image gained, in points; finite, at least one.
 
     Source: paper, Fig. 10.
     """
-    figure, panels = make_panels(list(differences))
-    largest = max((abs(value) for values in differences.values() for value in values), default=1.0)
+    figure, panels = make_panels(len(differences))
+    largest = max(abs(value) for values in differences.values() for value in values)
     edges = MaxNLocator(24, steps=[1, 2, 5, 10]).tick_values(-largest, largest)
     for axes, (domain, values) in zip(panels, differences.items(), strict=True):
         worse, better = [value for value in values if value < 0], [value for value in values if value >= 0]
-        for part, colour in ((worse, BASELINE), (better, METHOD)):
-            axes.hist(part, bins=edges, color=colour, edgecolor="white", linewidth=0.5)
+        axes.hist([worse, better], bins=edges, color=COLOURS, stacked=True, **BARS)
         axes.axvline(0, color="black", linewidth=1)
-        share = f"{100 * len(worse) / len(values):.0f} % of {len(values)} images worse" if values else "no images"
-        axes.set_title(f"{shorten(domain)}\n{share}")
-        axes.set_xlabel("mean IoU gained per image (points)")
-    label_counts(panels)
+        axes.set_title(f"{shorten(domain)}\n{100 * len(worse) / len(values):.0f} % of {len(values)} images worse")
+        label_counts(axes, "mean IoU gained per image (points)")
+    return figure
+
+
+@styled
+def draw_times(milliseconds: Values) -> Figure:
+    """Draws histograms of the time per image in milliseconds with a line at the median, one per domain."""
+    figure, panels = make_panels(len(milliseconds))
+    for axes, (domain, values) in zip(panels, milliseconds.items(), strict=True):
+        median = float(np.median(values))
+        axes.hist(values, bins=min(30, max(5, len(values) // 3)), color=METHOD, **BARS)
+        axes.axvline(median, color="black", linewidth=1, linestyle="--")
+        axes.set_title(f"{shorten(domain)}\nmedian {format_milliseconds(median)} ms")
+        label_counts(axes, "time per image (ms)")
     return figure
 
 
 @styled
 def draw_domains(series: Mapping[str, Mapping[str, float]]) -> Figure:
-    """Draws the mean IoU per domain as bars, with the methods side by side.
-
-    Args:
-        series: Mean IoU in percent by method (one or two, the unadapted network first), then domain.
-    """
-    domains = list(dict.fromkeys(domain for values in series.values() for domain in values))
-    figure, (axes,) = make_panels([""], width=max(WIDTH, 0.9 + 0.8 * len(domains)), foot=FOOT)
+    """Draws the mean IoU in percent by method (one or two, the unadapted network first), then domain, as bars."""
+    domains = list(next(iter(series.values())))
+    figure, (axes,) = make_panels(1, width=max(WIDTH, 0.9 + 0.8 * len(domains)))
+    size = 0.8 / len(series)
     for number, (label, values) in enumerate(series.items()):
-        places, size = place_bars(number, len(series), len(domains))
-        heights = [values.get(domain, math.nan) for domain in domains]
-        bars = axes.bar(places, heights, 0.94 * size, color=COLOURS[number - len(series)], label=label)
+        places = np.arange(len(domains)) + (number - (len(series) - 1) / 2) * size
+        bars = axes.bar(places, list(values.values()), 0.94 * size, color=COLOURS[number - len(series)], label=label)
         axes.bar_label(bars, fmt="%.1f", fontsize=SMALL, padding=1)
     axes.set_xticks(range(len(domains)), [shorten(domain, 12) for domain in domains])
     axes.set_ylabel("mean IoU (%)")
     axes.margins(y=0.12)
     if len(series) > 1:
-        add_legend(figure, axes)
+        figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 
 @styled
 def draw_classes(
-    classes: Mapping[str, Mapping[str, Mapping[str, float]]], colours: Mapping[str, Sequence[int]] | None = None
+    classes: Mapping[str, Mapping[str, Mapping[str, float]]], colours: Mapping[str, Sequence[int]]
 ) -> Figure:
     """Draws the IoU per class as horizontal bars, with the methods side by side, in one panel per domain.
 
@@ -93,64 +99,28 @@ def draw_classes(
             absent. A class that is NaN for every method of a domain is left out there.
         colours: (R, G, B) in 0 to 255 by class, drawn next to the class name.
     """
-    shown = {domain: list_present(series) for domain, series in classes.items()}
-    most = max(len(series) for series in classes.values())
-    longest = max(len(names) for names in shown.values())
-    letters = max((len(shorten(name, 18)) for names in shown.values() for name in names), default=1)
-    figure, panels = make_panels(
-        list(classes),
-        height=ABOVE + BELOW + max(1, longest) * (0.09 + 0.13 * most),
-        columns=3,
-        left=0.35 + 0.066 * letters,
-        foot=FOOT if most > 1 else 0.0,
-    )
+    shown = {
+        domain: [name for name in colours if not all(math.isnan(values[name]) for values in series.values())]
+        for domain, series in classes.items()
+    }
+    methods = max(len(series) for series in classes.values())
+    height = 1 + max(1, *map(len, shown.values())) * (0.09 + 0.13 * methods)
+    figure, panels = make_panels(len(classes), columns=3, height=height)
     for axes, (domain, series) in zip(panels, classes.items(), strict=True):
-        names = shown[domain]
+        names, size = shown[domain], 0.8 / len(series)
         for number, (label, values) in enumerate(series.items()):
-            places, size = place_bars(number, len(series), len(names))
+            places = np.arange(len(names)) + (number - (len(series) - 1) / 2) * size
             lengths = [values[name] for name in names]
             axes.barh(places, lengths, 0.92 * size, color=COLOURS[number - len(series)], label=label)
         axes.set_yticks(range(len(names)), [shorten(name, 18) for name in names])
         axes.set_ylim(len(names) - 0.4, -0.6)  # the first class on top
         axes.set(xlim=(0, 100), xlabel="IoU (%)", title=shorten(domain))
-        if colours:
-            axes.tick_params(axis="y", length=0, pad=14)
-            for index, name in enumerate(names):
-                draw_swatch(axes, index, colours[name])
-    if most > 1:
-        add_legend(figure, max(panels, key=lambda axes: len(axes.containers)))
-    return figure
-
-
-def list_present(series: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """Returns the classes that have an IoU with at least one method, in order."""
-    names = next(iter(series.values()))
-    return [name for name in names if any(not math.isnan(values[name]) for values in series.values())]
-
-
-def draw_swatch(axes: Axes, index: int, colour: Sequence[int]) -> None:
-    """Draws the colour of a class between its name and the bars."""
-    face = tuple(max(1, channel) / 255 for channel in colour)  # not pure black, which the page recolours
-    swatch = Rectangle((-0.06, index - 0.3), 0.045, 0.6, facecolor=face, edgecolor="gray", linewidth=0.5)
-    swatch.set(transform=axes.get_yaxis_transform(), clip_on=False)
-    axes.add_patch(swatch)
-
-
-@styled
-def draw_times(milliseconds: Values) -> Figure:
-    """Draws histograms of the time per image with a line at the median, one per domain.
-
-    Args:
-        milliseconds: By domain, the time of each image in milliseconds.
-    """
-    figure, panels = make_panels(list(milliseconds))
-    for axes, (domain, values) in zip(panels, milliseconds.items(), strict=True):
-        median = float(np.median(values))
-        axes.hist(values, bins=min(30, max(5, len(values) // 3)), color=METHOD, edgecolor="white", linewidth=0.5)
-        axes.axvline(median, color="black", linewidth=1, linestyle="--")
-        axes.set_title(f"{shorten(domain)}\nmedian {format_milliseconds(median)} ms")
-        axes.set_xlabel("time per image (ms)")
-    label_counts(panels)
+        axes.tick_params(axis="y", length=0, pad=14)
+        faces = [[max(1, channel) / 255 for channel in colours[name]] for name in names]  # the page recolours 0, 0, 0
+        swatches = axes.scatter([-0.04] * len(names), range(len(names)), 60, faces, marker="s", edgecolors="gray")
+        swatches.set(linewidth=0.5, offset_transform=axes.get_yaxis_transform(), clip_on=False)
+    if methods > 1:
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
@@ -161,13 +131,14 @@ def draw_losses(losses: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
     Args:
         losses: By domain, the losses of each image before its steps, in nats; the number of steps may vary.
     """
-    figure, panels = make_panels(list(losses))
+    figure, panels = make_panels(len(losses))
     for axes, (domain, images) in zip(panels, losses.items(), strict=True):
         steps = list_steps(images)
         numbers = range(1, len(steps) + 1)
         low, high = ([np.quantile(values, share) for values in steps] for share in (0.25, 0.75))
         axes.fill_between(numbers, low, high, color=METHOD, alpha=0.3, linewidth=0, label="interquartile range")
-        axes.plot(numbers, np.array([np.mean(v) for v in steps]), "o-", color=METHOD, markersize=3.5, label="mean")
+        means = [float(np.mean(values)) for values in steps]
+        axes.plot(numbers, means, "o-", color=METHOD, markersize=3.5, label="mean")
         axes.set_title(f"{shorten(domain)}\n{sum(len(image) > 0 for image in images)} images")
         axes.set_xlabel("step")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -182,8 +153,8 @@ def list_steps(images: Sequence[Sequence[float]]) -> list[list[float]]:
 
 
 def is_scored(summary: Mapping[str, Any]) -> bool:
-    """Returns whether a domain has labelled pixels; False for results of earlier versions, which do not say."""
-    return any(summary.get("reliability", {}).get("pixels", []))
+    """Returns whether a domain has labelled pixels."""
+    return any(summary["reliability"]["pixels"])
 
 
 @styled
@@ -201,41 +172,32 @@ def draw_reliability(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
     """
     scored = {domain: summary for domain, summary in summaries.items() if is_scored(summary)}
     columns, lines = min(len(scored), COLUMNS), math.ceil(len(scored) / COLUMNS)
-    legend_columns = 1 if columns == 1 else 3  # three are wider than one domain
-    size = (2.9 * columns + 0.4, 3.6 * lines + 0.6 / legend_columns + 0.2)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Figure((2.9 * columns + 0.4, 3.6 * lines + 0.8), layout="constrained")
     grid = figure.add_gridspec(2 * lines, columns, height_ratios=[3, 1] * lines)
     for number, (domain, summary) in enumerate(scored.items()):
         line, column = divmod(number, COLUMNS)
         accuracy = figure.add_subplot(grid[2 * line, column])
         share = figure.add_subplot(grid[2 * line + 1, column], sharex=accuracy)
         draw_bins(accuracy, share, summary["reliability"])
-        name = domain.replace("$", r"\$")  # not the start of a formula
-        accuracy.set_title(f"{name}\nECE {summary['ece']:.1f} %")
+        accuracy.set_title(f"{shorten(domain)}\nECE {summary['ece']:.1f} %")
         if column == 0:
             accuracy.set_ylabel("accuracy (%)")
             share.set_ylabel("pixels (%)")
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=legend_columns)
+    marks = figure.axes[0].get_legend_handles_labels()
+    figure.legend(*marks, loc="outside lower center", ncols=1 if columns == 1 else 3)  # 3 are wider than one domain
     return figure
 
 
 def draw_bins(accuracy: Axes, share: Axes, reliability: Mapping[str, list[Any]]) -> None:
-    """Draws the reliability of one domain, in percent; empty bins get no bars.
-
-    Args:
-        accuracy: Axes for bars of each bin's accuracy and its gap to the mean confidence.
-        share: Axes for bars of each bin's share of all pixels.
-        reliability: Lists ``pixels``, ``confidence`` and ``accuracy``, with one entry per bin.
-    """
+    """Draws the reliability of one domain, in percent: accuracy and its gap to the confidence, and shares of pixels."""
     pixels = np.array(reliability["pixels"])
     filled = np.flatnonzero(pixels)
     right, confident = (100 * np.array(reliability[key], dtype=float)[filled] for key in ("accuracy", "confidence"))
     width = 100 / len(pixels)
     places = (filled + 0.5) * width
     accuracy.bar(places, right, 0.92 * width, color=ACCURACY, label="accuracy")
-    bars = accuracy.bar(places, confident - right, 0.92 * width, bottom=right, label="gap to the mean confidence")
-    for bar in bars:
+    gap = accuracy.bar(places, confident - right, 0.92 * width, bottom=right, label="gap to the mean confidence")
+    for bar in gap:
         bar.set(facecolor=(*GAP[:3], 0.35), edgecolor=GAP, hatch="////")
     accuracy.plot([0, 100], [0, 100], "--", color="black", linewidth=1, label="perfect calibration")
     accuracy.set(xlim=(0, 100), ylim=(0, 100))
@@ -246,72 +208,37 @@ def draw_bins(accuracy: Axes, share: Axes, reliability: Mapping[str, list[Any]])
 
 @styled
 def draw_training(curves: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:
-    """Draws the logged curves of a training run over its steps, in panels below each other.
-
-    Args:
-        curves: Points (step, value) by logged name: ``train/loss``, ``train/lr``, ``val/miou`` (whose best point is
-            marked).
-    """
-    figure = Figure(figsize=(2 * WIDTH, 1.7 * len(curves) + 0.4), layout="constrained")
-    panels = figure.subplots(len(curves), 1, sharex=True, squeeze=False)[:, 0]
+    """Draws curves of a training run, points (step, value) by a name of `CURVES`, and marks the best mIoU."""
+    figure, panels = make_panels(len(curves), columns=1, width=2 * WIDTH, height=1.8)
     for axes, (name, points) in zip(panels, curves.items(), strict=True):
-        steps, values = zip(*points, strict=True)
-        axes.plot(steps, values, color=METHOD, linewidth=1.5, marker="o" if len(points) < 40 else None, markersize=3.5)
+        axes.sharex(panels[0])
+        marker = "o" if len(points) < 40 else None
+        axes.plot(*zip(*points, strict=True), color=METHOD, linewidth=1.5, marker=marker, markersize=3.5)
         axes.set_ylabel(CURVES[name], fontsize=9)
-        axes.tick_params(labelsize=SMALL)
         if name == MIOU_NAME:
             step, best = max(points, key=lambda point: point[1])
             axes.plot([step], [best], "*", color="black", markersize=11)
-            place = {"xytext": (0, -16), "textcoords": "offset points", "ha": "center", "va": "center"}
-            axes.annotate(f"{best:.1f} %", (step, best), fontsize=SMALL, **place)
+            axes.annotate(
+                f"{best:.1f} %", (step, best), (0, -16), textcoords="offset points", ha="center", fontsize=SMALL
+            )
     panels[-1].set_xlabel("step")
     return figure
 
 
-def place_bars(number: int, count: int, names: int) -> tuple[np.ndarray, float]:
-    """Returns the positions and the width of one series' bars, next to the other series' bars for the same names."""
-    size = 0.8 / count
-    return np.arange(names) - 0.4 + (number + 0.5) * size, size
-
-
 def make_panels(
-    names: Sequence[str],
-    width: float = WIDTH,
-    height: float = HEIGHT,
-    columns: int = COLUMNS,
-    left: float = LEFT,
-    foot: float = 0.0,
+    count: int, columns: int = COLUMNS, width: float = WIDTH, height: float = HEIGHT
 ) -> tuple[Figure, list[Axes]]:
-    """Makes a figure with one panel per name, side by side, at most `columns` in a row.
-
-    Sizes are in inches. Margins are fixed, because an automatic layout would double the drawing time: `left` holds the
-    tick labels and the axis label of each panel, `foot` a legend below all panels.
-    """
-    columns = min(columns, len(names))
-    wide, high = width * columns, height * math.ceil(len(names) / columns) + foot
-    figure = Figure(figsize=(wide, high))
-    panels = []
-    for number in range(len(names)):
-        line, column = divmod(number, columns)
-        x, y = width * column + left, high - height * (line + 1) + BELOW
-        size = (width - left - RIGHT, height - ABOVE - BELOW)
-        axes = figure.add_axes((x / wide, y / high, size[0] / wide, size[1] / high))
-        axes.tick_params(labelsize=SMALL)
-        panels.append(axes)
-    return figure, panels
+    """Makes a figure of panels, `width` times `height` inches each, at most `columns` in a row."""
+    columns = min(columns, count)
+    lines = math.ceil(count / columns)
+    figure = Figure((width * columns, height * lines), layout="constrained")
+    return figure, [figure.add_subplot(lines, columns, number) for number in range(1, count + 1)]
 
 
-def add_legend(figure: Figure, axes: Axes) -> None:
-    """Adds a legend of these axes to the bottom margin of a figure."""
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncols=len(labels), borderaxespad=0.2)
-
-
-def label_counts(panels: Sequence[Axes]) -> None:
-    """Labels the y axes of panels that count images."""
-    panels[0].set_ylabel("images")
-    for axes in panels:
-        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+def label_counts(axes: Axes, label: str) -> None:
+    """Labels the axes of a histogram of images."""
+    axes.set(xlabel=label, ylabel="images")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def shorten(text: str, letters: int = 40) -> str:

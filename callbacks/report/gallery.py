@@ -6,10 +6,8 @@ palette of the classes (255 where ignored), and `NAME.image.jpg`. The latter is 
 the image is complete if this file exists.
 """
 
-import io
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,7 @@ from callbacks.run.folder import GALLERY, PANELS, RunFolder
 from callbacks.run.records import shorten_name, write_file
 
 MAX_WIDTH = 1024  # pixels; wider pictures would make reports of a hundred images large
-ENDINGS = {"truth": ".truth.png", "baseline": ".baseline.png", "prediction": ".prediction.png", "image": ".image.jpg"}
+ENDINGS = {"image": ".image.jpg", "truth": ".truth.png", "baseline": ".baseline.png", "prediction": ".prediction.png"}
 
 
 class RunPictures:
@@ -41,49 +39,27 @@ class RunPictures:
     def __init__(self, folder: RunFolder, trainer: Trainer, panels: int, gallery: bool, palette: np.ndarray) -> None:
         self._root = folder.root
         self._palette = palette
-        self._panels = panels
-        self._drawn = folder.count_panels()
-        self._trainer = trainer
-        self._left: dict[str, int] = {}
+        self._panels = panels * trainer.world_size
         self._gallery = Gallery(folder.root, panels, palette) if gallery else None
 
     def draw(
         self, image: Tensor, truth: Tensor, baseline: Tensor | None, prediction: Tensor, record: Mapping[str, Any]
     ) -> None:
-        """Draws an image if it belongs to the panels or the gallery.
-
-        Args:
-            image: (3, H, W) float, normalised.
-            truth: (H', W') int64 train ids, 255 where ignored.
-            baseline: (K, h, w) probabilities of the unadapted network, or None if it was not scored.
-            prediction: (K, h, w) probabilities.
-            record: The image's record.
-        """
-        domain, name = record["domain"], record["name"]
+        """Draws an image with this record if it belongs to the panels or the gallery, see `Gallery.add`."""
         maps = {"truth": truth, "baseline": baseline, "prediction": prediction}
-        there = {layer: labels for layer, labels in maps.items() if labels is not None}
+        known = {layer: labels for layer, labels in maps.items() if labels is not None}
         if self._gallery is not None:
-            self._gallery.add(domain, name, gain_of_image(record), image, there)
-        if self._count_left(domain) > 0:
-            self._left[domain] -= 1
-            shown = [labels for layer, labels in there.items() if layer != "truth"]
-            file = io.BytesIO()
-            draw_panel(image, truth, shown, self._palette).save(file, "PNG")
-            write_file(self._root / PANELS / domain / f"{shorten_name(name)}.png", file.getvalue())
+            self._gallery.add(record["domain"], record["name"], gain_of_image(record), image, known)
+        panels = self._root / PANELS / record["domain"]
+        if sum(1 for _ in panels.rglob("*.png")) < self._panels:  # also counts those of earlier runs
+            panel = draw_panel(image, list(known.values()), self._palette)
+            write_file(panels / f"{shorten_name(record['name'])}.png", encode_png(panel))
 
     def trim(self, records: Iterable[Mapping[str, Any]]) -> bool:
         """Deletes the pictures that the report does not show; returns whether there is a gallery."""
         if self._gallery is not None:
             self._gallery.trim({(record["domain"], record["name"]): gain_of_image(record) for record in records})
         return self._gallery is not None
-
-    def _count_left(self, domain: str) -> int:
-        """Returns how many more panels of a domain this process may draw."""
-        if domain not in self._left:
-            processes, rank = self._trainer.world_size, self._trainer.global_rank
-            left = max(0, self._panels * processes - self._drawn.get(domain, 0))
-            self._left[domain] = (left + processes - 1 - rank) // processes
-        return self._left[domain]
 
 
 class Gallery:
@@ -121,15 +97,17 @@ class Gallery:
         chosen = choose_images({**kept, name: score}, self.first)
         if name not in chosen:
             return
-        photograph = shrink_picture(restore_photograph(image))
-        paths, size = locate_pictures(self.root, domain, name), (image.shape[-2], image.shape[-1])
+        paths, photograph = locate_pictures(self.root, domain, name), restore_photograph(image)
+        full = height, width = photograph.shape[:2]
+        if width > MAX_WIDTH:
+            size = (MAX_WIDTH, max(1, round(height * MAX_WIDTH / width)))
+            photograph = cv2.resize(photograph, size, interpolation=cv2.INTER_AREA)
         for layer, labels in maps.items():
-            fitted = fit_labels(labels, size, photograph.shape[:2])
-            write_file(paths[layer], encode_png(fitted, self.palette))
+            write_file(paths[layer], encode_png(fit_labels(labels, full, photograph.shape[:2]), self.palette))
         write_file(paths["image"], encode_jpeg(photograph))
         kept[name] = score
         for fallen in kept.keys() - chosen:
-            for path in reversed(locate_pictures(self.root, domain, fallen).values()):
+            for path in locate_pictures(self.root, domain, fallen).values():
                 path.unlink(missing_ok=True)
             del kept[fallen]
 
@@ -139,21 +117,16 @@ class Gallery:
         Args:
             scores: Scores of all images that have a record, by domain and name, in the order of the data.
         """
-        there: defaultdict[str, dict[str, float]] = defaultdict(dict)
+        complete: defaultdict[str, dict[str, float]] = defaultdict(dict)
         for (domain, name), score in scores.items():
             if find_pictures(self.root, domain, name):
-                there[domain][name] = score
-        kept = {
-            path
-            for domain, found in there.items()
-            for name in choose_images(found, self.first)
-            for path in locate_pictures(self.root, domain, name).values()
-        }
-        for path in sorted((self.root / GALLERY).rglob("*"), reverse=True):  # files before their folder
-            if path.is_dir():
-                with suppress(OSError):  # not empty
-                    path.rmdir()
-            elif path not in kept and path.name.endswith((*ENDINGS.values(), ".part")):
+                complete[domain][name] = score
+        kept = set()
+        for domain, found in complete.items():
+            for name in choose_images(found, self.first):
+                kept |= set(locate_pictures(self.root, domain, name).values())
+        for path in set((self.root / GALLERY).rglob("*.*")) - kept:
+            if path.name.endswith((*ENDINGS.values(), ".part")):
                 path.unlink(missing_ok=True)
 
 
@@ -169,7 +142,7 @@ def list_predictions(root: Path) -> list[Path]:
 
 
 def locate_pictures(root: Path, domain: str, name: str) -> dict[str, Path]:
-    """Returns the paths of an image's pictures, existing or not: ``truth``, ``baseline``, ``prediction``, ``image``."""
+    """Returns the paths of an image's pictures, existing or not: ``image``, ``truth``, ``baseline``, ``prediction``."""
     return {layer: root / GALLERY / domain / f"{shorten_name(name)}{ending}" for layer, ending in ENDINGS.items()}
 
 
@@ -177,12 +150,3 @@ def find_pictures(root: Path, domain: str, name: str) -> dict[str, Path]:
     """Returns the existing pictures of an image, by layer; empty unless the image is complete."""
     paths = locate_pictures(root, domain, name)
     return {layer: path for layer, path in paths.items() if path.exists()} if paths["image"].exists() else {}
-
-
-def shrink_picture(photograph: np.ndarray) -> np.ndarray:
-    """Scales an (H, W, 3) picture down to a width of at most 1024 pixels, keeping its aspect ratio."""
-    height, width = photograph.shape[:2]
-    if width <= MAX_WIDTH:
-        return photograph
-    size = (MAX_WIDTH, max(1, round(height * MAX_WIDTH / width)))
-    return cv2.resize(photograph, size, interpolation=cv2.INTER_AREA)

@@ -2,7 +2,6 @@
 
 import base64
 import csv
-import io
 import math
 import re
 from collections.abc import Mapping
@@ -15,15 +14,14 @@ import matplotlib
 from matplotlib.figure import Figure
 from PIL import Image
 
-from callbacks.report.charts import list_charts
-from callbacks.report.figures import CURVES, LOSS_NAME, MIOU_NAME, draw_training, format_milliseconds
-from callbacks.report.run_data import BASELINE, DomainData, ImageRow, RunData, name_method, read_run
+from callbacks.report.charts import WHOLE, list_charts
+from callbacks.report.figures import CURVES, LOSS_NAME, MIOU_NAME, draw_training, encode_figure, format_milliseconds
+from callbacks.report.run_data import BASELINE, ImageRow, RunData, name_method, read_run
 from callbacks.report.search_figure import format_value
-from callbacks.run.folder import REPORT, SEARCH
+from callbacks.run.folder import REPORT
 from callbacks.run.records import write_file
 from callbacks.run.settings import flatten
 
-TRAINING_REPORT = "training.html"
 COLUMNS = {  # title of each column of the table of scores: key, decimals and sign
     "mean IoU (%)": ("miou", 2, ""),
     f"{BASELINE} (%)": ("baseline_miou", 2, ""),
@@ -38,25 +36,22 @@ COLUMNS = {  # title of each column of the table of scores: key, decimals and si
     "fallbacks": ("fallbacks", 0, ""),
     "images worse (%)": ("worse_than_baseline", 1, ""),
 }
-LAYERS = ("image", "truth", "baseline", "prediction")
-MIME = {".jpg": "image/jpeg", ".png": "image/png"}
 WIDE = 7.0  # inches; a wider figure gets a row of its own
 
 
 def write_report(folder: Path) -> Path:
-    """Writes `report.html` into a results folder, also for an interrupted run.
+    """Writes `report.html` into a results folder, also for an interrupted run; returns its path.
 
     Args:
-        folder: The folder of a test or validate run; anything but the scores may be missing, which the page then says.
-
-    Returns:
-        The path of the report.
+        folder: The folder of a test or validate run; the page says which parts are missing.
 
     Raises:
-        FileNotFoundError: If there are no scores.
+        FileNotFoundError: If it is no folder of a run.
         OSError: If the report cannot be written.
     """
     data = read_run(folder)
+    galleries = list_galleries(data)
+    shown = dict.fromkeys(row for rows in galleries.values() for row in rows)  # each once, in order
     return write_html(
         folder / REPORT,
         "report.html.j2",
@@ -64,10 +59,10 @@ def write_report(folder: Path) -> Path:
         baseline=BASELINE,
         columns=COLUMNS,
         lines=list_lines(data),
-        search_is_spoilt=data.search is None and (folder / SEARCH).is_file(),
         figures=draw_figures(data),
         facts=list_facts(data),
-        **list_cards(data),
+        galleries=galleries,
+        cards={row: make_card(number, data.pictures(row)) for number, row in enumerate(shown, start=1)},
     )
 
 
@@ -87,9 +82,9 @@ def write_training_report(folder: Path) -> Path | None:
     if LOSS_NAME not in curves:
         return None
     paths = sorted((folder / "checkpoints").glob("*.ckpt"))
-    checkpoints = {str(path.relative_to(folder)): f"{path.stat().st_size / 2**20:.1f} MiB" for path in paths}
+    checkpoints = {f"checkpoints/{path.name}": f"{path.stat().st_size / 2**20:.1f} MiB" for path in paths}
     return write_html(
-        folder / TRAINING_REPORT,
+        folder / "training.html",
         "training.html.j2",
         losses=curves[LOSS_NAME],
         mious=curves.get(MIOU_NAME),
@@ -99,26 +94,20 @@ def write_training_report(folder: Path) -> Path | None:
 
 
 def read_curves(path: Path) -> dict[str, list[tuple[float, float]]]:
-    """Reads the curves in a CSVLogger's file as points (step, value) by name; empty if the file is missing."""
+    """Reads the curves in a CSVLogger's file as finite points (step, value) by name; empty if the file is missing."""
     if not path.is_file():
         return {}
+    curves: dict[str, list[tuple[float, float]]] = {}
     with path.open(encoding="utf-8", newline="") as file:
-        lines = [line for line in csv.DictReader(file) if line.get("step")]
-    curves = {}
-    for name in CURVES:
-        points = [(float(line["step"]), float(line[name])) for line in lines if line.get(name)]
-        curves[name] = [point for point in points if math.isfinite(point[1])]
-    return {name: points for name, points in curves.items() if points}
+        for line in csv.DictReader(file):
+            for name in CURVES:
+                if line.get("step") and line.get(name) and math.isfinite(float(line[name])):
+                    curves.setdefault(name, []).append((float(line["step"]), float(line[name])))
+    return {name: curves[name] for name in CURVES if name in curves}
 
 
 def write_html(path: Path, template: str, **content: Any) -> Path:
-    """Writes a page atomically, with the run's configuration at its end; returns its path.
-
-    Args:
-        path: Path of the page, in the run's folder.
-        template: File name of the template, which is next to this module.
-        content: Values that the template fills in; its first lines list them.
-    """
+    """Fills in a template, which is next to this module, with the run's configuration; returns the page's path."""
     import jinja2  # only a page needs it
 
     environment = jinja2.Environment(
@@ -128,7 +117,6 @@ def write_html(path: Path, template: str, **content: Any) -> Path:
         "method": name_method,
         "number": format_decimal,
         "milliseconds": format_milliseconds,
-        "setting": describe_setting,
         "value": format_value,
     }
     config = path.with_name("config.yaml")
@@ -140,10 +128,8 @@ def write_html(path: Path, template: str, **content: Any) -> Path:
 
 def embed(figure: Figure, caption: str = "") -> dict[str, Any]:
     """Encodes a figure as inline SVG: no namespaces or ids, text as text, black replaced by the page's text colour."""
-    file = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "segadapt"}):
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    text = file.getvalue()
+        text = encode_figure(figure, "svg", transparent=True, metadata={"Date": None}).decode()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text)
     text = text.replace("xlink:href", "href").replace("#000000", "currentColor")
@@ -155,83 +141,59 @@ def embed(figure: Figure, caption: str = "") -> dict[str, Any]:
 
 def list_lines(data: RunData) -> list[tuple[str, Mapping[str, Any]]]:
     """Returns the rows of the table of scores: one per domain, and last their mean if it is known."""
-    lines: list[tuple[str, Mapping[str, Any]]] = []
-    for name, domain in data.domains.items():
-        lines.append((name, {"fallbacks": 0, **domain.scores, **domain.numbers, "expected": domain.expected}))
-    if len(lines) > 1 and data.mean["miou"] is not None:
-        fallbacks = sum(numbers["fallbacks"] for _, numbers in lines)
-        lines.append(("mean", {**data.mean, "images": data.images, "fallbacks": fallbacks}))
+    lines: list[tuple[str, Mapping[str, Any]]] = [(name, domain.numbers) for name, domain in data.domains.items()]
+    if len(lines) > 1 and data.mean:
+        counts = {key: sum(numbers[key] for _, numbers in lines) for key in ("images", "fallbacks")}
+        lines.append(("mean", data.mean | counts))
     return lines
 
 
 def draw_figures(data: RunData) -> dict[str, list[dict[str, Any]]]:
     """Draws all figures of a run, grouped by section title."""
     groups: dict[str, list[dict[str, Any]]] = {}
-    for chart in list_charts(data).values():
-        groups.setdefault(chart.title, []).extend(embed(figure, chart.caption) for figure in chart.draw_parts())
+    for name, chart in list_charts(data).items():
+        parts = [chart.values] if name in WHOLE else [{domain: values} for domain, values in chart.values.items()]
+        groups.setdefault(chart.title, []).extend(embed(chart.draw(part), chart.caption) for part in parts)
     return groups
 
 
 def list_facts(data: RunData) -> dict[str, dict[str, Any]]:
     """Returns everything known about the origin of the results, as tables of names and values by title."""
-    known = data.summary | {"complete": data.complete}
+    summary, settings = data.summary, data.settings
     groups = {
-        "Run": {key: value for key, value in known.items() if key not in ("domains", "mean", "method", "data")},
+        "Run": {key: summary[key] for key in summary if key not in ("domains", "mean", "method", "data")},
         "Method": data.method or {"name": f"none: the network as trained ({BASELINE})"},
-        "Data": data.settings.get("data") or data.summary.get("data") or {},
-        "Fingerprints": {
-            key: value for key, value in data.settings.items() if key not in ("method", "data", "class_names")
-        },
+        "Data": settings["data"],
+        "Fingerprints": {key: settings[key] for key in settings if key not in ("method", "data", "class_names")},
         "Commands": {f"command {number}": run for number, run in enumerate(data.runs, start=1)},
     }
     return {title: flatten(values) for title, values in groups.items() if values}
 
 
-def list_cards(data: RunData) -> dict[str, Any]:
-    """Returns the template's values for the pictures: the first, the best and the worst images of each domain."""
-    galleries = {
-        f"{name}: {title}": rows
-        for name, domain in data.domains.items()
-        for title, rows in group_pictures(data, domain).items()
-        if rows
-    }
-    files = {row: data.pictures(row) for rows in galleries.values() for row in rows}
-    return {
-        "galleries": galleries,
-        "cards": {row: make_card(number, files[row]) for number, row in enumerate(files, start=1)},
-        "layers": [layer for layer in LAYERS if any(layer in paths for paths in files.values())],
-    }
-
-
-def group_pictures(data: RunData, domain: DomainData) -> dict[str, list[ImageRow]]:
-    """Groups the images of a domain that have pictures into first, best and worst, by title."""
-    best, worst = domain.rank()
-    return {
-        "first images": list(takewhile(data.pictures, domain.rows)),
-        "gained most" if domain.has_baseline else "highest mean IoU": list(filter(data.pictures, best)),
-        "gained least, or lost" if domain.has_baseline else "lowest mean IoU": list(filter(data.pictures, worst)),
-    }
+def list_galleries(data: RunData) -> dict[str, list[ImageRow]]:
+    """Returns the images that have pictures by title: the first, the best and the worst of each domain."""
+    extremes = ("highest mean IoU", "lowest mean IoU")
+    if data.has_baseline:
+        extremes = ("gained most", "gained least, or lost")
+    galleries = {}
+    for name, domain in data.domains.items():
+        galleries[f"{name}: first images"] = list(takewhile(data.pictures, domain.rows))
+        for title, rows in zip(extremes, domain.rank(), strict=True):
+            galleries[f"{name}: {title}"] = list(filter(data.pictures, rows))
+    return {title: rows for title, rows in galleries.items() if rows}
 
 
 def make_card(number: int, paths: Mapping[str, Path]) -> dict[str, Any]:
     """Returns the pictures of an image as data URIs by layer, with their size and an id."""
     with Image.open(paths["image"]) as photograph:
         width, height = photograph.size
-    sources = {
-        layer: f"data:{MIME[paths[layer].suffix]};base64,{base64.b64encode(paths[layer].read_bytes()).decode()}"
-        for layer in LAYERS
-        if layer in paths
-    }
+    sources = {}
+    for layer, path in paths.items():
+        kind = "jpeg" if layer == "image" else "png"
+        sources[layer] = f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
     return {"id": f"picture-{number}", "width": width, "height": height, "sources": sources}
 
 
 def format_decimal(value: float | None, digits: int = 2, sign: str = "") -> str:
     """Formats a number, with a leading + if `sign` is ``+`` and it is positive, or as a dash if it is unknown."""
     return "–" if value is None or math.isnan(value) else f"{value:{sign}.{digits}f}"
-
-
-def describe_setting(value: Any) -> str:
-    """Formats a setting for display."""
-    if value is None:
-        return "none"
-    return ", ".join(describe_setting(item) for item in value) if isinstance(value, list | tuple) else str(value)

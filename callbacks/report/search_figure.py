@@ -1,6 +1,5 @@
 """The figure of a hyperparameter search on the development set."""
 
-import math
 from collections.abc import Mapping, Sequence
 from textwrap import fill
 from typing import Any
@@ -14,7 +13,6 @@ from callbacks.report.figures import BASELINE, METHOD, SMALL, make_panels, style
 
 Points = Sequence[Mapping[str, Any]]
 LABEL = "mean IoU, development (%)"
-LETTERS = 14  # maximum length of a line in a tick label
 
 
 def draw_search(search: Mapping[str, Any]) -> Figure:
@@ -23,11 +21,9 @@ def draw_search(search: Mapping[str, Any]) -> Figure:
     One parameter gives a curve, two give a map. With more, each gets a panel with all points and the best per value.
 
     Args:
-        search: Content of search.json: one or more ``parameters``; ``points`` with ``values`` by parameter and
-            ``miou`` in percent, which must not be None for all points.
+        search: Content of search.json: ``parameters``; ``points`` with ``values`` by parameter and ``miou`` in percent.
     """
-    parameters = search["parameters"]
-    points = [point for point in search["points"] if point["miou"] is not None]
+    parameters, points = search["parameters"], search["points"]
     return draw_map(parameters, points) if len(parameters) == 2 else draw_curves(parameters, points)
 
 
@@ -41,30 +37,31 @@ def draw_curves(parameters: Sequence[str], points: Points, label: str = LABEL, m
         label: Axis label of the score.
         maximize: Whether a higher score is better.
     """
-    unit = " %" if label.endswith("(%)") else ""
-    shown = {parameter: list_values(parameter, points) for parameter in parameters}
-    figure, panels = make_panels(parameters, foot=0.12 * max(map(count_breaks, shown.values())))
-    for axes, (parameter, values) in zip(panels, shown.items(), strict=True):
-        names = wrap_values(values)
+    figure, panels = make_panels(len(parameters))
+    for axes, parameter in zip(panels, parameters, strict=True):
+        values = list_values(parameter, points)
         numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-        places = [float(value) if numeric else float(number) for number, value in enumerate(values)]
+        places = values if numeric else list(range(len(values)))
+        scores = [[point["miou"] for point in points if point["values"][parameter] == value] for value in values]
         if len(parameters) > 1:
-            cloud = [(places[values.index(point["values"][parameter])], point["miou"]) for point in points]
+            cloud = [(place, score) for place, some in zip(places, scores, strict=True) for score in some]
             axes.plot(*zip(*cloud, strict=True), "o", color=BASELINE, alpha=0.35, markersize=3.5, label="all points")
-        best = [find_best(points, {parameter: value}, maximize) for value in values]
+        best = [max(some) if maximize else min(some) for some in scores]
         joined = len(parameters) == 1 or len(values) < len(points)  # else each point has its own value
         marks = "o-" if joined else "o"
         axes.plot(places, best, marks, color=METHOD, markersize=4, label="best at this value")
         top = int(np.argmax(best) if maximize else np.argmin(best))
         axes.plot([places[top]], [best[top]], "*", color="black", markersize=11)
-        axes.set_title(f"{parameter}\nbest: {format_value(values[top])} ({best[top]:.{2 - bool(unit)}f}{unit})")
+        score = f"{best[top]:.1f} %" if label.endswith("(%)") else f"{best[top]:.2f}"
+        axes.set_title(f"{parameter}\nbest: {format_value(values[top])} ({score})")
         axes.set_xlabel(parameter)
         if not numeric or len(places) <= 6:
-            crowded = not count_breaks(values) and len("".join(names)) > 30
+            names = wrap_values(values)
+            crowded = len("".join(names)) > 30 and "\n" not in "".join(names)
             axes.set_xticks(places, names, rotation=30 if crowded else 0)
         if not numeric:
             axes.margins(x=0.15)
-        if numeric and min(places) > 0 and max(places) / min(places) > 30:
+        elif min(places) > 0 and max(places) / min(places) > 30:
             axes.set_xscale("log")
             axes.xaxis.set_minor_formatter(NullFormatter())  # minor labels would overlap within two decades
         if len(parameters) > 1:
@@ -76,23 +73,20 @@ def draw_curves(parameters: Sequence[str], points: Points, label: str = LABEL, m
 def draw_map(parameters: Sequence[str], points: Points) -> Figure:
     """Draws the mean IoU over two parameters as a map, with its values as text and a frame around the best."""
     columns, rows = (list_values(parameter, points) for parameter in parameters)
-    names = [wrap_values(values) for values in (columns, rows)]
-    grid = np.array([[find_best(points, dict(zip(parameters, (x, y), strict=True))) for x in columns] for y in rows])
-    wide, high = (0.9, 0.5) if count_breaks([*columns, *rows]) else (0.55, 0.32)  # inches per value
-    size = (1.8 + wide * max(4, len(columns)), 1.1 + high * max(4, len(rows)))
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots()
-    mesh = axes.pcolormesh(grid, cmap="viridis", edgecolors="white", linewidth=0.5)
-    middle = (np.nanmin(grid) + np.nanmax(grid)) / 2
-    for row, column in np.argwhere(~np.isnan(grid)).tolist():
-        ink = "white" if grid[row, column] < middle else "#0b0b0b"
-        place = (column + 0.5, row + 0.5)
-        axes.text(*place, f"{grid[row, column]:.1f}", ha="center", va="center", fontsize=SMALL, color=ink)
-    top_row, top_column = divmod(int(np.nanargmax(grid)), len(columns))
-    axes.add_patch(Rectangle((top_column, top_row), 1, 1, fill=False, linewidth=2.5))
-    axes.set_xticks(np.arange(len(columns)) + 0.5, names[0])
-    axes.set_yticks(np.arange(len(rows)) + 0.5, names[1])
-    best = f"best: {format_value(columns[top_column])}, {format_value(rows[top_row])} ({np.nanmax(grid):.1f} %)"
+    figure, (axes,) = make_panels(1, width=1.8 + 0.7 * max(4, len(columns)), height=1.1 + 0.4 * max(4, len(rows)))
+    grid = np.empty((len(rows), len(columns)))
+    for point in points:
+        x, y = (point["values"][parameter] for parameter in parameters)
+        grid[rows.index(y), columns.index(x)] = point["miou"]
+    mesh = axes.pcolormesh(range(len(columns)), range(len(rows)), grid, edgecolors="white", linewidth=0.5)
+    for (row, column), miou in np.ndenumerate(grid):
+        ink = "white" if miou < (grid.min() + grid.max()) / 2 else "#0b0b0b"
+        axes.text(column, row, f"{miou:.1f}", ha="center", va="center", fontsize=SMALL, color=ink)
+    top_row, top_column = divmod(int(grid.argmax()), len(columns))
+    axes.add_patch(Rectangle((top_column - 0.5, top_row - 0.5), 1, 1, fill=False, linewidth=2.5))
+    axes.set_xticks(range(len(columns)), wrap_values(columns))
+    axes.set_yticks(range(len(rows)), wrap_values(rows))
+    best = f"best: {format_value(columns[top_column])}, {format_value(rows[top_row])} ({grid.max():.1f} %)"
     axes.set_title(fill(best, 16 * max(4, len(columns))), fontsize=10)
     axes.set(xlabel=parameters[0], ylabel=parameters[1])
     axes.tick_params(length=0)
@@ -109,20 +103,9 @@ def list_values(parameter: str, points: Points) -> list[Any]:
     return sorted(values) if all(isinstance(value, int | float) for value in values) else values
 
 
-def find_best(points: Points, chosen: Mapping[str, Any], maximize: bool = True) -> float:
-    """Returns the best score among the points with these values; NaN if there is none."""
-    fitting = [point["miou"] for point in points if chosen.items() <= point["values"].items()]
-    return (max if maximize else min)(fitting, default=math.nan)
-
-
 def wrap_values(values: Sequence[Any]) -> list[str]:
     """Formats the values of a parameter as tick labels, with long ones wrapped."""
-    return [fill(format_value(value), LETTERS, break_long_words=False, break_on_hyphens=False) for value in values]
-
-
-def count_breaks(values: Sequence[Any]) -> int:
-    """Returns the largest number of line breaks in a tick label; 0 if each fits on one line."""
-    return max(name.count("\n") for name in wrap_values(values))
+    return [fill(format_value(value), 14, break_long_words=False, break_on_hyphens=False) for value in values]
 
 
 def format_value(value: Any) -> str:

@@ -1,9 +1,8 @@
 """Computes the scores of a run from the records of its images, for everything that shows them."""
 
 import math
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,91 +10,109 @@ import torch
 from lightning_modules.metrics import LOGGED, Scores
 
 SCORES = (*LOGGED, "ms_per_image")
-COMPARED = ("baseline_miou", "gain", "worse_than_baseline")
 EXTREMES = 3  # number of best images, and of worst images
 
 
-@dataclass(frozen=True, eq=False, slots=True)
 class ImageRow:
-    """One image of a run.
+    """One image of a run, from its record.
 
     Attributes:
         milliseconds: Time to adapt to the image and predict it.
-        miou: Mean IoU in percent over the classes in prediction or ground truth; NaN if there are none.
-        baseline_miou: The same for the unadapted network; None if it was not scored.
         adaptation: The method's report: ``losses`` before each step, ``fallback``, ``note``; with trust below 1 also
             ``relabelled`` and ``held_back``, shares of the pixels. Empty without a method.
+        miou: Mean IoU in percent over the classes in prediction or ground truth; NaN if there are none.
+        baseline_miou: The same for the unadapted network; None if it was not scored.
+        gain: Mean IoU gained over the unadapted network, in points; NaN if that network was not scored.
+        score: What images are ranked by: the gain or, if the unadapted network was not scored, the mean IoU.
     """
 
-    domain: str
-    name: str
-    milliseconds: float
-    miou: float
-    baseline_miou: float | None
-    adaptation: Mapping[str, Any]
-
-    @classmethod
-    def of(cls, record: Mapping[str, Any]) -> "ImageRow":
-        """Makes a row from a record."""
-        baseline = record.get("baseline")
-        return cls(
-            record["domain"],
-            record["name"],
-            record["milliseconds"],
-            score_record(record),
-            score_record(baseline) if baseline else None,
-            record.get("adaptation") or {},
-        )
-
-    @property
-    def gain(self) -> float:
-        """Mean IoU gained over the unadapted network, in points; NaN if that network was not scored."""
-        return math.nan if self.baseline_miou is None else self.miou - self.baseline_miou
-
-    @property
-    def score(self) -> float:
-        """The ranking score: the mean IoU gained, or the mean IoU itself if the unadapted network was not scored."""
-        return self.miou if self.baseline_miou is None else self.gain
+    def __init__(self, record: Mapping[str, Any]) -> None:
+        self.domain: str = record["domain"]
+        self.name: str = record["name"]
+        self.milliseconds: float = record["milliseconds"]
+        self.adaptation: dict[str, Any] = record.get("adaptation") or {}
+        self.score = self.miou = score_record(record)
+        self.baseline_miou: float | None = None
+        self.gain = math.nan
+        if record.get("baseline"):
+            self.baseline_miou = score_record(record["baseline"])
+            self.score = self.gain = self.miou - self.baseline_miou
 
 
-@dataclass
 class DomainData:
-    """One domain of a run.
+    """One domain of a run: the sums over its images, added one at a time, and the scores that follow from them.
 
     Attributes:
-        scores: Scores as in results.json, see `summarize_records`.
-        baseline_iou: IoU of the unadapted network in percent by class; empty if it was not scored on every image.
         rows: One row per image, in the order of the records.
-        expected: Number of images in the domain; None if unknown.
     """
 
-    name: str
-    scores: dict[str, Any]
-    baseline_iou: dict[str, float] = field(default_factory=dict)
-    rows: list[ImageRow] = field(default_factory=list)
-    expected: int | None = None
+    def __init__(self, class_names: Sequence[str]) -> None:
+        self.rows: list[ImageRow] = []
+        self._class_names = class_names
+        self._sums = self._baseline = Scores.zeros(len(class_names))
 
-    @property
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Adds an image."""
+        self.rows.append(ImageRow(record))
+        self._sums += Scores.from_record(record)
+        if record.get("baseline"):
+            self._baseline += Scores.from_record(record["baseline"])
+
+    @cached_property
     def has_baseline(self) -> bool:
         """Whether the unadapted network was scored on every image."""
-        return self.scores.get("baseline_miou") is not None
-
-    @property
-    def numbers(self) -> dict[str, float | None]:
-        """The scores that are averaged over domains, and the gain in points; None where unknown."""
-        gain = self.scores["miou"] - self.scores["baseline_miou"] if self.has_baseline else None
-        return {key: self.scores.get(key) for key in (*SCORES, *COMPARED)} | {"gain": gain}
+        return all(row.baseline_miou is not None for row in self.rows)
 
     @property
     def gains(self) -> list[float]:
         """Mean IoU gained per image, in points, for the images where it is known."""
         return [row.gain for row in self.rows if not math.isnan(row.gain)]
 
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """The scores, and ``gain``, the mean IoU gained over the unadapted network in points; None if unknown."""
+        gain = self.scores["miou"] - self.scores["baseline_miou"] if self.has_baseline else None
+        return self.scores | {"gain": gain}
+
+    @property
+    def baseline_iou(self) -> dict[str, float]:
+        """IoU of the unadapted network in percent by class; empty if it was not scored on every image."""
+        return self._name_classes(self._baseline.summarize()["iou"]) if self.has_baseline else {}
+
+    @cached_property
+    def scores(self) -> dict[str, Any]:
+        """The scores of the domain, which has at least one image, as in results.json, see `summarize_records`."""
+        sums, gains = self._sums.summarize(), self.gains
+        milliseconds = torch.tensor([row.milliseconds for row in self.rows], dtype=torch.float64)
+        notes = [note for row in self.rows if (note := row.adaptation.get("note"))]
+        scores = {
+            **{key: unit * sums[key] for key, unit in LOGGED.items()},
+            "iou": self._name_classes(sums["iou"]),
+            "reliability": sums["reliability"],
+            "ms_per_image": milliseconds.quantile(0.5).item(),
+            "images": len(self.rows),
+            "fallbacks": sum(bool(row.adaptation.get("fallback")) for row in self.rows),
+            "notes": sorted(set(notes)),
+            "images_with_notes": len(notes),
+            "baseline_miou": 100 * self._baseline.summarize()["miou"] if self.has_baseline else None,
+            "worse_than_baseline": None,
+        }
+        if self.has_baseline and gains:  # something is labelled
+            scores["worse_than_baseline"] = 100 * sum(gain < 0 for gain in gains) / len(gains)
+        for key in ("relabelled", "held_back"):  # of a method with trust below 1
+            shares = [share for row in self.rows if (share := row.adaptation.get(key)) is not None]
+            if shares:
+                scores[key] = 100 * sum(shares) / len(shares)
+        return scores
+
     def rank(self) -> tuple[list[ImageRow], list[ImageRow]]:
         """Returns the best and the worst images, see `rank_extremes`."""
         by_name = {row.name: row for row in self.rows}
         best, worst = rank_extremes({name: row.score for name, row in by_name.items()})
         return [by_name[name] for name in best], [by_name[name] for name in worst]
+
+    def _name_classes(self, iou: Sequence[float]) -> dict[str, float]:
+        return {name: 100 * value for name, value in zip(self._class_names, iou, strict=True)}
 
 
 def summarize_records(
@@ -127,55 +144,10 @@ def collect_domains(
     records: Iterable[Mapping[str, Any]], class_names: Sequence[str], order: Iterable[str] = ()
 ) -> dict[str, DomainData]:
     """Sums records by domain, one at a time, see `summarize_records`; leaves out domains without an image."""
-    zeros = Scores.zeros(len(class_names))
-    sums: defaultdict[str, Scores] = defaultdict(lambda: zeros)
-    baselines: defaultdict[str, Scores] = defaultdict(lambda: zeros)
-    rows: defaultdict[str, list[ImageRow]] = defaultdict(list)
+    domains = {name: DomainData(class_names) for name in order}
     for record in records:
-        name = record["domain"]
-        sums[name] += Scores.from_record(record)
-        if record.get("baseline"):
-            baselines[name] += Scores.from_record(record["baseline"])
-        rows[name].append(ImageRow.of(record))
-    names = [name for name in dict.fromkeys([*order, *rows]) if name in rows]
-    return {name: summarize_domain(name, sums[name], baselines[name], rows[name], class_names) for name in names}
-
-
-def summarize_domain(
-    name: str, sums: Scores, baseline: Scores, rows: list[ImageRow], class_names: Sequence[str]
-) -> DomainData:
-    """Computes the scores of a domain from the sums over its images, of which there must be at least one."""
-    scores = sums.summarize()
-    milliseconds = torch.tensor([row.milliseconds for row in rows], dtype=torch.float64)
-    notes = [note for row in rows if (note := row.adaptation.get("note"))]
-    summary = {
-        **{key: unit * scores[key] for key, unit in LOGGED.items()},
-        "iou": list_class_iou(scores, class_names),
-        "reliability": scores["reliability"],
-        "ms_per_image": milliseconds.quantile(0.5).item(),
-        "images": len(rows),
-        "fallbacks": sum(bool(row.adaptation.get("fallback")) for row in rows),
-        "notes": sorted(set(notes)),
-        "images_with_notes": len(notes),
-        "baseline_miou": None,
-        "worse_than_baseline": None,
-    }
-    for key in ("relabelled", "held_back"):  # of a method with trust below 1
-        shares = [share for row in rows if (share := row.adaptation.get(key)) is not None]
-        summary |= {key: 100 * sum(shares) / len(shares)} if shares else {}
-    domain = DomainData(name, summary, rows=rows)
-    if all(row.baseline_miou is not None for row in rows):
-        before = baseline.summarize()
-        domain.baseline_iou = list_class_iou(before, class_names)
-        summary["baseline_miou"] = 100 * before["miou"]
-        if domain.gains:  # something is labelled
-            summary["worse_than_baseline"] = 100 * sum(gain < 0 for gain in domain.gains) / len(domain.gains)
-    return domain
-
-
-def list_class_iou(scores: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, float]:
-    """Returns the IoU in percent by class name."""
-    return {name: 100 * value for name, value in zip(class_names, scores["iou"], strict=True)}
+        domains.setdefault(record["domain"], DomainData(class_names)).add(record)
+    return {name: domain for name, domain in domains.items() if domain.rows}
 
 
 def gain_of_image(record: Mapping[str, Any]) -> float:
@@ -183,7 +155,7 @@ def gain_of_image(record: Mapping[str, Any]) -> float:
 
     NaN if it has no labelled pixels.
     """
-    return ImageRow.of(record).score
+    return ImageRow(record).score
 
 
 def score_record(record: Mapping[str, Any]) -> float:

@@ -92,11 +92,6 @@ class RunFolder:
         for other in self.list_rank_files():
             other.unlink()
 
-    def count_panels(self) -> dict[str, int]:
-        """Returns the number of panels drawn so far, by domain."""
-        folders = [folder for folder in (self.root / PANELS).glob("*") if folder.is_dir()]
-        return {folder.name: sum(1 for _ in folder.rglob("*.png")) for folder in folders}
-
 
 def open_folder(
     own: Path, given: bool, overwrite: bool, settings: Mapping[str, Any]

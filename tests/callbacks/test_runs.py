@@ -259,12 +259,12 @@ def test_panel_shows_truth_and_predictions_in_the_colours_of_the_palette() -> No
     truth = torch.full((16, 20), 2)
     truth[:8] = 255
     probabilities = torch.tensor([0.1, 0.8, 0.1])[:, None, None].expand(3, 4, 5)
-    panel = np.asarray(draw_panel(image, truth, [probabilities, torch.zeros(8, 10, dtype=torch.uint8)], palette))
+    panel = draw_panel(image, [truth, probabilities, torch.zeros(8, 10, dtype=torch.uint8)], palette)
     assert panel.shape == (8, 4 * 10 + 3 * 4, 3)
     assert (panel[:, :10] == 0).all() and (panel[:, 10:14] == 255).all()
     assert (panel[:4, 14:24] == 0).all() and (panel[4:, 14:24] == [0, 0, 166]).all()
     assert (panel[:, 28:38] == [0, 166, 0]).all() and (panel[:, 42:52] == [166, 0, 0]).all()
-    assert draw_panel(image * float("nan"), None, [truth], palette).size == (2 * 10 + 4, 8)
+    assert draw_panel(image * float("nan"), [truth], palette).shape == (8, 2 * 10 + 4, 3)
 
 
 def test_kernels_that_fail_their_check_are_in_the_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
