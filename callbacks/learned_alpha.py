@@ -47,7 +47,7 @@ def learn_alpha(
         ValueError: If the network has no BatchNorm with running statistics, there are no batches, or alpha becomes NaN.
     """
     names = list_batch_norms(network)
-    check_batch_norm(network, START, required=True)
+    check_batch_norm(network, START)
     if all(layer.running_mean is None for layer in names.values()):
         raise ValueError(
             f"no BatchNorm of {type(network).__name__} has running statistics, so only the image's own are available: "

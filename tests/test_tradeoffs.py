@@ -31,15 +31,14 @@ def test_the_preset_is_the_most_accurate_that_is_good_and_fast_enough() -> None:
     assert choose_preset(rows[3:], iabn=40, full=50, shares=shares) is None  # too slow
 
 
-def test_factors_are_of_the_usual_rate_and_time() -> None:
-    resolved = resolve_factors({"lr": 2.0, "time_budget_ms": 0.5}, USUAL, milliseconds=300)
-    assert resolved == {"alpha": 0.3, "lr": 0.2, "scales": [0.5], "time_budget_ms": 150}
-    assert resolve_factors({"num_steps": 3}, USUAL, 300) == USUAL | {"num_steps": 3}
+def test_factors_are_of_the_usual_rate() -> None:
+    assert resolve_factors({"lr": 2.0}, USUAL) == {"alpha": 0.3, "lr": 0.2, "scales": [0.5]}
+    assert resolve_factors({"num_steps": 3}, USUAL) == USUAL | {"num_steps": 3}
 
 
 @pytest.mark.parametrize("way", [*(way for ways in CURVES.values() for way in ways), *GRID], ids=name_settings)
 def test_every_way_is_one_of_the_method(way: dict[str, Any]) -> None:
-    SegTTT(**resolve_factors(way, USUAL, 300))
+    SegTTT(**resolve_factors(way, USUAL))
 
 
 def test_fewer_steps_take_a_smaller_share_of_the_time() -> None:

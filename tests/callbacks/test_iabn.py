@@ -121,14 +121,14 @@ def test_network_without_batch_norm_is_an_error_above_alpha_0_only(norm: type[nn
     network.extra = nn.Identity() if norm is None else norm(3)
     image = make_images(1)
     message = "TinyNetwork has no 2d BatchNorm"
-    for method in (IaBN(0.1), IaBN(0.0), TTA(0.1), SegTTT(0.1)):
+    for method in (IaBN(0.1), TTA(0.1), SegTTT(0.1)):
         with pytest.raises(ValueError, match=message):
             method.check_network(network)
         with pytest.raises(ValueError, match=message):
             method.predict(network, image)
     with pytest.raises(ValueError, match=message):
         convert_batch_norm(network, 0.1)
-    for method in (TTA(0.0), SegTTT(0.0, num_steps=1), SegTTT(0.0, num_steps=1, semantics="released")):
+    for method in (IaBN(0.0), TTA(0.0), SegTTT(0.0, num_steps=1), SegTTT(0.0, num_steps=1, semantics="released")):
         method.check_network(network)
         assert method.predict(network, image).shape == (1, 5, 32, 48)
 

@@ -36,9 +36,7 @@ METHODS: dict[str, Callable[[], Method]] = {
     "SegTTT-all-moves": lambda: SegTTT(
         0.3, num_steps=2, lr=0.2, scales=(0.5,), trainable=["stem", "stem_norm", "layer3", "layer4", "head"]
     ),
-    "SegTTT-options": lambda: SegTTT(
-        0.3, num_steps=3, lr=0.2, scales=(0.5,), time_budget_ms=1e6, trainable=["head"], grayscale=False
-    ),
+    "SegTTT-options": lambda: SegTTT(0.3, num_steps=3, lr=0.2, scales=(0.5,), trainable=["head"], grayscale=False),
     "Tent": lambda: Tent(num_steps=3, lr=0.1),
     "MCDropout": lambda: MCDropout(3, alpha=0.3),
 }

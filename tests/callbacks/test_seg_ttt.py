@@ -50,7 +50,7 @@ def test_prediction_is_that_of_a_copy_trained_with_torchs_sgd(
     torch.testing.assert_close(method.predict(network, image), predict_plainly(copied, image), rtol=1e-3, atol=1e-5)
     (adaptation,) = method.adaptations
     assert adaptation.steps == num_steps
-    assert (adaptation.loss_first, adaptation.loss_last) == pytest.approx((losses[0], losses[-1]), abs=1e-5)
+    assert (adaptation.losses[0], adaptation.losses[-1]) == pytest.approx((losses[0], losses[-1]), abs=1e-5)
 
 
 @both_semantics
@@ -91,7 +91,7 @@ def test_no_steps_is_iabn_without_a_note() -> None:
     method = SegTTT(0.3, num_steps=0)
     assert torch.equal(method.predict(network, image), IaBN(0.3).predict(network, image))
     (adaptation,) = method.adaptations
-    assert (adaptation.steps, adaptation.note, adaptation.loss_first, adaptation.fallback) == (0, None, None, False)
+    assert (adaptation.losses, adaptation.note, adaptation.fallback) == ([], None, False)
 
 
 def test_frozen_parameters_may_move_if_they_are_trainable() -> None:
@@ -145,10 +145,8 @@ def test_trainable_that_matches_nothing_names_the_modules_there_are(trainable: l
         ({"semantics": "mine"}, "semantics is 'mine'"),
         ({"trainable": "layer4"}, r"trainable is the string 'layer4'.*\['layer4'\]"),
         ({"resampling": "bicubic"}, "resampling is 'bicubic'"),
-        ({"time_budget_ms": 0}, "time_budget_ms is 0.*above 0"),
-        ({"time_budget_ms": float("inf")}, "time_budget_ms is inf"),
         ({"trust": 1.5}, r"trust is 1\.5: expected the weight of the adapted prediction in \[0, 1\]"),
-        ({"trust": "much"}, "trust is much: expected"),
+        ({"trust": "much"}, "trust is 'much': expected"),
         ({"label_views": {"scales": []}}, "scales is empty"),
         ({"final_views": {"scales": [-1.0]}}, "the scale of a view is -1.0"),
     ],
@@ -187,22 +185,17 @@ def test_warning_about_a_kind_of_image_comes_once_per_run() -> None:
     assert len(caught) == 1
 
 
-def test_float16_retries_with_a_smaller_loss_scale_where_gradients_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
-    network, image = TinyNetwork(), make_images(1)
-    method = SegTTT(num_steps=2, scales=(0.5,))
-    expected = method.predict(network, image)
-    monkeypatch.setattr("callbacks.adaptation.steps.HALF_LOSS_SCALES", (2.0**120, 1.0))
-    with torch.autocast("cpu", torch.float16):
-        probabilities = method.predict(network, image)
-    assert not method.adaptations[0].fallback
-    torch.testing.assert_close(probabilities, expected, rtol=0, atol=0.05)
-
-
-def test_a_scaled_loss_takes_the_same_step() -> None:
-    for scale in (1.0, 64.0):
+def test_a_loss_scaled_under_float16_autocast_takes_the_same_step() -> None:
+    for dtype in (torch.float32, torch.float16):
         parameter = nn.Parameter(torch.tensor([3.0]))
-        take_step(parameter.square().sum(), [parameter], torch.optim.SGD([parameter], lr=0.1), scale)
+        with torch.autocast("cpu", dtype, enabled=dtype == torch.float16):
+            take_step(parameter.square().sum(), [parameter], torch.optim.SGD([parameter], lr=0.1))
         assert parameter.item() == pytest.approx(3.0 - 0.1 * 6.0)
+    network, image, method = TinyNetwork(), make_images(1), SegTTT(num_steps=2, scales=(0.5,))
+    expected = method.predict(network, image)
+    with torch.autocast("cpu", torch.float16):
+        torch.testing.assert_close(method.predict(network, image), expected, rtol=0, atol=0.05)
+    assert not method.adaptations[0].fallback
 
 
 @both_semantics

@@ -103,8 +103,8 @@ def test_every_loss_is_the_recorded_one(tiny, network: nn.Module, images: Tensor
         method.predict(network, images)
         for adaptation, losses in zip(method.adaptations, recorded, strict=True):
             assert adaptation.steps == num_steps
-            assert adaptation.loss_first == pytest.approx(losses[0], abs=1e-5)
-            assert adaptation.loss_last == pytest.approx(losses[num_steps - 1], abs=1e-5)
+            assert adaptation.losses[0] == pytest.approx(losses[0], abs=1e-5)
+            assert adaptation.losses[-1] == pytest.approx(losses[num_steps - 1], abs=1e-5)
     np.testing.assert_allclose(tiny["segttt_n1/losses"][:, 0], recorded[:, 0], atol=1e-7)
 
 
