@@ -20,10 +20,11 @@ BLOCK = 1024  # pixels summed sequentially
 CHANNELS = 1024  # number of channels at which torch's kernel is fastest
 CANCELLING = 4.0  # |mean * scale| above which the one-pass formula loses digits (5e-7 from rounding the product)
 
+Alpha = float | Tensor
 _served: dict[str, str] = {}  # per device, dtype and layout: "fast", or why the plain formula is used
 
 
-def blend(sample: Tensor, source: Tensor, alpha: float) -> Tensor:
+def blend(sample: Tensor, source: Tensor, alpha: Alpha) -> Tensor:
     """Blends statistics: alpha * sample + (1 - alpha) * source (Eq. 4)."""
     return torch.lerp(source, sample, alpha)
 
@@ -124,7 +125,7 @@ def normalize_blended(
     running_var: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
-    alpha: float,
+    alpha: Alpha,
     eps: float,
     pooled: bool = False,
 ) -> Tensor:
@@ -136,7 +137,7 @@ def normalize_blended(
         running_var: (C,) training variance.
         weight: (C,) scale, or None.
         bias: (C,) shift, or None.
-        alpha: Weight of the sample's statistics in [0, 1].
+        alpha: Weight of the sample's statistics in [0, 1]; a () tensor gets a gradient, too.
         eps: Added to the variance.
         pooled: Whether to use the statistics of the whole batch in place of each sample's.
     """
@@ -144,7 +145,8 @@ def normalize_blended(
     running_mean, running_var = running_mean.to(kind), running_var.to(kind)
     weight = torch.ones_like(running_mean) if weight is None else weight.to(kind)
     bias = torch.zeros_like(running_mean) if bias is None else bias.to(kind)
-    normalize: Callable[..., Tensor] = _BlendedNorm.apply if has_kernels(x) else _normalize_plainly
+    fast = has_kernels(x) and not isinstance(alpha, Tensor)
+    normalize: Callable[..., Tensor] = _BlendedNorm.apply if fast else _normalize_plainly
     if pooled or len(x) == 1 or alpha == 0:
         return normalize(x, running_mean, running_var, weight, bias, alpha, eps)
     # Samples cannot be folded into channels in channels_last; on a CPU, each needs its own choice in `_apply`.
@@ -156,9 +158,15 @@ def normalize_blended(
 
 
 def _normalize_plainly(
-    x: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor, bias: Tensor, alpha: float, eps: float
+    x: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    alpha: Alpha,
+    eps: float,
 ) -> Tensor:
-    """Applies the formula in differentiable operations: for compilers, and where the kernels fail their check."""
+    """Applies the formula in differentiable operations: for compilers, to learn alpha, and where kernels fail."""
     mean, var = running_mean, running_var
     if alpha > 0:
         values = x if x.dtype == torch.float64 else x.float()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from callbacks.adaptation.alpha import is_blended, read_alpha, spread_alpha
 from callbacks.ensemble import Ensemble
 from callbacks.iabn import IaBN, InstanceAdaptiveBatchNorm2d, adaptive_batch_norm, convert_batch_norm
-from callbacks.learned_alpha import blending, change_strongly, learn_alpha
+from callbacks.learned_alpha import change_strongly, learn_alpha
 from callbacks.mc_dropout import MCDropout
 from callbacks.seg_ttt import SegTTT
 from callbacks.tent import Tent
@@ -101,16 +101,6 @@ def test_alpha_comes_from_a_file(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(ValueError, match=message):
             IaBN(str(path))
-
-
-@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
-def test_blending_is_iabn(alpha: float) -> None:
-    network, images = TinyNetwork(), make_images(2)
-    layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, nn.BatchNorm2d)}
-    expected = convert_batch_norm(TinyNetwork(), alpha).eval()(images)
-    with blending(layers, torch.tensor([alpha] * 3).logit()):
-        torch.testing.assert_close(network(images), expected, rtol=1e-4, atol=1e-5)
-    assert not any(layer._forward_pre_hooks for layer in layers.values())
 
 
 class Tinted(nn.Module):
