@@ -95,17 +95,8 @@ class Method(Callback, ABC):
         the network is in an adapted state and must not be run; it is restored when the iterator ends or is closed
         (`contextlib.closing`).
 
-        Args:
-            network: Any module (B, 3, H, W) -> (B, K, H, W) logits.
-            image: (B, 3, H, W) float, normalised.
-            variants: Methods of this class, one per setting. This method itself only takes part if listed.
-
-        Yields:
-            Variant index, image index and outcome: once per variant and image, in any order.
-
-        Raises:
-            ValueError: If the image is not (B, 3, H, W), or a variant cannot be used with the network.
-            TooLargeError: If the device runs out of memory.
+        Takes and raises the same as `predict`. The variants are methods of this class; this method itself only takes
+        part if listed. Yields variant index, image index and outcome: once per variant and image, in any order.
         """
         if image.ndim != 4 or image.shape[1] != 3 or not image.is_floating_point():
             raise ValueError(

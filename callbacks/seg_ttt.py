@@ -111,12 +111,12 @@ class SegTTT(Method):
         self.semantics = semantics
         self.resampling: Resampling = resampling or ("pillow" if semantics == "released" else "device")
         self.normalization = normalization or Normalization()
-        self.scales = tuple(scales)
         self.label_views = label_views
         self.final_views = final_views
         self.trust = trust
         self.refine = refine
         self.views = make_views(scales, flip, grayscale) if label_views is None else read_views(label_views)
+        self.scales = tuple(scales)
         self._final = None if final_views is None else read_views(final_views)
         self._released = semantics == "released"
 

@@ -124,15 +124,10 @@ def sum_losses(logits: Tensor, target: Tensor, temperatures: Sequence[float]) ->
 
 
 def sample_pixels(probabilities: Tensor, target: Tensor, max_pixels: int) -> tuple[Tensor, Tensor]:
-    """Draws labelled pixels of one prediction, always the same ones for the same ground truth.
+    """Draws up to `max_pixels` labelled pixels of a (K, h, w) prediction, always the same for the same ground truth.
 
-    Args:
-        probabilities: (K, h, w) in [0, 1]; resized to the ground truth's size if that differs.
-        target: (H, W) int64 ground truth in [0, K), or 255 where ignored.
-        max_pixels: Maximum number of pixels to draw.
-
-    Returns:
-        (K, N) float32 probabilities and (N,) int64 ground truth. Drawn pixels that are not finite are dropped.
+    Returns (K, N) float32 probabilities and (N,) int64 ground truth. The prediction is resized to the ground truth's
+    (H, W) if that differs. Drawn pixels that are not finite are dropped.
     """
     places = (target != IGNORED).flatten().nonzero()[:, 0]
     if len(places) > max_pixels:
@@ -157,6 +152,4 @@ def refine_minimum(temperatures: Sequence[float], losses: Sequence[float]) -> tu
     # rise(x) = curve x^2 + slope x goes through both neighbours
     curve = (rise_left / left - rise_right / right) / (left - right)
     slope = rise_left / left - curve * left
-    if curve == 0:
-        return temperatures[best], loss
     return math.exp(middle - slope / (2 * curve)), loss - slope**2 / (4 * curve)

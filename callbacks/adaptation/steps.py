@@ -52,9 +52,6 @@ def moving(network: nn.Module, names: Sequence[str], buffers: bool = False) -> I
         names: Full names of the parameters.
         buffers: Whether to restore buffers too, which training mode changes.
 
-    Yields:
-        The parameters.
-
     Raises:
         ValueError: If a parameter was created in inference mode, so that torch cannot train it.
     """

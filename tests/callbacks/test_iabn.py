@@ -80,31 +80,10 @@ def test_a_layer_used_twice_stays_one_layer() -> None:
 
 @pytest.mark.parametrize("norm", [nn.Identity, nn.InstanceNorm2d, nn.BatchNorm1d])
 def test_network_without_batch_norm_is_an_error_above_alpha_0_only(norm: Callable[[int], nn.Module]) -> None:
-    network, image = TinyNetwork(norm=None), make_images(1)
+    network = TinyNetwork(norm=None)
     network.extra = norm(3)
-    calls = [lambda: convert_batch_norm(network, 0.1)]
-    for method in (IaBN(0.1), TTA(0.1), SegTTT(0.1)):
-        calls += [lambda m=method: m.check_network(network), lambda m=method: m.predict(network, image)]
-    for call in calls:
-        with pytest.raises(ValueError, match="TinyNetwork has no 2d BatchNorm"):
-            call()
+    with pytest.raises(ValueError, match="TinyNetwork has no 2d BatchNorm"):
+        convert_batch_norm(network, 0.1)
     for method in (IaBN(0.0), TTA(0.0), SegTTT(0.0, num_steps=1), SegTTT(0.0, num_steps=1, semantics="released")):
         method.check_network(network)
-        assert method.predict(network, image).shape == (1, 5, 32, 48)
-
-
-@pytest.mark.parametrize("alpha", [-0.1, 1.1, float("nan"), float("inf")])
-def test_alpha_outside_0_to_1_is_an_error_everywhere(alpha: float) -> None:
-    network = TinyNetwork()
-    before = Snapshot(network)
-    for make in (
-        lambda: InstanceAdaptiveBatchNorm2d(4, alpha),
-        lambda: InstanceAdaptiveBatchNorm2d.from_batch_norm(nn.BatchNorm2d(4), alpha),
-        lambda: convert_batch_norm(network, alpha),
-        lambda: IaBN(alpha),
-        lambda: TTA(alpha),
-        lambda: SegTTT(alpha),
-    ):
-        with pytest.raises(ValueError, match=r"alpha is .*expected .*\[0, 1\]"):
-            make()
-    before.check(network)
+        assert method.predict(network, make_images(1)).shape == (1, 5, 32, 48)
