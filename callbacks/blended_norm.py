@@ -149,12 +149,7 @@ def normalize_blended(
     normalize: Callable[..., Tensor] = _BlendedNorm.apply if fast else _normalize_plainly
     if pooled or len(x) == 1 or alpha == 0:
         return normalize(x, running_mean, running_var, weight, bias, alpha, eps)
-    # Samples cannot be folded into channels in channels_last; on a CPU, each needs its own choice in `_apply`.
-    if not x.is_contiguous() or x.device.type == "cpu":
-        singles = x.split(1)
-        return torch.cat([normalize(one, running_mean, running_var, weight, bias, alpha, eps) for one in singles])
-    each = [values.repeat(len(x)) for values in (running_mean, running_var, weight, bias)]
-    return normalize(x.view(1, -1, *x.shape[2:]), *each, alpha, eps).view(x.shape)  # samples as channels
+    return torch.cat([normalize(one, running_mean, running_var, weight, bias, alpha, eps) for one in x.split(1)])
 
 
 def _normalize_plainly(

@@ -187,9 +187,9 @@ def _make_twin(layer: nn.Module, alpha: float) -> nn.Module:
     if isinstance(layer, InstanceAdaptiveBatchNorm2d):
         layer.alpha = alpha
         return layer
-    if type(layer).forward in (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward):
-        return InstanceAdaptiveBatchNorm2d.from_batch_norm(layer, alpha)
-    return _adapt_class(type(layer)).from_batch_norm(layer, alpha)
+    kind: Any = type(layer)
+    plain = kind.forward in (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward)
+    return (InstanceAdaptiveBatchNorm2d if plain else _adapt_class(kind)).from_batch_norm(layer, alpha)
 
 
 @cache
