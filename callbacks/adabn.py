@@ -6,6 +6,7 @@ The name comes from Li et al. (2017), who use the statistics of the whole target
 
 from torch import Tensor, nn
 
+from callbacks.adaptation.arguments import check_number
 from callbacks.iabn import adaptive_batch_norm, check_batch_norm
 from callbacks.method import Method
 from lightning_modules.predictor import predict_plainly
@@ -30,8 +31,7 @@ class AdaBN(Method):
 
     def __init__(self, prior: float = 0.0) -> None:
         super().__init__()
-        if not 0 <= prior < float("inf"):
-            raise ValueError(f"prior is {prior}: expected the weight of the training statistics in images, 0 or more")
+        check_number("prior", prior, 0, expected="the weight of the training statistics in images, 0 or more")
         self.prior = prior
 
     def check_network(self, network: nn.Module) -> None:

@@ -12,7 +12,6 @@ from callbacks.iabn import IaBN, has_batch_norm
 from callbacks.method import require_segmentation
 from callbacks.method_search import MethodSearch
 from callbacks.search import log_result
-from callbacks.tta import TTA
 
 ALPHAS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
@@ -29,6 +28,9 @@ class AlphaSearch(MethodSearch):
             starts at epoch 40 of 50.
         required: Whether a network without BatchNorm is an error. If not, only alpha 0 (t-BN) is tried on it.
 
+    Attributes:
+        alphas: The alphas to try, in ascending order.
+
     Raises:
         ValueError: If there is no alpha, one is outside [0, 1], or from_epoch is negative.
     """
@@ -38,14 +40,10 @@ class AlphaSearch(MethodSearch):
             raise ValueError("alphas is empty: expected one or more values in [0, 1]")
         if from_epoch < 0:
             raise ValueError(f"from_epoch is {from_epoch}: expected an epoch, or a fraction of all epochs in (0, 1)")
-        super().__init__(IaBN(), {"alpha": sorted(set(alphas))})
+        self.alphas = sorted(set(alphas))
+        super().__init__(IaBN(), {"alpha": self.alphas})
         self.from_epoch = from_epoch
         self.required = required
-
-    @property
-    def alphas(self) -> list[float]:
-        """The alphas to try, in ascending order."""
-        return self.grid["alpha"]
 
     @property
     def best_alpha(self) -> float | None:
@@ -60,11 +58,15 @@ class AlphaSearch(MethodSearch):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Reduces the grid to alpha 0 if the network has no BatchNorm. Unlike other searches, allowed in any run."""
         if not self.required and not has_batch_norm(require_segmentation(pl_module).network):
-            self.set_grid(TTA(0.0, scales=[1.0], flip=False, grayscale=False), {"alpha": [0.0]})  # a plain forward
+            self.alphas = [0.0]
+            self.set_grid({"alpha": self.alphas})
 
     def is_due(self, trainer: Trainer) -> bool:
         """Returns whether the validation that starts includes a search; in `fit`, not before `from_epoch`."""
-        early = trainer.state.fn == "fit" and trainer.current_epoch < self._first_epoch(trainer)
+        first = self.from_epoch
+        if 0 < first < 1:  # rounded down, so the last epoch always has a search
+            first = math.floor(first * (trainer.max_epochs or 0) + 1e-9)
+        early = trainer.state.fn == "fit" and trainer.current_epoch < first
         return super().is_due(trainer) and not early
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -73,13 +75,7 @@ class AlphaSearch(MethodSearch):
         if not self.miou and trainer.state.fn == "fit" and not trainer.sanity_checking:
             log_result(pl_module, {"miou_best_alpha": math.nan})
 
-    def _first_epoch(self, trainer: Trainer) -> float:
-        """Returns the first epoch with a search; a fraction is rounded down, so the last epoch always has one."""
-        share = 0 < self.from_epoch < 1
-        return math.floor(self.from_epoch * (trainer.max_epochs or 0) + 1e-9) if share else self.from_epoch
-
     def _log(self, trainer: Trainer, module: LightningModule, best: float) -> None:
         """Logs the mean IoU of every alpha, so that a checkpoint may monitor it."""
-        assert self.best_alpha is not None
         values = {f"miou_alpha_{alpha:g}": miou for alpha, miou in self.miou_by_alpha.items()}
         log_result(module, {**values, "best_alpha": self.best_alpha, "miou_best_alpha": best})

@@ -20,10 +20,11 @@ BLOCK = 1024  # pixels summed sequentially
 CHANNELS = 1024  # number of channels at which torch's kernel is fastest
 CANCELLING = 4.0  # |mean * scale| above which the one-pass formula loses digits (5e-7 from rounding the product)
 
+Alpha = float | Tensor
 _served: dict[str, str] = {}  # per device, dtype and layout: "fast", or why the plain formula is used
 
 
-def blend(sample: Tensor, source: Tensor, alpha: float) -> Tensor:
+def blend(sample: Tensor, source: Tensor, alpha: Alpha) -> Tensor:
     """Blends statistics: alpha * sample + (1 - alpha) * source (Eq. 4)."""
     return torch.lerp(source, sample, alpha)
 
@@ -86,14 +87,7 @@ def measure_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
 
     In channels_last layout torch's CPU kernel sums all pixels sequentially: in float32, a 512x1024 map loses four
     digits of its variance, and all of them where the mean is many standard deviations from 0. So this measures blocks,
-    several at once by treating them as channels, and merges them in float64.
-
-    Args:
-        x: (B, C, H, W), any floating dtype.
-
-    Returns:
-        Mean and variance, (C,) each, accumulated in float32 or better; float32, or float64 for float64 input. Not
-        differentiable: `_BlendedNorm` computes its gradient itself.
+    several at once by treating them as channels, and merges them in float64. Not differentiable.
     """
     if x.device.type != "cpu" or x.dtype == torch.float64 or x.is_contiguous() or x.numel() <= BLOCK * x.shape[1]:
         return _measure_block(x)
@@ -131,45 +125,43 @@ def normalize_blended(
     running_var: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
-    alpha: float,
+    alpha: Alpha,
     eps: float,
     pooled: bool = False,
 ) -> Tensor:
     """Normalises features with blended statistics; gradients flow through the sample's statistics.
 
     Args:
-        x: (B, C, H, W), any floating dtype.
+        x: (B, C, H, W), any floating dtype, which the result has, too.
         running_mean: (C,) training mean.
         running_var: (C,) training variance.
         weight: (C,) scale, or None.
         bias: (C,) shift, or None.
-        alpha: Weight of the sample's statistics in [0, 1].
+        alpha: Weight of the sample's statistics in [0, 1]; a () tensor gets a gradient, too.
         eps: Added to the variance.
         pooled: Whether to use the statistics of the whole batch in place of each sample's.
-
-    Returns:
-        (B, C, H, W), same dtype as x.
     """
     kind = torch.float64 if x.dtype == torch.float64 else torch.float32
     running_mean, running_var = running_mean.to(kind), running_var.to(kind)
     weight = torch.ones_like(running_mean) if weight is None else weight.to(kind)
     bias = torch.zeros_like(running_mean) if bias is None else bias.to(kind)
-    normalize: Callable[..., Tensor] = _BlendedNorm.apply if has_kernels(x) else _normalize_plainly
+    fast = has_kernels(x) and not isinstance(alpha, Tensor)
+    normalize: Callable[..., Tensor] = _BlendedNorm.apply if fast else _normalize_plainly
     if pooled or len(x) == 1 or alpha == 0:
         return normalize(x, running_mean, running_var, weight, bias, alpha, eps)
-    # Samples cannot be folded into channels in channels_last; on a CPU, each needs its own choice in `_apply`.
-    if not x.is_contiguous() or x.device.type == "cpu":
-        return torch.cat(
-            [normalize(single, running_mean, running_var, weight, bias, alpha, eps) for single in x.split(1)]
-        )
-    each = [values.repeat(len(x)) for values in (running_mean, running_var, weight, bias)]
-    return normalize(x.view(1, -1, *x.shape[2:]), *each, alpha, eps).view(x.shape)  # samples as channels
+    return torch.cat([normalize(one, running_mean, running_var, weight, bias, alpha, eps) for one in x.split(1)])
 
 
 def _normalize_plainly(
-    x: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor, bias: Tensor, alpha: float, eps: float
+    x: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    alpha: Alpha,
+    eps: float,
 ) -> Tensor:
-    """Applies the formula in differentiable operations: for compilers, and where the kernels fail their check."""
+    """Applies the formula in differentiable operations: for compilers, to learn alpha, and where kernels fail."""
     mean, var = running_mean, running_var
     if alpha > 0:
         values = x if x.dtype == torch.float64 else x.float()
@@ -206,15 +198,9 @@ class _BlendedNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        running_mean: Tensor,
-        running_var: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        alpha: float,
-        eps: float,
+        ctx: Any, x: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor, bias: Tensor, *more: float
     ) -> Tensor:
+        alpha, eps = more
         sample_mean, sample_var = measure_statistics(x) if alpha > 0 else (running_mean, running_var)
         mean, var = blend(sample_mean, running_mean, alpha), blend(sample_var, running_var, alpha)
         ctx.save_for_backward(x, weight, sample_mean, mean, var)

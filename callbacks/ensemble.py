@@ -80,18 +80,21 @@ class Ensemble(Method):
         """Predicts one image; see `Method.adapt`."""
         if not self.members:  # used without a trainer
             self.check_network(network)
-        total: Tensor | None = None
+        total: Any = None
         for path, member in zip(self.checkpoints, self.members, strict=True):
             member.to(next(network.parameters()))  # device and dtype; does something for the first image only
             with adaptive_batch_norm(member, self.alpha):
-                probabilities = self._predict_member(member, image)
+                if self.tta:
+                    predict = partial(predict_logits, member)
+                    probabilities = fuse_views(predict, image, self.views, self.normalization)
+                else:
+                    probabilities = predict_plainly(member, image)
             if total is not None and total.shape != probabilities.shape:
                 raise ValueError(
                     f"{path} predicts {probabilities.shape[1]} classes, but the members before it {total.shape[1]}: "
                     "expected networks for the same classes"
                 )
             total = probabilities if total is None else total.add_(probabilities)
-        assert total is not None
         return total.div_(len(self.members))
 
     def _install(self, module: SegmentationModule) -> None:
@@ -103,25 +106,13 @@ class Ensemble(Method):
         self.members = []
         super()._remove(module)
 
-    def _predict_member(self, member: nn.Module, image: Tensor) -> Tensor:
-        if self.tta:
-            return fuse_views(partial(predict_logits, member), image, self.views, self.normalization)
-        return predict_plainly(member, image)
-
 
 def load_member(path: Path, like: nn.Module) -> nn.Module:
-    """Loads a member of an ensemble.
-
-    Args:
-        path: Path of a checkpoint of `fit`, or of a state dict of the network alone.
-        like: A network; if the weights fit it, the member is a copy of it, else it is built from config.yaml.
-
-    Returns:
-        The network in evaluation mode, without gradients, on the CPU.
+    """Loads a member in evaluation mode, on the CPU: a copy of `like` if the weights fit, else built from config.yaml.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is not a checkpoint, or has another architecture and no config.yaml that fits.
+        ValueError: If the file is no checkpoint, or has another architecture and no config.yaml that fits.
     """
     saved = read_checkpoint(path)["state_dict"]
     fits = find_difference(like.state_dict(), rename_weights(like.state_dict(), saved)) is None
@@ -136,11 +127,7 @@ def load_member(path: Path, like: nn.Module) -> nn.Module:
 
 
 def build_network(path: Path, like: nn.Module) -> nn.Module:
-    """Builds the network of a checkpoint from the config.yaml of its training run.
-
-    Raises:
-        ValueError: If there is no such config, it names no network, or the network cannot be built.
-    """
+    """Builds the network of a checkpoint from its training run's config.yaml; raises ValueError if that fails."""
     from jsonargparse import ArgumentError, ArgumentParser  # here, so that methods do not need it
 
     configs = [folder / "config.yaml" for folder in path.resolve().parents[:2]]
@@ -164,7 +151,6 @@ def build_network(path: Path, like: nn.Module) -> nn.Module:
     parser.add_subclass_arguments(nn.Module, "network")
     try:
         chosen = parser.parse_object({"network": {"class_path": name, "init_args": arguments}})
-        built: nn.Module = parser.instantiate(chosen).network
+        return parser.instantiate(chosen).network
     except (ArgumentError, TypeError, ValueError) as error:
         raise ValueError(f"the network {name} of {config} cannot be built: {error}") from error
-    return built

@@ -5,6 +5,7 @@ Source: paper, Sec. 3, Eq. 1-4.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from callbacks.adaptation.alpha import Alpha, is_blended, read_alpha, spread_alpha
-from callbacks.adaptation.refinement import check_refine, refine_edges
+from callbacks.adaptation.arguments import check_refine
+from callbacks.adaptation.refinement import refine_edges
 from callbacks.blended_norm import normalize_blended
 from callbacks.method import Method
 from lightning_modules.networks.norms import SwitchableNorm2d
@@ -74,31 +76,15 @@ class _AdaptiveInput(InstanceAdaptiveBatchNorm2d):
 
     The input is shifted and scaled such that the layer's normalisation by its training statistics results in
     normalisation by the blended ones; the rest of the layer runs unchanged. In training mode it is the layer itself.
+    A twin's class inherits from this class and from that of its layer (`_adapt_class`).
     """
-
-    layer: tuple[_BatchNorm]  # in a tuple, so that it is not a submodule and state dict keys do not change
-
-    @classmethod
-    def from_batch_norm(cls, layer: _BatchNorm, alpha: float) -> "_AdaptiveInput":
-        """Creates the adaptive twin; the two share parameters, buffers, hooks and submodules."""
-        twin = super().from_batch_norm(layer, alpha)
-        assert isinstance(twin, _AdaptiveInput)
-        twin.layer = (layer,)
-        return twin
-
-    def train(self, mode: bool = True) -> "_AdaptiveInput":
-        """Sets the mode of the twin and of its layer."""
-        super().train(mode)
-        self.layer[0].train(mode)
-        return self
 
     def forward(self, x: Tensor) -> Tensor:
         """Runs the layer on (B, C, H, W) features, normalised by blended statistics."""
-        (layer,) = self.layer
-        if not self.training and layer.running_mean is not None and layer.running_var is not None and self.alpha > 0:
-            mean, var = layer.running_mean, layer.running_var
+        mean, var = self.running_mean, self.running_var
+        if not self.training and mean is not None and var is not None and self.alpha > 0:
             x = normalize_blended(x, mean, var, torch.sqrt(var + self.eps), mean, self.alpha, self.eps, self.pooled)
-        return type(layer).forward(layer, x)
+        return super(InstanceAdaptiveBatchNorm2d, self).forward(x)  # the forward pass of the layer's class
 
 
 def convert_batch_norm(network: nn.Module, alpha: float | Mapping[str, float]) -> nn.Module:
@@ -115,9 +101,9 @@ def convert_batch_norm(network: nn.Module, alpha: float | Mapping[str, float]) -
         The network, or the twin if the network itself is a BatchNorm.
 
     Raises:
-        ValueError: If alpha is outside [0, 1], or the network has no 2d BatchNorm.
+        ValueError: If alpha does not suit the network, see `check_batch_norm`.
     """
-    check_batch_norm(network, alpha, required=True)
+    check_batch_norm(network, alpha)
     if _is_batch_norm(network):
         return _make_twin(network, spread_alpha(alpha, [""])[""])
     _replace(network, alpha)
@@ -151,26 +137,23 @@ def adaptive_batch_norm(network: nn.Module, alpha: float | Mapping[str, float], 
             twin.alpha, twin.pooled = old_alpha, False
 
 
-def check_batch_norm(network: nn.Module, alpha: float | Mapping[str, float], required: bool = False) -> None:
-    """Raises ValueError if alpha is outside [0, 1] or does not match the network's layers, or there is no 2d BatchNorm.
+def check_batch_norm(network: nn.Module, alpha: float | Mapping[str, float]) -> None:
+    """Checks an alpha, for all layers or per layer, against a network.
 
-    Args:
-        network: Any module.
-        alpha: Weight of the sample's statistics in [0, 1], for all layers or per layer.
-        required: Whether a network without BatchNorm is an error at alpha 0, too.
+    Raises:
+        ValueError: If alpha is outside [0, 1] or does not match the network's layers, or is above 0 and there is no 2d
+            BatchNorm.
     """
     read_alpha(alpha)
     if names := list_batch_norms(network):
         spread_alpha(alpha, names)
-        return
-    if not (required or is_blended(alpha)):
-        return
-    switchable = any(isinstance(module, SwitchableNorm2d) for module in network.modules())
-    reason = ", as its Switchable Norms blend in the image's own statistics with trained weights" if switchable else ""
-    raise ValueError(
-        f"{type(network).__name__} has no 2d BatchNorm layer, so IaBN has nothing to adapt{reason}: use a network "
-        "with BatchNorm, or a method without IaBN (alpha=0 in TTA, Seg-TTT, MC dropout and ensembles)"
-    )
+    elif is_blended(alpha):
+        switchable = any(isinstance(module, SwitchableNorm2d) for module in network.modules())
+        reason = "; its Switchable Norms blend in the image's own statistics with trained weights" if switchable else ""
+        raise ValueError(
+            f"{type(network).__name__} has no 2d BatchNorm layer, so IaBN has nothing to adapt{reason}: use a network "
+            "with BatchNorm, or alpha=0, which turns IaBN off"
+        )
 
 
 def has_batch_norm(network: nn.Module) -> bool:
@@ -188,11 +171,8 @@ def _replace(network: nn.Module, alpha: float | Mapping[str, float]) -> list[tup
     layers = list_batch_norms(network)
     alphas = spread_alpha(alpha, layers)
     twins = {layer: _make_twin(layer, alphas[name]) for name, layer in layers.items()}
-    replaced = []
-    for parent in list(network.modules()):
-        for name, layer in parent._modules.items():
-            if layer in twins:
-                replaced.append((parent, name, layer))
+    places = [(parent, *child) for parent in network.modules() for child in parent._modules.items()]
+    replaced = [(parent, name, layer) for parent, name, layer in places if layer in twins]
     for parent, name, layer in replaced:
         setattr(parent, name, twins[layer])
     return replaced
@@ -207,16 +187,23 @@ def _make_twin(layer: nn.Module, alpha: float) -> nn.Module:
     if isinstance(layer, InstanceAdaptiveBatchNorm2d):
         layer.alpha = alpha
         return layer
-    plain = type(layer).forward in (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward)
-    return (InstanceAdaptiveBatchNorm2d if plain else _AdaptiveInput).from_batch_norm(layer, alpha)
+    kind: Any = type(layer)
+    plain = kind.forward in (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward)
+    return (InstanceAdaptiveBatchNorm2d if plain else _adapt_class(kind)).from_batch_norm(layer, alpha)
+
+
+@cache
+def _adapt_class(kind: type) -> Any:
+    return type(f"Adaptive{kind.__name__}", (_AdaptiveInput, kind), {})
 
 
 class IaBN(Method):
     """Predicts with instance-adaptive batch normalisation.
 
     Args:
-        alpha: Weight of the test image's statistics in [0, 1]: 0 is t-BN, 1 is p-BN. The paper chose 0.1. For a weight
-            per layer, a mapping from module names to weights, or a file written by `experiments.learn_alpha`.
+        alpha: Weight of the test image's statistics in [0, 1]: 0 is t-BN, on any network; 1 is p-BN. The paper chose
+            0.1. For a weight per layer, a mapping from module names to weights, or a file written by
+            `experiments.learn_alpha`.
         refine: Number of iterations that align the prediction with the image's edges, as `refine_edges` does; 0 is
             the paper's.
 
@@ -226,15 +213,15 @@ class IaBN(Method):
 
     def __init__(self, alpha: Alpha = 0.1, refine: int = 0) -> None:
         super().__init__()
+        check_refine(refine)
         self.alpha = read_alpha(alpha)
-        self.refine = check_refine(refine)
+        self.refine = refine
 
     def check_network(self, network: nn.Module) -> None:
-        """Raises ValueError if the network has no BatchNorm."""
-        check_batch_norm(network, self.alpha, required=True)
+        """Raises ValueError if alpha is above 0 and the network has no BatchNorm."""
+        check_batch_norm(network, self.alpha)
 
     def adapt(self, network: nn.Module, image: Tensor) -> Tensor:
         """Predicts one image; see `Method.adapt`."""
-        self.check_network(network)
         with adaptive_batch_norm(network, self.alpha):
             return refine_edges(predict_plainly(network, image), image, self.refine)

@@ -4,9 +4,7 @@ Photometric augmentation of source images simulates the gap between domains. Sta
 test time, and only the alphas are trained, by the cross-entropy with the images' own labels.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -46,17 +44,16 @@ def learn_alpha(
     Raises:
         ValueError: If the network has no BatchNorm with running statistics, there are no batches, or alpha becomes NaN.
     """
-    names = list_batch_norms(network)
-    check_batch_norm(network, START, required=True)
-    if all(layer.running_mean is None for layer in names.values()):
+    check_batch_norm(network, START)
+    if all(layer.running_mean is None for layer in list_batch_norms(network).values()):
         raise ValueError(
             f"no BatchNorm of {type(network).__name__} has running statistics, so only the image's own are available: "
             "expected a network with track_running_stats"
         )
     device, seen = next(network.parameters()).device, 0
-    plain = adaptive_batch_norm(network, 0.0)  # also if layers blend already
-    with torch.inference_mode(False), evaluating(network), plain, torch.enable_grad():
-        layers = {name: one for name, one in list_batch_norms(network).items() if one.running_mean is not None}
+    blended = adaptive_batch_norm(network, START)
+    with torch.inference_mode(False), evaluating(network), blended, torch.enable_grad():
+        layers: dict[str, Any] = list_batch_norms(network)
         logits = torch.full((len(layers),), START, device=device).logit().requires_grad_()
         optimizer = torch.optim.Adam([logits], lr=lr)
         network.requires_grad_(False)
@@ -64,8 +61,9 @@ def learn_alpha(
             images, masks = images.clone(), masks.clone()  # they may be inference tensors
             with seeded(device, seen):
                 changed = normalization.apply(change_strongly(normalization.undo(images).clamp(0, 1)))
-            with blending(layers, logits):
-                predicted = predict_logits(network, changed)
+            for layer, alpha in zip(layers.values(), logits.sigmoid(), strict=True):
+                layer.alpha = alpha
+            predicted = predict_logits(network, changed)
             predicted = F.interpolate(predicted, size=masks.shape[-2:], mode="bilinear", align_corners=False)
             (compute_training_loss(predicted, masks) / per_step).backward()
             seen += 1
@@ -76,30 +74,8 @@ def learn_alpha(
         raise ValueError("there are no source images to learn alpha from: expected one batch or more")
     if not logits.isfinite().all():
         raise ValueError("alpha became NaN or infinite: expected finite source images; try a smaller learning rate")
-    learned = dict(zip(layers, logits.detach().sigmoid().tolist(), strict=True))
-    return {name: learned.get(name, 1.0) for name in names}  # 1 without running statistics
-
-
-@contextmanager
-def blending(layers: Mapping[str, Any], logits: Tensor) -> Iterator[None]:
-    """Normalises by blended statistics within a ``with`` block, differentiable with respect to the blend weights.
-
-    Args:
-        layers: BatchNorm layers with running statistics, in evaluation mode.
-        logits: (N,), one per layer: the sigmoid of each is the layer's weight.
-    """
-
-    def blend(layer: Any, inputs: tuple[Tensor], alpha: Tensor) -> Tensor:
-        x = inputs[0].float()
-        var, mean = torch.var_mean(x, dim=(2, 3), correction=0, keepdim=True)
-        own_mean, own_var = (running.view(1, -1, 1, 1) for running in (layer.running_mean, layer.running_var))
-        scale = ((own_var + layer.eps) / (torch.lerp(own_var, var, alpha) + layer.eps)).sqrt()
-        return (x - torch.lerp(own_mean, mean, alpha)) * scale + own_mean  # the layer then normalises this
-
-    with ExitStack() as handles:
-        for layer, alpha in zip(layers.values(), logits.sigmoid(), strict=True):
-            handles.enter_context(layer.register_forward_pre_hook(partial(blend, alpha=alpha)))
-        yield
+    learned = zip(layers.items(), logits.detach().sigmoid().tolist(), strict=True)
+    return {name: 1.0 if layer.running_mean is None else alpha for (name, layer), alpha in learned}
 
 
 _jitter = PhotometricChange(0.6, 0.6, 0.6, 0.1, blur=0.5)

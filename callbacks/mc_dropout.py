@@ -3,10 +3,13 @@
 Source: Gal and Ghahramani (2016); paper, Sec. 5.1, Table 1(b) and 5(b).
 """
 
+from typing import Any
+
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from callbacks.adaptation.alpha import Alpha, read_alpha
+from callbacks.adaptation.arguments import check_number
 from callbacks.adaptation.steps import seeded
 from callbacks.iabn import adaptive_batch_norm, check_batch_norm
 from callbacks.method import Method
@@ -30,8 +33,7 @@ class MCDropout(Method):
 
     def __init__(self, passes: int = 10, alpha: Alpha = 0.0, seed: int = 0) -> None:
         super().__init__()
-        if passes < 1:
-            raise ValueError(f"passes is {passes}: expected one forward pass or more, e.g. 10")
+        check_number("passes", passes, 1, expected="one forward pass or more, e.g. 10", whole=True)
         self.passes = passes
         self.alpha = read_alpha(alpha)
         self.seed = seed
@@ -49,12 +51,10 @@ class MCDropout(Method):
         """Predicts one image; see `Method.adapt`."""
         for layer in find_dropout(network):
             layer.train()
-        total: Tensor | None = None
+        total: Any = 0
         with adaptive_batch_norm(network, self.alpha), seeded(image.device, self.seed):
             for _ in range(self.passes):
-                probabilities = predict_plainly(network, image)
-                total = probabilities if total is None else total.add_(probabilities)
-        assert total is not None
+                total += predict_plainly(network, image)
         return total.div_(self.passes)
 
 

@@ -95,28 +95,19 @@ class Method(Callback, ABC):
         the network is in an adapted state and must not be run; it is restored when the iterator ends or is closed
         (`contextlib.closing`).
 
-        Args:
-            network: Any module (B, 3, H, W) -> (B, K, H, W) logits.
-            image: (B, 3, H, W) float, normalised.
-            variants: Methods of this class, one per setting. This method itself only takes part if listed.
-
-        Yields:
-            Variant index, image index and outcome: once per variant and image, in any order.
-
-        Raises:
-            ValueError: If the image is not (B, 3, H, W), or a variant cannot be used with the network.
-            TooLargeError: If the device runs out of memory.
+        Takes and raises the same as `predict`. The variants are methods of this class; this method itself only takes
+        part if listed. Yields variant index, image index and outcome: once per variant and image, in any order.
         """
         if image.ndim != 4 or image.shape[1] != 3 or not image.is_floating_point():
             raise ValueError(
                 f"the image is a tensor of shape {tuple(image.shape)} and type {image.dtype}: expected (B, 3, H, W), "
                 "floating point, normalised"
             )
-        images, finite = image.split(1), image.isfinite().flatten(1).all(dim=1).tolist()
+        finite = image.isfinite().flatten(1).all(dim=1).tolist()
         sound = [place for place, fine in enumerate(finite) if fine]
         groups = [[place] for place in sound] if self.per_image or not sound else [sound]
         for places in groups:
-            together = lay_out(network, torch.cat([images[place] for place in places]))
+            together = lay_out(network, torch.cat([image[place : place + 1] for place in places]))
             undone = []
             for number, outcome in self._adapt(network, together, variants):
                 if not outcome.is_finite():
@@ -128,25 +119,17 @@ class Method(Callback, ABC):
                     yield number, place, single
             for number, place in product(undone, places):
                 reason = "adaptation produced NaN or infinity (a smaller lr may help)"
-                yield number, place, self._fall_back(network, images[place], reason)
+                yield number, place, self._fall_back(network, image[place], reason)
         broken = [place for place, fine in enumerate(finite) if not fine]
         for number, place in product(range(len(variants)), broken):
-            yield number, place, self._fall_back(network, images[place], "the image contains NaN or infinity")
+            yield number, place, self._fall_back(network, image[place], "the image contains NaN or infinity")
 
     def adapt_variants(
         self, network: nn.Module, image: Tensor, variants: Sequence["Method"]
     ) -> Iterator[tuple[int, Adaptation]]:
-        """Adapts to one image with several settings of this method; a subclass may override it to share work.
+        """Adapts to one image with several settings; yields the index and outcome of each.
 
-        Called like `adapt`, except that it must enter `evaluating` itself.
-
-        Args:
-            network: (B, 3, H, W) -> (B, K, H, W) logits.
-            image: (1, 3, H, W) float, normalised, finite; (B, 3, H, W) if the method is not `per_image`.
-            variants: Methods of this class, one per setting.
-
-        Yields:
-            The index of each variant and its outcome.
+        Called like `adapt`, except that it must enter `evaluating` itself. A subclass may override it to share work.
         """
         for number, variant in enumerate(variants):
             with evaluating(network):
@@ -157,19 +140,19 @@ class Method(Callback, ABC):
         self, network: nn.Module, image: Tensor, variants: Sequence["Method"]
     ) -> Iterator[tuple[int, Adaptation]]:
         """Yields from `adapt_variants`; turns an out-of-memory error into a TooLargeError."""
-        shortage: str | None = None
         try:
             yield from self.adapt_variants(network, image, variants)
+            return
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             shortage = str(error)
-        if shortage is not None:  # outside the except block, whose traceback would keep the tensors alive
-            raise explain_shortage(image, shortage)
+        raise explain_shortage(image, shortage)  # outside the except block, whose traceback keeps the tensors alive
 
     def _fall_back(self, network: nn.Module, image: Tensor, reason: str) -> Adaptation:
+        """Predicts a (3, H, W) image without adaptation."""
         self._warn(f"{reason}: falling back to the unadapted prediction")
-        finite = image.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+        finite = image[None].nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
         with evaluating(network):
             return Adaptation(predict_plainly(network, finite), note=reason, fallback=True)
 
@@ -191,8 +174,7 @@ class Method(Callback, ABC):
         """
         settings = self.settings()
         settings.pop("name")
-        unknown = sorted(values.keys() - settings.keys())
-        if unknown:
+        if unknown := sorted(values.keys() - settings.keys()):
             raise ValueError(
                 f"{type(self).__name__} has no argument {', '.join(unknown)}: expected one of {', '.join(settings)}"
             )

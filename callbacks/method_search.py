@@ -12,7 +12,7 @@ from itertools import product
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
@@ -20,12 +20,12 @@ from callbacks.method import Method, require_segmentation
 from callbacks.run.folder import SEARCH
 from callbacks.run.records import to_plain
 from callbacks.run.settings import keeps_knowledge
-from callbacks.search import Search, log_result, sum_over_processes
+from callbacks.search import log_result, refuse_run, sum_over_processes
 from lightning_modules.metrics import count_overlap
 from lightning_modules.predictor import Stopwatch
 
 
-class MethodSearch(Search):
+class MethodSearch(Callback):
     """Scores every point of a grid of a method's arguments; `Results` writes the outcome to `search.json`.
 
     Logs ``val/best_ARGUMENT`` for every numeric argument in the grid and ``val/miou_best`` in percent; to the loggers
@@ -48,7 +48,8 @@ class MethodSearch(Search):
     """
 
     def __init__(self, method: Method, grid: dict[str, list[Any]]) -> None:
-        self.set_grid(method, grid)
+        self.method = method
+        self.set_grid(grid)
         self.miou: list[float] = []
         self.best: dict[str, Any] | None = None
         self._images = 0
@@ -56,16 +57,22 @@ class MethodSearch(Search):
         self._sums: tuple[Tensor, Tensor, Tensor] | None = None  # intersections and unions, images, milliseconds
         self._latest: tuple[Mapping[str, Any], list[dict[str, Any]]] | None = None
 
-    def set_grid(self, method: Method, grid: Mapping[str, Sequence[Any]]) -> None:
-        """Sets method and values to try; raises ValueError if the grid is empty or does not fit the method."""
-        empty = [name for name, values in grid.items() if not values]
+    def set_grid(self, grid: Mapping[str, Sequence[Any]]) -> None:
+        """Sets the values to try; raises ValueError if the grid is empty or does not fit the method."""
+        empty = ", ".join(name for name, values in grid.items() if not values)
         if not grid or empty:
-            found = f"{', '.join(empty)} in the grid is empty" if empty else "the grid is empty"
-            raise ValueError(f"{found}: expected one or more values for each argument, e.g. {{psi: [0.6, 0.7, 0.8]}}")
-        self.method = method
+            raise ValueError(
+                f"{f'{empty} in the grid' if empty else 'the grid'} is empty: expected one or more values for each "
+                "argument, e.g. {psi: [0.6, 0.7, 0.8]}"
+            )
         self.grid = {name: list(values) for name, values in grid.items()}
         self.points = [dict(zip(grid, values, strict=True)) for values in product(*self.grid.values())]
-        self.variants = [method.vary(point) for point in self.points]
+        self.variants = [self.method.vary(point) for point in self.points]
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Raises ValueError in a `test` or `predict` run."""
+        if stage in ("test", "predict"):
+            refuse_run(self, stage, "settings are chosen on the development set alone")
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Resets the results, and the sums if this validation includes a search."""
@@ -151,14 +158,6 @@ class MethodSearch(Search):
             }
         }
 
-    def _add(self, overlap: Tensor, milliseconds: float) -> None:
-        """Adds the (P, 2, K) int64 intersections and unions of an image at P points, and its time in milliseconds."""
-        assert self._sums is not None
-        overlaps, images, total = self._sums
-        overlaps.add_(overlap.to(overlaps.device))
-        images.add_(1)
-        total.add_(milliseconds)
-
     def _score(self, trainer: Trainer, module: LightningModule, batch: Mapping[str, Any]) -> list[dict[str, Any]]:
         masks, network = batch["mask"], require_segmentation(module).network
         found: dict[tuple[int, int], Tensor] = {}
@@ -177,6 +176,14 @@ class MethodSearch(Search):
             self._add(overlap, milliseconds)
             entries.append({"search": {"overlap": overlap.tolist(), "milliseconds": milliseconds}})
         return entries
+
+    def _add(self, overlap: Tensor, milliseconds: float) -> None:
+        """Adds the (P, 2, K) int64 intersections and unions of an image at P points, and its time in milliseconds."""
+        assert self._sums is not None
+        overlaps, images, total = self._sums
+        overlaps.add_(overlap.to(overlaps.device))
+        images.add_(1)
+        total.add_(milliseconds)
 
     def _log(self, trainer: Trainer, module: LightningModule, best: float) -> None:
         """Logs the best point as metrics of the module, and every point to the loggers only."""

@@ -4,10 +4,12 @@ Source: paper, Sec. 4, Eq. 5-8.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from callbacks.adaptation.arguments import check_number
 from callbacks.stages import stage
 from callbacks.views import IMAGENET, Normalization, Resampling, View
 from lightning_modules.metrics import IGNORED
@@ -40,7 +42,7 @@ def fuse_views(
     """
     if not views:
         raise ValueError("there are no views to fuse: expected one or more")
-    total: Tensor | None = None
+    total: Any = 0
     for view in views:
         try:
             with stage("views"):
@@ -48,9 +50,7 @@ def fuse_views(
         except ValueError as error:
             raise type(error)(f"the network cannot predict the image's {view}: {error}") from error
         with stage("fusion"):
-            undone = view.invert(logits.float().softmax(dim=1), image.shape[-2:])
-            total = undone if total is None else total.add_(undone)
-    assert total is not None
+            total += view.invert(logits.float().softmax(dim=1), image.shape[-2:])
     return total.div_(len(views))
 
 
@@ -80,5 +80,4 @@ def pseudo_labels(probabilities: Tensor, psi: float, strict: bool = False) -> Te
 
 def check_psi(psi: float) -> None:
     """Raises ValueError if psi is outside [0, 1]."""
-    if not 0 <= psi <= 1:
-        raise ValueError(f"psi is {psi}: expected a confidence threshold in [0, 1], e.g. 0.7")
+    check_number("psi", psi, 0, 1, expected="a confidence threshold in [0, 1], e.g. 0.7")

@@ -1,4 +1,4 @@
-"""The base class of callbacks that choose a setting by the labels of a `validate` run."""
+"""What the callbacks share that choose a setting by the labels of a `validate` run."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,24 +8,12 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 
-class Search(Callback):
-    """Accumulates scores over the images of a development set and picks the best setting at the end.
-
-    Attributes:
-        refused: Kinds of runs in which settings must not be chosen.
-        reason: Why not, for the error message.
-    """
-
-    refused: tuple[TrainerFn, ...] = (TrainerFn.TESTING, TrainerFn.PREDICTING)
-    reason = "settings are chosen on the development set alone"
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Raises ValueError in runs of a refused kind."""
-        if stage in self.refused:
-            raise ValueError(
-                f"{type(self).__name__} is among the callbacks of a {TrainerFn(stage).value} run: expected a validate "
-                f"run, as {self.reason}"
-            )
+def refuse_run(search: Callback, stage: str, reason: str) -> None:
+    """Raises ValueError: settings must not be chosen in runs of this stage."""
+    raise ValueError(
+        f"{type(search).__name__} is among the callbacks of a {TrainerFn(stage).value} run: expected a validate run, "
+        f"as {reason}"
+    )
 
 
 def sum_over_processes(trainer: Trainer, *sums: Tensor) -> list[Tensor]:

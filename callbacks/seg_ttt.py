@@ -3,21 +3,22 @@
 Source: paper, Sec. 4, Eq. 5-8; Sec. 5.2 and Appendix C for the settings.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from callbacks.adaptation.alpha import Alpha, read_alpha
-from callbacks.adaptation.outcome import check_trust
-from callbacks.adaptation.parameters import check_is_list, counting_values, select_parameters
+from callbacks.adaptation.arguments import check_refine, check_steps, check_trust
+from callbacks.adaptation.parameters import select_parameters
 from callbacks.adaptation.passes import Passes
-from callbacks.adaptation.refinement import check_refine, refine_edges
-from callbacks.adaptation.steps import check_steps, evaluating, in_float16, moving, seeded, take_step, try_scales
-from callbacks.adaptation.stopping import Deadline, Pace
+from callbacks.adaptation.refinement import refine_edges
+from callbacks.adaptation.steps import evaluating, moving, seeded, take_step
 from callbacks.iabn import adaptive_batch_norm, check_batch_norm
 from callbacks.method import Adaptation, Method
 from callbacks.pseudo_labels import IGNORED, check_psi, fuse_views, pseudo_labels
@@ -34,6 +35,7 @@ SWITCHES = {"flip": True, "grayscale": False, "autocontrast": False}  # defaults
 UNLABELLED = "no pixel passed the confidence threshold, so no step was taken"
 
 ViewSets = dict[str, Any] | list[dict[str, Any]]
+Numbered = tuple[int, "SegTTT"]
 
 
 class SegTTT(Method):
@@ -58,8 +60,6 @@ class SegTTT(Method):
         resampling: How to resize views: ``pillow`` or ``device``. None means ``pillow`` under released semantics, else
             ``device``.
         normalization: Mean and standard deviation used to normalise images; None means ImageNet's.
-        time_budget_ms: Time limit per image in milliseconds: takes as many steps, up to `num_steps`, as are expected to
-            fit. Their number depends on the machine and is in the records. None means no limit.
         label_views: Views for the pseudo labels, in place of `scales`, `flip` and `grayscale`: a set, or a list of sets
             whose views are all averaged. A set has ``scales`` and optionally ``flip`` (default true), ``grayscale``
             (false) and ``autocontrast`` (false), see `View`.
@@ -87,7 +87,6 @@ class SegTTT(Method):
         semantics: Semantics = "paper",
         resampling: Resampling | None = None,
         normalization: Normalization | None = None,
-        time_budget_ms: float | None = None,
         label_views: ViewSets | None = None,
         final_views: ViewSets | None = None,
         trust: float = 1.0,
@@ -96,11 +95,12 @@ class SegTTT(Method):
         super().__init__()
         check_psi(psi)
         check_steps(num_steps, lr)
-        check_is_list(trainable)
         check_resampling(resampling)
         check_semantics(semantics)
-        if time_budget_ms is not None and not 0 < time_budget_ms < float("inf"):
-            raise ValueError(f"time_budget_ms is {time_budget_ms}: expected milliseconds above 0, e.g. 500, or null")
+        check_trust(trust)
+        check_refine(refine)
+        if isinstance(trainable, str):
+            raise ValueError(f"trainable is the string {trainable!r}: expected a list of names, e.g. [{trainable!r}]")
         self.alpha = read_alpha(alpha)
         self.psi = psi
         self.num_steps = num_steps
@@ -111,15 +111,14 @@ class SegTTT(Method):
         self.semantics = semantics
         self.resampling: Resampling = resampling or ("pillow" if semantics == "released" else "device")
         self.normalization = normalization or Normalization()
-        self.scales = tuple(scales)
         self.label_views = label_views
         self.final_views = final_views
-        self.trust = check_trust(trust)
-        self.refine = check_refine(refine)
+        self.trust = trust
+        self.refine = refine
         self.views = make_views(scales, flip, grayscale) if label_views is None else read_views(label_views)
+        self.scales = tuple(scales)
         self._final = None if final_views is None else read_views(final_views)
-        self.time_budget_ms = time_budget_ms
-        self._pace: Pace = {}
+        self._released = semantics == "released"
 
     def check_network(self, network: nn.Module) -> None:
         """Raises ValueError if a name in `trainable` matches nothing, or alpha is above 0 and there is no BatchNorm."""
@@ -136,72 +135,75 @@ class SegTTT(Method):
     ) -> Iterator[tuple[int, Adaptation]]:
         """Predicts the views once where settings share them, and takes steps once where only their number differs.
 
-        See `Method.adapt_variants`. Nothing is shared with a time budget, which covers the whole image, nor in float16,
-        where each run of steps finds its own loss scale.
+        See `Method.adapt_variants`.
         """
         numbered = [(number, one) for number, one in enumerate(variants) if isinstance(one, SegTTT)]
-        alone = in_float16(image.device) or any(one.time_budget_ms is not None for _, one in numbered)
-        for same_views in _group(numbered, () if alone else LEAVE_THE_VIEWS):
-            first = same_views[0][1]
-            deadline = Deadline(first.time_budget_ms, first._pace, image)
-            with evaluating(network), adaptive_batch_norm(network, first.alpha):
-                fused, repeats = first._fuse(network, image)
-                own = predict_logits(network, image).float().softmax(dim=1) if _distrusts(same_views) else None
-                for same_steps in _group(same_views, () if alone else LEAVE_THE_STEPS):
-                    one = same_steps[0][1]
-                    target = one._label(fused).repeat(repeats, 1, 1)
-                    counts = sorted({variant.num_steps for _, variant in same_steps})
-                    adapt = partial(one._take_steps, network, image, target, counts, deadline)
-                    for count, outcome in zip(counts, try_scales(adapt, image.device), strict=True):
-                        for number, variant in same_steps:
-                            if variant.num_steps == count:
-                                yield number, variant._finish(outcome, own, image)
+        for same_views in _group(numbered, LEAVE_THE_VIEWS):
+            method = same_views[0][1]
+            with evaluating(network), adaptive_batch_norm(network, method.alpha):
+                fused, copies = method._fuse(network, image)
+                distrusted = any(one.trust < 1 for _, one in same_views)
+                own = predict_logits(network, image).float().softmax(dim=1) if distrusted else None
+                for same_steps in _group(same_views, LEAVE_THE_STEPS):
+                    method = same_steps[0][1]
+                    target = method._label(fused).repeat(copies, 1, 1)
+                    counts = {one.num_steps for _, one in same_steps}
+                    for count, outcome in method._take_steps(network, image, target, counts):
+                        for number, one in same_steps:
+                            if one.num_steps == count:
+                                yield number, one._finish(outcome, own, image)
 
     def _fuse(self, network: nn.Module, image: Tensor) -> tuple[Tensor, int]:
         """Returns the (1, K, H, W) mean over views, and the number of copies of the image in each step's batch."""
-        predict = partial(predict_logits, network)
-        with counting_values(network if self.semantics == "released" else nn.Identity()) as counts:
+        values: dict[nn.Module, int] = {}  # the most values per channel that each BatchNorm normalises
+
+        def count(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            values[layer] = max(inputs[0].numel() // inputs[0].shape[1], values.get(layer, 0))
+
+        norms = [layer for layer in network.modules() if isinstance(layer, _BatchNorm) and self._released]
+        with ExitStack() as hooks:
+            for layer in norms:
+                hooks.enter_context(layer.register_forward_pre_hook(count))
+            predict = partial(predict_logits, network)
             fused = fuse_views(predict, image, self.views, self.normalization, self.resampling)
         # A single value has no variance: after global pooling the image is doubled, as the authors do for DeepLabv3+.
-        return fused, 2 if 1 in counts.values() else 1
+        return fused, 2 if 1 in values.values() else 1
 
     def _label(self, fused: Tensor) -> Tensor:
         """Returns the (1, H, W) pseudo labels."""
         with stage("fusion"):
-            return pseudo_labels(fused, self.psi, strict=self.semantics == "released")
+            return pseudo_labels(fused, self.psi, strict=self._released)
 
     def _take_steps(
-        self, network: nn.Module, image: Tensor, target: Tensor, counts: Sequence[int], deadline: Deadline, scale: float
-    ) -> Iterator[Adaptation]:
-        """Trains on R copies of the image with (R, H, W) labels; predicts after each of the ascending step counts."""
-        released = self.semantics == "released"
+        self, network: nn.Module, image: Tensor, target: Tensor, counts: Iterable[int]
+    ) -> Iterator[tuple[int, Adaptation]]:
+        """Trains on R copies of the image with (R, H, W) labels; yields the outcome after each number of steps."""
         labelled = bool((target != IGNORED).any())
         losses: list[Tensor] = []
-        with moving(network, self._select(network), released) as parameters:
+        with moving(network, self._select(network), self._released) as parameters:
             optimizer = torch.optim.SGD(parameters, lr=self.lr)
             passes = Passes(network, image.repeat(len(target), 1, 1, 1), parameters)
-            for count in counts:
-                while labelled and deadline.allows_step() and len(losses) < count:
-                    network.train(released)  # uses batch statistics, updates running ones, applies dropout
+            for count in sorted(counts):
+                while labelled and len(losses) < count:
+                    network.train(self._released)  # uses batch statistics, updates running ones, applies dropout
                     with stage("step"), seeded(image.device, len(losses)), torch.enable_grad():
                         loss = passes.compute_loss(target)
-                        take_step(loss, parameters, optimizer, scale)
+                        take_step(loss, parameters, optimizer)
                     losses.append(loss.detach())
                 network.eval()
                 with stage("final"), seeded(image.device):
-                    if released:
+                    if self._released:
                         passes.move_statistics(len(losses))
                     probabilities = self._predict(network, image, passes)
                 note = None if labelled or count == 0 else UNLABELLED
-                yield Adaptation(probabilities, torch.stack(losses).tolist() if losses else [], note)
-        deadline.end()
+                yield count, Adaptation(probabilities, torch.stack(losses).tolist() if losses else [], note)
 
     def _predict(self, network: nn.Module, image: Tensor, passes: Passes) -> Tensor:
         """Returns the (1, K, H, W) probabilities of the adapted network."""
         if self._final is not None:
             predict = partial(predict_logits, network)
             return fuse_views(predict, image, self._final, self.normalization, self.resampling)
-        logits = predict_logits(network, image) if self.semantics == "released" else passes.predict()
+        logits = predict_logits(network, image) if self._released else passes.predict()
         return logits.float().softmax(dim=1)
 
     def _finish(self, outcome: Adaptation, own: Tensor | None, image: Tensor) -> Adaptation:
@@ -213,7 +215,7 @@ class SegTTT(Method):
     def _select(self, network: nn.Module) -> list[str]:
         """Returns the full names of the parameters to train."""
         own = getattr(network, "adapted_layers", DEFAULT_TRAINABLE)
-        if self.semantics == "released":
+        if self._released:
             own = getattr(network, "released_layers", own)
         return select_parameters(network, own if self.trainable is None else self.trainable)
 
@@ -242,14 +244,9 @@ def _is_view_set(given: Any) -> bool:
     )
 
 
-def _distrusts(numbered: Sequence[tuple[int, SegTTT]]) -> bool:
-    return any(variant.trust < 1 for _, variant in numbered)
-
-
-def _group(numbered: Sequence[tuple[int, SegTTT]], left_out: Sequence[str]) -> list[list[tuple[int, SegTTT]]]:
-    """Groups numbered variants that differ only in the arguments left out; each is alone if none is left out."""
-    groups: dict[str, list[tuple[int, SegTTT]]] = {}
+def _group(numbered: Iterable[Numbered], left_out: Iterable[str]) -> list[list[Numbered]]:
+    """Groups numbered variants that differ only in the arguments left out."""
+    groups: dict[str, list[Numbered]] = {}
     for number, variant in numbered:
-        settings = variant.settings() | dict.fromkeys(left_out)
-        groups.setdefault(str(settings if left_out else number), []).append((number, variant))
+        groups.setdefault(str(variant.settings() | dict.fromkeys(left_out)), []).append((number, variant))
     return list(groups.values())

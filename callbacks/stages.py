@@ -12,11 +12,7 @@ _record: ContextVar["StageTimes | None"] = ContextVar("stage_times", default=Non
 
 
 class StageTimes:
-    """The times of the stages that ran within `recording`.
-
-    Args:
-        device: Device to time.
-    """
+    """The times of the stages that ran within `recording` on a device."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -49,10 +45,7 @@ def recording(device: torch.device) -> Iterator[StageTimes]:
 
 @contextmanager
 def stage(name: str) -> Iterator[None]:
-    """Marks a stage of a prediction: ``views``, ``fusion``, ``step``, ``final`` or ``restore``.
-
-    Costs nothing outside `recording`, and never waits for the device.
-    """
+    """Marks a stage of a prediction; costs nothing outside `recording`, and never waits for the device."""
     times = _record.get()
     if times is None:
         yield

@@ -8,20 +8,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.trainer.states import TrainerFn
+from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
+from callbacks.adaptation.arguments import check_number
 from callbacks.method import require_segmentation
-from callbacks.search import Search, log_result, sum_over_processes
+from callbacks.search import log_result, refuse_run, sum_over_processes
 from lightning_modules.metrics import IGNORED, quantize
 from lightning_modules.probabilities import SMALLEST, check_temperature, resize_probabilities
 
 TEMPERATURES = tuple(2 ** (step / 8) for step in range(-24, 25))  # 1/8 to 8, each 9 % above the one before
 
 
-class TemperatureSearch(Search):
+class TemperatureSearch(Callback):
     """Finds the best temperature for the predictions of a `validate` run, whatever the method.
 
     Logs ``val/best_temperature``, ``val/nll_best_temperature`` and ``val/nll_temperature_1`` (nats per pixel), and
@@ -44,14 +44,11 @@ class TemperatureSearch(Search):
     """
 
     needs_every_image = ("validate",)
-    refused = (TrainerFn.FITTING, TrainerFn.TESTING, TrainerFn.PREDICTING)
-    reason = "a temperature is fitted to a finished network on the development set"
 
     def __init__(self, temperatures: Sequence[float] = TEMPERATURES, max_pixels: int = 20_000) -> None:
         for temperature in temperatures:
             check_temperature(temperature)
-        if max_pixels < 1:
-            raise ValueError(f"max_pixels is {max_pixels}: expected 1 or more pixels per image, e.g. 20000")
+        check_number("max_pixels", max_pixels, 1, expected="1 or more pixels per image, e.g. 20000", whole=True)
         self.temperatures = sorted({*temperatures, 1.0})
         if len(self.temperatures) < 3:
             raise ValueError(
@@ -61,6 +58,11 @@ class TemperatureSearch(Search):
         self.best_temperature: float | None = None
         self.nll: dict[float, float] = {}
         self._loss, self._pixels = torch.empty(0), torch.empty(0)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Raises ValueError if the run is not a `validate`."""
+        if stage != "validate":
+            refuse_run(self, stage, "a temperature is fitted to a finished network on the development set")
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Resets the results and the sums."""
@@ -88,36 +90,31 @@ class TemperatureSearch(Search):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs the result, and prints how to use it."""
         loss, pixels = sum_over_processes(trainer, self._loss, self._pixels)
-        losses = loss / pixels
-        self.nll = dict(zip(self.temperatures, losses.tolist(), strict=True))
-        if losses.isnan().any():
+        losses = (loss / pixels).tolist()
+        self.nll = dict(zip(self.temperatures, losses, strict=True))
+        if not pixels:
             rank_zero_warn("TemperatureSearch: no pixel of the development set is labelled, so nothing was fitted")
             return
-        self.best_temperature, nll = refine_minimum(self.temperatures, losses.tolist())
+        self.best_temperature, nll = refine_minimum(self.temperatures, losses)
         values = {"best_temperature": self.best_temperature, "nll_best_temperature": nll}
         log_result(pl_module, {**values, "nll_temperature_1": self.nll[1.0]})
         rank_zero_info(
             f"Temperature with the lowest negative log-likelihood ({nll:.4f}; at temperature 1 {self.nll[1.0]:.4f}): "
             f"pass --model.temperature={self.best_temperature:.4g} to test and predict"
         )
-        if self.best_temperature in (self.temperatures[0], self.temperatures[-1]):
-            end = "smallest" if self.best_temperature == self.temperatures[0] else "largest"
+        ends = {self.temperatures[0]: "smallest", self.temperatures[-1]: "largest"}
+        if self.best_temperature in ends:
             rank_zero_warn(
-                f"TemperatureSearch: the best temperature, {self.best_temperature:.4g}, is the {end} one tried: "
-                "the true optimum may be beyond it; set temperatures to a wider range"
+                f"TemperatureSearch: the best temperature, {self.best_temperature:.4g}, is the "
+                f"{ends[self.best_temperature]} one tried: the true optimum may be beyond it; set temperatures to a "
+                "wider range"
             )
 
 
 def sum_losses(logits: Tensor, target: Tensor, temperatures: Sequence[float]) -> Tensor:
-    """Sums the negative log-likelihood of pixels at several temperatures; rounded so that the order does not matter.
+    """Sums the negative log-likelihood of (K, N) logits and (N,) int64 targets in nats, at each temperature.
 
-    Args:
-        logits: (K, N) float, defined up to an additive constant per pixel.
-        target: (N,) int64 ground truth in [0, K).
-        temperatures: T temperatures, each above 0.
-
-    Returns:
-        (T,) float64 sums in nats.
+    Each pixel's is rounded so that the order of summation does not matter.
     """
     logits = logits.double()
     own = logits.gather(0, target[None])[0]
@@ -126,15 +123,10 @@ def sum_losses(logits: Tensor, target: Tensor, temperatures: Sequence[float]) ->
 
 
 def sample_pixels(probabilities: Tensor, target: Tensor, max_pixels: int) -> tuple[Tensor, Tensor]:
-    """Draws labelled pixels of one prediction, always the same ones for the same ground truth.
+    """Draws up to `max_pixels` labelled pixels of a (K, h, w) prediction, always the same for the same ground truth.
 
-    Args:
-        probabilities: (K, h, w) in [0, 1]; resized to the ground truth's size if that differs.
-        target: (H, W) int64 ground truth in [0, K), or 255 where ignored.
-        max_pixels: Maximum number of pixels to draw.
-
-    Returns:
-        (K, N) float32 probabilities and (N,) int64 ground truth. Drawn pixels that are not finite are dropped.
+    Returns (K, N) float32 probabilities and (N,) int64 ground truth. The prediction is resized to the ground truth's
+    (H, W) if that differs. Drawn pixels that are not finite are dropped.
     """
     places = (target != IGNORED).flatten().nonzero()[:, 0]
     if len(places) > max_pixels:
@@ -146,14 +138,9 @@ def sample_pixels(probabilities: Tensor, target: Tensor, max_pixels: int) -> tup
 
 
 def refine_minimum(temperatures: Sequence[float], losses: Sequence[float]) -> tuple[float, float]:
-    """Finds the lowest point of the parabola over log T through the lowest value and its neighbours.
+    """Returns temperature and loss at the lowest point of the parabola over log T through the minimum's neighbours.
 
-    Args:
-        temperatures: Temperatures in ascending order, each above 0.
-        losses: Loss at each temperature.
-
-    Returns:
-        Temperature and loss at the lowest point; those of the first or last temperature if its loss is the lowest.
+    If the first or last temperature has the lowest loss, returns that one.
     """
     best = min(range(len(losses)), key=lambda number: losses[number])
     if best in (0, len(losses) - 1):
@@ -164,6 +151,4 @@ def refine_minimum(temperatures: Sequence[float], losses: Sequence[float]) -> tu
     # rise(x) = curve x^2 + slope x goes through both neighbours
     curve = (rise_left / left - rise_right / right) / (left - right)
     slope = rise_left / left - curve * left
-    if curve == 0:
-        return temperatures[best], loss
     return math.exp(middle - slope / (2 * curve)), loss - slope**2 / (4 * curve)

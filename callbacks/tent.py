@@ -15,8 +15,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from callbacks.adaptation.alpha import Alpha, read_alpha
-from callbacks.adaptation.outcome import check_trust
-from callbacks.adaptation.steps import check_steps, moving, restore, take_step, try_scales
+from callbacks.adaptation.arguments import check_choice, check_steps, check_trust
+from callbacks.adaptation.steps import moving, restore, take_step
 from callbacks.iabn import adaptive_batch_norm, check_batch_norm
 from callbacks.method import Adaptation, Method
 from lightning_modules.predictor import predict_logits
@@ -58,57 +58,54 @@ class Tent(Method):
     ) -> None:
         super().__init__()
         check_steps(num_steps, lr, least=0 if episodic else 1)
-        if optimizer not in OPTIMIZERS:
-            raise ValueError(f"optimizer is {optimizer!r}: expected one of {', '.join(OPTIMIZERS)}")
+        check_choice("optimizer", optimizer, OPTIMIZERS)
+        check_trust(trust)
         self.alpha = read_alpha(alpha)
         self.num_steps = num_steps
         self.lr = lr
         self.episodic = episodic
         self.optimizer = optimizer
-        self.trust = check_trust(trust)
+        self.trust = trust
+        # By network, the parameters and the optimizer's state that online Tent learned from the images so far.
         self._learned: WeakKeyDictionary[nn.Module, tuple[list[Tensor], dict[str, Any]]] = WeakKeyDictionary()
 
     @property
     def keeps_knowledge(self) -> bool:
-        """Whether predictions depend on earlier images: such a run cannot be resumed."""
+        """Whether what was learned from an image changes the predictions for later ones."""
         return not self.episodic
 
     def check_network(self, network: nn.Module) -> None:
-        """Raises ValueError if the network has no 2d BatchNorm, or none with weight or bias."""
+        """Raises ValueError if the network has no BatchNorm with weight and bias."""
         list_affine(network)
-        check_batch_norm(network, self.alpha, required=True)
+        check_batch_norm(network, self.alpha)
 
     def adapt(self, network: nn.Module, image: Tensor) -> Adaptation:
         """Predicts one image; see `Method.adapt`."""
+        losses: list[Tensor] = []
         with adaptive_batch_norm(network, self.alpha):
             own = predict_logits(network, image).float().softmax(dim=1) if self.trust < 1 else None
-            (outcome,) = try_scales(lambda scale: [self._learn(network, image, scale)], image.device)
+            with moving(network, list_affine(network)) as parameters:
+                optimizer = OPTIMIZERS[self.optimizer](parameters, lr=self.lr)
+                if not self.episodic:
+                    self._recall(network, parameters, optimizer)
+                for _ in range(self.num_steps):
+                    with torch.enable_grad():
+                        logits = predict_logits(network, image).float()
+                        loss = entropy(logits).mean()
+                        take_step(loss, parameters, optimizer)
+                    losses.append(loss.detach())
+                if self.episodic:
+                    logits = predict_logits(network, image)
+                elif torch.stack([tensor.isfinite().all() for tensor in (*parameters, logits)]).all():  # not NaN
+                    values = [parameter.detach().clone() for parameter in parameters]
+                    self._learned[network] = values, deepcopy(optimizer.state_dict())
+        probabilities = logits.detach().float().softmax(dim=1)
+        outcome = Adaptation(probabilities, torch.stack(losses).tolist() if losses else [])
         return outcome if own is None else outcome.temper(own, self.trust)
 
     def forget(self) -> None:
         """Discards what was learned: the next image starts from the trained network."""
         self._learned.clear()
-
-    def _learn(self, network: nn.Module, image: Tensor, scale: float) -> Adaptation:
-        """Takes the steps and predicts the image; `scale` multiplies the loss in the backward pass."""
-        losses = []
-        with moving(network, list_affine(network)) as parameters:
-            optimizer = OPTIMIZERS[self.optimizer](parameters, lr=self.lr)
-            if not self.episodic:
-                self._recall(network, parameters, optimizer)
-            for _ in range(self.num_steps):
-                with torch.enable_grad():
-                    logits = predict_logits(network, image).float()
-                    loss = entropy(logits).mean()
-                    take_step(loss, parameters, optimizer, scale)
-                losses.append(loss.detach())
-            if self.episodic:
-                logits = predict_logits(network, image)
-            elif torch.stack([tensor.isfinite().all() for tensor in (*parameters, logits)]).all():  # do not keep NaN
-                values = [parameter.detach().clone() for parameter in parameters]
-                self._learned[network] = values, deepcopy(optimizer.state_dict())
-        probabilities = logits.detach().float().softmax(dim=1)
-        return Adaptation(probabilities, torch.stack(losses).tolist() if losses else [])
 
     def _recall(self, network: nn.Module, parameters: list[nn.Parameter], optimizer: Optimizer) -> None:
         """Restores the parameters and optimizer state from earlier images; warns if there are none yet."""
@@ -132,23 +129,12 @@ class Tent(Method):
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """Computes the entropy of each pixel's prediction in nats.
-
-    Args:
-        logits: (B, K, H, W).
-
-    Returns:
-        (B, H, W), in [0, log K].
-    """
+    """Computes the entropy of each pixel of (B, K, H, W) logits: (B, H, W) nats in [0, log K]."""
     return -(logits.softmax(dim=1) * logits.log_softmax(dim=1)).sum(dim=1)
 
 
 def list_affine(network: nn.Module) -> list[str]:
-    """Lists the full names of the weight and bias of every BatchNorm.
-
-    Raises:
-        ValueError: If there are none.
-    """
+    """Lists the full names of the weight and bias of every BatchNorm; raises ValueError if there are none."""
     layers = [module for module in network.modules() if isinstance(module, _BatchNorm)]
     affine = {id(parameter) for layer in layers for parameter in (layer.weight, layer.bias) if parameter is not None}
     names = [name for name, parameter in network.named_parameters() if id(parameter) in affine]

@@ -9,7 +9,8 @@ from functools import partial
 from torch import Tensor, nn
 
 from callbacks.adaptation.alpha import Alpha, read_alpha
-from callbacks.adaptation.refinement import check_refine, refine_edges
+from callbacks.adaptation.arguments import check_refine
+from callbacks.adaptation.refinement import refine_edges
 from callbacks.iabn import adaptive_batch_norm, check_batch_norm
 from callbacks.method import Method
 from callbacks.pseudo_labels import fuse_views
@@ -49,6 +50,7 @@ class TTA(Method):
     ) -> None:
         super().__init__()
         check_resampling(resampling)
+        check_refine(refine)
         self.alpha = read_alpha(alpha)
         self.flip = flip
         self.grayscale = grayscale
@@ -57,7 +59,7 @@ class TTA(Method):
         self.autocontrast = autocontrast
         self.views = make_views(scales, flip, grayscale, autocontrast)
         self.scales = tuple(scales)
-        self.refine = check_refine(refine)
+        self.refine = refine
 
     def check_network(self, network: nn.Module) -> None:
         """Raises ValueError if alpha is above 0 and the network has no BatchNorm."""

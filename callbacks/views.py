@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from callbacks.adaptation.arguments import check_choice
 from lightning_modules.networks.base import TooSmallError
 from lightning_modules.normalization import IMAGENET, Normalization, per_channel
 
@@ -125,8 +126,8 @@ class View:
 
 def check_resampling(resampling: str | None) -> None:
     """Raises ValueError for an unknown way to resize views; None, the method's default, is valid."""
-    if resampling is not None and resampling not in get_args(Resampling):
-        raise ValueError(f"resampling is {resampling!r}: expected one of {', '.join(get_args(Resampling))}")
+    if resampling is not None:
+        check_choice("resampling", resampling, get_args(Resampling))
 
 
 def _round(levels: Tensor) -> Tensor:
@@ -150,12 +151,6 @@ def _stretch(levels: Tensor) -> Tensor:
 def make_views(scales: Sequence[float], flip: bool, grayscale: bool, autocontrast: bool = False) -> tuple[View, ...]:
     """Makes two views per scale: a plain one, and one with the changes that are on; only the plain one if none is.
 
-    Args:
-        scales: Factors on the image's size, each above 0.
-        flip: Whether the second view of each scale is mirrored.
-        grayscale: Whether the second view of each scale is gray.
-        autocontrast: Whether the second view of each scale has its contrast stretched.
-
     Raises:
         ValueError: If there is no scale, or one is not a positive, finite number.
     """
@@ -163,6 +158,5 @@ def make_views(scales: Sequence[float], flip: bool, grayscale: bool, autocontras
         raise ValueError(f"scales is {scales!r}: expected a list of numbers, e.g. [0.25, 0.5, 0.75]")
     if len(scales) == 0:
         raise ValueError("scales is empty, so there are no views: expected one scale or more, e.g. [0.25, 0.5, 0.75]")
-    plain = [View(scale) for scale in scales]
-    second = [View(scale, flip, grayscale, autocontrast) for scale in scales]
-    return tuple(plain) if second == plain else tuple(view for pair in zip(plain, second, strict=True) for view in pair)
+    views = [view for scale in scales for view in (View(scale), View(scale, flip, grayscale, autocontrast))]
+    return tuple(views if flip or grayscale or autocontrast else views[::2])

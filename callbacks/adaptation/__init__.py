@@ -1,1 +1,1 @@
-"""Shared parts of the methods that adapt a network to one image: reversible steps, caching, loss, time limit."""
+"""Shared parts of the methods that adapt a network to one image: reversible steps, caching, loss."""

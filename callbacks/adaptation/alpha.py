@@ -1,12 +1,14 @@
 """IaBN's alpha: one number for all layers, or one per layer, as a mapping or in a file."""
 
 from collections.abc import Iterable, Mapping
-from numbers import Real
 from pathlib import Path
 
 import yaml
 
+from callbacks.adaptation.arguments import check_number
+
 Alpha = float | dict[str, float] | str
+MEANING = "the weight of the test image's statistics in [0, 1], e.g. 0.1 (0 is t-BN, 1 is p-BN)"
 
 
 def read_alpha(alpha: Alpha | Mapping[str, float]) -> float | dict[str, float]:
@@ -25,18 +27,16 @@ def read_alpha(alpha: Alpha | Mapping[str, float]) -> float | dict[str, float]:
         try:
             alpha = float(name)
         except ValueError:
-            alpha = read_alphas(name)
-    for where, value in alpha.items() if isinstance(alpha, Mapping) else [("", alpha)]:
-        if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= 1:
-            raise ValueError(
-                f"alpha{f' of {where}' if where else ''} is {value}: expected the weight of the test image's "
-                "statistics in [0, 1], e.g. 0.1 (0 is t-BN, 1 is p-BN)"
-            )
-    return {name: float(value) for name, value in alpha.items()} if isinstance(alpha, Mapping) else alpha
+            alpha = _read_file(name)
+    if not isinstance(alpha, Mapping):
+        check_number("alpha", alpha, 0, 1, expected=MEANING)
+        return alpha
+    for name, value in alpha.items():
+        check_number(f"alpha of {name}", value, 0, 1, expected=MEANING)
+    return {name: float(value) for name, value in alpha.items()}
 
 
-def read_alphas(name: str) -> Mapping[str, float]:
-    """Reads the weight of each layer from a file; raises as `read_alpha`."""
+def _read_file(name: str) -> Mapping[str, float]:
     path = Path(name).expanduser()
     if not path.is_file():
         raise FileNotFoundError(
@@ -59,12 +59,7 @@ def is_blended(alpha: float | Mapping[str, float]) -> bool:
 
 
 def spread_alpha(alpha: float | Mapping[str, float], layers: Iterable[str]) -> dict[str, float]:
-    """Returns the weight of each layer.
-
-    Args:
-        alpha: Weight for all layers, or per module name: a name covers all layers at and below it; the longest match
-            wins.
-        layers: Full names of the layers.
+    """Returns the weight of each layer; a name covers all layers at and below it, and the longest match wins.
 
     Raises:
         ValueError: If a layer has no weight, or a name covers no layer.
@@ -72,8 +67,8 @@ def spread_alpha(alpha: float | Mapping[str, float], layers: Iterable[str]) -> d
     layers = list(layers)
     if not isinstance(alpha, Mapping):
         return dict.fromkeys(layers, alpha)
-    fitting = {layer: [name for name in list_parents(layer) if name in alpha] for layer in layers}
-    unknown = sorted(set(alpha) - {name for names in fitting.values() for name in names})
+    fitting = {layer: [name for name in alpha if f"{layer}.".startswith(f"{name}.")] for layer in layers}
+    unknown = sorted(set(alpha).difference(*fitting.values()))
     missing = [layer for layer, names in fitting.items() if not names]
     if unknown or missing:
         wrong = f"names {unknown[0]}, which matches no BatchNorm" if unknown else f"has no weight for {missing[0]}"
@@ -81,10 +76,4 @@ def spread_alpha(alpha: float | Mapping[str, float], layers: Iterable[str]) -> d
             f"alpha {wrong}: expected a weight for each of the network's {len(layers)} BatchNorm layers, such as "
             f"{', '.join(layers[:3])}, and no others. Was it learned for another network?"
         )
-    return {layer: alpha[names[-1]] for layer, names in fitting.items()}
-
-
-def list_parents(layer: str) -> list[str]:
-    """Lists the names of the modules that contain a layer, from the outermost to the layer itself."""
-    parts = layer.split(".")
-    return [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
+    return {layer: alpha[max(names, key=len)] for layer, names in fitting.items()}

@@ -5,9 +5,7 @@ Upsampled to the image size, the logits, their softmax and its gradient are thre
 Upsampling is a matrix product per axis, because `F.interpolate`'s backward pass on a GPU sums in no fixed order.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -22,33 +20,19 @@ CUDA_CHUNK = 2**27  # the same on a GPU, where each block needs fourteen kernel 
 SMALLEST_LOG = -80.0  # e^-80 is negligible beside 1; smaller, subnormal numbers make a CPU ten times slower
 
 
-def compute_loss(logits: Tensor, target: Tensor, align_corners: bool) -> Tensor:
-    """Computes the mean cross-entropy over the labelled pixels (Eq. 8).
-
-    Args:
-        logits: (B, K, h, w), upsampled if their size differs from the target's.
-        target: (B, H, W) int64 labels, 255 where ignored.
-        align_corners: Whether upsampling aligns the corner pixels, see `F.interpolate`.
-
-    Returns:
-        () loss in nats, NaN if no pixel has a label.
-    """
-    if logits.shape[-2:] == target.shape[-2:]:
-        return F.cross_entropy(logits.float(), target, ignore_index=IGNORED)
-    return upsampled_cross_entropy(logits, target, align_corners)
-
-
 def upsampled_cross_entropy(logits: Tensor, target: Tensor, align_corners: bool) -> Tensor:
-    """Computes `cross_entropy(interpolate(logits, target's size, mode="bilinear"), target)`.
+    """Computes `cross_entropy(interpolate(logits, target's size, mode="bilinear"), target)` (Eq. 8).
 
     Args:
-        logits: (B, K, h, w) at low resolution; the computation uses float32 or better.
+        logits: (B, K, h, w); the computation uses float32 or better.
         target: (B, H, W) int64 labels, 255 where ignored.
         align_corners: Whether upsampling aligns the corner pixels, see `F.interpolate`.
 
     Returns:
         () mean over the labelled pixels in nats, NaN if there are none. Differentiable once.
     """
+    if logits.shape[-2:] == target.shape[-2:]:
+        return F.cross_entropy(logits.float(), target, ignore_index=IGNORED)
     with torch.autocast(logits.device.type, enabled=False):
         precise = logits if logits.dtype == torch.float64 else logits.float()
         return _RowwiseCrossEntropy.apply(precise.contiguous(), target, align_corners)
@@ -73,25 +57,6 @@ def interpolation_matrix(
     return matrix.to(dtype).to(device)
 
 
-@contextmanager
-def exact_products() -> Iterator[None]:
-    """Multiplies float32 matrices in float32 within a ``with`` block, not in TF32 or bfloat16."""
-    put: Callable[[str], None] = torch.set_float32_matmul_precision
-    exact = "highest"
-    try:
-        before = torch.get_float32_matmul_precision()
-    except RuntimeError:  # torch's newer precision settings are in use, which the older functions reject
-        matmul = torch.backends.cuda.matmul
-        before, exact, put = matmul.fp32_precision, "ieee", partial(setattr, matmul, "fp32_precision")
-    if before != exact:
-        put(exact)
-    try:
-        yield
-    finally:
-        if before != exact:
-            put(before)
-
-
 class _RowwiseCrossEntropy(torch.autograd.Function):
     """Mean cross-entropy of (B, K, h, w) logits upsampled to the (B, H, W) target, one block of rows at a time."""
 
@@ -99,32 +64,29 @@ class _RowwiseCrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, target: Tensor, align_corners: bool) -> Tensor:
         batch, classes, source, _ = logits.shape
         height, width = target.shape[1:]
-        needed = ctx.needs_input_grad[0]
-        with exact_products():
-            down = interpolation_matrix(height, source, align_corners, logits.dtype, logits.device)
-            across = interpolation_matrix(width, logits.shape[3], align_corners, logits.dtype, logits.device)
-            wide = logits @ across.T
-            gradient = torch.zeros_like(wide) if needed else None
-            total = wide.new_zeros(())
-            chunk = CHUNK if logits.device.type == "cpu" else CUDA_CHUNK
-            rows = max(1, chunk // (batch * classes * width))
-            for top in range(0, height, rows):
-                bottom = min(top + rows, height)
-                # The source rows that these rows are interpolated from, with a margin of one.
-                first = max(0, int((top - 1) * source / height) - 1)
-                last = min(source, int((bottom + 1) * source / height) + 3)
-                part = down[top:bottom, first:last]
-                labels = target[:, top:bottom]
-                log_probabilities = (part @ wide[:, :, first:last]).log_softmax(dim=1)
-                kept = labels != IGNORED
-                safe = torch.where(kept, labels, 0)[:, None]
-                total -= (log_probabilities.gather(1, safe)[:, 0] * kept).sum()
-                if gradient is not None:
-                    slope = log_probabilities.clamp_min_(SMALLEST_LOG).exp_()
-                    slope.scatter_add_(1, safe, torch.full_like(slope[:, :1], -1.0)).mul_(kept[:, None])
-                    gradient[:, :, first:last] += part.T @ slope
-            count = (target != IGNORED).sum()
-            ctx.save_for_backward(*(() if gradient is None else ((gradient @ across).div_(count),)))
+        down = interpolation_matrix(height, source, align_corners, logits.dtype, logits.device)
+        across = interpolation_matrix(width, logits.shape[3], align_corners, logits.dtype, logits.device)
+        wide = logits @ across.T
+        gradient = torch.zeros_like(wide)
+        total = wide.new_zeros(())
+        chunk = CHUNK if logits.device.type == "cpu" else CUDA_CHUNK
+        rows = max(1, chunk // (batch * classes * width))
+        for top in range(0, height, rows):
+            bottom = min(top + rows, height)
+            # The source rows that these rows are interpolated from, with a margin of one.
+            first = max(0, int((top - 1) * source / height) - 1)
+            last = min(source, int((bottom + 1) * source / height) + 3)
+            part = down[top:bottom, first:last]
+            labels = target[:, top:bottom]
+            log_probabilities = (part @ wide[:, :, first:last]).log_softmax(dim=1)
+            kept = labels != IGNORED
+            safe = torch.where(kept, labels, 0)[:, None]
+            total -= (log_probabilities.gather(1, safe)[:, 0] * kept).sum()
+            slope = log_probabilities.clamp_min_(SMALLEST_LOG).exp_()
+            slope.scatter_add_(1, safe, torch.full_like(slope[:, :1], -1.0)).mul_(kept[:, None])
+            gradient[:, :, first:last] += part.T @ slope
+        count = (target != IGNORED).sum()
+        ctx.save_for_backward((gradient @ across).div_(count))
         return total / count
 
     @staticmethod

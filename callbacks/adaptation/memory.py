@@ -15,17 +15,13 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def explain_shortage(image: Tensor, error: str) -> TooLargeError:
     """Turns torch's out-of-memory message into an error that names the image size and the remedies."""
-    height, width = image.shape[-2:]
+    memory = f"the memory of the {image.device.type}"
+    if image.device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(image.device)
+        name = torch.cuda.get_device_name(image.device)
+        memory = f"{name} ({free / 2**30:.1f} of {total / 2**30:.1f} GiB free)"
     return TooLargeError(
-        f"an image of {height}x{width} pixels (HxW) is too large for {describe_memory(image.device)}: "
+        f"an image of {image.shape[-2]}x{image.shape[-1]} pixels (HxW) is too large for {memory}: "
         f"{error.splitlines()[0]}. Make images smaller (data.evaluation_resize), or use less memory: "
         "--trainer.precision=bf16-mixed, for SegTTT also fewer `trainable` layers"
     )
-
-
-def describe_memory(device: torch.device) -> str:
-    """Describes a device's memory; on CUDA, with the free and total amount."""
-    if device.type != "cuda":
-        return f"the memory of the {device.type}"
-    free, total = torch.cuda.mem_get_info(device)
-    return f"{torch.cuda.get_device_name(device)} ({free / 2**30:.1f} of {total / 2**30:.1f} GiB free)"

@@ -2,18 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
-
-
-def check_trust(trust: float) -> float:
-    """Returns trust, the weight of the adapted prediction; raises ValueError if it is outside [0, 1]."""
-    if not isinstance(trust, Real) or not 0 <= trust <= 1:
-        raise ValueError(f"trust is {trust}: expected the weight of the adapted prediction in [0, 1]; the paper uses 1")
-    return trust
 
 
 @dataclass
@@ -43,27 +35,12 @@ class Adaptation:
         """Number of update steps taken."""
         return len(self.losses)
 
-    @property
-    def loss_first(self) -> float | None:
-        """Loss before the first step; None without steps."""
-        return self.losses[0] if self.losses else None
-
-    @property
-    def loss_last(self) -> float | None:
-        """Loss before the last step; None without steps."""
-        return self.losses[-1] if self.losses else None
-
     def is_finite(self) -> bool:
         """Returns whether all probabilities are finite, by their sum: NaN and infinity propagate."""
         return bool(self.probabilities.sum().isfinite())
 
     def temper(self, unadapted: Tensor, trust: float) -> "Adaptation":
-        """Returns the outcome with the weighted mean of adapted and unadapted prediction.
-
-        Args:
-            unadapted: (1, K, H, W) prediction before the adaptation.
-            trust: Weight of the adapted prediction in [0, 1].
-        """
+        """Mixes in the (1, K, H, W) unadapted prediction; the adapted one keeps the weight `trust` in [0, 1]."""
         mixed = torch.lerp(unadapted, self.probabilities, trust) if trust else unadapted  # 0 * NaN is NaN
         before, adapted, after = (found.argmax(dim=1) for found in (unadapted, self.probabilities, mixed))
         relabelled, held_back = ((before != after), (before != adapted) & (before == after))
@@ -76,6 +53,14 @@ class Adaptation:
 
     def to_record(self) -> dict[str, Any]:
         """Returns everything but the prediction, for JSON."""
-        names = ["steps", "loss_first", "loss_last", "note", "fallback"]
-        names += [] if self.relabelled is None else ["relabelled", "held_back"]
-        return {name: getattr(self, name) for name in names} | {"losses": list(self.losses)}
+        losses = list(self.losses)
+        record: dict[str, Any] = {
+            "steps": self.steps,
+            "loss_first": losses[0] if losses else None,
+            "loss_last": losses[-1] if losses else None,
+            "note": self.note,
+            "fallback": self.fallback,
+        }
+        if self.relabelled is not None:
+            record |= {"relabelled": self.relabelled, "held_back": self.held_back}
+        return record | {"losses": losses}

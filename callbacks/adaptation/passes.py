@@ -1,15 +1,17 @@
 """Repeated passes of a network over one image, in which the stages before the first trained one run only once."""
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from callbacks.adaptation.loss import compute_loss
+from callbacks.adaptation.loss import upsampled_cross_entropy
 from lightning_modules.networks.base import SegmentationNetwork, Stage
 from lightning_modules.predictor import lay_out, predict_logits, run_network
+
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 class Passes:
@@ -29,92 +31,60 @@ class Passes:
 
     def __init__(self, network: nn.Module, image: Tensor, moving: Iterable[Tensor]) -> None:
         self._network = network
+        self._listed = network if _runs_as_listed(network) else None
         self._image = lay_out(network, image)
-        self._as_listed = isinstance(network, SegmentationNetwork) and _runs_as_listed(network)
         self._moving = set(map(id, moving))
         self._state: Any = None
         self._stages: list[Stage] | None = None  # the stages that run in every pass; None before the first
-        self._statistics: list[Statistics] = []  # those of the stages that run once
+        # Each layer with statistics in the stages that run once, and these before and after the first pass.
+        self._statistics: list[tuple[Any, dict[str, Tensor], dict[str, Tensor]]] = []
 
     def compute_loss(self, target: Tensor) -> Tensor:
         """Runs a pass; returns its () mean cross-entropy over the labelled pixels of (B, H, W) labels."""
-        network = self._network
-        if not isinstance(network, SegmentationNetwork) or not self._as_listed:
-            return compute_loss(run_network(network, self._image), target, align_corners=False)
-        logits = self._run_stages()
+        network = self._listed
+        if network is None:
+            return upsampled_cross_entropy(run_network(self._network, self._image), target, align_corners=False)
+        logits = self._run_stages(network)
         if type(network).upsample is not SegmentationNetwork.upsample:
             logits = network.upsample(logits, *target.shape[-2:])
-        return compute_loss(logits, target, network.align_corners)
+        return upsampled_cross_entropy(logits, target, network.align_corners)
 
     def predict(self) -> Tensor:
         """Runs a pass; returns the (B, K, H, W) logits."""
-        network = self._network
-        if not isinstance(network, SegmentationNetwork) or not self._as_listed:
-            return predict_logits(network, self._image)
-        return network.upsample(self._run_stages(), *self._image.shape[-2:])
+        if self._listed is None:
+            return predict_logits(self._network, self._image)
+        return self._listed.upsample(self._run_stages(self._listed), *self._image.shape[-2:])
 
     def move_statistics(self, passes: int) -> None:
         """Sets the running statistics of the stages that ran once to those after a number of training-mode passes."""
-        for statistics in self._statistics:
-            statistics.move(passes)
+        for layer, before, after in self._statistics:
+            factor: Any
+            if layer.momentum is None:  # cumulative average over all batches
+                count = before["num_batches_tracked"].double()
+                factor = passes * (count + 1) / (count + passes)
+            else:
+                momentum = layer.momentum or 1.0  # without momentum nothing changes
+                factor = (1 - (1 - momentum) ** passes) / momentum
+            for name, value in before.items():
+                change = (after[name] - value).double() * (passes if name == "num_batches_tracked" else factor)
+                layer._buffers[name].copy_(value.double() + change)
 
-    def _run_stages(self) -> Tensor:
+    def _run_stages(self, network: SegmentationNetwork) -> Tensor:
         if self._stages is None:
-            self._stages = self._begin()
+            self._state, self._stages = self._image, network.list_stages()
+            while self._stages and _is_constant(self._stages[0], self._moving):
+                self._run_once(self._stages.pop(0))
         state = self._state
         for stage in self._stages:
             state = stage.run(state)
         return state
 
     @torch.no_grad()
-    def _begin(self) -> list[Stage]:
-        """Runs the stages whose output is the same in every pass; returns the others."""
-        assert isinstance(self._network, SegmentationNetwork)
-        self._state, stages = self._image, self._network.list_stages()
-        while stages and _is_constant(stages[0], self._moving):
-            layers = [layer for part in stages[0].layers for layer in part.modules()]
-            statistics = [Statistics(layer) for layer in layers if _moves_statistics(layer)]
-            self._state = stages.pop(0).run(self._state)
-            for one in statistics:
-                one.note_first_pass()
-            self._statistics += statistics
-        return stages
-
-
-class Statistics:
-    """The running statistics of a layer before the first pass, and after any number of passes over the same batch.
-
-    Args:
-        layer: A layer with buffers ``running_mean`` and ``running_var``, and a ``momentum``.
-    """
-
-    def __init__(self, layer: nn.Module) -> None:
-        self._layer = layer
-        self._before = self._read()
-        self._after = self._before
-
-    def note_first_pass(self) -> None:
-        """Stores the statistics after the first pass."""
-        self._after = self._read()
-
-    def move(self, passes: int) -> None:
-        """Sets the layer's statistics to those after some number of passes over the same batch."""
-        momentum: Any = self._layer.momentum
-        factor: float | Tensor = float(passes)
-        if momentum is None:  # cumulative average over all batches
-            count = self._before["num_batches_tracked"].double()
-            factor = passes * (count + 1) / (count + passes)
-        elif momentum > 0:
-            factor = (1 - (1 - momentum) ** passes) / momentum
-        for name, before in self._before.items():
-            change = (self._after[name] - before).double()
-            moved = before.double() + change * (passes if name == "num_batches_tracked" else factor)
-            self._layer._buffers[name].copy_(moved)  # type: ignore[union-attr]
-
-    def _read(self) -> dict[str, Tensor]:
-        names = ("running_mean", "running_var", "num_batches_tracked")
-        buffers = {name: self._layer._buffers.get(name) for name in names}
-        return {name: buffer.clone() for name, buffer in buffers.items() if buffer is not None}
+    def _run_once(self, stage: Stage) -> None:
+        layers = [layer for part in stage.layers for layer in part.modules() if _moves_statistics(layer)]
+        before = [_copy_statistics(layer) for layer in layers]
+        self._state = stage.run(self._state)
+        self._statistics += zip(layers, before, map(_copy_statistics, layers), strict=True)
 
 
 def _moves_statistics(layer: nn.Module) -> bool:
@@ -122,23 +92,27 @@ def _moves_statistics(layer: nn.Module) -> bool:
     return layer.training and layer._buffers.get("running_mean") is not None and hasattr(layer, "momentum")
 
 
+def _copy_statistics(layer: nn.Module) -> dict[str, Tensor]:
+    buffers = {name: layer._buffers.get(name) for name in STATISTICS}
+    return {name: buffer.clone() for name, buffer in buffers.items() if buffer is not None}
+
+
 def _is_constant(stage: Stage, moving: set[int]) -> bool:
     """Returns whether a stage has neither trained parameters nor active dropout."""
     layers = [layer for part in stage.layers for layer in part.modules()]
-    return not any(
-        any(id(parameter) in moving for parameter in layer._parameters.values())
-        or (isinstance(layer, _DropoutNd) and layer.training and layer.p > 0)
-        for layer in layers
-    )
+    dropout = any(isinstance(layer, _DropoutNd) and layer.training and layer.p > 0 for layer in layers)
+    trained = any(id(parameter) in moving for part in stage.layers for parameter in part.parameters())
+    return not (dropout or trained)
 
 
-def _runs_as_listed(network: SegmentationNetwork) -> bool:
+def _runs_as_listed(network: nn.Module) -> TypeGuard[SegmentationNetwork]:
     """Returns whether calling a network only runs its stages and upsamples their logits."""
-    if network._forward_hooks or network._forward_pre_hooks or getattr(network, "_compiled_call_impl", None):
-        return False
-    own: Callable[..., Any] = SegmentationNetwork.forward
+    base = SegmentationNetwork
     return (
-        type(network).forward is own
-        and type(network).compute_logits is SegmentationNetwork.compute_logits
+        isinstance(network, base)
+        and type(network).forward is base.forward
+        and type(network).compute_logits is base.compute_logits
         and "forward" not in vars(network)
+        and not (network._forward_hooks or network._forward_pre_hooks)
+        and getattr(network, "_compiled_call_impl", None) is None
     )

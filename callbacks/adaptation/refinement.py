@@ -18,13 +18,6 @@ BANDWIDTH = 0.1  # colour difference, in local standard deviations, that lowers 
 EPS = 1e-6  # avoids a division by 0 in areas of one colour
 
 
-def check_refine(refine: int) -> int:
-    """Returns a number of iterations; raises ValueError if it is not a whole number of 0 or more."""
-    if isinstance(refine, bool) or not isinstance(refine, int) or refine < 0:
-        raise ValueError(f"refine is {refine!r}: expected a number of iterations, 0 or more; the paper uses 0")
-    return refine
-
-
 def refine_edges(probabilities: Tensor, image: Tensor, iterations: int) -> Tensor:
     """Replaces the prediction of each pixel, repeatedly, by a weighted mean over its neighbours'.
 
@@ -51,16 +44,10 @@ def refine_edges(probabilities: Tensor, image: Tensor, iterations: int) -> Tenso
 
 
 def weigh_neighbours(image: Tensor) -> Tensor:
-    """Computes the weights of each pixel's N neighbours: the softmax over their negative colour differences.
+    """Computes the (B, N, H, W) weights of each pixel's N neighbours in a (B, 3, H, W) image; per pixel they sum to 1.
 
-    A difference is absolute, divided by `BANDWIDTH` times the channel's standard deviation over the pixel and its
-    neighbours, and averaged over the channels.
-
-    Args:
-        image: (B, 3, H, W) float.
-
-    Returns:
-        (B, N, H, W) weights; they add up to 1 for each pixel.
+    They are the softmax over the negative colour differences. A difference is absolute, divided by `BANDWIDTH` times
+    the channel's standard deviation over the pixel and its neighbours, and averaged over the channels.
     """
     count = 1 + 8 * len(DILATIONS)
     mean = sum(shift_to_neighbours(image), image) / count

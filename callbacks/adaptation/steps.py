@@ -1,24 +1,15 @@
 """In-place training steps on a network; values, gradients, buffers and flags are restored even after an error."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from callbacks.adaptation.outcome import Adaptation
 from callbacks.stages import stage
 
-HALF_LOSS_SCALES = (2.0**12, 2.0**6, 1.0)  # keep gradients of single pixels from underflowing
-
-
-def check_steps(num_steps: int, lr: float, least: int = 0) -> None:
-    """Raises ValueError if a number of steps or a learning rate is outside its range."""
-    if num_steps < least:
-        raise ValueError(f"num_steps is {num_steps}: expected {least} or more update steps, e.g. 10")
-    if not 0 <= lr < float("inf"):
-        raise ValueError(f"lr is {lr}: expected a learning rate of 0 or more, e.g. 0.05")
+HALF_LOSS_SCALE = 2.0**12  # under float16 autocast, keeps gradients of single pixels from underflowing
 
 
 @contextmanager
@@ -61,9 +52,6 @@ def moving(network: nn.Module, names: Sequence[str], buffers: bool = False) -> I
         names: Full names of the parameters.
         buffers: Whether to restore buffers too, which training mode changes.
 
-    Yields:
-        The parameters.
-
     Raises:
         ValueError: If a parameter was created in inference mode, so that torch cannot train it.
     """
@@ -101,35 +89,15 @@ def restore(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> None:
         tensor.copy_(value)
 
 
-def take_step(loss: Tensor, parameters: Sequence[Tensor], optimizer: Optimizer, scale: float = 1.0) -> None:
-    """Takes one optimizer step on a loss; never waits for the device.
-
-    Args:
-        loss: () loss.
-        parameters: Parameters the optimizer updates.
-        optimizer: An optimizer of these parameters.
-        scale: Factor on the loss in the backward pass; gradients are divided by it.
-    """
+def take_step(loss: Tensor, parameters: Sequence[Tensor], optimizer: Optimizer) -> None:
+    """Takes one step of an optimizer of these parameters on a () loss; never waits for the device."""
+    kind = loss.device.type
+    half = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
+    scale = HALF_LOSS_SCALE if half else 1.0
     gradients = torch.autograd.grad(loss * scale, parameters, allow_unused=True)
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient if gradient is None or scale == 1 else gradient / scale
     optimizer.step()
-
-
-def in_float16(device: torch.device) -> bool:
-    """Returns whether autocast uses float16, where small gradients underflow and large ones may overflow."""
-    return torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type) == torch.float16
-
-
-def try_scales(adapt: Callable[[float], Iterable[Adaptation]], device: torch.device) -> Iterator[Adaptation]:
-    """Adapts with the largest loss scale that gives finite outcomes; outside float16, once with scale 1."""
-    if in_float16(device):
-        for scale in HALF_LOSS_SCALES[:-1]:
-            outcomes = list(adapt(scale))
-            if all(outcome.is_finite() for outcome in outcomes):
-                yield from outcomes
-                return
-    yield from adapt(1.0)
 
 
 @contextmanager

@@ -113,7 +113,7 @@ def test_seg_ttt_moves_it_at_batch_size_1_and_leaves_it_as_it_was(name: str, sem
         method = SegTTT(alpha, psi=0.1, num_steps=2, lr=0.01, scales=(0.5, 1.0), semantics=semantics)  # type: ignore[arg-type]
         adapted = method.predict(network, images)
         (account,) = method.adaptations
-        assert account.steps == 2 and account.note is None and account.loss_last != account.loss_first
+        assert account.steps == 2 and account.note is None and account.losses[-1] != account.losses[0]
         unmoved = SegTTT(alpha, psi=0.1, num_steps=0, scales=(0.5, 1.0)).predict(network, images)
         assert not torch.allclose(adapted, unmoved, atol=1e-5)
 
