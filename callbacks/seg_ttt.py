@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from callbacks.adaptation.alpha import Alpha, read_alpha
-from callbacks.adaptation.arguments import check_refine, check_steps, check_trust
+from callbacks.adaptation.arguments import check_number, check_refine, check_steps, check_trust
 from callbacks.adaptation.parameters import select_parameters
 from callbacks.adaptation.passes import Passes
 from callbacks.adaptation.refinement import refine_edges
-from callbacks.adaptation.steps import evaluating, moving, seeded, take_step
+from callbacks.adaptation.steps import evaluating, moving, seeded, take_step, try_scales
+from callbacks.adaptation.stopping import Deadline, Pace
 from callbacks.iabn import adaptive_batch_norm, check_batch_norm
 from callbacks.method import Adaptation, Method
 from callbacks.pseudo_labels import IGNORED, check_psi, fuse_views, pseudo_labels
@@ -60,6 +61,8 @@ class SegTTT(Method):
         resampling: How to resize views: ``pillow`` or ``device``. None means ``pillow`` under released semantics, else
             ``device``.
         normalization: Mean and standard deviation used to normalise images; None means ImageNet's.
+        time_budget_ms: Time limit per image in milliseconds: takes as many steps, up to `num_steps`, as are expected to
+            leave time for the prediction. A single step or pass may exceed it. None means no limit.
         label_views: Views for the pseudo labels, in place of `scales`, `flip` and `grayscale`: a set, or a list of sets
             whose views are all averaged. A set has ``scales`` and optionally ``flip`` (default true), ``grayscale``
             (false) and ``autocontrast`` (false), see `View`.
@@ -87,6 +90,7 @@ class SegTTT(Method):
         semantics: Semantics = "paper",
         resampling: Resampling | None = None,
         normalization: Normalization | None = None,
+        time_budget_ms: float | None = None,
         label_views: ViewSets | None = None,
         final_views: ViewSets | None = None,
         trust: float = 1.0,
@@ -99,6 +103,8 @@ class SegTTT(Method):
         check_semantics(semantics)
         check_trust(trust)
         check_refine(refine)
+        if time_budget_ms is not None:
+            check_number("time_budget_ms", time_budget_ms, 1e-9, expected="milliseconds above 0, e.g. 500, or null")
         if isinstance(trainable, str):
             raise ValueError(f"trainable is the string {trainable!r}: expected a list of names, e.g. [{trainable!r}]")
         self.alpha = read_alpha(alpha)
@@ -111,6 +117,8 @@ class SegTTT(Method):
         self.semantics = semantics
         self.resampling: Resampling = resampling or ("pillow" if semantics == "released" else "device")
         self.normalization = normalization or Normalization()
+        self.time_budget_ms = time_budget_ms
+        self._pace: Pace = {}
         self.label_views = label_views
         self.final_views = final_views
         self.trust = trust
@@ -135,11 +143,12 @@ class SegTTT(Method):
     ) -> Iterator[tuple[int, Adaptation]]:
         """Predicts the views once where settings share them, and takes steps once where only their number differs.
 
-        See `Method.adapt_variants`.
+        See `Method.adapt_variants`. A time limit covers the whole image, so nothing is shared with one.
         """
         numbered = [(number, one) for number, one in enumerate(variants) if isinstance(one, SegTTT)]
         for same_views in _group(numbered, LEAVE_THE_VIEWS):
             method = same_views[0][1]
+            deadline = Deadline(method.time_budget_ms, method._pace, image)
             with evaluating(network), adaptive_batch_norm(network, method.alpha):
                 fused, copies = method._fuse(network, image)
                 distrusted = any(one.trust < 1 for _, one in same_views)
@@ -147,8 +156,9 @@ class SegTTT(Method):
                 for same_steps in _group(same_views, LEAVE_THE_STEPS):
                     method = same_steps[0][1]
                     target = method._label(fused).repeat(copies, 1, 1)
-                    counts = {one.num_steps for _, one in same_steps}
-                    for count, outcome in method._take_steps(network, image, target, counts):
+                    counts = sorted({one.num_steps for _, one in same_steps})
+                    take_steps = partial(method._take_steps, network, image, target, counts, deadline)
+                    for count, outcome in zip(counts, try_scales(take_steps, image.device), strict=True):
                         for number, one in same_steps:
                             if one.num_steps == count:
                                 yield number, one._finish(outcome, own, image)
@@ -175,20 +185,20 @@ class SegTTT(Method):
             return pseudo_labels(fused, self.psi, strict=self._released)
 
     def _take_steps(
-        self, network: nn.Module, image: Tensor, target: Tensor, counts: Iterable[int]
-    ) -> Iterator[tuple[int, Adaptation]]:
-        """Trains on R copies of the image with (R, H, W) labels; yields the outcome after each number of steps."""
+        self, network: nn.Module, image: Tensor, target: Tensor, counts: Sequence[int], deadline: Deadline, scale: float
+    ) -> Iterator[Adaptation]:
+        """Trains on R copies of the image with (R, H, W) labels; predicts after each of the ascending step counts."""
         labelled = bool((target != IGNORED).any())
         losses: list[Tensor] = []
         with moving(network, self._select(network), self._released) as parameters:
             optimizer = torch.optim.SGD(parameters, lr=self.lr)
             passes = Passes(network, image.repeat(len(target), 1, 1, 1), parameters)
-            for count in sorted(counts):
-                while labelled and len(losses) < count:
+            for count in counts:
+                while labelled and deadline.allows_step() and len(losses) < count:
                     network.train(self._released)  # uses batch statistics, updates running ones, applies dropout
                     with stage("step"), seeded(image.device, len(losses)), torch.enable_grad():
                         loss = passes.compute_loss(target)
-                        take_step(loss, parameters, optimizer)
+                        take_step(loss, parameters, optimizer, scale)
                     losses.append(loss.detach())
                 network.eval()
                 with stage("final"), seeded(image.device):
@@ -196,7 +206,8 @@ class SegTTT(Method):
                         passes.move_statistics(len(losses))
                     probabilities = self._predict(network, image, passes)
                 note = None if labelled or count == 0 else UNLABELLED
-                yield count, Adaptation(probabilities, torch.stack(losses).tolist() if losses else [], note)
+                yield Adaptation(probabilities, torch.stack(losses).tolist() if losses else [], note)
+        deadline.end()
 
     def _predict(self, network: nn.Module, image: Tensor, passes: Passes) -> Tensor:
         """Returns the (1, K, H, W) probabilities of the adapted network."""
@@ -245,8 +256,9 @@ def _is_view_set(given: Any) -> bool:
 
 
 def _group(numbered: Iterable[Numbered], left_out: Iterable[str]) -> list[list[Numbered]]:
-    """Groups numbered variants that differ only in the arguments left out."""
-    groups: dict[str, list[Numbered]] = {}
+    """Groups numbered variants that differ only in the arguments left out; each with a time limit is alone."""
+    groups: dict[tuple[str, int | None], list[Numbered]] = {}
     for number, variant in numbered:
-        groups.setdefault(str(variant.settings() | dict.fromkeys(left_out)), []).append((number, variant))
+        alone = None if variant.time_budget_ms is None else number
+        groups.setdefault((str(variant.settings() | dict.fromkeys(left_out)), alone), []).append((number, variant))
     return list(groups.values())

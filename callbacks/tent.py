@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from callbacks.adaptation.alpha import Alpha, read_alpha
 from callbacks.adaptation.arguments import check_choice, check_steps, check_trust
-from callbacks.adaptation.steps import moving, restore, take_step
+from callbacks.adaptation.steps import moving, restore, take_step, try_scales
 from callbacks.iabn import adaptive_batch_norm, check_batch_norm
 from callbacks.method import Adaptation, Method
 from lightning_modules.predictor import predict_logits
@@ -81,31 +81,35 @@ class Tent(Method):
 
     def adapt(self, network: nn.Module, image: Tensor) -> Adaptation:
         """Predicts one image; see `Method.adapt`."""
-        losses: list[Tensor] = []
         with adaptive_batch_norm(network, self.alpha):
             own = predict_logits(network, image).float().softmax(dim=1) if self.trust < 1 else None
-            with moving(network, list_affine(network)) as parameters:
-                optimizer = OPTIMIZERS[self.optimizer](parameters, lr=self.lr)
-                if not self.episodic:
-                    self._recall(network, parameters, optimizer)
-                for _ in range(self.num_steps):
-                    with torch.enable_grad():
-                        logits = predict_logits(network, image).float()
-                        loss = entropy(logits).mean()
-                        take_step(loss, parameters, optimizer)
-                    losses.append(loss.detach())
-                if self.episodic:
-                    logits = predict_logits(network, image)
-                elif torch.stack([tensor.isfinite().all() for tensor in (*parameters, logits)]).all():  # not NaN
-                    values = [parameter.detach().clone() for parameter in parameters]
-                    self._learned[network] = values, deepcopy(optimizer.state_dict())
-        probabilities = logits.detach().float().softmax(dim=1)
-        outcome = Adaptation(probabilities, torch.stack(losses).tolist() if losses else [])
+            (outcome,) = try_scales(lambda scale: [self._learn(network, image, scale)], image.device)
         return outcome if own is None else outcome.temper(own, self.trust)
 
     def forget(self) -> None:
         """Discards what was learned: the next image starts from the trained network."""
         self._learned.clear()
+
+    def _learn(self, network: nn.Module, image: Tensor, scale: float) -> Adaptation:
+        """Takes the steps and predicts the image; `scale` multiplies the loss in the backward pass."""
+        losses = []
+        with moving(network, list_affine(network)) as parameters:
+            optimizer = OPTIMIZERS[self.optimizer](parameters, lr=self.lr)
+            if not self.episodic:
+                self._recall(network, parameters, optimizer)
+            for _ in range(self.num_steps):
+                with torch.enable_grad():
+                    logits = predict_logits(network, image).float()
+                    loss = entropy(logits).mean()
+                    take_step(loss, parameters, optimizer, scale)
+                losses.append(loss.detach())
+            if self.episodic:
+                logits = predict_logits(network, image)
+            elif torch.stack([tensor.isfinite().all() for tensor in (*parameters, logits)]).all():  # do not keep NaN
+                values = [parameter.detach().clone() for parameter in parameters]
+                self._learned[network] = values, deepcopy(optimizer.state_dict())
+        probabilities = logits.detach().float().softmax(dim=1)
+        return Adaptation(probabilities, torch.stack(losses).tolist() if losses else [])
 
     def _recall(self, network: nn.Module, parameters: list[nn.Parameter], optimizer: Optimizer) -> None:
         """Restores the parameters and optimizer state from earlier images; warns if there are none yet."""

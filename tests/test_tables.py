@@ -201,6 +201,7 @@ def test_a_column_without_results_is_named_and_its_mean_is_missing(tmp_path: Pat
         ("seg_ttt", {"settings": {"resampling": "pillow", "num_steps": 10.0}}, ""),
         ("seg_ttt", {"settings": {"trainable": ["head"]}}, "trainable is ['head'], expected None"),
         ("seg_ttt", {"settings": {"refine": 5}}, "refine is 5, expected"),
+        ("seg_ttt", {"settings": {"time_budget_ms": 500}}, "time_budget_ms is 500, expected"),
         ("seg_ttt_flip", {"settings": {"lr": 1}}, "lr is 1, expected"),
         ("ensemble", {"settings": {"checkpoints": ["a.ckpt"]}}, "networks is 1, expected 10"),
     ],

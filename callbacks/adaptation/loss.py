@@ -5,7 +5,9 @@ Upsampled to the image size, the logits, their softmax and its gradient are thre
 Upsampling is a matrix product per axis, because `F.interpolate`'s backward pass on a GPU sums in no fixed order.
 """
 
-from functools import lru_cache
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -33,7 +35,7 @@ def upsampled_cross_entropy(logits: Tensor, target: Tensor, align_corners: bool)
     """
     if logits.shape[-2:] == target.shape[-2:]:
         return F.cross_entropy(logits.float(), target, ignore_index=IGNORED)
-    with torch.autocast(logits.device.type, enabled=False):
+    with torch.autocast(logits.device.type, enabled=False), exact_products():  # the backward pass has no products
         precise = logits if logits.dtype == torch.float64 else logits.float()
         return _RowwiseCrossEntropy.apply(precise.contiguous(), target, align_corners)
 
@@ -55,6 +57,25 @@ def interpolation_matrix(
     matrix[rows, low] += 1 - share
     matrix[rows, (low + 1).clamp_max(source - 1)] += share
     return matrix.to(dtype).to(device)
+
+
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """Multiplies float32 matrices in float32 within a ``with`` block, not in TF32 or bfloat16."""
+    put: Callable[[str], None] = torch.set_float32_matmul_precision
+    exact = "highest"
+    try:
+        before = torch.get_float32_matmul_precision()
+    except RuntimeError:  # torch's newer precision settings are in use, which the older functions reject
+        matmul = torch.backends.cuda.matmul
+        before, exact, put = matmul.fp32_precision, "ieee", partial(setattr, matmul, "fp32_precision")
+    if before != exact:
+        put(exact)
+    try:
+        yield
+    finally:
+        if before != exact:
+            put(before)
 
 
 class _RowwiseCrossEntropy(torch.autograd.Function):

@@ -1,15 +1,16 @@
 """In-place training steps on a network; values, gradients, buffers and flags are restored even after an error."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from callbacks.adaptation.outcome import Adaptation
 from callbacks.stages import stage
 
-HALF_LOSS_SCALE = 2.0**12  # under float16 autocast, keeps gradients of single pixels from underflowing
+HALF_LOSS_SCALES = (2.0**12, 2.0**6, 1.0)  # keep gradients of single pixels from underflowing in float16
 
 
 @contextmanager
@@ -89,15 +90,27 @@ def restore(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> None:
         tensor.copy_(value)
 
 
-def take_step(loss: Tensor, parameters: Sequence[Tensor], optimizer: Optimizer) -> None:
-    """Takes one step of an optimizer of these parameters on a () loss; never waits for the device."""
-    kind = loss.device.type
-    half = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
-    scale = HALF_LOSS_SCALE if half else 1.0
+def take_step(loss: Tensor, parameters: Sequence[Tensor], optimizer: Optimizer, scale: float = 1.0) -> None:
+    """Takes one step of an optimizer of these parameters on a () loss; never waits for the device.
+
+    The backward pass runs on the loss times `scale`; gradients are divided by it.
+    """
     gradients = torch.autograd.grad(loss * scale, parameters, allow_unused=True)
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient if gradient is None or scale == 1 else gradient / scale
     optimizer.step()
+
+
+def try_scales(adapt: Callable[[float], Iterable[Adaptation]], device: torch.device) -> Iterator[Adaptation]:
+    """Adapts with the largest loss scale that gives finite outcomes; outside float16 autocast, once with scale 1."""
+    kind = device.type
+    if torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16:
+        for scale in HALF_LOSS_SCALES[:-1]:
+            outcomes = list(adapt(scale))
+            if all(outcome.is_finite() for outcome in outcomes):
+                yield from outcomes
+                return
+    yield from adapt(1.0)
 
 
 @contextmanager

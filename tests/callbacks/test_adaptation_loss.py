@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -130,3 +132,20 @@ def test_cuda_agrees_and_never_waits(dtype: torch.dtype, tolerance: float, align
     torch.testing.assert_close(loss.cpu().double(), expected, rtol=1e-4, atol=1e-5)
     atol = tolerance * slope.abs().max().item()
     torch.testing.assert_close(gradient.cpu().double(), slope, rtol=tolerance, atol=atol)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("newer", [False, True])
+def test_precision_of_products_is_put_back_by_either_switch(newer: bool) -> None:
+    program = (
+        "import torch\n"
+        "from callbacks.adaptation.loss import exact_products\n"
+        f"newer = {newer}\n"
+        "matmul = torch.backends.cuda.matmul\n"
+        "if newer: matmul.fp32_precision = 'tf32'\n"
+        "else: torch.set_float32_matmul_precision('high')\n"
+        "before = matmul.fp32_precision\n"
+        "with exact_products(): assert matmul.fp32_precision == 'ieee', matmul.fp32_precision\n"
+        "assert matmul.fp32_precision == before == 'tf32', (matmul.fp32_precision, before)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

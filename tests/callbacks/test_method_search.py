@@ -56,6 +56,7 @@ GRIDS: list[tuple[Method, dict[str, list[Any]]]] = [
     (SegTTT(**SMALL, trainable=["head"]), {"num_steps": [1, 3], "lr": [0.01, 0.1]}),
     (SegTTT(**SMALL, num_steps=2), {"alpha": [0.0, 0.4, 1.0]}),
     (SegTTT(**SMALL, num_steps=2), {"scales": [[0.5], [1.0, 0.5]], "flip": [True, False]}),
+    (SegTTT(**SMALL, num_steps=2, time_budget_ms=1e9), {"num_steps": [1, 2]}),
     (SegTTT(**SMALL), {"trust": [0.0, 0.5, 1.0], "refine": [0, 2], "num_steps": [1, 3]}),
     (SegTTT(**SMALL, num_steps=2, trainable=["head"]), {"final_views": [None, *FINAL_VIEWS]}),
     (IaBN(), {"alpha": [0.0, 0.5, 1.0]}),

@@ -35,7 +35,9 @@ METHODS: dict[str, Method] = {
     "SegTTT-paper": SegTTT(0.3, num_steps=3, lr=0.2, scales=(0.5, 1.0)),
     "SegTTT-released": SegTTT(0.3, num_steps=3, lr=0.2, scales=(0.5, 1.0), semantics="released"),
     "SegTTT-all-moves": SegTTT(0.3, num_steps=2, lr=0.2, scales=(0.5,), trainable=["stem", "stem_norm", *LATE]),
-    "SegTTT-head": SegTTT(0.3, num_steps=3, lr=0.2, scales=(0.5,), trainable=["head"], grayscale=False),
+    "SegTTT-options": SegTTT(
+        0.3, num_steps=3, lr=0.2, scales=(0.5,), time_budget_ms=1e6, trainable=["head"], grayscale=False
+    ),
     "Tent": Tent(num_steps=3, lr=0.1),
     "MCDropout": MCDropout(3, alpha=0.3),
 }

@@ -128,17 +128,22 @@ def test_warning_about_a_kind_of_image_comes_once_per_run() -> None:
     assert len(caught) == 1
 
 
-def test_a_loss_scaled_under_float16_autocast_takes_the_same_step() -> None:
-    for dtype in (torch.float32, torch.float16):
-        parameter = nn.Parameter(torch.tensor([3.0]))
-        with torch.autocast("cpu", dtype, enabled=dtype == torch.float16):
-            take_step(parameter.square().sum(), [parameter], torch.optim.SGD([parameter], lr=0.1))
-        assert parameter.item() == pytest.approx(3.0 - 0.1 * 6.0)
-    network, image, method = TinyNetwork(), make_images(1), SegTTT(num_steps=2, scales=(0.5,))
+def test_float16_retries_with_a_smaller_loss_scale_where_gradients_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, image = TinyNetwork(), make_images(1)
+    method = SegTTT(num_steps=2, scales=(0.5,))
     expected = method.predict(network, image)
+    monkeypatch.setattr("callbacks.adaptation.steps.HALF_LOSS_SCALES", (2.0**120, 1.0))
     with torch.autocast("cpu", torch.float16):
-        torch.testing.assert_close(method.predict(network, image), expected, rtol=0, atol=0.05)
+        probabilities = method.predict(network, image)
     assert not method.adaptations[0].fallback
+    torch.testing.assert_close(probabilities, expected, rtol=0, atol=0.05)
+
+
+def test_a_scaled_loss_takes_the_same_step() -> None:
+    for scale in (1.0, 64.0):
+        parameter = nn.Parameter(torch.tensor([3.0]))
+        take_step(parameter.square().sum(), [parameter], torch.optim.SGD([parameter], lr=0.1), scale)
+        assert parameter.item() == pytest.approx(3.0 - 0.1 * 6.0)
 
 
 @both_semantics
