@@ -6,7 +6,7 @@ The result is the values stored in the file, or an error that says what was foun
 import re
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 
@@ -54,18 +54,10 @@ def read_image(path: Path, upright: bool = False) -> np.ndarray:
 
     JPEG and PNG have decoders that detect damage and give the same values as Pillow, but faster: torchvision for JPEG
     (OpenCV fills in truncated data), OpenCV for PNG (torchvision crashes on wrong bytes).
-
-    Args:
-        path: The image file.
-        upright: Whether to apply the EXIF orientation; for a TIFF it is always applied.
-
-    Raises:
-        DataError: If the file is missing, truncated, not an image, has several pages or frames, or holds signed or
-            floating-point numbers or more than 16 bits.
+    On demand it is turned upright according to its EXIF orientation; a TIFF always is. Signed or floating-point numbers
+    and more than 16 bits are errors.
     """
-    file = read_encoded(path)
-    with explain_damage(path, file, "an image"):
-        refuse_several(path, file)
+    with read_file(path, "an image") as file:
         if file.startswith(JPEG):
             data = torch.frombuffer(bytearray(file), dtype=torch.uint8)
             planes = decode_jpeg(data, ImageReadMode.RGB, apply_exif_orientation=upright)
@@ -80,7 +72,8 @@ def read_image(path: Path, upright: bool = False) -> np.ndarray:
                 )
             if not is_deep(picture):
                 return np.asarray(picture.convert("RGB"))
-            levels, tags = np.asarray(picture), next(iter(read_tags(file)), DEFAULTS | {BITS_PER_SAMPLE: 16})
+            levels = np.asarray(picture)
+        tags = next(iter(read_tags(file)), DEFAULTS | {BITS_PER_SAMPLE: 16})
     depth = tags[BITS_PER_SAMPLE]
     gray = (levels if tags[PHOTOMETRIC] else 2**depth - 1 - levels).astype(np.uint16) >> (depth - 8)
     return np.repeat(gray.astype(np.uint8)[..., None], 3, axis=2)
@@ -89,22 +82,12 @@ def read_image(path: Path, upright: bool = False) -> np.ndarray:
 def read_index(path: Path, upright: bool = False) -> np.ndarray:
     """Reads a label file of one channel as (H, W) ids: uint8 for palette or 8-bit gray images, uint16 for deeper ones.
 
-    The ids are the stored numbers, also with fewer than 8 bits, which decoders stretch for display.
-
-    Args:
-        path: The label file.
-        upright: Whether to apply the EXIF orientation.
-
-    Raises:
-        DataError: If the file is missing, damaged, not an image, stored with loss, has several pages or frames, more
-            than one channel, or ids outside [0, 65535].
+    The ids are the stored numbers, also with fewer than 8 bits, which decoders stretch for display. Files stored with
+    loss, more than one channel, and ids outside [0, 65535] are errors.
     """
-    file = read_encoded(path)
-    with explain_damage(path, file, "a label image"):
-        refuse_several(path, file)
+    with read_file(path, "a label image") as file:
         with open_picture(file, upright) as picture:
-            mode = picture.mode
-            levels = np.array(picture)
+            mode, levels = picture.mode, np.array(picture)
         refuse_loss(path, file)
         if not (mode in ("P", "L", "1") or mode.startswith("I")):
             raise DataError(
@@ -122,14 +105,8 @@ def read_index(path: Path, upright: bool = False) -> np.ndarray:
 
 
 def read_red_16_bit(path: Path) -> np.ndarray:
-    """Reads the first (red) channel of a 16-bit RGB PNG as (H, W) uint16; Pillow would silently make it 8-bit.
-
-    Raises:
-        DataError: If the file is missing, damaged, or not a 16-bit RGB PNG.
-    """
-    file = read_encoded(path)
-    with explain_damage(path, file, "a 16-bit RGB PNG"):
-        refuse_several(path, file)
+    """Reads the first (red) channel of a 16-bit RGB PNG as (H, W) uint16; Pillow would silently make it 8-bit."""
+    with read_file(path, "a 16-bit RGB PNG") as file:
         pixels = decode_png(file, cv2.IMREAD_UNCHANGED)
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
     if pixels.dtype != np.uint16 or channels < 3:
@@ -158,29 +135,26 @@ def refuse_loss(path: Path, file: bytes) -> None:
         raise DataError(f"{path} is {loss}: expected labels as .png or in another lossless format. {WHY_NOT_LOSSY}")
 
 
-def refuse_several(path: Path, file: bytes) -> None:
-    """Raises DataError if a file holds several pages or frames."""
-    if (number := count_pictures(file)) > 1:
-        raise DataError(f"{path} has {number} pages or frames: expected one. Save only the one you want, as PNG")
-
-
 @contextmanager
-def explain_damage(path: Path, file: bytes, expected: str) -> Iterator[None]:
-    """Raises DataError in place of a decoder's error on a file that is damaged or of another kind."""
+def read_file(path: Path, expected: str) -> Iterator[bytes]:
+    """Yields the bytes of a file with one picture; raises DataError in place of a decoder's error."""
+    file = read_encoded(path)
     try:
-        yield
+        if (number := count_pictures(file)) > 1:
+            raise DataError(f"{path} has {number} pages or frames: expected one. Save only the one you want, as PNG")
+        yield file
     except DataError:
         raise
     except UNREADABLE as error:
         if not file:
             raise DataError(f"{path} is empty (0 bytes): expected {expected}. Unpack it again") from error
-        try:
-            why = explain_kind(file)
-        except UNREADABLE:
-            why = ""
-        why = why or "It is truncated, damaged or in another format: unpack it again"
+        why = explain_kind(file)
+        with suppress(*UNREADABLE):  # damaged tags
+            if isinstance(error, Image.UnidentifiedImageError) and (numbers := name_numbers(file)):
+                why = f"It contains {numbers}: save it with 8 or 16 bits per channel"
         raise DataError(
-            f"{path} ({len(file)} bytes) cannot be decoded: expected {expected}. {why}, or skip such pairs with "
+            f"{path} ({len(file)} bytes) cannot be decoded: expected {expected}. "
+            f"{why or 'It is truncated, damaged or in another format: unpack it again'}, or skip such pairs with "
             "broken=skip"
         ) from error
 
