@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
-from textwrap import indent
 from typing import Any
 
 import numpy as np
 import yaml
 
 from datamodules.base import DataError
-from datamodules.labels import IGNORED, TRAIN_IDS
+from datamodules.labels import IGNORED
 from datamodules.reading.census import Ids, count_ids
 from datamodules.reading.headers import read_header
 from datamodules.reading.own_files import SPLITS
@@ -29,8 +28,10 @@ LABEL_FOLDER = re.compile(
 ENDING = re.compile(r"(_[A-Za-z]+)+$")  # of a name: _leftImg8bit, _gtFine_labelIds, _mask
 LABEL_ENDING = re.compile(r"_(L|gt.*|.*label.*|.*mask.*|.*seg.*|.*annot.*)$", re.IGNORECASE)
 NOTE = "# Written by `python -m experiments.check_data` from the files in {root}.\n"
-STAND_INS = "# class_0 and so on are placeholders: replace them with the names of your classes.{train_ids}\n"
-TRAIN_IDS_TOO = " If the ids are Cityscapes' 19 train ids, leave classes and ids out."
+STAND_INS = """\
+# class_0 and so on are placeholders: replace them with the names of your classes. If the ids are Cityscapes' 19 train
+# ids, leave classes and ids out.
+"""
 
 
 def guess_arguments(base: Path) -> dict[str, Any] | None:
@@ -118,18 +119,7 @@ def name_ids(ids: Sequence[int]) -> dict[str, Any]:
 
 def format_yaml(arguments: dict[str, Any]) -> str:
     """Formats `FolderDataModule` arguments as the YAML that main.py takes after ``--data``."""
-    ids = arguments.get("ids", {})
-    stand_ins = STAND_INS.format(train_ids=TRAIN_IDS_TOO if len(ids) > 2 and ids.keys() <= TRAIN_IDS.keys() else "")
-    lines = "\n".join(f"{key}: {write_inline_yaml(value)}" for key, value in arguments.items())
     unnamed = any(name.startswith("class_") for name in arguments.get("classes", ()))
-    return (
-        NOTE.format(root=arguments["root"])
-        + (stand_ins if unnamed else "")
-        + f"class_path: datamodules.FolderDataModule\ninit_args:\n{indent(lines, '  ')}\n"
-    )
-
-
-def write_inline_yaml(value: Any) -> str:
-    """Formats a value as one line of YAML."""
-    text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=math.inf, default_flow_style=True)
-    return text.removesuffix("...\n").strip()
+    note = NOTE.format(root=arguments["root"]) + (STAND_INS if unnamed else "")
+    content = {"class_path": "datamodules.FolderDataModule", "init_args": arguments}
+    return note + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=math.inf, default_flow_style=None)

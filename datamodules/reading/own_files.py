@@ -37,15 +37,11 @@ class OwnFiles:
 
     def __post_init__(self) -> None:
         """Checks the arguments."""
-        if self.pairs is not None and self.exclude:
+        given = [name for name in ("images", "labels", "exclude") if getattr(self, name)]
+        if self.pairs is not None and given:
             raise ValueError(
-                "exclude and pairs are both set: expected one of them. With pairs, omit exclude, as the CSV alone "
-                "says where files are"
-            )
-        if self.pairs is not None and (self.images is not None or self.labels is not None):
-            raise ValueError(
-                "pairs is set together with images or labels: expected pairs alone, as the CSV says where files are. "
-                "Omit the others"
+                f"pairs is set together with {' and '.join(given)}: expected pairs alone, as the CSV says where files "
+                "are. Omit the others"
             )
         if "" in self.exclude:
             raise ValueError("exclude contains an empty pattern: expected patterns such as *_inst_label.png")
@@ -75,14 +71,13 @@ class OwnFiles:
         Raises:
             DataError: If there are none, or nothing defines which belong to the split.
         """
-        listed = self._is_listed(split)
         if self.pairs is not None:
-            folder = None if listed else self._fill("{split}", split)
+            folder = None if self._is_listed(split) else self._fill("{split}", split)
             images, labels, divided = read_pairs(root / self.pairs, root, folder)
         else:
             images, labels, divided = self._find_in_folders(root, split, labelled)
         images = self._choose(root, images, labels, split, divided)
-        if listed:
+        if self._is_listed(split):
             labels = {name: labels[name] for name in images if name in labels}
         if labelled and not labels:
             raise DataError(self._explain_no_labels(root, split, len(images)), "missing")
@@ -169,17 +164,18 @@ class OwnFiles:
     def _choose(self, root: Path, images: Files, labels: Files, split: Split, divided: bool) -> Files:
         """Selects the images of a split by its list file or fraction, if it has one."""
         value = self.splits.get(split)
+        fraction = value is not None and not isinstance(value, str)
         if isinstance(value, str) and is_list(value):
             return read_list(root / value, images, labels)
-        if value is not None and not isinstance(value, str):
-            if divided:
-                raise DataError(
-                    f"{self.domain}: splits has fractions, but {self.pairs or 'the folders'} in {root} already divide "
-                    "the images: expected one of them. Set images to a path without {split}, or omit splits"
-                )
-            return self._draw(images, split)
+        if divided and fraction:
+            raise DataError(
+                f"{self.domain}: splits has fractions, but {self.pairs or 'the folders'} in {root} already divide "
+                "the images: expected one of them. Set images to a path without {split}, or omit splits"
+            )
         if divided:
             return images
+        if fraction:
+            return self._draw(images, split)
         if value is not None:
             where = (
                 f"{self.pairs} has no column split: add one"

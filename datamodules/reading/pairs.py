@@ -25,13 +25,7 @@ Files = dict[str, Path]  # by name
 
 @dataclass(frozen=True)
 class Pair:
-    """An image and its labels.
-
-    Attributes:
-        name: Name of the pair, unique in the data set; a relative path without suffix.
-        image: The image file.
-        labels: The label file; None if it is not needed.
-    """
+    """An image and its labels, or None; the name, a relative path without suffix, is unique in the data set."""
 
     name: str
     image: Path
@@ -95,9 +89,6 @@ def find_files(root: Path, pattern: str, suffixes: Sequence[str], exclude: Seque
             omitted.
         suffixes: Accepted suffixes in lower case; files may have them in upper case.
         exclude: Patterns of files to skip, compared from the end of the path.
-
-    Raises:
-        DataError: If two files have the same name, or a name is not valid UTF-8.
     """
     folder, stars = split_pattern(root, pattern)
     stars = stars or "**/*"
@@ -110,14 +101,14 @@ def find_files(root: Path, pattern: str, suffixes: Sequence[str], exclude: Seque
     found: Files = {}
     not_read = []
     for relative in list_files(folder):
-        path = folder / relative
-        stem, _, ending = unicodedata.normalize("NFC", relative).rpartition(".")  # macOS decomposes umlauts
+        path, suffix = folder / relative, Path(relative).suffix.lower()
+        stem = unicodedata.normalize("NFC", relative).rpartition(".")[0]  # macOS decomposes umlauts
         match = expression.fullmatch(stem)
         if match is None or any(path.match(excluded) for excluded in exclude):
             continue
-        if f".{ending.lower()}" in NOT_READ:
+        if suffix in NOT_READ:
             not_read.append(relative)
-        if f".{ending.lower()}" not in accepted:
+        if suffix not in accepted:
             continue
         check_name(path)
         name = "/".join(filter(None, match.groups()))
