@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 
 from datamodules.base import DataError, Problem, Role, Split
 from datamodules.files import FilesDataModule, check_choice
@@ -124,7 +124,7 @@ class FolderDataModule(FilesDataModule):
         return super().describe() | {"files": self.files.describe()}
 
     def make_dataset(self, split: Split, transform: Transform, labelled: bool = True) -> FilesDataset:
-        """Opens one split; checks a sample of its files and logs the worst warning, or else a note, about them."""
+        """Opens one split; checks a sample of its files and logs the worst warning about them."""
         dataset = super().make_dataset(split, transform, labelled)
         if split not in self._looked_at:
             self._looked_at.add(split)
@@ -135,8 +135,6 @@ class FolderDataModule(FilesDataModule):
                 raise DataError(mixture, "id")
             if warnings := self.find_warnings(dataset, census, where):
                 rank_zero_warn(warnings[0])
-            elif notes := census.find_notes(where, self.evaluation_transform):
-                rank_zero_info(notes[0])
         return dataset
 
     def find_warnings(self, dataset: FilesDataset, census: Census, where: str) -> list[str]:

@@ -12,7 +12,6 @@ import numpy as np
 from datamodules.base import DataError, Problem
 from datamodules.labels import IGNORED, UNKNOWN, format_ids
 from datamodules.reading.pairs import Pair
-from datamodules.transforms import EvaluationTransform
 
 COMMON = ("road", "building", "vegetation", "sky", "car")  # classes that almost any ten street scenes contain
 ENOUGH = 10  # label files, to expect the common classes in
@@ -33,7 +32,7 @@ class Census:
     problems: list[Problem] = field(default_factory=list)
     images: Counter[str] = field(default_factory=Counter)  # number of image files by kind
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  # by (height, width), upright where asked
-    turned: list[str] = field(default_factory=list)  # names of the images turned by their EXIF orientation
+    turned: int = 0  # number of images turned by their EXIF orientation
     labels: dict[str, list[Path]] = field(default_factory=dict)  # label files by kind
     ids: dict[str, Ids] = field(default_factory=dict)  # by kind of label file
     brightest: list[int] = field(default_factory=list)  # maximum values of the 16-bit images that were decoded
@@ -125,34 +124,16 @@ class Census:
         remedy = "save them as 8-bit images" if bits == 8 else f"multiply them by {2 ** (16 - bits)}"
         return [f"{found}, so these look like {bits}-bit values and are read as almost black: {remedy}"]
 
-    def find_notes(self, where: str, transform: EvaluationTransform) -> list[str]:
-        """Returns notes on how images are resized and turned before they reach the network."""
-        notes, number = [], self.sizes.total()
-        large = [(size, count) for size, count in self.sizes.most_common() if transform.fit(size) != size]
-        if large:
-            size, fitted = large[0][0], transform.fit(large[0][0])
-            squeezed = transform.resize == "protocol" and fitted[0] * size[1] != fitted[1] * size[0]
-            notes.append(
-                f"{where}: {sum(count for _, count in large):,} of {number:,} images have more than {transform.most:,} "
-                f"pixels and are resized for evaluation, {'changing' if squeezed else 'keeping'} the aspect ratio, "
-                f"e.g. {format_size(size)} to {format_size(fitted)} (WxH; see evaluation_resize)"
-            )
-        if self.turned:
-            notes.append(
-                f"{where}: {len(self.turned):,} of {number:,} images are turned as their EXIF orientation says, e.g. "
-                f"{self.turned[0]}"
-            )
-        return notes
-
-    def describe(self, table: np.ndarray, names: Sequence[str]) -> dict[str, object]:
+    def describe(self, table: np.ndarray, names: Sequence[str], coloured: bool) -> dict[str, object]:
         """Returns the statistics, in JSON types."""
+        mapped = [] if coloured else sorted(self.all_ids)
         return {
             "images": dict(self.images.most_common()),
             "sizes": {format_size(size): number for size, number in self.sizes.most_common()},
             "turned": self.turned,
             "labels": {kind: len(paths) for kind, paths in self.labels.items()},
             "ids": {kind: {str(value): ids[value] for value in sorted(ids)} for kind, ids in self.ids.items()},
-            "mapping": {str(value): name_id(value, table, names) for value in sorted(self.all_ids)},
+            "mapping": {str(value): name_id(value, table, names) for value in mapped},
         }
 
 

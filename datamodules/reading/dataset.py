@@ -13,7 +13,7 @@ import numpy as np
 from datamodules.base import DataError, Problem, SegmentationDataset
 from datamodules.labels import TRAIN_IDS, UNKNOWN
 from datamodules.reading.census import Census, count_ids
-from datamodules.reading.headers import read_header, read_orientation
+from datamodules.reading.headers import find_brightest, read_header, read_orientation
 from datamodules.reading.pairs import Pair
 from datamodules.reading.pixels import read_encoded, read_image
 
@@ -102,25 +102,20 @@ class FilesDataset(SegmentationDataset):
         """Returns the paths of the two files."""
         return f"{self.pairs[index].image} and {self.pairs[index].labels}"
 
-    def check(self, index: int, whole: bool = True, brightest: bool = True) -> Census:
-        """Reads a pair and returns its statistics and problems; labels are always read.
-
-        Args:
-            index: Index of the pair.
-            whole: Whether to decode the whole image instead of only its header.
-            brightest: Whether to decode a 16-bit image for its maximum value.
-        """
+    def check(self, index: int, whole: bool = True) -> Census:
+        """Reads a pair, `whole` or of the image only the header; returns its statistics and problems."""
         pair, size, found = self.pairs[index], None, Census(read=1)
         with found.note_problem(pair.name):
             if whole:
                 size = self.load_image(index).shape[:2]
                 file = read_encoded(pair.image)
                 found.digests[len(file), crc32(file)] = pair.name
-            if header := read_header(pair.image, brightest):
+            if header := read_header(pair.image):
                 found.images[header.kind] += 1
                 found.sizes[header.turned_size if self.upright else header.size] += 1
-                found.turned += [pair.name] if self.upright and header.orientation != 1 else []
-                found.brightest += [] if header.brightest is None else [header.brightest]
+                found.turned = int(self.upright and header.orientation != 1)
+                if whole and "16-bit" in header.kind:
+                    found.brightest = find_brightest(pair.image)
         if not self.labelled:
             return found
         with found.note_problem(pair.name):
@@ -146,8 +141,10 @@ def check_dataset(
 
 
 def look_at(dataset: FilesDataset, number: int) -> Census:
-    """Checks about `number` pairs, evenly spread: labels, image headers, and the pixels of a few 16-bit images."""
+    """Checks about `number` pairs, evenly spread: labels, image headers, and the pixels of the first 16-bit images."""
     census = Census()
     for index in range(0, len(dataset), max(1, len(dataset) // number)):
-        census.update(dataset.check(index, whole=False, brightest=len(census.brightest) < DEEP_LOOKED_AT))
+        census.update(dataset.check(index, whole=False))
+    if any("16-bit" in kind for kind in census.images):
+        census.brightest = [value for pair in dataset.pairs[:DEEP_LOOKED_AT] for value in find_brightest(pair.image)]
     return census

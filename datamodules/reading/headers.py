@@ -25,7 +25,6 @@ class Header:
     kind: str  # format and type of pixels, e.g. JPEG RGB, PNG palette, TIFF 16-bit gray, PNG 1-bit
     size: tuple[int, int]  # (height, width) as stored
     orientation: int = 1  # of EXIF, 1 to 8; 1 is upright
-    brightest: int | None = None  # maximum value of a 16-bit image, if it was decoded
 
     @property
     def turned_size(self) -> tuple[int, int]:
@@ -38,8 +37,8 @@ class Header:
         return "RGB" in self.kind
 
 
-def read_header(path: Path, brightest: bool = False) -> Header | None:
-    """Reads the metadata of an image file, on demand with the maximum of 16 bits; None if it is not an image."""
+def read_header(path: Path) -> Header | None:
+    """Reads the metadata of an image file; None if it is not an image."""
     try:
         with Image.open(path) as picture:
             mode, size, name = picture.mode, picture.size[::-1], picture.format or ""
@@ -52,17 +51,16 @@ def read_header(path: Path, brightest: bool = False) -> Header | None:
     pixel = MODES.get(mode.partition(";")[0], mode)
     if depth not in (1, 8) and mode not in ("P", "F"):
         pixel = f"{depth}-bit {pixel.removeprefix('16-bit ')}"
-    most = find_brightest(path) if brightest and depth == 16 else None
-    return Header(f"{'JPEG' if name == 'MPO' else name} {pixel}", size, read_orientation(path), most)
+    return Header(f"{'JPEG' if name == 'MPO' else name} {pixel}", size, read_orientation(path))
 
 
-def find_brightest(path: Path) -> int | None:
-    """Returns the maximum value of a 16-bit image without alpha; None if it is not one or cannot be decoded."""
+def find_brightest(path: Path) -> list[int]:
+    """Returns the maximum value of a 16-bit image without alpha; nothing if it is not one or cannot be decoded."""
     with suppress(*UNREADABLE):
         pixels = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
         if pixels is not None and pixels.dtype == np.uint16:
-            return int(pixels.max())
-    return None
+            return [int(pixels.max())]
+    return []
 
 
 def read_orientation(path: Path) -> int:

@@ -103,13 +103,14 @@ class OwnFiles:
     def _find_in_folders(self, root: Path, split: Split, labelled: bool) -> tuple[Files, Files, bool]:
         """Returns the images and labels by name, and whether the pattern of the images contains ``{split}``."""
         images, labels = self._locate(root)
+        line = self._suggest_splits(root, images)
         found = find_files(root, self._fill(images, split), IMAGE_SUFFIXES, self.exclude)
         named: Files = {}
         if labels is not None:
-            named = find_files(root, self._fill(labels, split), LABEL_SUFFIXES, self.exclude)
+            labels = self._fill(labels, split)
+            named = find_files(root, labels, LABEL_SUFFIXES, self.exclude)
             of_labels = set(named.values())
             found = {name: path for name, path in found.items() if path not in of_labels}
-        line = self._suggest_splits(root, images)
         if not found:
             entries = ", ".join(sorted(path.name for path in root.iterdir())[:10]) or "nothing"
             raise DataError(
@@ -120,7 +121,7 @@ class OwnFiles:
                 "missing",
             )
         if labelled and labels is not None and not named:
-            for path in find_files(root, self._fill(labels, split), IMAGE_SUFFIXES, self.exclude).values():
+            for path in find_files(root, labels, IMAGE_SUFFIXES, self.exclude).values():
                 webp = path.suffix.lower() == ".webp"
                 why = "WebP labels are not read, even lossless ones: save them as PNG" if webp else WHY_NOT_LOSSY
                 raise DataError(f"{path}: expected labels as {', '.join(LABEL_SUFFIXES)}. {why}")
@@ -129,15 +130,16 @@ class OwnFiles:
     def _locate(self, root: Path) -> tuple[str, str | None]:
         """Returns the patterns of images and labels, with defaults for those that were not given."""
         images, labels = self.images, self.labels
-        if images is None:
+        if images is None and (root / "images").is_dir():
             by_split = any((root / self._fill("images/{split}", split)).is_dir() for split in get_args(Split))
-            images = "images/{split}" if by_split else "images" if (root / "images").is_dir() else "."
+            images = "images/{split}" if by_split else "images"
             beside = [path.name for path in sorted(root.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES]
-            if beside and images != ".":
+            if beside:
                 raise DataError(
                     f"{self.domain}: {root} has a folder images and {len(beside)} images beside it, e.g. {beside[0]}: "
                     "expected all in one place. Set images to images to read that folder, or to . to read both"
                 )
+        images = images or "."
         if labels is None and "images" in Path(images).parts:
             labels = Path(*("labels" if part == "images" else part for part in Path(images).parts)).as_posix()
         return images, labels
@@ -177,12 +179,8 @@ class OwnFiles:
         if fraction:
             return self._draw(images, split)
         if value is not None:
-            where = (
-                f"{self.pairs} has no column split: add one"
-                if self.pairs
-                else "images has no {split}: put it where the folder's name is, e.g. images/{split}"
-            )
-            raise DataError(f"{self.domain}: splits calls {split} {value!r}, but {where}, or omit splits")
+            where = f"{self.pairs} has no column split" if self.pairs else "images has no {split}"
+            raise DataError(f"{self.domain}: splits calls {split} {value!r}, but {where}: add it, or omit splits")
         if self.splits:
             known = ", ".join(self.splits)
             raise DataError(
@@ -214,10 +212,9 @@ class OwnFiles:
         folder = split_pattern(root, self._fill(pattern or "", split))[0]
         others = [name for name in list_files(folder) if not name.lower().endswith(IMAGE_SUFFIXES)] if pattern else []
         if others:
-            what = "the polygons" if others[0].lower().endswith((".json", ".xml")) else "them"
             expected += (
                 f" as {', '.join(LABEL_SUFFIXES)}, found {len(others)} files of other types in {folder}, e.g. "
-                f"{others[0]}. Export {what} as PNG masks"
+                f"{others[0]}. Export them as PNG masks"
             )
         return (
             f"{self.domain}: there are no labels for the {count} images of {split} in {root}: expected {expected}. "

@@ -83,12 +83,8 @@ def split_pattern(root: Path, pattern: str) -> tuple[Path, str]:
 def find_files(root: Path, pattern: str, suffixes: Sequence[str], exclude: Sequence[str] = ()) -> Files:
     """Returns the files that match a pattern, or lie anywhere below a folder, by name: the parts that its stars match.
 
-    Args:
-        root: Folder that the pattern is relative to.
-        pattern: A folder, or a path with stars: ``*`` is any name, ``**/`` any number of folders. The suffix may be
-            omitted.
-        suffixes: Accepted suffixes in lower case; files may have them in upper case.
-        exclude: Patterns of files to skip, compared from the end of the path.
+    In a pattern ``*`` is any name, ``**/`` any number of folders, and the suffix may be omitted. Files have one of
+    the `suffixes`, in any case. Patterns of `exclude` are compared from the end of the path.
     """
     folder, stars = split_pattern(root, pattern)
     stars = stars or "**/*"

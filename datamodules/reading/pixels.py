@@ -67,9 +67,7 @@ def read_image(path: Path, upright: bool = False) -> np.ndarray:
             return cv2.cvtColor(decode_png(file, cv2.IMREAD_COLOR | orientation), cv2.COLOR_BGR2RGB)
         with open_picture(file, upright) as picture:
             if numbers := name_numbers(file, picture.mode):
-                raise DataError(
-                    f"{path} contains {numbers}: expected 8 or 16 bits per channel. Save it as an 8- or 16-bit image"
-                )
+                raise DataError(f"{path} contains {numbers}: expected 8 or 16 bits per channel. Save it as such")
             if not is_deep(picture):
                 return np.asarray(picture.convert("RGB"))
             levels = np.asarray(picture)

@@ -166,7 +166,7 @@ def test_a_class_that_a_first_look_misses_is_looked_for(
         ({"classes": ["car", "sky"], "ids": {1: "truck"}}, "no class 'truck': expected one of car, sky$"),
         (SKY_ROAD | {"ignored": [0]}, r"ignored contains 0.*set ids, e\.g\. \{1: sky, 2: road\}"),
         ({"classes": ["", "road"]}, "expected 2 to 253 names"),
-        ({"exclude": ["*_inst*"], "pairs": "pairs.csv"}, "exclude and pairs are both set"),
+        ({"exclude": ["*_inst*"], "pairs": "pairs.csv"}, "pairs is set together with exclude"),
         ({"exclude": [""]}, "exclude contains an empty pattern"),
         *(
             ({"splits": splits}, "splits")
