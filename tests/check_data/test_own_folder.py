@@ -74,9 +74,8 @@ def test_copies_of_images_in_two_splits_are_named(check_own: CheckOwn, tmp_path:
 
 
 def test_empty_lists_and_labels_that_count_for_nothing_fail(check_own: CheckOwn, tmp_path: Path) -> None:
-    write_folder(tmp_path / "own", 2)
-    for path in (tmp_path / "own" / "labels").iterdir():
-        write_image(path, np.full((4, 6), 255, dtype=np.uint8))
+    write_image(tmp_path / "own" / "images" / "0.png", np.zeros((4, 6, 3), dtype=np.uint8))
+    write_image(tmp_path / "own" / "labels" / "0.png", np.full((4, 6), 255, dtype=np.uint8))
     code, splits, out = check_own(tmp_path / "own")
     assert code == 1 and splits["train"]["verdict"] == "NO LABELS"
     assert "no pixel of its labels belongs to a class, they contain the ids 255." in out
@@ -149,20 +148,20 @@ def test_colours_and_masks_of_0_and_255_get_a_class_each(check: Check, tmp_path:
 
 
 def test_what_labels_may_not_mean_is_said(check_own: CheckOwn, tmp_path: Path) -> None:
-    root = tmp_path / "camvid"
     for number in range(12):  # ids of eleven classes, taken for Cityscapes' train ids
-        write_image(root / "images" / f"{number:02d}.png", np.zeros((4, 12, 3), dtype=np.uint8))
-        write_image(root / "labels" / f"{number:02d}.png", np.tile(np.arange(12, dtype=np.uint8), (4, 1)))
-    code, splits, out = check_own(root)
+        write_image(tmp_path / "images" / f"{number:02d}.png", np.zeros((4, 12, 3), dtype=np.uint8))
+        write_image(tmp_path / "labels" / f"{number:02d}.png", np.tile(np.arange(12, dtype=np.uint8), (4, 1)))
+    code, splits, out = check_own(tmp_path)
     (warning,) = splits["train"]["warnings"]
     assert code == 0 and splits["train"]["verdict"] == "ok?" and warning in out
     assert "car never occurs in 12 label files, which contain the ids 0-11. If they are not Cityscapes' 19" in warning
-    ids, ignored = {0: "thing", 1: "thing", 5: "sky"}, [2, 3, 4, *range(6, 12)]
-    _, splits, _ = check_own(root, classes=["thing", "sky"], ids=ids, ignored=ignored)
+    ids = {0: "thing", 1: "thing", 5: "sky"}
+    arguments = {"classes": ["thing", "sky"], "ids": ids, "ignored": [value for value in range(12) if value not in ids]}
+    _, splits, _ = check_own(tmp_path, **arguments)
     (warning,) = splits["train"]["warnings"]
     assert "75% of the label pixels are ignored, in training and scores, as their ids (2-4, 6-11) map to" in warning
-    Image.fromarray(np.eye(4, 12) > 0).save(root / "labels" / "03.png")
-    code, splits, out = check_own(root, classes=["thing", "sky"], ids=ids, ignored=ignored)
+    Image.fromarray(np.eye(4, 12) > 0).save(tmp_path / "labels" / "03.png")
+    code, splits, out = check_own(tmp_path, **arguments)
     assert code == 1 and splits["train"]["verdict"] == "PROBLEMS" and "is a 1-bit mask" in out
 
 
@@ -178,16 +177,13 @@ def test_sizes_and_turned_images_are_counted(check_own: CheckOwn, tmp_path: Path
     ("text", "said"),
     [
         ("classes: [no, yes, on]", "is False, expected str or dict: quote words that YAML does not read as text"),
-        ("classes: sky, road", "classes"),
-        ("classes: {0: sky, 1: road}", "classes"),
-        ("ids: {sky: 0}", "ids"),
-        ("ids: [0, 1]", "ids"),
-        ("ignored: 2", "ignored"),
-        ("label_colours: {sky: '#ff0000'}", "label_colours"),
-        ("crop_size: 32", "crop_size"),
+        *((f"{name}: {value}", name) for name, value in (
+            ("classes", "sky, road"), ("classes", "{0: sky, 1: road}"), ("ids", "{sky: 0}"), ("ids", "[0, 1]"),
+            ("ignored", "2"), ("label_colours", "{sky: '#ff0000'}"), ("crop_size", "32"),
+        )),
         ("ids: {0: sky, 0: road}", "own.yaml, line 2: the key 0 occurs twice"),
     ],
-)
+)  # fmt: skip
 def test_a_mistake_in_the_yaml_is_one_short_sentence(text: str, said: str, check: Check, tmp_path: Path) -> None:
     config = tmp_path / "own.yaml"
     config.write_text(f"class_path: datamodules.FolderDataModule\ninit_args: {{root: {tmp_path}, {text}}}\n")
@@ -199,12 +195,10 @@ def test_a_picture_is_drawn_of_any_names_and_its_failure_leaves_the_report(check
     write_folder(tmp_path / "mine", 1, (900, 4))
     for folder in ("images", "labels"):
         (tmp_path / "mine" / folder / "000.png").rename(tmp_path / "mine" / folder / r"$\frac$.png")  # no formula
-    code, _, _, err = check("--root", tmp_path / "mine", "--picture", tmp_path / "picture.png")
-    assert code == 0, err
+    assert check("--root", tmp_path / "mine", "--picture", tmp_path / "picture.png")[0] == 0
     with Image.open(tmp_path / "picture.png") as picture:
         assert picture.height < 2500
-    for path in (tmp_path / "mine" / "images").iterdir():
-        path.write_bytes(b"x")
+    (tmp_path / "mine" / "images" / r"$\frac$.png").write_bytes(b"x")
     code, _, out, err = check("--root", tmp_path / "mine", "--picture", tmp_path / "picture.png")
     assert code == 1 and "1 pair with an unreadable file" in out and "was not drawn" in err
 
@@ -219,8 +213,6 @@ def test_a_path_below_home_is_found_as_main_finds_it(
     assert code == 0 and splits["train"]["read"] == 1, out
 
 
-@pytest.mark.parametrize(
-    ("size", "shown"), [((720, 1280), (360, 640)), ((800, 600), (800, 600)), ((9, 1601), (3, 534))]
-)
+@pytest.mark.parametrize(("size", "shown"), [((800, 600), (800, 600)), ((9, 1601), (3, 534))])
 def test_images_in_the_picture_keep_their_proportions(size: tuple[int, int], shown: tuple[int, int]) -> None:
     assert thin_out(np.zeros((*size, 3), dtype=np.uint8)).shape == (*shown, 3)
