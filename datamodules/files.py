@@ -99,17 +99,8 @@ class FilesDataModule(SegmentationDataModule):
 
     def open_pairs(self, pairs: Sequence[Pair], transform: Transform, labelled: bool = True) -> FilesDataset:
         """Builds a dataset from pairs."""
-        return FilesDataset(
-            pairs,
-            self.read_ids,
-            self.upright,
-            self.hint,
-            domain=self.domain,
-            table=self.make_table(),
-            transform=transform,
-            seed=self.seed,
-            labelled=labelled,
-        )
+        common = (self.domain, self.make_table(), transform, self.seed, labelled)
+        return FilesDataset(*common, pairs=pairs, read_ids=self.read_ids, upright=self.upright, hint=self.hint)
 
     def make_table(self) -> np.ndarray:
         """Builds the lookup from ids to labels, see `LabelSpace.table`."""
@@ -133,8 +124,8 @@ class FilesDataModule(SegmentationDataModule):
             )
         if labelled and split in self.unlabelled_splits:
             raise DataError(
-                f"the labels of {self.domain}'s {split} split are not public, so it cannot be scored: expected another "
-                "split (the protocol tests on val). Only `predict` can use it",
+                f"the labels of {self.domain}'s {split} split are not public: expected another split (the protocol "
+                "tests on val). Only `predict` can use it",
                 "missing",
             )
         root = self.find_root()

@@ -84,12 +84,8 @@ class Census:
     ) -> list[str]:
         """Returns warnings about pixels or labels that are probably misread, worst first.
 
-        Args:
-            where: Data set and split.
-            table: Lookup from ids to labels.
-            names: Class names of the labels.
-            own: Whether the user named the classes; of Cityscapes' only the common ones are expected to occur.
-            coloured: Whether the ids come from colours.
+        Of the user's `own` classes all are expected to occur, of Cityscapes' only the common ones. The ids of
+        `coloured` labels are those of classes already.
         """
         ids, warnings = self.all_ids, self.find_dark_images(where)
         seen = {int(table[value]) for value in ids}

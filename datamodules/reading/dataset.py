@@ -24,17 +24,17 @@ class FilesDataset(SegmentationDataset):
     """A data set of image and label files.
 
     Args:
+        *args: Arguments of `SegmentationDataset`.
         pairs: Pairs in the order of the samples.
         read_ids: Reads a label file as (H, W) uint8 or uint16 ids.
         upright: Whether images are turned upright according to their EXIF orientation.
         hint: Advice appended to errors about ids that the data set does not define.
-        **kwargs: Arguments of `SegmentationDataset`.
     """
 
     def __init__(
-        self, pairs: Sequence[Pair], read_ids: Callable[[Path], np.ndarray], upright: bool, hint: str, **kwargs: Any
+        self, *args: Any, pairs: Sequence[Pair], read_ids: Callable[[Path], np.ndarray], upright: bool, hint: str
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(*args)
         self.pairs = pairs
         self.read_ids = read_ids
         self.upright = upright

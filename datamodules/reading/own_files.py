@@ -22,11 +22,7 @@ SPLITS: dict[str, Split] = {  # usual names of their folders, in lower case
 
 @dataclass(frozen=True)
 class OwnFiles:
-    """Finds images and labels in folders or in a CSV; the arguments are those of `FolderDataModule`.
-
-    Raises:
-        ValueError: If arguments contradict each other.
-    """
+    """Finds images and labels in folders or in a CSV; the arguments are those of `FolderDataModule`."""
 
     domain: str
     images: str | None = None
@@ -66,11 +62,7 @@ class OwnFiles:
         return any(split_pattern(folder, pattern)[0].is_dir() for pattern in patterns)
 
     def find(self, root: Path, split: Split, labelled: bool) -> tuple[Files, Files]:
-        """Returns the images and the labels of a split by name.
-
-        Raises:
-            DataError: If there are none, or nothing defines which belong to the split.
-        """
+        """Returns the images and the labels of a split by name."""
         if self.pairs is not None:
             folder = None if self._is_listed(split) else self._fill("{split}", split)
             images, labels, divided = read_pairs(root / self.pairs, root, folder)
@@ -147,8 +139,7 @@ class OwnFiles:
     def _suggest_splits(self, root: Path, images: str) -> str:
         """Returns the line of the YAML that names the folders of the splits; empty if none is needed.
 
-        Raises:
-            DataError: If `images` contains folders named like splits, and no argument says whether they are.
+        If `images` contains folders named like splits, and no argument says whether they are, this is an error.
         """
         folder = split_pattern(root, images.partition("{split}")[0])[0]
         children = [child.name for child in list_folders(folder)] if folder.is_dir() else []

@@ -77,11 +77,7 @@ def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
 
 
 def find_data_sets(options: argparse.Namespace) -> list[DataSetCheck]:
-    """Finds the requested data sets and lists their files.
-
-    Raises:
-        ValueError: If the arguments are wrong, or there is nothing to check.
-    """
+    """Finds the requested data sets and lists their files."""
     place = options.root or os.environ.get(ROOT_VARIABLE)
     if options.data is not None:
         found = listing.open_config(options.data, options.datasets)

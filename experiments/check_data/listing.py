@@ -21,14 +21,9 @@ QUICK_PAIRS = 50  # pairs per split that --quick reads
 
 
 def find_below(base: Path, wanted: Sequence[str] | None) -> list[DataSetCheck]:
-    """Finds the seven data sets in a folder by the names of its subfolders; without any, the user's own images.
+    """Finds the seven data sets in a folder by its name or those of its subfolders, or else the user's own images.
 
-    Args:
-        base: Folder with one subfolder per data set, or the folder of one data set, or one of other images.
-        wanted: Names of the data sets to look for, all of which are then required; None looks for all.
-
-    Raises:
-        ValueError: If the folder does not exist or holds no images, or if a wanted name is unknown.
+    Data sets that are `wanted` are required; None looks for all.
     """
     names = ", ".join(DATA_SETS)
     if not base.is_dir():
@@ -50,15 +45,7 @@ def find_below(base: Path, wanted: Sequence[str] | None) -> list[DataSetCheck]:
 
 
 def open_config(path: Path, wanted: Sequence[str] | None) -> list[DataSetCheck]:
-    """Finds the data sets of a main.py data YAML: all splits of a single one, else those that `fit` and `test` use.
-
-    Args:
-        path: Path of the YAML.
-        wanted: Names of its data sets to check; None checks all.
-
-    Raises:
-        ValueError: If the file does not exist, does not describe a data module, or describes one that reads no files.
-    """
+    """Finds the data sets of a main.py data YAML: all splits of a single one, else those that `fit` and `test` use."""
     if not path.is_file():
         raise ValueError(f"{path} does not exist: expected the YAML of a datamodule, e.g. configs/data/camvid.yaml")
     refuse_repeated_keys(path)
