@@ -19,6 +19,13 @@ ROOT_VARIABLE = "SEGADAPT_DATA"
 Broken = Literal["error", "skip"]
 
 
+def check_choice(name: str, value: Any, choices: Any) -> Any:
+    """Returns the value of an argument; raises ValueError if it is none of the choices, a `Literal`."""
+    if value not in get_args(choices):
+        raise ValueError(f"{name} is {value!r}: expected one of {', '.join(get_args(choices))}")
+    return value
+
+
 class FilesDataModule(SegmentationDataModule):
     """A data set in files, in the layout of its vendor.
 
@@ -58,14 +65,9 @@ class FilesDataModule(SegmentationDataModule):
         self, root: str | None = None, split: Split | None = None, broken: Broken = "error", **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        if split is not None and split not in get_args(Split):
-            raise ValueError(f"split is {split!r}: expected one of {', '.join(get_args(Split))}")
-        if broken not in get_args(Broken):
-            raise ValueError(f"broken is {broken!r}: expected one of {', '.join(get_args(Broken))}")
+        self.test_split = check_choice("split", split or self.test_split, Split)
+        self.broken: Broken = check_choice("broken", broken, Broken)
         self.root = root
-        self.broken = broken
-        if split is not None:
-            self.test_split = split
         self.left_out: dict[str, list[Problem]] = {}
 
     def make_dataset(self, split: Split, transform: Transform, labelled: bool = True) -> FilesDataset:
@@ -82,9 +84,8 @@ class FilesDataModule(SegmentationDataModule):
             wrong = sorted({problem.name for problem in problems})
             if problems:
                 rank_zero_warn(f"{self.domain}: skipped {len(wrong)} broken pairs of {split}: {', '.join(wrong)}")
-            said = [f"  {problem.message}" for problem in problems]
-            for text in said or [f"{self.domain}: no pair of {split} is broken"]:
-                rank_zero_info(text)
+            for problem in problems:
+                rank_zero_info(f"  {problem.message}")
             pairs = [pair for pair in pairs if pair.name not in wrong]
         elif problems:
             named = "; ".join(problem.message for problem in problems[:NAMED])
@@ -98,10 +99,8 @@ class FilesDataModule(SegmentationDataModule):
 
     def open_pairs(self, pairs: Sequence[Pair], transform: Transform, labelled: bool = True) -> FilesDataset:
         """Builds a dataset from pairs."""
-        table = self.make_table()
-        return FilesDataset(
-            self.domain, pairs, table, transform, self.read_ids, self.seed, labelled, self.upright, self.hint
-        )
+        common = (self.domain, self.make_table(), transform, self.seed, labelled)
+        return FilesDataset(*common, pairs=pairs, read_ids=self.read_ids, upright=self.upright, hint=self.hint)
 
     def make_table(self) -> np.ndarray:
         """Builds the lookup from ids to labels, see `LabelSpace.table`."""
@@ -125,14 +124,14 @@ class FilesDataModule(SegmentationDataModule):
             )
         if labelled and split in self.unlabelled_splits:
             raise DataError(
-                f"the labels of {self.domain}'s {split} split are not public, so it cannot be scored: expected another "
-                "split (the protocol tests on val). Only `predict` can use it",
+                f"the labels of {self.domain}'s {split} split are not public: expected another split (the protocol "
+                "tests on val). Only `predict` can use it",
                 "missing",
             )
         root = self.find_root()
         images, labels = self.find_files(root, split, labelled)
         if not images or (labelled and not labels):
-            raise self._miss(root, split, "labels" if images else "images")
+            raise DataError(self._explain_missing(root, split, "labels" if images else "images"), "missing")
         official = self.counts.get(split, 0)
         if labelled and len(images) < official:
             rank_zero_warn(
@@ -169,33 +168,31 @@ class FilesDataModule(SegmentationDataModule):
                 )
             if found:
                 return found[0]
-        layout = self.layouts[0]
-        expected = " and ".join(
-            " or ".join(layout.fill(patterns, self.test_split)) for patterns in (layout.images, layout.labels)
-        )
-        place = named[0] if named else base
+        layout, place = self.layouts[0], named[0] if named else base
+        patterns = [*layout.fill(layout.images, self.test_split), *layout.fill(layout.labels, self.test_split)]
         entries = ", ".join(sorted(path.name for path in place.iterdir())[:10])
         wanted = "" if given or named else f" a folder {self.folders[0]} with"
         raise DataError(
-            f"{self.domain} is not in {place}, which contains {entries or 'nothing'}: expected{wanted} "
-            f"{expected}. Unpack {self.archives} there"
+            f"{self.domain} is not in {place}, which contains {entries or 'nothing'}: expected{wanted} files like "
+            f"{', '.join(patterns)}. Unpack {self.archives} there"
         )
 
     def find_base(self) -> tuple[Path, bool]:
         """Returns the folder to search, and whether it was set for this data set by `root`."""
-        variable = os.environ.get(ROOT_VARIABLE)
-        if self.root is None and not variable:
+        given = self.root is not None
+        place = self.root if given else os.environ.get(ROOT_VARIABLE)
+        if not given and not place:
             raise DataError(
                 f"the folder of {self.domain} is not set: set root to it, or the environment variable {ROOT_VARIABLE} "
                 f"to a folder with one subfolder per data set ({self.folders[0]}, ...)"
             )
-        base = Path(self.root if self.root is not None else str(variable)).expanduser()
+        base = Path(str(place)).expanduser()
         if not base.is_dir():
-            source = f"${ROOT_VARIABLE}" if self.root is None else "root"
             raise DataError(
-                f"{source} is {base}, which is not a folder: expected the folder that contains {self.domain}"
+                f"{'root' if given else f'${ROOT_VARIABLE}'} is {base}, which is not a folder: expected the folder "
+                f"that contains {self.domain}"
             )
-        return base, self.root is not None
+        return base, given
 
     def describe(self) -> dict[str, Any]:
         """Returns a description of the data for reports, in JSON types."""
@@ -205,19 +202,17 @@ class FilesDataModule(SegmentationDataModule):
         }
         return super().describe() | {"split": self.test_split, "broken": self.broken, "left_out": left_out}
 
-    def _miss(self, root: Path, split: Split, what: Literal["images", "labels"]) -> DataError:
-        """Returns the error for a split without images or without labels."""
+    def _explain_missing(self, root: Path, split: Split, what: Literal["images", "labels"]) -> str:
+        """Returns the message about a split without images or without labels."""
         others = [layout for layout in self.layouts if split not in layout.holds]  # without this split
         held = [name for layout in others for name in layout.holds if layout.find(root, layout.images, name)]
         if held:
-            names = " or ".join(dict.fromkeys(held))
-            return DataError(f"{self.domain}: {root} has no {split} split: expected {names}, set split", "missing")
+            return f"{self.domain}: {root} has no {split} split: expected {' or '.join(held)}, set split"
         layout = self.layouts[0]
         patterns = layout.fill(layout.images if what == "images" else layout.labels, split)
-        return DataError(
+        return (
             f"{self.domain}: there are no {what} of {split} in {root}: expected files like {' or '.join(patterns)}. "
-            f"Unpack {self.archives} there",
-            "missing",
+            f"Unpack {self.archives} there"
         )
 
     def may_skip(self, names: Sequence[str], why: str) -> bool:

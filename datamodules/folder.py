@@ -15,13 +15,13 @@ Data card:
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar
 
 import numpy as np
-from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 
 from datamodules.base import DataError, Problem, Role, Split
-from datamodules.files import FilesDataModule
+from datamodules.files import FilesDataModule, check_choice
 from datamodules.reading.census import Census, find_odd_pairs
 from datamodules.reading.dataset import FilesDataset, look_at
 from datamodules.reading.own_files import OwnFiles
@@ -94,14 +94,12 @@ class FolderDataModule(FilesDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(root=root, split=split, classes=classes, evaluation_resize=evaluation_resize, **kwargs)
-        if role not in get_args(Role):
-            raise ValueError(f"role is {role!r}: expected one of {', '.join(get_args(Role))}")
         if ids is not None and label_colours is not None:
             raise ValueError(
                 "ids and label_colours are both given: expected one of them. Use ids for labels that contain "
                 "ids, label_colours for coloured labels"
             )
-        self.role = role
+        self.role = check_choice("role", role, Role)
         self.domain = domain or (Path(root).expanduser().resolve().name if root else "") or "folder"
         images, labels = (path and path.replace("\\", "/") for path in (images, labels))
         self.files = OwnFiles(self.domain, images, labels, tuple(exclude or ()), pairs, splits or {})
@@ -126,11 +124,7 @@ class FolderDataModule(FilesDataModule):
         return super().describe() | {"files": self.files.describe()}
 
     def make_dataset(self, split: Split, transform: Transform, labelled: bool = True) -> FilesDataset:
-        """Opens one split; checks a sample of its files and logs the worst warning, or else a note, about them.
-
-        Raises:
-            DataError: As for `FilesDataModule`, or if 1-bit masks are mixed with other labels.
-        """
+        """Opens one split; checks a sample of its files and logs the worst warning about them."""
         dataset = super().make_dataset(split, transform, labelled)
         if split not in self._looked_at:
             self._looked_at.add(split)
@@ -141,8 +135,6 @@ class FolderDataModule(FilesDataModule):
                 raise DataError(mixture, "id")
             if warnings := self.find_warnings(dataset, census, where):
                 rank_zero_warn(warnings[0])
-            elif notes := census.find_notes(where, self.evaluation_transform):
-                rank_zero_info(notes[0])
         return dataset
 
     def find_warnings(self, dataset: FilesDataset, census: Census, where: str) -> list[str]:

@@ -31,15 +31,8 @@ def explain_content(path: Path, expected: str) -> Iterator[None]:
 def draw_polygons(path: Path, classes: Mapping[str, int], domain: str) -> np.ndarray:
     """Draws the ids of a polygon file, object by object in the order of the file.
 
-    Like IDD's own tool, it skips objects that are deleted, have fewer than three points, or are of an unknown class.
-
-    Args:
-        path: ``*_polygons.json`` file in the format of Cityscapes and IDD.
-        classes: The id of each class; ``cargroup``, for example, counts as ``car``.
-        domain: Name of the data set, for warnings about unknown classes.
-
-    Returns:
-        (H, W) uint8 ids, 255 where nothing is drawn.
+    Like IDD's own tool, it skips objects that are deleted, have fewer than three points, or are of a class without an
+    id in `classes`; ``cargroup``, for example, counts as ``car``. Returns (H, W) uint8 ids, 255 where nothing is drawn.
 
     Source: AutoNUE public code, preperation/json2labelImg.py.
     """
@@ -78,11 +71,7 @@ def read_segments(path: Path) -> Segments:
 
 
 def read_panoptic(path: Path, segments: Segments) -> np.ndarray:
-    """Reads panoptic labels, RGB with segment = R + 256 G + 65536 B, as (H, W) uint8 ids; segment 0 is id 0.
-
-    Raises:
-        DataError: If the annotations do not list the file, or one of its segments.
-    """
+    """Reads panoptic labels, RGB with segment = R + 256 G + 65536 B, as (H, W) uint8 ids; segment 0 is id 0."""
     if path.name not in segments:
         raise DataError(
             f"{path} is not listed in the panoptic annotations: expected an entry with this file_name. Unpack both "

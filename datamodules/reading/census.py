@@ -12,7 +12,6 @@ import numpy as np
 from datamodules.base import DataError, Problem
 from datamodules.labels import IGNORED, UNKNOWN, format_ids
 from datamodules.reading.pairs import Pair
-from datamodules.transforms import EvaluationTransform
 
 COMMON = ("road", "building", "vegetation", "sky", "car")  # classes that almost any ten street scenes contain
 ENOUGH = 10  # label files, to expect the common classes in
@@ -27,36 +26,27 @@ Ids = Counter[int]  # number of pixels by id
 
 @dataclass
 class Census:
-    """Statistics of the pairs checked so far, and the problems found in them.
+    """Statistics of the pairs checked so far, and the problems found in them."""
 
-    Attributes:
-        read: Number of pairs checked.
-        problems: Problems found in them.
-        images: Number of image files by kind.
-        sizes: Number of images by (height, width), after EXIF orientation, where it is applied.
-        turned: Names of the images turned upright by their EXIF orientation.
-        labels: Number of label files by kind.
-        ids: Number of pixels by id, by kind of label file.
-        example: One label file of each kind.
-        brightest: Maximum values of the 16-bit images that were decoded.
-        digests: Name of an image by (size, CRC-32) of its file, to find copies.
-    """
-
-    read: int = 0
+    read: int = 0  # number of pairs checked
     problems: list[Problem] = field(default_factory=list)
-    images: Counter[str] = field(default_factory=Counter)
-    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
-    turned: list[str] = field(default_factory=list)
-    labels: Counter[str] = field(default_factory=Counter)
-    ids: dict[str, Ids] = field(default_factory=dict)
-    example: dict[str, Path] = field(default_factory=dict)
-    brightest: list[int] = field(default_factory=list)
-    digests: dict[tuple[int, int], str] = field(default_factory=dict)
+    images: Counter[str] = field(default_factory=Counter)  # number of image files by kind
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  # by (height, width), upright where asked
+    turned: int = 0  # number of images turned by their EXIF orientation
+    labels: dict[str, list[Path]] = field(default_factory=dict)  # label files by kind
+    ids: dict[str, Ids] = field(default_factory=dict)  # by kind of label file
+    brightest: list[int] = field(default_factory=list)  # maximum values of the 16-bit images that were decoded
+    digests: dict[tuple[int, int], str] = field(default_factory=dict)  # image by size and CRC-32, to find copies
 
     @property
     def all_ids(self) -> Ids:
         """Number of pixels by id, over all kinds of label files."""
         return sum(self.ids.values(), Counter())
+
+    @property
+    def label_files(self) -> int:
+        """Number of label files."""
+        return sum(map(len, self.labels.values()))
 
     @contextmanager
     def note_problem(self, name: str) -> Iterator[None]:
@@ -74,21 +64,19 @@ class Census:
         self.brightest += other.brightest
         self.images.update(other.images)
         self.sizes.update(other.sizes)
-        self.labels.update(other.labels)
         for kind, ids in other.ids.items():
             self.ids.setdefault(kind, Counter()).update(ids)
-            self.example.setdefault(kind, other.example[kind])
+            self.labels.setdefault(kind, []).extend(other.labels[kind])
         self.digests |= other.digests
 
     def find_mixture(self, where: str) -> str:
         """Returns the message about 1-bit masks (ids 0 and 1) mixed with other labels; empty if there are none."""
-        binary = [kind for kind in self.labels if kind.endswith(ONE_BIT)]
-        others = [kind for kind in self.labels if kind not in binary]
-        if not binary or not others:
+        first = {kind.endswith(ONE_BIT): paths[0] for kind, paths in self.labels.items()}
+        if len(first) < 2:
             return ""
         return (
-            f"{where}: {self.example[binary[0]]} is a 1-bit mask (ids 0 and 1), {self.example[others[0]]} is not: "
-            "expected all of one kind. Save all labels as 8-bit images of ids"
+            f"{where}: {first[True]} is a 1-bit mask (ids 0 and 1), {first[False]} is not: expected all of one kind. "
+            "Save all labels as 8-bit images of ids"
         )
 
     def find_warnings(
@@ -96,30 +84,22 @@ class Census:
     ) -> list[str]:
         """Returns warnings about pixels or labels that are probably misread, worst first.
 
-        Args:
-            where: Data set and split.
-            table: Lookup from ids to labels.
-            names: Class names of the labels.
-            own: Whether the user named the classes; of Cityscapes' only the common ones are expected to occur.
-            coloured: Whether the ids come from colours.
+        Of the user's `own` classes all are expected to occur, of Cityscapes' only the common ones. The ids of
+        `coloured` labels are those of classes already.
         """
         ids, warnings = self.all_ids, self.find_dark_images(where)
         seen = {int(table[value]) for value in ids}
-        common = COMMON if self.labels.total() >= ENOUGH else ()
+        common = COMMON if self.label_files >= ENOUGH else ()
         absent = [name for number, name in enumerate(names) if number not in seen and (own or name in common)]
         if ids and absent:
-            held = f", which contain the ids {format_ids(sorted(ids))}"
-            remedy = "If they are not Cityscapes' 19 train ids, set classes and ids"
+            guess = ", ".join(f"{value}: {name}" for value, name in zip(sorted(ids), names, strict=False))
+            held = f", which contain the ids {format_ids(sorted(ids))}. "
+            remedy = f"{held}If they are not Cityscapes' 19 train ids, set classes and ids"
+            if own:
+                remedy = f"{held}If they do not number your classes in order, set ids, e.g. (a guess) ids: {{{guess}}}"
             if coloured:
-                held, remedy = "", "If it should, correct label_colours"
-            elif own:
-                mapping = ", ".join(f"{value}: {name}" for value, name in zip(sorted(ids), names, strict=False))
-                remedy = (
-                    "If the ids do not number your classes in order, define them, e.g. (a guess, in the order of the "
-                    f"ids found) ids: {{{mapping}}}"
-                )
-            found = f"{where}: {', '.join(absent)} never occurs in {self.labels.total():,} label files"
-            warnings.append(f"{found}{held}. {remedy}")
+                remedy = ". If it should, correct label_colours"
+            warnings.append(f"{where}: {', '.join(absent)} never occurs in {self.label_files:,} label files{remedy}")
         ignored = [value for value in sorted(ids) if table[value] == IGNORED]
         share = sum(ids[value] for value in ignored) / max(1, ids.total())
         if share > MOSTLY:
@@ -136,42 +116,20 @@ class Census:
         if not 0 < most < DARK:
             return []
         found = f"{where}: {len(self.brightest):,} 16-bit images have values up to {most:,} of 65,535"
-        if most < 2**8:
-            return [f"{found}, so these are 8-bit values and are read as black: save them as 8-bit images"]
-        bits = most.bit_length()
-        return [
-            f"{found}, so these look like {bits}-bit values and are read as almost black: multiply them by "
-            f"{2 ** (16 - bits)} and save them again"
-        ]
+        bits = max(8, most.bit_length())
+        remedy = "save them as 8-bit images" if bits == 8 else f"multiply them by {2 ** (16 - bits)}"
+        return [f"{found}, so these look like {bits}-bit values and are read as almost black: {remedy}"]
 
-    def find_notes(self, where: str, transform: EvaluationTransform) -> list[str]:
-        """Returns notes on how images are resized and turned before they reach the network."""
-        notes, number = [], self.sizes.total()
-        fitted = {size: transform.fit(size) for size in self.sizes}
-        changed = Counter({size: count for size, count in self.sizes.items() if fitted[size] != size})
-        for size, _ in changed.most_common(1):
-            squeezed = transform.resize == "protocol" and fitted[size][0] * size[1] != fitted[size][1] * size[0]
-            notes.append(
-                f"{where}: {changed.total():,} of {number:,} images have more than {transform.most:,} pixels and are "
-                f"resized for evaluation, {'changing' if squeezed else 'keeping'} the aspect ratio, e.g. "
-                f"{format_size(size)} to {format_size(fitted[size])} (WxH; see evaluation_resize)"
-            )
-        if self.turned:
-            notes.append(
-                f"{where}: {len(self.turned):,} of {number:,} images are turned as their EXIF orientation says, e.g. "
-                f"{self.turned[0]}"
-            )
-        return notes
-
-    def describe(self, table: np.ndarray, names: Sequence[str]) -> dict[str, object]:
+    def describe(self, table: np.ndarray, names: Sequence[str], coloured: bool) -> dict[str, object]:
         """Returns the statistics, in JSON types."""
+        mapped = [] if coloured else sorted(self.all_ids)
         return {
             "images": dict(self.images.most_common()),
             "sizes": {format_size(size): number for size, number in self.sizes.most_common()},
             "turned": self.turned,
-            "labels": dict(self.labels.most_common()),
+            "labels": {kind: len(paths) for kind, paths in self.labels.items()},
             "ids": {kind: {str(value): ids[value] for value in sorted(ids)} for kind, ids in self.ids.items()},
-            "mapping": {str(value): name_id(value, table, names) for value in sorted(self.all_ids)},
+            "mapping": {str(value): name_id(value, table, names) for value in mapped},
         }
 
 

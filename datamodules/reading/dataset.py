@@ -3,7 +3,9 @@
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -11,10 +13,9 @@ import numpy as np
 from datamodules.base import DataError, Problem, SegmentationDataset
 from datamodules.labels import TRAIN_IDS, UNKNOWN
 from datamodules.reading.census import Census, count_ids
-from datamodules.reading.headers import read_header, read_orientation
+from datamodules.reading.headers import find_brightest, read_header, read_orientation
 from datamodules.reading.pairs import Pair
 from datamodules.reading.pixels import read_encoded, read_image
-from datamodules.transforms import Transform
 
 DEEP_LOOKED_AT = 5  # 16-bit images decoded for their maximum
 
@@ -23,30 +24,17 @@ class FilesDataset(SegmentationDataset):
     """A data set of image and label files.
 
     Args:
-        domain: Name of the data set.
+        *args: Arguments of `SegmentationDataset`.
         pairs: Pairs in the order of the samples.
-        table: Lookup from stored ids to labels, see `LabelSpace.table`.
-        transform: Transform applied to each pair.
         read_ids: Reads a label file as (H, W) uint8 or uint16 ids.
-        seed: Seed of the augmentation.
-        labelled: Whether samples have a mask.
         upright: Whether images are turned upright according to their EXIF orientation.
         hint: Advice appended to errors about ids that the data set does not define.
     """
 
     def __init__(
-        self,
-        domain: str,
-        pairs: Sequence[Pair],
-        table: np.ndarray,
-        transform: Transform,
-        read_ids: Callable[[Path], np.ndarray],
-        seed: int = 0,
-        labelled: bool = True,
-        upright: bool = False,
-        hint: str = "",
+        self, *args: Any, pairs: Sequence[Pair], read_ids: Callable[[Path], np.ndarray], upright: bool, hint: str
     ) -> None:
-        super().__init__(domain, table, transform, seed, labelled)
+        super().__init__(*args)
         self.pairs = pairs
         self.read_ids = read_ids
         self.upright = upright
@@ -62,8 +50,11 @@ class FilesDataset(SegmentationDataset):
 
     def describe_pair(self, index: int) -> str:
         """Returns the name of a pair, and the size and modification time of its files."""
-        pair = self.pairs[index]
-        return " ".join([pair.name, *map(describe_file, pair.files)])
+        described = [self.name(index)]
+        for path in self.pairs[index].files:
+            with suppress(OSError):  # a missing file
+                described.append(f"{path.stat().st_size} {path.stat().st_mtime_ns}")
+        return " ".join(described)
 
     def load_image(self, index: int) -> np.ndarray:
         """Reads an image."""
@@ -111,25 +102,20 @@ class FilesDataset(SegmentationDataset):
         """Returns the paths of the two files."""
         return f"{self.pairs[index].image} and {self.pairs[index].labels}"
 
-    def check(self, index: int, whole: bool = True, brightest: bool = True) -> Census:
-        """Reads a pair and returns its statistics and problems.
-
-        Args:
-            index: Index of the pair.
-            whole: Whether to decode the whole image instead of only its header; labels are always read.
-            brightest: Whether to decode a 16-bit image for its maximum value.
-        """
+    def check(self, index: int, whole: bool = True) -> Census:
+        """Reads a pair, `whole` or of the image only the header; returns its statistics and problems."""
         pair, size, found = self.pairs[index], None, Census(read=1)
         with found.note_problem(pair.name):
             if whole:
                 size = self.load_image(index).shape[:2]
                 file = read_encoded(pair.image)
                 found.digests[len(file), crc32(file)] = pair.name
-            if header := read_header(pair.image, brightest):
+            if header := read_header(pair.image):
                 found.images[header.kind] += 1
                 found.sizes[header.turned_size if self.upright else header.size] += 1
-                found.turned += [pair.name] if self.upright and header.orientation != 1 else []
-                found.brightest += [] if header.brightest is None else [header.brightest]
+                found.turned = int(self.upright and header.orientation != 1)
+                if whole and "16-bit" in header.kind:
+                    found.brightest = find_brightest(pair.image)
         if not self.labelled:
             return found
         with found.note_problem(pair.name):
@@ -137,7 +123,7 @@ class FilesDataset(SegmentationDataset):
             assert pair.labels is not None
             header = read_header(pair.labels)
             kind = header.kind if header else pair.labels.suffix.removeprefix(".").upper()  # polygons
-            found.labels[kind], found.ids[kind], found.example[kind] = 1, count_ids(ids), pair.labels
+            found.labels[kind], found.ids[kind] = [pair.labels], count_ids(ids)
             if size is not None and size != ids.shape:
                 found.problems.append(Problem(pair.name, "size", self.explain_sizes(index, size, ids.shape)))
             self.convert_ids(index, ids)
@@ -147,26 +133,18 @@ class FilesDataset(SegmentationDataset):
 
 
 def check_dataset(
-    dataset: FilesDataset, indices: Sequence[int] | None = None, num_threads: int | None = None
+    dataset: FilesDataset, indices: Iterable[int] | None = None, num_threads: int | None = None
 ) -> Iterator[Census]:
     """Checks pairs on all cores; yields the census of each, in order, see `FilesDataset.check`."""
-    chosen = range(len(dataset)) if indices is None else indices
     with ThreadPoolExecutor(num_threads or os.cpu_count()) as pool:  # decoders release the GIL
-        yield from pool.map(dataset.check, chosen)
+        yield from pool.map(dataset.check, range(len(dataset)) if indices is None else indices)
 
 
 def look_at(dataset: FilesDataset, number: int) -> Census:
-    """Checks about `number` pairs, evenly spread: labels, image headers, and the pixels of a few 16-bit images."""
+    """Checks about `number` pairs, evenly spread: labels, image headers, and the pixels of the first 16-bit images."""
     census = Census()
     for index in range(0, len(dataset), max(1, len(dataset) // number)):
-        census.update(dataset.check(index, whole=False, brightest=len(census.brightest) < DEEP_LOOKED_AT))
+        census.update(dataset.check(index, whole=False))
+    if any("16-bit" in kind for kind in census.images):
+        census.brightest = [value for pair in dataset.pairs[:DEEP_LOOKED_AT] for value in find_brightest(pair.image)]
     return census
-
-
-def describe_file(path: Path) -> str:
-    """Returns a file's size in bytes and modification time in nanoseconds, or ``missing``."""
-    try:
-        found = path.stat()
-    except OSError:
-        return "missing"
-    return f"{found.st_size} {found.st_mtime_ns}"

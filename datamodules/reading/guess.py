@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
-from textwrap import indent
 from typing import Any
 
 import numpy as np
 import yaml
 
 from datamodules.base import DataError
-from datamodules.labels import IGNORED, TRAIN_IDS
+from datamodules.labels import IGNORED
 from datamodules.reading.census import Ids, count_ids
 from datamodules.reading.headers import read_header
 from datamodules.reading.own_files import SPLITS
@@ -26,11 +25,14 @@ LABEL_FOLDER = re.compile(
     r"gt(Fine|Coarse)?|ground_?truth|(class_?)?ids?|classes|semantics?|\w*annot\w*|sem_?seg|seg(mentation\w*|maps?)?|labels?\w*|masks?\w*",
     re.IGNORECASE,
 )
+BLACK = (0, 0, 0)
 ENDING = re.compile(r"(_[A-Za-z]+)+$")  # of a name: _leftImg8bit, _gtFine_labelIds, _mask
 LABEL_ENDING = re.compile(r"_(L|gt.*|.*label.*|.*mask.*|.*seg.*|.*annot.*)$", re.IGNORECASE)
 NOTE = "# Written by `python -m experiments.check_data` from the files in {root}.\n"
-STAND_INS = "# class_0 and so on are placeholders: replace them with the names of your classes.{train_ids}\n"
-TRAIN_IDS_TOO = " If the ids are Cityscapes' 19 train ids, leave classes and ids out."
+STAND_INS = """\
+# class_0 and so on are placeholders: replace them with the names of your classes. If the ids are Cityscapes' 19 train
+# ids, leave classes and ids out.
+"""
 
 
 def guess_arguments(base: Path) -> dict[str, Any] | None:
@@ -86,7 +88,10 @@ def mark_split(part: str) -> str:
 
 
 def guess_classes(paths: Sequence[Path]) -> dict[str, Any]:
-    """Guesses the class arguments from label files, with placeholders as class names."""
+    """Guesses the class arguments from label files, with placeholders as class names.
+
+    Each colour but black becomes a class, or else each id but 255; ids 0 and 255 alone are background and foreground.
+    """
     ids: Ids = Ids()
     colours: set[tuple[int, ...]] = set()
     for path in paths:
@@ -96,40 +101,22 @@ def guess_classes(paths: Sequence[Path]) -> dict[str, Any]:
                 colours |= set(map(tuple, np.unique(read_image(path).reshape(-1, 3), axis=0).tolist()))
             else:
                 ids += count_ids(read_index(path, upright=True))
-    return name_colours(sorted(colours)) if colours and not ids else name_ids(sorted(ids))
-
-
-def name_colours(colours: Sequence[tuple[int, ...]]) -> dict[str, Any]:
-    """Returns arguments with one class per colour, empty if there are too many colours; black is ignored."""
-    if len(colours) > LOSSY_COLOURS:
-        return {}
-    classes = {f"class_{number}": list(colour) for number, colour in enumerate(c for c in colours if any(c))}
-    void = {"ignored": [[0, 0, 0]]} if (0, 0, 0) in colours else {}
-    return {"classes": list(classes), "label_colours": classes, **void}
-
-
-def name_ids(ids: Sequence[int]) -> dict[str, Any]:
-    """Returns arguments with one class per id; ids 0 and 255 alone are background and foreground."""
-    if list(ids) == [0, IGNORED]:
+    if sorted(ids) == [0, IGNORED]:
         return {"classes": ["background", "foreground"], "ids": {0: "background", IGNORED: "foreground"}}
-    named = {value: f"class_{value}" for value in ids if value != IGNORED}
-    return {"classes": list(named.values()), "ids": named} if len(named) > 1 else {}
+    if colours and not ids and len(colours) <= LOSSY_COLOURS:
+        named = {f"class_{place}": list(colour) for place, colour in enumerate(sorted(colours - {BLACK}))}
+        void = {"ignored": [list(BLACK)]} if BLACK in colours else {}
+        return {"classes": list(named), "label_colours": named, **void}
+    classes = {value: f"class_{value}" for value in sorted(ids) if value != IGNORED}
+    return {"classes": list(classes.values()), "ids": classes} if len(classes) > 1 else {}
 
 
 def format_yaml(arguments: dict[str, Any]) -> str:
     """Formats `FolderDataModule` arguments as the YAML that main.py takes after ``--data``."""
-    ids = arguments.get("ids", {})
-    stand_ins = STAND_INS.format(train_ids=TRAIN_IDS_TOO if len(ids) > 2 and ids.keys() <= TRAIN_IDS.keys() else "")
-    lines = "\n".join(f"{key}: {write_inline_yaml(value)}" for key, value in arguments.items())
     unnamed = any(name.startswith("class_") for name in arguments.get("classes", ()))
-    return (
-        NOTE.format(root=arguments["root"])
-        + (stand_ins if unnamed else "")
-        + f"class_path: datamodules.FolderDataModule\ninit_args:\n{indent(lines, '  ')}\n"
-    )
-
-
-def write_inline_yaml(value: Any) -> str:
-    """Formats a value as one line of YAML."""
-    text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=math.inf, default_flow_style=True)
-    return text.removesuffix("...\n").strip()
+    note = NOTE.format(root=arguments["root"]) + (STAND_INS if unnamed else "")
+    lines = note + "class_path: datamodules.FolderDataModule\ninit_args:\n"
+    for key, value in arguments.items():
+        text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=math.inf, default_flow_style=True)
+        lines += f"  {key}: {text.strip().removesuffix('...').strip()}\n"
+    return lines

@@ -1,6 +1,7 @@
 """Metadata of image files: kind, size, orientation, palette, transparency."""
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -11,7 +12,7 @@ from PIL import Image
 
 from datamodules.base import DataError
 from datamodules.reading.kinds import BITS_PER_SAMPLE, PNG
-from datamodules.reading.pixels import UNREADABLE, explain_damage, is_deep, read_encoded
+from datamodules.reading.pixels import UNREADABLE, is_deep, read_file
 
 ORIENTATION = 0x0112  # EXIF tag
 MODES = {"1": "1-bit", "L": "gray", "LA": "gray with alpha", "P": "palette", "I": "16-bit gray", "F": "floating-point"}
@@ -19,19 +20,11 @@ MODES = {"1": "1-bit", "L": "gray", "LA": "gray with alpha", "P": "palette", "I"
 
 @dataclass(frozen=True)
 class Header:
-    """Metadata of an image file.
+    """Metadata of an image file."""
 
-    Attributes:
-        kind: Format and type of pixels, e.g. ``JPEG RGB``, ``PNG palette``, ``TIFF 16-bit gray``, ``PNG 1-bit``.
-        size: (height, width) as stored.
-        orientation: EXIF orientation, 1 to 8; 1 is upright.
-        brightest: Maximum value of a 16-bit image, if it was decoded.
-    """
-
-    kind: str
-    size: tuple[int, int]
-    orientation: int = 1
-    brightest: int | None = None
+    kind: str  # format and type of pixels, e.g. JPEG RGB, PNG palette, TIFF 16-bit gray, PNG 1-bit
+    size: tuple[int, int]  # (height, width) as stored
+    orientation: int = 1  # of EXIF, 1 to 8; 1 is upright
 
     @property
     def turned_size(self) -> tuple[int, int]:
@@ -44,13 +37,8 @@ class Header:
         return "RGB" in self.kind
 
 
-def read_header(path: Path, brightest: bool = False) -> Header | None:
-    """Reads the metadata of an image file; None if it is not an image.
-
-    Args:
-        path: The file.
-        brightest: Whether to decode a 16-bit image for its maximum value.
-    """
+def read_header(path: Path) -> Header | None:
+    """Reads the metadata of an image file; None if it is not an image."""
     try:
         with Image.open(path) as picture:
             mode, size, name = picture.mode, picture.size[::-1], picture.format or ""
@@ -63,45 +51,39 @@ def read_header(path: Path, brightest: bool = False) -> Header | None:
     pixel = MODES.get(mode.partition(";")[0], mode)
     if depth not in (1, 8) and mode not in ("P", "F"):
         pixel = f"{depth}-bit {pixel.removeprefix('16-bit ')}"
-    most = find_brightest(path) if brightest and depth == 16 else None
-    return Header(f"{'JPEG' if name == 'MPO' else name} {pixel}", size, read_orientation(path), most)
+    return Header(f"{'JPEG' if name == 'MPO' else name} {pixel}", size, read_orientation(path))
 
 
-def find_brightest(path: Path) -> int | None:
-    """Returns the maximum value of a 16-bit image without alpha; None if it is not one or cannot be decoded."""
-    try:
+def find_brightest(path: Path) -> list[int]:
+    """Returns the maximum value of a 16-bit image without alpha; nothing if it is not one or cannot be decoded."""
+    with suppress(*UNREADABLE):
         pixels = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
-    except UNREADABLE:
-        return None
-    return None if pixels is None or pixels.dtype != np.uint16 else int(pixels.max())
+        if pixels is not None and pixels.dtype == np.uint16:
+            return [int(pixels.max())]
+    return []
 
 
 def read_orientation(path: Path) -> int:
     """Returns the EXIF orientation of an image, 1 to 8; 1 (upright) if it has none or cannot be read."""
-    try:
-        with Image.open(path) as picture:
-            if picture.format == "PNG" and not re.search(b"eXIf|exif", path.read_bytes()):
-                return 1  # Pillow would decode the whole image to find out
+    found = 1
+    with suppress(*UNREADABLE), Image.open(path) as picture:
+        # Pillow would decode a whole PNG to find out that it has none.
+        if picture.format != "PNG" or re.search(b"eXIf|exif", path.read_bytes()):
             found = picture.getexif().get(ORIENTATION, 1)
-    except UNREADABLE:
-        return 1
     return found if found in range(1, 9) else 1
 
 
 def read_palette(path: Path) -> np.ndarray | None:
     """Returns the (N, 3) uint8 palette of an image, in the order of the indices; None if it has no palette."""
-    try:
-        with Image.open(path) as picture:
-            colours = picture.getpalette("RGB") if picture.mode == "P" else None
-    except UNREADABLE:
-        return None
-    return None if colours is None else np.array(colours, dtype=np.uint8).reshape(-1, 3)
+    with suppress(*UNREADABLE), Image.open(path) as picture:
+        if picture.mode == "P":
+            return np.array(picture.getpalette("RGB"), dtype=np.uint8).reshape(-1, 3)
+    return None
 
 
 def refuse_transparency(path: Path) -> None:
     """Raises DataError if pixels are not fully opaque, as their stored colours are then not what a viewer shows."""
-    file = read_encoded(path)
-    with explain_damage(path, file, "an image"), Image.open(BytesIO(file)) as picture:
+    with read_file(path, "an image") as file, Image.open(BytesIO(file)) as picture:
         if is_deep(picture) or not picture.has_transparency_data:
             return
         transparent = int(np.count_nonzero(np.asarray(picture.convert("RGBA"))[..., 3] < 255))

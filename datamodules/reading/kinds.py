@@ -1,12 +1,13 @@
 """Identifies image files by their bytes, before decoding: format, lossy compression, number of pictures."""
 
 import re
+from collections.abc import Mapping
 from io import BytesIO
 
 from PIL import Image, TiffImagePlugin
 
 JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
-REDUCED, MASK = 1, 4  # bits of SUBFILE
+COPIES = 1 | 4  # bits of SUBFILE: a reduced copy, a mask of what is valid
 SUBFILE, BITS_PER_SAMPLE, COMPRESSION, PHOTOMETRIC, SAMPLE_FORMAT = 254, 258, 259, 262, 339  # TIFF tags
 DEFAULTS = {SUBFILE: 0, BITS_PER_SAMPLE: 1, COMPRESSION: 1, PHOTOMETRIC: 1, SAMPLE_FORMAT: 1}
 LOSSY_TIFF = {6, 7, 33003, 33005, 34712, 34892, 50001, 50002, 52546}  # JPEG, JPEG 2000, WebP, JPEG XL
@@ -24,9 +25,9 @@ Tags = dict[int, int]
 
 def read_tags(data: bytes) -> list[Tags]:
     """Returns the `DEFAULTS` tags (first value) of each picture in a TIFF; an empty list for other files."""
-    if not data.startswith(tuple(TiffImagePlugin.PREFIXES)):
-        return []
     found: list[Tags] = []
+    if not data.startswith(tuple(TiffImagePlugin.PREFIXES)):
+        return found
     file, seen = BytesIO(data), {0}
     head = data[: 16 if 43 in data[2:4] else 8]  # 43 marks a BigTIFF
     place = TiffImagePlugin.ImageFileDirectory_v2(head).next
@@ -42,43 +43,37 @@ def read_tags(data: bytes) -> list[Tags]:
 
 
 def count_pictures(data: bytes) -> int:
-    """Returns the number of pictures in a file: pages or frames.
-
-    Not counted are reduced copies and validity masks of the first page, as in a cloud-optimised GeoTIFF, and further
-    pictures in a phone's JPEG (MPO), whose first picture is the photograph.
-    """
+    """Returns the number of pages or frames, without copies and masks of a TIFF's first page, or in a phone's JPEG."""
     if data.startswith(JPEG) or (data.startswith(PNG) and b"acTL" not in data[: data.find(b"IDAT")]):
         return 1
     if pages := read_tags(data):
-        return 1 + sum(not page[SUBFILE] & (REDUCED | MASK) for page in pages[1:])
+        return 1 + sum(not page[SUBFILE] & COPIES for page in pages[1:])
     with Image.open(BytesIO(data)) as picture:
         return getattr(picture, "n_frames", 1)
 
 
 def find_loss(data: bytes) -> str:
     """Returns the lossy format of a file, e.g. ``a JPEG``; empty if it is lossless."""
-    for signature, name in LOSSY.items():
-        if data.startswith(signature):
-            return name
-    if photograph := name_photograph(data):
-        return photograph
     if is_lossy_webp(data):
         return "a lossy WebP"
-    return "a TIFF with lossy compression" if any(page[COMPRESSION] in LOSSY_TIFF for page in read_tags(data)) else ""
+    if any(page[COMPRESSION] in LOSSY_TIFF for page in read_tags(data)):
+        return "a TIFF with lossy compression"
+    return find_signature(data, LOSSY) or name_photograph(data)
+
+
+def find_signature(data: bytes, names: Mapping[bytes, str]) -> str:
+    """Returns the name of the signature that a file starts with; empty if there is none."""
+    return next((name for signature, name in names.items() if data.startswith(signature)), "")
 
 
 def is_lossy_webp(data: bytes) -> bool:
     """Returns whether a file is a WebP with lossy (VP8) data in any of its frames."""
-    if data[:4] != b"RIFF" or data[8:12] != b"WEBP":
-        return False
-    start = 12
-    while start + 8 <= len(data):
-        kind, size = data[start : start + 4], int.from_bytes(data[start + 4 : start + 8], "little")
-        if kind == b"VP8 ":
-            return True
-        # An animation frame (ANMF) has a header of 16 bytes, then chunks like those of the file.
-        start += 24 if kind == b"ANMF" else 8 + size + size % 2
-    return False
+    place = 12 if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else len(data)
+    while place < len(data) and data[place : place + 4] != b"VP8 ":
+        size = int.from_bytes(data[place + 4 : place + 8], "little")
+        # A frame of an animation (ANMF) has a header of 16 bytes, then chunks like those of the file.
+        place += 24 if data[place : place + 4] == b"ANMF" else 8 + size + size % 2
+    return place < len(data)
 
 
 def name_photograph(data: bytes) -> str:
@@ -113,23 +108,11 @@ def explain_kind(data: bytes) -> str:
         return f"It is text such as a web page ({start!r}): the download failed, so download it again"
     if photograph := name_photograph(data):
         return f"It is {photograph}, whatever its name says: convert it to PNG"
-    for signature, name in SIGNATURES.items():
-        if data.startswith(signature):
-            return f"It is {name}: save it as PNG"
+    if name := find_signature(data, SIGNATURES):
+        return f"It is {name}: save it as PNG"
     bits = int.from_bytes(data[28:30], "little")
     if data[:2] == b"BM" and (bits < 8 or is_odd_bitmap(data)):
         return (
             f"It is a BMP with {bits} bits per pixel, of a variant that cannot be read (or truncated): save it as PNG"
         )
-    if (numbers := name_numbers(data)) and not is_opened(data):
-        return f"It contains {numbers}: save it with 8 or 16 bits per channel"
     return ""
-
-
-def is_opened(data: bytes) -> bool:
-    """Returns whether Pillow recognises the format of a file."""
-    try:
-        with Image.open(BytesIO(data)):
-            return True
-    except Image.UnidentifiedImageError:
-        return False

@@ -20,13 +20,7 @@ def is_list(value: str) -> bool:
 
 
 def read_lines(path: Path, expected: str) -> list[str]:
-    """Reads the lines of a text file in UTF-8, or in UTF-16 as written by Excel and PowerShell.
-
-    A first line such as Excel's ``sep=;`` becomes empty.
-
-    Raises:
-        DataError: If the file cannot be read; the message names what is `expected`.
-    """
+    """Reads lines in UTF-8, or UTF-16 as Excel and PowerShell write it; Excel's first line ``sep=;`` becomes empty."""
     try:
         data = path.read_bytes()
         lines = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig").splitlines()
@@ -74,19 +68,11 @@ def split_line(line: str, images: Files) -> list[list[str]]:
 
 
 def read_list(path: Path, images: Files, labels: Files) -> Files:
-    """Returns the images that a list file names.
+    """Returns the images, out of all `images` by name, that a list file names.
 
     The first field of each line is an image: its name or its path, with or without suffix; a path from another machine
-    works if it ends with the name. A second field that is a label file must be that of the image. Lines that begin
-    with ``#`` are skipped.
-
-    Args:
-        path: The list file.
-        images: All images, by name.
-        labels: Their labels, by the same names; empty if they are not needed.
-
-    Raises:
-        DataError: If the file cannot be read, or lists no images, an unknown or ambiguous one, or another's labels.
+    works if it ends with the name. A second field that is a label file must be that of the image, if `labels` has one.
+    Lines that begin with ``#`` are skipped.
     """
     lines = read_lines(path, "a text file with one image per line")
     if not any("\\" in name for name in images):
@@ -120,17 +106,8 @@ def read_list(path: Path, images: Files, labels: Files) -> Files:
     return {name: images[name] for name in sorted(chosen)}
 
 
-def read_pairs(path: Path, root: Path, split: str | None) -> tuple[Files, Files, bool]:
-    """Reads a CSV of pairs: images and labels of a split by name, and whether it has a column ``split``.
-
-    Args:
-        path: The CSV.
-        root: Folder that its paths are relative to.
-        split: Value of the column ``split`` to select, in any case; None selects all rows.
-
-    Raises:
-        DataError: If it cannot be read, lacks a column or a path, has a name twice, or no image of the split.
-    """
+def read_table(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """Reads a CSV of pairs: the line number of each row, and its cells by column: image, label and maybe split."""
     expected = "a CSV: image,label[,split]"
     lines = read_lines(path, expected)
     delimiter = max(",;\t", key=next(filter(str.strip, lines), "").count)
@@ -138,22 +115,28 @@ def read_pairs(path: Path, root: Path, split: str | None) -> tuple[Files, Files,
         rows = list(csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True))
     except csv.Error as error:
         raise DataError(f"{path} cannot be read: {error}. Expected {expected}") from error
-    table = [
-        (number, [cell.strip() for cell in cells]) for number, cells in enumerate(rows, 1) if "".join(cells).strip()
-    ]
+    table = [(number, list(map(str.strip, cells))) for number, cells in enumerate(rows, start=1) if any(cells)]
     columns = [column.lower() for column in table[0][1]] if table else []
     if not {"image", "label"} <= set(columns):
         raise DataError(
             f"{path} has the columns {', '.join(columns) or '(none)'}: expected a first line image,label or "
             "image,label,split"
         )
+    empty = dict.fromkeys(columns, "")
+    return [(number, empty | dict(zip(columns, cells, strict=False))) for number, cells in table[1:]]
+
+
+def read_pairs(path: Path, root: Path, split: str | None) -> tuple[Files, Files, bool]:
+    """Reads a CSV of pairs: images and labels of a split by name, and whether it has a column ``split``.
+
+    Paths are relative to `root`. The split is the value of the column ``split``, in any case; None selects all rows.
+    """
+    rows = read_table(path)
+    divided = any("split" in row for _, row in rows)
     images: Files = {}
     labels: Files = {}
-    values = set()
-    for number, cells in table[1:]:
-        row = dict.fromkeys(("image", "label", "split"), "") | dict(zip(columns, cells, strict=False))
-        values.add(row["split"])
-        if "split" in columns and split is not None and row["split"].lower() != split.lower():
+    for number, row in rows:
+        if divided and split is not None and row["split"].lower() != split.lower():
             continue
         if not row["image"]:
             raise DataError(f"{path}, line {number}: the column image is empty: expected a path")
@@ -169,12 +152,13 @@ def read_pairs(path: Path, root: Path, split: str | None) -> tuple[Files, Files,
         if row["label"]:
             labels[name] = root / to_posix(root, row["label"])
     if not images:
-        found = f", only {', '.join(sorted(values)).strip(', ') or 'empty cells'}" if "split" in columns else ""
+        values = sorted({row["split"] for _, row in rows} - {""}) if divided else []
+        found = f", only {', '.join(values) or 'empty cells'}" if divided else ""
         raise DataError(
             f"{path} has no image of split {split!r}{found}. Correct the CSV, or set splits to the names in it",
             "missing",
         )
-    return images, labels, "split" in columns
+    return images, labels, divided
 
 
 def to_posix(root: Path, path: str) -> str:

@@ -22,11 +22,7 @@ SPLITS: dict[str, Split] = {  # usual names of their folders, in lower case
 
 @dataclass(frozen=True)
 class OwnFiles:
-    """Finds images and labels in folders or in a CSV; the arguments are those of `FolderDataModule`.
-
-    Raises:
-        ValueError: If arguments contradict each other.
-    """
+    """Finds images and labels in folders or in a CSV; the arguments are those of `FolderDataModule`."""
 
     domain: str
     images: str | None = None
@@ -37,15 +33,11 @@ class OwnFiles:
 
     def __post_init__(self) -> None:
         """Checks the arguments."""
-        if self.pairs is not None and self.exclude:
+        given = [name for name in ("images", "labels", "exclude") if getattr(self, name)]
+        if self.pairs is not None and given:
             raise ValueError(
-                "exclude and pairs are both set: expected one of them. With pairs, omit exclude, as the CSV alone "
-                "says where files are"
-            )
-        if self.pairs is not None and (self.images is not None or self.labels is not None):
-            raise ValueError(
-                "pairs is set together with images or labels: expected pairs alone, as the CSV says where files are. "
-                "Omit the others"
+                f"pairs is set together with {' and '.join(given)}: expected pairs alone, as the CSV says where files "
+                "are. Omit the others"
             )
         if "" in self.exclude:
             raise ValueError("exclude contains an empty pattern: expected patterns such as *_inst_label.png")
@@ -70,19 +62,14 @@ class OwnFiles:
         return any(split_pattern(folder, pattern)[0].is_dir() for pattern in patterns)
 
     def find(self, root: Path, split: Split, labelled: bool) -> tuple[Files, Files]:
-        """Returns the images and the labels of a split by name.
-
-        Raises:
-            DataError: If there are none, or nothing defines which belong to the split.
-        """
-        listed = self._is_listed(split)
+        """Returns the images and the labels of a split by name."""
         if self.pairs is not None:
-            folder = None if listed else self._fill("{split}", split)
+            folder = None if self._is_listed(split) else self._fill("{split}", split)
             images, labels, divided = read_pairs(root / self.pairs, root, folder)
         else:
             images, labels, divided = self._find_in_folders(root, split, labelled)
         images = self._choose(root, images, labels, split, divided)
-        if listed:
+        if self._is_listed(split):
             labels = {name: labels[name] for name in images if name in labels}
         if labelled and not labels:
             raise DataError(self._explain_no_labels(root, split, len(images)), "missing")
@@ -108,13 +95,14 @@ class OwnFiles:
     def _find_in_folders(self, root: Path, split: Split, labelled: bool) -> tuple[Files, Files, bool]:
         """Returns the images and labels by name, and whether the pattern of the images contains ``{split}``."""
         images, labels = self._locate(root)
+        line = self._suggest_splits(root, images)
         found = find_files(root, self._fill(images, split), IMAGE_SUFFIXES, self.exclude)
         named: Files = {}
         if labels is not None:
-            named = find_files(root, self._fill(labels, split), LABEL_SUFFIXES, self.exclude)
+            labels = self._fill(labels, split)
+            named = find_files(root, labels, LABEL_SUFFIXES, self.exclude)
             of_labels = set(named.values())
             found = {name: path for name, path in found.items() if path not in of_labels}
-        line = self._suggest_splits(root, images)
         if not found:
             entries = ", ".join(sorted(path.name for path in root.iterdir())[:10]) or "nothing"
             raise DataError(
@@ -125,7 +113,7 @@ class OwnFiles:
                 "missing",
             )
         if labelled and labels is not None and not named:
-            for path in find_files(root, self._fill(labels, split), IMAGE_SUFFIXES, self.exclude).values():
+            for path in find_files(root, labels, IMAGE_SUFFIXES, self.exclude).values():
                 webp = path.suffix.lower() == ".webp"
                 why = "WebP labels are not read, even lossless ones: save them as PNG" if webp else WHY_NOT_LOSSY
                 raise DataError(f"{path}: expected labels as {', '.join(LABEL_SUFFIXES)}. {why}")
@@ -134,15 +122,16 @@ class OwnFiles:
     def _locate(self, root: Path) -> tuple[str, str | None]:
         """Returns the patterns of images and labels, with defaults for those that were not given."""
         images, labels = self.images, self.labels
-        if images is None:
+        if images is None and (root / "images").is_dir():
             by_split = any((root / self._fill("images/{split}", split)).is_dir() for split in get_args(Split))
-            images = "images/{split}" if by_split else "images" if (root / "images").is_dir() else "."
+            images = "images/{split}" if by_split else "images"
             beside = [path.name for path in sorted(root.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES]
-            if beside and images != ".":
+            if beside:
                 raise DataError(
                     f"{self.domain}: {root} has a folder images and {len(beside)} images beside it, e.g. {beside[0]}: "
                     "expected all in one place. Set images to images to read that folder, or to . to read both"
                 )
+        images = images or "."
         if labels is None and "images" in Path(images).parts:
             labels = Path(*("labels" if part == "images" else part for part in Path(images).parts)).as_posix()
         return images, labels
@@ -150,8 +139,7 @@ class OwnFiles:
     def _suggest_splits(self, root: Path, images: str) -> str:
         """Returns the line of the YAML that names the folders of the splits; empty if none is needed.
 
-        Raises:
-            DataError: If `images` contains folders named like splits, and no argument says whether they are.
+        If `images` contains folders named like splits, and no argument says whether they are, this is an error.
         """
         folder = split_pattern(root, images.partition("{split}")[0])[0]
         children = [child.name for child in list_folders(folder)] if folder.is_dir() else []
@@ -169,24 +157,21 @@ class OwnFiles:
     def _choose(self, root: Path, images: Files, labels: Files, split: Split, divided: bool) -> Files:
         """Selects the images of a split by its list file or fraction, if it has one."""
         value = self.splits.get(split)
+        fraction = value is not None and not isinstance(value, str)
         if isinstance(value, str) and is_list(value):
             return read_list(root / value, images, labels)
-        if value is not None and not isinstance(value, str):
-            if divided:
-                raise DataError(
-                    f"{self.domain}: splits has fractions, but {self.pairs or 'the folders'} in {root} already divide "
-                    "the images: expected one of them. Set images to a path without {split}, or omit splits"
-                )
-            return self._draw(images, split)
+        if divided and fraction:
+            raise DataError(
+                f"{self.domain}: splits has fractions, but {self.pairs or 'the folders'} in {root} already divide "
+                "the images: expected one of them. Set images to a path without {split}, or omit splits"
+            )
         if divided:
             return images
+        if fraction:
+            return self._draw(images, split)
         if value is not None:
-            where = (
-                f"{self.pairs} has no column split: add one"
-                if self.pairs
-                else "images has no {split}: put it where the folder's name is, e.g. images/{split}"
-            )
-            raise DataError(f"{self.domain}: splits calls {split} {value!r}, but {where}, or omit splits")
+            where = f"{self.pairs} has no column split" if self.pairs else "images has no {split}"
+            raise DataError(f"{self.domain}: splits calls {split} {value!r}, but {where}: add it, or omit splits")
         if self.splits:
             known = ", ".join(self.splits)
             raise DataError(
@@ -218,10 +203,9 @@ class OwnFiles:
         folder = split_pattern(root, self._fill(pattern or "", split))[0]
         others = [name for name in list_files(folder) if not name.lower().endswith(IMAGE_SUFFIXES)] if pattern else []
         if others:
-            what = "the polygons" if others[0].lower().endswith((".json", ".xml")) else "them"
             expected += (
                 f" as {', '.join(LABEL_SUFFIXES)}, found {len(others)} files of other types in {folder}, e.g. "
-                f"{others[0]}. Export {what} as PNG masks"
+                f"{others[0]}. Export them as PNG masks"
             )
         return (
             f"{self.domain}: there are no labels for the {count} images of {split} in {root}: expected {expected}. "

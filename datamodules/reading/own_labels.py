@@ -1,8 +1,4 @@
-"""Labels of a user's own data set: lookups from ids or colours to classes, and reading files of ids or colours.
-
-In addition to what `reading.pixels` refuses in any label file, these functions refuse what vendors' files do not have:
-colours stored with loss or transparency, and palettes made by colour reduction.
-"""
+"""Labels of a user's own data set: lookups from ids or colours to classes, and reading files of ids or colours."""
 
 from collections.abc import Mapping, Sequence
 from itertools import count
@@ -22,17 +18,7 @@ LOSSY_COLOURS = 64  # more undefined colours than this in one file come from los
 
 
 def read_labels(path: Path, palette: np.ndarray | None = None) -> np.ndarray:
-    """Reads a label file of one channel as (H, W) ids.
-
-    Args:
-        path: The file.
-        palette: (256, 3) uint8 colours of the classes, in which predictions are written; see `check_palette`.
-
-    Raises:
-        DataError: If it is missing, truncated, stored with loss, has more than one channel, or has a palette that was
-            not made for ids.
-    """
-    refuse_loss(path, read_encoded(path))
+    """Reads a label file of one channel as (H, W) ids; `palette` is (256, 3) uint8, see `check_palette`."""
     try:
         ids = read_index(path, upright=True)
     except DataError as error:
@@ -48,15 +34,7 @@ def check_palette(path: Path, ids: np.ndarray, own: np.ndarray | None = None) ->
     """Raises DataError if a palette image was made by colour reduction: its indices are then no ids.
 
     A palette made for labels shows each id as the gray of that level, or in its colour in PASCAL VOC, Cityscapes or
-    this project's predictions. With any other palette, the meaning of the indices is unknown.
-
-    Args:
-        path: The label file.
-        ids: (H, W) indices stored in it.
-        own: (256, 3) uint8 colours of the classes.
-
-    Raises:
-        DataError: If an index other than 255 has another colour.
+    this project's predictions (`own`). With any other palette, the meaning of the indices is unknown.
     """
     palette = read_palette(path)
     if palette is None:
@@ -82,16 +60,7 @@ def list_usual_colours(index: int) -> list[Colour]:
 
 
 def read_colours(path: Path, table: np.ndarray) -> np.ndarray:
-    """Reads a label file of RGB colours as (H, W) uint8 labels.
-
-    Args:
-        path: The file.
-        table: (2**24,) uint8 lookup from red * 65536 + green * 256 + blue to labels, 254 where unknown.
-
-    Raises:
-        DataError: If it is missing, truncated, stored with loss, has transparent pixels, or a colour that is not in
-            the table.
-    """
+    """Reads a label file of opaque RGB colours as (H, W) uint8 labels; `table` is that of `tabulate_colours`."""
     refuse_loss(path, read_encoded(path))
     pixels = read_image(path, upright=True)
     refuse_transparency(path)
@@ -115,36 +84,33 @@ def read_colours(path: Path, table: np.ndarray) -> np.ndarray:
 
 
 def tabulate_ids(space: LabelSpace, own: bool, ids: Mapping[int, str] | None, ignored: Sequence[Any]) -> np.ndarray:
-    """Builds the lookup from ids to labels.
+    """Builds the lookup from ids to labels: (65536,) uint8, 255 where ignored, 254 where the id is not defined.
 
-    Args:
-        space: The classes.
-        own: Whether the user named the classes: without `ids`, id c is then class c, not a Cityscapes train id.
-        ids: Name of the class of each id.
-        ignored: Ids that belong to no class.
-
-    Returns:
-        (65536,) uint8 labels, 255 where ignored, 254 where the id is not defined.
-
-    Raises:
-        ValueError: If an id is out of range, has an unknown class, or is both of a class and ignored.
+    Without `ids`, id c is class c if the user named the classes (`own`); otherwise ids are Cityscapes' train ids.
     """
     table = np.full(2**16, UNKNOWN, dtype=np.uint8)
     table[IGNORED] = IGNORED
-    if ids is None and own:
-        refuse_ignored_classes(ignored, space.names)
-        table[: len(space.names)] = np.arange(len(space.names))
-    elif ids is None:
+    if ids is None and not own:
         table[:256] = space.table(TRAIN_IDS)
-    for value, name in (ids or {}).items():
+    named = ids or {}
+    if ids is None and own:
+        named = dict(enumerate(space.names))
+    for value, name in named.items():
         table[check_id(value)] = find_class(space, own, name)
     for value in ignored:
         if not isinstance(value, int):
             raise ValueError(
                 f"ignored contains {value}: expected ids (whole numbers). For colours, set label_colours too"
             )
-        if ids is not None and value in ids:
+        if value in named and ids is not None:
             raise ValueError(f"id {value} is {ids[value]} in ids, but also in ignored: expected it in one of them")
+        if value in named:
+            free = (number for number in count() if number not in ignored)
+            mapping = ", ".join(f"{number}: {name}" for number, name in zip(free, space.names, strict=False))
+            raise ValueError(
+                f"ignored contains {value}, which is the id of {named[value]} as long as ids is not set: set ids, e.g. "
+                f"{{{mapping}}}, or remove {value} from ignored"
+            )
         table[check_id(value)] = IGNORED
     return table
 
@@ -152,24 +118,9 @@ def tabulate_ids(space: LabelSpace, own: bool, ids: Mapping[int, str] | None, ig
 def tabulate_colours(
     space: LabelSpace, own: bool, colours: Mapping[str, Sequence[Any]], ignored: Sequence[Any]
 ) -> np.ndarray:
-    """Builds the lookup from red * 65536 + green * 256 + blue to labels.
-
-    Args:
-        space: The classes.
-        own: Whether the user named the classes; each must then have a colour.
-        colours: The colour or colours of each class.
-        ignored: Colours that belong to no class.
-
-    Returns:
-        (2**24,) uint8 labels, 255 where ignored, 254 where the colour is not defined.
-
-    Raises:
-        ValueError: If a colour is invalid or given twice, or a class is unknown or has no colour.
-    """
+    """Builds the lookup from red * 65536 + green * 256 + blue to labels: (2**24,) uint8, see `tabulate_ids`."""
     table = np.full(2**24, UNKNOWN, dtype=np.uint8)
-    given = [
-        (colour, find_class(space, own, name)) for name, value in colours.items() for colour in list_colours(value)
-    ]
+    given = [(colour, find_class(space, own, name)) for name, some in colours.items() for colour in list_colours(some)]
     missing = set(range(len(space.names))) - {label for _, label in given}
     if missing and own:
         names = ", ".join(space.names[label] for label in sorted(missing))
@@ -199,18 +150,6 @@ def find_class(space: LabelSpace, own: bool, name: str) -> int:
     raise ValueError(f"there is no class {name!r}: expected one of {', '.join(space.names)}{more}")
 
 
-def refuse_ignored_classes(ignored: Sequence[Any], classes: Sequence[str]) -> None:
-    """Raises ValueError if an ignored id is also that of a class, when ids are not set."""
-    taken = [value for value in ignored if value in range(len(classes))]
-    if taken:
-        free = (number for number in count() if number not in ignored)
-        mapping = ", ".join(f"{number}: {name}" for number, name in zip(free, classes, strict=False))
-        raise ValueError(
-            f"ignored contains {taken[0]}, which is the id of {classes[taken[0]]} as long as ids is not set: set "
-            f"ids, e.g. {{{mapping}}}, or remove {taken[0]} from ignored"
-        )
-
-
 def check_id(value: int) -> int:
     """Returns an id of a label file; raises ValueError if it is not in [0, 65535]."""
     if not 0 <= value < 2**16:
@@ -220,13 +159,13 @@ def check_id(value: int) -> int:
 
 def check_colour(value: Any) -> Colour:
     """Returns a colour; raises ValueError if it is not three numbers in [0, 255]."""
-    numbers = list(value) if isinstance(value, Sequence) else []
-    if len(numbers) != 3 or not all(isinstance(part, int) and 0 <= part <= 255 for part in numbers):
-        raise ValueError(f"{value!r} is not a colour: expected three numbers in [0, 255], e.g. [128, 64, 128]")
-    return numbers[0], numbers[1], numbers[2]
+    match value:
+        case [int(red), int(green), int(blue)] if min(value) >= 0 and max(value) <= 255:
+            return red, green, blue
+    raise ValueError(f"{value!r} is not a colour: expected three numbers in [0, 255], e.g. [128, 64, 128]")
 
 
 def list_colours(value: Sequence[Any]) -> list[Colour]:
     """Returns one colour or several as a list; raises ValueError if one of them is not a colour."""
-    several = isinstance(value, Sequence) and len(value) > 0 and all(isinstance(part, Sequence) for part in value)
+    several = len(value) > 0 and all(isinstance(part, Sequence) for part in value)
     return [check_colour(colour) for colour in (value if several else [value])]

@@ -25,13 +25,7 @@ Files = dict[str, Path]  # by name
 
 @dataclass(frozen=True)
 class Pair:
-    """An image and its labels.
-
-    Attributes:
-        name: Name of the pair, unique in the data set; a relative path without suffix.
-        image: The image file.
-        labels: The label file; None if it is not needed.
-    """
+    """An image and its labels, or None; the name, a relative path without suffix, is unique in the data set."""
 
     name: str
     image: Path
@@ -89,15 +83,8 @@ def split_pattern(root: Path, pattern: str) -> tuple[Path, str]:
 def find_files(root: Path, pattern: str, suffixes: Sequence[str], exclude: Sequence[str] = ()) -> Files:
     """Returns the files that match a pattern, or lie anywhere below a folder, by name: the parts that its stars match.
 
-    Args:
-        root: Folder that the pattern is relative to.
-        pattern: A folder, or a path with stars: ``*`` is any name, ``**/`` any number of folders. The suffix may be
-            omitted.
-        suffixes: Accepted suffixes in lower case; files may have them in upper case.
-        exclude: Patterns of files to skip, compared from the end of the path.
-
-    Raises:
-        DataError: If two files have the same name, or a name is not valid UTF-8.
+    In a pattern ``*`` is any name, ``**/`` any number of folders, and the suffix may be omitted. Files have one of
+    the `suffixes`, in any case. Patterns of `exclude` are compared from the end of the path.
     """
     folder, stars = split_pattern(root, pattern)
     stars = stars or "**/*"
@@ -110,14 +97,14 @@ def find_files(root: Path, pattern: str, suffixes: Sequence[str], exclude: Seque
     found: Files = {}
     not_read = []
     for relative in list_files(folder):
-        path = folder / relative
-        stem, _, ending = unicodedata.normalize("NFC", relative).rpartition(".")  # macOS decomposes umlauts
+        path, suffix = folder / relative, Path(relative).suffix.lower()
+        stem = unicodedata.normalize("NFC", relative).rpartition(".")[0]  # macOS decomposes umlauts
         match = expression.fullmatch(stem)
         if match is None or any(path.match(excluded) for excluded in exclude):
             continue
-        if f".{ending.lower()}" in NOT_READ:
+        if suffix in NOT_READ:
             not_read.append(relative)
-        if f".{ending.lower()}" not in accepted:
+        if suffix not in accepted:
             continue
         check_name(path)
         name = "/".join(filter(None, match.groups()))

@@ -6,7 +6,7 @@ The result is the values stored in the file, or an error that says what was foun
 import re
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 
@@ -17,20 +17,7 @@ from PIL import Image, ImageOps, PngImagePlugin
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from datamodules.base import DataError
-from datamodules.reading.kinds import (
-    BITS_PER_SAMPLE,
-    DEFAULTS,
-    JPEG,
-    PHOTOMETRIC,
-    PNG,
-    SAMPLE_FORMAT,
-    count_pictures,
-    explain_kind,
-    find_loss,
-    is_odd_bitmap,
-    name_numbers,
-    read_tags,
-)  # fmt: skip
+from datamodules.reading import kinds
 
 # Files are the user's own, so lift Pillow's limits against attacks by many pixels or long text chunks.
 Image.MAX_IMAGE_PIXELS = None
@@ -52,59 +39,40 @@ WHY_NOT_LOSSY = (
 def read_image(path: Path, upright: bool = False) -> np.ndarray:
     """Reads an image of any format as (H, W, 3) uint8 RGB; keeps the upper 8 bits of up to 16 per channel.
 
-    JPEG and PNG have decoders that detect damage and give the same values as Pillow, but faster: torchvision for JPEG
-    (OpenCV fills in truncated data), OpenCV for PNG (torchvision crashes on wrong bytes).
-
-    Args:
-        path: The image file.
-        upright: Whether to apply the EXIF orientation; for a TIFF it is always applied.
-
-    Raises:
-        DataError: If the file is missing, truncated, not an image, has several pages or frames, or holds signed or
-            floating-point numbers or more than 16 bits.
+    On demand it is turned upright according to its EXIF orientation; a TIFF always is. Signed or floating-point numbers
+    and more than 16 bits are errors. JPEG and PNG have decoders that detect damage and give the same values as Pillow,
+    but faster: torchvision for JPEG (OpenCV fills in truncated data), OpenCV for PNG (torchvision crashes on wrong
+    bytes).
     """
-    file = read_encoded(path)
-    with explain_damage(path, file, "an image"):
-        refuse_several(path, file)
-        if file.startswith(JPEG):
+    with read_file(path, "an image") as file:
+        if file.startswith(kinds.JPEG):
             data = torch.frombuffer(bytearray(file), dtype=torch.uint8)
             planes = decode_jpeg(data, ImageReadMode.RGB, apply_exif_orientation=upright)
             return np.ascontiguousarray(planes.permute(1, 2, 0).numpy())
-        if file.startswith(PNG) and not is_huge(file):
+        if file.startswith(kinds.PNG) and not is_huge(file):
             orientation = 0 if upright else cv2.IMREAD_IGNORE_ORIENTATION
             return cv2.cvtColor(decode_png(file, cv2.IMREAD_COLOR | orientation), cv2.COLOR_BGR2RGB)
         with open_picture(file, upright) as picture:
-            if numbers := name_numbers(file, picture.mode):
-                raise DataError(
-                    f"{path} contains {numbers}: expected 8 or 16 bits per channel. Save it as an 8- or 16-bit image"
-                )
+            if numbers := kinds.name_numbers(file, picture.mode):
+                raise DataError(f"{path} contains {numbers}: expected 8 or 16 bits per channel. Save it as such")
             if not is_deep(picture):
                 return np.asarray(picture.convert("RGB"))
-            levels, tags = np.asarray(picture), next(iter(read_tags(file)), DEFAULTS | {BITS_PER_SAMPLE: 16})
-    depth = tags[BITS_PER_SAMPLE]
-    gray = (levels if tags[PHOTOMETRIC] else 2**depth - 1 - levels).astype(np.uint16) >> (depth - 8)
+            levels = np.asarray(picture)
+        tags = next(iter(kinds.read_tags(file)), kinds.DEFAULTS | {kinds.BITS_PER_SAMPLE: 16})
+    depth = tags[kinds.BITS_PER_SAMPLE]
+    gray = (levels if tags[kinds.PHOTOMETRIC] else 2**depth - 1 - levels).astype(np.uint16) >> (depth - 8)
     return np.repeat(gray.astype(np.uint8)[..., None], 3, axis=2)
 
 
 def read_index(path: Path, upright: bool = False) -> np.ndarray:
     """Reads a label file of one channel as (H, W) ids: uint8 for palette or 8-bit gray images, uint16 for deeper ones.
 
-    The ids are the stored numbers, also with fewer than 8 bits, which decoders stretch for display.
-
-    Args:
-        path: The label file.
-        upright: Whether to apply the EXIF orientation.
-
-    Raises:
-        DataError: If the file is missing, damaged, not an image, stored with loss, has several pages or frames, more
-            than one channel, or ids outside [0, 65535].
+    The ids are the stored numbers, also with fewer than 8 bits, which decoders stretch for display. Files stored with
+    loss, more than one channel, and ids outside [0, 65535] are errors.
     """
-    file = read_encoded(path)
-    with explain_damage(path, file, "a label image"):
-        refuse_several(path, file)
+    with read_file(path, "a label image") as file:
         with open_picture(file, upright) as picture:
-            mode = picture.mode
-            levels = np.array(picture)
+            mode, levels = picture.mode, np.array(picture)
         refuse_loss(path, file)
         if not (mode in ("P", "L", "1") or mode.startswith("I")):
             raise DataError(
@@ -122,14 +90,8 @@ def read_index(path: Path, upright: bool = False) -> np.ndarray:
 
 
 def read_red_16_bit(path: Path) -> np.ndarray:
-    """Reads the first (red) channel of a 16-bit RGB PNG as (H, W) uint16; Pillow would silently make it 8-bit.
-
-    Raises:
-        DataError: If the file is missing, damaged, or not a 16-bit RGB PNG.
-    """
-    file = read_encoded(path)
-    with explain_damage(path, file, "a 16-bit RGB PNG"):
-        refuse_several(path, file)
+    """Reads the first (red) channel of a 16-bit RGB PNG as (H, W) uint16; Pillow would silently make it 8-bit."""
+    with read_file(path, "a 16-bit RGB PNG") as file:
         pixels = decode_png(file, cv2.IMREAD_UNCHANGED)
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
     if pixels.dtype != np.uint16 or channels < 3:
@@ -151,36 +113,33 @@ def read_encoded(path: Path) -> bytes:
 def refuse_loss(path: Path, file: bytes) -> None:
     """Raises DataError if labels are stored with loss, whatever their suffix; `file` is the content of `path`."""
     try:
-        loss = find_loss(file)
+        loss = kinds.find_loss(file)
     except UNREADABLE:
         return  # the decoder reports why
     if loss:
         raise DataError(f"{path} is {loss}: expected labels as .png or in another lossless format. {WHY_NOT_LOSSY}")
 
 
-def refuse_several(path: Path, file: bytes) -> None:
-    """Raises DataError if a file holds several pages or frames."""
-    if (number := count_pictures(file)) > 1:
-        raise DataError(f"{path} has {number} pages or frames: expected one. Save only the one you want, as PNG")
-
-
 @contextmanager
-def explain_damage(path: Path, file: bytes, expected: str) -> Iterator[None]:
-    """Raises DataError in place of a decoder's error on a file that is damaged or of another kind."""
+def read_file(path: Path, expected: str) -> Iterator[bytes]:
+    """Yields the bytes of a file with one picture; raises DataError in place of a decoder's error."""
+    file = read_encoded(path)
     try:
-        yield
+        if (number := kinds.count_pictures(file)) > 1:
+            raise DataError(f"{path} has {number} pages or frames: expected one. Save only the one you want, as PNG")
+        yield file
     except DataError:
         raise
     except UNREADABLE as error:
         if not file:
             raise DataError(f"{path} is empty (0 bytes): expected {expected}. Unpack it again") from error
-        try:
-            why = explain_kind(file)
-        except UNREADABLE:
-            why = ""
-        why = why or "It is truncated, damaged or in another format: unpack it again"
+        why = kinds.explain_kind(file)
+        with suppress(*UNREADABLE):  # damaged tags
+            if isinstance(error, Image.UnidentifiedImageError) and (numbers := kinds.name_numbers(file)):
+                why = f"It contains {numbers}: save it with 8 or 16 bits per channel"
         raise DataError(
-            f"{path} ({len(file)} bytes) cannot be decoded: expected {expected}. {why}, or skip such pairs with "
+            f"{path} ({len(file)} bytes) cannot be decoded: expected {expected}. "
+            f"{why or 'It is truncated, damaged or in another format: unpack it again'}, or skip such pairs with "
             "broken=skip"
         ) from error
 
@@ -191,7 +150,7 @@ def open_picture(file: bytes, upright: bool = False) -> Iterator[Image.Image]:
     with Image.open(BytesIO(file)) as picture:
         picture.verify()  # checks the checksums of a PNG, which load() ignores
     with Image.open(BytesIO(file)) as picture:
-        if is_odd_bitmap(file):
+        if kinds.is_odd_bitmap(file):
             raise ValueError("two colours, but more than one bit per pixel")
         picture.load()
         yield ImageOps.exif_transpose(picture) if upright else picture
@@ -199,7 +158,7 @@ def open_picture(file: bytes, upright: bool = False) -> Iterator[Image.Image]:
 
 def decode_png(file: bytes, flags: int) -> np.ndarray:
     """Decodes a PNG with OpenCV; raises ValueError if it is damaged or not a PNG."""
-    pixels = cv2.imdecode(np.frombuffer(file, dtype=np.uint8), flags) if file.startswith(PNG) else None
+    pixels = cv2.imdecode(np.frombuffer(file, dtype=np.uint8), flags) if file.startswith(kinds.PNG) else None
     if pixels is None:
         raise ValueError("not a PNG, or a damaged one")
     return pixels
@@ -218,7 +177,7 @@ def is_deep(picture: Image.Image) -> bool:
 
 def undo_stretching(levels: np.ndarray, mode: str, file: bytes) -> np.ndarray:
     """Returns the stored numbers of a gray file, which Pillow stretches to 0 to 255 (or 65535)."""
-    if file.startswith(PNG):
+    if file.startswith(kinds.PNG):
         depth, colour = file[24], file[25]
         return levels // (255 // (2**depth - 1)) if colour == GRAY and depth in (2, 4) else levels
     if re.match(rb"P[1-6]\s", file):  # PBM, PGM or PPM
@@ -226,10 +185,10 @@ def undo_stretching(levels: np.ndarray, mode: str, file: bytes) -> np.ndarray:
             raise ValueError("a PBM stores 1 as black, so it contains no ids")
         highest = int(re.sub(rb"#[^\n]*\n", b" ", file[:4096]).split(maxsplit=4)[3])
         return np.round(levels * (highest / (255 if mode == "L" else 2**16 - 1))).astype(levels.dtype)
-    if mode in ("L", "1") and (tags := next(iter(read_tags(file)), None)):
-        depth = tags[BITS_PER_SAMPLE]
-        shown = levels if tags[PHOTOMETRIC] else ~levels
-        if tags[SAMPLE_FORMAT] == 2:
+    if mode in ("L", "1") and (tags := next(iter(kinds.read_tags(file)), None)):
+        depth = tags[kinds.BITS_PER_SAMPLE]
+        shown = levels if tags[kinds.PHOTOMETRIC] else ~levels
+        if tags[kinds.SAMPLE_FORMAT] == 2:
             return shown.view(np.int8)
         return shown // (255 // (2**depth - 1)) if depth in (2, 4) else shown
     return levels

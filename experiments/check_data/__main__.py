@@ -10,21 +10,20 @@ import argparse
 import logging
 import os
 import sys
-import time
 import warnings
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NoReturn
+from typing import Any
 
 from tqdm import tqdm
 
 from callbacks.run.records import write_json
 from datamodules.files import ROOT_VARIABLE
 from experiments.check_data import listing
-from experiments.check_data.checks import DATA_SETS, DataSetCheck
+from experiments.check_data.checks import DATA_SETS, DataSetCheck, describe_all
 from experiments.check_data.picture import draw_pairs
-from experiments.check_data.text import advise, describe_contents, explain, format_frequencies, format_overview
+from experiments.check_data.text import describe_contents, explain, format_frequencies, format_overview
 from experiments.command_line import to_path
 
 OK, PROBLEMS, NOTHING, INTERRUPTED = 0, 1, 2, 130  # exit codes
@@ -51,17 +50,9 @@ PATHS = {  # options that name a file or folder: what it is, and what for
 }
 
 
-class PlainParser(argparse.ArgumentParser):
-    """Parser that reports an error in the arguments in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Prints the error and exits."""
-        self.exit(NOTHING, f"error: {message} (see --help)\n")
-
-
 def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
     """Parses the command line."""
-    parser = PlainParser(
+    parser = argparse.ArgumentParser(
         prog="python -m experiments.check_data",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -71,15 +62,14 @@ def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
     for option, (what, text) in PATHS.items():
         group = place if option in ("--root", "--data") else parser
         group.add_argument(option, type=to_path, metavar=what, help=text)
-    names = f"{', '.join(DATA_SETS)}, or names from the YAML"
-    text = f"check only these, and fail if one is missing: {names}"
+    text = f"check only these, and fail if one is missing: {', '.join(DATA_SETS)}, or names from the YAML"
     parser.add_argument("--datasets", nargs="+", metavar="NAME", help=text)
     text = f"list all files, but read only {listing.QUICK_PAIRS} of each split and all known broken pairs"
     parser.add_argument("--quick", action="store_true", help=text)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     parser.add_argument("--threads", type=int, default=cores, metavar="N", help="default: all cores (here %(default)s)")
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    parser.set_defaults(json=Path("outputs/check_data.json"), strangers=[], started=started)
+    parser.set_defaults(json=Path("outputs/check_data.json"), started=started)
     options = parser.parse_args(args)
     if options.threads < 1:
         parser.error(f"--threads is {options.threads}: expected 1 or more")
@@ -87,18 +77,12 @@ def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
 
 
 def find_data_sets(options: argparse.Namespace) -> list[DataSetCheck]:
-    """Finds the requested data sets and lists their files.
-
-    Raises:
-        ValueError: If the arguments are wrong, or there is nothing to check.
-    """
+    """Finds the requested data sets and lists their files."""
     place = options.root or os.environ.get(ROOT_VARIABLE)
     if options.data is not None:
         found = listing.open_config(options.data, options.datasets)
     elif place:
-        found = listing.find_below(str(place), options.datasets)
-        if options.datasets is None and not found[0].yaml:
-            options.strangers = listing.find_strangers(to_path(str(place)))
+        found = listing.find_below(to_path(str(place)), options.datasets)
     else:
         raise ValueError(
             f"no folder of data sets is set: set the environment variable {ROOT_VARIABLE}, or pass --root or --data"
@@ -108,10 +92,10 @@ def find_data_sets(options: argparse.Namespace) -> list[DataSetCheck]:
     print("Listing files ...", file=sys.stderr, flush=True)
     for data_set in found:
         listing.list_splits(data_set, options.quick)
-    checks = [check for data_set in found for check in data_set.checks]
-    for place, check in enumerate(checks):  # among the user's images, splits of different use should not overlap
+    own = [check for data_set in found if data_set.own for check in data_set.checks]
+    for place, check in enumerate(own):  # among the user's images, splits of different use should not overlap
         use = (check.module.role, check.split)
-        check.others = [other for other in checks[:place] if other.own and (other.module.role, other.split) != use]
+        check.others = [other for other in own[:place] if (other.module.role, other.split) != use]
     return found
 
 
@@ -127,73 +111,50 @@ def write_yaml(text: str, path: Path) -> None:
 
 def read_all(found: Sequence[DataSetCheck], options: argparse.Namespace) -> None:
     """Reads all splits with a progress bar; writes the report before the first and after each of them."""
-    write_json_report(found, options)
+    write_report(found, options)
     checks = [check for data_set in found for check in data_set.checks]
     seldom = 0.1 if sys.stderr.isatty() else 30  # seconds between two lines in a log file
     total = sum(len(check.chosen) for check in checks)
     with tqdm(total=total, unit=" images", mininterval=seldom, dynamic_ncols=True, smoothing=0.1) as bar:
         for check in checks:
             bar.set_description(check.name)
-            try:
-                check.read(options.threads, bar.update)
-            finally:
-                write_json_report(found, options)
+            check.read(options.threads, bar.update)
+            write_report(found, options)
 
 
-def write_json_report(found: Sequence[DataSetCheck], options: argparse.Namespace) -> None:
-    """Writes the JSON report atomically."""
-    checks = [check for data_set in found for check in data_set.checks]
-    report = {
-        "complete": all(check.census.read == len(check.chosen) for check in checks),
-        "failed": any(data_set.failed for data_set in found),
-        "quick": options.quick,
-        "threads": options.threads,
-        "started": options.started,
-        "images_per_second": measure_speed(found),
-        "data_sets": [data_set.describe() for data_set in found],
-    }
+def write_report(found: Sequence[DataSetCheck], options: argparse.Namespace) -> dict[str, Any]:
+    """Returns the report, and writes it atomically as JSON."""
+    settings = {"quick": options.quick, "threads": options.threads, "started": options.started}
+    report = settings | describe_all(found)
     write_json(options.json, report)
+    return report
 
 
-def measure_speed(found: Sequence[DataSetCheck]) -> float | None:
-    """Returns the images (with labels) read per second; None if none were read."""
-    checks = [check for data_set in found for check in data_set.checks]
-    read, seconds = sum(check.census.read for check in checks), sum(check.seconds for check in checks)
-    return round(read / seconds, 2) if read else None
-
-
-def print_report(found: Sequence[DataSetCheck], options: argparse.Namespace, seconds: float) -> None:
-    """Prints the tables, the problems, advice, and the path of the report."""
-    checks = [check for data_set in found for check in data_set.checks]
-    print(f"\n{format_overview(found)}")
-    if frequencies := format_frequencies(checks):
-        print(f"\nShare of pixels in percent, of all labels that could be read:\n\n{frequencies}")
-    if contents := describe_contents(found):
-        print(f"\n{contents}")
-    if options.strangers:
-        names = ", ".join(options.strangers)
-        print(f"\nNot checked, as no data set has these names (to check one: --root FOLDER): {names}")
-    if sentences := list(explain(found, options.json)):
-        print("\n" + "\n".join(sentences))
-    if found and found[0].yaml:
+def print_report(report: dict[str, Any], options: argparse.Namespace, yaml: str) -> None:
+    """Prints the tables, the problems, the YAML of the user's own images, and the path of the report."""
+    data_sets = report["data_sets"]
+    print(f"\n{format_overview(data_sets)}")
+    for table in filter(None, map(format_frequencies, data_sets)):
+        print(f"\nShare of pixels in percent, of all labels that could be read:\n\n{table}")
+    contents = [line for data_set in data_sets for line in describe_contents(data_set)]
+    for block in filter(None, (contents, list(explain(data_sets, options.json)))):
+        print("", *block, sep="\n")
+    if yaml:
         written = f"is in {options.write}" if options.write else "(to save it: --write FILE)"
-        print(f"\nThe YAML that reads these files {written}:\n\n{found[0].yaml}")
-    if advice := [f"- {line}" for line in advise(found)]:
-        print("\n".join(["\nWhat to do:", *advice]))
+        print(f"\nThe YAML that reads these files {written}:\n\n{yaml}")
     if options.quick:
         print(f"\n--quick: up to {listing.QUICK_PAIRS} pairs of each split were read, and all known broken ones.")
-    speed = measure_speed(found)
+    speed = report["images_per_second"]
     rate = f", {speed:.1f} images per second with {options.threads} threads" if speed else ""
-    read = sum(check.census.read for check in checks)
-    print(f"\nRead {read:,} images in {seconds:.0f} s{rate}. Report: {options.json}")
+    print(f"\nRead {report['read']:,} images{rate}. Report: {options.json}")
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Runs the program; returns the exit code."""
     options = parse_arguments(args)
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    start = time.perf_counter()
     found: list[DataSetCheck] = []
+    interrupted = False
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the report covers them
@@ -203,16 +164,18 @@ def main(args: Sequence[str] | None = None) -> int:
         return fail(error, NOTHING)
     except KeyboardInterrupt:
         print("\nInterrupted: here is what was read so far.", file=sys.stderr)
-        print_report(found, options, time.perf_counter() - start)
+        interrupted = True
+    report = write_report(found, options)
+    print_report(report, options, found[0].yaml if found else "")
+    if interrupted:
         return INTERRUPTED
-    print_report(found, options, time.perf_counter() - start)
     if options.picture is not None:  # last, so that an error here does not lose the printed report
         try:
             draw_pairs(found, options.picture)
         except (ValueError, OSError) as error:
             return fail(error, PROBLEMS)
         print(f"Picture: {options.picture}")
-    return PROBLEMS if any(data_set.failed for data_set in found) else OK
+    return PROBLEMS if report["failed"] else OK
 
 
 def fail(error: Exception, code: int) -> int:

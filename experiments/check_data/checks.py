@@ -9,6 +9,7 @@ from typing import Any, get_args
 import datamodules
 from datamodules.base import Problem, ProblemKind, Split
 from datamodules.files import FilesDataModule
+from datamodules.labels import format_ids
 from datamodules.reading.census import Census, name_id
 from datamodules.reading.dataset import FilesDataset, check_dataset
 from datamodules.reading.pairs import NAMED
@@ -29,121 +30,102 @@ KINDS: dict[ProblemKind, tuple[str, str]] = {  # column heading, wording in a se
 
 @dataclass
 class SplitCheck:
-    """The check of one split of a data set.
-
-    Attributes:
-        module: Data module that finds and reads the split.
-        split: Name of the split.
-        dataset: Dataset that reads the pairs; empty if they could not be listed.
-        required: Whether a missing split is an error.
-        labelled: Whether labels are expected.
-        absent: Why the split is missing; empty if it is there.
-        unusable: Why none of the split can be used although it is there; empty if it can.
-        images: Number of image files.
-        labels: Number of label files; None where none are expected.
-        same: Other splits that consist of the same pairs.
-        chosen: Indices of the pairs to read.
-        seconds: Time spent reading.
-        unpaired: Files without a partner.
-        census: Contents and problems of the pairs read so far.
-        known: Names of the pairs that are broken in the official release; their problems are not errors.
-        others: Splits listed earlier that should not share images with this one.
-    """
+    """The check of one split of a data set."""
 
     module: FilesDataModule
     split: Split
-    dataset: FilesDataset
-    required: bool = False
-    labelled: bool = True
-    absent: str = ""
-    unusable: str = ""
-    images: int = 0
-    labels: int | None = None
-    same: list[Split] = field(default_factory=list)
-    chosen: Sequence[int] = ()
-    seconds: float = 0.0
-    unpaired: list[Problem] = field(default_factory=list)
-    census: Census = field(default_factory=Census)
-    known: list[str] = field(default_factory=list)
-    others: "list[SplitCheck]" = field(default_factory=list)
+    dataset: FilesDataset  # empty if the pairs could not be listed
+    required: bool  # whether a missing split is an error
+    labelled: bool  # whether labels are expected
+    absent: str = ""  # why the split is missing; empty if it is there
+    unusable: str = ""  # why none of it can be used although it is there; empty if it can
+    images: int = 0  # number of image files
+    labels: int | None = None  # number of label files; None where none are expected
+    same: list[Split] = field(default_factory=list)  # other splits that consist of the same pairs
+    chosen: Sequence[int] = ()  # indices of the pairs to read
+    seconds: float = 0.0  # spent reading
+    unpaired: list[Problem] = field(default_factory=list)  # files without a partner
+    census: Census = field(default_factory=Census)  # contents and problems of the pairs read so far
+    known: list[str] = field(default_factory=list)  # pairs broken in the official release, which are no errors
+    others: "list[SplitCheck]" = field(default_factory=list)  # listed earlier, should not share images with this one
 
     @property
     def name(self) -> str:
         """Name of the data set and the split, e.g. ``cityscapes val``."""
         return f"{self.module.domain} {', '.join([self.split, *self.same])}"
 
-    @property
-    def official(self) -> int | None:
-        """The official number of images; None if there is none."""
-        return self.module.counts.get(self.split)
+    def read(self, num_threads: int, update: Callable[[], object]) -> None:
+        """Reads the chosen pairs and calls `update` after each; keeps partial results if interrupted."""
+        start = time.perf_counter()
+        try:
+            for found in check_dataset(self.dataset, self.chosen, num_threads):
+                self.census.update(found)
+                update()
+        finally:
+            self.seconds = time.perf_counter() - start
 
-    @property
-    def own(self) -> bool:
-        """Whether the data are the user's own images, which have no official numbers to compare with."""
-        return isinstance(self.module, datamodules.FolderDataModule)
-
-    @property
-    def lacking(self) -> int:
-        """Number of images missing compared with the official number."""
-        return 0 if self.absent else max(0, (self.official or 0) - self.images)
-
-    @property
-    def void(self) -> bool:
-        """Whether there are labels, but none of their pixels belongs to a class."""
-        counts = self.count_pixels()
-        return bool(self.census.labels) and not any(counts[name] for name in self.module.class_names)
-
-    @property
-    def verdict(self) -> str:
-        """The result in a few words; capitals mean that something is wrong."""
+    def describe(self) -> dict[str, Any]:
+        """Returns everything that was found, and the verdict, in JSON types."""
+        census, names, table = self.census, self.module.class_names, self.dataset.table
+        coloured = getattr(self.module, "coloured", False)
+        official = self.module.counts.get(self.split)
+        lacking = 0 if self.absent else max(0, (official or 0) - self.images)
+        problems = [vars(problem) for problem in (*self.unpaired, *census.problems)]
+        known = [problem for problem in problems if problem["name"] in self.known]
+        problems = [problem for problem in problems if problem["name"] not in self.known]
+        counts = {kind: len({each["name"] for each in problems if each["kind"] == kind}) for kind in KINDS}
+        pixels = Counter(dict.fromkeys([*names, "ignored"], 0))
+        for value, number in census.all_ids.items():
+            if (name := name_id(value, table, names)) in pixels:
+                pixels[name] += number
+        mixture, warnings = census.find_mixture(self.name), self.find_warnings()
+        void = not problems and bool(census.labels) and not any(pixels[name] for name in names)
+        if void:
+            held = format_ids(sorted(census.all_ids))
+            warnings = [f"{self.name}: no pixel of its labels belongs to a class, they contain the ids {held}"]
         verdicts = (
             ("NOT THERE", self.absent and self.required),
             ("not there", self.absent),
             ("UNUSABLE", self.unusable),
-            ("PROBLEMS", self.find_problems() or self.census.find_mixture(self.name)),
-            ("NO LABELS", self.void),
-            ("ok?", self.find_warnings()),
-            ("INCOMPLETE", self.lacking),
-            ("not all read", self.census.read < len(self.chosen)),
+            ("PROBLEMS", problems or mixture),
+            ("NO LABELS", void),
+            ("ok?", warnings),
+            ("INCOMPLETE", lacking),
+            ("not all read", census.read < len(self.chosen)),
             ("ok, no labels", not self.labelled),
+            ("ok", True),
         )
-        return next((verdict for verdict, holds in verdicts if holds), "ok")
-
-    @property
-    def failed(self) -> bool:
-        """Whether something is wrong."""
-        return self.verdict.isupper() or self.lacking > 0
-
-    def find_problems(self, known: bool = False) -> list[Problem]:
-        """Returns the problems of the pairs known to be broken, or by default of all others."""
-        problems = (*self.unpaired, *self.census.problems)
-        return [problem for problem in problems if (problem.name in self.known) == known]
-
-    def count(self, kind: ProblemKind) -> int:
-        """Returns the number of pairs with a problem of a kind."""
-        return len({problem.name for problem in self.find_problems() if problem.kind == kind})
-
-    def count_pixels(self) -> Counter[str]:
-        """Returns the number of pixels per class, and of ignored pixels."""
-        counts = Counter(dict.fromkeys([*self.module.class_names, "ignored"], 0))
-        for value, number in self.census.all_ids.items():
-            name = name_id(value, self.dataset.table, self.module.class_names)
-            if name in counts:
-                counts[name] += number
-        return counts
-
-    def measure_frequencies(self) -> dict[str, float]:
-        """Returns the share of pixels, in [0, 1], per class and of ignored pixels; empty without labels."""
-        counts = self.count_pixels()
-        return {name: count / counts.total() for name, count in counts.items()} if counts.total() else {}
+        verdict = next(verdict for verdict, holds in verdicts if holds)
+        return {
+            "name": self.name,
+            "split": self.split,
+            "same_as_this": self.same,
+            "verdict": verdict,
+            "failed": verdict.isupper() or lacking > 0,
+            "absent": self.absent or None,
+            "unusable": self.unusable or None,
+            "official": official,
+            "images": self.images,
+            "labels": self.labels,
+            "chosen": len(self.chosen),
+            "read": census.read,
+            "seconds": round(self.seconds, 3),
+            "counts": counts | {"lacking": lacking},
+            "problems": problems,
+            "known_broken": self.known,
+            "known_problems": known,
+            "pixels": pixels,
+            "frequencies": {name: number / pixels.total() for name, number in pixels.items() if pixels.total()},
+            "holds": None if self.absent or self.unusable else census.describe(table, names, coloured),
+            "warnings": [warning for warning in (mixture, *warnings) if warning],
+        }
 
     def find_warnings(self) -> list[str]:
         """Returns warnings that the user's own images or labels may be misread, or that splits overlap."""
         if not isinstance(self.module, datamodules.FolderDataModule):
             return []
         shared = [self.compare(other) for other in self.others]
-        found = self.module.find_warnings(self.dataset, self.census, self.name)
-        return [warning for warning in (self.census.find_mixture(self.name), *shared, *found) if warning]
+        return [*filter(None, shared), *self.module.find_warnings(self.dataset, self.census, self.name)]
 
     def compare(self, other: "SplitCheck") -> str:
         """Returns a warning that names the images shared with another split, as files or copies; empty if none."""
@@ -159,97 +141,51 @@ class SplitCheck:
         named = ", ".join(list(shared.values())[:NAMED]) + (", ..." if len(shared) > NAMED else "")
         return f"{self.name}: {len(shared):,} of its images are also in {other.name}: {named}"
 
-    def find_notes(self) -> list[str]:
-        """Returns notes on how the images are transformed before they reach the network."""
-        return self.census.find_notes(self.name, self.module.evaluation_transform)
-
-    def read(self, num_threads: int, update: Callable[[], object]) -> None:
-        """Reads the chosen pairs and calls `update` after each; keeps partial results if interrupted."""
-        start = time.perf_counter()
-        try:
-            for found in check_dataset(self.dataset, self.chosen, num_threads):
-                self.census.update(found)
-                update()
-        finally:
-            self.seconds = time.perf_counter() - start
-
-    def describe(self) -> dict[str, Any]:
-        """Returns everything, for JSON."""
-        nothing = self.absent or self.unusable
-        return {
-            "split": self.split,
-            "same_as_this": self.same,
-            "verdict": self.verdict,
-            "failed": self.failed,
-            "absent": self.absent or None,
-            "unusable": self.unusable or None,
-            "official": self.official,
-            "images": self.images,
-            "labels": self.labels,
-            "chosen": len(self.chosen),
-            "read": self.census.read,
-            "seconds": round(self.seconds, 3),
-            "counts": {kind: self.count(kind) for kind in KINDS} | {"lacking": self.lacking},
-            "problems": [vars(problem) for problem in self.find_problems()],
-            "known_broken": self.known,
-            "known_problems": [vars(problem) for problem in self.find_problems(known=True)],
-            "pixels": self.count_pixels(),
-            "frequencies": self.measure_frequencies(),
-            "holds": None if nothing else self.census.describe(self.dataset.table, self.module.class_names),
-            "warnings": self.find_warnings(),
-            "notes": self.find_notes(),
-        }
-
 
 @dataclass
 class DataSetCheck:
-    """The check of one data set.
+    """The check of one data set."""
 
-    Attributes:
-        name: Name of the data set.
-        module: Data module that finds and reads it.
-        splits: Splits to check.
-        required: Whether it is an error if the data set, or a split used by a run's data YAML, is missing.
-        error: Why the data set is missing or cannot be used at all; empty otherwise.
-        checks: Checks of its splits.
-        passed_over: Files that belong to no pair, by suffix; None if not all splits were listed.
-        yaml: Generated YAML that reads the user's own images; empty for a known data set or a given YAML.
-    """
-
-    name: str
     module: FilesDataModule
-    splits: Sequence[Split] = get_args(Split)
-    required: bool = True
-    error: str = ""
-    checks: list[SplitCheck] = field(default_factory=list)
-    passed_over: dict[str, list[str]] | None = None
-    yaml: str = ""
+    splits: Sequence[Split] = get_args(Split)  # to check
+    required: bool = True  # whether it is an error if the data set, or a split that a run reads, is missing
+    error: str = ""  # why the data set is missing or cannot be used at all; empty otherwise
+    checks: list[SplitCheck] = field(default_factory=list)  # of its splits
+    passed_over: dict[str, list[str]] = field(default_factory=dict)  # of the user's own: files in no pair, by suffix
+    yaml: str = ""  # generated YAML that reads the user's own images; empty for others
 
     @property
-    def lost(self) -> bool:
-        """Whether a required data set is missing or cannot be used at all."""
-        return bool(self.error) and self.required
-
-    @property
-    def failed(self) -> bool:
-        """Whether something is wrong."""
-        return self.lost or any(check.failed for check in self.checks)
-
-    @property
-    def release(self) -> str | None:
-        """Detected release of the data set, if it has several."""
-        return getattr(self.module, "release", None)
+    def own(self) -> bool:
+        """Whether these are the user's own images."""
+        return isinstance(self.module, datamodules.FolderDataModule)
 
     def describe(self) -> dict[str, Any]:
-        """Returns everything, for JSON."""
+        """Returns everything that was found, in JSON types."""
+        splits = [check.describe() for check in self.checks]
         return {
-            "name": self.name,
+            "name": self.module.domain,
+            "own": self.own,
             "class": type(self.module).__name__,
             "root": str(self.module.find_root()) if self.checks else None,
-            "release": self.release,
+            "archives": self.module.archives,
+            "release": getattr(self.module, "release", None),
             "found": bool(self.checks),
-            "failed": self.failed,
+            "failed": bool(self.error and self.required) or any(split["failed"] for split in splits),
             "error": self.error or None,
-            "passed_over": self.passed_over and {suffix: len(names) for suffix, names in self.passed_over.items()},
-            "splits": [check.describe() for check in self.checks],
+            "passed_over": self.passed_over,
+            "splits": splits,
         }
+
+
+def describe_all(found: Sequence[DataSetCheck]) -> dict[str, Any]:
+    """Returns the report, in JSON types."""
+    data_sets = [data_set.describe() for data_set in found]
+    splits = [split for data_set in data_sets for split in data_set["splits"]]
+    read, seconds = (sum(split[what] for split in splits) for what in ("read", "seconds"))
+    return {
+        "complete": all(split["read"] == split["chosen"] for split in splits),
+        "failed": any(data_set["failed"] for data_set in data_sets),
+        "read": read,
+        "images_per_second": round(read / seconds, 2) if seconds else None,
+        "data_sets": data_sets,
+    }

@@ -16,51 +16,36 @@ from datamodules.files import FilesDataModule
 from datamodules.reading.guess import format_yaml, guess_arguments
 from datamodules.reading.pairs import list_files, list_folders
 from experiments.check_data.checks import DATA_SETS, DataSetCheck, SplitCheck
-from experiments.command_line import to_path
 
 QUICK_PAIRS = 50  # pairs per split that --quick reads
 
 
-def find_below(place: str, wanted: Sequence[str] | None) -> list[DataSetCheck]:
-    """Finds the seven data sets in a folder by the names of its subfolders; without any, the user's own images.
+def find_below(base: Path, wanted: Sequence[str] | None) -> list[DataSetCheck]:
+    """Finds the seven data sets in a folder by its name or those of its subfolders, or else the user's own images.
 
-    Args:
-        place: Folder with one subfolder per data set, or the folder of one data set, or one of other images.
-        wanted: Names of the data sets to look for, all of which are then required; None looks for all.
-
-    Raises:
-        ValueError: If the folder does not exist or holds no images, or if a wanted name is unknown.
+    Data sets that are `wanted` are required; None looks for all.
     """
-    base = to_path(place)
+    names = ", ".join(DATA_SETS)
     if not base.is_dir():
-        raise ValueError(f"{base} is not a folder: expected one with a subfolder per data set ({', '.join(DATA_SETS)})")
+        raise ValueError(f"{base} is not a folder: expected one with a subfolder per data set ({names})")
     check_known(wanted, DATA_SETS)
     here = {base.resolve().name.lower(), *(child.name.lower() for child in list_folders(base))}
     found = []
     for name in wanted or DATA_SETS:
-        kind = DATA_SETS[name]
-        there = not here.isdisjoint(kind.folders)
-        error = "" if there else f"{name} is not in {base}: expected a folder called {' or '.join(kind.folders)}"
-        found.append(DataSetCheck(name, kind(root=str(base)), required=there or wanted is not None, error=error))
+        module = DATA_SETS[name](root=str(base))
+        there = not here.isdisjoint(module.folders)
+        error = "" if there else f"{name} is not in {base}: expected a folder called {' or '.join(module.folders)}"
+        found.append(DataSetCheck(module, required=there or wanted is not None, error=error))
     if any(data_set.required for data_set in found):
         return found
-    if own := guess_arguments(base):
-        module = datamodules.FolderDataModule(**own)
-        return [DataSetCheck(module.domain, module, yaml=format_yaml(own))]
-    names = ", ".join(kind.folders[0] for kind in DATA_SETS.values())
-    raise ValueError(f"{place} contains no data set: expected folders called {names}, or your own images")
+    own = guess_arguments(base)
+    if own is None:
+        raise ValueError(f"{base} contains no data set: expected folders called {names}, or your own images")
+    return [DataSetCheck(datamodules.FolderDataModule(**own), yaml=format_yaml(own))]
 
 
 def open_config(path: Path, wanted: Sequence[str] | None) -> list[DataSetCheck]:
-    """Finds the data sets of a main.py data YAML: all splits of a single one, else those that `fit` and `test` use.
-
-    Args:
-        path: Path of the YAML.
-        wanted: Names of its data sets to check; None checks all.
-
-    Raises:
-        ValueError: If the file does not exist, does not describe a data module, or describes one that reads no files.
-    """
+    """Finds the data sets of a main.py data YAML: all splits of a single one, else those that `fit` and `test` use."""
     if not path.is_file():
         raise ValueError(f"{path} does not exist: expected the YAML of a datamodule, e.g. configs/data/camvid.yaml")
     refuse_repeated_keys(path)
@@ -70,19 +55,17 @@ def open_config(path: Path, wanted: Sequence[str] | None) -> list[DataSetCheck]:
         opened = parser.instantiate_classes(expand_home(parser.parse_args([f"--data={path}"]))).data
     except ArgumentError as error:
         raise ValueError(f"{path} is not the YAML of a datamodule: {shorten_message(str(error))}") from error
-    found: list[DataSetCheck] = []
+    members: list[tuple[Any, Sequence[Split]]] = [(opened, get_args(Split))]
     if isinstance(opened, datamodules.TargetsDataModule):
-        members: list[tuple[Any, Split]] = [(opened.source, "train"), (opened.development, "val")]
-        members += [(target, target.test_split) for target in opened.targets]
-        found = [DataSetCheck(m.domain, m, [split]) for m, split in members if isinstance(m, FilesDataModule)]
-    elif isinstance(opened, FilesDataModule):
-        found = [DataSetCheck(opened.domain, opened)]
+        members = [(opened.source, ["train"]), (opened.development, ["val"])]
+        members += [(target, [target.test_split]) for target in opened.targets]
+    found = [DataSetCheck(module, splits) for module, splits in members if isinstance(module, FilesDataModule)]
     if not found:
         raise ValueError(
             f"{path} describes a {type(opened).__name__}, which reads no files, so there is nothing to check"
         )
-    check_known(wanted, [member.name for member in found])
-    return [member for member in found if wanted is None or member.name in wanted]
+    check_known(wanted, [member.module.domain for member in found])
+    return [member for member in found if wanted is None or member.module.domain in wanted]
 
 
 def check_known(wanted: Sequence[str] | None, known: Collection[str]) -> None:
@@ -105,38 +88,23 @@ def list_splits(found: DataSetCheck, quick: bool) -> None:
     held = {split for layout in module.layouts for split in layout.holds} or set(get_args(Split))
     checks: list[SplitCheck] = []
     for split in (split for split in found.splits if split in held):
-        check = list_split(module, split, quick)
-        check.required = found.required and not whole
+        check = list_split(module, split, quick, required=found.required and not whole)
         twin = next((other for other in checks if have_same_pairs(check, other)), None)
         if twin is not None:
             twin.same.append(split)
         elif not check.absent or check.required or split in module.counts or not module.counts:
             checks.append(check)
     if all(check.absent for check in checks):
-        found.error = checks[0].absent if checks else f"{found.name} has no split {' or '.join(found.splits)}"
+        found.error = checks[0].absent if checks else f"{module.domain} has no split {' or '.join(found.splits)}"
     else:
         found.checks = checks
-    if whole:
-        with suppress(DataError):  # an unreadable folder; the data may lie in others
-            found.passed_over = find_passed_over(root, checks)
-
-
-def find_passed_over(root: Path, checks: Sequence[SplitCheck]) -> dict[str, list[str]]:
-    """Returns the files below a folder that belong to no pair, by suffix, the most frequent suffix first."""
+    if not whole or not found.own:
+        return
     used = {path for check in checks for pair in check.dataset.pairs for path in pair.files}
-    passed_over: dict[str, list[str]] = {}
-    for name in list_files(root):
-        if root / name not in used:
-            passed_over.setdefault(Path(name).suffix.lower(), []).append(name)
-    return dict(sorted(passed_over.items(), key=lambda item: -len(item[1])))
-
-
-def find_strangers(base: Path) -> list[str]:
-    """Returns the names of subfolders that match no data set; empty if the folder itself is a data set's."""
-    known = {name for kind in DATA_SETS.values() for name in kind.folders}
-    if base.resolve().name.lower() in known:
-        return []
-    return [child.name for child in list_folders(base) if child.name.lower() not in known]
+    with suppress(DataError):  # an unreadable folder; the data may lie in others
+        for name in list_files(root):
+            if root / name not in used:
+                found.passed_over.setdefault(Path(name).suffix.lower(), []).append(name)
 
 
 def have_same_pairs(check: SplitCheck, other: SplitCheck) -> bool:
@@ -147,10 +115,10 @@ def have_same_pairs(check: SplitCheck, other: SplitCheck) -> bool:
     return bool(check.dataset.pairs) and check.dataset.pairs == other.dataset.pairs
 
 
-def list_split(module: FilesDataModule, split: Split, quick: bool) -> SplitCheck:
+def list_split(module: FilesDataModule, split: Split, quick: bool, required: bool) -> SplitCheck:
     """Lists the files of a split and those without a partner, without reading any."""
     nothing = module.open_pairs([], module.evaluation_transform)
-    check = SplitCheck(module, split, nothing, labelled=split not in module.unlabelled_splits)
+    check = SplitCheck(module, split, nothing, required, labelled=split not in module.unlabelled_splits)
     try:
         pairs, check.unpaired = module.find_pairs(split, labelled=False)
     except DataError as error:

@@ -39,5 +39,5 @@ def check_own(check: Check, tmp_path: Path) -> CheckOwn:
 @pytest.fixture
 def official(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes the sizes of the fake trees the official ones."""
-    for name, vendor in VENDORS.items():
-        set_official(monkeypatch, name, vendor)
+    for name in VENDORS:
+        set_official(monkeypatch, name)

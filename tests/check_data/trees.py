@@ -9,28 +9,27 @@ import numpy as np
 import pytest
 
 from experiments.check_data.checks import DATA_SETS
-from tests.trees import BDD, CITYSCAPES, GTA, IDD, MAPILLARY, SYNTHIA, WILDDASH_BETA, Vendor, write_image
+from tests.trees import BDD, CITYSCAPES, GTA, IDD, MAPILLARY, SYNTHIA, WILDDASH_BETA, write_image
 
 Check = Callable[..., tuple[int, dict[str, Any], str, str]]  # see conftest.py
 CheckOwn = Callable[..., tuple[int, dict[str, Any], str]]
 VENDORS = dict(zip(DATA_SETS, (GTA, SYNTHIA, WILDDASH_BETA, CITYSCAPES, BDD, IDD, MAPILLARY), strict=True))
 
 
-def set_official(monkeypatch: pytest.MonkeyPatch, name: str, vendor: Vendor, **more: int) -> None:
-    counts = {split: len(keys) + more.get(split, 0) for split, keys in vendor.keys.items()}
+def set_official(monkeypatch: pytest.MonkeyPatch, name: str, **more: int) -> None:
+    """Makes the size of a fake tree, and `more` of a split, the official one."""
+    counts = {split: len(keys) + more.get(split, 0) for split, keys in VENDORS[name].keys.items()}
     monkeypatch.setattr(DATA_SETS[name], "counts", counts)
 
 
 def find_split(report: dict[str, Any], name: str, split: str) -> dict[str, Any]:
-    (data_set,) = [data_set for data_set in report["data_sets"] if data_set["name"] == name]
-    (found,) = [found for found in data_set["splits"] if found["split"] == split]
+    (found,) = [
+        found
+        for data_set in report["data_sets"]
+        for found in data_set["splits"]
+        if (data_set["name"], found["split"]) == (name, split)
+    ]
     return found
-
-
-def cityscapes_file(root: Path, split: str, number: int, what: str) -> Path:
-    key = CITYSCAPES.keys[split][number]
-    folder, ending = ("leftImg8bit", "leftImg8bit") if what == "image" else ("gtFine", "gtFine_labelIds")
-    return root / folder / split / f"{key}_{ending}.png"
 
 
 def write_folder(root: Path, number: int, size: tuple[int, int] = (4, 6), split: str = "") -> list[np.ndarray]:

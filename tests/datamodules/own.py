@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from datamodules.folder import FolderDataModule
+from datamodules.reading.dataset import FilesDataset
 
 CAMVID = ["sky", "building", "pole", "road", "sidewalk", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"]
 SIZE = (6, 8)  # height, width
@@ -65,14 +66,9 @@ def make_module(
     return FolderDataModule(str(root), **{"num_workers": 0, "classes": CAMVID, **kwargs})
 
 
+def open_dataset(data: FolderDataModule, split: Any = "test", labelled: bool = True) -> FilesDataset:
+    return data.make_dataset(split, data.evaluation_transform, labelled)
+
+
 def list_names(data: FolderDataModule, split: Any = "test", labelled: bool = True) -> list[str]:
-    dataset = data.make_dataset(split, data.evaluation_transform, labelled)
-    return [dataset.name(index) for index in range(len(dataset))]
-
-
-def read_mask(root: Path, label: Any, **kwargs: Any) -> np.ndarray:
-    """Stores labels beside an image and returns them as the data module reads them."""
-    save(root / "images" / "a.png", draw(size=np.shape(label)[:2] or SIZE))
-    save(root / "labels" / "a.png", label)
-    data = make_module(root, **kwargs)
-    return data.make_dataset("test", data.evaluation_transform).load_mask(0)
+    return [pair.name for pair in open_dataset(data, split, labelled).pairs]

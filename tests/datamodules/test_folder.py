@@ -92,11 +92,10 @@ WRONG: dict[str, tuple[str, dict[str, Any], str]] = {  # the files, arguments, a
     "no labels": ("images/a.png labels/.hidden", {}, r"no labels for the 1 images of test in .*expected labels"),
     "one name": ("a.jpg a.png", {"images": "."}, r"a\.jpg and .*a\.png are both called a.*a pattern such as \*\.png"),
     "beside images": ("1.png images/3.png", {}, "has a folder images and 1 images beside it"),
-    "polygons": (
-        "images/a.png labels/a.json", {}, r"labels as \.png.* found 1 files of other types in .*, e\.g\. a\.json. "
-        "Export the polygons",
-    ),
-    "arrays": ("images/a.png labels/a.npy", {}, r"found 1 files of other .*labels, e\.g\. a\.npy\. Export them"),
+    **{
+        suffix: (f"images/a.png labels/a.{suffix}", {}, rf"labels as \.png.* found 1 files of .* a\.{suffix}. Export")
+        for suffix in ("json", "npy")
+    },
     "WebP": ("images/a.png labels/a.webp", {}, "WebP labels are not read, even lossless ones"),
     "JPEG": ("images/a.png labels/a.jpg", {}, r"a\.jpg: expected labels as .png.*changes values near edges"),
     "another split": (
