@@ -1,5 +1,6 @@
 """The benchmark: its plain loop does what our methods do, its counts are right, and nothing measured is lost."""
 
+import csv
 import json
 import mmap
 from itertools import product
@@ -84,7 +85,11 @@ def test_operations_equal_a_count_by_hand() -> None:
     calls = [make_call(make_method(*case), subject, "32-true") for case in list_cases(subject, options)]
     views = 2 * (forward(16, 32) + forward(32, 64) + forward(48, 96))
     steps = 3 * 2 * forward(64, 128)  # forward and the gradient of the weights; the image has none
-    assert [*map(cost.count_flops, calls)] == [forward(64, 128), views, views + steps + forward(64, 128)]
+    *others, (total, stages) = map(cost.count_flops, calls)
+    assert [each for each, _ in others] == [forward(64, 128), views] and total == views + steps + forward(64, 128)
+    assert stages["step"] == steps and stages["final"] == forward(64, 128)
+    times = cost.time_stages(calls[-1], CPU)
+    assert len(times["step"]) == 3 and all(value > 0 for value in times["step"])
 
 
 def take_memory(device: torch.device, megabytes: int = 100) -> None:
@@ -130,13 +135,16 @@ def test_rows_have_every_key(tmp_path: Path) -> None:
     assert [(row["method"], row["precision"]) for row in rows] == list(product(METHODS, ("32-true", "bf16-mixed")))
     for row in rows:
         assert tuple(row) == COLUMNS
-        assert (row["height"], row["width"], row["note"]) == (32, 64, "")
+        assert (row["height"], row["width"], row["device"], row["note"]) == (32, 64, "cpu", "")
+        assert row["method"] != "Seg-TTT" or row["steps_fraction"] > 0
         assert row["ms"] > 0 and row["tflop"] > 0 and row["fraction_of_measured_rate"] > 0
         assert row["ratio"] == row["ms_plain_loop"] / row["ms"]
         assert row["agreement"] >= (0.999 if row["precision"] == "32-true" else 0.7)
         assert row["largest_difference"] < 0.3
         assert row["trainable"] == ("head" if row["method"] == "Seg-TTT" else None)
     assert json.loads(json.dumps(rows)) == read_rows(tmp_path)
+    with (tmp_path / "benchmark.csv").open(newline="") as file:
+        assert [float(row["ms"]) for row in csv.DictReader(file)] == [row["ms"] for row in rows]
     machine = json.loads((tmp_path / "machine.json").read_text())
     assert machine["torch"] == torch.__version__
     assert set(machine["rate_tflop_per_s"]) == {"32-true", "bf16-mixed"}

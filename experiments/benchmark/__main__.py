@@ -3,25 +3,27 @@
 Each row is one method on one network, image size and precision. It is compared with a plain loop, always in float32,
 whose runs alternate with the method's, and with a large matrix product: the share of its rate that the method reaches.
 Weights are random, as time does not depend on them; the image is smooth noise. Rows are saved as they are measured, in
-`benchmark.json`, and the description of the machine in `machine.json`.
+`benchmark.json` and `benchmark.csv`, and the description of the machine in `machine.json`.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
-from callbacks.run.records import number_files, write_json
+from callbacks.run.records import number_files, to_plain, write_file, write_json
 from experiments.benchmark.command import parse_arguments
 from experiments.benchmark.cost import describe_device, measure_rate
-from experiments.benchmark.measure import Row, measure_all
-from experiments.pages import format_markdown, insert_report
+from experiments.benchmark.measure import COLUMNS, Row, measure_all
+from experiments.pages import format_csv, format_markdown, insert_report
 
 SHOWN = (  # columns of the displayed table: title, key of the row, format
     ("network", "network", ""), ("size", "size", ""), ("precision", "precision", ""), ("method", "method", ""),
     ("N_t", "steps", ""), ("trainable", "trainable", ""), ("ms", "ms", ".0f"), ("plain loop", "ms_plain_loop", ".0f"),
     ("ratio", "ratio", ".2f"), ("MB", "peak_mb", ".0f"), ("TFLOP", "tflop", ".2f"),
-    ("share of peak", "fraction_of_measured_rate", ".0%"), ("same labels", "agreement", ".2%"),
+    ("share of peak", "fraction_of_measured_rate", ".0%"), ("share of peak, steps", "steps_fraction", ".0%"),
+    ("same labels", "agreement", ".2%"),
 )  # fmt: skip
 NUMBERS = range(6, len(SHOWN))
 
@@ -34,18 +36,19 @@ def run_benchmark(args: Sequence[str] | None = None) -> list[Row]:
     """
     options = parse_arguments(args)
     options.folder.mkdir(parents=True, exist_ok=True)
-    files = [options.folder / name for name in ("benchmark.json", "machine.json")]
+    files = [options.folder / name for name in ("benchmark.json", "benchmark.csv", "machine.json")]
     number_files([path for path in files if path.exists()])  # those of an earlier run are kept
     device = torch.device(options.device)
     rates = {precision: measure_rate(device, precision, options.quick) for precision in options.precision}
     machine = describe_device(device) | {"rate_tflop_per_s": rates, "options": vars(options)}
-    write_json(files[1], machine)
+    write_json(files[-1], machine)
     print(format_rows([]), flush=True)
     rows: list[Row] = []
     try:
         for row in measure_all(options):
             rows.append(row)
             write_json(files[0], rows)
+            write_file(files[1], format_cells(rows).encode())
             print(f"{format_rows([row]).splitlines()[-1]} {row['note']}".rstrip(), flush=True)
     finally:
         print(f"\n{len(rows)} rows in {options.folder}", flush=True)
@@ -55,6 +58,12 @@ def run_benchmark(args: Sequence[str] | None = None) -> list[Row]:
     if differing:
         raise ValueError(f"{differing} rows in float32 differ from the plain loop: see their notes")
     return rows
+
+
+def format_cells(rows: Sequence[Row]) -> str:
+    """Formats all columns of rows as CSV, in which the stages are JSON within a cell."""
+    cells = [[json.dumps(cell) if isinstance(cell, dict) else cell for cell in to_plain(row).values()] for row in rows]
+    return format_csv(COLUMNS, cells)
 
 
 def format_rows(rows: Sequence[Row]) -> str:

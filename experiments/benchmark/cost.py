@@ -16,7 +16,9 @@ from torch.utils.benchmark import Measurement, TaskSpec, timer
 from torch.utils.flop_counter import FlopCounterMode
 
 from callbacks.run.records import find_commit
+from callbacks.stages import observing
 from experiments.pages import describe_machine
+from lightning_modules.predictor import Stopwatch
 
 PRECISIONS = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 MATRIX_SIZES = {"cuda": 8192, "cpu": 2048}  # large enough for the full rate
@@ -60,11 +62,36 @@ def time_by_turns(calls: Sequence[Call], repeats: int) -> list[Measurement]:
     return [Measurement(1, times, TaskSpec("call()", "")) for times in seconds]
 
 
-def count_flops(call: Call) -> int:
-    """Counts the floating-point operations of a call's matrix products and convolutions."""
-    with FlopCounterMode(display=False) as counter:
+def time_stages(call: Call, device: torch.device) -> dict[str, list[float]]:
+    """Returns the milliseconds of each run of each stage of a call, by name (see `callbacks.stages`)."""
+    runs: list[tuple[str, Stopwatch]] = []
+
+    def observe(name: str) -> Stopwatch:
+        runs.append((name, Stopwatch(device)))
+        return runs[-1][1]
+
+    with observing(observe):
         call()
-    return counter.get_total_flops()
+    stages: dict[str, list[float]] = {}
+    for name, stopwatch in runs:
+        stages.setdefault(name, []).append(stopwatch.milliseconds())
+    return stages
+
+
+def count_flops(call: Call) -> tuple[int, dict[str, int]]:
+    """Counts the floating-point operations of a call's matrix products and convolutions: in total, and by stage."""
+    stages: dict[str, int] = {}
+    with FlopCounterMode(display=False) as counter:
+
+        @contextmanager
+        def observe(name: str) -> Iterator[None]:
+            before = counter.get_total_flops()
+            yield
+            stages[name] = stages.get(name, 0) + counter.get_total_flops() - before
+
+        with observing(observe):
+            call()
+    return counter.get_total_flops(), stages
 
 
 def measure_peak(call: Call, device: torch.device) -> tuple[Any, float | None]:

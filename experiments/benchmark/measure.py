@@ -28,9 +28,9 @@ SCALES = (0.25, 0.5, 0.75)
 ALPHA = 0.1
 LEAST_AGREEMENT = 0.999  # least share of labels that a row in float32 has in common with the plain loop
 COLUMNS = (
-    "network", "height", "width", "precision", "method", "alpha", "lr", "steps", "trainable", "compile", "ms",
+    "network", "height", "width", "device", "precision", "method", "alpha", "lr", "steps", "trainable", "compile", "ms",
     "ms_spread", "ms_plain_loop", "ms_plain_loop_spread", "ratio", "peak_mb", "peak_mb_plain_loop", "tflop",
-    "fraction_of_measured_rate", "agreement", "largest_difference", "note",
+    "fraction_of_measured_rate", "steps_fraction", "agreement", "largest_difference", "stages", "stages_tflop", "note",
 )  # fmt: skip
 
 Settings = dict[str, Any]
@@ -92,15 +92,16 @@ def measure(case: tuple[str, Settings], subject: Subject, precision: str, option
     name, settings = case
     row: Row = dict.fromkeys(COLUMNS) | {
         "network": subject.name, "height": subject.pixels.shape[0], "width": subject.pixels.shape[1],
-        "precision": precision, "method": name, "alpha": settings.get("alpha"), "lr": settings.get("lr"),
-        "steps": settings.get("num_steps"), "trainable": ",".join(settings.get("trainable", [])) or None,
-        "compile": options.compile, "note": "",
+        "device": options.device, "precision": precision, "method": name, "alpha": settings.get("alpha"),
+        "lr": settings.get("lr"), "steps": settings.get("num_steps"), "compile": options.compile,
+        "trainable": ",".join(settings.get("trainable", [])) or None, "note": "",
     }  # fmt: skip
     network, device = subject.network, subject.image.device
     try:
         with noting(row), TemporaryDirectory(prefix="plain_loop_") as folder:
             method = make_method(name, settings)
-            row["tflop"] = cost.count_flops(make_call(method, subject, "32-true")) / 1e12
+            flops, stages = cost.count_flops(make_call(method, subject, "32-true"))
+            row |= {"tflop": flops / 1e12, "stages_tflop": {name: part / 1e12 for name, part in stages.items()}}
             call = make_call(method, subject, precision)
             if options.compile != "none":
                 compile_network(network, options.compile)
@@ -119,6 +120,9 @@ def measure(case: tuple[str, Settings], subject: Subject, precision: str, option
                 call()  # warm up again
             rate = cost.measure_rate(device, precision, options.quick)
             add_times(row, cost.time_by_turns(calls, options.repeats), rate)
+            row["stages"] = cost.time_stages(call, device)
+            if steps := row["stages"].get("step"):
+                row["steps_fraction"] = row["stages_tflop"]["step"] / (sum(steps) / 1000) / rate
     finally:
         compile_network(network, "none")
         cost.free_memory(device)

@@ -111,7 +111,8 @@ class Report:
         """Prints a line, and writes both files."""
         if line is not None:
             print(f"[{time.monotonic() - self.start:6.1f} s] {line}", flush=True)
-        write_json(self.folder / "gpu_check.json", {"machine": self.machine, "steps": self.steps})
+        checks = {"failed": self.list_checks("FAILED", "out of time"), "not_run": self.list_checks("not run")}
+        write_json(self.folder / "gpu_check.json", {"machine": self.machine, **checks, "steps": self.steps})
         write_file(self.folder / "gpu_check.md", format_report(self.machine, self.steps).encode())
 
 

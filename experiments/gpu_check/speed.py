@@ -16,7 +16,7 @@ from experiments.gpu_check.runner import Row, Setup
 METHODS = "--methods t-BN IaBN Seg-TTT TTA --steps 10 3 --trainable default --repeats 5"  # most important first
 SHOWN = (
     "network", "precision", "method", "steps", "ms", "ms_spread", "ms_plain_loop", "peak_mb", "tflop",
-    "fraction_of_measured_rate", "compile", "note",
+    "fraction_of_measured_rate", "steps_fraction", "compile", "note",
 )  # fmt: skip
 
 
