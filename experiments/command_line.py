@@ -75,7 +75,8 @@ def quieten() -> None:
     """Silences messages that Lightning and Weights & Biases would repeat for each of many runs."""
     os.environ.setdefault("WANDB_SILENT", "true")
     warnings.filterwarnings("ignore", module="pytorch_lightning")
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def split_arguments(args: Sequence[str] | None) -> tuple[list[str], list[str]]:

@@ -18,6 +18,7 @@ from typing import Any
 import optuna
 from jsonargparse.typing import PositiveInt
 from optuna.pruners import NopPruner
+from wandb.sdk.launch.sweeps.utils import SWEEP_COMMAND_ENV_VAR_REGEX
 
 import main
 from callbacks.run.records import to_plain
@@ -39,6 +40,7 @@ from experiments.sweep.trial import (
 )
 
 EXPERIMENT, CHECKPOINT = "SEGADAPT_EXPERIMENT", "SEGADAPT_CHECKPOINT"
+OF_AN_AGENT = ("WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_SERVICE")
 USUAL = "[${env}, ${interpreter}, ${program}, validate, ..., ${args}]"
 AGAIN = "Finished trials are kept: run the same command again to resume once this is fixed"
 
@@ -84,7 +86,7 @@ def run_command(args: Sequence[str] | None = None) -> None:
         summary = run_trial(own, folder / "trials" / name_trial_folder(values), report)
         return read_metric(summary, definition.metric.name)
 
-    search = Search(definition, study, sampler, total, score)
+    search = Search(definition, study, folder, sampler, total, score)
     try:
         search.run()
     finally:
@@ -122,6 +124,8 @@ def set_environment(options: argparse.Namespace) -> None:
     for variable, value in ((EXPERIMENT, options.experiment), (CHECKPOINT, options.checkpoint)):
         if value:
             os.environ[variable] = value
+    for variable in OF_AN_AGENT:
+        os.environ.pop(variable, None)
     if os.environ.get("WANDB_MODE") != "disabled":
         os.environ["WANDB_MODE"] = "offline"
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -131,9 +135,11 @@ def set_environment(options: argparse.Namespace) -> None:
 def check_command(definition: Definition) -> None:
     """Raises ValueError unless a sweep's command runs `main.py validate` with the trial's arguments."""
     command, where = definition.command, f"{definition.path}: command"
-    for variable, option in {EXPERIMENT: "--experiment EXPERIMENT.yaml", CHECKPOINT: "--checkpoint best.ckpt"}.items():
-        if f"${{envvar:{variable}}}" in " ".join(command) and not os.environ.get(variable):
-            raise ValueError(f"{where} needs {variable}, which is not set: expected {option}, or export {variable}")
+    options = {EXPERIMENT: "--experiment EXPERIMENT.yaml, or ", CHECKPOINT: "--checkpoint best.ckpt, or "}
+    for variable in SWEEP_COMMAND_ENV_VAR_REGEX.findall(" ".join(command)):
+        if not os.environ.get(variable):
+            option = options.get(variable, "")
+            raise ValueError(f"{where} needs {variable}, which is not set: expected {option}export {variable}")
     words = [word for word in command if word not in ("${env}", "${interpreter}")]
     if words[:2] != ["${program}", "validate"] or not {"${args}", "${args_no_boolean_flags}"} & {*words}:
         raise ValueError(

@@ -193,6 +193,8 @@ def read_range(name: str, low: float, high: float, kind: Any = None, step: Any =
         raise ValueError("min is not below max, or not finite")
     if kind == "int_uniform" and not whole:
         raise ValueError("min and max are not whole numbers")
+    if step is not None and not kind.startswith("q_"):
+        raise ValueError(f"{kind} has no q")
     if kind in ("uniform", "log_uniform_values"):
         return Parameter(name, FloatDistribution(low, high, log="log" in kind))
     step = 1 if step is None else step

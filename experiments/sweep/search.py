@@ -3,16 +3,16 @@
 A point is the number of a setting: its place in the grid, or the seed with which the sampler draws it.
 """
 
-import os
 import socket
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from optuna.pruners import BasePruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage
@@ -72,16 +72,9 @@ def open_study(definition: Definition, folder: Path, url: str, name: str, settin
     Raises:
         ValueError: If the database cannot be opened, or the study's scores were made with different settings.
     """
-    wait = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
     direction = StudyDirection.MAXIMIZE if definition.maximize else StudyDirection.MINIMIZE
     with FileLock(folder / ".study.lock"):  # of several processes, one creates the tables
-        try:
-            storage = RDBStorage(url, engine_kwargs=wait, heartbeat_interval=HEARTBEAT, grace_period=GRACE)
-        except Exception as error:  # SQLAlchemy, drivers and databases each raise their own types
-            raise ValueError(
-                f"the storage cannot be opened: {error}. Expected --storage with a database that all machines reach, "
-                "such as postgresql://USER:PASSWORD@HOST/NAME, or sqlite:///FILE for one machine"
-            ) from error
+        storage = open_storage(url)
         study = optuna.create_study(storage=storage, study_name=name, direction=direction, load_if_exists=True)
     if differences := find_differences(study.user_attrs.get("settings", settings), settings):
         raise ValueError(
@@ -90,6 +83,21 @@ def open_study(definition: Definition, folder: Path, url: str, name: str, settin
         )
     study.set_user_attr("settings", dict(settings))
     return study
+
+
+def open_storage(url: str, attempts: int = 5) -> RDBStorage:
+    """Opens a database of studies, to which running trials send a heartbeat; raises ValueError if it cannot."""
+    wait = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
+    try:
+        return RDBStorage(url, engine_kwargs=wait, heartbeat_interval=HEARTBEAT, grace_period=GRACE)
+    except Exception as error:  # SQLAlchemy, drivers and databases each raise their own types
+        if "already exists" in str(error) and attempts > 1:  # another machine is creating the tables
+            time.sleep(1)
+            return open_storage(url, attempts - 1)
+        raise ValueError(
+            f"the storage cannot be opened: {error}. Expected --storage with a database that all machines reach, "
+            "such as postgresql://USER:PASSWORD@HOST/NAME, or sqlite:///FILE for one machine"
+        ) from error
 
 
 def find_attempts(study: optuna.Study) -> dict[int, FrozenTrial]:
@@ -107,6 +115,7 @@ class Search:
     Args:
         definition: Definition of the sweep.
         study: The study that stores the trials.
+        folder: Folder for the lock by which other processes see that this one is alive.
         sampler: ``grid``, ``random`` or ``tpe``.
         total: Number of points to run.
         run_trial: Function that scores the values of a point.
@@ -116,24 +125,35 @@ class Search:
     """
 
     def __init__(
-        self, definition: Definition, study: optuna.Study, sampler: str, total: int, run_trial: RunTrial
+        self,
+        definition: Definition,
+        study: optuna.Study,
+        folder: Path,
+        sampler: str,
+        total: int,
+        run_trial: RunTrial,
     ) -> None:
         self.parameters = definition.chosen
         self.grid = definition.list_grid() if sampler == "grid" else []
         self.study, self.sampler, self.total, self.run_trial = study, sampler, total, run_trial
         self.errors: dict[int, str] = {}
+        self.lock = folder.absolute() / f".running-{socket.gethostname()}-{time.time_ns()}.lock"
+        self.owner = (socket.gethostname(), str(self.lock))
 
     def run(self) -> None:
         """Runs trials until no point is left, except those running on other machines."""
-        with tqdm(total=self.total, unit="trial") as bar:
-            while self._queue_next(bar):
-                self.study.optimize(lambda trial: self._score(trial, bar), 1, catch=TrialError)
+        try:
+            with FileLock(self.lock), tqdm(total=self.total, unit="trial") as bar:
+                while self._queue_next(bar):
+                    self.study.optimize(lambda trial: self._score(trial, bar), 1, catch=TrialError)
+        finally:
+            self.lock.unlink(missing_ok=True)
 
     def _queue_next(self, bar: Any) -> bool:
         """Queues the first missing point, unless another machine has; returns whether there is a trial to run."""
         release_dead(self.study)
         attempts = find_attempts(self.study)
-        bar.n = sum(attempt.state in FINISHED for attempt in attempts.values())
+        bar.n = min(self.total, sum(attempt.state in FINISHED for attempt in attempts.values()))
         bar.refresh()
         for point in range(self.total):
             attempt = attempts.get(point)
@@ -143,12 +163,12 @@ class Search:
                 drawn = self.grid[point] if self.grid else {}  # empty: left to the sampler
                 if attempt and VALUES in attempt.user_attrs:
                     drawn = attempt.params
-                self.study.enqueue_trial(drawn, {POINT: point, OWNER: describe_owner()})
+                self.study.enqueue_trial(drawn, {POINT: point, OWNER: self.owner})
             return True
         return False
 
     def _score(self, trial: optuna.Trial, bar: Any) -> float:
-        trial.set_user_attr(OWNER, describe_owner())
+        trial.set_user_attr(OWNER, self.owner)
         point, attempts = trial.user_attrs.get(POINT), find_attempts(self.study)
         if point is None or attempts[point].number != trial.number:
             raise TrialError("another machine runs this point")
@@ -176,24 +196,18 @@ class Search:
             raise
 
 
-def describe_owner() -> tuple[str, int]:
-    """Returns the machine and the process that a trial runs in."""
-    return socket.gethostname(), os.getpid()
-
-
 def release_dead(study: optuna.Study) -> None:
     """Marks running trials as failed if their process on this machine ended, or if their heartbeat stopped."""
     optuna.storages.fail_stale_trials(study)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        host, process = trial.user_attrs.get(OWNER, ("", 0))
-        if host == socket.gethostname() and not is_alive(process):
+        host, lock = trial.user_attrs.get(OWNER, ("", ""))
+        if host == socket.gethostname() and is_free(Path(lock)):
             study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
 
 
-def is_alive(process: int) -> bool:
-    """Returns whether this machine has a process with this id."""
-    try:
-        os.kill(process, 0)
-    except OSError as error:
-        return isinstance(error, PermissionError)  # another user's
-    return True
+def is_free(path: Path) -> bool:
+    """Returns whether the process that held a lock file has ended; deletes the file if so."""
+    with suppress(Timeout), FileLock(path, blocking=False):
+        path.unlink(missing_ok=True)
+        return True
+    return False

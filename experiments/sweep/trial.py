@@ -12,7 +12,6 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from typing import Any, ClassVar, TextIO
-from unittest.mock import patch
 
 import optuna
 import torch
@@ -118,6 +117,7 @@ def call_main(args: Sequence[str], output: TextIO, log: TextIO) -> None:
     Raises:
         TrialError: If it ends with an error.
     """
+    start = log.tell()
     with redirect_stdout(output), redirect_stderr(log), acting_as_main(args):
         try:
             main.main(list(args))
@@ -125,7 +125,7 @@ def call_main(args: Sequence[str], output: TextIO, log: TextIO) -> None:
             if is_interrupt(end):
                 raise KeyboardInterrupt from None
             if end.code:
-                log.seek(0)
+                log.seek(start)
                 raise TrialError(log.read().rpartition("error: ")[2].strip() or f"exit code {end.code}") from None
         except optuna.TrialPruned:
             raise
@@ -137,18 +137,18 @@ def call_main(args: Sequence[str], output: TextIO, log: TextIO) -> None:
 @contextmanager
 def acting_as_main(args: Sequence[str]) -> Iterator[None]:
     """Makes this process look like `python main.py ...`, from which Lightning can launch one process per device."""
-    program = sys.modules["__main__"]
-    with (
-        patch.dict(os.environ),
-        patch.object(sys, "argv", [str(main.__file__), *args]),
-        patch.object(program, "__spec__", None),
-    ):
-        try:
-            yield
-        finally:
-            if torch.distributed.is_available() and torch.distributed.is_initialized():
-                torch.distributed.destroy_process_group()
-            gc.collect()
+    program: Any = sys.modules["__main__"]
+    environment, argv, spec = dict(os.environ), sys.argv, program.__spec__
+    sys.argv, program.__spec__ = [str(main.__file__), *args], None
+    try:
+        yield
+    finally:
+        sys.argv, program.__spec__ = argv, spec
+        os.environ.clear()
+        os.environ.update(environment)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+        gc.collect()
 
 
 class ScoreReporter(Callback):

@@ -65,6 +65,8 @@ def test_a_parameter_with_one_value_is_not_chosen(form: dict[str, Any]) -> None:
         ({"values": [1, 1]}, "twice"),
         ({"values": [1, 2], "probabilities": [0.5, 0.5]}, "not supported"),
         ({"min": 1}, "not supported"),
+        ({"min": 0.0, "max": 1.0, "q": 0.1}, "uniform has no q"),
+        ({"min": 0, "max": 10, "q": 5}, "int_uniform has no q"),
         ({"min": 2, "max": 1}, "not below max"),
         ({"min": 0.0, "max": float("inf")}, "not finite"),
         ({"min": "low", "max": 1}, "not supported"),
@@ -124,6 +126,10 @@ def test_other_keys(changes: dict[str, Any], found: dict[str, Any], tmp_path: Pa
         (
             {"command": ["${program}", "validate", "--config=${envvar:SEGADAPT_EXPERIMENT}", "${args}"]},
             "is not set: expected --experiment EXPERIMENT.yaml, or export SEGADAPT_EXPERIMENT",
+        ),
+        (
+            {"command": ["${program}", "validate", "--data.root=${envvar:NOWHERE}", "${args}"]},
+            "expected export NOWHERE",
         ),
         ({"program": "nowhere.py"}, "run this command in the folder of main.py"),
         ({"method": "random"}, "the number of random trials is not set"),

@@ -7,6 +7,7 @@ from typing import Any
 
 import optuna
 import pytest
+from filelock import FileLock
 
 from experiments.sweep import search
 from experiments.sweep.definition import read_definition
@@ -22,7 +23,7 @@ def open_search(tmp_path: Path, run_trial: search.RunTrial, total: int = 4) -> S
     definition = read_definition(write_sweep(tmp_path))
     study = open_study(definition, tmp_path, f"sqlite:///{tmp_path / 'study.db'}", "study", {})
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    return Search(definition, study, "grid", total, run_trial)
+    return Search(definition, study, tmp_path, "grid", total, run_trial)
 
 
 def list_states(study: optuna.Study) -> list[tuple[Any, str]]:
@@ -72,8 +73,8 @@ def test_a_trial_of_a_machine_that_has_died_is_tried_again(tmp_path: Path, monke
         raise SystemExit
 
     first = open_search(tmp_path, die)
-    with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(search, "describe_owner", lambda: ("elsewhere", 1))
+    first.owner = ("elsewhere", "lock")
+    with pytest.raises(SystemExit):
         first.run()
     open_search(tmp_path, score, total=1).run()
     assert list_states(first.study) == [(0.0, "RUNNING")]  # it may be alive
@@ -89,6 +90,31 @@ def test_a_trial_that_chose_on_a_target_has_no_score() -> None:
         read_metric(summary, "val/miou")
     summary["data"] = {"development": {"choose_on_target": False}}
     assert read_metric(summary, "val/miou") == 60
+
+
+def test_a_process_is_alive_as_long_as_it_holds_its_lock(tmp_path: Path) -> None:
+    """Not as long as there is a process of this id: ids come again, and each container has its own."""
+    path = tmp_path / "lock"
+    with FileLock(path):
+        assert not search.is_free(path)
+    path.touch()  # as a killed process leaves it
+    assert search.is_free(path) and not path.exists()
+
+
+def test_a_database_that_another_machine_makes_just_now_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, tries = search.RDBStorage, []
+
+    def make_later(*args: Any, **kwargs: Any) -> optuna.storages.RDBStorage:
+        tries.append(1)
+        if len(tries) < 3:
+            raise RuntimeError("(sqlite3.OperationalError) table studies already exists")
+        return make(*args, **kwargs)
+
+    monkeypatch.setattr(search, "RDBStorage", make_later)
+    monkeypatch.setattr(search.time, "sleep", lambda seconds: None)
+    assert search.open_storage(f"sqlite:///{tmp_path / 'study.db'}").get_all_studies() == [] and len(tries) == 3
 
 
 def test_a_study_of_other_settings_is_refused(tmp_path: Path) -> None:
