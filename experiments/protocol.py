@@ -25,7 +25,7 @@ from callbacks.run.selection import Selection
 from callbacks.run.settings import check_settings
 from experiments.command_line import make_parser, parse, run_program, to_path
 from experiments.scores import COST, flatten_summary, format_scores, list_columns
-from experiments.study import ROOT, Study, list_methods, read_json
+from experiments.study import ROOT, SETTINGS, Study, list_methods, read_json
 
 CHOOSE_ALPHA = ROOT / "configs" / "trainer" / "choose_alpha.yaml"
 HEADING = """\
@@ -93,8 +93,10 @@ class Protocol(Study):
         tried = to_plain({"grids": self.grids, **self.given, "most_hurt": self.most_hurt})
         if self.selection.exists():
             selection = Selection.read(self.selection)
-            earlier = yaml.safe_load(self.selection.read_text(encoding="utf-8")).get("tried", tried)
-            check_settings(self.folder, "a frozen choice", earlier, tried, "another --folder")
+            frozen = yaml.safe_load(self.selection.read_text(encoding="utf-8"))
+            earlier = frozen.get("tried") or tried | read_json(self.folder / SETTINGS)  # where it was in old folders
+            known = {key: earlier[key] for key in tried}
+            check_settings(self.folder, "a frozen choice", known, tried, "another --folder")
             return selection
         alphas = self.choose_alpha()
         together = [{name: self.grids[name] for name in names} for names in TOGETHER]

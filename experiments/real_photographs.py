@@ -1,6 +1,6 @@
 """From generated scenes to real photographs: train on StreetScenes alone, adapt to each photograph of CamVid.
 
-Trains on StreetScenes' source, chooses alpha and every setting of Seg-TTT, one after the other,
+Trains on StreetScenes' source (or takes a checkpoint), chooses alpha and every setting of Seg-TTT, one after the other,
 on some of CamVid's train photographs as the development set, then tests once on its val photographs. Also measures
 where the pseudo labels are better than the network's own prediction. If interrupted, run the same command again:
 finished steps are skipped.
@@ -29,7 +29,6 @@ from lightning_modules.predictor import predict_logits
 CONFIG = ROOT / "configs" / "experiment" / "camvid.yaml"
 SCALES = ([0.25, 0.5, 0.75], [0.5, 0.75, 1.0], [0.75, 1.0, 1.25], [1.0, 1.25, 1.5])
 CHANGED = [Column("worse by > 1", "worse", "{:.0f} %"), Column("better by > 1", "better", "{:.0f} %")]
-EVERY = 15  # settings are chosen on every 15th train photograph
 # Chosen in this order, each with the best values of those before; the first value is the paper's.
 SETTINGS: dict[str, tuple[Any, ...]] = {
     "scales": SCALES,
@@ -74,28 +73,33 @@ def measure_labels(study: Study, alpha: float, psi: float) -> list[dict[str, Any
     return rows
 
 
-def list_photographs(root: Path, path: Path) -> None:
-    """Writes a list file that names every photograph of the train split that settings are chosen on."""
+def list_photographs(root: Path, every: int, path: Path) -> None:
+    """Writes a list file that names every N-th train photograph, N being `every`."""
     names = sorted(photograph.name for photograph in (root / "images" / "train").iterdir())
     if not names:
         raise FileNotFoundError(
             f"{root}/images/train is empty: expected CamVid's photographs, see docs/real_photographs.md"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(names[::EVERY]) + "\n", encoding="utf-8")
+    path.write_text("\n".join(names[::every]) + "\n", encoding="utf-8")
 
 
 def run_study(args: Sequence[str] | None = None) -> dict[str, Any]:
     """Runs the study; returns its report, which is also written as JSON and Markdown."""
     parser = make_parser("real_photographs", __doc__, folder="outputs/real_photographs", quick=False)
     root = "CamVid: images/{train,val}/*, labels/{train,val}/*.png, see docs/real_photographs.md"
-    parser.add_argument("root", type=to_path, help=root)
+    add = parser.add_argument
+    add("root", type=to_path, help=root)
+    add("--checkpoint", type=to_path, help="a trained network to use instead of training one")
+    add("--every", type=int, default=15, metavar="N", help="choose on every Nth photograph (default: %(default)s)")
+    add("--seed", type=int, default=0, help="training seed (default: %(default)s)")
     given = parse(parser, args)
     root, photographs = given.root.resolve(), given.folder.resolve() / "development.txt"
-    list_photographs(root, photographs)
+    list_photographs(root, given.every, photographs)
     development = [f"--data.development.init_args.splits={json.dumps({'val': str(photographs)})}"]
     print("Training on generated scenes (skipped if finished) ...", flush=True)
-    study = Study(given.folder, CONFIG, [f"--data.root={root}", *QUIET, *given.options], ONLY_SCORES, development)
+    options = [f"--data.root={root}", f"--seed_everything={given.seed}", *QUIET, *given.options]
+    study = Study(given.folder, CONFIG, options, ONLY_SCORES, development, given.checkpoint)
     alphas = study.choose_alpha()
     alpha = alphas["best"]["values"]["alpha"]
     views = study.choose("TTA", "TTA", {"alpha": alpha}, {"scales": SCALES})

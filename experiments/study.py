@@ -28,6 +28,7 @@ from experiments.scores import compare_images, flatten_summary
 ROOT = Path(__file__).parent.parent
 SETTINGS, TRAINING = "protocol.json", "training.json"
 CHECKPOINT = "checkpoints/best.ckpt"
+PATIENCE = 30.0  # seconds that a stopped training has to save its state
 QUIET = ("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false")
 ONLY_SCORES = ("--trainer.logger=false", "--results.panels=0")
 # Options for the training alone; everything else runs on one device.
@@ -48,6 +49,7 @@ class Study:
         options: Extra arguments of every command; those for several devices apply to the training alone.
         more: Extra arguments of every command but the training.
         development: Arguments that select the development images, if they differ from the data's own.
+        checkpoint: Trained weights to use instead of training.
 
     Attributes:
         fragments: Extra configuration files of the training.
@@ -62,12 +64,14 @@ class Study:
         options: Sequence[str] = (),
         more: Sequence[str] = ONLY_SCORES,
         development: Sequence[str] = (),
+        checkpoint: Path | None = None,
     ) -> None:
         self.folder = folder
         self.config = config
         self.options = list(options)
         self.more = more
         self.development = development
+        self.checkpoint = checkpoint
 
     @property
     def seconds(self) -> float | None:
@@ -84,6 +88,8 @@ class Study:
             RuntimeError: If the training fails; its output says why.
             ValueError: If the folder belongs to another experiment or other settings, or its checkpoint is missing.
         """
+        if self.checkpoint:
+            return self.checkpoint
         self._claim_folder()
         done, checkpoints = self.folder / TRAINING, self.folder / "checkpoints"
         if not done.exists():
@@ -216,11 +222,11 @@ class Study:
                 f"the config {self.config} does not exist: expected an experiment, such as configs/experiment/NAME.yaml"
             )
         kept = reduce(drop_options, OF_TRAINING + WITHOUT_EFFECT, self.options)
-        own = [option.replace(f"={ROOT}{os.sep}", "=", 1) for option in kept]  # moving the checkout changes nothing
-        settings = to_plain({"experiment": read_config(self.config), "options": own})
+        settings = to_plain({"experiment": read_config(self.config), "options": list(map(shorten_path, kept))})
         path = self.folder / SETTINGS
         if path.exists():
             earlier = read_json(path)
+            earlier["options"] = list(map(shorten_path, earlier.get("options", [])))  # in full in earlier revisions
             check_settings(
                 self.folder, "the protocol", {key: earlier.get(key) for key in settings}, settings, "another --folder"
             )
@@ -229,15 +235,23 @@ class Study:
 
 
 def run_to_exit(command: Sequence[str]) -> int:
-    """Runs a command and returns its exit code; if this process is stopped, the command saves its state and ends."""
+    """Runs a command and returns its exit code; stops the command if this process is stopped."""
     process = subprocess.Popen(command, env=os.environ | {PROGRAM: str(os.getpid())})  # ends with this process
     try:
         return process.wait()
     except BaseException as reason:
         if not isinstance(reason, KeyboardInterrupt):  # Ctrl-C in a terminal reaches both
             process.terminate()
-        process.wait()
+        try:
+            process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
         raise
+
+
+def shorten_path(option: str) -> str:
+    """Makes the path of an option relative if it lies in this checkout: moving the checkout changes nothing."""
+    return option.replace(f"={ROOT}{os.sep}", "=", 1)
 
 
 def read_json(path: Path) -> Any:

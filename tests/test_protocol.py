@@ -4,6 +4,8 @@ import hashlib
 import json
 import os
 import shutil
+import signal
+import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -132,6 +134,34 @@ def test_a_training_that_fails_says_so(tmp_path: Path, monkeypatch: pytest.Monke
     assert not (tmp_path / "training.json").exists()
 
 
+def test_a_training_that_does_not_stop_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study, "PATIENCE", 0.1)
+    wait, stopped = subprocess.Popen.wait, []
+
+    def interrupt(process: subprocess.Popen[bytes], timeout: float | None = None) -> int:
+        if timeout is None:
+            stopped.append(process)
+            raise KeyboardInterrupt  # in this process alone
+        return wait(process, timeout)
+
+    monkeypatch.setattr(subprocess.Popen, "wait", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        study.run_to_exit(["sleep", "100"])
+    assert wait(stopped[0], 10) == -signal.SIGKILL
+
+
+def test_a_folder_may_be_used_from_another_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_trained(tmp_path)
+    for root in (ROOT, tmp_path / "elsewhere"):
+        monkeypatch.setattr(study, "ROOT", root)
+        Study(tmp_path, EXPERIMENT, [f"--training={root / 'configs' / 'training' / 'isw.yaml'}"]).train()
+    settings = json.loads((tmp_path / study.SETTINGS).read_text())
+    assert settings["options"] == ["--training=configs/training/isw.yaml"]
+    (tmp_path / study.SETTINGS).write_text(json.dumps(settings | {"options": [f"--training={ROOT}/a.yaml"]}))
+    monkeypatch.setattr(study, "ROOT", ROOT)
+    Study(tmp_path, EXPERIMENT, [f"--training={ROOT}/a.yaml"]).train()  # as earlier revisions wrote it
+
+
 @pytest.mark.parametrize("devices", [["--trainer.devices=2"], ["--trainer.devices", "2"]], ids=["joined", "apart"])
 def test_several_devices_are_for_the_training_alone(
     devices: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -188,6 +218,12 @@ def test_a_choice_among_other_values_is_refused_once_it_is_frozen(
     grids = {name: json.loads(json.dumps(values)) for name, values in protocol.GRIDS.items()}
     tried = {"grids": grids, "semantics": "paper", "trainable": None, "most_hurt": None}
     write_selection(tmp_path, tried=tried)
+    assert Protocol(tmp_path, EXPERIMENT).select().values["psi"] == 0.7
+    with pytest.raises(ValueError, match=message):
+        Protocol(tmp_path, EXPERIMENT, **changes).select()
+    write_selection(tmp_path)  # earlier revisions wrote what was tried to another file
+    settings = tmp_path / study.SETTINGS
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | tried))
     assert Protocol(tmp_path, EXPERIMENT).select().values["psi"] == 0.7
     with pytest.raises(ValueError, match=message):
         Protocol(tmp_path, EXPERIMENT, **changes).select()
