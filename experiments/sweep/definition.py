@@ -118,7 +118,7 @@ class Definition:
 
     def __post_init__(self) -> None:
         self.name = str(self.name or self.path.stem)
-        self.command = list(map(str, self.command))
+        self.command = list(map(str, self.command or DEFAULT_SWEEP_COMMAND))
         arguments = {str(name): read_parameter(name, form) for name, form in self.parameters.items()}
         self.constants = {name: value for name, value in arguments.items() if not isinstance(value, Parameter)}
         self.chosen = [argument for argument in arguments.values() if isinstance(argument, Parameter)]

@@ -9,7 +9,7 @@ import pytest
 
 from experiments.command_line import drop_options
 from experiments.sweep.__main__ import check_options
-from experiments.sweep.definition import Parameter, read_definition, read_parameter
+from experiments.sweep.definition import DEFAULT_SWEEP_COMMAND, Parameter, read_definition, read_parameter
 from experiments.sweep.trial import build_arguments
 from tests.sweep.given import sweep, write_sweep
 from tests.tiny import ROOT
@@ -89,11 +89,12 @@ def test_other_forms_are_refused(form: Any, message: str) -> None:
         ({"early_terminate": {"type": "hyperband", "min_iter": 3, "strict": True}}, {"min_iter": 3, "eta": 3}),
         ({"metric": {"name": "val/miou", "goal": "maximize", "target": 50}, "name": 5}, {"name": "5"}),
         ({"command": ["${program}", "validate", 1]}, {"command": ["${program}", "validate", "1"]}),
+        ({"command": []}, {"command": DEFAULT_SWEEP_COMMAND}),
     ],
 )
 def test_other_keys(changes: dict[str, Any], found: dict[str, Any], tmp_path: Path) -> None:
     path = write_sweep(tmp_path, **changes)
-    path.write_text(path.read_text().replace("0.2", "1e-3").replace("0.6", "1E+2") + "run_cap:\n")
+    path.write_text(path.read_text().replace("0.2", "1e-3").replace("0.6", "1E+2").replace("[]", "") + "run_cap:\n")
     read = read_definition(path)
     values = vars(read) | (vars(read.early_terminate) if read.early_terminate else {})
     assert {key: values[key] for key in found} == found

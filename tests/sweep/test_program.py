@@ -56,6 +56,7 @@ def test_a_sweep_writes_what_came_out(
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert sweep(tmp_path, more=("--data.num_val=3",)) is None  # nothing is left
     assert len(calls()) == 4 and len(list((folder / "wandb").glob("offline-run-*"))) == 1
+    assert not list(folder.glob(".running-*"))
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Sweeps: the study that trials are recorded in, with a function in place of main.py."""
 
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ from filelock import FileLock
 from experiments.sweep import search
 from experiments.sweep.definition import read_definition
 from experiments.sweep.search import POINT, VALUES, Search, open_study
-from experiments.sweep.trial import TrialError, read_metric
+from experiments.sweep.trial import TrialError, read_metric, run_trial
 from tests.sweep.given import write_sweep
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")  # of signs of life
@@ -82,6 +83,13 @@ def test_a_trial_of_a_machine_that_has_died_is_tried_again(tmp_path: Path, monke
     again = open_search(tmp_path, score)
     again.run()
     assert list_states(again.study) == [(0.0, "FAIL"), *((alpha, "COMPLETE") for alpha in (0.0, 0.2, 0.4, 0.6))]
+
+
+def test_the_error_of_an_earlier_run_is_not_that_of_this_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "log.txt").write_text("error: of an earlier run\n")
+    monkeypatch.setattr("main.main", lambda args: sys.exit(3))
+    with pytest.raises(TrialError, match="exit code 3"):
+        run_trial([], tmp_path, lambda images, miou: None)
 
 
 def test_a_trial_that_chose_on_a_target_has_no_score() -> None:
