@@ -107,7 +107,7 @@ def shorten_message(message: str, files: Sequence[Path] = ()) -> str:
 class UniqueKeyLoader(yaml.SafeLoader):
     """Raises ValueError if a map repeats a key, of which YAML would keep the last; 010 equals 8 in YAML."""
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """Reads a map and looks at its keys, before those of other maps are merged into it."""
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
         seen: set[Any] = set()

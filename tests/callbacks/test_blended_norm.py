@@ -164,7 +164,8 @@ def test_no_sample_hears_of_another(alpha: float, layout: torch.memory_format, d
 
 
 def test_samples_on_another_device_than_the_cpu_are_normalised_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes, normalize = [], blended_norm._normalize_plainly
+    normalize = blended_norm._normalize_plainly
+    sizes: list[tuple[int, ...]] = []
     monkeypatch.setattr(
         blended_norm, "_normalize_plainly", lambda x, *more: (sizes.append(tuple(x.shape)), normalize(x, *more))[1]
     )
