@@ -149,6 +149,10 @@ def normalize_blended(
     normalize: Callable[..., Tensor] = _BlendedNorm.apply if fast else _normalize_plainly
     if pooled or len(x) == 1 or alpha == 0:
         return normalize(x, running_mean, running_var, weight, bias, alpha, eps)
+    # Samples cannot be folded into channels in channels_last; on a CPU, each needs its own choice in `_apply`.
+    if x.is_contiguous() and x.device.type != "cpu":
+        each = [values.repeat(len(x)) for values in (running_mean, running_var, weight, bias)]
+        return normalize(x.view(1, -1, *x.shape[2:]), *each, alpha, eps).view(x.shape)
     return torch.cat([normalize(one, running_mean, running_var, weight, bias, alpha, eps) for one in x.split(1)])
 
 

@@ -5,7 +5,6 @@ Source: paper, Sec. 3, Eq. 1-4.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
 from typing import Any
 
 import torch
@@ -76,15 +75,31 @@ class _AdaptiveInput(InstanceAdaptiveBatchNorm2d):
 
     The input is shifted and scaled such that the layer's normalisation by its training statistics results in
     normalisation by the blended ones; the rest of the layer runs unchanged. In training mode it is the layer itself.
-    A twin's class inherits from this class and from that of its layer (`_adapt_class`).
     """
 
+    layer: tuple[_BatchNorm]  # in a tuple, so that it is not a submodule and state dict keys do not change
+
+    @classmethod
+    def from_batch_norm(cls, layer: _BatchNorm, alpha: float) -> "_AdaptiveInput":
+        """Creates the adaptive twin; the two share parameters, buffers, hooks and submodules."""
+        twin = super().from_batch_norm(layer, alpha)
+        assert isinstance(twin, _AdaptiveInput)
+        twin.layer = (layer,)
+        return twin
+
+    def train(self, mode: bool = True) -> "_AdaptiveInput":
+        """Sets the mode of the twin and of its layer."""
+        super().train(mode)
+        self.layer[0].train(mode)
+        return self
+
     def forward(self, x: Tensor) -> Tensor:
-        """Runs the layer on (B, C, H, W) features, normalised by blended statistics."""
-        mean, var = self.running_mean, self.running_var
+        """Runs the layer, whose class may have an `alpha` of its own, on (B, C, H, W) features."""
+        (layer,) = self.layer
+        mean, var = layer.running_mean, layer.running_var
         if not self.training and mean is not None and var is not None and self.alpha > 0:
             x = normalize_blended(x, mean, var, torch.sqrt(var + self.eps), mean, self.alpha, self.eps, self.pooled)
-        return super(InstanceAdaptiveBatchNorm2d, self).forward(x)  # the forward pass of the layer's class
+        return type(layer).forward(layer, x)
 
 
 def convert_batch_norm(network: nn.Module, alpha: float | Mapping[str, float]) -> nn.Module:
@@ -187,14 +202,8 @@ def _make_twin(layer: nn.Module, alpha: float) -> nn.Module:
     if isinstance(layer, InstanceAdaptiveBatchNorm2d):
         layer.alpha = alpha
         return layer
-    kind: Any = type(layer)
-    plain = kind.forward in (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward)
-    return (InstanceAdaptiveBatchNorm2d if plain else _adapt_class(kind)).from_batch_norm(layer, alpha)
-
-
-@cache
-def _adapt_class(kind: type) -> Any:
-    return type(f"Adaptive{kind.__name__}", (_AdaptiveInput, kind), {})
+    plain = type(layer).forward in (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward)
+    return (InstanceAdaptiveBatchNorm2d if plain else _AdaptiveInput).from_batch_norm(layer, alpha)
 
 
 class IaBN(Method):

@@ -18,7 +18,7 @@ from callbacks.adaptation.arguments import check_number, check_refine, check_ste
 from callbacks.adaptation.parameters import select_parameters
 from callbacks.adaptation.passes import Passes
 from callbacks.adaptation.refinement import refine_edges
-from callbacks.adaptation.steps import evaluating, moving, seeded, take_step, try_scales
+from callbacks.adaptation.steps import evaluating, in_float16, moving, seeded, take_step, try_scales
 from callbacks.adaptation.stopping import Deadline, Pace
 from callbacks.iabn import adaptive_batch_norm, check_batch_norm
 from callbacks.method import Adaptation, Method
@@ -143,9 +143,11 @@ class SegTTT(Method):
     ) -> Iterator[tuple[int, Adaptation]]:
         """Predicts the views once where settings share them, and takes steps once where only their number differs.
 
-        See `Method.adapt_variants`. A time limit covers the whole image, so nothing is shared with one.
+        See `Method.adapt_variants`. A time limit covers the whole image, so nothing is shared with one. In float16 each
+        number of steps finds its own loss scale.
         """
         numbered = [(number, one) for number, one in enumerate(variants) if isinstance(one, SegTTT)]
+        leave_the_steps = [name for name in LEAVE_THE_STEPS if name != "num_steps" or not in_float16(image.device)]
         for same_views in _group(numbered, LEAVE_THE_VIEWS):
             method = same_views[0][1]
             deadline = Deadline(method.time_budget_ms, method._pace, image)
@@ -153,7 +155,7 @@ class SegTTT(Method):
                 fused, copies = method._fuse(network, image)
                 distrusted = any(one.trust < 1 for _, one in same_views)
                 own = predict_logits(network, image).float().softmax(dim=1) if distrusted else None
-                for same_steps in _group(same_views, LEAVE_THE_STEPS):
+                for same_steps in _group(same_views, leave_the_steps):
                     method = same_steps[0][1]
                     target = method._label(fused).repeat(copies, 1, 1)
                     counts = sorted({one.num_steps for _, one in same_steps})

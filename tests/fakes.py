@@ -17,14 +17,15 @@ from datamodules.transforms import Transform
 
 
 class NormAct2d(nn.BatchNorm2d):
-    """A BatchNorm2d with an activation behind the normalisation, as timm's BatchNormAct2d."""
+    """A BatchNorm2d with an activation behind the normalisation, as timm's BatchNormAct2d, and an alpha of its own."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__(num_features)
-        self.act = nn.LeakyReLU(0.1)
+        self.act, self.alpha = nn.ReLU(), 0.1
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.act(super().forward(x))
+        x = super().forward(x)
+        return torch.lerp(self.act(x), x, self.alpha)
 
 
 class TinyNetwork(nn.Module):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from callbacks.run.parser import refuse_repeated_keys
 from main import main
 from tests.tiny import arguments
 
@@ -55,6 +56,12 @@ def test_a_mistake_in_a_file_names_the_file(
         main(["test", *arguments(tmp_path), f"--config={tmp_path / 'own.yaml'}"])
     said = f"{caught.value}{capsys.readouterr().err}"
     assert message.replace("FILE", str(tmp_path / "own.yaml")) in said
+
+
+def test_a_key_that_replaces_a_merged_one_is_no_repetition_and_a_date_is_text(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text("a: &a {x: 0}\nb: {c: &c {<<: *a, x: 1}}\nd: {<<: *c, x: 2}\nday: 2024-02-30\n", encoding="utf-8")
+    refuse_repeated_keys(path)
 
 
 def test_one_batch_in_a_file_is_one_batch(tmp_path: Path) -> None:

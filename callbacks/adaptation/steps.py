@@ -101,10 +101,14 @@ def take_step(loss: Tensor, parameters: Sequence[Tensor], optimizer: Optimizer, 
     optimizer.step()
 
 
+def in_float16(device: torch.device) -> bool:
+    """Returns whether autocast uses float16, where small gradients underflow and large ones may overflow."""
+    return torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type) == torch.float16
+
+
 def try_scales(adapt: Callable[[float], Iterable[Adaptation]], device: torch.device) -> Iterator[Adaptation]:
-    """Adapts with the largest loss scale that gives finite outcomes; outside float16 autocast, once with scale 1."""
-    kind = device.type
-    if torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16:
+    """Adapts with the largest loss scale that gives finite outcomes; outside float16, once with scale 1."""
+    if in_float16(device):
         for scale in HALF_LOSS_SCALES[:-1]:
             outcomes = list(adapt(scale))
             if all(outcome.is_finite() for outcome in outcomes):

@@ -107,8 +107,9 @@ def shorten_message(message: str, files: Sequence[Path] = ()) -> str:
 class UniqueKeyLoader(yaml.SafeLoader):
     """Raises ValueError if a map repeats a key, of which YAML would keep the last; 010 equals 8 in YAML."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Builds a map after a look at its keys."""
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Reads a map and looks at its keys, before those of other maps are merged into it."""
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
         seen: set[Any] = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode) or key.value == "<<":
@@ -121,13 +122,13 @@ class UniqueKeyLoader(yaml.SafeLoader):
                     "once, because YAML would keep only the last"
                 )
             seen.add(name)
-        return super().construct_mapping(node, deep)
+        return node
 
 
 def refuse_repeated_keys(path: Path) -> None:
     """Raises ValueError if a map in a YAML file repeats a key."""
     with suppress(OSError, UnicodeDecodeError, yaml.YAMLError), path.open(encoding="utf-8") as file:  # reported later
-        UniqueKeyLoader(file).get_single_data()
+        UniqueKeyLoader(file).get_single_node()
 
 
 def expand_home(value: Any) -> Any:

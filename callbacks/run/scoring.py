@@ -115,10 +115,10 @@ class ScoringRun:
             self.folder = RunFolder(root)
 
     def read_lines(self) -> list[Line]:
-        """Returns the records of the run's images, in order; sorted by name if the order of the images is unknown."""
+        """Returns the records of the run's images, in order; sorted by name if several processes wrote in any order."""
         lines = self.folder.read_lines()
         if not self.resumable:
-            return sorted(lines)
+            return sorted(lines, key=lambda line: line[0]) if self.folder.list_rank_files() else lines
         found = dict(lines)
         return [(image, found[image]) for image in self.images if image in found]
 

@@ -53,6 +53,7 @@ VALUES: list[tuple[str, list[Callable[[Any], Any]], list[Any]]] = [
     ("psi is", [lambda psi: SegTTT(psi=psi), partial(pseudo_labels, torch.ones(1, 2, 3, 3))], [-0.1, 1.01, NAN]),
     ("num_steps is", [lambda steps: SegTTT(num_steps=steps), lambda steps: Tent(num_steps=steps)], [-1, NAN, 1.5]),
     ("num_steps is 0", [lambda steps: Tent(num_steps=steps, episodic=False)], [0]),
+    ("time_budget_ms is .*above 0", [lambda budget: SegTTT(time_budget_ms=budget)], [0, -1, NAN, INF]),
     ("lr is", [lambda lr: SegTTT(lr=lr), lambda lr: Tent(lr=lr)], [-0.1, NAN, INF]),
     (r"trust is .*\[0, 1\]", [lambda trust: SegTTT(trust=trust), lambda trust: Tent(trust=trust)], [1.5, -1, "much"]),
     ("refine is .*iterations", takes_refine, [-1, 1.5, True, "3", None]),

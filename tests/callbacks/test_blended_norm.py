@@ -163,6 +163,17 @@ def test_no_sample_hears_of_another(alpha: float, layout: torch.memory_format, d
     assert gradient[1].abs().max() > 0 and not gradient[[0, 2]].any()
 
 
+def test_samples_on_another_device_than_the_cpu_are_normalised_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    normalize = blended_norm._normalize_plainly
+    sizes: list[tuple[int, ...]] = []
+    monkeypatch.setattr(
+        blended_norm, "_normalize_plainly", lambda x, *more: (sizes.append(tuple(x.shape)), normalize(x, *more))[1]
+    )
+    arguments = cast(make_arguments(3), torch.float32, torch.contiguous_format, torch.float32)
+    x, *others = (value.to("meta") for value in arguments if value is not None)
+    assert normalize_blended(x, *others, 0.3, EPS).shape == x.shape and sizes == [(1, 12, 5, 6)]
+
+
 @alphas
 def test_features_and_gradients_may_be_expanded_transposed_or_sliced(alpha: float) -> None:
     x, *others = make_arguments(3, (8, 8))

@@ -1,3 +1,4 @@
+import pickle
 from collections.abc import Callable
 
 import pytest
@@ -61,6 +62,7 @@ def test_converted_network_gives_per_sample_what_the_formula_gives(kind: type[nn
     torch.testing.assert_close(network(FEATURES), expected, rtol=1e-4, atol=1e-5)
     alone = torch.cat([network(sample) for sample in FEATURES.split(1)])
     torch.testing.assert_close(alone, network(FEATURES), rtol=1e-5, atol=1e-6)
+    assert torch.equal(pickle.loads(pickle.dumps(network))(FEATURES), network(FEATURES))
 
 
 def test_convert_batch_norm_changes_the_alpha_of_what_is_converted_already() -> None:

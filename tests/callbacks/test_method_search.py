@@ -17,7 +17,7 @@ from callbacks.method import Method
 from callbacks.method_search import MethodSearch, name_variant
 from lightning_modules.networks import DeepLabV1, DeepLabV3Plus
 from tests.callbacks.runs import make_module, run
-from tests.fakes import FakeDataModule, make_trainer, unchanged
+from tests.fakes import FakeDataModule, TinyNetwork, make_images, make_trainer, unchanged
 
 SMALL = {"scales": (0.5, 1.0), "lr": 0.05}
 
@@ -85,6 +85,13 @@ def test_variants_are_bit_for_bit_what_each_predicts_alone(method: Method, grid:
 def test_live_dropout_draws_the_same_numbers_in_one_run_of_steps(network: nn.Module, counts: list[int]) -> None:
     method = SegTTT(**SMALL, semantics="released")
     check_variants(method, network, make_image(1), [method.vary({"num_steps": count}) for count in counts])
+
+
+def test_in_float16_each_number_of_steps_has_the_loss_scale_that_it_has_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("callbacks.adaptation.steps.HALF_LOSS_SCALES", (2.0**16, 1.0))  # too much for the later steps
+    method = SegTTT(0.3, 0.6, lr=2.0, scales=(0.5,))
+    with torch.autocast("cpu", torch.float16):
+        check_variants(method, TinyNetwork(), make_images(1), [method.vary({"num_steps": count}) for count in (1, 6)])
 
 
 def test_the_network_is_put_back_when_a_search_is_left_midway() -> None:

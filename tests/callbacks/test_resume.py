@@ -16,7 +16,9 @@ from callbacks.method_search import MethodSearch
 from callbacks.predictions import Predictions
 from callbacks.report.summary import summarize_records
 from callbacks.results import Results
+from callbacks.run.folder import RunFolder
 from callbacks.run.records import read_records
+from callbacks.run.scoring import ScoringRun
 from callbacks.run.settings import describe_execution
 from callbacks.temperature import TemperatureSearch
 from datamodules import FolderDataModule, TargetsDataModule
@@ -108,6 +110,15 @@ def test_an_interrupted_run_sums_up_what_all_processes_have(tmp_path: Path) -> N
     stop_run(tmp_path / "out", at=3)
     assert read_summary(tmp_path / "out")["domains"]["far"]["images"] == 1
     assert read_summary(tmp_path / "out")["mean"] == {}
+
+
+def test_records_of_images_without_distinct_names_stay_in_order_if_one_process_wrote_them(tmp_path: Path) -> None:
+    lines = [b'{"domain": "a", "name": "%s", "n": %d}\n' % (name, n) for n, name in enumerate((b"z", b"y", b"z", b"y"))]
+    run = ScoringRun([], 0, resumable=False, folder=RunFolder(tmp_path))
+    run.folder.records(0).write_bytes(b"".join(lines))
+    assert [record["n"] for record in run.read()] == [0, 1, 2, 3]
+    run.folder.records(1).write_bytes(lines[0])
+    assert [record["n"] for record in run.read()] == [1, 3, 0, 2, 0]
 
 
 def test_batches_are_those_of_a_whole_run(tmp_path: Path) -> None:
