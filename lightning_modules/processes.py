@@ -2,7 +2,6 @@
 
 import torch.distributed
 from torch import Tensor
-from torchmetrics.utilities.distributed import gather_all_tensors
 
 
 def are_several() -> bool:
@@ -21,7 +20,12 @@ def average_over_processes(values: Tensor) -> Tensor:
 
 
 def gather_from_processes(values: Tensor) -> Tensor:
-    """Returns the (N, ...) tensors of all processes, concatenated in order of rank; without gradients."""
+    """Returns the (N, ...) tensors of all processes, concatenated in order of rank; without gradients.
+
+    They are of one size: unlike torchmetrics' `gather_all_tensors`, this neither asks for sizes nor waits for the GPU.
+    """
     if not are_several():
         return values.detach()
-    return torch.cat(gather_all_tensors(values.detach()))
+    found = [torch.empty_like(values) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(found, values.detach().contiguous())
+    return torch.cat(found)

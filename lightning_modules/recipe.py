@@ -4,7 +4,7 @@ Source: paper, Sec. 5 (implementation details) and Appendix A.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -15,13 +15,17 @@ from torch.optim.lr_scheduler import PolynomialLR
 from lightning_modules.metrics import IGNORED
 from lightning_modules.predictor import predict_logits
 
+CPU_INFO = Path("/proc/cpuinfo")
 KEYS = {"lr": "initial_lr", "momentum": "momentum", "weight_decay": "weight_decay"}  # in parameter groups
 
 
 def warn_of_slow_bf16(precision: str) -> None:
-    """Warns that bf16 is slow if this CPU has no instructions for it."""
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.11 need not have it
-    if capabilities and not any(able for name, able in capabilities.items() if "bf16" in name):
+    """Warns that bf16 is slow if this CPU has no instructions for it, as far as the system tells."""
+    if hasattr(torch.cpu, "get_capabilities"):
+        capabilities = [name for name, able in torch.cpu.get_capabilities().items() if able]
+    else:  # an older torch, on Linux
+        capabilities = CPU_INFO.read_text(encoding="utf-8").split() if CPU_INFO.exists() else []
+    if capabilities and not any("bf16" in name for name in capabilities):
         rank_zero_warn(
             f"trainer.precision is {precision}, which is slower than float32 on this CPU: expected one with "
             "AVX512-BF16 or AMX. Scores are unaffected; to save time set trainer.precision=32-true"

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from callbacks.tta import TTA
-from experiments.benchmark import cost, measure
-from experiments.benchmark.__main__ import run_benchmark
+from experiments.benchmark import cost, measure, subject
+from experiments.benchmark.__main__ import format_report, run_benchmark
 from experiments.benchmark.command import parse_arguments
 from experiments.benchmark.measure import ALPHA, COLUMNS, METHODS, SCALES, list_cases, make_call, make_method
 from experiments.benchmark.plain_loop import PlainLoop, normalise
@@ -88,8 +88,9 @@ def test_operations_equal_a_count_by_hand() -> None:
     *others, (total, stages) = map(cost.count_flops, calls)
     assert [each for each, _ in others] == [forward(64, 128), views] and total == views + steps + forward(64, 128)
     assert stages["step"] == steps and stages["final"] == forward(64, 128)
-    times = cost.time_stages(calls[-1], CPU)
-    assert len(times["step"]) == 3 and all(value > 0 for value in times["step"])
+    with cost.timing_stages(CPU) as runs:
+        cost.time_by_turns([calls[-1]], 2)
+    assert len(runs["step"]) == 2 * 3 and all(each.milliseconds() > 0 for each in runs["step"])
 
 
 def take_memory(device: torch.device, megabytes: int = 100) -> None:
@@ -136,7 +137,7 @@ def test_rows_have_every_key(tmp_path: Path) -> None:
     for row in rows:
         assert tuple(row) == COLUMNS
         assert (row["height"], row["width"], row["device"], row["note"]) == (32, 64, "cpu", "")
-        assert row["method"] != "Seg-TTT" or row["steps_fraction"] > 0
+        assert row["method"] != "Seg-TTT" or (row["steps_fraction"] > 0 and len(row["stages"]["step"]) == row["steps"])
         assert row["ms"] > 0 and row["tflop"] > 0 and row["fraction_of_measured_rate"] > 0
         assert row["ratio"] == row["ms_plain_loop"] / row["ms"]
         assert row["agreement"] >= (0.999 if row["precision"] == "32-true" else 0.7)
@@ -208,12 +209,24 @@ def test_differing_labels_end_the_run_with_an_error(tmp_path: Path, monkeypatch:
 
 def test_what_cannot_be_measured_becomes_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (row,) = quick(tmp_path, "--methods", "Seg-TTT", "--trainable", "decoder")
-    assert row["ms"] is None and "['decoder'] match no parameter" in row["note"]
+    assert row["ms"] is None and "['decoder'] match no parameter" in row["note"] and row["stages"] == {}
     fail = Mock(side_effect=NotImplementedError("no compiler for reduce-overhead"))
     monkeypatch.setattr(torch, "compile", Mock(return_value=fail))
     with pytest.warns(UserWarning, match="no compiler for reduce-overhead"):
         (row,) = quick(tmp_path, "--methods", "t-BN", "--compile=reduce-overhead")
     assert row["ms"] > 0 and row["compile"] == "none" and row["note"].startswith("not compiled")
+
+
+def test_times_of_a_cpu_are_not_named_after_the_gpu_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "a GPU")
+    assert "a GPU" not in format_report([], cost.describe_device(CPU) | {"rate_tflop_per_s": {}})
+
+
+def test_networks_without_arguments_can_be_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own.yaml").write_text("network:\n  class_path: tests.fakes.TinyNetwork\n", encoding="utf-8")
+    monkeypatch.setattr(subject, "CONFIGS", tmp_path)
+    assert isinstance(subject.make_network("own"), TinyNetwork)
 
 
 def test_choices_that_name_the_same_modules_are_one() -> None:

@@ -1,5 +1,6 @@
 """What would fail or wait on a GPU, found without one: every method on every kind of network, training and scoring."""
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import cache
@@ -291,3 +292,24 @@ def test_what_would_fail_on_a_gpu_fails_here(device: FakeCuda) -> None:
         there.nonzero()
     with pytest.raises(AssertionError, match="statistics of"):
         torch.batch_norm_elemt(draw(1, 2, 3, 3), None, None, draw(2).double(), draw(2).double(), 1e-5)
+
+
+def test_each_way_to_wait_is_counted(device: FakeCuda) -> None:
+    values = draw(3)
+    for wait in (
+        lambda: values.tolist(),
+        lambda: values[0].item(),
+        lambda: bool(values.any()),
+        lambda: float(values.sum()),
+        lambda: values.cpu(),
+        lambda: torch.equal(values, values),
+        lambda: torch.ones(3).to(CUDA),
+        lambda: torch.cuda.synchronize(),
+    ):
+        device.waits.clear()
+        wait()
+        assert len(device.waits) == 1, inspect.getsource(wait)
+    device.waits.clear()
+    values.to("cpu", non_blocking=True)
+    values.add_(1).sum()
+    assert device.waits == []

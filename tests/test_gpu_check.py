@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -148,6 +149,13 @@ def test_checks_that_were_not_run_are_named_and_fail(
         printed = capsys.readouterr().out
         assert (f"NOT RUN for lack of time (raise --minutes): {named}\n" in printed) == bool(named)
         assert ("passed" in printed) == (not named)
+
+
+def test_a_map_of_one_pixel_lies_in_the_layout_to_be_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    spy = Mock(side_effect=correctness.differentiate)
+    monkeypatch.setattr(correctness, "differentiate", spy)
+    correctness.measure_norm_errors(SETUP.device, torch.float32, torch.channels_last, (1, 64, 1, 1), False)
+    assert spy.call_args.args[1].stride() == (64, 1, 64, 64)
 
 
 def test_a_gradient_that_is_wrong_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,8 +79,8 @@ def format_rows(rows: Sequence[Row]) -> str:
 def format_report(rows: Sequence[Row], machine: Mapping[str, Any]) -> str:
     """Formats the machine and the rows in Markdown."""
     rates = ", ".join(f"{rate:.2g} TFLOP/s in {name}" for name, rate in machine["rate_tflop_per_s"].items())
-    where = f"{machine['machine']}, {machine['processor']}, load {machine['load']:.1f}, torch {machine['torch']}"
-    origin = f"Measured on {machine['date']}: {where}, commit {str(machine['commit'])[:10]}"
+    where = machine["gpu"] or f"{machine['processor']}, {machine['threads']} threads, load {machine['load']:.1f}"
+    origin = f"Measured on {machine['date']}: {where}, torch {machine['torch']}, commit {str(machine['commit'])[:10]}"
     return f"{origin}; a large matrix product: {rates}. Medians.\n\n{format_rows(rows)}\n"
 
 

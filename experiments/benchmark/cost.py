@@ -6,6 +6,7 @@ import platform
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from callbacks.run.records import find_commit
 from callbacks.stages import observing
-from experiments.pages import describe_machine
 from lightning_modules.predictor import Stopwatch
 
 PRECISIONS = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -62,20 +62,17 @@ def time_by_turns(calls: Sequence[Call], repeats: int) -> list[Measurement]:
     return [Measurement(1, times, TaskSpec("call()", "")) for times in seconds]
 
 
-def time_stages(call: Call, device: torch.device) -> dict[str, list[float]]:
-    """Returns the milliseconds of each run of each stage of a call, by name (see `callbacks.stages`)."""
-    runs: list[tuple[str, Stopwatch]] = []
+@contextmanager
+def timing_stages(device: torch.device) -> Iterator[dict[str, list[Stopwatch]]]:
+    """Yields a dict that collects, by name, a stopwatch for every run of a stage (see `callbacks.stages`)."""
+    runs: dict[str, list[Stopwatch]] = {}
 
     def observe(name: str) -> Stopwatch:
-        runs.append((name, Stopwatch(device)))
-        return runs[-1][1]
+        runs.setdefault(name, []).append(Stopwatch(device))
+        return runs[name][-1]
 
     with observing(observe):
-        call()
-    stages: dict[str, list[float]] = {}
-    for name, stopwatch in runs:
-        stages.setdefault(name, []).append(stopwatch.milliseconds())
-    return stages
+        yield runs
 
 
 def count_flops(call: Call) -> tuple[int, dict[str, int]]:
@@ -144,13 +141,29 @@ def float32_products(tf32: bool) -> Iterator[None]:
         convolutions.allow_tf32, products.allow_tf32 = before
 
 
+@contextmanager
+def fast_settings() -> Iterator[None]:
+    """Enables TF32 and cuDNN's benchmark mode within a ``with`` block, as the GPU presets do."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        with float32_products(tf32=True):
+            yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
 def describe_device(device: torch.device) -> dict[str, Any]:
     """Describes the hardware and software that measurements depend on."""
-    machine: dict[str, Any] = describe_machine()
-    machine |= {"device": device.type, "processor": name_processor(), "load": os.getloadavg()[0]}
-    machine |= {"python": platform.python_version(), "commit": find_commit()}
+    machine: dict[str, Any] = {
+        "machine": platform.platform(), "processor": name_processor(), "cores": os.cpu_count(), "gpu": None,
+        "device": device.type, "threads": torch.get_num_threads(), "load": os.getloadavg()[0],
+        "python": platform.python_version(), "torch": str(torch.__version__),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"), "commit": find_commit(),
+    }  # fmt: skip
     if device.type == "cuda":
         machine |= {
+            "gpu": torch.cuda.get_device_name(device),
             "gpus": torch.cuda.device_count(),
             "gpu_memory_gib": torch.cuda.get_device_properties(device).total_memory / 2**30,
             "cuda": torch.version.cuda,

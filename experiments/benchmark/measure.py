@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.benchmark import Measurement
@@ -40,13 +41,12 @@ Row = dict[str, Any]
 def measure_all(options: argparse.Namespace) -> Iterator[Row]:
     """Yields a row for every network, image size, method and precision of a command line, as soon as it is measured.
 
-    TF32 and cuDNN's benchmark mode are on, as in the GPU presets.
+    TF32 and cuDNN's benchmark mode are on meanwhile, as in the GPU presets.
     """
-    torch.backends.cudnn.benchmark = True
     for name, size in product(options.networks, options.sizes):
         subject = make_subject(name, size, options.device)
         for case, precision in product(list_cases(subject, options), options.precision):
-            with cost.float32_products(tf32=True):
+            with cost.fast_settings():
                 row = measure(case, subject, precision, options)
             if options.compile == "reduce-overhead":
                 torch.compiler.reset()  # frees the memory of the CUDA graphs
@@ -94,7 +94,7 @@ def measure(case: tuple[str, Settings], subject: Subject, precision: str, option
         "network": subject.name, "height": subject.pixels.shape[0], "width": subject.pixels.shape[1],
         "device": options.device, "precision": precision, "method": name, "alpha": settings.get("alpha"),
         "lr": settings.get("lr"), "steps": settings.get("num_steps"), "compile": options.compile,
-        "trainable": ",".join(settings.get("trainable", [])) or None, "note": "",
+        "trainable": ",".join(settings.get("trainable", [])) or None, "stages": {}, "stages_tflop": {}, "note": "",
     }  # fmt: skip
     network, device = subject.network, subject.image.device
     try:
@@ -119,8 +119,12 @@ def measure(case: tuple[str, Settings], subject: Subject, precision: str, option
                     calls.append(compare_with_plain_loop(row, case, subject, Path(folder) / "checkpoint.pt"))
                 call()  # warm up again
             rate = cost.measure_rate(device, precision, options.quick)
-            add_times(row, cost.time_by_turns(calls, options.repeats), rate)
-            row["stages"] = cost.time_stages(call, device)
+            with cost.timing_stages(device) as runs:  # the plain loop has no stages
+                times = cost.time_by_turns(calls, options.repeats)
+            add_times(row, times, rate)
+            for stage, stopwatches in runs.items():
+                turns = np.reshape([each.milliseconds() for each in stopwatches], (options.repeats, -1))
+                row["stages"][stage] = np.median(turns, axis=0).tolist()
             if steps := row["stages"].get("step"):
                 row["steps_fraction"] = row["stages_tflop"]["step"] / (sum(steps) / 1000) / rate
     finally:

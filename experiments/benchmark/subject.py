@@ -54,7 +54,7 @@ def make_network(name: str, **arguments: Any) -> nn.Module:
         known = ", ".join(sorted(other.stem for other in CONFIGS.glob("*.yaml")))
         raise FileNotFoundError(f"{path} does not exist: expected one of {known}")
     config = yaml.safe_load(path.read_text(encoding="utf-8"))["network"]
-    given = config["init_args"]
+    given = config.get("init_args", {})
     if "weights" in given:
         given["weights"] = None
     if "network" not in given:  # in a wrapper, the inner network has the number of classes
@@ -65,7 +65,7 @@ def make_network(name: str, **arguments: Any) -> nn.Module:
 def make_object(config: dict[str, Any]) -> Any:
     """Makes the object of a `class_path` with `init_args`; unlike the command line, without jsonargparse."""
     module, _, name = config["class_path"].rpartition(".")
-    arguments = config["init_args"]
+    arguments = config.get("init_args", {})
     if "network" in arguments:
         arguments = {**arguments, "network": make_object(arguments["network"])}
     return getattr(import_module(module), name)(**arguments)

@@ -76,7 +76,8 @@ def measure_norm_errors(
     var, weight = torch.rand(2, size[1]) + 0.5
     x = (torch.randn(size) * 1.5 + bias[:, None, None]).to(dtype)
     x[:, 0] = 2.0  # a channel without variance
-    x, gradient = (tensor.contiguous(memory_format=layout) for tensor in (x, torch.randn(size).to(dtype)))
+    # A clone lies in the layout also where a side is 1, as after global pooling; `contiguous` would keep it.
+    x, gradient = (tensor.clone(memory_format=layout) for tensor in (x, torch.randn(size).to(dtype)))
     given = (x, mean, var, weight, bias, gradient)
     formula = normalise_together if pooled else normalise_features
     expected = differentiate(formula, *(tensor.double() for tensor in given))

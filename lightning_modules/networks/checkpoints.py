@@ -68,11 +68,11 @@ def check_file(path: str | Path) -> None:
         ValueError: If it was not written by `torch.save`; the message says what it is instead.
     """
     file = Path(path)
+    if "://" in str(path):  # the first question: a long one is no valid path to ask the system for
+        raise FileNotFoundError(f"the checkpoint {path} is a URL: expected a file. Download it first")
     if not file.is_file():
         found, hint = "does not exist", " that `fit` wrote"
-        if "://" in str(path):
-            found, hint = "is a URL", ". Download it first"
-        elif file.is_dir():
+        if file.is_dir():
             inside = [*file.glob("*.ckpt"), *file.glob("checkpoints/*.ckpt")]
             found, hint = "is a folder", f", e.g. {max(inside)}" if inside else hint
         raise FileNotFoundError(f"the checkpoint {path} {found}: expected a file{hint}")

@@ -36,12 +36,14 @@ def count_channels(network: nn.Module, name: str) -> int:
 
 def find_module(network: nn.Module, name: str) -> nn.Module:
     """Returns a module of a network by its dotted name; raises ValueError if there is none."""
-    modules = dict(network.named_modules())
-    if name not in modules:
+    try:
+        return network.get_submodule(name)
+    except AttributeError as error:
         places = (name.rpartition(".")[0], "")
-        beside = [known for known in modules if known and known.rpartition(".")[0] in places]
-        raise ValueError(f"{type(network).__name__} has no module {name!r}: expected one such as {', '.join(beside)}")
-    return modules[name]
+        beside = [known for known, _ in network.named_modules() if known and known.rpartition(".")[0] in places]
+        raise ValueError(
+            f"{type(network).__name__} has no module {name!r}: expected one such as {', '.join(beside)}"
+        ) from error
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.networks.pretrained import fetch_imagenet_weights
-from lightning_modules.networks.resnet import IMAGENET_WEIGHTS
+from lightning_modules.networks.resnet import IMAGENET_WEIGHTS, ResNet
 from lightning_modules.networks.timm_deeplab import TimmDeepLab, read_packaged_weights
 from lightning_modules.training.features import record_outputs
 
@@ -48,8 +48,9 @@ def load_classifier(network: nn.Module) -> nn.Module:
         project = [convolution, norm, nn.ReLU6()]
     else:
         backbone: Any = getattr(network, "backbone", network)
-        name, width = getattr(backbone, "name", ""), backbone.conv1.out_channels
-        saved, fc = fetch_imagenet_weights(name, IMAGENET_WEIGHTS, width), "fc"
+        if not isinstance(backbone, ResNet):
+            raise ValueError(f"there is no ImageNet classifier for {type(backbone).__name__}: expected a ResNet")
+        saved, fc = fetch_imagenet_weights(backbone.name, IMAGENET_WEIGHTS, backbone.conv1.out_channels), "fc"
     classes, channels = saved[f"{fc}.weight"].shape
     linear = nn.Linear(channels, classes)
     linear.load_state_dict({name: saved[f"{fc}.{name}"] for name in ("weight", "bias")})

@@ -12,6 +12,7 @@ from torch import nn
 
 from datamodules import TargetsDataModule
 from datamodules.labels import LabelSpace
+from lightning_modules import recipe
 from lightning_modules.loaders import name_domains
 from lightning_modules.networks import DeepLabV1
 from lightning_modules.probabilities import resize_probabilities
@@ -163,11 +164,16 @@ def test_runs_work_under_deterministic_algorithms(tmp_path: Path, stage: str) ->
 
 
 @pytest.mark.parametrize("able", [True, False])
-@pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
+@pytest.mark.parametrize(("precision", "old_torch"), [("bf16-mixed", False), ("bf16-mixed", True), ("32-true", False)])
 def test_bf16_on_a_cpu_without_instructions_for_it_is_warned_of(
-    precision: str, able: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    precision: str, old_torch: bool, able: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": able, "amx_bf16": False})
+    names = {"avx2": True, "avx512_bf16": able, "amx_bf16": False}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: names, raising=False)
+    if old_torch:
+        monkeypatch.delattr(torch.cpu, "get_capabilities")
+        (tmp_path / "cpuinfo").write_text("flags : " + " ".join(name for name, has in names.items() if has))
+        monkeypatch.setattr(recipe, "CPU_INFO", tmp_path / "cpuinfo")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         trainer = make_trainer(tmp_path, precision=precision)

@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from pytorch_lightning import Callback
-from torch import distributed
+from torch import distributed, nn
 
 from datamodules import FolderDataModule
 from lightning_modules.networks import DeepLabV1, FCN8s, HRNet, TimmDeepLab
@@ -133,6 +134,8 @@ def test_features_of_modules_are_recorded_and_hooks_are_gone_after() -> None:
     assert not any(module._forward_hooks for module in network.modules())
     with pytest.raises(ValueError, match=r"TinyNetwork has no module 'layer9': expected one such as stem, stem_norm"):
         find_module(network, "layer9")
+    network.alias = network.layer3  # as libraries do that offer a module under two names
+    assert find_module(network, "alias") is network.layer3
 
 
 def test_features_are_mixed_in_the_step_alone() -> None:
@@ -238,7 +241,8 @@ def test_stages_are_named_from_a_stride_of_4_on(network: torch.nn.Module, deep: 
 def share_between_processes(rank: int, folder: str) -> None:
     distributed.init_process_group("gloo", f"file://{folder}/group", rank=rank, world_size=2)
     own = torch.full((2, 3), float(rank), requires_grad=True)
-    gathered = gather_from_processes(own)
+    with patch.object(distributed, "barrier", side_effect=AssertionError("every step would wait for the GPU")):
+        gathered = gather_from_processes(own)
     assert gathered[:, 0].tolist() == [0, 0, 1, 1] and not gathered.requires_grad
     assert average_over_processes(torch.tensor([rank, 4.0])).tolist() == [0.5, 4.0] and own[0, 0].item() == rank
     distributed.destroy_process_group()
@@ -295,6 +299,10 @@ def test_frozen_norms_keep_their_statistics_while_weights_learn() -> None:
         (lambda: ISW().prepare(TinyNetwork(), 5), "TinyNetwork has none: expected a network with norm=isw"),
         (lambda: ASG(weight=-1.0), "weight is -1.0: expected 0 or more"),
         (lambda: ASG().prepare(TinyNetwork(), 5), "TinyNetwork has no backbone with stages"),
+        (
+            lambda: ASG().prepare(nn.ModuleDict({f"layer{number}": nn.Identity() for number in range(1, 5)}), 5),
+            "no ImageNet classifier for ModuleDict: expected a ResNet",
+        ),
         (lambda: CSG(temperature=0), "temperature is 0: expected a number above 0"),
         (lambda: FrozenNorms().prepare(TinyNetwork(), 5), "TinyNetwork has no backbone with BatchNorm: expected"),
         (
