@@ -65,7 +65,7 @@ class FilesDataModule(SegmentationDataModule):
         self, root: str | None = None, split: Split | None = None, broken: Broken = "error", **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        self.test_split = check_choice("split", split or self.test_split, Split)
+        self.test_split = check_choice("split", self.test_split if split is None else split, Split)
         self.broken: Broken = check_choice("broken", broken, Broken)
         self.root = root
         self.left_out: dict[str, list[Problem]] = {}
@@ -207,7 +207,7 @@ class FilesDataModule(SegmentationDataModule):
         others = [layout for layout in self.layouts if split not in layout.holds]  # without this split
         held = [name for layout in others for name in layout.holds if layout.find(root, layout.images, name)]
         if held:
-            return f"{self.domain}: {root} has no {split} split: expected {' or '.join(held)}, set split"
+            return f"{self.domain}: {root} has no {split} split: expected {' or '.join(dict.fromkeys(held))}, set split"
         layout = self.layouts[0]
         patterns = layout.fill(layout.images if what == "images" else layout.labels, split)
         return (

@@ -8,8 +8,8 @@ Data card:
         classes and void), of which 0 to 38 mean the same. Panoptic labels are RGB, segment = R + 256 G + 65536 B.
     Counts: 4,256, all for development; 1920x1080.
     Licence: CC BY-NC 4.0 (see the page above).
-    Traps: read with the beta's table, the final release would lose every id above 38: both are read with the table of
-        the final one. The release is detected by such ids, or by panoptic labels without others, and logged.
+    Traps: read with the beta's table, the final release would lose every id above 38. The release is detected by such
+        ids, or by panoptic labels without others, and logged.
     Protocol: the paper used the beta, with pickup and van as car and road marking as road; the ids beyond it follow
         wd2_unified_label_policy.json. There pickup is truck; here it stays car, so that both releases compare.
 """
@@ -65,6 +65,11 @@ class WildDashDataModule(FilesDataModule):
             self.release = detect_release([path for pair in pairs for path in pair.files[1:]])
             rank_zero_info(f"wilddash: {self.find_root()} is {RELEASES[self.release]}")
         return pairs, problems
+
+    def make_table(self) -> np.ndarray:
+        """Builds the lookup from the ids of the release to labels."""
+        beyond = range(LAST_BETA_ID + 1, LAST_ID + 1) if self.release == "beta" else ()
+        return self.labels.table({value: train_id for value, train_id in self.train_ids.items() if value not in beyond})
 
     @staticmethod
     def read_ids(path: Path) -> np.ndarray:

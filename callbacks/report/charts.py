@@ -31,10 +31,11 @@ def list_charts(data: RunData) -> dict[str, Chart]:
     """Returns a run's figures by their key in the dashboard, in the order of the page, without those that lack data."""
     domains = data.domains.items()
     mious = {data.label: {name: domain.scores["miou"] for name, domain in domains}}
-    classes = {name: {data.label: domain.scores["iou"]} for name, domain in domains}
+    classes = {
+        name: drop_empty({BASELINE: domain.baseline_iou, data.label: domain.scores["iou"]}) for name, domain in domains
+    }
     if data.has_baseline:
         mious = {BASELINE: {name: domain.scores["baseline_miou"] for name, domain in domains}} | mious
-        classes = {name: {BASELINE: domain.baseline_iou} | classes[name] for name, domain in domains}
     gains = {name: domain.gains for name, domain in domains}
     calibrations = {name: domain.scores for name, domain in domains if figures.is_scored(domain.scores)}
     losses = {
@@ -48,7 +49,7 @@ def list_charts(data: RunData) -> dict[str, Chart]:
         "class_iou": Chart("Classes", partial(figures.draw_classes, colours=data.colours), classes),
         "reliability": Chart("Calibration", figures.draw_reliability, calibrations),
         "loss_per_step": Chart("Steps", figures.draw_losses, drop_empty(losses)),
-        "milliseconds": Chart("Time", figures.draw_times, times),
+        "milliseconds": Chart("Time", figures.draw_times, drop_empty(times)),
     }
     return {name: chart for name, chart in charts.items() if chart.values}
 

@@ -35,7 +35,7 @@ def log_dashboard(run: Any, folder: Path) -> None:
         FileNotFoundError: If it is no folder of a run.
     """
     data = read_run(folder)
-    origin = {key: data.summary.get(key) for key in ORIGIN} | {"images": len(data.rows)}
+    origin = {key: data.summary.get(key) for key in ORIGIN} | {"images": data.images}
     run.config.update({"provenance": origin}, allow_val_change=True)
     for key, value in list_scores(data).items():
         run.summary[f"{ROOT}/{key}"] = value

@@ -126,7 +126,7 @@ class Gallery:
             for name in choose_images(found, self.first):
                 kept |= set(locate_pictures(self.root, domain, name).values())
         for path in set((self.root / GALLERY).rglob("*.*")) - kept:
-            if path.name.endswith((*ENDINGS.values(), ".part")):
+            if path.is_file() and path.name.endswith((*ENDINGS.values(), ".part")):
                 path.unlink(missing_ok=True)
 
 

@@ -25,10 +25,10 @@ class RunData:
 
     Attributes:
         folder: Path of the folder.
-        settings: Settings in run.json.
-        runs: The runs that made the results, as run.json lists them.
+        settings: Settings in run.json; those that results.json tells if it is missing or invalid.
+        runs: The runs that made the results, as run.json lists them; empty if it is missing or invalid.
         summary: Content of results.json; empty if it is missing or invalid.
-        search: Content of search.json; empty if there was no search.
+        search: Content of search.json; empty if there was no search, or one without scores.
         domains: Domains by name, in order; domains without a scored image are left out.
     """
 
@@ -60,8 +60,13 @@ class RunData:
         return [row for domain in self.domains.values() for row in domain.rows]
 
     @property
+    def images(self) -> int:
+        """Number of scored images."""
+        return sum(domain.scores["images"] for domain in self.domains.values())
+
+    @property
     def planned(self) -> dict[str, int]:
-        """Number of images to score by domain; empty if unknown, because of a limit."""
+        """Number of images to score by domain; empty if unknown, e.g. because of a limit."""
         if self.settings["limit_batches"] != 1.0:
             return {}
         return {name: member["images"] for name, member in self.settings["data"].items()}
@@ -100,24 +105,36 @@ def name_method(settings: Mapping[str, Any] | None) -> str:
 def read_run(folder: Path) -> RunData:
     """Reads a results folder, also of an interrupted run: the scores are computed from the records.
 
+    Without records, e.g. if results.json was copied alone, they are those in results.json.
+
     Args:
         folder: The folder of a test or validate run.
 
     Raises:
-        FileNotFoundError: If it has no valid run.json.
+        FileNotFoundError: If it has neither a valid run.json nor a results.json with scores.
     """
-    own = RunFolder(folder)
+    own, summary, search = RunFolder(folder), read_mapping(folder / SUMMARY), read_mapping(folder / SEARCH)
+    summed = summary.get("domains", {})
     manifest = own.read_manifest()
-    if manifest is None:
+    if manifest is None and not summed:
         found = "is no folder"
         if folder.is_dir():
             found = f"contains {', '.join(sorted(path.name for path in folder.iterdir())[:5]) or 'nothing'}"
         raise FileNotFoundError(
-            f"{folder} {found}: expected the folder of a test or validate run, with a valid run.json (--results.folder "
-            "of the run, or the folder printed at its end), or the folder of a training run with metrics.csv"
+            f"{folder} {found}: expected the folder of a test or validate run, with a valid run.json or results.json "
+            "(--results.folder of the run, or the folder printed at its end), or of a training run with metrics.csv"
         )
+    if manifest is None:
+        data = {name: {"images": scores["images"]} for name, scores in summed.items()}
+        names = list(next(iter(summed.values()))["iou"])
+        settings = {"method": summary["method"], "class_names": names, "data": data, "limit_batches": None}
+        manifest = {"settings": settings, "runs": []}
     settings = manifest["settings"]
     lines = dict(own.read_lines()).values()  # the last record of each image
     domains = collect_domains(map(json.loads, lines), settings["class_names"], settings["data"])
-    summary, search = read_mapping(folder / SUMMARY), read_mapping(folder / SEARCH)
+    if not domains:
+        domains = {name: DomainData.of_summary(summed[name], settings["class_names"]) for name in summed}
+    points = search.get("points", [])
+    if not points or any(point.get("miou") is None for point in points):  # nothing was labelled
+        search = {}
     return RunData(folder, settings, manifest["runs"], summary, search, domains)

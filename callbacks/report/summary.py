@@ -51,6 +51,14 @@ class DomainData:
         self._class_names = class_names
         self._sums = self._baseline = Scores.zeros(len(class_names))
 
+    @classmethod
+    def of_summary(cls, scores: Mapping[str, Any], class_names: Sequence[str]) -> "DomainData":
+        """Makes a domain without rows from its scores in results.json, where null stands for NaN."""
+        domain = cls(class_names)
+        domain.has_baseline = scores["baseline_miou"] is not None
+        domain.scores = dict(scores) | {key: restore_nan(scores[key]) for key in (*SCORES, "iou", "reliability")}
+        return domain
+
     def add(self, record: Mapping[str, Any]) -> None:
         """Adds an image."""
         self.rows.append(ImageRow(record))
@@ -76,8 +84,8 @@ class DomainData:
 
     @property
     def baseline_iou(self) -> dict[str, float]:
-        """IoU of the unadapted network in percent by class; empty if it was not scored on every image."""
-        return self._name_classes(self._baseline.summarize()["iou"]) if self.has_baseline else {}
+        """IoU of the unadapted network in percent by class; empty if not every image has a record of it."""
+        return self._name_classes(self._baseline.summarize()["iou"]) if self.has_baseline and self.rows else {}
 
     @cached_property
     def scores(self) -> dict[str, Any]:
@@ -148,6 +156,15 @@ def collect_domains(
     for record in records:
         domains.setdefault(record["domain"], DomainData(class_names)).add(record)
     return {name: domain for name, domain in domains.items() if domain.rows}
+
+
+def restore_nan(value: Any) -> Any:
+    """Replaces each null of a JSON value by NaN."""
+    if isinstance(value, Mapping):
+        return {key: restore_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [restore_nan(item) for item in value]
+    return math.nan if value is None else value
 
 
 def gain_of_image(record: Mapping[str, Any]) -> float:

@@ -141,10 +141,11 @@ def check_dataset(
 
 
 def look_at(dataset: FilesDataset, number: int) -> Census:
-    """Checks about `number` pairs, evenly spread: labels, image headers, and the pixels of the first 16-bit images."""
+    """Checks about `number` pairs, evenly spread: labels, image headers, and the pixels of a few 16-bit images."""
     census = Census()
     for index in range(0, len(dataset), max(1, len(dataset) // number)):
-        census.update(dataset.check(index, whole=False))
-    if any("16-bit" in kind for kind in census.images):
-        census.brightest = [value for pair in dataset.pairs[:DEEP_LOOKED_AT] for value in find_brightest(pair.image)]
+        found = dataset.check(index, whole=False)
+        if any("16-bit" in kind for kind in found.images) and len(census.brightest) < DEEP_LOOKED_AT:
+            found.brightest = find_brightest(dataset.pairs[index].image)
+        census.update(found)
     return census

@@ -115,7 +115,9 @@ def read_table(path: Path) -> list[tuple[int, dict[str, str]]]:
         rows = list(csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True))
     except csv.Error as error:
         raise DataError(f"{path} cannot be read: {error}. Expected {expected}") from error
-    table = [(number, list(map(str.strip, cells))) for number, cells in enumerate(rows, start=1) if any(cells)]
+    table = [
+        (number, list(map(str.strip, cells))) for number, cells in enumerate(rows, start=1) if "".join(cells).strip()
+    ]
     columns = [column.lower() for column in table[0][1]] if table else []
     if not {"image", "label"} <= set(columns):
         raise DataError(

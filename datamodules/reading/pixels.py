@@ -71,9 +71,9 @@ def read_index(path: Path, upright: bool = False) -> np.ndarray:
     loss, more than one channel, and ids outside [0, 65535] are errors.
     """
     with read_file(path, "a label image") as file:
+        refuse_loss(path, file)  # first: whether a decoder reads it or not, the remedy is another export
         with open_picture(file, upright) as picture:
             mode, levels = picture.mode, np.array(picture)
-        refuse_loss(path, file)
         if not (mode in ("P", "L", "1") or mode.startswith("I")):
             raise DataError(
                 f"{path} is an image of mode {mode}: expected labels with one channel (gray or palette). A coloured "

@@ -8,7 +8,7 @@ import numpy as np
 
 from .buildings import plan_buildings, plan_end, plan_railing
 from .canvas import NEAR, SUBPIXEL_BITS, SUBPIXELS, Camera, Canvas, Item, Light, mix_colours, upright
-from .domains import DOMAINS, Colour, TrainId
+from .domains import DOMAINS, SPLITS, Colour, TrainId
 from .furniture import plan_posts, plan_signals, plan_trees
 from .ground import Ground
 from .optics import Photographer
@@ -33,12 +33,17 @@ def draw_scene(
         split: One of `SPLITS`.
         index: Number of the scene within the split, 0 or more.
         seed: Seed of the world, 0 or more.
-        height: Rows, at least 32 (`StreetScenesDataModule` checks this, as it does the domain and the seed).
+        height: Rows, at least 32.
         width: Columns, at least 64.
 
     Returns:
         The image (height, width, 3) RGB uint8 and the labels (height, width) uint8, Cityscapes train ids 0 to 18.
     """
+    if domain not in DOMAINS or split not in SPLITS or height < SMALLEST[0] or width < SMALLEST[1]:
+        raise ValueError(
+            f"there is no scene {domain} {split} of {height}x{width} pixels: expected a domain ({', '.join(DOMAINS)}), "
+            f"a split ({', '.join(SPLITS)}), and {SMALLEST[0]}x{SMALLEST[1]} pixels or more"
+        )
     # The order of the random draws defines the world: another order gives other scenes.
     facts = DOMAINS[domain]
     dice = Dice(np.random.PCG64([zlib.crc32(domain.encode()), zlib.crc32(split.encode()), index, seed]))

@@ -69,7 +69,7 @@ def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     parser.add_argument("--threads", type=int, default=cores, metavar="N", help="default: all cores (here %(default)s)")
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    parser.set_defaults(json=Path("outputs/check_data.json"), started=started)
+    parser.set_defaults(json=Path("outputs/check_data.json"), strangers=[], started=started)
     options = parser.parse_args(args)
     if options.threads < 1:
         parser.error(f"--threads is {options.threads}: expected 1 or more")
@@ -83,6 +83,8 @@ def find_data_sets(options: argparse.Namespace) -> list[DataSetCheck]:
         found = listing.open_config(options.data, options.datasets)
     elif place:
         found = listing.find_below(to_path(str(place)), options.datasets)
+        if options.datasets is None and not found[0].own:
+            options.strangers = listing.find_strangers(to_path(str(place)))
     else:
         raise ValueError(
             f"no folder of data sets is set: set the environment variable {ROOT_VARIABLE}, or pass --root or --data"
@@ -137,7 +139,11 @@ def print_report(report: dict[str, Any], options: argparse.Namespace, yaml: str)
     for table in filter(None, map(format_frequencies, data_sets)):
         print(f"\nShare of pixels in percent, of all labels that could be read:\n\n{table}")
     contents = [line for data_set in data_sets for line in describe_contents(data_set)]
-    for block in filter(None, (contents, list(explain(data_sets, options.json)))):
+    strangers = []
+    if options.strangers:
+        names = ", ".join(options.strangers)
+        strangers = [f"Not checked, as no data set has these names (to check one: --root FOLDER): {names}"]
+    for block in filter(None, (contents, strangers, list(explain(data_sets, options.json)))):
         print("", *block, sep="\n")
     if yaml:
         written = f"is in {options.write}" if options.write else "(to save it: --write FILE)"
@@ -163,7 +169,9 @@ def main(args: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError) as error:
         return fail(error, NOTHING)
     except KeyboardInterrupt:
-        print("\nInterrupted: here is what was read so far.", file=sys.stderr)
+        print("\nInterrupted" + (": here is what was read so far." if found else "."), file=sys.stderr)
+        if not found:  # nor was a file read: an earlier report stays
+            return INTERRUPTED
         interrupted = True
     report = write_report(found, options)
     print_report(report, options, found[0].yaml if found else "")

@@ -68,7 +68,7 @@ class SplitCheck:
         """Returns everything that was found, and the verdict, in JSON types."""
         census, names, table = self.census, self.module.class_names, self.dataset.table
         coloured = getattr(self.module, "coloured", False)
-        official = self.module.counts.get(self.split)
+        official, fit = self.module.counts.get(self.split), self.module.evaluation_transform.fit
         lacking = 0 if self.absent else max(0, (official or 0) - self.images)
         problems = [vars(problem) for problem in (*self.unpaired, *census.problems)]
         known = [problem for problem in problems if problem["name"] in self.known]
@@ -117,6 +117,7 @@ class SplitCheck:
             "pixels": pixels,
             "frequencies": {name: number / pixels.total() for name, number in pixels.items() if pixels.total()},
             "holds": None if self.absent or self.unusable else census.describe(table, names, coloured),
+            "resized": sum(number for size, number in census.sizes.items() if fit(size) != size),
             "warnings": [warning for warning in (mixture, *warnings) if warning],
         }
 
@@ -168,6 +169,7 @@ class DataSetCheck:
             "class": type(self.module).__name__,
             "root": str(self.module.find_root()) if self.checks else None,
             "archives": self.module.archives,
+            "known_broken": len(self.module.known_broken),
             "release": getattr(self.module, "release", None),
             "found": bool(self.checks),
             "failed": bool(self.error and self.required) or any(split["failed"] for split in splits),

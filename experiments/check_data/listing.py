@@ -107,6 +107,14 @@ def list_splits(found: DataSetCheck, quick: bool) -> None:
                 found.passed_over.setdefault(Path(name).suffix.lower(), []).append(name)
 
 
+def find_strangers(base: Path) -> list[str]:
+    """Returns the names of subfolders that match no data set; empty if the folder itself is a data set's."""
+    known = {name for kind in DATA_SETS.values() for name in kind.folders}
+    if base.resolve().name.lower() in known:
+        return []
+    return [child.name for child in list_folders(base) if child.name.lower() not in known]
+
+
 def have_same_pairs(check: SplitCheck, other: SplitCheck) -> bool:
     """Returns whether two splits consist of the same pairs; false if they have none, or are configured to differ."""
     splits = check.module.files.splits if isinstance(check.module, datamodules.FolderDataModule) else {}

@@ -71,6 +71,8 @@ def describe_contents(data_set: Found) -> Iterator[str]:
             yield f"  ids map to: {', '.join(mapping[:IDS])}{', ...' if len(mapping) > IDS else ''}"
         if held["turned"]:
             yield f"  {held['turned']:,} images are turned as their EXIF orientation says"
+        if split["resized"]:
+            yield f"  {split['resized']:,} images are large and resized for evaluation (see evaluation_resize)"
     for suffix, names in data_set["passed_over"].items():
         remedy = ", which cannot be read: convert them to JPEG or PNG" if suffix in NOT_READ else ""
         yield f"not part of any pair: {len(names):,} {suffix or 'without suffix'} (e.g. {names[0]}{remedy})"
@@ -89,12 +91,30 @@ def explain(data_sets: Sequence[Found], path: Path) -> Iterator[str]:
             yield f"{data_set['error']}."
         for split in data_set["splits"]:
             yield from explain_split(split, path)
-        if any(split["counts"]["lacking"] for split in data_set["splits"]):
-            yield f"{data_set['name']} is not complete: unpack {data_set['archives']} again."
+        yield from advise(data_set)
     if any(split["problems"] for split in splits):
         yield (
             "To use a split as it is: --data.broken=skip reads it once, skips the broken pairs, and lists them "
             "in results.json."
+        )
+
+
+def advise(data_set: Found) -> Iterator[str]:
+    """Yields what to do about a data set of a vendor that is incomplete, damaged or has unknown ids."""
+    counts = [split["counts"] for split in data_set["splits"]]
+    lacking = sum(count["lacking"] for count in counts)
+    damaged = any(split["unusable"] for split in data_set["splits"]) or any(
+        count["missing"] or count["unreadable"] for count in counts
+    )
+    if data_set["own"]:
+        return
+    if lacking or damaged:
+        deleted = " (or were known broken pairs deleted?)" if 0 < lacking <= data_set["known_broken"] else ""
+        yield f"{data_set['name']} is not complete{deleted}: unpack {data_set['archives']} again."
+    if any(count["id"] for count in counts):
+        yield (
+            f"The unknown ids of {data_set['name']} come from another release, or from a tool that converted the "
+            "labels: use the vendor's files."
         )
 
 

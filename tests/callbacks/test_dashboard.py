@@ -115,5 +115,10 @@ def test_results_without_method_baseline_and_pictures_are_shown_too_and_another_
     assert {"results/class_iou", "results/reliability", "results/milliseconds/far"} <= run.logged.keys()
     assert not [key for key in run.logged if "difference" in key or "loss" in key or "images" in key]
     assert set(run.read_table("class_iou")[0]) == {"domain", "class", "t-BN"}
+    for name in ("records.jsonl", "run.json"):
+        (tmp_path / name).unlink()
+    alone = Run()
+    log_dashboard(alone, tmp_path)
+    assert alone.summary == run.summary and {"results/class_iou", "results/reliability"} <= alone.logged.keys()
     with pytest.raises(FileNotFoundError, match="expected the folder of a test or validate run"):
         log_dashboard(run, tmp_path / "nowhere")

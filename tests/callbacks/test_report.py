@@ -155,7 +155,7 @@ def test_report_has_the_numbers_of_the_results_and_loads_nothing(tmp_path: Path)
     assert {name for _, name in page.cards} == {row.name for row in data.rows if data.pictures(row)}
     assert {number for number, _ in page.cards} == set(page.pictures)  # each once, though some have two cards
     for layers in page.pictures.values():
-        assert sorted(layers) == ["baseline", "image", "prediction", "truth"]  # , "truth", "baseline", "prediction"]
+        assert sorted(layers) == ["baseline", "image", "prediction", "truth"]
         assert all(re.match("data:image/(png|jpeg);base64,", source) for source in layers.values())
     assert page.source.count("<svg role=") == 1 + 2 + 1 + 2 + 2 + 2 + 2  # per domain all but the means and the search
     assert page.source.count('class="notes"') == 1  # that of <noscript> alone
@@ -204,10 +204,12 @@ PLAIN = {"method": None, "baseline": False}
     [
         ({"baseline": False, "first": 0}, {}, ["(t-BN) was not scored", "no pictures"]),
         (PLAIN, {}, ["t-BN on near, far", "near: highest mean IoU"]),
-        (PLAIN, {"records.jsonl": ""}, ["records.jsonl is missing"]),
+        ({}, {"records.jsonl": ""}, ["records.jsonl is missing", "mean IoU, mean over domains", "gain over t-BN"]),
+        ({}, {"run.json": "{"}, ["run.json is missing", "4 images", "near: gained most"]),
         (PLAIN, {"results.json": "{"}, ["on near, far"]),
         ({"images": 0, "expected": 3}, {}, ["Incomplete: 0 of 6 images", "Seg-TTT on no image yet"]),
         ({}, {"search.json": '{"parameters": '}, ["Seg-TTT on near, far"]),
+        ({}, {"search.json": '{"parameters": ["psi"], "points": [{"miou": null}]}'}, ["Seg-TTT on near, far"]),
     ],
 )
 def test_report_says_what_is_missing(
@@ -217,6 +219,19 @@ def test_report_says_what_is_missing(
     for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8")
     assert not show(folder).lacks(*words)
+
+
+def test_a_results_json_that_was_copied_alone_gives_the_same_scores(tmp_path: Path) -> None:
+    folder = write_results(tmp_path / "run", images=2)
+    whole = show(folder)
+    (tmp_path / "copy").mkdir()
+    shutil.copy(folder / "results.json", tmp_path / "copy")
+    alone = show(tmp_path / "copy")
+    assert [alone.table[name] for name in ("near", "far", "mean")] == [
+        whole.table[name] for name in ("near", "far", "mean")
+    ]
+    assert alone.source.count("<svg role=") == 1 + 2 + 2  # mean IoU, classes, calibration
+    assert not alone.lacks("Seg-TTT on near, far", "run.json is missing", "records.jsonl is missing", "4 images")
 
 
 def test_images_without_labels_have_no_scores(tmp_path: Path) -> None:

@@ -103,6 +103,7 @@ def test_a_split_that_is_half_there_fails_and_one_that_is_not_there_does_not(che
     found = find_split(report, "cityscapes", "val")
     assert code == 1 and found["verdict"] == "UNUSABLE" and found["images"] == 3 and found["read"] == 0
     assert "cityscapes val cannot be used: cityscapes: there are no labels of val" in out
+    assert "cityscapes is not complete: unpack leftImg8bit_trainvaltest.zip" in out
     assert find_split(report, "cityscapes", "test")["counts"]["unreadable"] == 1 and "is empty (0 bytes)" in out
 
 
@@ -196,6 +197,33 @@ def test_an_interrupted_check_keeps_what_it_has_read(
     assert sum(splits["val"]["pixels"].values()) == 5 * 24
     read = [[split["read"] for split in report["data_sets"][0]["splits"]] for report in written]
     assert read == [[0, 0, 0], [4, 0, 0]] and not any(report["complete"] for report in written)
+
+
+def test_a_check_interrupted_while_it_lists_files_keeps_the_earlier_report(
+    check: Check, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, before, _, _ = check("--root", root.parent)
+
+    def press_ctrl_c(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("experiments.check_data.listing.list_splits", press_ctrl_c)
+    code, report, out, err = check("--root", root.parent)
+    assert code == 130 and report == before and out == "" and "Interrupted." in err
+
+
+def test_folders_beside_data_sets_and_what_may_have_been_deleted_are_said(
+    check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trees.write_gta(tmp_path / "data" / "gta")
+    write_folder(tmp_path / "data" / "my_town", 1)
+    set_official(monkeypatch, "gta", train=1)
+    out = check("--root", tmp_path / "data")[2]
+    assert "Not checked, as no data set has these names (to check one: --root FOLDER): my_town" in out
+    assert "gta is not complete (or were known broken pairs deleted?)" in out
+    set_official(monkeypatch, "gta", train=1000)
+    out = check("--root", tmp_path / "data")[2]
+    assert "gta is not complete: unpack" in out and "deleted?" not in out
 
 
 @pytest.mark.parametrize(

@@ -165,12 +165,16 @@ def test_what_labels_may_not_mean_is_said(check_own: CheckOwn, tmp_path: Path) -
     assert code == 1 and splits["train"]["verdict"] == "PROBLEMS" and "is a 1-bit mask" in out
 
 
-def test_sizes_and_turned_images_are_counted(check_own: CheckOwn, tmp_path: Path) -> None:
+def test_sizes_and_turned_images_are_counted(
+    check_own: CheckOwn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datamodules.transforms.MAX_EVALUATION_SIZE", (16, 32))
     (tmp_path / "images").mkdir()
     for number in range(3):
         Image.new("RGB", (64, 48)).save(tmp_path / "images" / f"{number}.jpg", exif=turn(6 if number else 1))
     out = check_own(tmp_path)[2]
     assert "images: 3 JPEG RGB; 2 of 48x64, 1 of 64x48 pixels (WxH)" in out and "2 images are turned" in out
+    assert "3 images are large and resized for evaluation (see evaluation_resize)" in out
 
 
 @pytest.mark.parametrize(

@@ -281,7 +281,7 @@ def test_csv_of_pairs(tmp_path: Path, separator: str) -> None:
         f"{other / 'images/c.png'}||later",
         "||",
     ]
-    csv = "\ufeff" + "\n".join(rows).replace("|", separator)
+    csv = "\ufeff" + "\n".join([*rows, " \u00a0 "]).replace("|", separator)  # a blank line
     data, later = make_module(root, csv=csv), make_module(root, csv=csv, splits={"test": "later"})
     assert list_names(data) == ["images/a", "images/b", "other/images/a"]
     assert [int(batch["mask"].max()) for batch in data.test_dataloader()] == [0, 1, 0]

@@ -268,13 +268,15 @@ def test_much_text_beside_the_pixels_is_no_damage(extra: dict[str, Any], tmp_pat
 def test_16_bit_images_that_are_almost_black_are_named(
     values: np.ndarray, found: str, name: str, channels: int, tmp_path: Path
 ) -> None:
+    for number in range(6):  # of 8 bits
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.zeros((2, 2), dtype=np.uint8))
     cv2.imwrite(str(tmp_path / name), values if channels == 1 else np.dstack([values] * 3))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         loader = FolderDataModule(str(tmp_path), num_workers=0).predict_dataloader()
     said = [str(warning.message) for warning in caught if "16-bit images have" in str(warning.message)]
     assert len(said) == bool(found) and all(re.search(found, text) for text in said)
-    assert loader.dataset.check(0).brightest == [values.max()]  # of check_data
+    assert loader.dataset.check(6).brightest == [values.max()]  # of check_data
 
 
 @pytest.mark.filterwarnings("error")

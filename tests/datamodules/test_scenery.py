@@ -113,3 +113,11 @@ def test_far_surfaces_fade_into_the_air() -> None:
     nearness = 1 / np.array([[1, 10, 50, 200]], np.float32)
     faded = photographer.add_air(np.zeros((1, 4, 3), np.uint8), nearness) / photographer.air
     np.testing.assert_allclose(faded[0, :, 1], 1 - np.exp(-photographer.haze / nearness[0]), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("domain", "split", "size"), [("moon", "val", (64, 64)), ("haze", "dev", (64, 64)), ("haze", "val", (31, 64))]
+)
+def test_a_scene_that_does_not_exist_is_an_error(domain: str, split: str, size: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match=f"no scene {domain} {split} of {size[0]}x64 pixels: expected a domain"):
+        draw_scene(domain, split, 0, 0, *size)
