@@ -16,19 +16,12 @@ Size = tuple[int, int]  # (height, width)
 
 @dataclass(frozen=True)
 class Vendor:
-    """What a data set's tree holds here.
+    """What a data set's tree holds here."""
 
-    Attributes:
-        keys: For each split what tells its images from each other, sorted.
-        ids: Every id that a label file may hold, void ones too.
-        usual_size: Of most images: the real proportions, a fortieth of the length.
-        sizes: Of the others.
-    """
-
-    keys: Mapping[str, Sequence[str]]
-    ids: Sequence[int]
-    usual_size: Size
-    sizes: Mapping[str, Size] = field(default_factory=dict)
+    keys: Mapping[str, Sequence[str]]  # for each split what tells its images from each other, sorted
+    ids: Sequence[int]  # every id that a label file may hold, void ones too
+    usual_size: Size  # the real proportions, a fortieth of the length
+    sizes: Mapping[str, Size] = field(default_factory=dict)  # of the other images
 
     def size(self, key: str) -> Size:
         return self.sizes.get(key, self.usual_size)
@@ -134,7 +127,7 @@ def write_image(path: Path, pixels: np.ndarray, mode: str | None = None) -> None
 
 
 def write_16_bit(path: Path, ids: np.ndarray) -> None:
-    """Writes a 16-bit RGB PNG with the ids in red and the numbers of instances, up to 399, in green."""
+    """Writes a 16-bit RGB PNG with the ids in red and numbers of instances, up to 399, in green."""
     path.parent.mkdir(parents=True, exist_ok=True)
     assert cv2.imwrite(str(path), np.dstack([np.zeros_like(ids), number_instances(ids), ids]).astype(np.uint16))
 
@@ -181,20 +174,14 @@ def shrink(path: Path) -> None:
 
 
 def set_id(path: Path, number: int) -> None:
-    """Gives one pixel of labels another id."""
-
-    def change(ids: np.ndarray) -> np.ndarray:
-        ids[3, 4] = number
-        return ids
-
-    rewrite(path, change)
+    """Gives the first pixel of labels another id."""
+    rewrite(path, lambda ids: np.where(np.arange(ids.size).reshape(ids.shape) == 0, number, ids).astype(ids.dtype))
 
 
 def write_gta(root: Path, rearranged: bool = False, broken: bool = False, dtype: type = np.uint16) -> Path:
     """Writes GTA5 as its twenty zips unpack, or as the authors rearranged it: the splits are folders.
 
-    Of the broken pairs 20801 comes to val and 20860 to test, whose image and labels differ in size, and the blank 15188
-    to train and 17705 to test.
+    Of the broken pairs two are blank, and two have an image and labels of different sizes.
     """
     blank, different = ("15188", "17705"), ("20801", "20860")
     added = {"train": ["15188"], "val": ["20801"], "test": ["17705", "20860"]} if broken else {}

@@ -64,21 +64,18 @@ def test_each_kind_of_problem_is_found_and_explained(
     code, report, out, _ = check("--root", root.parent)
     found = find_split(report, "cityscapes", "train")
     assert code == 1 and report["failed"] and report["complete"]
-    lost = int(damage is Path.unlink)
-    assert {name: count for name, count in found["counts"].items() if count} == (
-        {kind: 1, "lacking": 1} if lost and what == IMAGE else {kind: 1}
-    )
+    lost = damage is Path.unlink
+    counts = {kind: 1, "lacking": 1} if lost and what == IMAGE else {kind: 1}
+    assert {name: count for name, count in found["counts"].items() if count} == counts
     (problem,) = found["problems"]
     assert problem["name"] == "aachen/aachen_000001_000019" and problem["kind"] == kind
     assert said in problem["message"] and (str(root / what) in problem["message"] or lost)
     assert problem["message"] in out and "cityscapes train: 1 pair with" in out and "--data.broken=skip" in out
-    assert (found["images"], found["labels"]) == (3 - lost * (what == IMAGE), 3 - lost * (what == LABELS))
+    assert (found["images"], found["labels"]) == (3 - (lost and what == IMAGE), 3 - (lost and what == LABELS))
     assert find_split(report, "cityscapes", "val")["verdict"] == "ok"
 
 
-def test_fewer_images_than_the_official_number_are_a_problem_and_more_are_not(
-    check: Check, root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fewer_images_than_official_are_a_problem(check: Check, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     set_official(monkeypatch, "cityscapes", train=-1)
     code, _, out, _ = check("--root", root.parent)
     assert code == 0 and "cityscapes train: 3 images, more than the official 2." in out
@@ -108,19 +105,7 @@ def test_a_split_that_is_half_there_fails_and_one_that_is_not_there_does_not(che
 
 
 @pytest.mark.usefixtures("official")
-def test_data_that_cannot_be_used_at_all_fail(check: Check, tmp_path: Path) -> None:
-    trees.write_mapillary(tmp_path / "data" / "mapillary", releases=["v2.0"])
-    (trees.write_gta(tmp_path / "data" / "gta") / "split.mat").unlink()
-    (tmp_path / "data" / "idd").mkdir()
-    code, report, out, _ = check("--root", tmp_path / "data")
-    assert code == 1 and find_split(report, "mapillary", "val")["verdict"] == "UNUSABLE" and "v2.0" in out
-    errors = {data_set["name"]: data_set["error"] for data_set in report["data_sets"] if data_set["failed"]}
-    assert errors.keys() == {"gta", "idd", "mapillary"}
-    assert "read_mapping.zip" in errors["gta"] and "which contains nothing" in errors["idd"]
-
-
-@pytest.mark.usefixtures("official")
-def test_data_sets_that_are_not_there_fail_only_if_they_were_named(check: Check, root: Path) -> None:
+def test_what_cannot_be_used_fails_and_what_is_not_there_only_if_it_was_named(check: Check, root: Path) -> None:
     code, report, out, _ = check("--root", root.parent)
     assert code == 0 and len(report["data_sets"]) == 7 and out.count("not found") == 6
     code, report, out, _ = check("--root", root.parent, "--datasets", "cityscapes", "gta")
@@ -128,6 +113,14 @@ def test_data_sets_that_are_not_there_fail_only_if_they_were_named(check: Check,
     assert "gta is not in" in out and "expected a folder called gta or gta5" in out
     code, report, _, _ = check("--root", root)  # a data set's own folder
     assert code == 0 and find_split(report, "cityscapes", "val")["read"] == 3
+    trees.write_mapillary(root.parent / "mapillary", releases=["v2.0"])
+    (trees.write_gta(root.parent / "gta") / "split.mat").unlink()
+    (root.parent / "idd").mkdir()
+    code, report, out, _ = check("--root", root.parent)
+    assert code == 1 and find_split(report, "mapillary", "val")["verdict"] == "UNUSABLE" and "v2.0" in out
+    errors = {data_set["name"]: data_set["error"] for data_set in report["data_sets"] if data_set["failed"]}
+    assert errors.keys() == {"gta", "idd", "mapillary"}
+    assert "read_mapping.zip" in errors["gta"] and "which contains nothing" in errors["idd"]
 
 
 def test_quick_reads_evenly_spread_pairs_and_says_so(check_own: CheckOwn, tmp_path: Path) -> None:
@@ -141,25 +134,19 @@ def test_quick_reads_evenly_spread_pairs_and_says_so(check_own: CheckOwn, tmp_pa
 
 @pytest.mark.usefixtures("official")
 def test_of_a_protocol_what_its_runs_read_is_checked(check: Check, tmp_path: Path) -> None:
-    trees.write_vendors(tmp_path / "data")
-
-    def describe(name: str, **arguments: Any) -> dict[str, Any]:
-        return {"class_path": f"datamodules.{name}DataModule", "init_args": arguments}
-
-    config = write_yaml(
-        tmp_path / "protocol.yaml",
-        "TargetsDataModule",
-        root=str(tmp_path / "data"),
-        source=describe("GTA"),
-        development=describe("WildDash"),
-        targets=[describe("Cityscapes"), describe("BDD", split="train")],
+    root = trees.write_vendors(tmp_path / "data")
+    gta, wilddash, cityscapes, bdd = (
+        {"class_path": f"datamodules.{name}DataModule", "init_args": {}}
+        for name in ("GTA", "WildDash", "Cityscapes", "BDD")
     )
+    members = {"source": gta, "development": wilddash, "targets": [cityscapes, bdd | {"init_args": {"split": "train"}}]}
+    config = write_yaml(tmp_path / "protocol.yaml", "TargetsDataModule", root=str(root), **members)
     code, report, _, _ = check("--data", config)
     read = {data_set["name"]: [found["split"] for found in data_set["splits"]] for data_set in report["data_sets"]}
     assert code == 0 and read == {"gta": ["train"], "wilddash": ["val"], "cityscapes": ["val"], "bdd": ["train"]}
     code, report, _, _ = check("--data", config, "--datasets", "bdd")
     assert code == 0 and [data_set["name"] for data_set in report["data_sets"]] == ["bdd"]
-    (tmp_path / "data" / "cityscapes" / "leftImg8bit" / "val").rename(tmp_path / "away")
+    (root / "cityscapes" / "leftImg8bit" / "val").rename(tmp_path / "away")
     code, report, out, _ = check("--data", config)
     assert code == 1 and "there are no images of val" in out  # a run would need it
 
@@ -258,35 +245,27 @@ def test_nothing_to_check_is_said_in_one_line(
     assert said in err and err.startswith("error: ") and err.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    ("args", "code"), [(["--threads", "0"], 2), (["--root", ".", "--data", "x.yaml"], 2), (["--help"], 0)]
-)
-def test_wrong_arguments_and_help_end_the_program(args: list[str], code: int) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(args)
-    assert ended.value.code == code
+def test_wrong_arguments_and_help_end_the_program() -> None:
+    for args, code in ((["--threads", "0"], 2), (["--root", ".", "--data", "x.yaml"], 2), (["--help"], 0)):
+        with pytest.raises(SystemExit) as ended:
+            main(args)
+        assert ended.value.code == code
 
 
-@pytest.mark.parametrize("quick", [False, True])
-def test_known_broken_pairs_are_listed_apart_and_no_failure(
-    quick: bool, check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_known_broken_pairs_are_no_failure(check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trees.write_gta(tmp_path / "data" / "gta", broken=True)
-    set_official(monkeypatch, "gta", train=1, val=1, test=2)
-    monkeypatch.setattr("experiments.check_data.listing.QUICK_PAIRS", 1)
-    code, report, out, _ = check("--root", tmp_path / "data", *(["--quick"] if quick else []))
-    found = find_split(report, "gta", "test")
-    assert code == 0 and found["known_broken"] == ["17705", "20860"] and found["problems"] == [], out
-    assert [(problem["name"], problem["kind"]) for problem in found["known_problems"]] == [("20860", "size")]
-    assert found["read"] == (3 if quick else 5)
-    assert "gta test: 2 pairs broken in the official release" in out and "1 with image and labels of different" in out
-
-
-def test_unpaired_files_of_the_old_bdd_are_known(check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trees.write_old_bdd(tmp_path / "data" / "bdd", unpaired=True)
+    set_official(monkeypatch, "gta", train=1, val=1, test=2)
     set_official(monkeypatch, "bdd", val=1)
-    code, report, _, _ = check("--root", tmp_path / "data")
-    found = find_split(report, "bdd", "val")
-    assert code == 0 and found["known_broken"] == sorted(trees.BDD_UNPAIRED) and found["problems"] == []
-    assert [problem["kind"] for problem in found["known_problems"]] == ["missing", "missing"]
-    assert found["images"] == found["labels"] == 3
+    monkeypatch.setattr("experiments.check_data.listing.QUICK_PAIRS", 1)
+    for quick in ([], ["--quick"]):
+        code, report, out, _ = check("--root", tmp_path / "data", *quick)
+        found = find_split(report, "gta", "test")
+        assert code == 0 and found["known_broken"] == ["17705", "20860"] and found["problems"] == [], out
+        assert [(problem["name"], problem["kind"]) for problem in found["known_problems"]] == [("20860", "size")]
+        assert found["read"] == (3 if quick else 5)
+        assert "gta test: 2 pairs broken in the official release" in out and "image and labels of different" in out
+        found = find_split(report, "bdd", "val")
+        assert found["known_broken"] == sorted(trees.BDD_UNPAIRED) and found["problems"] == []
+        assert [problem["kind"] for problem in found["known_problems"]] == ["missing", "missing"]
+        assert found["images"] == found["labels"] == 3

@@ -196,27 +196,28 @@ def test_a_mistake_in_the_yaml_is_one_short_sentence(text: str, said: str, check
 
 
 def test_a_picture_is_drawn_of_any_names_and_its_failure_leaves_the_report(check: Check, tmp_path: Path) -> None:
+    arguments = ["--root", tmp_path / "mine", "--picture", tmp_path / "picture.png"]
     write_folder(tmp_path / "mine", 1, (900, 4))
     for folder in ("images", "labels"):
         (tmp_path / "mine" / folder / "000.png").rename(tmp_path / "mine" / folder / r"$\frac$.png")  # no formula
-    assert check("--root", tmp_path / "mine", "--picture", tmp_path / "picture.png")[0] == 0
+    assert check(*arguments)[0] == 0
     with Image.open(tmp_path / "picture.png") as picture:
         assert picture.height < 2500
     (tmp_path / "mine" / "images" / r"$\frac$.png").write_bytes(b"x")
-    code, _, out, err = check("--root", tmp_path / "mine", "--picture", tmp_path / "picture.png")
+    code, _, out, err = check(*arguments)
     assert code == 1 and "1 pair with an unreadable file" in out and "was not drawn" in err
+    for size, shown in (((800, 600), (800, 600)), ((9, 1601), (3, 534))):
+        assert thin_out(np.zeros((*size, 3), dtype=np.uint8)).shape == (*shown, 3)
 
 
-def test_a_path_below_home_is_found_as_main_finds_it(
-    check_own: CheckOwn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_path_below_home_is_found(check_own: CheckOwn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     write_folder(tmp_path / "mine", 2)
     (tmp_path / "pairs.csv").write_text("image,label\nimages/000.png,labels/000.png\n")
     code, splits, out = check_own("~/mine", pairs="~/pairs.csv")
     assert code == 0 and splits["train"]["read"] == 1, out
-
-
-@pytest.mark.parametrize(("size", "shown"), [((800, 600), (800, 600)), ((9, 1601), (3, 534))])
-def test_images_in_the_picture_keep_their_proportions(size: tuple[int, int], shown: tuple[int, int]) -> None:
-    assert thin_out(np.zeros((*size, 3), dtype=np.uint8)).shape == (*shown, 3)
+    (tmp_path / "images").mkdir()
+    for number in range(3):
+        Image.new("RGB", (64, 48)).save(tmp_path / "images" / f"{number}.jpg", exif=turn(6 if number else 1))
+    out = check_own("~/images")[2]
+    assert "images: 3 JPEG RGB; 2 of 48x64, 1 of 64x48 pixels (WxH)" in out and "2 images are turned" in out

@@ -23,13 +23,8 @@ def set_official(monkeypatch: pytest.MonkeyPatch, name: str, **more: int) -> Non
 
 
 def find_split(report: dict[str, Any], name: str, split: str) -> dict[str, Any]:
-    (found,) = [
-        found
-        for data_set in report["data_sets"]
-        for found in data_set["splits"]
-        if (data_set["name"], found["split"]) == (name, split)
-    ]
-    return found
+    (data_set,) = (data_set for data_set in report["data_sets"] if data_set["name"] == name)
+    return next(found for found in data_set["splits"] if found["split"] == split)
 
 
 def write_folder(root: Path, number: int, size: tuple[int, int] = (4, 6), split: str = "") -> list[np.ndarray]:

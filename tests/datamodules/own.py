@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from datamodules.folder import FolderDataModule
 from datamodules.reading.dataset import FilesDataset
+from tests.trees import write_beside, write_image
 
 CAMVID = ["sky", "building", "pole", "road", "sidewalk", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"]
 SIZE = (6, 8)  # height, width
@@ -20,8 +20,7 @@ def draw(seed: int = 0, size: tuple[int, int] = SIZE) -> np.ndarray:
 
 def save(path: Path, pixels: Any) -> Path:
     """Writes an image, or labels: (H, W) uint8 or uint16, (H, W, 3) or (H, W, 4) uint8, or one id for all pixels."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.full(SIZE, pixels, np.uint8) if isinstance(pixels, int) else np.asarray(pixels)).save(path)
+    write_image(path, np.full(SIZE, pixels, np.uint8) if isinstance(pixels, int) else np.asarray(pixels))
     return path
 
 
@@ -30,8 +29,7 @@ def make_files(root: Path, files: str) -> None:
     for number, name in enumerate(files.split()):
         path = root / name.replace("_._", " ")
         if path.suffix.lower() not in (".png", ".jpg"):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(b"?")
+            write_beside(path)
         else:
             save(path, number % 11 if re.search("label|annot|gtFine|mask", name) else draw(number))
 

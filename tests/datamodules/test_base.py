@@ -1,4 +1,6 @@
+import pickle
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +17,7 @@ from datamodules import (
     TargetsDataModule,
     WildDashDataModule,
 )
-from datamodules.labels import CITYSCAPES_COLOURS, LabelSpace
+from datamodules.prefetch import DevicePrefetcher
 from datamodules.samplers import EpochSampler, limit_batches, share_batches
 from datamodules.transforms import MEAN, STD
 from lightning_modules.segmentation import SegmentationModule
@@ -76,7 +78,7 @@ def open_as(rank: int, world_size: int, **kwargs: Any) -> FakeDataModule:
     return data
 
 
-def test_a_batch_is_left_out_if_all_its_images_are() -> None:
+def test_images_and_batches_that_are_left_out_are_no_part_of_a_loader_and_of_its_length() -> None:
     done = {"blocks": {"blocks_0", "blocks_1", "blocks_2", "blocks_4"}, "other": {"blocks_5"}}
     left = []
     for rank in (0, 1):
@@ -86,10 +88,7 @@ def test_a_batch_is_left_out_if_all_its_images_are() -> None:
     assert left == [[["blocks_2", "blocks_3"], ["blocks_6"]], [["blocks_4", "blocks_5"]]]
     data.leave_out({})
     assert len(data.test_dataloader()) == 2
-
-
-def test_a_loader_that_is_empty_on_some_process_has_no_length() -> None:
-    for rank in range(3):
+    for rank in range(3):  # the last of which has none
         loader = open_as(rank, 3, length=2).test_dataloader()
         with pytest.raises(TypeError):
             len(loader)
@@ -98,7 +97,9 @@ def test_a_loader_that_is_empty_on_some_process_has_no_length() -> None:
     assert len(open_as(2, 3, length=2).predict_dataloader()) == 0  # nobody waits for the others there
 
 
-def collect(loader: DataLoader) -> list[tuple[str, bytes, bytes]]:
+def collect(loader: DataLoader, epoch: int | None = None) -> list[tuple[str, bytes, bytes]]:
+    if epoch is not None:
+        loader.sampler.set_epoch(epoch)
     return [
         (name, image.numpy().tobytes(), mask.numpy().tobytes())
         for batch in loader
@@ -106,33 +107,16 @@ def collect(loader: DataLoader) -> list[tuple[str, bytes, bytes]]:
     ]
 
 
-def train_samples(epoch: int = 1, **kwargs: Any) -> list[tuple[str, bytes, bytes]]:
-    loader = FakeDataModule(length=6, **kwargs).train_dataloader()
-    loader.sampler.set_epoch(epoch)
-    return collect(loader)
+def test_samples_depend_on_index_epoch_and_seed_and_not_on_workers_or_the_batch_size(tmp_path: Path) -> None:
+    def draw(epoch: int = 1, **kwargs: Any) -> list[tuple[str, bytes, bytes]]:
+        return collect(FakeDataModule(length=6, **kwargs).train_dataloader(), epoch)
 
-
-def test_samples_do_not_depend_on_the_number_of_workers_or_the_batch_size() -> None:
-    expected = train_samples()
-    assert train_samples(num_workers=2) == expected == train_samples(batch_size=3)
-    assert collect(FakeDataModule(num_workers=2).test_dataloader()) == collect(FakeDataModule().test_dataloader())
-
-
-def test_samples_depend_on_index_epoch_and_seed_alone() -> None:
-    def draw(key: int | tuple[int, int], **kwargs: Any) -> dict[str, Any]:
-        return FakeDataModule(**kwargs).train_dataloader().dataset[key]
-
-    first = draw((2, 3))
+    first = draw()
     torch.manual_seed(1)
     np.random.seed(1)
-    again = draw((2, 3))
-    assert torch.equal(again["image"], first["image"]) and torch.equal(again["mask"], first["mask"])
-    for other in (draw((1, 3)), draw((2, 4)), draw((4, 0)), draw((2, 3), seed=1)):
-        assert not torch.equal(other["image"], first["image"])
-    assert torch.equal(draw(2)["image"], draw((2, 0))["image"])
-
-
-def test_lightning_tells_the_sampler_its_epoch(tmp_path: Path) -> None:
+    assert first == draw() == draw(num_workers=2) == draw(batch_size=3)
+    assert not set(first) & {*draw(0), *draw(seed=1)}
+    assert collect(FakeDataModule(num_workers=2).test_dataloader()) == collect(FakeDataModule().test_dataloader())
     names: list[str] = []
 
     class Watched(SegmentationModule):
@@ -142,7 +126,7 @@ def test_lightning_tells_the_sampler_its_epoch(tmp_path: Path) -> None:
 
     trainer = make_trainer(tmp_path, max_epochs=3, limit_val_batches=0)
     trainer.fit(Watched(TinyNetwork(19)), datamodule=FakeDataModule(length=6))
-    assert names == [name for epoch in range(3) for name, *_ in train_samples(epoch)]
+    assert names == [name for epoch in range(3) for name, *_ in draw(epoch)]  # Lightning tells the sampler its epoch
 
 
 def test_item_holds_image_mask_and_name() -> None:
@@ -166,15 +150,9 @@ def test_last_training_batch_is_whole_and_every_image_is_evaluated() -> None:
         assert [len(batch["name"]) for batch in loader] == [2, 2, 1]
 
 
-def of_targets(**given: Any) -> TargetsDataModule:
-    return TargetsDataModule([FakeDataModule()], **given)
-
-
+of_targets = partial(TargetsDataModule, [FakeDataModule()])
 WRONG: list[tuple[Callable[[], Any], str]] = [
-    (
-        lambda: FakeDataModule(length=1).train_dataloader(),
-        "blocks gives .* 1 training images, fewer than",
-    ),
+    (lambda: FakeDataModule(length=1).train_dataloader(), "blocks gives .* 1 training images, fewer than"),
     (lambda: FakeDataModule(length=0).test_dataloader(), "the test split of blocks has no images"),
     (lambda: FakeDataModule(batch_size=0), "batch_size is 0: expected 1 or more"),
     (lambda: FakeDataModule(eval_batch_size=0), "eval_batch_size is 0: expected 1 or more"),
@@ -202,16 +180,6 @@ WRONG: list[tuple[Callable[[], Any], str]] = [
 def test_what_is_wrong_is_said(act: Callable[[], Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         act()
-
-
-def test_label_space_of_16_leaves_out_terrain_truck_and_train() -> None:
-    space = LabelSpace.of_size(16)
-    left_out = set(CITYSCAPES_COLOURS) - set(space.names)
-    assert left_out == {"terrain", "truck", "train"} and len(space.names) == len(space.colours) == 16
-    expected = [255 if name in left_out else space.names.index(name) for name in CITYSCAPES_COLOURS]
-    assert space.from_train_ids.tolist() == expected + [255] * 237
-    assert space.colours[9] == CITYSCAPES_COLOURS["sky"]
-    assert np.array_equal(space.palette[:16], space.colours) and (space.palette[16:] == 0).all()
 
 
 def test_targets_serve_each_stage_from_its_role() -> None:
@@ -256,3 +224,26 @@ def test_training_scenes_that_are_kept_in_memory_are_those_drawn_anew() -> None:
     first = dataset[(1, 0)]["image"]
     dataset[(1, 1)]
     assert torch.equal(dataset[(1, 0)]["image"], first)  # neither epoch wrote to what is kept
+
+
+def test_a_prefetcher_is_otherwise_its_loader_which_is_used_itself_on_a_cpu() -> None:
+    loader = FakeDataModule("near", 3).test_dataloader()
+    assert type(loader) is DataLoader
+    prefetcher = pickle.loads(pickle.dumps(DevicePrefetcher(loader, torch.device("cuda", 0))))
+    assert len(prefetcher) == 3 and prefetcher.dataset.domain == "near" and prefetcher.batch_size == loader.batch_size
+    with pytest.raises(AttributeError, match="nothing"):
+        prefetcher.nothing  # noqa: B018
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_a_prefetcher_yields_every_batch_in_order_on_the_device(count: int) -> None:
+    loader = DataLoader(
+        [{"image": torch.full((3, 64, 64), float(n)), "name": str(n)} for n in range(count)], pin_memory=True
+    )
+    seen = []
+    for batch in DevicePrefetcher(loader, torch.device("cuda", 0)):
+        torch.cuda._sleep(10_000_000)  # a step that is busy while the next batch is copied
+        assert batch["image"].device.type == "cuda"
+        seen.append((batch["image"].unique().tolist(), batch["name"]))
+    assert seen == [([float(n)], [str(n)]) for n in range(count)]

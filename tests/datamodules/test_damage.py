@@ -85,12 +85,9 @@ def test_files_that_are_none_are_errors(tmp_path: Path, read: Reader) -> None:
         assert caught.value.kind == kind
 
 
-def impossible_bmp(place: int) -> Write:
-    """Returns what writes a BMP whose width (at byte 18) or height (22) no image has."""
-    start = b"BM" + struct.pack("<IHHIIiiHHI", 1142, 0, 0, 1078, 40, 22, 11, 1, 8, 0) + bytes(1200)
-    return put(start[:place] + (2**31 - 2).to_bytes(4, "little") + start[place + 4 :])
-
-
+# A BMP whose width or height, at this byte, no image has.
+BMP = b"BM" + struct.pack("<IHHIIiiHHI", 1142, 0, 0, 1078, 40, 22, 11, 1, 8, 0) + bytes(1200)
+IMPOSSIBLE = {place: put(BMP[:place] + (2**31 - 2).to_bytes(4, "little") + BMP[place + 4 :]) for place in (18, 22)}
 WHAT: dict[str, tuple[str, Write, str]] = {
     "lfs": ("a.png", put(b"version https://git-lfs.github.com/spec/v1\nsize 12345\n"), "a Git LFS .*git lfs pull"),
     "html": ("a.jpg", put(b"\n<!DOCTYPE html><html>"), "a web page .*download it again"),
@@ -100,8 +97,8 @@ WHAT: dict[str, tuple[str, Write, str]] = {
     "float colours": ("a.tif", store(np.dstack([LEVELS] * 3).astype(np.float32)), "floating-point numbers: save it"),
     "float64": ("a.tif", store(IDS.astype(np.float64)), "floating-point numbers"),
     "bmp 4": ("a.bmp", bmp(4, 16, IDS), "a BMP with 4 bits per pixel.*save it as PNG"),
-    "bmp of impossible width": ("a.bmp", impossible_bmp(18), "truncated, damaged"),
-    "bmp of impossible height": ("a.bmp", impossible_bmp(22), "truncated, damaged"),
+    "bmp of impossible width": ("a.bmp", IMPOSSIBLE[18], "truncated, damaged"),
+    "bmp of impossible height": ("a.bmp", IMPOSSIBLE[22], "truncated, damaged"),
     "bmp 8 of 2 colours": ("a.bmp", bmp(8, 2, IDS % 2), "a BMP with 8 bits.*save it as PNG"),
 }  # fmt: skip
 
@@ -115,9 +112,21 @@ def test_files_of_another_kind_are_named(kind: str, tmp_path: Path) -> None:
             read(tmp_path / name)
 
 
+SIGNED = "signed whole numbers of"
 # What is refused: how to read, the file, words of the message
-
 REFUSED: dict[str, tuple[Reader, str, Write, str]] = {
+    **{
+        f"an image without a known white: {found} {values.min()}": (
+            read_image, "a.tif", store(values), f"contains {found}: expected 8 or 16 bits per channel",
+        )
+        for values, found in (
+            (LEVELS.astype(np.float32) / 255, "floating-point numbers"),
+            (LEVELS.astype(np.int32) * 1000 + 1, f"{SIGNED} 32 bits"),
+            (LEVELS.astype(np.int32), f"{SIGNED} 32 bits"),  # which may be 8-bit values all the same
+            (LEVELS.astype(np.int16), f"{SIGNED} 16 bits"),
+            (LEVELS.astype(np.int8), f"{SIGNED} 8 bits"),
+        )
+    },
     "ids of more than 16 bits": (
         read_index, "a.tif", save(np.array([[7, 65543]], np.int32)),
         r"contains numbers from 7 to 65543: expected ids in \[0, 65535\]",
@@ -141,37 +150,18 @@ REFUSED: dict[str, tuple[Reader, str, Write, str]] = {
 }  # fmt: skip
 
 
-def check_refused(read: Reader, path: Path, write: Write, said: str) -> None:
-    write(path)
-    with pytest.raises(DataError, match=f"(?s){path.name} .*{said}"):
-        read(path)
-
-
 @pytest.mark.parametrize("kind", REFUSED)
-def test_other_labels_than_ids_are_errors(kind: str, tmp_path: Path) -> None:
+def test_numbers_that_are_neither_levels_nor_ids_are_errors(kind: str, tmp_path: Path) -> None:
     read, name, write, said = REFUSED[kind]
-    check_refused(read, tmp_path / name, write, said)
+    write(tmp_path / name)
+    with pytest.raises(DataError, match=f"(?s){name} .*{said}"):
+        read(tmp_path / name)
 
 
 @pytest.mark.parametrize("kind", [np.int8, np.int16, np.int32])
 def test_ids_of_signed_numbers_are_from_0_on(kind: type, tmp_path: Path) -> None:
     store(IDS.astype(kind))(tmp_path / "a.tif")
     assert np.array_equal(read_index(tmp_path / "a.tif"), IDS)
-    negative = store(np.where(IDS == 3, -1, IDS.astype(int)).astype(kind))
-    said = r"contains numbers from -1 to 2: expected ids in .*Save .* as 255"
-    check_refused(read_index, tmp_path / "a.tif", negative, said)
-
-
-@pytest.mark.parametrize(
-    ("values", "found"),
-    [
-        (LEVELS.astype(np.float32) / 255, "floating-point numbers"),
-        (LEVELS.astype(np.int32) * 1000, "signed whole numbers of 32 bits"),
-        (LEVELS.astype(np.int32), "signed whole numbers of 32 bits"),  # which may be 8-bit values all the same
-        (LEVELS.astype(np.int16), "signed whole numbers of 16 bits"),
-        (LEVELS.astype(np.int8), "signed whole numbers of 8 bits"),
-    ],
-)
-def test_an_image_without_a_known_white_is_an_error(values: np.ndarray, found: str, tmp_path: Path) -> None:
-    said = f"contains {found}: expected 8 or 16 bits per channel"
-    check_refused(read_image, tmp_path / "a.tif", store(values), said)
+    store(np.where(IDS == 3, -1, IDS.astype(int)).astype(kind))(tmp_path / "a.tif")
+    with pytest.raises(DataError, match=r"(?s)a.tif .*contains numbers from -1 to 2: expected ids in .*Save .* as 255"):
+        read_index(tmp_path / "a.tif")

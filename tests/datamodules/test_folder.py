@@ -126,19 +126,15 @@ def test_what_is_wrong_with_files_is_said(kind: str, tmp_path: Path) -> None:
         list_names(make_module(tmp_path, **arguments))
 
 
-def test_paths_may_lie_elsewhere_and_folders_may_be_links(tmp_path: Path) -> None:
-    make_pairs(tmp_path / "disk", ["a"], "photos", "truth")
-    (tmp_path / "root" / "images").mkdir(parents=True)
-    (tmp_path / "root" / "images" / "link").symlink_to(tmp_path / "disk" / "photos")
-    (tmp_path / "root" / "images" / "loop").symlink_to(tmp_path / "root" / "images")
-    assert list_names(make_module(tmp_path / "root"), labelled=False) == ["link/a"]
-    data = make_module(tmp_path / "root", images="../disk/photos", labels=str(tmp_path / "disk" / "truth"))
-    assert list_names(data) == ["a"]
-
-
-def test_root_may_hold_a_folder_of_the_domain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folders_may_lie_elsewhere_or_be_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_pairs(tmp_path / "MyTown", ["a"])
-    assert list_names(FolderDataModule(str(tmp_path), domain="mytown")) == ["a"]
+    root = tmp_path / "root"
+    (root / "images").mkdir(parents=True)
+    (root / "images" / "link").symlink_to(tmp_path / "MyTown" / "images")
+    (root / "images" / "loop").symlink_to(root / "images")
+    assert list_names(make_module(root), labelled=False) == ["link/a"]
+    data = make_module(root, images="../MyTown/images", labels=str(tmp_path / "MyTown" / "labels"))
+    assert list_names(data) == list_names(FolderDataModule(str(tmp_path), domain="mytown")) == ["a"]
     monkeypatch.setenv("SEGADAPT_DATA", str(tmp_path))
     assert list_names(FolderDataModule(domain="mytown")) == ["a"]
     with pytest.raises(DataError, match=r"there is no folder other in .*: set root to the folder of your images"):

@@ -1,7 +1,6 @@
 """What a file's pixels are: for each way to store them these values, and never others."""
 
 import re
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,9 @@ from PIL import Image, ImageOps, PngImagePlugin
 
 from datamodules.base import DataError
 from datamodules.folder import FolderDataModule
-from datamodules.labels import UNKNOWN, look_up
 from datamodules.reading.headers import ORIENTATION, read_orientation
 from datamodules.reading.own_labels import read_colours, read_labels
-from datamodules.reading.pixels import read_image, read_index, read_red_16_bit
+from datamodules.reading.pixels import read_image, read_index
 from tests.datamodules.pictures import (
     COLOURED,
     COLOURS,
@@ -23,7 +21,6 @@ from tests.datamodules.pictures import (
     IDS,
     LEVELS,
     PICTURES,
-    Reader,
     Write,
     png,
     put,
@@ -35,24 +32,6 @@ from tests.datamodules.pictures import (
 )
 
 # Values
-
-
-@pytest.mark.parametrize("kind", PICTURES)
-def test_images_have_the_values_that_pillow_reads(tmp_path: Path, kind: str) -> None:
-    name, write = PICTURES[kind]
-    write(tmp_path / name)
-    with Image.open(tmp_path / name) as stored:
-        expected = np.asarray(stored.convert("RGBA").convert("RGB"))
-    for pixels in (read_image(tmp_path / name), read_image(tmp_path / name, upright=True)):  # which changes nothing
-        assert pixels.dtype == np.uint8 and pixels.flags.c_contiguous and np.array_equal(pixels, expected)
-
-
-def test_cmyk_photographs_are_read(tmp_path: Path) -> None:
-    smooth = cv2.resize(COLOURS[:4, :4], (40, 40), interpolation=cv2.INTER_CUBIC)
-    Image.fromarray(smooth).convert("CMYK").save(tmp_path / "a.jpg", quality=95)
-    with Image.open(tmp_path / "a.jpg") as stored:
-        expected = np.asarray(stored.convert("RGB")).astype(int)
-    assert np.abs(read_image(tmp_path / "a.jpg") - expected).max() <= 1  # by the rounding of the conversion
 
 
 IMAGES: dict[str, tuple[str, Write, np.ndarray]] = {
@@ -72,13 +51,25 @@ IMAGES: dict[str, tuple[str, Write, np.ndarray]] = {
 }
 
 
-@pytest.mark.parametrize("kind", IMAGES)
-def test_an_image_has_the_upper_8_bits_of_what_its_file_holds(kind: str, tmp_path: Path) -> None:
-    name, write, expected = IMAGES[kind]
+@pytest.mark.parametrize("kind", [*PICTURES, *IMAGES])
+def test_an_image_has_the_values_that_pillow_reads_or_the_upper_8_bits(kind: str, tmp_path: Path) -> None:
+    name, write, *given = PICTURES.get(kind) or IMAGES[kind]
     write(tmp_path / name)
-    pixels = read_image(tmp_path / name)
-    assert pixels.dtype == np.uint8 and pixels.flags.c_contiguous
-    assert np.array_equal(pixels, np.dstack([expected] * 3))
+    if given:
+        expected = np.dstack([given[0]] * 3)
+    else:
+        with Image.open(tmp_path / name) as stored:
+            expected = np.asarray(stored.convert("RGBA").convert("RGB"))
+    for pixels in (read_image(tmp_path / name), read_image(tmp_path / name, upright=True)):  # which changes nothing
+        assert pixels.dtype == np.uint8 and pixels.flags.c_contiguous and np.array_equal(pixels, expected)
+
+
+def test_cmyk_photographs_are_read(tmp_path: Path) -> None:
+    smooth = cv2.resize(COLOURS[:4, :4], (40, 40), interpolation=cv2.INTER_CUBIC)
+    Image.fromarray(smooth).convert("CMYK").save(tmp_path / "a.jpg", quality=95)
+    with Image.open(tmp_path / "a.jpg") as stored:
+        expected = np.asarray(stored.convert("RGB")).astype(int)
+    assert np.abs(read_image(tmp_path / "a.jpg") - expected).max() <= 1  # by the rounding of the conversion
 
 
 LABELS: dict[str, tuple[str, Write, np.ndarray]] = {
@@ -107,34 +98,12 @@ def test_labels_are_the_numbers_that_their_file_holds(kind: str, tmp_path: Path)
         assert np.array_equal(ids, expected) and ids.dtype in (np.uint8, np.uint16)
 
 
-def test_red_channel_of_16_bit_labels(tmp_path: Path) -> None:
-    store(np.dstack([DEEP[::-1], DEEP[:, ::-1], DEEP]))(tmp_path / "a.png")
-    ids = read_red_16_bit(tmp_path / "a.png")
-    assert ids.dtype == np.uint16 and ids.flags.c_contiguous and np.array_equal(ids, DEEP)
-    with Image.open(tmp_path / "a.png") as picture:  # what the reader is there to avoid
-        assert not np.array_equal(np.asarray(picture)[..., 0], DEEP)
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-@pytest.mark.parametrize("size", [256, 2**16])
-def test_lookup_is_that_of_the_table(dtype: type, size: int) -> None:
-    table = np.random.default_rng(1).integers(0, 256, size, dtype=np.uint8)
-    ids = np.arange(256).reshape(8, 32).astype(dtype)
-    for given in (ids, ids[::-1, ::2], ids[:1, :1]):
-        labels = look_up(given, table)
-        assert labels.dtype == np.uint8 and np.array_equal(labels, table[given])
-    beyond = look_up(np.array([[7, 65535]], dtype=np.uint16), table).tolist()  # are unknown, and do not wrap
-    assert beyond == [[table[7], UNKNOWN if size == 256 else table[65535]]]
-
-
 # Orientation
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
 @pytest.mark.parametrize("orientation", [1, 2, 3, 6, 8])
-def test_files_are_turned_only_when_asked_and_labels_as_images_are(
-    orientation: int, suffix: str, tmp_path: Path
-) -> None:
+def test_files_are_turned_only_when_asked(orientation: int, suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"a.{suffix}"
     COLOURED.save(path, exif=turn(orientation))
     assert read_orientation(path) == orientation
@@ -176,7 +145,6 @@ VOC = [(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0)]
 GRAYS = [(level, level, level) for level in range(4)]
 CITYSCAPES = [(128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156)]
 OWN = [(10, 20, 30), (40, 50, 60), (70, 80, 90), (1, 2, 3)]
-ANY_COLOUR = np.zeros(2**24, dtype=np.uint8)
 
 
 @pytest.mark.parametrize("colours", [VOC, GRAYS, CITYSCAPES, VOC[::-1], GRAYS[::-1], OWN])
@@ -192,20 +160,17 @@ def test_a_palette_of_another_order_than_usual_is_an_error(colours: list[tuple[i
     assert np.array_equal(read_labels(tmp_path / "a.png", palette), IDS)  # of this project's own predictions
 
 
-def test_colours_that_compression_made_up_are_named_as_such(tmp_path: Path) -> None:
-    COLOURED.save(tmp_path / "a.png")
-    with pytest.raises(DataError, match=r"colours that are not defined.*Lossy compression.*export the labels again"):
-        read_colours(tmp_path / "a.png", np.full(2**24, 254, dtype=np.uint8))
-
-
-def test_colours_below_transparent_pixels_are_errors(tmp_path: Path) -> None:
-    pixels = np.dstack([IDS] * 3 + [np.full_like(IDS, 255)])
+def test_colours_below_transparent_pixels_and_made_up_ones_are_errors(tmp_path: Path) -> None:
+    pixels, any_colour = np.dstack([IDS] * 3 + [np.full_like(IDS, 255)]), np.zeros(2**24, dtype=np.uint8)
     save(pixels)(tmp_path / "a.png")
-    assert not read_colours(tmp_path / "a.png", ANY_COLOUR).any()
+    assert not read_colours(tmp_path / "a.png", any_colour).any()
     pixels[0, :, 3] = 0
     save(pixels)(tmp_path / "a.png")
     with pytest.raises(DataError, match=r"a\.png has 22 transparent pixels.*Flatten the image"):
-        read_colours(tmp_path / "a.png", ANY_COLOUR)
+        read_colours(tmp_path / "a.png", any_colour)
+    COLOURED.save(tmp_path / "a.png")
+    with pytest.raises(DataError, match=r"colours that are not defined.*Lossy compression.*export the labels again"):
+        read_colours(tmp_path / "a.png", any_colour + 254)
 
 
 @pytest.mark.parametrize("extra", [{}, {"icc_profile": bytes(101)}])
@@ -223,18 +188,17 @@ def test_a_webp_holds_labels_if_it_is_lossless(extra: dict[str, bytes], tmp_path
 # Pages, text and size
 
 PICTURE, OTHER = Image.fromarray(IDS), Image.fromarray(IDS[::-1])
-SEVERAL: dict[str, dict[str, Any]] = {"a.tif": {"format": "TIFF"}, "a.png": {"format": "PNG"}}
-SEVERAL |= {"b.png": {"format": "WEBP", "lossless": True}, "c.png": {"format": "GIF"}}
 TEXT = PngImagePlugin.PngInfo()
 TEXT.add_text("Comment", "x" * 3_000_000, zip=True)
 
 
-@pytest.mark.parametrize("read", [read_image, read_index])
-@pytest.mark.parametrize("name", SEVERAL)
-def test_files_of_several_pictures_are_errors(name: str, read: Reader, tmp_path: Path) -> None:
-    PICTURE.save(tmp_path / name, save_all=True, append_images=[OTHER], **SEVERAL[name])
-    with pytest.raises(DataError, match=rf"{name} has 2 pages or frames: expected one.*Save only the one"):
-        read(tmp_path / name)
+@pytest.mark.parametrize("kind", ["TIFF", "PNG", "WEBP", "GIF"])
+def test_files_of_several_pictures_are_errors(kind: str, tmp_path: Path) -> None:
+    name = "a.tif" if kind == "TIFF" else "a.png"
+    PICTURE.save(tmp_path / name, kind, save_all=True, append_images=[OTHER], lossless=True)
+    for read in (read_image, read_index):
+        with pytest.raises(DataError, match=rf"{name} has 2 pages or frames: expected one.*Save only the one"):
+            read(tmp_path / name)
 
 
 def test_photographs_of_phones_and_smaller_copies_are_read(tmp_path: Path) -> None:
@@ -266,15 +230,13 @@ def test_much_text_beside_the_pixels_is_no_damage(extra: dict[str, Any], tmp_pat
 )
 @pytest.mark.parametrize(("name", "channels"), [("a.png", 1), ("a.tif", 3)])
 def test_16_bit_images_that_are_almost_black_are_named(
-    values: np.ndarray, found: str, name: str, channels: int, tmp_path: Path
+    values: np.ndarray, found: str, name: str, channels: int, tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
     for number in range(6):  # of 8 bits
         cv2.imwrite(str(tmp_path / f"{number}.png"), np.zeros((2, 2), dtype=np.uint8))
-    cv2.imwrite(str(tmp_path / name), values if channels == 1 else np.dstack([values] * 3))
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        loader = FolderDataModule(str(tmp_path), num_workers=0).predict_dataloader()
-    said = [str(warning.message) for warning in caught if "16-bit images have" in str(warning.message)]
+    store(np.dstack([values] * channels))(tmp_path / name)
+    loader = FolderDataModule(str(tmp_path), num_workers=0).predict_dataloader()
+    said = [str(warning.message) for warning in recwarn if "16-bit images have" in str(warning.message)]
     assert len(said) == bool(found) and all(re.search(found, text) for text in said)
     assert loader.dataset.check(6).brightest == [values.max()]  # of check_data
 

@@ -16,17 +16,25 @@ from datamodules import (
     CityscapesDataModule,
     GTADataModule,
     IDDDataModule,
+    MapillaryDataModule,
     TargetsDataModule,
     WildDashDataModule,
 )
 from datamodules.base import ProtocolError
 from main import main
 from tests import trees
-from tests.datamodules.vendors import TARGETS
 from tests.tiny import NO_LOGGER, QUIET, read_results
+
+TARGETS = [CityscapesDataModule, BDDDataModule, IDDDataModule, MapillaryDataModule]
 
 # Trees of two or three images have fewer than the official number, and say so each time.
 pytestmark = pytest.mark.filterwarnings("ignore:.*the official number is:UserWarning")
+
+
+@pytest.fixture(scope="module")
+def data_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All seven data sets below one folder; not to be changed."""
+    return trees.write_vendors(tmp_path_factory.mktemp("data"))
 
 
 def run(stage: str, folder: Path, *more: str) -> Any:
@@ -34,15 +42,7 @@ def run(stage: str, folder: Path, *more: str) -> Any:
     return main([stage, *QUIET, *NO_LOGGER, *place, "--model.network=tests.fakes.TinyNetwork", *more])
 
 
-def choose(name: str, root: Path) -> list[str]:
-    """Returns the arguments of a small run on a data set, which lies in a folder of data sets."""
-    small = ["--data.num_workers=0", "--data.batch_size=2", "--data.crop_size=[16,16]"]
-    return [f"--data={name}DataModule", f"--data.root={root}", *small]
-
-
-def test_a_target_is_found_by_the_environment_variable_and_says_what_was_left_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_says_what_was_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trees.write_old_bdd(tmp_path / "data" / "bdd", unpaired=True)
     monkeypatch.setenv("SEGADAPT_DATA", str(tmp_path / "data"))
     run("test", tmp_path, "--data=BDDDataModule", "--data.broken=skip", "--data.num_workers=0")
@@ -54,18 +54,39 @@ def test_a_target_is_found_by_the_environment_variable_and_says_what_was_left_ou
     assert results["data"]["role"] == "target" and not results["data"]["choose_on_target"]
 
 
+def choose(name: str, root: Path) -> list[str]:
+    """Returns the arguments of a small run on a data set, which lies in a folder of data sets."""
+    small = ["--data.num_workers=0", "--data.batch_size=2", "--data.crop_size=[16,16]"]
+    return [f"--data={name}DataModule", f"--data.root={root}", *small]
+
+
+def test_choosing_on_a_target_is_refused(data_sets: Path, tmp_path: Path) -> None:
+    said = r"target.*source.*development.*choose_on_target=true"
+    for stage in ("validate", "fit"):
+        with pytest.raises(ProtocolError, match=said):
+            run(stage, tmp_path, *choose("Cityscapes", data_sets))
+        for module in TARGETS:
+            data = module(str(data_sets))
+            with pytest.raises(ProtocolError, match=said):
+                data.val_dataloader() if stage == "validate" else data.train_dataloader()
+    for place in ("development", "source"):
+        with pytest.raises(ProtocolError, match=f"idd is a target.*as the {place} data set.*choose_on_target"):
+            TargetsDataModule([CityscapesDataModule()], **{place: IDDDataModule()})
+    TargetsDataModule([CityscapesDataModule()], source=GTADataModule(), development=WildDashDataModule())
+    TargetsDataModule([CityscapesDataModule()], development=BDDDataModule(choose_on_target=True))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("source", "num_classes"), [("GTADataModule", 19), ("SYNTHIADataModule", 16)])
-def test_the_whole_protocol_in_one_file(source: str, num_classes: int, trees: Path, tmp_path: Path) -> None:
+def test_the_whole_protocol_in_one_file(source: str, num_classes: int, data_sets: Path, tmp_path: Path) -> None:
     settings = {"num_classes": num_classes, "num_workers": 0, "batch_size": 2, "crop_size": [16, 16]}
     names = [source, "WildDashDataModule", *(module.__name__ for module in TARGETS)]
     first, second, *others = [{"class_path": name, "init_args": settings} for name in names]
-    data = {"root": str(trees), "source": first, "development": second, "targets": others}
+    data = {"root": str(data_sets), "source": first, "development": second, "targets": others}
     config = tmp_path / "protocol.yaml"
     config.write_text(yaml.safe_dump({"data": {"class_path": "TargetsDataModule", "init_args": data}}))
     cli = run("fit", tmp_path, f"--config={config}", "--trainer.max_epochs=1")
-    assert cli.trainer.global_step == 2
-    assert 0 <= cli.trainer.callback_metrics["val/miou"].item() <= 1
+    assert cli.trainer.global_step == 2 and 0 <= cli.trainer.callback_metrics["val/miou"].item() <= 1
     checkpoint = tmp_path / "checkpoints" / "best.ckpt"
     run("test", tmp_path, f"--config={config}", f"--ckpt_path={checkpoint}", "--data.broken=skip")  # of all data sets
     results = read_results(tmp_path)
@@ -117,32 +138,13 @@ def test_mean_iou_is_that_of_the_official_evaluation(tmp_path: Path) -> None:
         assert iou == pytest.approx(100 * theirs["classScores"][name], abs=1e-9, nan_ok=True)
 
 
-@pytest.mark.parametrize("stage", ["validate", "fit"])
-def test_choosing_on_a_target_is_refused(stage: str, trees: Path, tmp_path: Path) -> None:
-    said = r"target.*source.*development.*choose_on_target=true"
-    with pytest.raises(ProtocolError, match=said):
-        run(stage, tmp_path, *choose("Cityscapes", trees))
-    for module in TARGETS:
-        data = module(str(trees))
-        with pytest.raises(ProtocolError, match=said):
-            data.val_dataloader() if stage == "validate" else data.train_dataloader()
-
-
-def test_a_target_as_development_set_or_source_is_refused() -> None:
-    for place in ("development", "source"):
-        with pytest.raises(ProtocolError, match=f"idd is a target.*as the {place} data set.*choose_on_target"):
-            TargetsDataModule([CityscapesDataModule()], **{place: IDDDataModule()})
-    TargetsDataModule([CityscapesDataModule()], source=GTADataModule(), development=WildDashDataModule())
-    TargetsDataModule([CityscapesDataModule()], development=BDDDataModule(choose_on_target=True))
-
-
-def test_a_sweep_may_not_test_a_target(trees: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_may_not_test_a_target(data_sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_SWEEP_ID", "abc")
-    target = choose("Cityscapes", trees)
+    target = choose("Cityscapes", data_sets)
     with pytest.raises(ProtocolError, match=r"sweep.*development"):
         run("test", tmp_path, *target)
     for stage in ("validate", "test"):  # nor on purpose
         with pytest.raises(ProtocolError, match="in a sweep there is no other way"):
             run(stage, tmp_path, *target, "--data.choose_on_target=true")
-    run("validate", tmp_path, *choose("WildDash", trees))
+    run("validate", tmp_path, *choose("WildDash", data_sets))
     assert read_results(tmp_path)["complete"]

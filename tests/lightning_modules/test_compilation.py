@@ -1,11 +1,10 @@
 """Compiled networks give what they give uncompiled, and fall back when the compiler fails."""
 
 import copy
-from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
-from torch import nn
 
 from callbacks import IaBN, SegTTT
 from lightning_modules.compilation import compile_network
@@ -14,15 +13,10 @@ from tests.fakes import TinyNetwork, make_images
 
 
 def test_a_compiler_that_fails_is_left_alone_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: Any, **__: Any) -> Any:
-        def call(*_: Any) -> None:
-            raise RuntimeError("no compiler here\nmore")
-
-        return call
-
     network, image = TinyNetwork(), make_images(1)
     expected = network(image)
-    monkeypatch.setattr(torch, "compile", fail)
+    failing = Mock(side_effect=RuntimeError("no compiler here\nmore"))
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: failing)
     compile_network(network)
     with pytest.warns(UserWarning, match="TinyNetwork runs without torch.compile, which failed: no compiler here$"):
         assert torch.equal(network(image), expected)
@@ -30,25 +24,17 @@ def test_a_compiler_that_fails_is_left_alone_with_a_warning(monkeypatch: pytest.
     assert torch.equal(network(image), expected)
 
 
-def test_an_input_that_the_network_refuses_is_its_own_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Refusing(nn.Module):
-        def forward(self, image: torch.Tensor) -> torch.Tensor:
-            raise ValueError("too small")
-
-    monkeypatch.setattr(torch, "compile", lambda call, **_: call)
-    network = Refusing()
-    compile_network(network)
-    with pytest.raises(ValueError, match="too small"):
-        network(make_images(1))
-
-
-def test_modes_are_known_and_a_copy_of_a_compiled_network_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_modes_copies_and_refused_images_of_compiled_networks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with pytest.raises(ValueError, match="compile is 'fast': expected one of none, default, reduce-overhead"):
         SegmentationModule(TinyNetwork(), 5, compile="fast")
     monkeypatch.setattr(torch, "compile", lambda call, **_: call)
     network = TinyNetwork()
     compile_network(network)
     assert copy.deepcopy(network)._compiled_call_impl is None
+    with pytest.raises(RuntimeError, match="expected input"):
+        network(torch.zeros(1, 2, 8, 8))
     compile_network(network, "none")
     assert network._compiled_call_impl is None
 

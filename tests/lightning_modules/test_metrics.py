@@ -15,7 +15,6 @@ from lightning_modules.metrics import (
     Scores,
     SegmentationScores,
     bin_confidences,
-    count_confusion,
     count_overlap,
     fetch_scores,
     score_image,
@@ -40,27 +39,20 @@ def score_each(probabilities: Tensor, masks: Tensor) -> list[Scores]:
     return [score_image(*pair) for pair in zip(probabilities, masks, strict=True)]
 
 
-def list_records(scores: list[Scores]) -> list[dict[str, Any]]:
-    return [score.to_record() for score in scores]
-
-
 def score_all(probabilities: Tensor, masks: Tensor) -> Scores:
     return sum(score_each(probabilities, masks), Scores.zeros(probabilities.shape[1]))
 
 
-def measure_reliability(confidence: np.ndarray, correct: np.ndarray, bins: int) -> dict[str, np.ndarray]:
-    """Pixels, mean confidence and accuracy of each bin; bin b holds (b / n, (b + 1) / n]."""
+def measure_reliability(confidence: np.ndarray, correct: np.ndarray, bins: int) -> tuple[dict[str, np.ndarray], float]:
+    """Pixels, mean confidence and accuracy of each bin, of which bin b holds (b / n, (b + 1) / n]; and their error."""
     rows = []
     for number in range(bins):
         inside = (confidence > number / bins) & (confidence <= (number + 1) / bins)
         means = (confidence[inside].mean(), correct[inside].mean()) if inside.any() else (math.nan, math.nan)
         rows.append((inside.sum(), *means))
-    return dict(zip(("pixels", "confidence", "accuracy"), np.array(rows).T, strict=True))
-
-
-def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int) -> float:
-    found = measure_reliability(confidence, correct, bins)
-    return np.nansum(found["pixels"] * abs(found["accuracy"] - found["confidence"])) / len(confidence)
+    pixels, mean, accuracy = np.array(rows).T
+    error = np.nansum(pixels * abs(accuracy - mean)) / len(confidence)
+    return {"pixels": pixels, "confidence": mean, "accuracy": accuracy}, error
 
 
 def score_with_numpy(probabilities: np.ndarray, masks: np.ndarray) -> dict[str, Any]:
@@ -74,19 +66,20 @@ def score_with_numpy(probabilities: np.ndarray, masks: np.ndarray) -> dict[str, 
         errors, pixels = [], []
         for label, mask, top in zip(labels, masks, confidence, strict=True):
             if (mask == c).any():
-                errors.append(calibration_error(top[mask == c], label[mask == c] == c, 10))
+                errors.append(measure_reliability(top[mask == c], label[mask == c] == c, 10)[1])
                 pixels.append((mask == c).sum())
         classwise.append(np.average(errors, weights=pixels) if errors else 0.0)
     listed, truth = np.moveaxis(probabilities, 1, -1)[valid].astype(np.float64), masks[valid]
     likelihood = np.maximum(listed[np.arange(len(truth)), truth], 2.0**-126)
+    reliability, error = measure_reliability(confidence[valid], (labels == masks)[valid], 15)
     return {
         "brier": ((listed - np.eye(listed.shape[1])[truth]) ** 2).sum(axis=1).mean(),
         "nll": -np.log(likelihood).mean(),
         "miou": np.nanmean(iou),
         "iou": iou,
         "accuracy": (labels == masks)[valid].mean(),
-        "ece": calibration_error(confidence[valid], (labels == masks)[valid], 15),
-        "reliability": measure_reliability(confidence[valid], (labels == masks)[valid], 15),
+        "ece": error,
+        "reliability": reliability,
         "classwise_ece": np.mean(classwise),
     }
 
@@ -103,7 +96,7 @@ def test_scores_equal_an_independent_implementation(seed: int) -> None:
         np.testing.assert_allclose(ours["reliability"][key], values, atol=1e-6)
 
 
-def test_mean_iou_leaves_out_a_class_that_is_absent_and_counts_one_that_is_only_predicted() -> None:
+def test_mean_iou_leaves_out_what_is_absent_or_ignored_and_counts_a_class_that_is_only_predicted() -> None:
     probabilities = F.one_hot(torch.tensor([[0, 0, 1, 1]]), 4).movedim(-1, 0).float()
     summary = score_image(probabilities, torch.tensor([[0, 0, 0, 255]])).summarize()
     assert summary["iou"][:2] == [pytest.approx(2 / 3), 0.0] and all(math.isnan(iou) for iou in summary["iou"][2:])
@@ -111,6 +104,10 @@ def test_mean_iou_leaves_out_a_class_that_is_absent_and_counts_one_that_is_only_
     mask = torch.arange(12).reshape(3, 4) % 3
     perfect = score_image(F.one_hot(mask, 3).movedim(-1, 0).float(), mask).summarize()
     assert [perfect[key] for key in KEYS] == [1, 1, 0, 0, 0, 0]
+    nothing = Scores.zeros(3)
+    assert all(math.isnan(nothing.summarize()[key]) for key in KEYS)
+    ignored = score_image(torch.rand(3, 4, 4).softmax(dim=0), torch.full((4, 4), 255))
+    assert ignored.to_record() == nothing.to_record()
 
 
 @pytest.mark.parametrize("bins", [10, 15])
@@ -133,13 +130,6 @@ def test_pixel_that_is_not_finite_counts_as_class_0_with_confidence_0(value: flo
     assert scores.nll.item() == pytest.approx(-math.log(0.9) + 126 * math.log(2), abs=1e-5)
 
 
-def test_nothing_to_score_is_nan_and_all_ignored_adds_nothing() -> None:
-    summary = Scores.zeros(3).summarize()
-    assert all(math.isnan(summary[key]) for key in KEYS)
-    scores = score_image(torch.rand(3, 4, 4).softmax(dim=0), torch.full((4, 4), 255))
-    assert scores.to_record() == Scores.zeros(3).to_record()
-
-
 def test_sums_are_exact_in_any_order_and_wherever_images_are_cut() -> None:
     probabilities, masks = make_pairs(12, (31, 37))
     singles = score_each(probabilities, masks)
@@ -152,17 +142,6 @@ def test_sums_are_exact_in_any_order_and_wherever_images_are_cut() -> None:
         left = score_image(probabilities[0, :, :, :column], masks[0, :, :column])
         both = (left + score_image(probabilities[0, :, :, column:], masks[0, :, column:])).to_record()
         assert {**both, "class_gap": singles[0].class_gap.tolist()} == singles[0].to_record()  # a gap is per image
-
-
-def test_metric_sums_what_scores_sum_and_can_be_reset() -> None:
-    probabilities, masks = make_pairs()
-    metric = SegmentationScores(CLASSES)
-    for _ in range(2):
-        for score in score_each(probabilities, masks):
-            metric.update(score)
-        assert str(metric.compute()) == str(score_all(probabilities, masks).summarize())
-        metric.reset()
-    assert all(state.dtype in (torch.int64, torch.float64) for state in metric.metric_state.values())
 
 
 def test_record_gives_back_every_digit_and_adding_leaves_the_terms_alone() -> None:
@@ -187,7 +166,7 @@ def test_value_that_is_no_class_does_not_count_and_is_refused_when_scores_are_fe
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
-def test_scores_are_the_same_on_every_device_also_under_deterministic_algorithms(device: str) -> None:
+def test_scores_and_their_sums_are_the_same_on_every_device_also_under_deterministic_algorithms(device: str) -> None:
     probabilities, masks = make_pairs()
     expected, metric = score_each(probabilities, masks), SegmentationScores(CLASSES).to(device)
     small = F.interpolate(probabilities, (7, 9))
@@ -198,15 +177,19 @@ def test_scores_are_the_same_on_every_device_also_under_deterministic_algorithms
         score_each(small.to(device), masks.to(device))
     finally:
         torch.use_deterministic_algorithms(False)
-    assert list_records(fetch_scores(scores, masks.to(device))) == list_records(expected)
+    fetched = fetch_scores(scores, masks.to(device))
+    assert [score.to_record() for score in fetched] == [score.to_record() for score in expected]
     assert overlap.tolist() == [expected[0].intersection.tolist(), expected[0].union.tolist()]
-    for score in scores:
-        metric.update(score)
-    found, summary = metric.compute(), score_all(probabilities, masks).summarize()
-    for key in KEYS:
-        assert found[key] == pytest.approx(summary[key], rel=1e-6), key
-    for key, values in summary["reliability"].items():
-        assert found["reliability"][key] == pytest.approx(values, rel=1e-6, nan_ok=True), key
+    summary = score_all(probabilities, masks).summarize()
+    for _ in range(2):
+        for score in scores:
+            metric.update(score)
+        found = metric.compute()
+        assert [found[key] for key in KEYS] == pytest.approx([summary[key] for key in KEYS], rel=1e-6)
+        for key, values in summary["reliability"].items():
+            assert found["reliability"][key] == pytest.approx(values, rel=1e-6, nan_ok=True), key
+        metric.reset()
+    assert all(state.dtype in (torch.int64, torch.float64) for state in metric.metric_state.values())
 
 
 def test_scores_of_a_batch_come_to_the_host_in_one_copy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,11 +205,6 @@ def test_scores_of_a_batch_come_to_the_host_in_one_copy(monkeypatch: pytest.Monk
     assert len(copies) == 1 and [(f.shape, f.dtype) for f in fetched] == [(t.shape, t.dtype) for t in tensors]
 
 
-def test_confusion_matrix_has_truth_in_rows_and_predictions_in_columns() -> None:
-    matrix = count_confusion(torch.tensor([0, 1, 1, 2]), torch.tensor([0, 0, 1, 3]), 3)
-    assert matrix.tolist() == [[1, 1, 0], [0, 1, 0], [0, 0, 0]] and matrix.dtype == torch.int64
-
-
 @pytest.mark.parametrize("size", [(26, 34), (40, 21), (7, 9)])
 def test_resized_probabilities_are_the_softmax_of_resized_logits(size: tuple[int, int]) -> None:
     logits = 5 * torch.randn(2, 6, 13, 17, generator=torch.Generator().manual_seed(0))
@@ -239,25 +217,17 @@ def test_resized_probabilities_are_the_softmax_of_resized_logits(size: tuple[int
     assert score_image(probabilities[0], mask).to_record() == resized.to_record()
 
 
-@pytest.mark.parametrize("temperature", [0.3, 1.5, 4.0])
-def test_scaled_probabilities_are_the_softmax_of_scaled_logits_and_keep_their_order(temperature: float) -> None:
+def test_scaled_probabilities_are_the_softmax_of_scaled_logits_and_stay_finite() -> None:
     logits = 5 * torch.randn(2, 6, 13, 17, generator=torch.Generator().manual_seed(0))
-    scaled = scale_temperature(logits.softmax(dim=1), temperature)
-    torch.testing.assert_close(scaled, (logits / temperature).softmax(dim=1), rtol=1e-4, atol=1e-6)
-    assert torch.equal(scaled.argmax(dim=1), logits.argmax(dim=1))
-
-
-def test_probabilities_of_0_stay_finite_and_temperature_1_changes_nothing() -> None:
+    for temperature in (0.3, 1.5, 4.0):
+        scaled = scale_temperature(logits.softmax(dim=1), temperature)
+        torch.testing.assert_close(scaled, (logits / temperature).softmax(dim=1), rtol=1e-4, atol=1e-6)
     probabilities = F.one_hot(torch.tensor([[0, 1], [2, 0]]), 3).movedim(-1, 0).float()[None]
-    resized = resize_probabilities(probabilities, (5, 7))
-    torch.testing.assert_close(resized.sum(dim=1), torch.ones(1, 5, 7))
+    torch.testing.assert_close(resize_probabilities(probabilities, (5, 7)).sum(dim=1), torch.ones(1, 5, 7))
     for temperature in (0.01, 100.0):
         scaled = scale_temperature(probabilities, temperature)
         assert scaled.isfinite().all() and torch.equal(scaled.argmax(dim=1), probabilities.argmax(dim=1))
     assert scale_temperature(probabilities, 1.0) is probabilities
-
-
-@pytest.mark.parametrize("temperature", [0.0, -1.0, math.inf, math.nan])
-def test_temperature_that_is_none_is_a_clear_error(temperature: float) -> None:
-    with pytest.raises(ValueError, match=f"temperature is {temperature}: expected a finite number above 0"):
-        scale_temperature(torch.rand(1, 3, 2, 2), temperature)
+    for none in (0.0, -1.0, math.inf, math.nan):
+        with pytest.raises(ValueError, match=f"temperature is {none}: expected a finite number above 0"):
+            scale_temperature(probabilities, none)

@@ -1,4 +1,3 @@
-import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,37 +25,25 @@ def make_module(num_classes: int = 19, **kwargs: Any) -> SegmentationModule:
     return SegmentationModule(network, num_classes, **kwargs)
 
 
-def without_trainer(module: SegmentationModule) -> SegmentationModule:
-    """Lets a module take training steps outside of a trainer."""
-    module.log = lambda *_, **__: None
+@pytest.mark.parametrize(("channels_last", "expected"), [(None, False), (False, False), (True, True)])
+def test_training_loss_is_the_mean_over_labelled_pixels(channels_last: bool | None, expected: bool) -> None:
+    module = make_module(5, channels_last=channels_last)
+    module.log = lambda *_, **__: None  # there is no trainer
     module.optimizers = lambda: SimpleNamespace(param_groups=[{"lr": 0.1}])
-    return module
-
-
-def make_batch(seed: int = 0) -> dict[str, Any]:
-    masks = torch.randint(0, 5, (2, 32, 48), generator=torch.Generator().manual_seed(seed))
-    return {"image": make_images(2), "mask": masks, "name": ["a", "b"]}
-
-
-def test_training_loss_is_the_mean_over_labelled_pixels() -> None:
-    module, batch = without_trainer(make_module(5)), make_batch()
-    batch["mask"][0, :20] = 255
-    expected = F.cross_entropy(module.network.eval()(batch["image"]), batch["mask"], ignore_index=255)
-    torch.testing.assert_close(module.training_step(batch, 0), expected)
-    batch["mask"][:] = 255
+    layouts: list[bool] = []
+    module.network.eval()
+    module.network.register_forward_pre_hook(lambda _, inputs: layouts.append(inputs[0].is_contiguous()))
+    masks = torch.randint(0, 5, (2, 32, 48))
+    batch = {"image": make_images(2), "mask": masks, "name": ["a", "b"]}
+    masks[0, :20] = 255
+    loss = module.training_step(batch, 0)
+    assert layouts == [not expected]
+    torch.testing.assert_close(loss, F.cross_entropy(module.network(batch["image"]), masks, ignore_index=255))
+    masks[:] = 255
     loss = module.training_step(batch, 0)  # without labels it is 0 and teaches nothing
     loss.backward()
     assert loss.item() == 0
     assert all(parameter.grad is None or not parameter.grad.any() for parameter in module.parameters())
-
-
-@pytest.mark.parametrize(("channels_last", "expected"), [(None, False), (False, False), (True, True)])
-def test_images_in_training_lie_as_they_come_unless_asked_otherwise(channels_last: bool | None, expected: bool) -> None:
-    network, layouts = DeepLabV1("resnet10", 19, width=8), []
-    module = without_trainer(SegmentationModule(network, channels_last=channels_last))
-    network.register_forward_pre_hook(lambda _, inputs: layouts.append(inputs[0].is_contiguous()))
-    module.training_step(make_batch(), 0)
-    assert layouts == [not expected]
 
 
 def test_training_falls_and_its_learning_rate_falls_polynomially_to_0(tmp_path: Path) -> None:
@@ -103,9 +90,7 @@ def test_class_counts_that_disagree_are_an_error(tmp_path: Path, run: str) -> No
             getattr(make_trainer(tmp_path, max_epochs=1), run)(module, datamodule=data)
 
 
-def test_defaults_are_the_papers_recipe_and_class_names_have_to_be_as_many_as_classes() -> None:
-    module = make_module()
-    assert (module.lr, module.momentum, module.weight_decay, module.power) == (0.005, 0.9, 1e-4, 0.9)
+def test_class_names_have_to_be_as_many_as_classes() -> None:
     with pytest.raises(ValueError, match="2 class names for 5 classes"):
         SegmentationModule(TinyNetwork(5), 5, ["a", "b"])
     with pytest.raises(ValueError, match="num_classes is 256: expected 2 to 255"):
@@ -154,10 +139,9 @@ def test_predict_step_labels_at_the_size_on_disk_or_of_the_mask_or_the_image(mor
 
 @pytest.mark.parametrize("stage", ["validate", "test", "predict"])
 def test_runs_work_under_deterministic_algorithms(tmp_path: Path, stage: str) -> None:
-    module, data = make_module(), FakeDataModule(length=2)
     trainer = make_trainer(tmp_path, deterministic=True)
     try:
-        getattr(trainer, stage)(module, datamodule=data)
+        getattr(trainer, stage)(make_module(), datamodule=FakeDataModule(length=2))
         assert torch.are_deterministic_algorithms_enabled()
     finally:
         torch.use_deterministic_algorithms(False)
@@ -166,7 +150,12 @@ def test_runs_work_under_deterministic_algorithms(tmp_path: Path, stage: str) ->
 @pytest.mark.parametrize("able", [True, False])
 @pytest.mark.parametrize(("precision", "old_torch"), [("bf16-mixed", False), ("bf16-mixed", True), ("32-true", False)])
 def test_bf16_on_a_cpu_without_instructions_for_it_is_warned_of(
-    precision: str, old_torch: bool, able: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    precision: str,
+    old_torch: bool,
+    able: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    recwarn: pytest.WarningsRecorder,
 ) -> None:
     names = {"avx2": True, "avx512_bf16": able, "amx_bf16": False}
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: names, raising=False)
@@ -174,30 +163,14 @@ def test_bf16_on_a_cpu_without_instructions_for_it_is_warned_of(
         monkeypatch.delattr(torch.cpu, "get_capabilities")
         (tmp_path / "cpuinfo").write_text("flags : " + " ".join(name for name, has in names.items() if has))
         monkeypatch.setattr(recipe, "CPU_INFO", tmp_path / "cpuinfo")
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        trainer = make_trainer(tmp_path, precision=precision)
-        trainer.predict(SegmentationModule(TinyNetwork(19), 19), datamodule=FakeDataModule(length=2))
-    found = [str(one.message) for one in caught if "trainer.precision=32-true" in str(one.message)]
+    make_trainer(tmp_path, precision=precision).predict(make_module(), datamodule=FakeDataModule(length=2))
+    found = [str(one.message) for one in recwarn if "trainer.precision=32-true" in str(one.message)]
     assert bool(found) == (precision == "bf16-mixed" and not able)
 
 
-def loader(domain: str | None) -> SimpleNamespace:
-    return SimpleNamespace(dataset=SimpleNamespace(domain=domain) if domain else SimpleNamespace())
-
-
-@pytest.mark.parametrize(
-    ("loaders", "names"),
-    [
-        (loader("a"), ["a"]),
-        ([loader("a"), loader("b")], ["a", "b"]),
-        ({"x": loader("a"), "y": loader(None)}, ["a", "data1"]),
-        ([loader("a"), loader("a"), loader("a")], ["a", "a_1", "a_2"]),
-        ([loader("a"), loader("a_2"), loader("a")], None),  # found to fail
-        ([], []),
-    ],
-)
-def test_domains_are_named_after_their_data_sets_and_all_differently(loaders: Any, names: list[str] | None) -> None:
-    found = name_domains(loaders)
-    assert len(set(found)) == len(found)
-    assert names is None or found == names
+def test_domains_are_named_after_their_data_sets_and_all_differently() -> None:
+    a, b, a_2 = (SimpleNamespace(dataset=SimpleNamespace(domain=domain)) for domain in ("a", "b", "a_2"))
+    unnamed = SimpleNamespace(dataset=SimpleNamespace())
+    assert name_domains(a) == ["a"] and name_domains([a, b]) == ["a", "b"] and name_domains([]) == []
+    assert name_domains({"x": a, "y": unnamed}) == ["a", "data1"] and name_domains([a, a, a]) == ["a", "a_1", "a_2"]
+    assert len(set(name_domains([a, a_2, a]))) == 3  # found to fail

@@ -31,14 +31,10 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def test_covariances_are_those_between_channels() -> None:
-    features = draw(2, 3, 4, 5)
-    for values, found in zip(features.flatten(2), compute_covariances(features), strict=True):
-        torch.testing.assert_close(found, values @ values.T / 19 + 1e-5 * torch.eye(3, dtype=torch.float64))
-
-
-def test_variances_of_covariances_are_those_of_each_image_and_its_copy() -> None:
+def test_covariances_are_those_between_channels_and_their_variances_of_each_image_and_its_copy() -> None:
     images, copies = draw(3, 3, 4, 5), draw(3, 3, 4, 5, seed=1)
+    for values, found in zip(images.flatten(2), compute_covariances(images), strict=True):
+        torch.testing.assert_close(found, values @ values.T / 19 + 1e-5 * torch.eye(3, dtype=torch.float64))
     network = torch.nn.Sequential(torch.nn.Identity())
     (found,) = measure_variances(network, ["0"], [(images[:2], copies[:2]), (images[2:], copies[2:])])
     both = torch.stack([compute_covariances(images), compute_covariances(copies)])
@@ -62,11 +58,8 @@ def test_covariances_that_move_are_chosen() -> None:
     # With the zeros on and below the diagonal counted, as in the authors' code, the low group is that of zeros.
     three = choose_covariances(variances, clusters=3, semantics="released")
     assert three.nonzero().tolist() == [[0, 1], [0, 2], [1, 2]]
-
-
-def test_groups_are_numbered_from_the_lowest() -> None:
     values = torch.tensor([0.1, 5.1, 0.2, 9.9, 5.0, 10.0, 0.15], dtype=torch.float64).numpy()
-    assert divide_into_groups(values, 3).tolist() == [0, 1, 0, 2, 1, 2, 0]
+    assert divide_into_groups(values, 3).tolist() == [0, 1, 0, 2, 1, 2, 0]  # numbered from the lowest
     assert divide_into_groups(values[:2], 3).tolist() == [0, 1]
 
 
@@ -124,7 +117,7 @@ def test_bands_add_up_to_the_image_and_lie_apart() -> None:
     assert torch.allclose(keep_bands(flat, lowest), flat) and keep_bands(flat, ~lowest).abs().max() < 1e-6
 
 
-def test_bands_that_do_not_vary_are_kept() -> None:
+def test_bands_that_do_not_vary_are_kept_and_the_entropy_chooses_those_that_do() -> None:
     images, styles = torch.rand(1, 3, 16, 16) * 0.2 + 0.4, torch.rand(1, 3, 20, 20)
     varying = torch.tensor([False, False, False, True])
     changed = randomize_bands(images, styles, varying)
@@ -133,6 +126,8 @@ def test_bands_that_do_not_vary_are_kept() -> None:
     low = keep_bands(changed, lowest) - keep_bands(images, lowest)
     assert low.abs().max() < 0.1 < (changed - images).abs().max()  # matching a histogram leaks a little
     assert torch.equal(randomize_bands(images, styles, torch.zeros(4, dtype=torch.bool)), images)
+    assert measure_entropy(torch.zeros(1, 4, 2, 2)).item() == pytest.approx(math.log(4))
+    assert choose_varying(torch.tensor([0.3, 0.9, 0.1, 0.5])).tolist() == [False, False, True, False]
 
 
 def test_histograms_become_those_of_the_styles() -> None:
@@ -152,11 +147,6 @@ def test_colours_get_mean_and_covariance_of_the_style() -> None:
     assert torch.allclose(changed.mean(dim=2), wanted.mean(dim=2), atol=1e-3)
     for one, other in zip(changed, wanted, strict=True):
         assert torch.allclose(torch.cov(one, correction=0), torch.cov(other, correction=0), atol=1e-3)
-
-
-def test_entropy_and_what_it_chooses() -> None:
-    assert measure_entropy(torch.zeros(1, 4, 2, 2)).item() == pytest.approx(math.log(4))
-    assert choose_varying(torch.tensor([0.3, 0.9, 0.1, 0.5])).tolist() == [False, False, True, False]
 
 
 def test_mixed_statistics_lie_between_those_of_two_images() -> None:
