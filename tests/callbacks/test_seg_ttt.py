@@ -113,6 +113,11 @@ def test_trainable_names_match_whole_parts_of_paths_anywhere() -> None:
     assert select_parameters(shared, ["layer4.1"]) == select_parameters(shared, ["layer3.1"])
 
 
+def test_views_are_made_on_the_device_but_for_released_semantics() -> None:
+    assert SegTTT().settings()["resampling"] == TTA().settings()["resampling"] == "device"
+    assert SegTTT(semantics="released").settings()["resampling"] == "pillow"
+
+
 def test_warning_about_a_kind_of_image_comes_once_per_run() -> None:
     method, image = IaBN(), torch.full((1, 3, 16, 16), float("nan"))
     with pytest.warns(UserWarning, match="NaN") as caught:
