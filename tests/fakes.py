@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from datamodules.base import SegmentationDataModule, SegmentationDataset, Split
 from datamodules.labels import TRAIN_IDS
 from datamodules.transforms import Transform
+from lightning_modules.networks import DeepLabV1
 
 
 class NormAct2d(nn.BatchNorm2d):
@@ -76,6 +77,14 @@ def randomize(network: nn.Module, seed: int = 0) -> None:
             draw(module.running_mean, -0.3, 0.3)
             draw(module.running_var, 0.3, 1.5)
     network.eval()
+
+
+def make_deeplab(**kwargs: Any) -> nn.Module:
+    """Makes a small network with a frozen part and a head."""
+    torch.manual_seed(0)
+    network = DeepLabV1("resnet10", 5, width=8, **kwargs)
+    randomize(network)
+    return network
 
 
 def make_images(count: int = 2, height: int = 32, width: int = 48, seed: int = 0) -> Tensor:

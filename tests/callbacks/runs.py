@@ -16,29 +16,22 @@ from lightning_modules.segmentation import SegmentationModule
 from tests.fakes import FakeDataModule, TinyNetwork, make_trainer
 
 
-def make_module(**kwargs: Any) -> SegmentationModule:
+def make_module(temperature: float = 1.0, **kwargs: Any) -> SegmentationModule:
     """Makes a module of a `TinyNetwork` with these arguments."""
-    return SegmentationModule(TinyNetwork(19, **kwargs), 19, list(LabelSpace.of_size(19).names))
+    names = list(LabelSpace.of_size(19).names)
+    return SegmentationModule(TinyNetwork(19, **kwargs), 19, names, temperature=temperature)
 
 
-def make_warm_module() -> SegmentationModule:
-    """Makes the usual module with another temperature."""
-    module = make_module()
-    module.temperature = 2.0
-    return module
-
-
-def make_dilated_module() -> SegmentationModule:
-    """Makes the usual module with the same weights, and another dilation."""
-    module = make_module()
-    module.network.layer4[0].dilation = module.network.layer4[0].padding = (1, 1)
-    return module
+def make_data(near: int = 4, far: int = 2, wide: int = 3, **kwargs: Any) -> TargetsDataModule:
+    """Makes so many images of each target, and five on the development set."""
+    lengths = {"near": near, "far": far, "wide": wide}
+    targets = [FakeDataModule(name, length, **kwargs) for name, length in lengths.items() if length]
+    return TargetsDataModule(targets, development=FakeDataModule("dev", 5, **kwargs))
 
 
 def make_targets(**kwargs: Any) -> TargetsDataModule:
-    """Makes five images over two targets, and four on the development set."""
-    targets = [FakeDataModule("near", 3, **kwargs), FakeDataModule("far", 2, **kwargs)]
-    return TargetsDataModule(targets, development=FakeDataModule("dev", 4, **kwargs))
+    """Makes five images over two targets."""
+    return make_data(3, 2, 0, **kwargs)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -71,12 +64,6 @@ class Stop(Callback):
         return [name for batch in self.batches for name in batch]
 
 
-def make_data(**kwargs: Any) -> TargetsDataModule:
-    """Nine images over three targets, five on the development set."""
-    targets = [FakeDataModule(name, length, **kwargs) for name, length in (("near", 4), ("far", 2), ("wide", 3))]
-    return TargetsDataModule(targets, development=FakeDataModule("dev", 5, **kwargs))
-
-
 def run(
     folder: Path,
     *callbacks: Callback,
@@ -103,9 +90,20 @@ def stop_run(folder: Path, *callbacks: Callback, at: int, **kwargs: Any) -> list
     return stop.names
 
 
+def read_results(folder: Path) -> dict[str, Any]:
+    return read_json(folder / "results.json")
+
+
+def read_files(folder: Path) -> dict[str, bytes]:
+    """Reads all that a run has written but its manifest, which has dates."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    files = [path for path in files if path.name not in ("run.json", "predictions.json")]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
 def read_summary(folder: Path) -> dict[str, Any]:
     """Reads a summary without what no two runs share."""
-    summary = read_json(folder / "results.json")
+    summary = read_results(folder)
     for domain in (*summary["domains"].values(), summary["mean"]):
         domain.pop("ms_per_image", None)
     return {key: value for key, value in summary.items() if key not in ("date", "commit")}

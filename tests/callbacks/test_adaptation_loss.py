@@ -135,17 +135,15 @@ def test_cuda_agrees_and_never_waits(dtype: torch.dtype, tolerance: float, align
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("newer", [False, True])
-def test_precision_of_products_is_put_back_by_either_switch(newer: bool) -> None:
-    program = (
-        "import torch\n"
-        "from callbacks.adaptation.loss import exact_products\n"
-        f"newer = {newer}\n"
-        "matmul = torch.backends.cuda.matmul\n"
-        "if newer: matmul.fp32_precision = 'tf32'\n"
-        "else: torch.set_float32_matmul_precision('high')\n"
-        "before = matmul.fp32_precision\n"
-        "with exact_products(): assert matmul.fp32_precision == 'ieee', matmul.fp32_precision\n"
-        "assert matmul.fp32_precision == before == 'tf32', (matmul.fp32_precision, before)\n"
-    )
+@pytest.mark.parametrize("switch", ["matmul.fp32_precision = 'tf32'", "torch.set_float32_matmul_precision('high')"])
+def test_precision_of_products_is_put_back_by_either_switch(switch: str) -> None:
+    program = f"""
+import torch
+from callbacks.adaptation.loss import exact_products
+matmul = torch.backends.cuda.matmul
+{switch}
+before = matmul.fp32_precision
+with exact_products(): assert matmul.fp32_precision == 'ieee', matmul.fp32_precision
+assert matmul.fp32_precision == before == 'tf32', (matmul.fp32_precision, before)
+"""
     subprocess.run([sys.executable, "-c", program], check=True)

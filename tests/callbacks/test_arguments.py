@@ -13,6 +13,7 @@ from callbacks import TTA, AdaBN, Ensemble, IaBN, MCDropout, SegTTT, Tent
 from callbacks.alpha_search import AlphaSearch
 from callbacks.iabn import InstanceAdaptiveBatchNorm2d, convert_batch_norm
 from callbacks.method_search import MethodSearch
+from callbacks.predictions import Predictions
 from callbacks.pseudo_labels import fuse_views, pseudo_labels
 from callbacks.temperature import TemperatureSearch
 from callbacks.views import make_views
@@ -22,6 +23,8 @@ NAN, INF = math.nan, math.inf
 NOT_A_SET = "a set with scales and optionally flip, grayscale and autocontrast"
 NO_SETS = [5, [], {"flip": True}, {"scales": [1.0], "rotate": 90}, {"scales": None}, {"scales": [1.0], "flip": "no"}]
 NO_SETS += [[{"scales": [1.0]}, {"scale": 1.0}]]
+NO_IMAGES = [torch.zeros(size) for size in ((3, 8, 8), (1, 3, 8), (1, 1, 8, 8))]
+NO_IMAGES += [torch.zeros(1, 3, 8, 8, dtype=torch.uint8)]
 BY_LAYER = {"stem_norm": 0.9, "layer3": 0.2, "layer4.1": 0.0}
 takes_alpha: list[Callable[[Any], Any]] = [
     partial(InstanceAdaptiveBatchNorm2d, 4),
@@ -33,6 +36,7 @@ takes_alpha: list[Callable[[Any], Any]] = [
     Tent,
     partial(MCDropout, 2),
     partial(Ensemble, ["a.ckpt"]),
+    lambda alpha: AlphaSearch([0.1, alpha]),
 ]
 takes_scales: list[Callable[[Any], Any]] = [
     lambda scales: make_views(scales, True, True),
@@ -62,6 +66,7 @@ VALUES: list[tuple[str, list[Callable[[Any], Any]], list[Any]]] = [
     (r"the string 'layer4'.*\['layer4'\]", [lambda names: SegTTT(trainable=names)], ["layer4"]),
     (NOT_A_SET, [lambda one: SegTTT(label_views=one), lambda one: SegTTT(final_views=one)], NO_SETS),
     ("optimizer is 'lbfgs': expected one of adam, sgd", [lambda name: Tent(optimizer=name)], ["lbfgs"]),
+    ("one or more of labels, train_ids, overlays", [partial(Predictions, "out")], [[], ["labels", "colours"]]),
     ("passes is", [MCDropout], [0, -1, 1.5]),
     ("prior is", [AdaBN], [-1, NAN, INF]),
     ("expected a list of paths", [Ensemble], [[], "a.ckpt"]),
@@ -73,6 +78,7 @@ VALUES: list[tuple[str, list[Callable[[Any], Any]], list[Any]]] = [
     ("from_epoch is -1", [lambda epoch: AlphaSearch(from_epoch=epoch)], [-1]),
     ("expected a finite number above 0", [TemperatureSearch], [[0.5, value, 2.0] for value in (0.0, -1.0, INF, NAN)]),
     ("expected three or more", [TemperatureSearch], [[1.0, 2.0]]),
+    (r"expected \(B, 3, H, W\)", [partial(IaBN().predict, TinyNetwork())], NO_IMAGES),
     ("max_pixels is 0", [lambda pixels: TemperatureSearch(max_pixels=pixels)], [0]),
 ]
 

@@ -4,26 +4,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pytorch_lightning.loggers import CSVLogger
+from PIL import Image
+from pytorch_lightning.loggers import CSVLogger, WandbLogger
 
 from callbacks import IaBN, SegTTT
 from callbacks.report.summary import gain_of_image, summarize_records
 from callbacks.results import Results, read_records
 from lightning_modules.metrics import Scores
 from tests.callbacks import runs
-from tests.callbacks.runs import make_module, make_targets, read_json
-from tests.fakes import FakeDataModule, make_trainer, unchanged
+from tests.callbacks.runs import make_module, make_targets, read_results
+from tests.fakes import FakeDataModule, Unlabelled, make_trainer, unchanged
 
 
 def run(folder: Path, *callbacks: Any, stage: str = "test", module: Any = None, **results: Any) -> dict[str, Any]:
     data = make_targets() if stage == "test" else FakeDataModule()
     runs.run(folder, *callbacks, stage=stage, data=data, module=module, results={"panels": 4, **results})
-    return read_json(folder / "results.json")
+    return read_results(folder)
 
 
 def test_the_baseline_beside_a_method_is_the_run_without_it(tmp_path: Path) -> None:
-    module = make_module()
-    module.temperature = 2.0  # which holds for the baseline, too
+    module = make_module(temperature=2.0)  # which holds for the baseline, too
     with unchanged(module.network):
         adapted = run(tmp_path / "iabn", IaBN(0.5), module=module)
     plain = run(tmp_path / "plain", module=module)
@@ -101,3 +101,36 @@ def test_a_training_leaves_its_curves_beside_its_log(tmp_path: Path) -> None:
     page = (tmp_path / "fit" / "run" / "training.html").read_text(encoding="utf-8")
     assert "best mean IoU (development)" in page
     assert not list(tmp_path.rglob("*.json*"))
+
+
+def test_results_hold_brier_nll_reliability_and_temperature_and_draw_the_diagram(tmp_path: Path) -> None:
+    _, logged = runs.run(tmp_path / "out", module=make_module(temperature=1.5), data=make_targets())
+    summary = read_results(tmp_path / "out")
+    assert summary["temperature"] == 1.5
+    for key in ("brier", "nll"):
+        values = {f"test/{domain}/{key}": scores[key] for domain, scores in summary["domains"].items()}
+        values[f"test/{key}"] = sum(values.values()) / 2
+        assert summary["mean"][key] == pytest.approx(values[f"test/{key}"])
+        assert {name: logged[name] for name in values} == pytest.approx(values, rel=1e-5)
+    reliability = summary["domains"]["near"]["reliability"]
+    assert sum(reliability["pixels"]) == 3 * (24 * 36 - 3)
+    for pixels, confidence, _ in zip(*reliability.values(), strict=True):
+        assert (pixels == 0) == (confidence is None)
+    with Image.open(tmp_path / "out" / "reliability.png") as picture:
+        assert picture.format == "PNG" and picture.width > picture.height > 100
+
+
+def test_run_without_labels_has_no_diagram(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no pixel of blocks is labelled, all are ignored"):
+        runs.run(tmp_path / "out", data=Unlabelled(length=1))
+    summary = read_results(tmp_path / "out")
+    assert not summary["complete"] and summary["domains"]["blocks"]["nll"] is None
+    assert not (tmp_path / "out" / "reliability.png").exists()
+
+
+def test_weights_and_biases_get_the_dashboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: list[tuple[Any, ...]] = []
+    monkeypatch.setattr("callbacks.report.dashboard.log_dashboard", lambda *args: logged.append(args))
+    logger, folder = WandbLogger(save_dir=tmp_path, offline=True), tmp_path / "out"
+    runs.run(folder, stage="validate", data=FakeDataModule(length=1), logger=logger)
+    assert logged == [(logger.experiment, folder)]

@@ -91,17 +91,11 @@ def test_run_shows_scores_charts_and_masks(folder: Path, tmp_path: Path, is_real
             assert all(isinstance(line[column], wandb.Image) for column in ("image", "truth", "t-BN", "Seg-TTT"))
     far = [row.name for row in pictured if row.domain == "far"]
     images = dict(zip(far, logged["results/pictures/far"], strict=True))
-    if is_real:
-        check_masks(images, run.real, folder)
-
-
-def check_masks(images: dict[str, wandb.Image], run: Any, folder: Path) -> None:
-    """The masks that a run has written are the label maps in the gallery."""
-    for name, image in images.items():
-        written, paths = image.to_json(run), locate_pictures(folder, "far", name)
+    for name, image in images.items() if is_real else ():  # the masks that a run has written are those of the gallery
+        written, paths = image.to_json(run.real), locate_pictures(folder, "far", name)
         assert written["caption"] == name
         for title, layer in (("truth", "truth"), ("t-BN", "baseline"), ("Seg-TTT", "prediction")):
-            place = Path(run.dir) / written["masks"][title]["path"]
+            place = Path(run.real.dir) / written["masks"][title]["path"]
             with Image.open(place) as mask, Image.open(paths[layer]) as labels:
                 assert np.array_equal(np.asarray(mask), np.asarray(labels))
 

@@ -23,7 +23,7 @@ from callbacks.tta import TTA
 from experiments.learn_alpha import learn_file, run_learning
 from lightning_modules.networks import DeepLabV1
 from lightning_modules.normalization import IMAGENET
-from tests.fakes import TinyNetwork, make_images, randomize, unchanged
+from tests.fakes import TinyNetwork, make_images, unchanged
 from tests.tiny import EXPERIMENT, arguments
 
 BY_LAYER = {"stem_norm": 0.9, "layer3": 0.2, "layer4.1": 0.0}
@@ -33,15 +33,20 @@ def list_alphas(network: nn.Module) -> list[float]:
     return [layer.alpha for layer in network.modules() if isinstance(layer, InstanceAdaptiveBatchNorm2d)]
 
 
-def test_each_layer_gets_its_own_alpha_for_the_time_of_a_block() -> None:
+def test_each_layer_gets_its_own_alpha_for_the_time_of_a_block_also_where_it_blends_already() -> None:
     network = TinyNetwork()
     with unchanged(network), adaptive_batch_norm(network, BY_LAYER):
         assert list_alphas(network) == [0.9, 0.2, 0.0]
+    image = make_images(1)
+    plain = IaBN(0.5).predict(network, image)
     converted = convert_batch_norm(network, BY_LAYER)
+    layer = converted.stem_norm
     assert list_alphas(converted) == [0.9, 0.2, 0.0]
-    with adaptive_batch_norm(converted, 0.5):
+    with unchanged(converted), adaptive_batch_norm(converted, 0.5):
         assert list_alphas(converted) == [0.5, 0.5, 0.5]
-    assert list_alphas(converted) == [0.9, 0.2, 0.0]
+    with unchanged(converted):
+        assert torch.equal(IaBN(0.5).predict(converted, image), plain)
+    assert convert_batch_norm(network, 0.7).stem_norm is layer and list_alphas(network) == [0.7, 0.7, 0.7]
 
 
 def test_a_name_stands_for_the_layers_below_it_and_the_longest_counts() -> None:
@@ -92,13 +97,9 @@ class Tinted(nn.Module):
         super().__init__()
         self.norm = nn.BatchNorm2d(3)
         self.head = nn.Conv2d(3, 2, 1)
-        randomize(self)
-        self.norm.running_mean.zero_()
-        self.norm.running_var.fill_(1)
         self.head.weight.data.copy_(torch.tensor([[-4.0], [4.0]]).expand(2, 3)[..., None, None])
         self.head.bias.data.zero_()
-        nn.init.ones_(self.norm.weight)
-        nn.init.zeros_(self.norm.bias)
+        self.eval()
 
     def forward(self, image: Tensor) -> Tensor:
         return self.head(self.norm(image))

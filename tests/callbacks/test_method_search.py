@@ -15,25 +15,11 @@ from callbacks import TTA, AdaBN, IaBN, SegTTT, Tent
 from callbacks.alpha_search import AlphaSearch
 from callbacks.method import Method
 from callbacks.method_search import MethodSearch, name_variant
-from lightning_modules.networks import DeepLabV1, DeepLabV3Plus
+from lightning_modules.networks import DeepLabV3Plus
 from tests.callbacks.runs import make_module, run
-from tests.fakes import FakeDataModule, TinyNetwork, make_images, make_trainer, unchanged
+from tests.fakes import FakeDataModule, TinyNetwork, make_deeplab, make_images, make_trainer, unchanged
 
 SMALL = {"scales": (0.5, 1.0), "lr": 0.05}
-
-
-def make_network(**kwargs: Any) -> nn.Module:
-    torch.manual_seed(0)
-    network = DeepLabV1("resnet10", 5, width=8, **kwargs).eval()
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):  # statistics that say something
-            nn.init.uniform_(module.running_mean, -0.2, 0.2)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-    return network
-
-
-def make_image(size: int = 2) -> Tensor:
-    return torch.randn(size, 3, 48, 64, generator=torch.Generator().manual_seed(1))
 
 
 def check_variants(method: Method, network: nn.Module, image: Tensor, variants: list[Method]) -> list[Tensor]:
@@ -68,23 +54,23 @@ GRIDS: list[tuple[Method, dict[str, list[Any]]]] = [
 
 @pytest.mark.parametrize("method, grid", GRIDS)
 def test_variants_are_bit_for_bit_what_each_predicts_alone(method: Method, grid: dict[str, list[Any]]) -> None:
-    network = make_network()
+    network = make_deeplab()
     variants = [method.vary(dict(zip(grid, values, strict=True))) for values in product(*grid.values())]
     with unchanged(network):
-        found = check_variants(method, network, make_image(), variants)
+        found = check_variants(method, network, make_images(2, 48, 64), variants)
     assert any(not torch.equal(one, found[0]) for one in found)  # the grid makes a difference
 
 
 @pytest.mark.parametrize(
     ("network", "counts"),
     [
-        (make_network(dropout=0.3), [1, 2, 3]),
+        (make_deeplab(dropout=0.3), [1, 2, 3]),
         (DeepLabV3Plus("resnet10", 5, width=8, dropout=0.3).eval(), [3, 1]),
     ],
 )
 def test_live_dropout_draws_the_same_numbers_in_one_run_of_steps(network: nn.Module, counts: list[int]) -> None:
     method = SegTTT(**SMALL, semantics="released")
-    check_variants(method, network, make_image(1), [method.vary({"num_steps": count}) for count in counts])
+    check_variants(method, network, make_images(1, 48, 64), [method.vary({"num_steps": count}) for count in counts])
 
 
 def test_in_float16_each_number_of_steps_has_the_loss_scale_that_it_has_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,27 +81,27 @@ def test_in_float16_each_number_of_steps_has_the_loss_scale_that_it_has_alone(mo
 
 
 def test_the_network_is_put_back_when_a_search_is_left_midway() -> None:
-    network, method = make_network(), SegTTT(**SMALL)
+    network, method = make_deeplab(), SegTTT(**SMALL)
     variants = [method.vary({"num_steps": count}) for count in (1, 3)]
-    with unchanged(network), closing(method.predict_variants(network, make_image(1), variants)) as found:
+    with unchanged(network), closing(method.predict_variants(network, make_images(1, 48, 64), variants)) as found:
         next(found)
         assert torch.is_inference_mode_enabled() is False and torch.is_grad_enabled()
 
 
 def test_an_image_that_falls_back_does_so_at_every_point() -> None:
-    image, method = make_image(3), SegTTT(**SMALL)
+    image, method = make_images(3, 48, 64), SegTTT(**SMALL)
     image[1, 0, 0, 0] = float("nan")
     variants: list[Method] = [method.vary({"num_steps": count, "lr": lr}) for count in (1, 2) for lr in (0.05, 1e30)]
-    assert all(one.isfinite().all() for one in check_variants(method, make_network(), image, variants))
+    assert all(one.isfinite().all() for one in check_variants(method, make_deeplab(), image, variants))
     assert [adaptation.fallback for adaptation in variants[3].adaptations] == [True, True, True]
 
 
 def test_ten_numbers_of_steps_cost_one_run_of_steps_and_one_set_of_views() -> None:
-    network, method, passes = make_network(), SegTTT(**SMALL), []
+    network, method, passes = make_deeplab(), SegTTT(**SMALL), []
     variants: list[Method] = [method.vary({"num_steps": count}) for count in range(1, 11)]
     variants.append(method.vary({"refine": 2}))
     network.head.register_forward_pre_hook(lambda *_: passes.append(1))
-    assert len(list(method.predict_variants(network, make_image(1), variants))) == 11
+    assert len(list(method.predict_variants(network, make_images(1, 48, 64), variants))) == 11
     assert len(passes) == 4 + 10 + 10  # views, steps, predictions
 
 
@@ -127,6 +113,7 @@ def test_a_pass_over_a_grid_equals_a_run_per_point(tmp_path: Path) -> None:
     with unchanged(module.network):
         _, logged = run(tmp_path / "out", search, stage="validate", module=module, data=data)
     report = json.loads((tmp_path / "out" / "search.json").read_text())
+    assert name_variant({**search.points[0], "flip": True}) == "psi_0.5_num_steps_2_flip_True"  # for logs
     assert (report["method"], report["settings"]["lr"], report["parameters"]) == ("SegTTT", 0.1, ["psi", "num_steps"])
     assert [point["values"] for point in report["points"]] == search.points
     for point in report["points"]:
@@ -163,7 +150,3 @@ def test_alpha_search_begins_after_a_share_of_the_epochs(epochs: int, searched: 
     trainer = make_trainer(tmp_path, callbacks=[search, watch], max_epochs=epochs)
     trainer.fit(make_module(), datamodule=FakeDataModule())
     assert values == [False] * (epochs - searched) + [True] * searched
-
-
-def test_points_are_named_for_logs() -> None:
-    assert name_variant({"psi": 0.7000, "num_steps": 3, "flip": True}) == "psi_0.7_num_steps_3_flip_True"

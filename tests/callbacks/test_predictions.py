@@ -1,6 +1,8 @@
 """What predict writes, and when it goes on, begins anew or refuses to."""
 
+import json
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +11,15 @@ import pytest
 from PIL import Image
 from pytorch_lightning import Callback
 
-from callbacks import AdaBN, IaBN, SegTTT
+from callbacks import AdaBN, IaBN, SegTTT, Tent
 from callbacks.predictions import Predictions
-from callbacks.report.panels import draw_overlay, make_palette
+from callbacks.report.panels import draw_overlay, encode_png, make_palette
+from callbacks.run.prediction_folder import WAITING, PredictionFolder, Writers
+from callbacks.run.records import write_file
 from datamodules import FolderDataModule, TargetsDataModule
 from datamodules.labels import LabelSpace
 from lightning_modules.segmentation import SegmentationModule
-from tests.callbacks.runs import Stop, make_module, read_json
+from tests.callbacks.runs import Stop, make_module, read_files, read_json
 from tests.fakes import FakeDataModule, make_trainer
 
 SIZES = {"a": (37, 53), "UPPER": (40, 31), "sub/gray": (33, 64), "sub/deep/alpha": (48, 35)}  # height, width
@@ -27,26 +31,28 @@ def draw(height: int, width: int, seed: int) -> np.ndarray:
     return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def make_photos(folder: Path) -> Path:
-    """Writes one image of each kind; sizes are those seen upright."""
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """One image of each kind; sizes are those seen upright."""
+    folder = tmp_path / "photos"
     (folder / "sub" / "deep").mkdir(parents=True)
-    pictures = {name: draw(*size, seed) for seed, (name, size) in enumerate(SIZES.items())}
-    Image.fromarray(pictures["a"]).save(folder / "a.jpg", quality=95)
-    Image.fromarray(pictures["UPPER"]).save(folder / "UPPER.JPEG")
-    Image.fromarray(pictures["sub/gray"][..., 0]).save(folder / "sub" / "gray.PNG")
-    Image.fromarray(pictures["sub/deep/alpha"]).convert("RGBA").save(folder / "sub" / "deep" / "alpha.png")
-    Image.fromarray(pictures["sub/sixteen"][..., 0].astype(np.uint16) * 257).save(folder / "sub" / "sixteen.png")
-    lying = Image.fromarray(np.ascontiguousarray(np.rot90(pictures["turned"])))
+    pictures = {name: Image.fromarray(draw(*size, seed)) for seed, (name, size) in enumerate(SIZES.items())}
+    pictures["a"].save(folder / "a.jpg", quality=95)
+    pictures["UPPER"].save(folder / "UPPER.JPEG")
+    pictures["sub/gray"].getchannel(0).save(folder / "sub" / "gray.PNG")
+    pictures["sub/deep/alpha"].convert("RGBA").save(folder / "sub" / "deep" / "alpha.png")
+    sixteen = np.asarray(pictures["sub/sixteen"].getchannel(0)).astype(np.uint16) * 257
+    Image.fromarray(sixteen).save(folder / "sub" / "sixteen.png")
+    lying = pictures["turned"].rotate(90, expand=True)
     exif = lying.getexif()
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise
     lying.save(folder / "turned.jpg", exif=exif, quality=95)
-    Image.fromarray(pictures["dotted.name"]).save(folder / "dotted.name.tiff")
+    pictures["dotted.name"].save(folder / "dotted.name.tiff")
     return folder
 
 
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    return make_photos(tmp_path / "photos")
+def read_manifest(folder: Path) -> dict[str, Any]:
+    return read_json(folder / "predictions.json")
 
 
 def open_photos(folder: Path) -> FolderDataModule:
@@ -72,16 +78,6 @@ def list_predicted(folder: Path, data: Any, *callbacks: Callback, **kwargs: Any)
     stop = Stop()
     predict(folder, data, *callbacks, stop, **kwargs)
     return stop.names
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    return read_json(folder / "predictions.json")
-
-
-def read_files(folder: Path) -> dict[str, bytes]:
-    """Returns what was written for images; the manifest has dates."""
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "predictions.json"]
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def test_every_kind_of_image_keeps_its_name_and_size_in_every_kind_of_output(photos: Path, tmp_path: Path) -> None:
@@ -113,12 +109,6 @@ def test_every_kind_of_image_keeps_its_name_and_size_in_every_kind_of_output(pho
     assert len(read_files(out)) == 4 * len(SIZES) + 1
 
 
-@pytest.mark.parametrize("outputs", [[], ["labels", "colours"]])
-def test_unknown_outputs_are_an_error(outputs: list[str]) -> None:
-    with pytest.raises(ValueError, match=r"expected one or more of labels, train_ids, overlays, confidence"):
-        Predictions("out", outputs)  # type: ignore[arg-type]
-
-
 def test_a_run_that_stopped_goes_on_and_ends_as_one_that_did_not(photos: Path, tmp_path: Path) -> None:
     method = SegTTT(num_steps=1, scales=(0.5,))
     whole, cut = tmp_path / "whole", tmp_path / "cut"
@@ -139,26 +129,29 @@ def test_a_run_that_stopped_goes_on_and_ends_as_one_that_did_not(photos: Path, t
     assert manifest["settings"] == read_manifest(whole)["settings"]
 
 
-def test_images_that_are_done_are_not_read(photos: Path, tmp_path: Path) -> None:
-    predict(tmp_path / "out", open_photos(photos))
-    path = photos / "a.jpg"
+def test_only_what_is_new_or_replaced_is_read_and_predicted(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, path, other = tmp_path / "out", photos / "a.jpg", Image.fromarray(draw(33, 40, 9))
+    predict(out, open_photos(photos))
     times = path.stat().st_atime_ns, path.stat().st_mtime_ns
     path.write_bytes(b"?" * path.stat().st_size)  # as it lies there it would be an error
     os.utime(path, ns=times)
-    Image.fromarray(draw(33, 40, 9)).save(photos / "new.png")
-    assert list_predicted(tmp_path / "out", open_photos(photos)) == ["new"]
-    assert read_manifest(tmp_path / "out")["images"] == len(SIZES) + 1
-
-
-def test_files_of_an_image_that_was_replaced_do_not_say_that_it_is_done(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    predict(tmp_path / "out", open_photos(photos))
-    Image.fromarray(draw(37, 53, 9)).save(photos / "a.jpg")
+    other.save(photos / "new.png")
+    assert list_predicted(out, open_photos(photos)) == ["new"]
+    assert read_manifest(out)["images"] == len(SIZES) + 1
+    other.save(path)
     with monkeypatch.context() as killed:
         killed.setattr(Predictions, "_write", lambda *_: None)  # the kill comes before its files are written
-        predict(tmp_path / "out", open_photos(photos))
-    assert list_predicted(tmp_path / "out", open_photos(photos)) == ["a"]
+        predict(out, open_photos(photos))
+    assert list_predicted(out, open_photos(photos)) == ["a"]
+    path.unlink()
+    for name in ("newer", "newest"):  # those that are gone do not make up for others
+        other.save(photos / f"{name}.png")
+    predict(out, open_photos(photos), limit_predict_batches=1)
+    manifest = read_manifest(out)
+    assert manifest["images"] == len(SIZES) + 2 and manifest["complete"] is False
+    assert {path.name for path in out.glob("*/")} == {"labels", "train_ids", "overlays"}  # by default
 
 
 def test_a_run_with_nothing_left_ends_well(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
@@ -184,21 +177,8 @@ def test_data_that_cannot_leave_out_what_is_done_are_not_written_again(tmp_path:
     assert [run["found"] for run in read_manifest(tmp_path / "out")["runs"]] == [0, 3]
 
 
-def test_images_that_are_gone_do_not_make_up_for_others(photos: Path, tmp_path: Path) -> None:
-    predict(tmp_path / "out", open_photos(photos))
-    (photos / "a.jpg").unlink()
-    for name in ("new", "newer"):
-        Image.fromarray(draw(33, 40, 9)).save(photos / f"{name}.png")
-    predict(tmp_path / "out", open_photos(photos), limit_predict_batches=1)
-    manifest = read_manifest(tmp_path / "out")
-    assert manifest["images"] == len(SIZES) + 1 and manifest["complete"] is False
-    assert {path.name for path in (tmp_path / "out").glob("*/")} == {"labels", "train_ids", "overlays"}  # by default
-
-
-def make_coloured_data() -> FakeDataModule:
-    data = FakeDataModule()
-    data.colours = [(1, 2, 3), *data.colours[1:]]
-    return data
+COLOURED = FakeDataModule()
+COLOURED.colours = [(1, 2, 3), *COLOURED.colours[1:]]
 
 
 @pytest.mark.parametrize(
@@ -208,7 +188,7 @@ def make_coloured_data() -> FakeDataModule:
         ({"module": make_module(seed=1)}, r"weights was \w{12}, is now \w{12}\. Expected"),
         ({"outputs": ["labels"]}, r"outputs was .*overlays.*, is now \['labels'\]"),
         ({"data": FakeDataModule(evaluation_resize="none")}, r"evaluation_resize was protocol, is now none"),
-        ({"data": make_coloured_data()}, r"colours was .*#804080.*, is now .*#010203"),
+        ({"data": COLOURED}, r"colours was .*#804080.*, is now .*#010203"),
     ],
 )
 def test_other_settings_are_refused(changed: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -239,28 +219,38 @@ def test_overwriting_replaces_predictions_and_nothing_else_also_if_it_is_stopped
     assert manifest["settings"]["method"]["alpha"] == 0.1 and manifest["images"] == 3 and len(manifest["runs"]) == 2
 
 
-def test_files_without_a_manifest_are_not_overwritten_unasked(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("place", "text", "message"),
+    [
+        ("labels/blocks/blocks_1.png", "mine", r"files like labels/blocks/blocks_1\.png but no predictions\.json"),
+        ("predictions.json", "", r"predictions\.json is not a manifest of predictions"),
+        ("predictions.json", '{"settings": {}', r"predictions\.json is not a manifest of predictions"),
+    ],
+)
+def test_a_folder_without_a_manifest_is_not_overwritten_unasked(
+    place: str, text: str, message: str, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
-    (out / "labels" / "blocks").mkdir(parents=True)
-    (out / "labels" / "blocks" / "blocks_1.png").write_bytes(b"mine")
-    with pytest.raises(FileExistsError, match=r"files like labels/blocks/blocks_1\.png but no predictions\.json"):
+    (out / place).parent.mkdir(parents=True)
+    (out / place).write_text(text)
+    with pytest.raises((FileExistsError, ValueError), match=message):
         predict(out, FakeDataModule())
-    assert list(read_files(out)) == ["labels/blocks/blocks_1.png"] and not (out / "predictions.json").exists()
+    assert [path for path in out.rglob("*") if path.is_file()] == [out / place] and (out / place).read_text() == text
     predict(out, FakeDataModule(), overwrite=True)
     with Image.open(out / "labels" / "blocks" / "blocks_1.png") as picture:
         assert picture.size == (36, 24)
-    assert read_manifest(out)["images"] == 5
+    manifest = read_manifest(out)
+    assert manifest["complete"] is True and manifest["images"] == 5
 
 
-@pytest.mark.parametrize("text", ["", '{"settings": {}'])
-def test_a_manifest_that_is_none_is_an_error(text: str, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "predictions.json").write_text(text)
-    with pytest.raises(ValueError, match=r"predictions\.json is not a manifest of predictions"):
-        predict(out, FakeDataModule())
-    predict(out, FakeDataModule(), overwrite=True)
-    assert read_manifest(out)["complete"] is True
+def test_data_sets_of_one_name_and_lost_knowledge_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="2 data sets are named twin"):
+        predict(tmp_path / "out", TargetsDataModule([FakeDataModule("twin"), FakeDataModule("twin")]))
+    assert not list(tmp_path.glob("out/*/*"))
+    tent = Tent(num_steps=1, episodic=False)
+    predict(tmp_path / "tent", FakeDataModule(), tent, limit_predict_batches=2)
+    with pytest.raises(ValueError, match="keeps knowledge between images, which is lost, so it cannot be resumed"):
+        predict(tmp_path / "tent", FakeDataModule(), tent)
 
 
 @pytest.mark.parametrize("inside", [".", "sub/out"])
@@ -271,12 +261,6 @@ def test_results_among_the_images_are_refused(inside: str, photos: Path, tmp_pat
         with pytest.raises(ValueError, match="from which images are read"):
             predict(Path(inside), data)
     assert [path for path in sorted(photos.rglob("*")) if "lightning_logs" not in path.parts] == before
-
-
-def test_data_sets_of_one_name_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="2 data sets are named twin"):
-        predict(tmp_path / "out", TargetsDataModule([FakeDataModule("twin"), FakeDataModule("twin")]))
-    assert not list(tmp_path.glob("out/*/*"))
 
 
 def test_fallbacks_are_counted_over_all_runs(tmp_path: Path) -> None:
@@ -323,3 +307,42 @@ def test_what_cannot_be_written_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"overlays/blocks/blocks_0\.jpg cannot be written \((File|Not a directory)"):
         predict(out, FakeDataModule())
     assert read_manifest(out)["complete"] is False
+
+
+# The folder alone.
+
+
+def test_lines_that_a_kill_cut_off_and_those_of_other_processes_are_merged(tmp_path: Path) -> None:
+    lines = {
+        "predictions.jsonl": '{"domain": "d", "name": "b", "n": 1}\n{"domain": "d", "na',
+        "predictions.rank1.jsonl": '{"domain": "d", "name": "a", "n": 2}\n{"domain": "d", "name": "b", "n": 3}\n',
+    }
+    for name, text in lines.items():
+        (tmp_path / name).write_text(text)
+    folder = PredictionFolder(tmp_path, ["labels"])
+    folder.merge_records()
+    assert [path.name for path in tmp_path.iterdir()] == ["predictions.jsonl"]
+    records = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    assert [(record["name"], record["n"]) for record in records] == [("a", 2), ("b", 3)]
+    write_file(folder.paths("d", "b")["labels"], encode_png(np.zeros((2, 3), dtype=np.uint8)))
+    assert folder.find_done() == {"d": {"b"}}
+
+
+def test_writers_let_few_jobs_wait() -> None:
+    writers, gate = Writers(), threading.Event()
+    for _ in range(WAITING):
+        writers.add(gate.wait, 10)
+    adding = threading.Thread(target=writers.add, args=(gate.wait, 10))
+    adding.start()
+    adding.join(0.2)
+    assert adding.is_alive()
+    gate.set()
+    adding.join(10)
+    writers.finish()
+    assert not adding.is_alive()
+
+
+@pytest.mark.parametrize(("domain", "name"), [("a", "/b"), ("a", ""), ("a/b", "c"), ("..", "c"), ("a", "b/../../c")])
+def test_names_do_not_lead_out_of_the_folder(domain: str, name: str) -> None:
+    with pytest.raises(ValueError, match="cannot be a file"):
+        PredictionFolder(Path("out"), ["labels"]).paths(domain, name)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.colors import to_rgba
 
 from callbacks.report.figures import (
@@ -16,15 +17,17 @@ from callbacks.report.figures import (
     draw_differences,
     draw_domains,
     draw_losses,
+    draw_reliability,
     draw_times,
     draw_training,
 )
 from callbacks.report.page import COLUMNS, write_report, write_training_report
 from callbacks.report.run_data import read_run
 from callbacks.report.search_figure import draw_search
+from callbacks.report.summary import summarize_records
 from callbacks.run.records import read_records, to_plain
 from experiments import report
-from lightning_modules.metrics import Scores
+from lightning_modules.metrics import Scores, score_image
 from tests.fake_results import CLASSES, make_search, write_results
 
 # Figures from known values.
@@ -99,6 +102,35 @@ def test_values_that_are_no_numbers_are_named_on_the_axis(parameters: list[str])
     axes = draw_search({"parameters": parameters, "points": points}).axes[0]
     names = ["none", "head", "0.5 1 flip\nautocontrast", "1.25 flip +\n0.5 flip"]
     assert [tick.get_text() for tick in axes.get_xticklabels()] == names
+
+
+@pytest.mark.parametrize("domains", [{"haze": 2.0}, {"a": 0.1, "b": 3.0, "c": 30.0, "d": 1.0, "e": 1.0}])
+def test_bars_are_accuracy_gap_and_share_of_each_bin_that_is_not_empty(domains: dict[str, float]) -> None:
+    records = [{"domain": "none", **Scores.zeros(5).to_record()}]
+    for number, (domain, deviation) in enumerate(domains.items()):
+        generator = torch.Generator().manual_seed(number)
+        logits = deviation * torch.randn(5, 20, 30, generator=generator)
+        mask = torch.randint(0, 5, (20, 30), generator=generator)
+        records.append({"domain": domain, **score_image(logits.softmax(dim=0), mask).to_record()})
+    records = [{"name": "0", "milliseconds": 1.0, "adaptation": None, **record} for record in records]
+    summaries = json.loads(json.dumps(to_plain(summarize_records(records, list("abcde"))["domains"])))
+    figure = draw_reliability(summaries)  # as results.json holds them
+    del summaries["none"]  # without labels it has no diagram
+    assert len(figure.axes) == 2 * len(domains)
+    for number, (domain, summary) in enumerate(summaries.items()):
+        accuracy, share = figure.axes[2 * number : 2 * number + 2]
+        assert accuracy.get_title() == f"{domain}\nECE {summary['ece']:.1f} %"
+        (bars, gaps), (shares,) = accuracy.containers, share.containers
+        bins = [values for values in zip(*summary["reliability"].values(), range(15), strict=True) if values[0]]
+        total = 0.0
+        for (pixels, confidence, right, place), bar, gap, part in zip(bins, bars, gaps, shares, strict=True):
+            for patch in (bar, gap, part):
+                assert patch.get_x() + patch.get_width() / 2 == pytest.approx((place + 0.5) * 100 / 15)
+            assert bar.get_height() == gap.get_y() == pytest.approx(100 * right)
+            assert gap.get_y() + gap.get_height() == pytest.approx(100 * confidence)
+            assert part.get_height() == pytest.approx(100 * pixels / 600)
+            total += part.get_height() / 100 * abs(gap.get_height())
+        assert total == pytest.approx(summary["ece"])
 
 
 # The page.

@@ -13,7 +13,6 @@ from pytorch_lightning import Callback
 from callbacks import AdaBN, IaBN, Method, SegTTT, Tent
 from callbacks.alpha_search import AlphaSearch
 from callbacks.method_search import MethodSearch
-from callbacks.predictions import Predictions
 from callbacks.report.summary import summarize_records
 from callbacks.results import Results
 from callbacks.run.folder import RunFolder
@@ -27,11 +26,11 @@ from tests.callbacks.runs import (
     check_same,
     list_found,
     make_data,
-    make_dilated_module,
     make_module,
-    make_warm_module,
     read_all,
+    read_files,
     read_json,
+    read_results,
     read_summary,
     run,
     stop_run,
@@ -40,23 +39,25 @@ from tests.fakes import FakeDataModule, TinyNetwork, make_trainer
 from tests.trees import write_image
 
 
-def read_files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
 @pytest.mark.parametrize(
-    ("stage", "methods", "at"), [("test", [SegTTT(num_steps=2, scales=(0.5,))], 5), ("validate", [], 1)]
+    ("stage", "methods", "at", "options"),
+    [
+        ("test", [SegTTT(num_steps=2, scales=(0.5,))], 5, {}),
+        ("validate", [], 1, {}),
+        pytest.param("test", [IaBN(0.3)], 5, {"accelerator": "cuda"}, marks=pytest.mark.cuda),
+    ],
 )
 def test_a_run_that_stopped_goes_on_and_ends_as_one_that_did_not(
-    stage: str, methods: list[Method], at: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    stage: str, methods: list[Method], at: int, options: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    expected = run(tmp_path / "whole", *methods, stage=stage, verbose=True)
+    options = {"stage": stage, **options}
+    expected = run(tmp_path / "whole", *methods, verbose=True, **options)
     table = capsys.readouterr().out
-    kept = stop_run(tmp_path / "cut", *methods, stage=stage, at=at)
+    kept = stop_run(tmp_path / "cut", *methods, at=at, **options)
     assert read_summary(tmp_path / "cut")["complete"] is False
     rest = Stop()
     capsys.readouterr()
-    assert run(tmp_path / "cut", *methods, rest, stage=stage, verbose=True) == expected
+    assert run(tmp_path / "cut", *methods, rest, verbose=True, **options) == expected
     assert capsys.readouterr().out == table and "miou" in table
     assert kept + rest.names == [record["name"] for record in read_all(tmp_path / "whole")] and len(kept) == at
     check_same(tmp_path / "cut", tmp_path / "whole")
@@ -73,7 +74,7 @@ def test_a_run_that_is_finished_predicts_nothing_again(
     stop, data = Stop(), make_data()
     assert run(out, stop, stage=stage, data=data, verbose=True) == expected
     assert not stop.batches and capsys.readouterr().out == table
-    assert read_files(out) | {"run.json": b""} == before | {"run.json": b""}
+    assert read_files(out) == before
     loaders = data.test_dataloader() if stage == "test" else [data.val_dataloader()]
     assert [len(loader) for loader in loaders] == ([4, 2, 3] if stage == "test" else [5])  # nothing is left out after
     (out / "results.json").unlink()  # as if a kill had come before the summary
@@ -156,14 +157,18 @@ def test_the_number_of_panels_holds_over_all_runs(tmp_path: Path) -> None:
     assert names == ["far_0", "far_1", "near_0", "near_1", "near_2", "wide_0", "wide_1", "wide_2"]
 
 
+DILATED = make_module()
+DILATED.network.layer4[0].dilation = DILATED.network.layer4[0].padding = (1, 1)
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
         ({"method": [IaBN(0.2)]}, r"method\.alpha was 0\.1, is now 0\.2\. Expected the same settings"),
         ({"method": []}, r"method\.name was IaBN, is now None"),
         ({"module": make_module(seed=1)}, r"weights was \w{12}, is now \w{12}\. Expected"),
-        ({"module": make_warm_module()}, r"temperature was 1\.0, is now 2\.0"),
-        ({"module": make_dilated_module()}, r"layers was \w{12}, is now \w{12}\. Expected"),
+        ({"module": make_module(temperature=2.0)}, r"temperature was 1\.0, is now 2\.0"),
+        ({"module": DILATED}, r"layers was \w{12}, is now \w{12}\. Expected"),
         ({"results": {"baseline": False}}, "baseline was True, is now False"),
         ({"precision": "bf16-mixed"}, r"precision was 32-true, is now bf16-mixed"),
         ({"data": make_data(eval_batch_size=2)}, r"data\.near\.eval_batch_size was 1, is now 2"),
@@ -178,11 +183,11 @@ def test_other_settings_are_refused(changed: dict[str, Any], message: str, tmp_p
         run(out, IaBN(0.1))
     else:
         stop_run(out, IaBN(0.1), at=2)
-    before = read_files(out)
+    before, manifest = read_files(out), read_json(out / "run.json")
     with pytest.raises(ValueError, match=message) as caught:
         run(out, *given.pop("method"), **given)
     assert "another results.folder, or --results.overwrite=true" in str(caught.value) and str(out) in str(caught.value)
-    assert read_files(out) == before
+    assert read_files(out) == before and read_json(out / "run.json") == manifest
 
 
 def test_how_a_network_is_run_is_a_setting_if_it_is_unusual() -> None:
@@ -191,16 +196,6 @@ def test_how_a_network_is_run_is_a_setting_if_it_is_unusual() -> None:
     network.channels_last = True
     network._compiled_call_impl = network._call_impl
     assert describe_execution(network) == {"compiled": True, "channels_last": True}
-
-
-@pytest.mark.cuda
-def test_a_run_on_a_gpu_goes_on(tmp_path: Path) -> None:
-    cuda = {"accelerator": "cuda"}
-    expected = run(tmp_path / "whole", IaBN(0.3), **cuda)
-    stop_run(tmp_path / "cut", IaBN(0.3), at=5, **cuda)
-    for _ in range(2):
-        assert run(tmp_path / "cut", IaBN(0.3), **cuda) == expected
-        assert read_all(tmp_path / "cut") == read_all(tmp_path / "whole")
 
 
 def test_settings_without_a_record_bind_nobody(tmp_path: Path) -> None:
@@ -261,14 +256,6 @@ def test_online_tent_begins_anew_and_says_so(tmp_path: Path) -> None:
     assert len(stop.names) == 5
 
 
-def test_predictions_of_online_tent_do_not_go_on(tmp_path: Path) -> None:
-    callbacks = [Tent(num_steps=1, episodic=False), Predictions(str(tmp_path / "out"), ["labels"])]
-    cut, rest = (make_trainer(tmp_path, callbacks=callbacks, limit_predict_batches=limit) for limit in (2, 1.0))
-    cut.predict(make_module(), datamodule=make_data())
-    with pytest.raises(ValueError, match="keeps knowledge between images, which is lost, so it cannot be resumed"):
-        rest.predict(make_module(), datamodule=make_data())
-
-
 def test_a_search_for_the_temperature_sees_every_image(tmp_path: Path) -> None:
     expected = run(tmp_path / "whole", TemperatureSearch(), stage="validate")
     run(tmp_path / "out", stage="validate")
@@ -283,10 +270,8 @@ def read_search(folder: Path) -> dict[str, Any]:
 
 
 def test_the_last_search_goes_on_with_the_images_that_are_left(tmp_path: Path) -> None:
-    other, search = (
-        AlphaSearch([0.1, 0.2]),
-        MethodSearch(SegTTT(scales=(0.5,)), {"psi": [0.5, 0.9], "num_steps": [0, 2]}),
-    )
+    other = AlphaSearch([0.1, 0.2])
+    search = MethodSearch(SegTTT(scales=(0.5,)), {"psi": [0.5, 0.9], "num_steps": [0, 2]})
     expected = run(tmp_path / "whole", other, search, stage="validate")
     kept = stop_run(tmp_path / "cut", other, search, at=2, stage="validate")
     assert not (tmp_path / "cut" / "search.json").exists()
@@ -316,10 +301,11 @@ def test_data_that_cannot_leave_out_what_is_done_begin_anew(tmp_path: Path) -> N
         stop = Stop()
         run(tmp_path / "twins", stop, data=twins)
         assert len(stop.names) == 4
-        loaders = make_trainer(tmp_path, callbacks=[Results(str(tmp_path / "loaders"), report=False)])
-        loaders.test(make_module(), dataloaders=FakeDataModule(length=3).test_dataloader(), verbose=False)
-        assert len(list((tmp_path / "loaders").glob("records.*jsonl"))) == number + 1
-    assert len(list((tmp_path / "twins").glob("records.*jsonl"))) == 2
+        trainer = make_trainer(tmp_path, callbacks=[Results(str(tmp_path / "loaders"), report=False)])
+        trainer.test(make_module(), dataloaders=FakeDataModule(length=3).test_dataloader(), verbose=False)
+        assert read_results(tmp_path / "loaders")["data"] is None
+        for name in ("twins", "loaders"):
+            assert len(list((tmp_path / name).glob("records.*jsonl"))) == number + 1
 
 
 def measure_memory() -> int:

@@ -1,9 +1,7 @@
 """Methods, results, pictures and the search for alpha under plain trainer.test, validate and predict."""
 
-import io
 import math
 import signal
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +11,19 @@ import torch
 from PIL import Image
 from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import LambdaCallback
-from pytorch_lightning.loggers import CSVLogger
 from torch import nn
 
 from callbacks import TTA, IaBN, Method, SegTTT
 from callbacks.alpha_search import AlphaSearch
-from callbacks.report.panels import draw_panel, encode_png, make_palette
+from callbacks.report.panels import draw_panel, make_palette
 from callbacks.results import Results, read_records, summarize_records, to_plain
 from callbacks.views import IMAGENET
 from datamodules import TargetsDataModule
 from lightning_modules.metrics import Scores, score_image
 from lightning_modules.predictor import predict_plainly
 from lightning_modules.segmentation import SegmentationModule
-from tests.callbacks.runs import Stop, make_module, make_targets, read_json, run
-from tests.fakes import FakeDataModule, Snapshot, make_trainer, unchanged
+from tests.callbacks.runs import Stop, make_module, make_targets, read_results, run
+from tests.fakes import FakeDataModule, make_trainer, unchanged
 
 KEYS = ("miou", "accuracy", "ece", "classwise_ece")
 
@@ -36,21 +33,20 @@ def module() -> SegmentationModule:
     return make_module()
 
 
-def read_results(folder: Path) -> dict[str, Any]:
-    return read_json(folder / "results.json")
-
-
-def test_predictions_of_a_run_are_those_of_the_method_outside_of_it(module, tmp_path: Path) -> None:
-    method, before = SegTTT(num_steps=2, lr=0.2, scales=(0.5,)), Snapshot(module.network)
-    outputs = make_trainer(tmp_path, callbacks=[method]).predict(module, datamodule=make_targets())
-    before.check(module.network)
+def test_predictions_of_a_run_are_those_of_the_method_outside_of_it_and_are_written(module, tmp_path: Path) -> None:
+    method, out = SegTTT(num_steps=2, lr=0.2, scales=(0.5,)), tmp_path / "run"
+    with unchanged(module.network):
+        trainer = make_trainer(tmp_path, callbacks=[method, Results(str(out), outputs=["labels"])])
+        outputs = trainer.predict(module, datamodule=make_targets())
     assert module.predictor is predict_plainly
-    loaders = make_targets().predict_dataloader()
-    for batches, loader in zip(outputs, loaders, strict=True):
+    for batches, loader in zip(outputs, make_targets().predict_dataloader(), strict=True):
         for output, batch in zip(batches, loader, strict=True):
             expected = method.vary({}).predict(module.network, batch["image"]).argmax(dim=1)
             assert output["name"] == batch["name"]
             assert torch.equal(output["labels"][0], expected[0].to(torch.uint8))
+            with Image.open(out / "labels" / output["domain"] / f"{output['name'][0]}.png") as picture:
+                assert picture.mode == "P" and np.array_equal(np.asarray(picture), output["labels"][0].numpy())
+    assert sorted(path.name for path in out.iterdir()) == ["labels", "predictions.json", "predictions.jsonl"]
 
 
 def test_scores_do_not_depend_on_the_batch_size(module, tmp_path: Path) -> None:
@@ -76,18 +72,18 @@ def test_method_is_removed_after_an_exception_and_another_can_follow(module, tmp
 
 
 @pytest.mark.parametrize(
-    ("methods", "message"),
+    ("norm", "methods", "message"),
     [
-        ([IaBN(), TTA()], "IaBN is already installed, so TTA cannot be"),
-        ([IaBN(0.1)], "TinyNetwork"),
-        ([SegTTT(0.0, trainable=["nowhere"])], "TinyNetwork"),
+        (nn.BatchNorm2d, [IaBN(), TTA()], "IaBN is already installed, so TTA cannot be"),
+        (None, [IaBN(0.1)], "TinyNetwork"),
+        (None, [SegTTT(0.0, trainable=["nowhere"])], "TinyNetwork"),
     ],
     ids=["two", "no-norm", "no-match"],
 )
 def test_methods_that_do_not_suit_are_an_error_before_the_first_image(
-    methods: list[Method], message: str, tmp_path: Path
+    norm: Any, methods: list[Method], message: str, tmp_path: Path
 ) -> None:
-    module, stop = make_module(norm=nn.BatchNorm2d if len(methods) == 2 else None), Stop()
+    module, stop = make_module(norm=norm), Stop()
     with pytest.raises(ValueError, match=message):
         make_trainer(tmp_path, callbacks=[stop, *methods]).test(module, datamodule=make_targets())
     assert not stop.names and module.predictor is predict_plainly
@@ -119,6 +115,7 @@ def test_results_hold_one_record_per_image_that_sum_to_what_is_logged(module, tm
     assert summary["complete"] is True and summary["stage"] == "test" and list(summary["domains"]) == ["near", "far"]
     assert summary["method"]["name"] == "SegTTT" and summary["method"]["alpha"] == 0.2
     assert summary["precision"] == "32-true" and summary["versions"]["torch"] == torch.__version__
+    assert (summary["data"], summary["plain_formula"]) == (data.describe(), {})
     for domain, images in (("near", 3), ("far", 2)):
         mine = [record for record in records if record["domain"] == domain]
         total = sum((Scores.from_record(record) for record in mine), Scores.zeros(19)).summarize()
@@ -170,8 +167,8 @@ def test_interrupted_run_leaves_the_records_it_finished(
     error: type[BaseException], done: int, module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(signal, "signal", lambda *_: None)  # or Lightning ignores Ctrl-C from a KeyboardInterrupt on
-    folder, before = tmp_path / "run", Snapshot(module.network)
-    with pytest.raises((SystemExit, KeyboardInterrupt, RuntimeError)):
+    folder = tmp_path / "run"
+    with unchanged(module.network), pytest.raises((SystemExit, KeyboardInterrupt, RuntimeError)):
         run(folder, IaBN(), Stop(done, error), module=module, data=FakeDataModule())
     names = [record["name"] for record in read_records(folder / "records.jsonl")]
     assert names == [f"blocks_{number}" for number in range(done)]
@@ -179,7 +176,6 @@ def test_interrupted_run_leaves_the_records_it_finished(
     assert summary["complete"] is False and bool(summary["mean"]) == bool(done)
     assert [scores["images"] for scores in summary["domains"].values()] == ([done] if done else [])
     assert module.predictor is predict_plainly
-    before.check(module.network)
 
 
 def test_records_reach_the_disk_as_soon_as_their_batch_is_scored(tmp_path: Path) -> None:
@@ -187,20 +183,6 @@ def test_records_reach_the_disk_as_soon_as_their_batch_is_scored(tmp_path: Path)
     count = LambdaCallback(on_test_batch_start=lambda *_: lines.append(len(read_records(path))))
     run(tmp_path / "run", count, data=FakeDataModule(length=3))
     assert lines == [0, 1, 2]
-
-
-def test_results_of_loaders_and_of_other_settings_say_what_the_data_were(module, tmp_path: Path) -> None:
-    run(tmp_path / "test", module=module, data=make_targets(evaluation_resize="none"))
-    assert read_results(tmp_path / "test")["data"]["targets"][1]["evaluation_resize"] == "none"
-    trainer = make_trainer(tmp_path, callbacks=[Results(str(tmp_path / "loaders"), panels=0, report=False)])
-    trainer.test(module, dataloaders=FakeDataModule(length=1).test_dataloader(), verbose=False)
-    assert read_results(tmp_path / "loaders")["data"] is None
-
-
-def test_results_without_a_folder_go_to_the_loggers(module, tmp_path: Path) -> None:
-    logger = CSVLogger(tmp_path, name="run", version="7")
-    run(tmp_path / "x", module=module, data=FakeDataModule(length=1), results={"folder": None}, logger=logger)
-    assert (tmp_path / "run" / "7" / "records.jsonl").exists() and (tmp_path / "run" / "7" / "results.json").exists()
 
 
 def test_summary_of_no_records_is_empty_and_keeps_the_order_of_domains() -> None:
@@ -211,7 +193,7 @@ def test_summary_of_no_records_is_empty_and_keeps_the_order_of_domains() -> None
     assert to_plain(summary)["domains"]["x"]["miou"] is None  # nothing was scored
 
 
-def test_alpha_search_sorts_its_alphas_checks_them_and_logs_each(tmp_path: Path) -> None:
+def test_alpha_search_sorts_its_alphas_and_logs_each(tmp_path: Path) -> None:
     search = AlphaSearch([0.6, 0.0, 1.0, 0.2])
     trainer = make_trainer(tmp_path, callbacks=[search])
     trainer.validate(make_module(), datamodule=FakeDataModule(), verbose=False)
@@ -221,10 +203,6 @@ def test_alpha_search_sorts_its_alphas_checks_them_and_logs_each(tmp_path: Path)
     assert scores[search.best_alpha] == max(scores.values())
     assert logged["val/miou_best_alpha"].item() == pytest.approx(scores[search.best_alpha])
     assert logged["val/best_alpha"].item() == pytest.approx(search.best_alpha)
-    assert AlphaSearch().alphas == pytest.approx([n / 10 for n in range(11)])
-    for wrong, message in (([], "alphas is empty"), ([0.1, 1.2], r"alpha is 1\.2")):
-        with pytest.raises(ValueError, match=message):
-            AlphaSearch(wrong)
     with pytest.raises(ValueError, match="no 2d BatchNorm"):
         make_trainer(tmp_path, callbacks=[search]).validate(make_module(norm=None), datamodule=FakeDataModule())
 
@@ -242,19 +220,9 @@ def test_panels_are_drawn_per_domain_at_the_size_of_the_image(module, tmp_path: 
     assert np.abs(photograph - levels).max() <= 1
 
 
-def test_results_write_what_predict_makes(module, tmp_path: Path) -> None:
-    results = Results(str(tmp_path / "run"), outputs=["labels"])
-    trainer = make_trainer(tmp_path, callbacks=[IaBN(0.3), results])
-    outputs = trainer.predict(module, datamodule=FakeDataModule(length=3))
-    for output in outputs:
-        with Image.open(tmp_path / "run" / "labels" / output["domain"] / f"{output['name'][0]}.png") as picture:
-            assert picture.mode == "P" and np.array_equal(np.asarray(picture), output["labels"][0].numpy())
-    left = sorted(path.name for path in (tmp_path / "run").iterdir())
-    assert left == ["labels", "predictions.json", "predictions.jsonl"]
-
-
 def test_panel_shows_truth_and_predictions_in_the_colours_of_the_palette() -> None:
-    palette = make_palette(3, [(255, 0, 0), (0, 255, 0), (0, 0, 255)])
+    usual, palette = make_palette(19), make_palette(3, [(255, 0, 0), (0, 255, 0), (0, 0, 255)])
+    assert len({tuple(colour) for colour in usual[:19].tolist()}) == 19 and (usual[19:] == 0).all()
     image = IMAGENET.apply(torch.zeros(1, 3, 8, 10))[0]
     truth = torch.full((16, 20), 2)
     truth[:8] = 255
@@ -267,16 +235,13 @@ def test_panel_shows_truth_and_predictions_in_the_colours_of_the_palette() -> No
     assert draw_panel(image * float("nan"), [truth], palette).shape == (8, 2 * 10 + 4, 3)
 
 
+@pytest.mark.filterwarnings("ignore:IaBN uses its plain formula")
 def test_kernels_that_fail_their_check_are_in_the_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for find_fault, expected in ((lambda *_: None, {}), (lambda *_: "a reason", {"cpu torch.float32": "a reason"})):
-        monkeypatch.setattr("callbacks.blended_norm._served", {})
-        monkeypatch.setattr("callbacks.blended_norm._find_fault", find_fault)
-        folder = tmp_path / str(len(expected))
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="IaBN uses its plain formula")
-            run(folder, IaBN(), data=make_targets())
-        found = read_results(folder)["plain_formula"]
-        assert {key.rpartition(" ")[0]: reason for key, reason in found.items()} == expected
+    monkeypatch.setattr("callbacks.blended_norm._served", {})
+    monkeypatch.setattr("callbacks.blended_norm._find_fault", lambda *_: "a reason")
+    run(tmp_path / "run", IaBN(), data=make_targets())
+    found = read_results(tmp_path / "run")["plain_formula"]
+    assert {key.rpartition(" ")[0]: reason for key, reason in found.items()} == {"cpu torch.float32": "a reason"}
 
 
 @pytest.mark.cuda
@@ -293,12 +258,3 @@ def test_run_on_cuda_scores_as_on_the_cpu(tmp_path: Path, precision: str, monkey
         miou.append(summary["mean"]["miou"])
     assert miou[1] == pytest.approx(miou[0], abs=0.5 if precision == "32-true" else 2.0)  # a pixel is 0.05
     assert torch.cuda.get_device_name() == summary["device"]
-
-
-@pytest.mark.parametrize("palette", [None, make_palette(19)], ids=["gray", "indexed"])
-def test_png_keeps_every_value_and_each_class_has_a_colour(palette: np.ndarray | None) -> None:
-    labels = np.arange(256, dtype=np.uint8).reshape(8, 32)
-    picture = Image.open(io.BytesIO(encode_png(labels, palette)))
-    assert picture.mode == ("L" if palette is None else "P") and np.array_equal(np.asarray(picture), labels)
-    if palette is not None:
-        assert len({tuple(colour) for colour in palette[:19].tolist()}) == 19 and (palette[19:] == 0).all()

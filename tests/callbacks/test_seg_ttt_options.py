@@ -8,22 +8,20 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-import yaml
 from torch import Tensor, nn
 
 from callbacks import TTA, IaBN, Method, SegTTT
 from callbacks.adaptation.passes import Passes
 from callbacks.stages import observing, stage
 from lightning_modules.networks import FCN, DeepLabV1, DeepLabV3Plus, HRNet
-from tests.fakes import Snapshot, TinyNetwork, make_images, randomize
-from tests.tiny import ROOT
+from tests.fakes import Snapshot, TinyNetwork, make_deeplab, make_images, randomize
 
 RESNET = {"head": ["head"], "late": ["layer4", "head"], "all": ["backbone", "head"]}
 
 # A network, and what moves: the head, some more, all.
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], dict[str, list[str]]]] = {
-    "deeplab-v1-dropout": (lambda: DeepLabV1("resnet10", 5, width=8, dropout=0.2), RESNET),
-    "deeplab-v1-switchable": (lambda: DeepLabV1("resnet10", 5, width=8, norm="ibn_b"), RESNET),
+    "deeplab-v1-dropout": (lambda: make_deeplab(dropout=0.2), RESNET),
+    "deeplab-v1-switchable": (lambda: make_deeplab(norm="ibn_b"), RESNET),
     "deeplab-v3-plus": (
         lambda: DeepLabV3Plus("resnet10", 5, width=8),
         {**RESNET, "all": ["backbone", "aspp", "reduction", "decoder", "head"]},
@@ -36,21 +34,16 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], dict[str, list[str]]]] = {
 }
 
 
-@pytest.fixture(params=NETWORKS)
-def case(request: pytest.FixtureRequest) -> tuple[nn.Module, Tensor, dict[str, list[str]]]:
-    make, trainable = NETWORKS[request.param]
-    torch.manual_seed(0)
-    network = make()
-    randomize(network)
-    return network, make_images(1, 64, 64), trainable
-
-
 @pytest.mark.parametrize("moving", ["head", "late", "all"])
 @pytest.mark.parametrize("semantics", ["paper", "released"])
+@pytest.mark.parametrize("name", NETWORKS)
 def test_stages_that_run_once_change_no_prediction(
-    case: tuple[nn.Module, Tensor, dict[str, list[str]]], semantics: Any, moving: str, monkeypatch: pytest.MonkeyPatch
+    name: str, semantics: Any, moving: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    network, image, trainable = case
+    make, trainable = NETWORKS[name]
+    torch.manual_seed(0)
+    network, image = make(), make_images(1, 64, 64)
+    randomize(network)
     threads, before = torch.get_num_threads(), Snapshot(network)
     method = SegTTT(0.3, 0.5, 3, 0.05, trainable[moving], scales=(0.75, 1.0), semantics=semantics)
     torch.set_num_threads(1)  # several add up in an order of their own, which training mode may multiply a thousandfold
@@ -71,8 +64,7 @@ def test_stages_that_run_once_change_no_prediction(
 
 @pytest.mark.parametrize("momentum", [0.1, 0.7, 1.0, None])
 def test_statistics_of_stages_that_run_once_are_those_of_as_many_passes(momentum: float | None) -> None:
-    network = DeepLabV1("resnet10", 5, width=8)
-    randomize(network)
+    network = make_deeplab()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = momentum
@@ -93,41 +85,21 @@ def count_runs(module: nn.Module) -> list[tuple[int, ...]]:
     """Keeps the sizes that a convolution is run with, whoever calls it."""
     sizes: list[tuple[int, ...]] = []
     run = module._conv_forward
-
-    def counted(x: Tensor, *args: Any) -> Tensor:
-        sizes.append(tuple(x.shape[-2:]))
-        return run(x, *args)
-
-    module._conv_forward = counted
+    module._conv_forward = lambda x, *args: (sizes.append(tuple(x.shape[-2:])), run(x, *args))[1]
     return sizes
 
 
 @pytest.mark.parametrize(("semantics", "at_full_size"), [("paper", 1), ("released", 2)])
 def test_head_only_runs_the_frozen_layers_once_at_full_size(semantics: str, at_full_size: int) -> None:
-    network = DeepLabV1("resnet10", 5, width=8)
-    randomize(network)
-    counts = {
-        name: count_runs(module)
-        for name, module in network.named_modules()
-        if isinstance(module, nn.Conv2d) and name != "head"
-    }
-    head, image = count_runs(network.head), make_images(1, 64, 96)
+    network = make_deeplab()
+    layers = [(name, module) for name, module in network.named_modules() if isinstance(module, nn.Conv2d)]
+    counts = {name: count_runs(module) for name, module in layers}
+    head, image = counts.pop("head"), make_images(1, 64, 96)
     SegTTT(trainable=["head"], num_steps=4, scales=(0.5, 0.75), semantics=semantics).predict(network, image)
     assert len(head) == 4 + 4 + 1  # views, steps, prediction
     for name, sizes in counts.items():  # the released prediction normalises otherwise than the steps
         assert sum(size == sizes[-1] for size in sizes) == at_full_size, name
         assert len(sizes) == 4 + at_full_size, name
-
-
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "configs" / "method").glob("seg_ttt*.yaml")), ids=lambda path: path.stem
-)
-def test_configs_make_a_seg_ttt(path: Any) -> None:
-    config = yaml.safe_load(path.read_text())
-    assert config["class_path"] == "callbacks.SegTTT"
-    settings = SegTTT(**config["init_args"]).settings()
-    for name, value in config["init_args"].items():
-        assert settings[name] == (tuple(value) if isinstance(value, list) else value), name
 
 
 # What is measured on a network that has learned something, so that its predictions are not decided by rounding.
@@ -161,20 +133,16 @@ def fitted() -> DeepLabV1:
     return network
 
 
-METHODS: dict[str, Method] = {
-    "IaBN": IaBN(0.1),
-    "TTA": TTA(0.1, scales=(0.5, 1.0)),
-    "SegTTT": SegTTT(0.1, scales=(0.5, 1.0), num_steps=5),
-    "SegTTT-released": SegTTT(0.1, scales=(0.5, 1.0), num_steps=5, semantics="released"),
-}
+STEPS = SegTTT(0.1, scales=(0.5, 1.0), num_steps=5)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "method", [IaBN(0.1), TTA(0.1, scales=(0.5, 1.0)), STEPS, STEPS.vary({"semantics": "released"})]
+)
 def test_channels_last_and_bfloat16_hardly_change_a_label(
-    name: str, fitted: DeepLabV1, monkeypatch: pytest.MonkeyPatch
+    method: Method, fitted: DeepLabV1, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    images, method = make_pattern(3, 2000)[0] * 1.1 + 0.1, METHODS[name]
-    layouts: list[bool] = []
+    images, layouts = make_pattern(3, 2000)[0] * 1.1 + 0.1, []
     handle = fitted.backbone.conv1.register_forward_pre_hook(
         lambda module, inputs: layouts.append(inputs[0].is_contiguous(memory_format=torch.channels_last))
     )

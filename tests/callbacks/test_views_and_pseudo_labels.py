@@ -110,15 +110,13 @@ def test_fused_map_is_the_mean_of_the_views_softmax_brought_back() -> None:
 
 def loop_over_pixels(probabilities: np.ndarray, psi: float, strict: bool) -> np.ndarray:
     """Eq. 6-8, pixel by pixel."""
-    classes, height, width = probabilities.shape
-    labels = np.full((height, width), 255)
-    for row in range(height):
-        for column in range(width):
-            best = max(range(classes), key=lambda c: probabilities[c, row, column])
-            threshold = np.float64(psi) * probabilities[best].max()
-            value = probabilities[best, row, column]
-            if value > threshold or (value == threshold and not strict):
-                labels[row, column] = best
+    labels = np.full(probabilities.shape[1:], 255)
+    for row, column in np.ndindex(labels.shape):
+        best = int(probabilities[:, row, column].argmax())
+        threshold = np.float64(psi) * probabilities[best].max()
+        value = probabilities[best, row, column]
+        if value > threshold or (value == threshold and not strict):
+            labels[row, column] = best
     return labels
 
 
