@@ -1,4 +1,4 @@
-"""The real command line drives fit, validate, test and predict."""
+"""The real command line drives fit, validate, test and predict; mistakes on it and in YAML files are one sentence."""
 
 import json
 import random
@@ -161,6 +161,74 @@ def test_bad_input_is_a_clear_error(
     with pytest.raises((ValueError, FileNotFoundError, SystemExit)) as caught:
         main(["test", *arguments(tmp_path, f"--ckpt_path={checkpoint}", *wrong)])
     assert re.search(message, str(caught.value) + capsys.readouterr().err, re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["--method=SegTTT", "--method.psi=much"], "method.psi (callbacks.SegTTT) is much, expected float"),
+        (["--method=SegTTT", "--method.steps=3"], "method (callbacks.SegTTT): Option 'steps' is not accepted"),
+        (["--trainer.epochs=3"], "unrecognized arguments: --trainer.epochs=3"),
+        (["--results.outputs=[masks]"], "results.outputs is masks, expected Literal"),
+        (["--data=Foo"], "data: Foo is neither a class (package.module.Class) nor a file"),
+        (["--model.network=lightning_modules.networks.Lab"], "model.network (lightning_modules.networks.Lab): module"),
+    ],
+)
+def test_a_mistake_is_one_sentence(
+    wrong: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["test", *arguments(tmp_path, *wrong)])
+    first, second = capsys.readouterr().err.strip().splitlines()[-2:]
+    assert caught.value.code == 2
+    assert first.startswith(f"error: {message}") and len(first) < 300
+    assert second.startswith("All options: python") and second.endswith("--help")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("trainer: {max_epochs: many}", "trainer.max_epochs is many, expected int (in FILE)"),
+        ("modle: 3", "does not accept option 'modle' (in FILE)"),
+        ("trainer: [1\nx: }", "in FILE"),
+        ("trainer:\n  max_epochs: 1\n  max_epochs: 2\n", "FILE, line 3: the key max_epochs occurs twice"),
+        ("a: [{8: sky, 010: road}]", "FILE, line 1: the key 010 occurs twice (YAML reads it as 8)"),
+    ],
+)
+def test_a_mistake_in_a_file_names_the_file(
+    text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises((SystemExit, ValueError)) as caught:
+        main(["test", *arguments(tmp_path), f"--config={tmp_path / 'own.yaml'}"])
+    said = f"{caught.value}{capsys.readouterr().err}"
+    assert message.replace("FILE", str(tmp_path / "own.yaml")) in said
+
+
+def test_one_batch_in_a_file_is_one_batch(tmp_path: Path) -> None:
+    for value, expected in (("1", [1, 1, 1]), ("1.0", [2, 2, 2])):
+        (tmp_path / "own.yaml").write_text(f"trainer: {{limit_test_batches: {value}}}", encoding="utf-8")
+        more = ["--data.num_test=2", f"--config={tmp_path / 'own.yaml'}"]
+        assert main(["test", *arguments(tmp_path / value, *more)]).trainer.num_test_batches == expected
+
+
+def test_a_function_makes_a_network_of_the_datas_classes(tmp_path: Path) -> None:
+    network = ["--model.network=torchvision.models.segmentation.lraspp_mobilenet_v3_large"]
+    network += ["--model.network.weights_backbone=null", "--data.num_classes=16"]
+    cli = main(["test", *arguments(tmp_path, *network, "--trainer.limit_test_batches=1")])
+    assert cli.model.network.classifier.low_classifier.out_channels == 16
+
+
+def test_home_is_found_in_files_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.yaml").write_text("results: {folder: ~/out}\nckpt_path: ~/none.ckpt", encoding="utf-8")
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path}/none.ckpt"):
+        main(["test", *arguments(tmp_path), f"--config={tmp_path / 'own.yaml'}"])
+    (tmp_path / "own.yaml").write_text("results: {folder: ~/out}\nckpt_path: null", encoding="utf-8")
+    cli = main(["test", *arguments(tmp_path), "--config=~/own.yaml"])
+    assert cli.config.test.results.folder == str(tmp_path / "out")
+    assert (tmp_path / "out" / "results.json").exists() and not (tmp_path / "~").exists()
 
 
 @pytest.mark.slow
