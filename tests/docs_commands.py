@@ -16,7 +16,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 TARGETS = dict(re.findall(r"^([a-z-]+):(?!=).*\n((?:\t.*\n)*)", MAKEFILE, re.MULTILINE))  # with their recipes
 BLOCK = re.compile(r"^ *(?P<fence>`{3,})(?P<language>\S*) *\n(?P<text>.*?)^ *(?P=fence) *$", re.MULTILINE | re.DOTALL)
-FILE_OF_BLOCK = re.compile(r"^# ((?:datamodules|callbacks|lightning_modules|configs|tests)/[\w/.]+)$")
+FILE_OF_BLOCK = re.compile(r"^# ((?:datamodules|callbacks|lightning_modules|configs|tests)/[\w/.]+)$", re.MULTILINE)
 FILE_BEFORE_BLOCK = re.compile(r"`([\w/]+\.ya?ml)`:$")
 INLINE = re.compile(r"(?<!`)`((?:python |make |--)[^`]+)`(?!`)")
 PLACEHOLDER = re.compile(r" \.\.\.|\b(NAME|TARGET|ARGUMENT|VALUE|CLASS)\b")  # a way to write commands, not one of them
@@ -48,10 +48,13 @@ class Block:
     text: str
     before: str
 
+    def __str__(self) -> str:
+        return f"{self.path.name}:{self.line}"
+
     @property
     def file(self) -> str | None:
         """The file that the page says the block is, if it says so."""
-        match = FILE_OF_BLOCK.match(self.text.splitlines()[0]) if self.text.strip() else None
+        match = FILE_OF_BLOCK.match(self.text)
         match = match or (FILE_BEFORE_BLOCK.search(self.before) if self.language == "yaml" else None)
         return match[1] if match else None
 

@@ -31,12 +31,12 @@ METHOD = {
 }
 
 
-def draw_probabilities(truth: Tensor, noise: float, generator: torch.Generator, absent: int = 4) -> Tensor:
-    """Draws (K, H, W) probabilities around the truth; the more noise the worse; one class is never predicted."""
+def draw_probabilities(truth: Tensor, noise: float, generator: torch.Generator) -> Tensor:
+    """Draws (K, H, W) probabilities around the truth; the more noise the worse; the last class is never predicted."""
     logits = 4.0 * F.one_hot(truth.clamp(max=len(CLASSES) - 1), len(CLASSES)).permute(2, 0, 1)
     coarse = torch.randn(1, len(CLASSES), 8, 12, generator=generator)
     logits = logits + noise * F.interpolate(coarse, truth.shape, mode="bilinear")[0]
-    logits[absent] = -20
+    logits[-1] = -20
     return logits.softmax(dim=0)
 
 
@@ -84,19 +84,10 @@ def write_results(
     gallery.trim(gains)
     (folder / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     data = {domain: {"domain": domain, "images": expected or images, "root": None} for domain in domains}
-    summary = {
-        "complete": expected is None,
-        "stage": "test",
-        "method": method,
-        "checkpoint": "outputs/best.ckpt",
-        "date": "2026-11-25T23:10:25+00:00",
-        "commit": "0123456789abcdef",
-        "device": "cpu, 1 threads",
-        "precision": "32-true",
-        "temperature": 1.0,
-        **extra,
-        **summarize_records(records, list(class_names), domains),
-    }
+    summary = {"complete": expected is None, "stage": "test", "method": method, "checkpoint": "outputs/best.ckpt"}
+    summary |= {"date": "2026-11-25T23:10:25+00:00", "commit": "0123456789abcdef", "device": "cpu, 1 threads"}
+    summary |= {"precision": "32-true", "temperature": 1.0, **extra}
+    summary |= summarize_records(records, list(class_names), domains)
     (folder / "results.json").write_text(json.dumps(to_plain(summary)), encoding="utf-8")
     settings = {"stage": "test", "method": method, "class_names": list(class_names), "limit_batches": 1.0}
     content = {"settings": {**settings, "data": data}, "runs": [{"date": "2026-11-25", "found": 0}]}

@@ -54,22 +54,15 @@ class Process:
         if self.poll() is None:
             os.kill(self.pid, number)
 
-    def terminate(self) -> None:
-        self.send_signal(signal.SIGTERM)
-
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
 
 
 def start(command: Sequence[str], folder: Path, output: Path = Path(os.devnull), **options: Any) -> Process:
-    """Starts a program.
+    """Starts in a folder what would follow `python`: `main.py ARGUMENT ...`, `-m experiments.NAME ...` or `-c CODE`.
 
-    Args:
-        command: What would follow `python`: `main.py ARGUMENT ...`, `-m experiments.NAME ARGUMENT ...` or `-c CODE`.
-        folder: The working directory.
-        output: The file that stdout is added to, and stderr.
-        **options: `errors`, the file that stderr is added to instead; `new_session=True`, to lead a group of processes;
-            `environment`, in place of this process's.
+    Stdout is added to `output`, stderr too, or to the option `errors`. `new_session=True` makes it lead a group of
+    processes; `environment` replaces this process's.
     """
     request = {"command": command, "folder": folder, "output": output, "environment": dict(os.environ), **options}
     process = _start_server().Process(target=run_here, args=(request,))

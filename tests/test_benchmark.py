@@ -33,9 +33,8 @@ def make_subject(network: nn.Module) -> Subject:
 
 
 def quick(folder: Path, *more: str) -> list[dict[str, Any]]:
-    return run_benchmark(
-        ["--quick", "--device=cpu", "--repeats=1", f"--folder={folder}", "--precision", "32-true", *more]
-    )
+    common = ["--quick", "--device=cpu", "--repeats=1", f"--folder={folder}", "--precision", "32-true"]
+    return run_benchmark([*common, *more])
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
@@ -106,7 +105,9 @@ def take_memory(device: torch.device, megabytes: int = 100) -> None:
 @pytest.mark.parametrize(
     ("name", "least", "most"), [("cpu", 90, 130), pytest.param("cuda", 99, 103, marks=pytest.mark.cuda)]
 )
-def test_peak_memory_sees_an_allocation(name: str, least: float, most: float) -> None:
+def test_peak_memory_sees_an_allocation(
+    name: str, least: float, most: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     device = torch.device(name)
     _, before = cost.measure_peak(lambda: None, device)
     if before is None:
@@ -114,11 +115,8 @@ def test_peak_memory_sees_an_allocation(name: str, least: float, most: float) ->
     found, again = (cost.measure_peak(call, device)[1] for call in (lambda: take_memory(device), lambda: None))
     assert found is not None and least <= found - before <= most
     assert again is not None and again - before < 30
-
-
-def test_peak_memory_is_unknown_where_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(cost, "PROCESS", tmp_path / "none")
-    assert cost.measure_peak(lambda: "called", CPU) == ("called", None)
+    assert cost.measure_peak(lambda: "called", CPU) == ("called", None)  # where the system does not tell
 
 
 def test_calls_take_turns() -> None:
@@ -159,8 +157,7 @@ def test_rows_have_every_key(tmp_path: Path) -> None:
 def test_rows_on_a_gpu(tmp_path: Path) -> None:
     args = ["--quick", "--device=cuda", f"--folder={tmp_path}", "--precision", "32-true", "bf16-mixed", "16-mixed"]
     for row in run_benchmark(args):
-        assert row["note"] == "" and row["peak_mb"] > 0
-        assert row["ms"] > 0 and row["ratio"] > 0
+        assert row["note"] == "" and row["peak_mb"] > 0 and row["ms"] > 0 and row["ratio"] > 0
 
 
 def test_earlier_rows_are_kept_and_the_plain_loop_can_be_left_out(tmp_path: Path) -> None:
@@ -172,16 +169,6 @@ def test_earlier_rows_are_kept_and_the_plain_loop_can_be_left_out(tmp_path: Path
     assert {"benchmark.json", "benchmark.1.json", "benchmark.2.json", "machine.2.json"} <= names
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("shapes differ")])
-def test_an_interrupted_run_keeps_its_rows(
-    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(TTA, "predict", Mock(side_effect=error))
-    with pytest.raises(type(error)):
-        quick(tmp_path, "--plain=false")
-    assert [row["method"] for row in read_rows(tmp_path)] == ["t-BN", "IaBN"]
-
-
 @pytest.mark.parametrize(
     ("error", "where", "note"),
     [
@@ -189,15 +176,23 @@ def test_an_interrupted_run_keeps_its_rows(
         (RuntimeError("DefaultCPUAllocator: 9 bytes"), TTA, "out of memory: DefaultCPUAllocator: 9 bytes"),
         (MemoryError(), TTA, "out of memory: MemoryError"),
         (torch.OutOfMemoryError("CUDA."), PlainLoop, "plain loop: out of memory: CUDA."),
+        (KeyboardInterrupt(), TTA, None),
+        (RuntimeError("shapes differ"), TTA, None),
     ],
 )
-def test_out_of_memory_becomes_a_note(
-    error: Exception, where: type, note: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_out_of_memory_becomes_a_note_and_other_errors_keep_the_rows_before(
+    error: BaseException, where: type, note: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(where, "predict", Mock(side_effect=error))
-    full, other = quick(tmp_path, "--methods", "TTA", "t-BN", *(["--plain=false"] if where is TTA else []))
-    assert full["note"] == note and full["ratio"] is None
-    assert (full["ms"] is None) == (where is TTA) and other["ms"] > 0
+    words = [f"--plain={where is PlainLoop}".lower(), "--methods"]
+    if note is None:
+        with pytest.raises(type(error)):
+            quick(tmp_path, *words, "t-BN", "IaBN", "TTA", "Seg-TTT")
+        assert [row["method"] for row in read_rows(tmp_path)] == ["t-BN", "IaBN"]
+    else:
+        full, other = quick(tmp_path, *words, "TTA", "t-BN")
+        assert full["note"] == note and full["ratio"] is None
+        assert (full["ms"] is None) == (where is TTA) and other["ms"] > 0
 
 
 def test_differing_labels_end_the_run_with_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,16 +200,6 @@ def test_differing_labels_end_the_run_with_an_error(tmp_path: Path, monkeypatch:
     with pytest.raises(ValueError, match="2 rows in float32 differ"):
         quick(tmp_path, "--methods", "t-BN", "IaBN")
     assert all("DIFFERS" in row["note"] for row in read_rows(tmp_path))
-
-
-def test_what_cannot_be_measured_becomes_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (row,) = quick(tmp_path, "--methods", "Seg-TTT", "--trainable", "decoder")
-    assert row["ms"] is None and "['decoder'] match no parameter" in row["note"] and row["stages"] == {}
-    fail = Mock(side_effect=NotImplementedError("no compiler for reduce-overhead"))
-    monkeypatch.setattr(torch, "compile", Mock(return_value=fail))
-    with pytest.warns(UserWarning, match="no compiler for reduce-overhead"):
-        (row,) = quick(tmp_path, "--methods", "t-BN", "--compile=reduce-overhead")
-    assert row["ms"] > 0 and row["compile"] == "none" and row["note"].startswith("not compiled")
 
 
 def test_times_of_a_cpu_are_not_named_after_the_gpu_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,17 +222,21 @@ def test_choices_that_name_the_same_modules_are_one() -> None:
         assert chosen == [list(own), *([["layer4", "head"]] if "layer3" in own else []), ["head"]]
 
 
-@pytest.mark.parametrize(
-    ("args", "error"),
-    [
+def test_what_cannot_be_measured_is_refused_or_becomes_a_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for args, error in (
         (["--sizes", "1024"], "not a size"),
         (["--methods", "Tent"], "invalid choice"),
         (["--networks", "deeplab"], "expected one of deeplabv1_resnet101, "),
-    ],
-)
-def test_wrong_arguments_are_refused(
-    args: list[str], error: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises((SystemExit, FileNotFoundError)) as caught:
-        quick(tmp_path, *args)
-    assert error in f"{caught.value}{capsys.readouterr().err}"
+    ):
+        with pytest.raises((SystemExit, FileNotFoundError)) as caught:
+            quick(tmp_path, *args)
+        assert error in f"{caught.value}{capsys.readouterr().err}"
+    (row,) = quick(tmp_path, "--methods", "Seg-TTT", "--trainable", "decoder")
+    assert row["ms"] is None and "['decoder'] match no parameter" in row["note"] and row["stages"] == {}
+    fail = Mock(side_effect=NotImplementedError("no compiler for reduce-overhead"))
+    monkeypatch.setattr(torch, "compile", Mock(return_value=fail))
+    with pytest.warns(UserWarning, match="no compiler for reduce-overhead"):
+        (row,) = quick(tmp_path, "--methods", "t-BN", "--compile=reduce-overhead")
+    assert row["ms"] > 0 and row["compile"] == "none" and row["note"].startswith("not compiled")

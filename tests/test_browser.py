@@ -56,27 +56,10 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     driver.quit()
 
 
-@pytest.fixture
-def page(driver: Any, path: Path) -> Iterator[Any]:
-    """The report, opened at its pictures; in the end nothing went wrong or was refused by its policy."""
-    set_size(driver, 1280, 900)
-    driver.get("about:blank")
-    driver.get_log("browser")
-    driver.get(f"{path.as_uri()}#pictures")
-    wait_for_pictures(driver)
-    yield driver
-    assert driver.get_log("browser") == []
-
-
 def set_size(driver: Any, width: int, height: int) -> None:
     """Sets the size of the page in pixels; narrow ones count as a telephone."""
     metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-
-
-def wait_for_pictures(driver: Any) -> None:
-    """Waits for the pictures of the cards in view."""
-    wait_until(driver, lambda: driver.execute_script(ARE_LOADED))
 
 
 def wait_until(driver: Any, check: Callable[[], bool]) -> None:
@@ -89,24 +72,33 @@ def find(element: Any, selector: str) -> Any:
     return element.find_element("css selector", selector)
 
 
-def find_cards(page: Any) -> list[Any]:
-    return page.find_elements("css selector", ".pair")
+@pytest.fixture
+def page(driver: Any, path: Path) -> Iterator[Any]:
+    """The report, opened at its pictures; in the end nothing went wrong or was refused by its policy."""
+    set_size(driver, 1280, 900)
+    driver.get("about:blank")
+    driver.get_log("browser")
+    driver.get(f"{path.as_uri()}#pictures")
+    wait_until(driver, lambda: driver.execute_script(ARE_LOADED))
+    yield driver
+    assert driver.get_log("browser") == []
 
 
 def test_pictures_are_loaded_when_they_come_into_view_and_not_before(page: Any) -> None:
-    script = "return [...document.querySelectorAll('.pair')].map("
-    script += "card => [...card.querySelectorAll('img')].map(image => image.naturalWidth))"
+    script = "return [...document.querySelectorAll('.pair')].map(card => [...card.querySelectorAll('img')].map("
+    script += "image => image.naturalWidth))"
     widths = page.execute_script(script)
     assert widths[0] == [128, 128] and widths[-1] == [0, 0] and len(widths) == 2 * (6 + 3 + 3)
-    for card in find_cards(page):
+    cards = page.find_elements("css selector", ".pair")
+    for card in cards:
         page.execute_script(INTO_VIEW, card)
-        wait_for_pictures(page)
+        wait_until(page, lambda: page.execute_script(ARE_LOADED))
     assert page.execute_script(script) == len(widths) * [[128, 128]]
-    assert "a/<b>&00" in [card.get_attribute("data-name") for card in find_cards(page)]
+    assert "a/<b>&00" in [card.get_attribute("data-name") for card in cards]
 
 
 def test_divider_moves_by_keyboard_and_by_pointer_and_changes_the_picture(page: Any) -> None:
-    card = find_cards(page)[0]
+    card = find(page, ".pair")
     frame, slider = find(card, ".frame"), find(card, "input[type=range]")
     pictures = [frame.screenshot_as_png]
     left = find(card, ".side.left")
@@ -126,7 +118,7 @@ def test_touch_drags_the_divider(page: Any) -> None:
     set_size(page, 400, 800)
     page.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
     try:
-        card = find_cards(page)[0]
+        card = find(page, ".pair")
         page.execute_script(INTO_VIEW, card)
         box = page.execute_script("return arguments[0].getBoundingClientRect().toJSON()", find(card, ".frame"))
         for kind, share in (("touchStart", 0.5), ("touchMove", 0.65), ("touchMove", 0.8)):
@@ -144,7 +136,7 @@ def test_layers_are_chosen_for_one_picture_and_for_all(page: Any) -> None:
     def sources(card: Any) -> list[str]:
         return [find(card, f".side.{side} img").get_attribute("src") for side in ("left", "right")]
 
-    first, second = find_cards(page)[:2]
+    first, second = page.find_elements("css selector", ".pair")[:2]
     layers = page.execute_script("return JSON.parse(document.getElementById('picture-1').textContent)")
     assert sources(first) == [layers["baseline"], layers["prediction"]]
     Select(find(first, "select.left")).select_by_visible_text("photo")
@@ -161,7 +153,7 @@ def test_layers_are_chosen_for_one_picture_and_for_all(page: Any) -> None:
 
 
 def test_pointing_tells_the_classes(page: Any) -> None:
-    card = find_cards(page)[0]
+    card = find(page, ".pair")
     frame = find(card, ".frame")
     page.execute_script(INTO_VIEW, card)
 

@@ -59,6 +59,11 @@ def test_other_weights_in_a_file_are_named(tmp_path: Path) -> None:
     check_weights(own, own | {"other.bias": torch.ones(2)})  # of another network, which is said elsewhere
 
 
+class Dangerous:
+    def __reduce__(self) -> tuple:
+        return (print, ("executed",))
+
+
 @pytest.mark.parametrize(
     ("content", "kind"),
     [
@@ -68,42 +73,36 @@ def test_other_weights_in_a_file_are_named(tmp_path: Path) -> None:
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "a Git LFS pointer"),
         (b"\n<!DOCTYPE html><html>Sign in</html>", "a web page"),
         (b'\x40\x00\x00\x00\x00\x00\x00\x00{"weight":{"dtype":"F32"}}', "a safetensors file"),
-    ],
-)
-def test_files_that_are_no_checkpoints_are_told_apart(content: bytes, kind: str, tmp_path: Path) -> None:
-    path = tmp_path / "best.ckpt"
-    path.write_bytes(content)
-    for read in (check_checkpoint, read_checkpoint):
-        with pytest.raises(ValueError, match=rf"best.ckpt cannot be read, it is {kind}.*: expected one that `fit` wr"):
-            read(path)
-    for legacy in (False, True):  # torch writes zips; it wrote pickles
-        torch.save({"state_dict": {}}, path, _use_new_zipfile_serialization=not legacy)
-        check_checkpoint(path)
-    check_checkpoint(tmp_path / "nothing.ckpt")  # the reader says that it is not there
-
-
-class Dangerous:
-    def __reduce__(self) -> tuple:
-        return (print, ("executed",))
-
-
-def test_other_objects_are_no_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for value, message in (
         (torch.nn.Conv2d(3, 3, 1), r"contains a pickled module.*state_dict\(\)"),
         ({"a": Dangerous()}, "contains a pickled module, or other objects"),
         ({}, "contains nothing"),
         ({"epoch": 3, "loss": 0.1}, "contains epoch, loss: expected weights, or weights under one of state_dict, "),
         ([torch.ones(1)], "contains list: expected"),
-    ):
-        torch.save(value, tmp_path / "weights.pth")
-        with pytest.raises(ValueError, match=message):
-            read_checkpoint(tmp_path / "weights.pth")
+    ],
+)
+def test_files_that_are_no_checkpoints_are_told_apart(
+    content: Any, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "best.ckpt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+        kind = rf"best.ckpt cannot be read, it is {kind}.*: expected one that `fit` wr"
+        with pytest.raises(ValueError, match=kind):
+            check_checkpoint(path)
+    else:
+        torch.save(content, path)
+    with pytest.raises(ValueError, match=kind):
+        read_checkpoint(path)
     assert "executed" not in capsys.readouterr().out
 
 
-def test_folders_and_addresses_are_no_checkpoints(tmp_path: Path) -> None:
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "last.ckpt").touch()
+def test_what_a_checkpoint_may_be(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    path.parent.mkdir()
+    for legacy in (False, True):  # torch writes zips; it wrote pickles
+        torch.save({"state_dict": {}}, path, _use_new_zipfile_serialization=not legacy)
+        check_checkpoint(path)
+    check_checkpoint(tmp_path / "nothing.ckpt")  # the reader says that it is not there
     with pytest.raises(FileNotFoundError, match=r"is a folder: expected a file, e\.g\. .*checkpoints/last\.ckpt"):
         check_checkpoint(tmp_path)
     with pytest.raises(FileNotFoundError, match="is a URL: expected a file"):

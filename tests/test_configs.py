@@ -1,7 +1,10 @@
 """Every YAML in configs/ parses and runs one batch."""
 
 import json
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +12,7 @@ import yaml
 
 from lightning_modules.networks import DeepLabV1
 from main import main
-from tests.tiny import EXPERIMENT, NO_LOGGER, QUIET, ROOT, arguments, place
+from tests.tiny import EXPERIMENT, NO_LOGGER, QUIET, ROOT, arguments, place, read_results
 from tests.trees import draw_ids, draw_image, write_bdd, write_cityscapes, write_image, write_vendors
 
 CONFIGS = ROOT / "configs"
@@ -57,30 +60,30 @@ def shrink_network(name: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def vendors(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All data sets below one folder, tiny, in their vendors' layouts."""
+    """All data sets below one folder, tiny, in their vendors' layouts; BDD100K and IDD differ in `streets`."""
     root = write_vendors(tmp_path_factory.mktemp("vendors"))
+    streets = root / "streets"
+    write_cityscapes(streets / "cityscapes")
+    write_bdd(streets)
     for split in ("train", "val"):
-        for name in (f"0001TP_{number:06d}" for number in range(20)):  # of which a config takes 7 %
-            write_image(root / "camvid" / "images" / split / f"{name}.jpg", draw_image(name, (48, 64)))
-            write_image(root / "camvid" / "labels" / split / f"{name}.png", draw_ids(name, range(12), (48, 64)), "L")
-    write_streets(root / "streets")
-    (root / "streets" / "camvid").symlink_to(root / "camvid")
-    return root
-
-
-def write_streets(root: Path) -> Path:
-    """Writes IDD-Lite as its vendor packs it, BDD100K and Cityscapes, and images and labels as of KITTI-STEP."""
-    write_cityscapes(root / "cityscapes")
-    write_bdd(root)
-    for split, key in (("train", "0/024541"), ("train", "1/frame0599"), ("val", "0/024541"), ("val", "10/117363")):
-        labels = root / "idd_lite" / "gtFine" / split / f"{key}_label.png"
-        write_image(root / "idd_lite" / "leftImg8bit" / split / f"{key}_image.jpg", draw_image(key, (23, 32)))
-        write_image(labels, draw_ids(key, (*range(7), 255), (23, 32)))
-        write_image(labels.with_name(labels.name.replace("_label", "_inst_label")), draw_ids(key, range(9), (23, 32)))
+        for number in range(20):  # of which a config takes 7 %
+            write_pair(root / "camvid", f"images/{split}/0001TP_{number:06d}.jpg", ("images", "labels"), range(12))
+        for key in ("0/024541", "1/frame0599"):
+            image = f"idd_lite/leftImg8bit/{split}/{key}_image.jpg"
+            label = write_pair(streets, image, ("leftImg8bit", "gtFine"), (*range(7), 255), ("_image", "_label"))
+            shutil.copy(label, str(label).replace("_label", "_inst_label"))
     for key in ("0001_000000", "0001_000001"):
-        write_image(root / "kitti_step" / "images" / f"{key}.png", draw_image(key, (24, 78)))
-        write_image(root / "kitti_step" / "labels" / f"{key}.png", draw_ids(key, (*range(19), 255), (24, 78)))
+        write_pair(streets / "kitti_step", f"images/{key}.png", ("images", "labels"), (*range(19), 255))
+    (streets / "camvid").symlink_to(root / "camvid")
     return root
+
+
+def write_pair(root: Path, image: str, folders: tuple[str, str], ids: Sequence[int], ends: Any = ("", "")) -> Path:
+    """Writes an image, and its labels in the folder beside; returns their path."""
+    label = (root / image.replace(*folders).replace(*ends)).with_suffix(".png")
+    write_image(root / image, draw_image(image, (48, 64)))
+    write_image(label, draw_ids(image, ids, (48, 64)))
+    return label
 
 
 def tiny_arguments(name: str, kind: str, folder: Path, vendors: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -117,45 +120,45 @@ def test_experiment_trains_and_tests_one_batch(
     assert main(["test", *args]).trainer.callback_metrics["test/miou"] >= 0
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
-        *(name for name in list_configs("experiment") if name not in QUICK + RUN),
-        *(f"street_scenes/{name}" for name in list_configs("experiment/street_scenes")),
+        *(f"training/{name}" for name in list_configs("training")),
+        *(
+            pytest.param(f"{folder}/{name}", marks=pytest.mark.slow)
+            for folder in ("experiment", "experiment/street_scenes")
+            for name in list_configs(folder)
+            if name not in QUICK + RUN
+        ),
     ],
 )
-def test_experiment_parses(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_experiments_and_trainings_parse(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    given = f"--config={CONFIGS / name}" if "experiment" in name else f"--training={CONFIGS / name}"
     with pytest.raises(SystemExit) as ended:
-        main(["fit", f"--config={CONFIGS / 'experiment' / name}", "--print_config"])
-    assert ended.value.code == 0 and "max_epochs" in capsys.readouterr().out
-
-
-def test_stand_ins_are_named_like_what_they_stand_for() -> None:
-    own = {name for name in list_configs("experiment/street_scenes") if name.split("_")[0] not in TARGETS}
-    assert own <= set(list_configs("experiment"))
-
-
-def choose_model(name: str) -> list[str]:
-    """Returns the arguments that choose a network of configs/model, tiny if it is this project's."""
-    return [f"--model={CONFIGS / 'model' / name}", *([] if name in FOREIGN else shrink_network(name))]
+        main(["fit", f"--config={EXPERIMENT}", given, "--print_config"])
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert ended.value.code == 0 and config["trainer"]["max_epochs"]
+    if "training/" in name:
+        assert config["training"]["class_path"].startswith("lightning_modules.training.")
 
 
 @pytest.mark.parametrize("name", list_configs("model"))
 def test_model_trains_one_batch(name: str, tmp_path: Path) -> None:
-    cli = main(["fit", *arguments(tmp_path, *choose_model(name), *ONE_BATCH)])
-    assert cli.trainer.global_step == 1
-
-
-@pytest.mark.parametrize("name", [NO_BATCH_NORM, *FOREIGN])
-def test_seg_ttt_adapts_networks_of_other_libraries_and_a_transformer(name: str, tmp_path: Path) -> None:
+    own = [] if name in FOREIGN else shrink_network(name)
+    args = arguments(tmp_path, f"--model={CONFIGS / 'model' / name}", *own, *ONE_BATCH)
+    assert main(["fit", *args]).trainer.global_step == 1
+    if name not in (NO_BATCH_NORM, *FOREIGN):
+        return
     method = ["--method=SegTTT", "--method.num_steps=1", "--method.scales=[0.5]", "--method.psi=0.1"]
     method += ["--method.alpha=0"] if name == NO_BATCH_NORM else [f"--method.trainable=[{FOREIGN[name]}]"]
-    args = arguments(tmp_path, *choose_model(name), *ONE_BATCH)
-    cli = main(["test", *args, *method])
-    assert cli.trainer.callback_metrics["test/miou"] >= 0
+    assert main(["test", *args, *method]).trainer.callback_metrics["test/miou"] >= 0
     records = (tmp_path / "results" / "records.jsonl").read_text().splitlines()
     assert {json.loads(record)["adaptation"]["steps"] for record in records} == {1}
+    if name == NO_BATCH_NORM:  # a method that refuses the network leaves the results alone
+        before = sorted((tmp_path / "results").rglob("*"))
+        with pytest.raises(ValueError, match="has no 2d BatchNorm"):
+            main(["test", *args, "--method=IaBN"])
+        assert sorted((tmp_path / "results").rglob("*")) == before and read_results(tmp_path)["complete"]
 
 
 @pytest.mark.slow
@@ -166,14 +169,6 @@ def test_data_is_tested_one_batch(name: str, tmp_path: Path, vendors: Path, monk
     targets = OF_STREETS.get(name, targets)
     metrics = {f"test/{target}/miou" for target in targets} if len(targets) > 1 and name != "camvid.yaml" else set()
     assert {*metrics, "test/miou"} <= set(cli.trainer.callback_metrics)
-
-
-@pytest.mark.parametrize("name", list_configs("training"))
-def test_training_is_parsed(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as raised:
-        main(["fit", *arguments(tmp_path, f"--training={CONFIGS / 'training' / name}"), "--print_config"])
-    config = yaml.safe_load(capsys.readouterr().out)
-    assert raised.value.code == 0 and config["training"]["class_path"].startswith("lightning_modules.training.")
 
 
 @pytest.mark.parametrize("name", list_configs("method"))

@@ -1,4 +1,4 @@
-"""Every command of README and docs/ is parsed, and the first steps are run (slow).
+"""Every command of README and docs/ is parsed; the first steps and the code on how to add a part are run.
 
 What the commands choose is run elsewhere: every preset in test_configs.py, every program in a test of its own.
 """
@@ -12,28 +12,29 @@ import re
 import runpy
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 import callbacks
 import datamodules
 import main as program
+from callbacks import IaBN, SegTTT
 from lightning_modules import networks, training
 from main import main
 from tests.docs_commands import MAKEFILE, PAGES, TARGETS, Block, Command, read_blocks, read_commands, read_inline
-from tests.fakes import TinyNetwork, make_images
+from tests.fakes import TinyNetwork, make_images, unchanged
 from tests.tiny import DATA, QUIET, ROOT, arguments
-from tests.trees import draw_ids, draw_image, write_image, write_vendors
+from tests.trees import draw_ids, draw_image, write_image
 
 BLOCKS = [block for page in PAGES for block in read_blocks(page)]
 COMMANDS = [command for page in PAGES for command in read_commands(page)]
 NAMED = re.compile(r"python -m (experiments\.\w+)")
-OWN_PACKAGES = ("datamodules", "callbacks", "lightning_modules/networks")
-SIZE = (64, 96)
 
 
 def list_commands() -> list[Any]:
@@ -41,11 +42,6 @@ def list_commands() -> list[Any]:
     expanded = (called for command in COMMANDS for called in (command, *command.expand_make()))
     first = {tuple(command.words): command for command in expanded if not command.exception}
     return [pytest.param(command, id=f"{command.place} {' '.join(command.words[:3])}") for command in first.values()]
-
-
-def choose_blocks(language: str) -> list[Any]:
-    blocks = [block for block in BLOCKS if block.language == language]
-    return [pytest.param(block, id=f"{block.path.name}:{block.line}") for block in blocks]
 
 
 @pytest.fixture(scope="module")
@@ -57,44 +53,20 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         if block.file and not (ROOT / block.file).exists():
             (place / block.file).parent.mkdir(parents=True, exist_ok=True)
             (place / block.file).write_text(block.text, encoding="utf-8")
-    make_data(place)
+    for name in ("a", "street/b"):
+        write_image(place / "photos" / f"{name}.jpg", draw_image(name, (128, 192)))
+    (place / "outputs" / "sweeps" / "alpha").mkdir(parents=True)
+    shutil.copy(ROOT / "configs" / "method" / "iabn.yaml", place / "outputs" / "sweeps" / "alpha" / "best.yaml")
     with pytest.MonkeyPatch.context() as patch:
-        for name in OWN_PACKAGES:
-            package = importlib.import_module(name.replace("/", "."))
-            patch.setattr(package, "__path__", [*package.__path__, str(place / name)])
+        for package in (datamodules, callbacks, networks):
+            patch.setattr(package, "__path__", [*package.__path__, str(place / package.__name__.replace(".", "/"))])
         patch.setenv("SEGADAPT_DATA", str(place / "data"))
         patch.chdir(place)
         yield place
 
 
-def make_data(place: Path) -> None:
-    """Writes the data sets that the pages speak of, a few small images each."""
-    write_vendors(place / "data")
-    for split in ("train", "val", "test"):
-        for name in ("0001TP_006690", "Seq05VD_f00000"):
-            image, ids = draw_image(f"{split}{name}", SIZE), draw_ids(name, range(12), SIZE)
-            write_image(place / "CamVid" / split / f"{name}.png", image)
-            write_image(place / "CamVid" / f"{split}annot" / f"{name}.png", ids)
-            write_image(place / "data" / "my_town" / "photos" / split / f"{name}.jpg", image)
-            write_image(place / "data" / "my_town" / "classes" / split / f"{name}.png", ids % 7)
-    for name in ("a", "street/b"):
-        write_image(place / "photos" / f"{name}.jpg", draw_image(name, (128, 192)))
-    (place / "outputs" / "sweeps" / "alpha").mkdir(parents=True)
-    shutil.copy(ROOT / "configs" / "method" / "iabn.yaml", place / "outputs" / "sweeps" / "alpha" / "best.yaml")
-
-
-def settle(word: str, workshop: Path) -> str:
-    """Puts the workshop in place of the reader's folders."""
-    return re.sub(r"^(--data\.root=)?/data\b", lambda match: f"{match[1] or ''}{workshop / 'data'}", word)
-
-
-def test_every_page_has_its_commands_found() -> None:
-    assert len(COMMANDS) > 80
-    (two_nodes,) = [command for command in COMMANDS if "--nnodes=2" in command.text]
-    assert two_nodes.words[:3] == ["python", "main.py", "test"] and "--trainer.num_nodes=2" in two_nodes.words
-
-
 def test_programs_that_are_named_exist() -> None:
+    assert len(COMMANDS) > 80
     named = {name for page in PAGES for name in NAMED.findall(page.read_text(encoding="utf-8"))} - {"experiments.NAME"}
     assert len(named) > 8
     assert not [name for name in named if importlib.util.find_spec(name) is None]
@@ -111,11 +83,11 @@ def test_a_command_is_understood(
     words = command.words
     asks_for_help = any(re.match(r"--([\w.]+\.)?help\b", word) for word in words)
     if words[:2] == ["python", "main.py"]:
-        settled = [settle(word, workshop) for word in words[2:] if word != "--print_config"]
-        with pytest.raises(SystemExit) as exit:
-            main(settled if asks_for_help else [*settled, "--print_config"])
+        asked = [word for word in words[2:] if word != "--print_config"]
+        with pytest.raises(SystemExit) as ended:
+            main(asked if asks_for_help else [*asked, "--print_config"])
         output, errors = capsys.readouterr()
-        assert exit.value.code == 0, errors
+        assert ended.value.code == 0, errors
         assert "--" in output if asks_for_help else yaml.safe_load(output)["trainer"]
     elif words[:2] == ["python", "-m"] and words[2].startswith("experiments."):
         read = argparse.ArgumentParser.parse_args
@@ -125,41 +97,26 @@ def test_a_command_is_understood(
             sys.exit(UNDERSTOOD)
 
         monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop)
-        assert run_program(words[2], words[3:], monkeypatch) == (0 if asks_for_help else UNDERSTOOD)
+        monkeypatch.setattr(sys, "argv", words[2:])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_module(words[2], run_name="__main__", alter_sys=True)
+        assert ended.value.code == (0 if asks_for_help else UNDERSTOOD)
     elif words[0] == "make":
-        check_make(command)
+        ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+        for word in words[1:]:
+            name, assigned, _ = word.partition("=")
+            if assigned:
+                assert re.search(rf"\$\((or \$\()?{name}\)", MAKEFILE), f"make knows no {name}"
+            else:
+                assert word in TARGETS, f"make has no target {word}"
+                run = re.search(rf"^make {word}\b", ci, re.MULTILINE) or command.expand_make() or word == "docs"
+                assert run, f"neither .ci/run nor a test runs make {word}"
     elif words[0] == "export":
         paths = [path for folder in ("datamodules", "experiments", "configs") for path in (ROOT / folder).rglob("*.*")]
         sources = "".join(path.read_text(encoding="utf-8") for path in paths if path.suffix in (".py", ".yaml"))
         assert all(word.partition("=")[0] in sources for word in words[1:]), "nothing reads it"
     else:
         pytest.fail(f"{command.place}: nothing here reads {command.text}")
-
-
-def run_program(module: str, words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> int:
-    """Runs `python -m experiments.X`; returns its exit code."""
-    monkeypatch.setattr(sys, "argv", [module, *words])
-    try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
-    except SystemExit as exit:
-        return int(exit.code or 0)
-    return 0
-
-
-def check_make(command: Command) -> None:
-    """Checks that a target of make exists, that CI or a test runs it, and that it knows its variables."""
-    ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    for word in command.words[1:]:
-        name, assigned, _ = word.partition("=")
-        if assigned:
-            assert re.search(rf"\$\((or \$\()?{name}\)", MAKEFILE), f"make knows no {name}"
-        else:
-            assert word in TARGETS, f"make has no target {word}"
-            run = re.search(rf"^make {word}\b", ci, re.MULTILINE) or command.expand_make() or word == "docs"
-            assert run, f"neither .ci/run nor a test runs make {word}"
-
-
-# The rest is slow.
 
 
 @pytest.mark.slow
@@ -183,22 +140,54 @@ def test_the_first_steps_work_one_after_the_other(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("block", [param for param in choose_blocks("python") if not param.values[0].file])
+@pytest.mark.parametrize("block", [one for one in BLOCKS if one.language == "python" and not one.file], ids=str)
 def test_python_of_the_pages_runs(block: Block, workshop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = [*arguments(workshop / "python", "--data.repeats=1"), *QUIET]
     monkeypatch.setattr(program, "main", lambda words: main([*words, *tiny]))
     names: dict[str, Any] = {"network": TinyNetwork(), "image": make_images(1)}  # what a reader brings along
-    exec(compile(block.text, f"{block.path.name}:{block.line}", "exec"), names)
+    exec(compile(block.text, str(block), "exec"), names)
     if "probabilities" in names:
         assert names["probabilities"].shape == (1, 5, 32, 48)
 
 
-@pytest.mark.parametrize("block", choose_blocks("yaml"))
+@pytest.mark.parametrize("block", [block for block in BLOCKS if block.language == "yaml"], ids=str)
 def test_yaml_of_the_pages_is_that_of_the_repository(block: Block) -> None:
     content = yaml.safe_load(block.text)
     assert content
     if block.file and (ROOT / block.file).exists():
         assert content == yaml.safe_load((ROOT / block.file).read_text(encoding="utf-8"))
+
+
+def load_block(page: str, file: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Makes a module of a page's block."""
+    (block,) = [block for block in BLOCKS if block.path.name == page and block.file == file]
+    name = file.removesuffix(".py").replace("/", ".")
+    module = ModuleType(name)
+    monkeypatch.setitem(sys.modules, name, module)
+    exec(compile(block.text, file, "exec"), module.__dict__)
+    return module
+
+
+def test_method_of_the_page_leaves_the_network_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    load_block("add_method.md", "callbacks/mirrored.py", monkeypatch)
+    test = load_block("add_method.md", "tests/callbacks/test_mirrored.py", monkeypatch)
+    test.test_mirrored_predicts_and_leaves_the_network_as_it_was()
+
+
+def test_network_of_the_page_suits_the_methods(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = load_block("add_network.md", "lightning_modules/networks/plain.py", monkeypatch).PlainNetwork(5, width=8)
+    with unchanged(network.eval()):
+        for method in (IaBN(0.5), SegTTT(num_steps=1, psi=0.1)):
+            assert method.predict(network, make_images(1)).shape == (1, 5, 32, 48)
+
+
+def test_data_set_of_the_page_says_what_it_reads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    write_image(tmp_path / "photos" / "val" / "1.jpg", draw_image("a", (64, 96)))
+    write_image(tmp_path / "classes" / "val" / "1.png", draw_ids("a", range(7), (64, 96)))
+    data = load_block("add_data_set.md", "datamodules/my_town.py", monkeypatch).MyTownDataModule(root=str(tmp_path))
+    with pytest.warns(UserWarning, match="the official number is 20"):
+        dataset = data.make_dataset("val", data.evaluation_transform)
+    assert sorted(np.unique(dataset[0]["mask"]).tolist()) == [0, 1, 2, 8, 10, 13, 255]
 
 
 @pytest.fixture(scope="module")

@@ -73,14 +73,6 @@ def make_check(then: Callable[[], Any] = list, **row: Any) -> Callable[[Setup], 
     return check
 
 
-def fail() -> None:
-    raise ValueError("one | two")
-
-
-def stop() -> None:
-    raise KeyboardInterrupt
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "steps", [[check.name for check in CHECKS if check.name not in LONG], ["processes", "r50-compile"]]
@@ -99,12 +91,13 @@ def test_every_step_runs_on_a_cpu_with_little_installed(steps: list[str], tmp_pa
 
 
 def test_a_check_that_raises_is_recorded_and_the_rest_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    fail = Mock(side_effect=ValueError("one | two"))
     failing, differing = make_check(fail, value=1.0, ok=True), make_check(value=3.0, ok=False)
     report = run_checks(tmp_path, a=failing, b=make_check(value=2.0), c=differing, t=failing)
     assert states(tmp_path) == {"a": "FAILED", "b": "ok", "c": "FAILED", "t": "FAILED"}
     assert report.list_checks("FAILED") == ["a", "c"]
     first = read(tmp_path)[0]
-    assert first["error"] == "ValueError: one | two" and "in fail" in first["traceback"]
+    assert first["error"] == "ValueError: one | two" and "then()" in first["traceback"]
     assert first["rows"] == [{"value": 1.0, "ok": True}]
     assert r"ValueError: one \| two" in (tmp_path / "gpu_check.md").read_text(encoding="utf-8")
     assert "WRONG: value 3" in capsys.readouterr().out
@@ -115,8 +108,14 @@ def test_a_row_is_in_the_file_before_the_next_is_measured_and_when_the_process_i
         (step,) = read(tmp_path)
         assert step["rows"] == [{"value": 1.0}] and step["state"] == "running"
 
+    stop = Mock(side_effect=KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):
-        run_checks(tmp_path, a=make_check(look, value=1.0), b=make_check(stop, value=4.0), c=make_check())
+        run_checks(
+            tmp_path,
+            a=make_check(look, value=1.0),
+            b=make_check(stop, value=4.0),
+            c=make_check(),
+        )
     first, second = read(tmp_path)
     assert (first["state"], second["state"]) == ("ok", "FAILED")
     assert second["rows"] == [{"value": 4.0}] and second["error"] == "KeyboardInterrupt"
@@ -129,20 +128,18 @@ def test_a_check_ends_at_its_limit_and_later_ones_at_that_of_all(tmp_path: Path)
     assert first["rows"] == [{"value": 5.0}] and second["error"] == "out of time"
 
 
-def test_exit_status_and_wrong_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_failed_or_was_not_run_is_named_and_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(tmp_path, "--only", "norm") == 0
     monkeypatch.setitem(correctness.NORM_ERRORS, torch.float32, 0.0)
     assert run(tmp_path, "--only", "norm", "waits") == 1
     assert states(tmp_path) == {"norm": "FAILED", "waits": "ok"}
     with pytest.raises(SystemExit):
         run(tmp_path, "--only", "nonsense")
-
-
-def test_checks_that_were_not_run_are_named_and_fail(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
     checks = [Check("a", make_check(), 5, "it"), Check("b", make_check(), 5, "it"), Check("t", make_check(), 5)]
     monkeypatch.setattr(gpu_check, "CHECKS", checks)
+    capsys.readouterr()
     for names, named in (("abt", "a, b"), ("b", "b"), ("t", "")):  # t is a timing
         assert run(tmp_path, "--minutes", "0", "--only", *names) == (1 if named else 0)
         assert states(tmp_path) == dict.fromkeys(names, "not run")
@@ -172,12 +169,10 @@ def test_a_gradient_that_is_wrong_is_found(monkeypatch: pytest.MonkeyPatch) -> N
 def test_comparisons() -> None:
     reference = torch.tensor([0.9, 0.1, 0.51, 0.2]).view(1, 1, 2, 2)
     reference = torch.cat([reference, 1 - reference], dim=1)
-    assert share_equal(1 - reference, reference) == 0 and share_equal(reference, reference) == 1
     other = reference.clone()
     other[0, :, 1, 0] = torch.tensor([0.0, 1.0])  # the one pixel that is nearly tied
-    assert share_equal(other, reference) == 1
+    for compared, share in ((1 - reference, 0), (reference, 1), (other, 1)):
+        assert share_equal(compared, reference) == share
     network = torch.nn.BatchNorm2d(2)
     before = copy_state(network)
-    assert is_unchanged(network, before)
-    network.eval()
-    assert not is_unchanged(network, before)
+    assert is_unchanged(network, before) and not is_unchanged(network.eval(), before)

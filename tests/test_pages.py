@@ -13,23 +13,16 @@ from lightning_modules.metrics import Scores
 
 
 def test_a_report_replaces_the_one_before_and_nothing_else(tmp_path: Path) -> None:
-    page, own = tmp_path / "page.md", "<!-- {0}: begin -->{1}<!-- {0}: end -->\n"
-    page.write_text("above\n" + own.format("a", "\nold\n") + own.format("measured", "\n"))
-    for report in ("first", "second"):
+    page, own = tmp_path / "new" / "page.md", "<!-- {0}: begin -->{1}<!-- {0}: end -->\n"
+    insert_report(page, "first")  # makes the page
+    page.write_text("above\n" + own.format("a", "\nold\n") + page.read_text())
+    for report in ("second", "third"):
         insert_report(page, report, "a")
-    insert_report(page, "third")
-    assert page.read_text() == "above\n" + own.format("a", "\n\nsecond\n") + own.format("measured", "\n\nthird\n")
-
-
-def test_a_page_that_is_not_there_is_made_and_one_without_the_marks_left_alone(tmp_path: Path) -> None:
-    page, mine = tmp_path / "new" / "page.md", tmp_path / "page.md"
-    for report in ("first", "second"):
-        insert_report(page, report)
-    assert page.read_text() == "<!-- measured: begin -->\n\nsecond\n<!-- measured: end -->\n"
-    mine.write_text("mine")
+    assert page.read_text() == "above\n" + own.format("a", "\n\nthird\n") + own.format("measured", "\n\nfirst\n")
+    page.write_text("mine")
     with pytest.raises(ValueError, match=r"page\.md does not have the lines <!-- measured: begin --> and"):
-        insert_report(mine, "report")
-    assert mine.read_text() == "mine"
+        insert_report(page, "report")
+    assert page.read_text() == "mine"
 
 
 def test_tables_are_aligned_and_escaped() -> None:
@@ -44,19 +37,17 @@ def test_a_line_is_a_mean_over_seeds() -> None:
     assert format_scores(rows, ["method"], columns).splitlines()[2:] == ["| A | 41.0 ± 1.4 | - |", "| B | 1.0 |  |"]
 
 
-def write_records(path: Path, hits: list[int]) -> Path:
-    """Writes a record per image, of ten pixels of which so many are right; 0 is an image without a labelled pixel."""
-    records = []
-    for number, right in enumerate(hits):
-        one = torch.tensor([10 if right else 0])
-        scores = replace(Scores.zeros(1), intersection=torch.tensor([right]), union=one, pixels=one)
-        records.append({"domain": "x", "name": str(number), **scores.to_record()})
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    return path
-
-
 def test_images_without_a_labelled_pixel_are_not_compared(tmp_path: Path) -> None:
-    before = write_records(tmp_path / "before", [5, 5, 0])
-    found = compare_images(before, write_records(tmp_path / "after", [4, 9, 0]))
+    def write_records(name: str, *hits: int) -> Path:
+        """Writes a record per image, of ten pixels of which so many are right; 0 is an image without labels."""
+        records = []
+        for number, right in enumerate(hits):
+            one = torch.tensor([10 if right else 0])
+            scores = replace(Scores.zeros(1), intersection=torch.tensor([right]), union=one, pixels=one)
+            records.append(json.dumps({"domain": "x", "name": str(number), **scores.to_record()}))
+        (tmp_path / name).write_text("".join(f"{record}\n" for record in records))
+        return tmp_path / name
+
+    found = compare_images(write_records("before", 5, 5, 0), write_records("after", 4, 9, 0))
     assert found.pop("gain") == pytest.approx(15) and found == {"lower": 50.0, "worse": 50.0, "better": 50.0}
-    assert compare_images(*[write_records(tmp_path / "none", [0, 0])] * 2) == {}
+    assert compare_images(*[write_records("none", 0, 0)] * 2) == {}

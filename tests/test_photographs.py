@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
 
@@ -12,12 +11,10 @@ from main import main
 from tests.tiny import predict_arguments
 from tests.trees import draw_image, write_image
 
-SIZE = (48, 64)
 
-
-def make_photographs(folder: Path, count: int = 1) -> Path:
-    for number in range(count):
-        write_image(folder / f"{number}.png", draw_image(str(number), SIZE))
+def make_photographs(folder: Path, *names: str, size: tuple[int, int] = (48, 64)) -> Path:
+    for name in names:
+        write_image(folder / f"{name}.png", draw_image(name, size))
     return folder
 
 
@@ -29,7 +26,7 @@ def predict(root: Path, folder: Path, *more: str) -> dict[str, Any]:
 
 
 def test_a_broken_photograph_is_left_out_of_a_prediction_where_asked(tmp_path: Path) -> None:
-    photographs = make_photographs(tmp_path / "data", 3)
+    photographs = make_photographs(tmp_path / "data", "0", "1", "2")
     (photographs / "1.png").write_bytes(b"")
     (photographs / "2.png").write_bytes((photographs / "2.png").read_bytes()[:60])
     manifest = predict(photographs, tmp_path, "--data.broken=skip")
@@ -37,7 +34,7 @@ def test_a_broken_photograph_is_left_out_of_a_prediction_where_asked(tmp_path: P
 
 
 def test_photographs_that_cannot_be_read_and_folders_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    photographs = make_photographs(tmp_path / "data")
+    photographs = make_photographs(tmp_path / "data", "0")
     for name in ("1.heic", "2.AVIF", "3.gif"):
         (photographs / name).touch()
     (photographs / "again").symlink_to(photographs)
@@ -57,8 +54,8 @@ def test_photographs_that_cannot_be_read_and_folders_are_named(tmp_path: Path, m
 
 
 def test_a_photograph_that_is_too_small_is_left_out_where_asked(tmp_path: Path) -> None:
-    write_image(tmp_path / "data" / "fine.png", np.zeros((64, 96, 3), dtype=np.uint8))
-    write_image(tmp_path / "data" / "tiny.png", np.zeros((5, 9, 3), dtype=np.uint8))
+    make_photographs(tmp_path / "data", "fine", size=(64, 96))
+    make_photographs(tmp_path / "data", "tiny", size=(5, 9))
     method = ["--method=SegTTT", "--method.scales=[0.5]", "--method.num_steps=1"]
     for _ in range(2):
         with pytest.warns(UserWarning, match=r"skipped tiny: .*use a larger image"):
@@ -69,15 +66,13 @@ def test_a_photograph_that_is_too_small_is_left_out_where_asked(tmp_path: Path) 
 
 
 def test_a_photograph_of_the_longest_name_is_predicted_and_found_again(tmp_path: Path) -> None:
-    names = ["x" * 251, "x" * 250 + "y", "ä" * 120, "short"]
-    for name in names:
-        write_image(tmp_path / "data" / f"{name}.png", np.zeros((*SIZE, 3), dtype=np.uint8))
-    assert predict(tmp_path / "data", tmp_path)["images"] == 4
+    photographs = make_photographs(tmp_path / "data", "x" * 251, "x" * 250 + "y", "ä" * 120, "short")
+    assert predict(photographs, tmp_path)["images"] == 4
     (labels,) = (tmp_path / "results" / "labels").iterdir()
     before = {path.name: path.stat().st_mtime_ns for path in labels.iterdir()}
     assert len(before) == 4 and "short.png" in before
-    write_image(tmp_path / "data" / "short.png", np.ones((*SIZE, 3), dtype=np.uint8))  # replaced: predicted anew
-    manifest = predict(tmp_path / "data", tmp_path)
+    make_photographs(photographs, "short", size=(64, 96))  # replaced: predicted anew
+    manifest = predict(photographs, tmp_path)
     assert manifest["complete"] and manifest["runs"][-1]["found"] == 3
     after = {path.name: path.stat().st_mtime_ns for path in labels.iterdir()}
     assert [name for name in before if before[name] != after[name]] == ["short.png"]

@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +24,17 @@ from tests.tiny import DATA, EXPERIMENT, QUIET, ROOT
 
 OPTIONS = [*DATA, *QUIET, "--trainer.max_epochs=2"]
 SMALL = ["--psi", "0.6", "0.8", "--lr", "0.05", "--num-steps", "1", "2", "--scales", "0.5,1"]
-IABN = describe_method("IaBN", {"alpha": 0.1})
 
 
-def when_written(paths: Iterable[Path]) -> dict[Path, int]:
+def when_written(*paths: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in paths}
 
 
-def pretend_trained(folder: Path, checkpoint: Path | None = None) -> Path:
+def pretend_trained(folder: Path) -> Path:
     """Makes a folder look as if the training were done; returns the checkpoint."""
     best = folder / "checkpoints" / "best.ckpt"
     best.parent.mkdir(parents=True, exist_ok=True)
-    if checkpoint:
-        shutil.copy(checkpoint, best)
-    else:
-        best.touch()
+    best.touch()
     (folder / "training.json").write_text("{}")
     return best
 
@@ -80,9 +75,9 @@ def test_the_protocol_trains_chooses_freezes_and_tests(tmp_path: Path, monkeypat
     assert data["role"] == "development" and len(data["fingerprint"]) == 64 and data["images"] == 2
     assert content["commit"] and len(content["weights"]) == 64
 
-    written = when_written([selection, *(path for path in folder.rglob("*.json*") if path.name != MANIFEST)])
+    written = when_written(selection, *(path for path in folder.rglob("*.json*") if path.name != MANIFEST))
     run_protocol(arguments)  # nothing is done again
-    assert when_written(written) == written
+    assert when_written(*written) == written
 
     edited = {**content, "values": {**content["values"], "psi": 0.123}}  # by hand, after the choice
     selection.write_text(yaml.safe_dump(edited))
@@ -150,27 +145,13 @@ def test_a_training_that_does_not_stop_is_killed(tmp_path: Path, monkeypatch: py
     assert wait(stopped[0], 10) == -signal.SIGKILL
 
 
-def test_a_folder_may_be_used_from_another_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pretend_trained(tmp_path)
-    for root in (ROOT, tmp_path / "elsewhere"):
-        monkeypatch.setattr(study, "ROOT", root)
-        Study(tmp_path, EXPERIMENT, [f"--training={root / 'configs' / 'training' / 'isw.yaml'}"]).train()
-    settings = json.loads((tmp_path / study.SETTINGS).read_text())
-    assert settings["options"] == ["--training=configs/training/isw.yaml"]
-    (tmp_path / study.SETTINGS).write_text(json.dumps(settings | {"options": [f"--training={ROOT}/a.yaml"]}))
-    monkeypatch.setattr(study, "ROOT", ROOT)
-    Study(tmp_path, EXPERIMENT, [f"--training={ROOT}/a.yaml"]).train()  # as earlier revisions wrote it
-
-
-@pytest.mark.parametrize("devices", [["--trainer.devices=2"], ["--trainer.devices", "2"]], ids=["joined", "apart"])
-def test_several_devices_are_for_the_training_alone(
-    devices: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_several_devices_are_for_the_training_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("main.main", list)
     checkpoint = pretend_trained(tmp_path)
-    options = [*devices, "--trainer.strategy=ddp", "--trainer.precision=bf16-mixed", "--data.seed=1"]
-    command = Study(tmp_path, EXPERIMENT, options).run("test", tmp_path, [])
-    assert command[2:5] == ["--trainer.precision=bf16-mixed", "--data.seed=1", f"--ckpt_path={checkpoint}"]
+    for devices in (["--trainer.devices=2"], ["--trainer.devices", "2"]):
+        options = [*devices, "--trainer.strategy=ddp", "--trainer.precision=bf16-mixed", "--data.seed=1"]
+        command = Study(tmp_path, EXPERIMENT, options).run("test", tmp_path, [])
+        assert command[2:5] == ["--trainer.precision=bf16-mixed", "--data.seed=1", f"--ckpt_path={checkpoint}"]
 
 
 def test_what_is_gone_or_spoilt_is_named(tmp_path: Path) -> None:
@@ -194,6 +175,9 @@ def test_a_folder_of_another_experiment_is_refused(tmp_path: Path, monkeypatch: 
         quiet = ["--trainer.enable_progress_bar=false", "--trainer.devices=2"] if root == ROOT else []
         Study(tmp_path, config, [f"--training={root / 'a.yaml'}", *quiet]).train()
     own = [f"--training={tmp_path}/elsewhere/a.yaml"]
+    settings = tmp_path / study.SETTINGS
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"options": own}))  # as earlier revisions did
+    Study(tmp_path, config, own).train()
     with pytest.raises(ValueError, match=r"options was \['--training=a\.yaml'\], is now"):
         Study(tmp_path, config, ["--data.seed=2"]).train()
     with pytest.raises(ValueError, match=r"the protocol from different settings.*another --folder"):
@@ -209,46 +193,39 @@ def test_a_folder_of_another_experiment_is_refused(tmp_path: Path, monkeypatch: 
         ({"grids": {"psi": [0.5]}}, r"grids\.psi was .* is now \[0\.5\]"),
         ({"semantics": "released"}, "semantics was paper, is now released"),
         ({"trainable": ["head"]}, r"trainable was None, is now \['head'\]"),
-    ],
-)
-def test_a_choice_among_other_values_is_refused_once_it_is_frozen(
-    changes: dict[str, Any], message: str, tmp_path: Path
-) -> None:
-    pretend_trained(tmp_path)
-    grids = {name: json.loads(json.dumps(values)) for name, values in protocol.GRIDS.items()}
-    tried = {"grids": grids, "semantics": "paper", "trainable": None, "most_hurt": None}
-    write_selection(tmp_path, tried=tried)
-    assert Protocol(tmp_path, EXPERIMENT).select().values["psi"] == 0.7
-    with pytest.raises(ValueError, match=message):
-        Protocol(tmp_path, EXPERIMENT, **changes).select()
-    write_selection(tmp_path)  # earlier revisions wrote what was tried to another file
-    settings = tmp_path / study.SETTINGS
-    settings.write_text(json.dumps(json.loads(settings.read_text()) | tried))
-    assert Protocol(tmp_path, EXPERIMENT).select().values["psi"] == 0.7
-    with pytest.raises(ValueError, match=message):
-        Protocol(tmp_path, EXPERIMENT, **changes).select()
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
+        # Before the training:
         ({"grids": {"psi": [0.5, 2.0]}}, r"psi is 2\.0: expected a confidence threshold in \[0, 1\]"),
         ({"grids": {"scales": [[0.5], [0.0]]}}, "scale"),
         ({"grids": {"lr": []}}, "no lr to try: expected at least one value"),
         ({"most_hurt": 3.0}, r"--most-hurt is 3\.0: expected a share of images"),
     ],
 )
-def test_what_cannot_be_tried_is_refused_before_training(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_what_cannot_be_tried_or_differs_from_a_frozen_choice_is_refused(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    pretend_trained(tmp_path)
+    grids = json.loads(json.dumps(protocol.GRIDS))
+    tried = {"grids": grids, "semantics": "paper", "trainable": None, "most_hurt": None}
+    write_selection(tmp_path, tried=tried)
+    found = Protocol(tmp_path, EXPERIMENT)
+    assert found.select().values["psi"] == 0.7
+    assert found.describe_chosen("IaBN") == found.describe_chosen("t-BN") == ["--method=null"]  # there is no BatchNorm
+    assert "--method.alpha=0.0" in found.describe_chosen("Seg-TTT")
     with pytest.raises(ValueError, match=message):
-        Protocol(tmp_path, EXPERIMENT, **changes)
+        Protocol(tmp_path, EXPERIMENT, **changes).select()
+    write_selection(tmp_path)  # earlier revisions wrote what was tried to another file
+    settings = tmp_path / study.SETTINGS
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | tried))
+    with pytest.raises(ValueError, match=message):
+        Protocol(tmp_path, EXPERIMENT, **changes).select()
 
 
 def test_finished_results_are_reused_for_the_same_settings_alone(tmp_path: Path, checkpoint: Path) -> None:
-    pretend_trained(tmp_path, checkpoint)
-    run = Study(tmp_path, EXPERIMENT, [*DATA, *QUIET, "--results.report=false"])
-    summary = run.test("IaBN", IABN)
-    written = when_written([tmp_path / "test" / "IaBN" / SUMMARY])
-    assert run.test("IaBN", IABN) == summary and when_written(written) == written
+    shutil.copy(checkpoint, pretend_trained(tmp_path))
+    run, iabn = Study(tmp_path, EXPERIMENT, [*DATA, *QUIET, "--results.report=false"]), {"alpha": 0.1}
+    summary = run.test("IaBN", describe_method("IaBN", iabn))
+    written = when_written(tmp_path / "test" / "IaBN" / SUMMARY)
+    assert run.test("IaBN", describe_method("IaBN", iabn)) == summary and when_written(*written) == written
     with pytest.raises(ValueError, match=r"method\.alpha was 0\.1, is now 0\.3"):
         run.test("IaBN", describe_method("IaBN", {"alpha": 0.3}))
 
@@ -259,13 +236,6 @@ def test_a_search_of_other_values_is_known_for_one() -> None:
         wanted = {"method": {"init_args": {"alpha": alpha}}, "grid": {"psi": grid}}
         assert is_of_another(found, wanted) is other and is_of_another(None, wanted) is False
     assert not is_of_another(found, {"required": False})
-
-
-def test_iabn_of_a_network_without_batch_norm_is_a_plain_forward(tmp_path: Path) -> None:
-    write_selection(tmp_path)
-    found = Protocol(tmp_path, EXPERIMENT)
-    assert found.describe_chosen("IaBN") == found.describe_chosen("t-BN") == ["--method=null"]
-    assert "--method.alpha=0.0" in found.describe_chosen("Seg-TTT")
 
 
 def test_results_of_another_selection_are_not_passed_off_as_of_this_one(
@@ -288,10 +258,3 @@ def test_a_score_that_there_is_none_of_is_a_dash() -> None:
     scores = {"miou": None, "ece": None, "ms_per_image": 3.2}
     table = format_summaries({"t-BN": {"domains": {"haze": scores}, "mean": scores}})
     assert table.splitlines()[-1] == "| t-BN | - | - | - | 3 |"
-
-
-def test_the_fragment_of_the_training_keeps_the_best_at_any_alpha() -> None:
-    search, checkpoint = yaml.safe_load(protocol.CHOOSE_ALPHA.read_text())["trainer"]["callbacks"]
-    assert search["class_path"].endswith("AlphaSearch")
-    assert search["init_args"] == {"from_epoch": 0.8, "required": False}
-    assert checkpoint["init_args"]["monitor"] == "val/miou_best_alpha" and checkpoint["init_args"]["mode"] == "max"

@@ -19,39 +19,33 @@ def make_scores(n: int, hurt: dict[float, int]) -> dict[float, list[float]]:
     return {0.0: [30.0] * n} | {trust: [28.0] * bad + [33.0] * (n - bad) for trust, bad in hurt.items()}
 
 
-def test_the_largest_trust_that_keeps_the_promise_is_chosen() -> None:
-    found = choose_trust(make_scores(99, {0.5: 0, 0.8: 2, 1.0: 3}), 0.03)
-    assert found["trust"] == 0.8 and found["images"] == 99
-    assert found["tried"][0.8]["bound"] == pytest.approx(0.03)  # 99 / 100 * 2 / 99 + 1 / 100
-    assert found["tried"][1.0]["hurt"] == 3 / 99
-    assert found["tried"][0.8]["gain"] == pytest.approx((2 * -2 + 97 * 3) / 99)
-
-
 @pytest.mark.parametrize(
     ("n", "hurt", "most_hurt", "trust"),
     [
+        (99, {0.5: 0, 0.8: 2, 1.0: 3}, 0.03, 0.8),
         (40, {0.5: 1, 1.0: 0}, 0.03, 0.0),  # what hurts at a smaller trust is not trusted at a larger one
         (40, {0.5: 1, 1.0: 0}, 0.05, 1.0),
         *((n, {1.0: hurt}, (hurt + 1) / (n + 1), 1.0) for n in (33, 66, 99, 132, 199, 232) for hurt in range(5)),
     ],
 )
-def test_a_promise_is_kept_at_every_smaller_trust_and_exactly(
+def test_the_largest_trust_that_keeps_the_promise_at_every_smaller_one_is_chosen(
     n: int, hurt: dict[float, int], most_hurt: float, trust: float
 ) -> None:
-    assert choose_trust(make_scores(n, hurt), most_hurt)["trust"] == trust
-
-
-def test_an_image_that_is_a_point_worse_is_not_hurt() -> None:
-    assert choose_trust({0.0: [30.0] * 40, 1.0: [29.0] * 40}, 0.03)["trust"] == 1.0
+    found = choose_trust(make_scores(n, hurt), most_hurt)
+    assert found["trust"] == trust and found["images"] == n
+    for tried, bad in hurt.items():
+        figures = found["tried"][tried]
+        assert figures["hurt"] == bad / n and figures["bound"] == pytest.approx((bad + 1) / (n + 1))
+        assert figures["gain"] == pytest.approx((bad * -2 + (n - bad) * 3) / n)
 
 
 def test_too_few_images_promise_nothing() -> None:
-    with pytest.raises(ValueError, match=r"has 32 labelled images: expected 33 or more to guarantee that at most 3 %"):
-        choose_trust(make_scores(32, {1.0: 0}), 0.03)
-    assert choose_trust(make_scores(33, {1.0: 0}), 0.03)["trust"] == 1.0
-    unlabelled = {trust: [*scores, NAN] for trust, scores in make_scores(32, {1.0: 0}).items()}
-    with pytest.raises(ValueError, match="has 32 labelled images"):
-        choose_trust(unlabelled, 0.03)
+    for unlabelled in ([], [NAN]):
+        scores = {trust: [*found, *unlabelled] for trust, found in make_scores(32, {1.0: 0}).items()}
+        with pytest.raises(ValueError, match=r"has 32 labelled images: expected 33 or more to .* 3 %"):
+            choose_trust(scores, 0.03)
+    # A point worse is not hurt.
+    assert choose_trust({0.0: [30.0] * 33, 1.0: [29.0] * 33}, 0.03)["trust"] == 1.0
 
 
 def test_images_are_scored_at_every_point_over_the_classes_that_are_there() -> None:

@@ -3,7 +3,6 @@
 import inspect
 import json
 import re
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import callbacks
 from callbacks import SegTTT
 from callbacks.run.folder import MANIFEST
 from experiments import beyond, comparison, generalization
-from experiments.beyond import run_beyond
 from experiments.comparison import run_comparison
 from experiments.demo import METHODS, average_runs, format_runs, run_demo
 from experiments.generalization import run_generalization
@@ -39,10 +37,9 @@ def test_networks_and_trainings_have_configs() -> None:
     for contender in (comparison.BASE, comparison.DROPOUT, *comparison.OTHERS):
         assert (ROOT / "configs" / "model" / f"{contender.model}.yaml").is_file(), contender.name
     for world in WORLDS.values():
-        assert world.config.is_file()
-        for name in world.trainings:
-            files = [word.partition("=")[2] for word in list_training(name) if word.startswith("--training=")]
-            assert [Path(file).is_file() for file in files] == [True] * (name != "plain")
+        words = [word for name in world.trainings for word in list_training(name) if word.startswith("--training=")]
+        assert len(words) == len(set(world.trainings) - {"plain"})
+        assert all(Path(file).is_file() for file in (world.config, *(word.partition("=")[2] for word in words)))
 
 
 def test_unknown_networks_and_trainings_are_clear_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -97,15 +94,12 @@ def test_presets_say_what_the_study_measures(preset: str, row: str) -> None:
 # What they tabulate: means over seeds.
 
 
-def test_table_of_the_comparison() -> None:
-    means = {"ece": 5.0, "classwise_ece": 20.0, "brier": 0.4, "nll": 1.0, "ms_per_image": 7.4}
-    rows = [make_row(38, network="N", method=name, **means, **more) for name, more in (("A", {}), ("B", {"lower": 12}))]
+def test_tables_of_the_comparison_and_of_what_goes_beyond() -> None:
+    means = {"network": "N", "ece": 5.0, "classwise_ece": 20.0, "brier": 0.4, "nll": 1.0, "ms_per_image": 7.4}
+    rows = [make_row(38, method="A", **means), make_row(38, method="B", lower=12, **means)]
     lines = comparison.format_rows(rows).splitlines()
     assert lines[2] == "| N | A | 38.0 | 40.0 | 39.0 | 5.0 | 20.0 | 0.400 | 1.000 | 7 |  |"
     assert lines[3].endswith("| 7 | 12 % |")
-
-
-def test_table_of_what_goes_beyond() -> None:
     scores = ((47, {"over": 3, "worse": 1, "gain": 7}), (48, {"over": 3, "worse": 2, "gain": 8}))
     line = beyond.format_rows([make_row(miou, method="best", ece=5.0, **more) for miou, more in scores]).splitlines()[2]
     assert line == "| best | 47.5 ± 0.7 | 49.5 ± 0.7 | 48.5 ± 0.7 | +3.0 | 1.5 % | +7.5 | 5.0 |"
@@ -151,46 +145,41 @@ def test_demo_writes_its_table_chart_and_pictures(tmp_path: Path, monkeypatch: p
         assert Image.open(tmp_path / "demo" / f"{target}.png").size == (4 * 256 + 3 * 4, 128)
 
 
-def compare(args: Sequence[str]) -> list[dict[str, Any]]:
-    return run_comparison(args)["rows"]
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
-    ("run", "name", "args", "count"),
+    ("study", "name", "args", "count"),
     [
-        (compare, "comparison", ["--only", "DeepLabv1, SN"], 3),
-        (compare, "comparison", ["--only", "DeepLabv1, dropout"], 6),
-        (compare, "comparison", ["--only", "DeepLabv1"], 28),
-        (run_beyond, "beyond street_scenes", ["street_scenes"], 14),
-        (run_generalization, "generalization street_scenes", ["street_scenes", "--only", "plain", "isw"], 6),
+        (comparison, "comparison", ["--only", "DeepLabv1, SN"], 3),
+        (comparison, "comparison", ["--only", "DeepLabv1, dropout"], 6),
+        (comparison, "comparison", ["--only", "DeepLabv1"], 28),
+        (beyond, "beyond street_scenes", ["street_scenes"], 14),
+        (generalization, "generalization street_scenes", ["street_scenes", "--only", "plain", "isw"], 6),
     ],
     ids=["without BatchNorm", "dropout", "all methods", "beyond", "generalization"],
 )
 def test_a_study_writes_its_page_and_does_nothing_twice(
-    run: Callable[[Sequence[str]], list[dict[str, Any]]],
-    name: str,
-    args: list[str],
-    count: int,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    study: Any, name: str, args: list[str], count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     page = tmp_path / "page.md"
     page.write_text("\n".join(make_marks(name)))
-    images = 2 if run is run_beyond else 1
+    images = 2 if study is beyond else 1
     args = [*args, "--quick", "--folder", "out", "--page", "page.md", "--", *TINY, f"--data.num_val={images}"]
-    rows = run(args)
+
+    def run() -> list[dict[str, Any]]:
+        found = getattr(study, f"run_{name.split()[0]}")(args)
+        return found["rows"] if study is comparison else found
+
+    rows = run()
     assert len(rows) == count == len({(row.get("training"), row["method"]) for row in rows})
     assert all({"miou.haze", "miou.dusk", "miou.dust"} <= row.keys() and row["ms_per_image"] > 0 for row in rows)
-    formats = {compare: comparison.format_rows, run_beyond: beyond.format_rows}
-    assert formats.get(run, generalization.format_rows)(rows) in page.read_text()
-    if run is run_beyond:
+    assert study.format_rows(rows) in page.read_text()
+    if study is beyond:
         assert rows[-1]["method"] == beyond.TRUSTED and rows[-1]["risk"]["images"] == 2
         assert rows[0]["gain"] == rows[0]["worse"] == 0
         assert [row["over"] for row in rows if row["method"] == "Seg-TTT"] == [0]
     files = [path for path in tmp_path.rglob("*") if path.suffix in (".json", ".jsonl", ".ckpt")]
     written = {path: path.stat().st_mtime_ns for path in files if path.name not in ("report.json", MANIFEST)}
-    assert json.loads(json.dumps(run(args))) == json.loads(json.dumps(rows))
+    assert json.loads(json.dumps(run())) == json.loads(json.dumps(rows))
     assert {path: path.stat().st_mtime_ns for path in written} == written

@@ -1,11 +1,11 @@
 """Runs what the paper's tables are made of: in order, once, to the end whatever fails."""
 
 import os
-import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from pytorch_lightning.utilities.exceptions import SIGTERMException
@@ -20,14 +20,17 @@ from tests.fake_results import plan_of, write_planned
 from tests.processes import is_alive, list_children, wait_for
 from tests.tiny import ROOT
 
-TABLES = [read_table(name) for name in NAMES]
 IABN = Run("gta_resnet50", "iabn")
-STREET_SCENES = ("--world", "street_scenes")
+
+
+def find_written(folder: Path, *names: str) -> dict[Path, int]:
+    """Returns when the files of these names in a folder were written."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name in names}
 
 
 def test_everything_is_planned_once_and_in_an_order_that_works(tmp_path: Path) -> None:
-    plan = plan_of(tmp_path, *STREET_SCENES)
-    tasks = list_tasks(plan, list_all_runs(plan, TABLES))
+    plan = plan_of(tmp_path, "--world", "street_scenes")
+    tasks = list_tasks(plan, list_all_runs(plan, [read_table(name) for name in NAMES]))
     assert len(tasks) == len(set(tasks))
     for number, task in enumerate(tasks):
         assert set(task.list_needed(plan)) <= set(tasks[:number])
@@ -75,38 +78,23 @@ def test_a_process_that_is_killed_fails_its_step_and_not_the_program(
     monkeypatch.setattr(execution, "perform", kill_self)
     tasks = [Task("train", name) for name in ("gta_resnet50", "gta_resnet101")]
     failed = run_tasks(plan_of(tmp_path), tasks, jobs=2)
-    assert failed and all(
-        re.match("gta_resnet.*: training: its process, or that of a parallel step, was killed", line) for line in failed
-    )
+    assert failed and all("training: its process, or that of a parallel step, was killed" in line for line in failed)
 
 
-@pytest.mark.parametrize("interrupt", ["ctrl-c", "sigterm"])
-def test_an_interrupt_ends_all_steps(interrupt: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    begun = []
-
-    class Interrupted:
-        def train(self) -> None:
-            begun.append(1)
-            if interrupt == "sigterm":
-                raise SIGTERMException
-            try:
-                raise KeyboardInterrupt
-            except KeyboardInterrupt:
-                sys.exit(1)  # as Lightning does
-
-    monkeypatch.setattr(execution, "make_protocol", lambda *_: Interrupted())
-    tasks = [Task("train", "gta_resnet50"), Task("train", "gta_resnet101")]
+@pytest.mark.parametrize("error", [SystemExit(1), SIGTERMException()], ids=["ctrl-c", "sigterm"])
+def test_an_interrupt_ends_all_steps(error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if type(error) is SystemExit:
+        error.__context__ = KeyboardInterrupt()  # from which Lightning exits
+    train = Mock(side_effect=error)
+    monkeypatch.setattr(execution, "make_protocol", lambda *_: Mock(train=train))
     with pytest.raises(SystemExit):
-        run_tasks(plan_of(tmp_path), tasks, 1)
-    assert begun == [1]
+        run_tasks(plan_of(tmp_path), [Task("train", "gta_resnet50"), Task("train", "gta_resnet101")], 1)
+    assert train.call_count == 1
 
 
 def test_ctrl_c_says_that_what_was_finished_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
-    def interrupt() -> None:
-        raise KeyboardInterrupt
-
     with pytest.raises(SystemExit) as ended:
-        run_program(interrupt)
+        run_program(Mock(side_effect=KeyboardInterrupt))
     assert ended.value.code == 130 and "finished steps are kept" in capsys.readouterr().err
 
 
@@ -134,8 +122,3 @@ def test_killed_and_started_again_it_goes_on(tmp_path: Path) -> None:
     run_tables(args)  # nothing is done twice
     assert find_written(tmp_path, "results.json", "best.ckpt") == found
     assert trained.items() <= find_written(tmp_path, "training.json").items()
-
-
-def find_written(folder: Path, *names: str) -> dict[Path, int]:
-    """Returns when the files of these names in a folder were written."""
-    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name in names}

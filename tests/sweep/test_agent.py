@@ -19,18 +19,16 @@ from tests.tiny import DATA, EXPERIMENT, QUIET, ROOT
 pytestmark = pytest.mark.filterwarnings("ignore:The dirpath has changed:UserWarning")
 
 SWEEPS = sorted((ROOT / "configs" / "sweep").glob("*.yaml"))
+GIVEN = {"SEGADAPT_EXPERIMENT": EXPERIMENT}
 
 
-def build_by_agent(
-    path: Path, values: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch, checkpoint: Path | None
-) -> list[str]:
+def build_by_agent(path: Path, values: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch, **given: Any) -> list[str]:
     """Returns the command line that wandb's agent starts in the folder of main.py; there is no server."""
     monkeypatch.chdir(ROOT)
-    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep1")
-    for name, value in (("SEGADAPT_EXPERIMENT", EXPERIMENT), ("SEGADAPT_CHECKPOINT", checkpoint)):
+    for name in ("SEGADAPT_EXPERIMENT", "SEGADAPT_CHECKPOINT"):
         monkeypatch.delenv(name, raising=False)
-        if checkpoint is not None:
-            monkeypatch.setenv(name, str(value))
+    for name, value in {"WANDB_SWEEP_ID": "sweep1", **given}.items():
+        monkeypatch.setenv(name, str(value))
     start = Mock()
     monkeypatch.setattr(wandb.wandb_agent, "AgentProcess", start)
     agent = wandb.wandb_agent.Agent(api=None, queue=None, sweep_id="sweep1")
@@ -51,7 +49,7 @@ def test_what_the_agent_of_wandb_starts_runs(
     path = ROOT / "configs" / "sweep" / f"{name}.yaml"
     definition = read_definition(path)
     values = find_first(definition)
-    command = build_by_agent(path, values, monkeypatch, checkpoint)
+    command = build_by_agent(path, values, monkeypatch, **GIVEN, SEGADAPT_CHECKPOINT=checkpoint)
     assert command[:4] == ["/usr/bin/env", "python", "main.py", "validate"]
     main([*command[3:], *DATA, *QUIET, f"--trainer.logger.init_args.save_dir={tmp_path}", "--data.num_val=1"])
     run = tmp_path / "segadapt" / "run1"  # of its own
@@ -66,14 +64,14 @@ def test_what_the_agent_of_wandb_starts_runs(
 def test_the_command_is_that_of_the_agent(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     definition = read_definition(path)
     values = find_first(definition)
-    expected = build_by_agent(path, values, monkeypatch, Path("best.ckpt"))
+    expected = build_by_agent(path, values, monkeypatch, **GIVEN, SEGADAPT_CHECKPOINT="best.ckpt")
     assert build_arguments(definition, values, ["--data.num_val=1"]) == [*expected[3:], "--data.num_val=1"]
 
 
 def test_without_experiment_or_checkpoint_the_run_of_an_agent_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = build_by_agent(SWEEPS[0], {"method.alpha": 0.1}, monkeypatch, None)
+    command = build_by_agent(SWEEPS[0], {"method.alpha": 0.1}, monkeypatch)
     with pytest.raises(SystemExit):
         main(command[3:])
     assert "SEGADAPT_EXPERIMENT" in capsys.readouterr().err

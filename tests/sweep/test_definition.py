@@ -47,11 +47,6 @@ def test_forms_of_parameters(form: dict[str, Any], values: list[Any] | None) -> 
     assert repr(parameter.first) == repr(values[0] if values else float(form["min"]))
 
 
-@pytest.mark.parametrize("form", [{"value": 3}, {"distribution": "constant", "value": [1, 2]}])
-def test_a_parameter_with_one_value_is_not_chosen(form: dict[str, Any]) -> None:
-    assert read_parameter("x", form) == form["value"]
-
-
 @pytest.mark.parametrize(
     ("form", "message"),
     [
@@ -145,17 +140,6 @@ def test_refusals(changes: dict[str, Any], message: str, tmp_path: Path, calls: 
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
-    [(None, "does not exist"), ("[1, 2]", r"Unexpected config: \[1, 2\]"), ("a: [", "parsing config")],
-)
-def test_files_that_are_no_sweep(text: str | None, message: str, tmp_path: Path) -> None:
-    if text is not None:
-        (tmp_path / "sweep.yaml").write_text(text)
-    with pytest.raises(ValueError, match=message):
-        read_definition(tmp_path / "sweep.yaml")
-
-
-@pytest.mark.parametrize(
     ("more", "message"),
     [
         ("--data.choose_on_target=true", "a sweep never chooses on a target"),
@@ -175,8 +159,18 @@ def test_options_may_replace_what_the_sweep_does_not_choose() -> None:
     options = ["--method.alpha=0.4", "--method.num_steps=5"]
     check_options(definition, options)
     assert build_arguments(definition, {"method.psi": 0.5}, options)[-2:] == options  # the last one counts
-
-
-def test_options_are_dropped_with_their_values() -> None:
     command = ["validate", "--method", "IaBN", "--method.alpha=1", "--methods=2", "--data", "x", "--method.psi", "3"]
     assert drop_options(command, "method") == ["validate", "--methods=2", "--data", "x"]
+
+
+def test_what_is_no_sweep_and_no_choice(tmp_path: Path) -> None:
+    for form in ({"value": 3}, {"distribution": "constant", "value": [1, 2]}):
+        assert read_parameter("x", form) == form["value"]
+    path = tmp_path / "sweep.yaml"
+    for text, message in (("[1, 2]", r"Unexpected config: \[1, 2\]"), ("a: [", "parsing config")):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            read_definition(path)
+    path.unlink()
+    with pytest.raises(ValueError, match="does not exist"):
+        read_definition(path)

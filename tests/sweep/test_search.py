@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import optuna
 import pytest
@@ -36,11 +37,7 @@ def score(values: Mapping[str, Any], report: Any) -> float:
 
 
 def test_machines_that_share_a_study_do_nothing_twice(tmp_path: Path) -> None:
-    done: list[float] = []
-
-    def there(values: Mapping[str, Any], report: Any) -> float:
-        done.append(values["method.alpha"])
-        return score(values, report)
+    there = Mock(side_effect=score)
 
     def here(values: Mapping[str, Any], report: Any) -> float:
         open_search(tmp_path, there).run()  # all that another machine can do while this trial runs
@@ -48,7 +45,7 @@ def test_machines_that_share_a_study_do_nothing_twice(tmp_path: Path) -> None:
 
     own = open_search(tmp_path, here)
     own.run()
-    assert done == [0.2, 0.4, 0.6]
+    assert [call.args[0]["method.alpha"] for call in there.call_args_list] == [0.2, 0.4, 0.6]
     assert list_states(own.study) == [(alpha, "COMPLETE") for alpha in (0.0, 0.2, 0.4, 0.6)]
 
 
@@ -69,11 +66,7 @@ def test_machines_that_come_to_one_point_agree_who_has_it(tmp_path: Path) -> Non
 def test_a_trial_of_a_machine_that_has_died_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "HEARTBEAT", 1)
     monkeypatch.setattr(search, "GRACE", 1)
-
-    def die(values: Mapping[str, Any], report: Any) -> float:
-        raise SystemExit
-
-    first = open_search(tmp_path, die)
+    first = open_search(tmp_path, Mock(side_effect=SystemExit))
     first.owner = ("elsewhere", "lock")
     with pytest.raises(SystemExit):
         first.run()
