@@ -86,6 +86,10 @@ def cut_off(folder: Path, lines: list[bytes]) -> None:
     (folder / "records.jsonl").write_bytes(lines[0] + b"\0\0\0\n" + b"".join(lines[2:5]) + lines[5][:50])
 
 
+def cut_off_line_break(folder: Path, lines: list[bytes]) -> None:
+    (folder / "records.jsonl").write_bytes(b"".join(lines)[:-1])
+
+
 def merge_halfway(folder: Path, lines: list[bytes]) -> None:
     """Leaves the files of a kill while those of two processes are merged: one is not removed yet."""
     (folder / "records.rank1.jsonl").write_bytes(b"".join(lines[3:]))
@@ -93,7 +97,9 @@ def merge_halfway(folder: Path, lines: list[bytes]) -> None:
     (folder / "records.jsonl").write_bytes(b"".join(lines[:5]))
 
 
-@pytest.mark.parametrize(("damage", "lost"), [(cut_off, ["near_1", "far_1"]), (merge_halfway, [])])
+@pytest.mark.parametrize(
+    ("damage", "lost"), [(cut_off, ["near_1", "far_1"]), (cut_off_line_break, ["far_1"]), (merge_halfway, [])]
+)
 def test_records_that_a_kill_left_damaged_are_neither_lost_nor_doubled(
     damage: Callable[[Path, list[bytes]], None], lost: list[str], tmp_path: Path
 ) -> None:
