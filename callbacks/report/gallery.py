@@ -6,7 +6,7 @@ palette of the classes (255 where ignored), and `NAME.image.jpg`. The latter is 
 the image is complete if this file exists.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,11 @@ class RunPictures:
     def __init__(self, folder: RunFolder, trainer: Trainer, panels: int, gallery: bool, palette: np.ndarray) -> None:
         self._root = folder.root
         self._palette = palette
-        self._panels = panels * trainer.world_size
+        self._panels = panels
+        self._trainer = trainer
+        drawn = (folder.root / PANELS).rglob("*.png")  # by earlier runs
+        self._drawn = Counter(path.relative_to(folder.root / PANELS).parts[0] for path in drawn)
+        self._left: dict[str, int] = {}
         self._gallery = Gallery(folder.root, panels, palette) if gallery else None
 
     def draw(
@@ -50,16 +54,25 @@ class RunPictures:
         known = {layer: labels for layer, labels in maps.items() if labels is not None}
         if self._gallery is not None:
             self._gallery.add(record["domain"], record["name"], gain_of_image(record), image, known)
-        panels = self._root / PANELS / record["domain"]
-        if sum(1 for _ in panels.rglob("*.png")) < self._panels:  # also counts those of earlier runs
+        domain = record["domain"]
+        if self._count_left(domain) > 0:
+            self._left[domain] -= 1
             panel = draw_panel(image, list(known.values()), self._palette)
-            write_file(panels / f"{shorten_name(record['name'])}.png", encode_png(panel))
+            write_file(self._root / PANELS / domain / f"{shorten_name(record['name'])}.png", encode_png(panel))
 
     def trim(self, records: Iterable[Mapping[str, Any]]) -> bool:
         """Deletes the pictures that the report does not show; returns whether there is a gallery."""
         if self._gallery is not None:
             self._gallery.trim({(record["domain"], record["name"]): gain_of_image(record) for record in records})
         return self._gallery is not None
+
+    def _count_left(self, domain: str) -> int:
+        """Returns how many more panels of a domain this process may draw."""
+        if domain not in self._left:
+            processes, rank = self._trainer.world_size, self._trainer.global_rank
+            left = max(0, self._panels * processes - self._drawn[domain])
+            self._left[domain] = (left + processes - 1 - rank) // processes
+        return self._left[domain]
 
 
 class Gallery:

@@ -157,14 +157,17 @@ def draw_figures(data: RunData) -> dict[str, list[dict[str, Any]]]:
     return groups
 
 
+NO_FINGERPRINTS = ("method", "data", "class_names")  # settings shown elsewhere
+
+
 def list_facts(data: RunData) -> dict[str, dict[str, Any]]:
     """Returns everything known about the origin of the results, as tables of names and values by title."""
     summary, settings = data.summary, data.settings
     groups = {
         "Run": {key: summary[key] for key in summary if key not in ("domains", "mean", "method", "data")},
         "Method": data.method or {"name": f"none: the network as trained ({BASELINE})"},
-        "Data": settings["data"],
-        "Fingerprints": {key: settings[key] for key in settings if key not in ("method", "data", "class_names")},
+        "Data": settings["data"] if data.runs else summary.get("data"),
+        "Fingerprints": {key: settings[key] for key in settings if data.runs and key not in NO_FINGERPRINTS},
         "Commands": {f"command {number}": run for number, run in enumerate(data.runs, start=1)},
     }
     return {title: flatten(values) for title, values in groups.items() if values}

@@ -55,6 +55,7 @@ class DomainData:
     def of_summary(cls, scores: Mapping[str, Any], class_names: Sequence[str]) -> "DomainData":
         """Makes a domain without rows from its scores in results.json, where null stands for NaN."""
         domain = cls(class_names)
+        scores = {"reliability": {"pixels": [], "confidence": [], "accuracy": []}} | dict(scores)
         domain.has_baseline = scores["baseline_miou"] is not None
         domain.scores = dict(scores) | {key: restore_nan(scores[key]) for key in (*SCORES, "iou", "reliability")}
         return domain

@@ -19,6 +19,7 @@ LOSSY_COLOURS = 64  # more undefined colours than this in one file come from los
 
 def read_labels(path: Path, palette: np.ndarray | None = None) -> np.ndarray:
     """Reads a label file of one channel as (H, W) ids; `palette` is (256, 3) uint8, see `check_palette`."""
+    refuse_loss(path, read_encoded(path))  # first: other complaints advise to convert the file
     try:
         ids = read_index(path, upright=True)
     except DataError as error:

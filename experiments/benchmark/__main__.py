@@ -38,7 +38,7 @@ def run_benchmark(args: Sequence[str] | None = None) -> list[Row]:
     options.folder.mkdir(parents=True, exist_ok=True)
     files = [options.folder / name for name in ("benchmark.json", "benchmark.csv", "machine.json")]
     number_files([path for path in files if path.exists()])  # those of an earlier run are kept
-    device = torch.device(options.device)
+    device = torch.empty(0, device=options.device).device  # with its index, as images have it
     rates = {precision: measure_rate(device, precision, options.quick) for precision in options.precision}
     machine = describe_device(device) | {"rate_tflop_per_s": rates, "options": vars(options)}
     write_json(files[-1], machine)

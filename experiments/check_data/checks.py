@@ -82,7 +82,7 @@ class SplitCheck:
         void = not problems and bool(census.labels) and not any(pixels[name] for name in names)
         if void:
             held = format_ids(sorted(census.all_ids))
-            warnings = [f"{self.name}: no pixel of its labels belongs to a class, they contain the ids {held}"]
+            warnings.insert(0, f"{self.name}: no pixel of its labels belongs to a class, they contain the ids {held}")
         verdicts = (
             ("NOT THERE", self.absent and self.required),
             ("not there", self.absent),

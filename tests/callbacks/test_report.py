@@ -264,6 +264,20 @@ def test_a_results_json_that_was_copied_alone_gives_the_same_scores(tmp_path: Pa
     ]
     assert alone.source.count("<svg role=") == 1 + 2 + 2  # mean IoU, classes, calibration
     assert not alone.lacks("Seg-TTT on near, far", "run.json is missing", "records.jsonl is missing", "4 images")
+    assert "Fingerprints" not in alone.source
+    summary = json.loads((folder / "results.json").read_text())
+    for scores in summary["domains"].values():
+        del scores["reliability"]  # which earlier revisions did not write
+    (tmp_path / "copy" / "results.json").write_text(json.dumps(summary))
+    assert show(tmp_path / "copy").table["mean"] == whole.table["mean"]
+
+
+def test_a_run_whose_records_were_partly_lost_is_called_incomplete(tmp_path: Path) -> None:
+    folder = write_results(tmp_path / "run", images=2)
+    assert "Incomplete" not in show(folder).source
+    lines = (folder / "records.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (folder / "records.jsonl").write_text("".join(lines[:-1]), encoding="utf-8")
+    assert "Incomplete: 3 of 4 images" in show(folder).source
 
 
 def test_images_without_labels_have_no_scores(tmp_path: Path) -> None:

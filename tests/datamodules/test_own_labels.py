@@ -91,6 +91,9 @@ def test_what_the_file_of_labels_says_of_them_is_refused(tmp_path: Path) -> None
         with pytest.raises(DataError, match=r"a\.png is a JPEG: expected labels as .png.*ruins ids and colours"):
             open_dataset(make_module(tmp_path, **given)).load_mask(0)
         trees.truncate(tmp_path / "labels" / "a.png")
+    (tmp_path / "labels" / "a.png").write_bytes(b"\0\0\0\x18ftypheic" + bytes(99))
+    with pytest.raises(DataError, match=r"a\.png is a HEIC: expected labels as \.png"):
+        open_dataset(make_module(tmp_path)).load_mask(0)
     save(tmp_path / "labels" / "a_gtFine_labelIds.png", 26)
     data = make_module(tmp_path, classes=["sky", "road", "box"], labels="labels/*_gtFine_labelIds.png")
     with pytest.raises(DataError, match="They look like Cityscapes' label ids: use CityscapesDataModule, or give ids"):
