@@ -162,7 +162,7 @@ def check_batch_norm(network: nn.Module, alpha: float | Mapping[str, float]) -> 
     read_alpha(alpha)
     if names := list_batch_norms(network):
         spread_alpha(alpha, names)
-    elif is_blended(alpha):
+    elif is_blended(alpha) or isinstance(alpha, Mapping):
         switchable = any(isinstance(module, SwitchableNorm2d) for module in network.modules())
         reason = "; its Switchable Norms blend in the image's own statistics with trained weights" if switchable else ""
         raise ValueError(

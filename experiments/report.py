@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from callbacks.report.page import write_report, write_training_report
-from callbacks.run.folder import RunFolder
+from callbacks.run.folder import SUMMARY, RunFolder
 from experiments.command_line import to_path
 
 
@@ -17,7 +17,7 @@ def rebuild(folder: Path) -> list[Path]:
         FileNotFoundError: If the folder holds neither results nor training curves; the message says what it holds.
     """
     training = write_training_report(folder)
-    if training is not None and RunFolder(folder).read_manifest() is None:
+    if training is not None and not ((folder / SUMMARY).is_file() or RunFolder(folder).read_lines()):
         return [training]
     return [write_report(folder), *([training] if training else [])]
 

@@ -198,7 +198,7 @@ def read_range(name: str, low: float, high: float, kind: Any = None, step: Any =
     if kind in ("uniform", "log_uniform_values"):
         return Parameter(name, FloatDistribution(low, high, log="log" in kind))
     step = 1 if step is None else step
-    if not (isinstance(step, int | float) and step > 0):
+    if isinstance(step, bool) or not (isinstance(step, int | float) and 0 < step < math.inf):
         raise ValueError("q is not above 0")
     factors = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return Parameter(name, IntDistribution(*factors, log="log" in kind), step)

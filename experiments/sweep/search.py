@@ -3,6 +3,7 @@
 A point is the number of a setting: its place in the grid, or the seed with which the sampler draws it.
 """
 
+import re
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -94,9 +95,11 @@ def open_storage(url: str, attempts: int = 5) -> RDBStorage:
         if "already exists" in str(error) and attempts > 1:  # another machine is creating the tables
             time.sleep(1)
             return open_storage(url, attempts - 1)
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        place = re.sub(r"(://[^:/@]*):.*@", r"\1:***@", url)  # without the password
         raise ValueError(
-            f"the storage cannot be opened: {error}. Expected --storage with a database that all machines reach, "
-            "such as postgresql://USER:PASSWORD@HOST/NAME, or sqlite:///FILE for one machine"
+            f"the storage {place} cannot be opened: {reason}. Expected --storage with a database that all machines "
+            "reach, such as postgresql://USER:PASSWORD@HOST/NAME, or sqlite:///FILE for one machine"
         ) from error
 
 

@@ -25,6 +25,7 @@ from callbacks.report.search_figure import format_value
 from callbacks.results import RECORDS, SUMMARY, read_records
 from callbacks.run.folder import SEARCH
 from callbacks.run.processes import explain_error
+from callbacks.run.settings import WAYS_OUT
 from experiments.command_line import drop_options, is_interrupt
 from experiments.study import QUIET
 from experiments.sweep.definition import Definition
@@ -99,7 +100,10 @@ def run_one_pass(
     search = {"class_path": "callbacks.method_search.MethodSearch", "init_args": init_args}
     own = [*drop_options(args, "method"), "--method=null", f"--trainer.callbacks+={json.dumps(search)}"]
     with tqdm(unit="image", desc="all points in one pass") as bar:
-        run_trial(own, folder, lambda images, miou: bar.update(images - bar.n))
+        try:
+            run_trial(own, folder, lambda images, miou: bar.update(images - bar.n))
+        except TrialError as error:  # the folder is the sweep's
+            raise TrialError(str(error).replace(WAYS_OUT, "another --folder or --name")) from error
     points = json.loads((folder / SEARCH).read_text(encoding="utf-8"))["points"]
     if points[0]["miou"] is None:
         raise TrialError(f"{folder / SEARCH} has no score: expected labels in the development set")

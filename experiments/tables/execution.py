@@ -114,6 +114,8 @@ def open_pool(plan: Plan, jobs: int) -> Iterator[Executor | None]:
             for worker in multiprocessing.active_children():
                 worker.kill()  # also ends its training, which leaves a checkpoint to resume from
             raise
+        finally:
+            del os.environ[PROGRAM]
 
 
 def prepare_worker(log: Path) -> None:

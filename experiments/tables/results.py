@@ -54,8 +54,8 @@ def build_table(plan: Plan, table: Table) -> BuiltTable:
             built.missing[run] = (f"{path} has no {', '.join(sorted(missing))}", command)
         images = summary["images"]
         built.images |= images
-        for domain in OFFICIAL.keys() & images.keys():
-            if images[domain] != OFFICIAL[domain]:
+        for domain in OFFICIAL:
+            if images.get(domain, OFFICIAL[domain]) != OFFICIAL[domain]:
                 note = f"{images[domain]} images of {domain}, the protocol has {OFFICIAL[domain]}"
                 built.notes.append(f"{path / SUMMARY}: {note}")
     built.measured = describe_measurement(list(found.values()))

@@ -69,6 +69,7 @@ def test_forms_of_parameters(form: dict[str, Any], values: list[Any] | None) -> 
         ({"distribution": "log_uniform_values", "min": 0, "max": 2}, "low > 0"),
         ({"distribution": "q_log_uniform_values", "min": 0, "max": 2}, "low >= 1"),
         ({"distribution": "q_uniform", "min": 0, "max": 2, "q": 0}, "q is not above 0"),
+        ({"distribution": "q_uniform", "min": 0, "max": 2, "q": float("inf")}, "q is not above 0"),
         ({"distribution": "q_uniform", "min": 0.1, "max": 0.4, "q": 0.5}, "low <= high"),
     ],
 )

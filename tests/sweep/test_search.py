@@ -125,6 +125,10 @@ def test_a_study_of_other_settings_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="weights was a, is now b"):
         open_study(definition, tmp_path, url, "study", {"weights": "b"})
     open_study(definition, tmp_path, url, "other", {"weights": "b"})
-    with pytest.raises(ValueError, match=r"cannot be opened.*Expected --storage") as error:
-        open_study(definition, tmp_path, "nonsense://me:secret@somewhere/db", "study", {})
-    assert "secret" not in str(error.value)
+    for place, named in (
+        ("nonsense://me:secret@somewhere/db", "nonsense://me:***@somewhere/db"),
+        ("sqlite:////no/x",) * 2,
+    ):
+        with pytest.raises(ValueError, match=r"cannot be opened: [^\n]*Expected --storage") as error:
+            open_study(definition, tmp_path, place, "study", {})
+        assert f"the storage {named} cannot" in str(error.value) and "secret" not in str(error.value)
