@@ -20,11 +20,10 @@ BLOCK = 1024  # pixels summed sequentially
 CHANNELS = 1024  # number of channels at which torch's kernel is fastest
 CANCELLING = 4.0  # |mean * scale| above which the one-pass formula loses digits (5e-7 from rounding the product)
 
-Alpha = float | Tensor
 _served: dict[str, str] = {}  # per device, dtype and layout: "fast", or why the plain formula is used
 
 
-def blend(sample: Tensor, source: Tensor, alpha: Alpha) -> Tensor:
+def blend(sample: Tensor, source: Tensor, alpha: float | Tensor) -> Tensor:
     """Blends statistics: alpha * sample + (1 - alpha) * source (Eq. 4)."""
     return torch.lerp(source, sample, alpha)
 
@@ -125,7 +124,7 @@ def normalize_blended(
     running_var: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
-    alpha: Alpha,
+    alpha: float | Tensor,
     eps: float,
     pooled: bool = False,
 ) -> Tensor:
@@ -162,7 +161,7 @@ def _normalize_plainly(
     running_var: Tensor,
     weight: Tensor,
     bias: Tensor,
-    alpha: Alpha,
+    alpha: float | Tensor,
     eps: float,
 ) -> Tensor:
     """Applies the formula in differentiable operations: for compilers, to learn alpha, and where kernels fail."""

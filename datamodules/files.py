@@ -19,7 +19,7 @@ ROOT_VARIABLE = "SEGADAPT_DATA"
 Broken = Literal["error", "skip"]
 
 
-def check_choice(name: str, value: Any, choices: Any) -> Any:
+def require_choice(name: str, value: Any, choices: Any) -> Any:
     """Returns the value of an argument; raises ValueError if it is none of the choices, a `Literal`."""
     if value not in get_args(choices):
         raise ValueError(f"{name} is {value!r}: expected one of {', '.join(get_args(choices))}")
@@ -65,8 +65,8 @@ class FilesDataModule(SegmentationDataModule):
         self, root: str | None = None, split: Split | None = None, broken: Broken = "error", **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        self.test_split = check_choice("split", self.test_split if split is None else split, Split)
-        self.broken: Broken = check_choice("broken", broken, Broken)
+        self.test_split = require_choice("split", self.test_split if split is None else split, Split)
+        self.broken: Broken = require_choice("broken", broken, Broken)
         self.root = root
         self.left_out: dict[str, list[Problem]] = {}
 

@@ -21,7 +21,7 @@ import numpy as np
 from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 
 from datamodules.base import DataError, Problem, Role, Split
-from datamodules.files import FilesDataModule, check_choice
+from datamodules.files import FilesDataModule, require_choice
 from datamodules.reading.census import Census, find_odd_pairs
 from datamodules.reading.dataset import FilesDataset, look_at
 from datamodules.reading.own_files import OwnFiles
@@ -99,7 +99,7 @@ class FolderDataModule(FilesDataModule):
                 "ids and label_colours are both given: expected one of them. Use ids for labels that contain "
                 "ids, label_colours for coloured labels"
             )
-        self.role = check_choice("role", role, Role)
+        self.role = require_choice("role", role, Role)
         self.domain = domain or (Path(root).expanduser().resolve().name if root else "") or "folder"
         images, labels = (path and path.replace("\\", "/") for path in (images, labels))
         self.files = OwnFiles(self.domain, images, labels, tuple(exclude or ()), pairs, splits or {})

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 from callbacks.run.records import write_json
 from experiments.command_line import make_parser, parse, run_program
 from experiments.demo import CONFIG, QUICK, SCALES, list_options
-from experiments.pages import describe_machine, format_markdown, write_report
+from experiments.pages import describe_machine, format_markdown, write_findings
 from experiments.scores import Column, format_scores, list_columns
-from experiments.study import QUIET, ROOT, Study, describe_method, list_methods, read_json
+from experiments.study import QUIET, ROOT, Study, describe_method, list_paper_methods, read_json
 from lightning_modules.networks.checkpoints import read_checkpoint
 
 SEG_TTT_RATES = (0.02, 0.05, 0.1)
@@ -91,7 +91,7 @@ def choose_shared(study: Study) -> dict[str, float]:
 def list_shared(contender: Contender, chosen: dict[str, float]) -> dict[str, list[str]]:
     """Lists the methods that every network is tested with, and their arguments."""
     names = [REFERENCE, *(["IaBN"] if contender.batch_norm else []), "TTA", "Seg-TTT"]
-    methods = list_methods({"alpha": chosen["alpha"], "scales": SCALES, "lr": chosen["lr"]})
+    methods = list_paper_methods({"alpha": chosen["alpha"], "scales": SCALES, "lr": chosen["lr"]})
     return {name: methods[name] for name in names}
 
 
@@ -147,7 +147,7 @@ def list_others(chosen: dict[str, float], members: Sequence[Path]) -> dict[str, 
     return methods
 
 
-def describe_network(study: Study, name: str, chosen: dict[str, float]) -> dict[str, Any]:
+def summarize_network(study: Study, name: str, chosen: dict[str, float]) -> dict[str, Any]:
     """Describes a network: number of parameters, seconds of training, and chosen values."""
     weights = read_checkpoint(study.train())["state_dict"]
     parameters = sum(value.numel() for key, value in weights.items() if not key.endswith(BUFFERS))
@@ -203,8 +203,9 @@ def run_comparison(args: Sequence[str] | None = None) -> dict[str, Any]:
             methods["MC dropout"] = describe_method("MCDropout", {"alpha": 0.0})
             methods["MC dropout, IaBN"] = describe_method("MCDropout", {"alpha": chosen["alpha"]})
         report["rows"] += [{"network": contender.name, **row} for row in study.score_all(methods, REFERENCE)]
-        report["networks"].append(describe_network(study, name, chosen))
-        write_report(arguments.folder, report, format_comparison(report), arguments.page, "comparison")  # of all so far
+        report["networks"].append(summarize_network(study, name, chosen))
+        text = format_comparison(report)  # of all so far
+        write_findings(arguments.folder, report, text, arguments.page, "comparison")
     print(f"\n{format_rows(report['rows'])}\n\nWritten to {arguments.folder}", flush=True)
     return report
 

@@ -15,7 +15,7 @@ from callbacks.results import SUMMARY
 from callbacks.run.records import number_files, write_file, write_json
 from experiments.command_line import make_parser, parse
 from experiments.scores import COST, flatten_summary, format_scores, group_rows, list_columns
-from experiments.study import CHECKPOINT, ROOT, Study, list_methods
+from experiments.study import CHECKPOINT, ROOT, Study, list_paper_methods
 
 CONFIG = ROOT / "configs" / "experiment" / "street_scenes.yaml"
 PUBLISHED_SEED = 2026  # of the target images, which were never looked at while designing the world or the recipe
@@ -54,7 +54,7 @@ def run_seed(seed: int, folder: Path, options: Sequence[str]) -> dict[str, Any]:
     print(f"[seed {seed}] Chosen: alpha {alpha:g}, learning rate {lr:g}", flush=True)
 
     best = [f"--method={BEST}", f"--method.alpha={alpha}", f"--method.lr={lr}"]
-    arguments = list_methods(views | {"lr": lr}) | {"best": best}
+    arguments = list_paper_methods(views | {"lr": lr}) | {"best": best}
     methods = {}
     for name in METHODS:
         print(f"[seed {seed}] Testing {name} on the targets ...", flush=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from experiments.command_line import run_program
 from experiments.scores import Column, find_row, format_scores, list_columns
-from experiments.study import Study, list_methods
+from experiments.study import Study, list_paper_methods
 from experiments.worlds import PLAIN, WORLDS, World, list_training, make_world_parser, parse_world, write_world_report
 
 
@@ -23,7 +23,7 @@ def run_one_training(world: World, name: str, seed: int, folder: Path, options: 
     study = Study(folder, world.config, [*world.list_arguments(seed), *list_training(name), *options])
     found = study.choose_alpha()["best"]
     alpha = found["values"]["alpha"]
-    methods = list_methods({"alpha": alpha, **world.seg_ttt})
+    methods = list_paper_methods({"alpha": alpha, **world.seg_ttt})
     tested = {method: methods[method] for method in ("t-BN", "IaBN", "Seg-TTT")}
     rows = [{"training": name, "seed": seed, **row} for row in study.score_all(tested)]
     rows[1] |= {"alpha": alpha, "development": found["miou"], "seconds": study.seconds}

@@ -68,7 +68,7 @@ def describe_machine() -> dict[str, str]:
     return {"machine": machine, "torch": str(torch.__version__), "date": datetime.now(UTC).strftime("%Y-%m-%d")}
 
 
-def write_report(
+def write_findings(
     folder: Path, report: Mapping[str, Any], text: str, page: Path | None = None, name: str = "measured"
 ) -> None:
     """Writes a program's report as `report.json` and `report.md`, and if a page is given, between its marks."""

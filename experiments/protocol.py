@@ -25,7 +25,7 @@ from callbacks.run.selection import Selection
 from callbacks.run.settings import check_settings
 from experiments.command_line import make_parser, parse, run_program, to_path
 from experiments.scores import COST, flatten_summary, format_scores, list_columns
-from experiments.study import ROOT, SETTINGS, Study, list_methods, read_json
+from experiments.study import ROOT, SETTINGS, Study, list_paper_methods, read_json
 
 CHOOSE_ALPHA = ROOT / "configs" / "trainer" / "choose_alpha.yaml"
 HEADING = """\
@@ -147,7 +147,8 @@ class Protocol(Study):
 
     def describe_chosen(self, method: str) -> list[str]:
         """Returns the arguments that select one of `METHODS` with its chosen settings."""
-        return list_methods({**Selection.read(self.selection).values, "semantics": self.given["semantics"]})[method]
+        chosen = {**Selection.read(self.selection).values, "semantics": self.given["semantics"]}
+        return list_paper_methods(chosen)[method]
 
 
 def format_summaries(summaries: Mapping[str, Mapping[str, Any]]) -> str:

@@ -21,9 +21,9 @@ from callbacks.method import evaluating
 from callbacks.pseudo_labels import IGNORED, fuse_views, pseudo_labels
 from callbacks.views import make_views
 from experiments.command_line import make_parser, parse, run_program, to_path
-from experiments.pages import write_report
+from experiments.pages import write_findings
 from experiments.scores import Column, format_scores, list_columns
-from experiments.study import ONLY_SCORES, QUIET, ROOT, Study, describe_method, list_methods
+from experiments.study import ONLY_SCORES, QUIET, ROOT, Study, describe_method, list_paper_methods
 from lightning_modules.predictor import predict_logits
 
 CONFIG = ROOT / "configs" / "experiment" / "camvid.yaml"
@@ -107,7 +107,7 @@ def run_study(args: Sequence[str] | None = None) -> dict[str, Any]:
     grids = [{key: values} for key, values in SETTINGS.items()]
     chosen, passes = study.choose_in_turn("Seg-TTT_", "SegTTT", paper, grids)
     print(f"Chosen: {chosen}", flush=True)
-    methods = list_methods(chosen) | {
+    methods = list_paper_methods(chosen) | {
         "TTA": describe_method("TTA", {"alpha": alpha, **views["best"]["values"]}),
         "Seg-TTT, the paper's settings": describe_method("SegTTT", paper),
     }
@@ -121,7 +121,7 @@ def run_study(args: Sequence[str] | None = None) -> dict[str, Any]:
         format_scores(labels, ["scales"], [Column(key, key) for key in labels[0] if key != "scales"]),
     ]
     report = {"searches": [alphas, views, *passes], "chosen": chosen, "labels": labels, "rows": rows}
-    write_report(given.folder, report, "\n\n".join(tables) + "\n")
+    write_findings(given.folder, report, "\n\n".join(tables) + "\n")
     print(f"\n{tables[0]}\n\nWritten to {given.folder}", flush=True)
     return report
 

@@ -298,7 +298,7 @@ def describe_method(method: str, settings: Mapping[str, Any]) -> list[str]:
     return [f"--method={method}", *(f"--method.{key}={value}" for key, value in values.items() if value is not None)]
 
 
-def list_methods(settings: Mapping[str, Any]) -> dict[str, list[str]]:
+def list_paper_methods(settings: Mapping[str, Any]) -> dict[str, list[str]]:
     """Lists the paper's methods with one choice of settings, those of Seg-TTT: arguments by name."""
     alpha, plain = settings["alpha"], ["--method=null"]  # no method, even if the experiment has one
     views = {key: settings[key] for key in ("alpha", "scales") if key in settings}

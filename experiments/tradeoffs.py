@@ -18,7 +18,7 @@ from callbacks import SegTTT
 from experiments.benchmark.cost import time_by_turns
 from experiments.command_line import make_parser, parse, run_program
 from experiments.comparison import BASE, QUICK, SCALES, choose_shared, list_shared, open_contender
-from experiments.pages import describe_machine, write_report
+from experiments.pages import describe_machine, write_findings
 from experiments.scores import COST, Column, find_row, format_scores, list_columns
 from experiments.study import Study, describe_method
 from lightning_modules.networks import DeepLabV1
@@ -198,7 +198,7 @@ def run_tradeoffs(args: Sequence[str] | None = None) -> dict[str, Any]:
         "targets": study.score_all(known),
     }
     text = format_tradeoffs(report)
-    write_report(given.folder, report, text, given.page)
+    write_findings(given.folder, report, text, given.page)
     for place in [given.folder, *([given.page.parent] if given.page else [])]:
         draw(report, place / "tradeoffs.png")
     print(f"\n{text}\nWritten to {given.folder}", flush=True)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from experiments.command_line import make_parser, parse, to_path
 from experiments.demo import CONFIG, QUICK, SCALES
-from experiments.pages import describe_machine, write_report
+from experiments.pages import describe_machine, write_findings
 from experiments.study import QUIET, ROOT
 
 PLAIN = "plain"
@@ -90,5 +90,5 @@ def parse_world(parser: argparse.ArgumentParser, name: str, args: Sequence[str] 
 def write_world_report(given: argparse.Namespace, name: str, rows: Sequence[Mapping[str, Any]], table: str) -> None:
     """Writes and prints a program's rows and their table."""
     report = {"rows": rows, "world": given.world, "options": given.options, **describe_machine()}
-    write_report(given.folder, report, table + "\n", given.page, f"{name} {given.world}")
+    write_findings(given.folder, report, table + "\n", given.page, f"{name} {given.world}")
     print(f"\n{table}\n\nWritten to {given.folder}", flush=True)

@@ -14,7 +14,7 @@ from torch import nn
 
 from callbacks.tta import TTA
 from experiments.benchmark import cost, measure, subject
-from experiments.benchmark.__main__ import format_report, run_benchmark
+from experiments.benchmark.__main__ import format_benchmark, run_benchmark
 from experiments.benchmark.command import parse_arguments
 from experiments.benchmark.measure import ALPHA, COLUMNS, METHODS, SCALES, list_cases, make_call, make_method
 from experiments.benchmark.plain_loop import PlainLoop, normalise
@@ -205,7 +205,7 @@ def test_differing_labels_end_the_run_with_an_error(tmp_path: Path, monkeypatch:
 def test_times_of_a_cpu_are_not_named_after_the_gpu_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "a GPU")
-    assert "a GPU" not in format_report([], cost.describe_device(CPU) | {"rate_tflop_per_s": {}})
+    assert "a GPU" not in format_benchmark([], cost.describe_device(CPU) | {"rate_tflop_per_s": {}})
 
 
 def test_networks_without_arguments_can_be_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,7 +106,7 @@ def read_list(path: Path, images: Files, labels: Files) -> Files:
     return {name: images[name] for name in sorted(chosen)}
 
 
-def read_table(path: Path) -> list[tuple[int, dict[str, str]]]:
+def read_csv(path: Path) -> list[tuple[int, dict[str, str]]]:
     """Reads a CSV of pairs: the line number of each row, and its cells by column: image, label and maybe split."""
     expected = "a CSV: image,label[,split]"
     lines = read_lines(path, expected)
@@ -133,7 +133,7 @@ def read_pairs(path: Path, root: Path, split: str | None) -> tuple[Files, Files,
 
     Paths are relative to `root`. The split is the value of the column ``split``, in any case; None selects all rows.
     """
-    rows = read_table(path)
+    rows = read_csv(path)
     divided = any("split" in row for _, row in rows)
     images: Files = {}
     labels: Files = {}

@@ -53,7 +53,7 @@ def run_benchmark(args: Sequence[str] | None = None) -> list[Row]:
     finally:
         print(f"\n{len(rows)} rows in {options.folder}", flush=True)
         if options.write and rows:
-            insert_report(options.write, format_report(rows, machine))
+            insert_report(options.write, format_benchmark(rows, machine))
     differing = sum("DIFFERS" in row["note"] for row in rows)
     if differing:
         raise ValueError(f"{differing} rows in float32 differ from the plain loop: see their notes")
@@ -76,7 +76,7 @@ def format_rows(rows: Sequence[Row]) -> str:
     return format_markdown([title for title, *_ in SHOWN], cells, NUMBERS)
 
 
-def format_report(rows: Sequence[Row], machine: Mapping[str, Any]) -> str:
+def format_benchmark(rows: Sequence[Row], machine: Mapping[str, Any]) -> str:
     """Formats the machine and the rows in Markdown."""
     rates = ", ".join(f"{rate:.2g} TFLOP/s in {name}" for name, rate in machine["rate_tflop_per_s"].items())
     where = machine["gpu"] or f"{machine['processor']}, {machine['threads']} threads, load {machine['load']:.1f}"

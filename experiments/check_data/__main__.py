@@ -113,7 +113,7 @@ def write_yaml(text: str, path: Path) -> None:
 
 def read_all(found: Sequence[DataSetCheck], options: argparse.Namespace) -> None:
     """Reads all splits with a progress bar; writes the report before the first and after each of them."""
-    write_report(found, options)
+    save_findings(found, options)
     checks = [check for data_set in found for check in data_set.checks]
     seldom = 0.1 if sys.stderr.isatty() else 30  # seconds between two lines in a log file
     total = sum(len(check.chosen) for check in checks)
@@ -121,10 +121,10 @@ def read_all(found: Sequence[DataSetCheck], options: argparse.Namespace) -> None
         for check in checks:
             bar.set_description(check.name)
             check.read(options.threads, bar.update)
-            write_report(found, options)
+            save_findings(found, options)
 
 
-def write_report(found: Sequence[DataSetCheck], options: argparse.Namespace) -> dict[str, Any]:
+def save_findings(found: Sequence[DataSetCheck], options: argparse.Namespace) -> dict[str, Any]:
     """Returns the report, and writes it atomically as JSON."""
     settings = {"quick": options.quick, "threads": options.threads, "started": options.started}
     report = settings | describe_all(found)
@@ -173,7 +173,7 @@ def main(args: Sequence[str] | None = None) -> int:
         if not found:  # nor was a file read: an earlier report stays
             return INTERRUPTED
         interrupted = True
-    report = write_report(found, options)
+    report = save_findings(found, options)
     print_report(report, options, found[0].yaml if found else "")
     if interrupted:
         return INTERRUPTED

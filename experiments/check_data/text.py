@@ -64,9 +64,9 @@ def describe_contents(data_set: Found) -> Iterator[str]:
         sizes = [f"{number:,} of {size}" for size, number in held["sizes"].items()]
         more = [f"{len(sizes) - SHOWN} other sizes"] if len(sizes) > SHOWN else []
         yield f"{split['name']}:"
-        yield f"  images: {list_numbers(held['images'])}; {', '.join([*sizes[:SHOWN], *more])} pixels (WxH)"
+        yield f"  images: {format_counts(held['images'])}; {', '.join([*sizes[:SHOWN], *more])} pixels (WxH)"
         if held["labels"]:
-            yield f"  labels: {list_numbers(held['labels'])}"
+            yield f"  labels: {format_counts(held['labels'])}"
         if mapping := [f"{value}: {name}" for value, name in held["mapping"].items()]:
             yield f"  ids map to: {', '.join(mapping[:IDS])}{', ...' if len(mapping) > IDS else ''}"
         if held["turned"]:
@@ -78,7 +78,7 @@ def describe_contents(data_set: Found) -> Iterator[str]:
         yield f"not part of any pair: {len(names):,} {suffix or 'without suffix'} (e.g. {names[0]}{remedy})"
 
 
-def list_numbers(numbers: dict[str, int]) -> str:
+def format_counts(numbers: dict[str, int]) -> str:
     """Formats numbers by kind, e.g. ``2 JPEG RGB, 1 PNG palette``."""
     return ", ".join(f"{number:,} {kind}" for kind, number in numbers.items())
 

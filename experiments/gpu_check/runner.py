@@ -113,7 +113,7 @@ class Report:
             print(f"[{time.monotonic() - self.start:6.1f} s] {line}", flush=True)
         checks = {"failed": self.list_checks("FAILED", "out of time"), "not_run": self.list_checks("not run")}
         write_json(self.folder / "gpu_check.json", {"machine": self.machine, **checks, "steps": self.steps})
-        write_file(self.folder / "gpu_check.md", format_report(self.machine, self.steps).encode())
+        write_file(self.folder / "gpu_check.md", format_checks(self.machine, self.steps).encode())
 
 
 @contextmanager
@@ -149,7 +149,7 @@ def format_row(row: Row) -> str:
     return ("" if row.get("ok", True) else "WRONG: ") + ", ".join(cells)
 
 
-def format_report(machine: Mapping[str, Any], steps: Sequence[Row]) -> str:
+def format_checks(machine: Mapping[str, Any], steps: Sequence[Row]) -> str:
     """Formats the report as Markdown: the machine, the checks, and a table of each check's rows."""
     parts = ["# GPU check", "\n".join(f"- {key}: {format_cell(value)}" for key, value in machine.items())]
     parts.append(format_rows([{key: step[key] for key in ("name", "state", "seconds", "error")} for step in steps]))

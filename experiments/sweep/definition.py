@@ -68,7 +68,7 @@ class Parameter:
 
 
 @dataclass
-class Metric:
+class SweepMetric:
     """The score that a sweep optimizes; `target` is not used."""
 
     name: str
@@ -106,7 +106,7 @@ class Definition:
     path: Path
     program: str
     method: Literal["grid", "random", "bayes"]
-    metric: Metric
+    metric: SweepMetric
     parameters: dict[str, Any]
     command: list[Any] = field(default_factory=lambda: list(DEFAULT_SWEEP_COMMAND))
     early_terminate: EarlyTerminate | None = None

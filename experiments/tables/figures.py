@@ -49,7 +49,7 @@ def save(built: BuiltTable, name: str, figure: Figure, dpi: int = 150) -> None:
     built.pictures.append(name)
 
 
-def make_panels(titles: Sequence[str], label: str, more: float = 0.0) -> tuple[Figure, list[Axes]]:
+def make_titled_panels(titles: Sequence[str], label: str, more: float = 0.0) -> tuple[Figure, list[Axes]]:
     """Makes a figure with a panel of mean IoU per title, `more` inches higher than usual."""
     figure = Figure(figsize=(WIDTH * len(titles), HEIGHT + more), layout="constrained")
     panels = list(figure.subplots(1, len(titles), squeeze=False)[0])
@@ -78,7 +78,7 @@ def draw_runtime(built: BuiltTable) -> None:
     if built.plan.world.targets and built.table.name == "fig2":
         columns = [MEAN]  # the paper's Fig. 2 has a single panel
     titles = [name_column(built.plan, column) if column != MEAN else "mean over targets" for column in columns]
-    figure, panels = make_panels(titles, "runtime per image (s)", more=1.1)
+    figure, panels = make_titled_panels(titles, "runtime per image (s)", more=1.1)
     for axes, column in zip(panels, columns, strict=True):
         for name in dict.fromkeys(row.name for row in part.rows):
             rows = [row for row in part.rows if row.name == name]
@@ -102,7 +102,7 @@ def draw_alpha(built: BuiltTable) -> None:
     """
     (part,) = built.parts
     sources = list(dict.fromkeys(row.source for row in part.rows))
-    figure, panels = make_panels([f"Source: {source}" for source in sources], "alpha")
+    figure, panels = make_titled_panels([f"Source: {source}" for source in sources], "alpha")
     for axes, source in zip(panels, sources, strict=True):
         rows = [row for row in part.rows if row.source == source]
         alphas = [row.point for row in rows]
