@@ -2,38 +2,31 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from itertools import groupby
 from typing import IO, Any
 
-import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from callbacks.blended_norm import fast_path_report
 from callbacks.method import require_segmentation
 from callbacks.method_search import find_search
 from callbacks.predictions import OUTPUTS, Output, Predictions
-from callbacks.report.figures import draw_reliability, encode_figure
+from callbacks.report.finish import finish_run
 from callbacks.report.gallery import RunPictures
-from callbacks.report.page import write_report, write_training_report
+from callbacks.report.page import write_training_report
 from callbacks.report.panels import find_palette
 from callbacks.report.summary import summarize_records
-from callbacks.run.folder import RECORDS, RELIABILITY, SUMMARY, set_aside
+from callbacks.run.folder import RECORDS, SUMMARY, set_aside
 from callbacks.run.processes import all_or_none
 from callbacks.run.records import (
-    find_commit,
     find_folder,
     find_log_folder,
     find_method,
     leave_out,
-    name_device,
     read_records,
     to_plain,
-    write_file,
     write_json,
 )
 from callbacks.run.scoring import ScoringRun
@@ -188,7 +181,7 @@ class Results(Callback):
                     place = self._run.folder.root / SUMMARY
                     rank_zero_info(f"Results (from an earlier run; no images left to predict): {place}")
                 else:
-                    self._summarize(trainer, pl_module, self._run, complete)
+                    self._finish(trainer, pl_module, self._run, complete)
 
     on_validation_end = on_test_end
 
@@ -237,7 +230,7 @@ class Results(Callback):
             if self._run is None or self._stream is None or not trainer.is_global_zero:
                 return
             if not (self._run.folder.is_finished() and self._run.nothing_left):
-                self._summarize(trainer, pl_module, self._run, complete=False)
+                self._finish(trainer, pl_module, self._run, complete=False)
         finally:
             self._close(trainer)
 
@@ -319,53 +312,13 @@ class Results(Callback):
         with trainer.precision_plugin.forward_context():
             return scale_temperature(predict_plainly(scored.network, batch["image"]), scored.temperature)
 
-    def _summarize(self, trainer: Trainer, module: LightningModule, run: ScoringRun, complete: bool) -> None:
-        """Writes the summary, the result of a search, the report and the dashboard."""
-        method, scored = find_method(trainer), require_segmentation(module)
-        datamodule: Any = getattr(trainer, "datamodule", None)
-        summary = {
-            "complete": complete,
-            "limited": run.describe_limit(),
-            "stage": find_stage(trainer),
-            "method": method.settings() if method else None,
-            "checkpoint": str(trainer.ckpt_path or scored.released or "") or None,
-            "data": datamodule.describe() if hasattr(datamodule, "describe") else None,
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "commit": find_commit(),
-            "device": name_device(module),
-            "precision": str(trainer.precision),
-            "selection": None if self.selection is None else self.selection.describe(self.departures),
-            "temperature": scored.temperature,
-            "versions": {"torch": torch.__version__},
-            "plain_formula": {key: reason for key, reason in fast_path_report().items() if reason != "fast"},
-            **summarize_records(run.read(), scored.class_names, scored.domains),
-        }
-        if summary["limited"] and complete:
-            rank_zero_warn(
-                "{images} of {of} images are scored, because of a limit (limit_test_batches, limit_val_batches or "
-                "fast_dev_run)".format(**summary["limited"])
-            )
-        root = run.folder.root
-        if any(sum(domain["reliability"]["pixels"]) for domain in summary["domains"].values()):
-            write_file(root / RELIABILITY, encode_figure(draw_reliability(summary["domains"])))
+    def _finish(self, trainer: Trainer, module: LightningModule, run: ScoringRun, complete: bool) -> None:
+        """Writes the summary, the result of a search, the report and the dashboard, see `finish_run`."""
         if complete and (search := find_search(trainer)) is not None:
             for name, content in search.report().items():
-                write_json(root / name, content)
-        write_json(root / SUMMARY, summary)  # last of the results: it marks a run as finished
-        rank_zero_info(f"{'Results' if complete else 'Results of an interrupted run'}: {root / SUMMARY}")
-        try:
-            if self._pictures is not None and self._pictures.trim(run.read()):
-                rank_zero_info(f"Report: {write_report(root)}")
-            for logger in trainer.loggers:
-                if isinstance(logger, WandbLogger):
-                    from callbacks.report.dashboard import log_dashboard  # imports wandb
-
-                    log_dashboard(logger.experiment, root)
-        except Exception as error:  # the scores are on disk; do not hide why a run was interrupted
-            rank_zero_warn(
-                f"{root}: report or dashboard could not be created ({type(error).__name__}: {error}). The results are "
-                f"not affected; fix this error, then run: python -m experiments.report {root}"
-            )
+                write_json(run.folder.root / name, content)
+        selection = None if self.selection is None else self.selection.describe(self.departures)
+        finish_run(run, trainer, module, complete, selection, self._pictures)
 
     def _close(self, trainer: Trainer) -> None:
         """Undoes what `_open` set up: closes the stream, unlocks the folder, resets the limit and the data."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from callbacks.report.page import write_report, write_training_report
+from callbacks.report.run_data import read_run
 from callbacks.run.folder import SUMMARY, RunFolder
 from experiments.command_line import to_path
 
@@ -19,7 +20,7 @@ def rebuild(folder: Path) -> list[Path]:
     training = write_training_report(folder)
     if training is not None and not ((folder / SUMMARY).is_file() or RunFolder(folder).read_lines()):
         return [training]
-    return [write_report(folder), *([training] if training else [])]
+    return [write_report(read_run(folder)), *([training] if training else [])]
 
 
 def main(args: Sequence[str] | None = None) -> int:

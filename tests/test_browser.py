@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from callbacks.report.page import write_report
+from callbacks.report.run_data import read_run
 from tests.fake_results import CLASSES, make_search, write_results
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -40,7 +41,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.skipif(not (CHROMIUM and DRIVER),
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_results(tmp_path_factory.mktemp("run"), images=12, size=(64, 128), first=6, names="a/<b>&{:02d}")
     (folder / "search.json").write_text(json.dumps(make_search("psi", "num_steps")), encoding="utf-8")
-    return write_report(folder)
+    return write_report(read_run(folder))
 
 
 @pytest.fixture(scope="module")

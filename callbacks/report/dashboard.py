@@ -3,7 +3,6 @@
 import io
 import math
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from PIL import Image
 
 from callbacks.report.charts import list_charts
 from callbacks.report.figures import encode_figure, list_steps
-from callbacks.report.run_data import BASELINE, ImageRow, RunData, read_run
+from callbacks.report.run_data import BASELINE, ImageRow, RunData
 from callbacks.report.search_figure import format_value
 from lightning_modules.metrics import IGNORED
 
@@ -20,7 +19,7 @@ ROOT = "results"  # prefix of all keys
 ORIGIN = ("commit", "selection", "method", "checkpoint", "complete", "device", "precision", "temperature")
 
 
-def log_dashboard(run: Any, folder: Path) -> None:
+def log_dashboard(run: Any, data: RunData) -> None:
     """Logs the scores, figures and pictures of a results folder to a run.
 
     Scores become summary values such as ``results/DOMAIN/miou``, with means over domains such as
@@ -29,12 +28,8 @@ def log_dashboard(run: Any, folder: Path) -> None:
 
     Args:
         run: A Weights & Biases run, online or offline.
-        folder: The folder of a test or validate run; missing parts are left out.
-
-    Raises:
-        FileNotFoundError: If it is no folder of a run.
+        data: The content of a results folder, see `read_run`; missing parts are left out.
     """
-    data = read_run(folder)
     origin = {key: data.summary.get(key) for key in ORIGIN} | {"images": data.images}
     run.config.update({"provenance": origin}, allow_val_change=True)
     for key, value in list_scores(data).items():

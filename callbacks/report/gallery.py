@@ -17,7 +17,7 @@ from pytorch_lightning import Trainer
 from torch import Tensor
 
 from callbacks.report.panels import draw_panel, encode_jpeg, encode_png, fit_labels, restore_photograph
-from callbacks.report.summary import gain_of_image, rank_extremes
+from callbacks.report.summary import ImageRow, gain_of_image, rank_extremes
 from callbacks.run.folder import GALLERY, PANELS, RunFolder
 from callbacks.run.records import shorten_name, write_file
 
@@ -60,10 +60,10 @@ class RunPictures:
             panel = draw_panel(image, list(known.values()), self._palette)
             write_file(self._root / PANELS / domain / f"{shorten_name(record['name'])}.png", encode_png(panel))
 
-    def trim(self, records: Iterable[Mapping[str, Any]]) -> bool:
-        """Deletes the pictures that the report does not show; returns whether there is a gallery."""
+    def trim(self, rows: Iterable[ImageRow]) -> bool:
+        """Deletes the pictures that the report of these images does not show; returns whether there is a gallery."""
         if self._gallery is not None:
-            self._gallery.trim({(record["domain"], record["name"]): gain_of_image(record) for record in records})
+            self._gallery.trim({(row.domain, row.name): row.score for row in rows})
         return self._gallery is not None
 
     def _count_left(self, domain: str) -> int:

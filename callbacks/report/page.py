@@ -16,7 +16,7 @@ from PIL import Image
 
 from callbacks.report.charts import WHOLE, list_charts
 from callbacks.report.figures import CURVES, LOSS_NAME, MIOU_NAME, draw_training, encode_figure, format_milliseconds
-from callbacks.report.run_data import BASELINE, ImageRow, RunData, name_method, read_run
+from callbacks.report.run_data import BASELINE, ImageRow, RunData, name_method
 from callbacks.report.search_figure import format_value
 from callbacks.run.folder import REPORT
 from callbacks.run.records import write_file
@@ -39,21 +39,19 @@ COLUMNS = {  # title of each column of the table of scores: key, decimals and si
 WIDE = 7.0  # inches; a wider figure gets a row of its own
 
 
-def write_report(folder: Path) -> Path:
-    """Writes `report.html` into a results folder, also for an interrupted run; returns its path.
+def write_report(data: RunData) -> Path:
+    """Writes `report.html` into a run's folder, also of an interrupted run; returns its path.
 
     Args:
-        folder: The folder of a test or validate run; the page says which parts are missing.
+        data: The content of the folder, see `read_run`; the page says which parts are missing.
 
     Raises:
-        FileNotFoundError: If it is no folder of a run.
         OSError: If the report cannot be written.
     """
-    data = read_run(folder)
     galleries = list_galleries(data)
     shown = dict.fromkeys(row for rows in galleries.values() for row in rows)  # each once, in order
     return write_html(
-        folder / REPORT,
+        data.folder / REPORT,
         "report.html.j2",
         run=data,
         baseline=BASELINE,

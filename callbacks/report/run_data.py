@@ -102,13 +102,14 @@ def name_method(settings: Mapping[str, Any] | None) -> str:
     return METHOD_NAMES.get(name, name)
 
 
-def read_run(folder: Path) -> RunData:
+def read_run(folder: Path, domains: dict[str, DomainData] | None = None) -> RunData:
     """Reads a results folder, also of an interrupted run: the scores are computed from the records.
 
     Without records, e.g. if results.json was copied alone, they are those in results.json.
 
     Args:
         folder: The folder of a test or validate run.
+        domains: The domains that `collect_domains` has made of the records; None reads the records.
 
     Raises:
         FileNotFoundError: If it has neither a valid run.json nor a results.json with scores.
@@ -130,8 +131,9 @@ def read_run(folder: Path) -> RunData:
         settings = {"method": summary["method"], "class_names": names, "data": data, "limit_batches": None}
         manifest = {"settings": settings, "runs": []}
     settings = manifest["settings"]
-    lines = dict(own.read_lines()).values()  # the last record of each image
-    domains = collect_domains(map(json.loads, lines), settings["class_names"], settings["data"])
+    if domains is None:
+        lines = dict(own.read_lines()).values()  # the last record of each image
+        domains = collect_domains(map(json.loads, lines), settings["class_names"], settings["data"])
     if not domains:
         domains = {name: DomainData.of_summary(summed[name], settings["class_names"]) for name in summed}
     points = search.get("points", [])

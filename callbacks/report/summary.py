@@ -90,7 +90,7 @@ class DomainData:
 
     @cached_property
     def scores(self) -> dict[str, Any]:
-        """The scores of the domain, which has at least one image, as in results.json, see `summarize_records`."""
+        """The scores of the domain, which has at least one image, as in results.json, see `summarize_domains`."""
         sums, gains = self._sums.summarize(), self.gains
         milliseconds = torch.tensor([row.milliseconds for row in self.rows], dtype=torch.float64)
         notes = [note for row in self.rows if (note := row.adaptation.get("note"))]
@@ -127,12 +127,17 @@ class DomainData:
 def summarize_records(
     records: Iterable[Mapping[str, Any]], class_names: Sequence[str], domains: Iterable[str] = ()
 ) -> dict[str, Any]:
-    """Sums records into scores per domain and their mean, in percent except for the Brier score and NLL.
+    """Sums records into scores per domain and their mean, see `collect_domains` and `summarize_domains`."""
+    order = list(domains)
+    return summarize_domains(collect_domains(records, class_names, order), order)
+
+
+def summarize_domains(domains: Mapping[str, DomainData], expected: Iterable[str] = ()) -> dict[str, Any]:
+    """Returns scores per domain and their mean, in percent except for the Brier score and NLL.
 
     Args:
-        records: Records as written by `Results`.
-        class_names: Names of the K classes.
-        domains: Order of the domains; others follow in order of appearance.
+        domains: Domains with at least one image each.
+        expected: All domains of the run.
 
     Returns:
         ``domains``: per domain miou, iou per class (NaN where absent), accuracy, ece, classwise_ece, brier in [0, 2],
@@ -142,9 +147,8 @@ def summarize_records(
         with trust below 1 also relabelled and held_back, shares of the pixels in percent. ``mean``: the unweighted
         mean of the scores and milliseconds over domains, empty if one of them has no image yet.
     """
-    order = list(domains)
-    summaries = {name: domain.scores for name, domain in collect_domains(records, class_names, order).items()}
-    whole = summaries and set(order) <= summaries.keys()  # the mean of some of the domains would mislead
+    summaries = {name: domain.scores for name, domain in domains.items()}
+    whole = summaries and set(expected) <= summaries.keys()  # the mean of some of the domains would mislead
     mean = {key: sum(s[key] for s in summaries.values()) / len(summaries) for key in SCORES} if whole else {}
     return {"domains": summaries, "mean": mean}
 
@@ -152,7 +156,13 @@ def summarize_records(
 def collect_domains(
     records: Iterable[Mapping[str, Any]], class_names: Sequence[str], order: Iterable[str] = ()
 ) -> dict[str, DomainData]:
-    """Sums records by domain, one at a time, see `summarize_records`; leaves out domains without an image."""
+    """Sums records as written by `Results` by domain, one at a time; leaves out domains without an image.
+
+    Args:
+        records: Records of images.
+        class_names: Names of the K classes.
+        order: Order of the domains; others follow in order of appearance.
+    """
     domains = {name: DomainData(class_names) for name in order}
     for record in records:
         domains.setdefault(record["domain"], DomainData(class_names)).add(record)

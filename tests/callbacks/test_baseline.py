@@ -10,6 +10,7 @@ from pytorch_lightning.loggers import CSVLogger, WandbLogger
 from callbacks import IaBN, SegTTT
 from callbacks.report.summary import gain_of_image, summarize_records
 from callbacks.results import Results, read_records
+from callbacks.run.folder import RunFolder
 from lightning_modules.metrics import Scores
 from tests.callbacks import runs
 from tests.callbacks.runs import make_module, make_targets, read_results
@@ -84,11 +85,21 @@ def test_a_test_run_leaves_pictures_and_a_page(tmp_path: Path) -> None:
     assert not (tmp_path / "none" / "report.html").exists() and not (tmp_path / "none" / "gallery").exists()
 
 
+def test_report_and_dashboard_do_not_read_the_records_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[Path] = []
+    read = RunFolder.read_lines
+    monkeypatch.setattr(RunFolder, "read_lines", lambda self: reads.append(self.root) or read(self))
+    run(tmp_path / "without", IaBN(0.5))
+    count = len(reads)
+    run(tmp_path / "with", IaBN(0.5), report=True)
+    assert (tmp_path / "with" / "report.html").exists() and len(reads) == 2 * count
+
+
 def test_a_page_that_cannot_be_made_loses_no_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(folder: Path) -> Path:
+    def fail(data: Any) -> Path:
         raise OSError("no room")
 
-    monkeypatch.setattr("callbacks.results.write_report", fail)
+    monkeypatch.setattr("callbacks.report.finish.write_report", fail)
     with pytest.warns(UserWarning, match=r"could not be created \(OSError: no room\).*python -m experiments\.report"):
         assert run(tmp_path / "out", IaBN(), report=True)["complete"]
 
@@ -133,4 +144,5 @@ def test_weights_and_biases_get_the_dashboard(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("callbacks.report.dashboard.log_dashboard", lambda *args: logged.append(args))
     logger, folder = WandbLogger(save_dir=tmp_path, offline=True), tmp_path / "out"
     runs.run(folder, stage="validate", data=FakeDataModule(length=1), logger=logger)
-    assert logged == [(logger.experiment, folder)]
+    ((experiment, shown),) = logged
+    assert experiment is logger.experiment and shown.folder == folder and shown.images == 1

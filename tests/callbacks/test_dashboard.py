@@ -49,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_run_shows_scores_charts_and_masks(folder: Path, tmp_path: Path, is_real: bool) -> None:
     options: Any = {"project": "segadapt", "mode": "offline", "dir": str(tmp_path), "reinit": "finish_previous"}
     run = Run(wandb.init(**options) if is_real else None)
-    log_dashboard(run, folder)
+    log_dashboard(run, read_run(folder))
     summary = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     shown, data, logged = dict(run.summary), read_run(folder), run.logged
 
@@ -104,7 +104,7 @@ def test_results_without_method_baseline_and_pictures_are_shown_too_and_another_
     tmp_path: Path,
 ) -> None:
     run = Run()
-    log_dashboard(run, write_results(tmp_path, images=2, method=None, baseline=False, first=0))
+    log_dashboard(run, read_run(write_results(tmp_path, images=2, method=None, baseline=False, first=0)))
     assert "results/near/miou" in run.summary and "results/near/gain" not in run.summary
     assert {"results/class_iou", "results/reliability", "results/milliseconds/far"} <= run.logged.keys()
     assert not [key for key in run.logged if "difference" in key or "loss" in key or "images" in key]
@@ -112,7 +112,7 @@ def test_results_without_method_baseline_and_pictures_are_shown_too_and_another_
     for name in ("records.jsonl", "run.json"):
         (tmp_path / name).unlink()
     alone = Run()
-    log_dashboard(alone, tmp_path)
+    log_dashboard(alone, read_run(tmp_path))
     assert alone.summary == run.summary and {"results/class_iou", "results/reliability"} <= alone.logged.keys()
     with pytest.raises(FileNotFoundError, match="expected the folder of a test or validate run"):
-        log_dashboard(run, tmp_path / "nowhere")
+        read_run(tmp_path / "nowhere")

@@ -163,7 +163,7 @@ class Page:
 
 
 def show(folder: Path) -> Page:
-    return Page(write_report(folder))
+    return Page(write_report(read_run(folder)))
 
 
 def test_report_has_the_numbers_of_the_results_and_loads_nothing(tmp_path: Path) -> None:

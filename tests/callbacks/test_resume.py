@@ -13,7 +13,7 @@ from pytorch_lightning import Callback
 from callbacks import AdaBN, IaBN, Method, SegTTT, Tent
 from callbacks.alpha_search import AlphaSearch
 from callbacks.method_search import MethodSearch
-from callbacks.report.summary import summarize_records
+from callbacks.report.summary import collect_domains
 from callbacks.results import Results
 from callbacks.run.folder import RunFolder
 from callbacks.run.records import read_records
@@ -330,16 +330,16 @@ def test_a_run_over_a_thousand_images_does_not_grow(tmp_path: Path, monkeypatch:
             if hook[4] % 100 == 99:
                 used.append(measure_memory())
 
-    def summarize(records: Any, *args: Any) -> Any:
+    def collect(records: Any, *args: Any) -> Any:
         def watch() -> Iterator[Any]:
             for number, record in enumerate(records):
                 yield record
                 if number % 500 == 499:
                     peaks.append(measure_memory())
 
-        return summarize_records(watch(), *args)
+        return collect_domains(watch(), *args)
 
-    monkeypatch.setattr("callbacks.results.summarize_records", summarize)
+    monkeypatch.setattr("callbacks.report.finish.collect_domains", collect)
     method = SegTTT(num_steps=1, scales=(0.5,), semantics="released")
     run(tmp_path / "out", method, Memory(), data=FakeDataModule("long", 1500, (16, 24)))
     assert len(used) == 15 and read_summary(tmp_path / "out")["domains"]["long"]["images"] == 1500
