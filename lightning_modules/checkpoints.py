@@ -5,16 +5,13 @@ from contextlib import suppress
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 
 from lightning_modules.networks.checkpoints import read_checkpoint
-
-if TYPE_CHECKING:
-    from lightning_modules.segmentation import SegmentationModule
 
 FREE_ARGUMENTS = {"weights", "num_classes", "dropout"}  # arguments of a network that may differ from training
 
@@ -38,7 +35,7 @@ class CheckpointReader(TorchCheckpointIO):
         return {"pytorch-lightning_version": "2.0.0", **read_checkpoint(path)}
 
 
-def describe_origin(module: "SegmentationModule") -> dict[str, Any]:
+def describe_origin(module: Any) -> dict[str, Any]:
     """Returns a training's network, data, their normalisation, and this project's version, as far as they are known."""
     origin = dict(module.origin)
     with suppress(PackageNotFoundError):
@@ -58,12 +55,12 @@ def find_fingerprint(dataset: Any) -> str:
     return dataset.fingerprint()
 
 
-def find_normalization(module: "SegmentationModule") -> Any:
+def find_normalization(module: Any) -> Any:
     """Returns the normalisation of the images of a module's run, or None if it is not known."""
     return getattr(getattr(module._trainer, "datamodule", None), "normalization", None)
 
 
-def check_origin(module: "SegmentationModule", checkpoint: Mapping[str, Any]) -> None:
+def check_origin(module: Any, checkpoint: Mapping[str, Any]) -> None:
     """Compares a checkpoint's origin with the run; warns if arguments of the network differ.
 
     Raises:
@@ -86,7 +83,7 @@ def check_origin(module: "SegmentationModule", checkpoint: Mapping[str, Any]) ->
         )
 
 
-def check_classes(module: "SegmentationModule", checkpoint: Mapping[str, Any], name: str = "the checkpoint") -> None:
+def check_classes(module: Any, checkpoint: Mapping[str, Any], name: str = "the checkpoint") -> None:
     """Raises ValueError if a checkpoint has other classes than the data; warns if it does not name its classes."""
     trained, present = checkpoint.get("class_names"), module.class_names
     if module.other_classes or trained == present:

@@ -11,7 +11,7 @@ from experiments.command_line import make_parser, parse, run_program, to_path
 from experiments.pages import insert_report
 from experiments.tables.execution import QUICK, list_tasks, run_tasks
 from experiments.tables.figures import draw_figure
-from experiments.tables.formats import CONSTRUCTED, make_csv, make_latex, make_page
+from experiments.tables.formats import CONSTRUCTED, describe_policy, make_csv, make_latex, make_page
 from experiments.tables.paper import NAMES, Table, read_table
 from experiments.tables.results import BuiltTable, build_table
 from experiments.tables.runs import WORLDS, Plan, Run
@@ -79,6 +79,7 @@ def write_page(page: Path, tables: Sequence[BuiltTable], plan: Plan) -> None:
     """Inserts all tables between a page's marks and copies their pictures into a folder next to the page."""
     texts = [f"`python -m experiments.tables all --run --world {plan.world.name} --page {page}`\n"]
     texts += [f"{CONSTRUCTED}\n"] if plan.world.targets else []
+    texts += [f"{describe_policy(plan)}\n"]
     texts += [make_page(built, level=2, place=f"{PICTURES}/") for built in tables]
     insert_report(page, "\n".join(texts))
     for picture in (f"{name}.png" for built in tables for name in built.pictures):

@@ -3,6 +3,7 @@
 from experiments.pages import format_csv, format_latex, format_markdown
 from experiments.tables.paper import METRICS, Part, TableRow
 from experiments.tables.results import BuiltTable, name_column
+from experiments.tables.runs import Plan
 
 DASH, MARK = "—", "†"
 WORDS = ("source", "network", "method")  # columns before the numbers
@@ -88,15 +89,18 @@ def list_footnotes(built: BuiltTable) -> list[str]:
     return list(dict.fromkeys(notes))
 
 
+def describe_policy(plan: Plan) -> str:
+    """Describes the settings that all tables of a plan use."""
+    if plan.policy == "paper":
+        return "Settings: the published ones, Seg-TTT as the authors' code does it (`semantics: released`)."
+    return "Settings: chosen for each network on the development set, Seg-TTT as the paper's text says."
+
+
 def describe_table(built: BuiltTable) -> str:
-    """Describes a table's place in the paper, its settings, and the devices and images that it was measured on."""
+    """Describes a table's place in the paper, and the devices and images that it was measured on."""
     table, plan = built.table, built.plan
     where = f"{table.label} of the paper, page {table.page}, Sec. {table.section}".replace("Sec. Appendix", "Appendix")
-    if plan.policy == "paper":
-        settings = "the published ones, Seg-TTT as the authors' code does it (`semantics: released`)"
-    else:
-        settings = "chosen for each network on the development set, Seg-TTT as the paper's text says"
-    lines = [f"{where}. Settings: {settings}."]
+    lines = [f"{where}."]
     if built.measured:
         images = ", ".join(f"{count} of {name_column(plan, domain)}" for domain, count in sorted(built.images.items()))
         lines.append(f"Measured on {built.measured}; images: {images}.")
@@ -112,13 +116,14 @@ def make_page(built: BuiltTable, level: int = 1, place: str = "") -> str:
 
     Args:
         built: The table.
-        level: Heading level; 1 also says that scenes are generated, and lists a command for each missing run.
+        level: Heading level; 1 also says that scenes are generated and which settings are used, and lists a command
+            for each missing run.
         place: Folder of the pictures, relative to the page, with a trailing slash.
     """
     alone, gallery = level == 1, built.table.kind == "qualitative"
     blocks = [f"{'#' * level} {built.table.label}: {built.table.title}"]
     blocks += [CONSTRUCTED] if alone and built.plan.world.targets else []
-    blocks.append(describe_table(built))
+    blocks.append(" ".join([describe_table(built), *([describe_policy(built.plan)] if alone else [])]))
     for part in built.parts:
         if gallery:
             picture = f"{built.table.name}_{part.name}"
