@@ -98,13 +98,7 @@ class MethodSearch(Callback):
         return self is find_search(trainer) if trainer.state.fn == TrainerFn.VALIDATING else not trainer.sanity_checking
 
     def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
         """Predicts and scores a batch at every point, unless `extend_records` already has."""
         self.extend_records(trainer, pl_module, batch)

@@ -206,17 +206,9 @@ class Results(Callback):
         """Opens the folder of predictions and checks the data sets."""
         self.predictions.on_predict_start(trainer, pl_module)
 
-    def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def on_predict_batch_end(self, *hook: Any) -> None:
         """Writes the predictions of a batch."""
-        self.predictions.on_predict_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+        self.predictions.on_predict_batch_end(*hook)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Completes the manifest of the predictions and unlocks the folder."""

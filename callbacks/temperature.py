@@ -71,13 +71,7 @@ class TemperatureSearch(Callback):
         self._pixels = torch.zeros((), dtype=torch.int64, device=pl_module.device)
 
     def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Mapping[str, Any],
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Mapping[str, Any], *_: Any
     ) -> None:
         """Scores the predictions of a batch at every temperature."""
         present = require_segmentation(pl_module).temperature
