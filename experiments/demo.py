@@ -18,7 +18,7 @@ from experiments.scores import COST, flatten_summary, format_scores, group_rows,
 from experiments.study import CHECKPOINT, ROOT, Study, list_paper_methods
 
 CONFIG = ROOT / "configs" / "experiment" / "street_scenes.yaml"
-PUBLISHED_SEED = 2026  # of the target images, which were never looked at while designing the world or the recipe
+PUBLISHED_SEED = 2026  # of the target images, on which nothing was ever chosen
 LEARNING_RATES = (0.02, 0.05, 0.1)
 SCALES = [0.5, 0.75, 1.0]  # for these small images; chosen on the development domain
 METHODS = ("t-BN", "p-BN", "IaBN", "TTA", "Seg-TTT", "best")
