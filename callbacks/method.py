@@ -101,7 +101,7 @@ class Method(Callback, ABC):
         if image.ndim != 4 or image.shape[1] != 3 or not image.is_floating_point():
             raise ValueError(
                 f"the image is a tensor of shape {tuple(image.shape)} and type {image.dtype}: expected (B, 3, H, W), "
-                "floating point, normalised"
+                "floating point, normalised as in training; for one image use image[None]"
             )
         finite = image.isfinite().flatten(1).all(dim=1).tolist()
         sound = [place for place, fine in enumerate(finite) if fine]

@@ -243,6 +243,8 @@ class Predictions(Callback):
         count = sum(map(len, done.values()))
         self._manifest |= {"complete": ended and not missing, "images": count, "domains": domains, "left_out": left_out}
         write_json(place.manifest, self._manifest)
+        if not (ended or count):
+            return  # stopped before the first image: there is nothing to resume
         found = self._manifest["runs"][-1]["found"]
         state = "complete" if self._manifest["complete"] else "incomplete: run the same command again to resume"
         rank_zero_info(

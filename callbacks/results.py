@@ -190,8 +190,14 @@ class Results(Callback):
         self._trained = True
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes the training report, if a logger has the curves; raises ValueError if nothing was trained."""
+        """Names the checkpoint and writes the training report, if a logger has the curves.
+
+        Raises:
+            ValueError: If nothing was trained.
+        """
         check_progress(trainer, self._trained)
+        if best := getattr(trainer.checkpoint_callback, "best_model_path", ""):
+            rank_zero_info(f"Checkpoint: {best}")
         folder = find_log_folder(trainer)
         if not self.report or not trainer.is_global_zero or folder is None:
             return

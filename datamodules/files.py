@@ -188,9 +188,10 @@ class FilesDataModule(SegmentationDataModule):
             )
         base = Path(str(place)).expanduser()
         if not base.is_dir():
+            missing = "" if base.exists() else " (there is no such path)"
             raise DataError(
-                f"{'root' if given else f'${ROOT_VARIABLE}'} is {base}, which is not a folder: expected the folder "
-                f"that contains {self.domain}"
+                f"{'root' if given else f'${ROOT_VARIABLE}'} is {base}, which is not a folder{missing}: expected "
+                f"{'the folder of the data set' if given else f'a folder that contains {self.domain}'}"
             )
         return base, given
 

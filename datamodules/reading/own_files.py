@@ -107,9 +107,9 @@ class OwnFiles:
             entries = ", ".join(sorted(path.name for path in root.iterdir())[:10]) or "nothing"
             raise DataError(
                 f"{self.domain}: there are no images of {split} in {root}, which contains {entries}: expected "
-                f"{', '.join(IMAGE_SUFFIXES)} in {self._fill(images, split)}. Set root and images; if the folders of "
-                f"the splits have other names, splits{line and f', e.g. {line}'}; if there is no {split} split, make "
-                "test and predict read another with split, e.g. split: val",
+                f"{', '.join(IMAGE_SUFFIXES)} in {root / self._fill(images, split)}. Set root and images; if the "
+                f"folders of the splits have other names, splits{line and f', e.g. {line}'}; if there is no {split} "
+                "split, make test and predict read another with split, e.g. split: val",
                 "missing",
             )
         if labelled and labels is not None and not named:

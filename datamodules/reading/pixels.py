@@ -76,8 +76,9 @@ def read_index(path: Path, upright: bool = False) -> np.ndarray:
             mode, levels = picture.mode, np.array(picture)
         if not (mode in ("P", "L", "1") or mode.startswith("I")):
             raise DataError(
-                f"{path} is an image of mode {mode}: expected labels with one channel (gray or palette). A coloured "
-                "picture of the labels contains no ids: use the original label files"
+                f"{path} is an image of mode {mode}: expected labels with one channel (gray or palette). If it is a "
+                "photograph, images and labels are swapped; a coloured picture of the labels contains no ids: use the "
+                "original label files"
             )
         ids = undo_stretching(levels, mode, file)
     if ids.min(initial=0) < 0 or ids.max(initial=0) >= 2**16:
