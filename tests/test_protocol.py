@@ -200,9 +200,7 @@ def test_a_folder_of_another_experiment_is_refused(tmp_path: Path, monkeypatch: 
         ({"most_hurt": 3.0}, r"--most-hurt is 3\.0: expected a share of images"),
     ],
 )
-def test_what_cannot_be_tried_or_differs_from_a_frozen_choice_is_refused(
-    changes: dict[str, Any], message: str, tmp_path: Path
-) -> None:
+def test_what_cannot_be_tried_or_was_frozen_is_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     pretend_trained(tmp_path)
     grids = json.loads(json.dumps(protocol.GRIDS))
     tried = {"grids": grids, "semantics": "paper", "trainable": None, "most_hurt": None}
@@ -238,9 +236,7 @@ def test_a_search_of_other_values_is_known_for_one() -> None:
     assert not is_of_another(found, {"required": False})
 
 
-def test_results_of_another_selection_are_not_passed_off_as_of_this_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_results_of_another_selection_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_trained(tmp_path)
     monkeypatch.setattr("main.main", lambda args: None)  # it finds nothing left to score
     selection = write_selection(tmp_path)

@@ -143,9 +143,7 @@ def test_weights_of_other_programs_are_scored_but_not_trained_on(own: Own, tmp_p
         own.run("fit", tmp_path / "fit", restore)
 
 
-def test_a_checkpoint_of_another_normalisation_is_refused(
-    own: Own, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_normalisation_is_refused(own: Own, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FolderDataModule, "normalization", {"mean": [0.5] * 3, "std": [0.5] * 3})
     with pytest.raises(ValueError, match=r"was trained on images normalised by .*0.485.*the data are .*0.5"):
         own.test(tmp_path)

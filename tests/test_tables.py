@@ -194,9 +194,7 @@ def test_a_column_without_results_is_named_and_its_mean_is_missing(tmp_path: Pat
         ("ensemble", {"settings": {"checkpoints": ["a.ckpt"]}}, "networks is 1, expected 10"),
     ],
 )
-def test_results_of_another_run_are_named_and_not_used(
-    method: str | None, changes: dict[str, Any], problem: str, tmp_path: Path
-) -> None:
+def test_other_results_are_not_used(method: str | None, changes: dict[str, Any], problem: str, tmp_path: Path) -> None:
     plan, run = plan_of(tmp_path), Run("gta_resnet50", method)
     path = write_planned(plan, run, {"cityscapes": 38.0}, **changes)
     if not problem:

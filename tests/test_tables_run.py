@@ -72,9 +72,7 @@ def kill_self(plan: Plan, task: Task) -> str | None:
 
 
 @pytest.mark.slow
-def test_a_process_that_is_killed_fails_its_step_and_not_the_program(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_process_fails_its_step_not_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(execution, "perform", kill_self)
     tasks = [Task("train", name) for name in ("gta_resnet50", "gta_resnet101")]
     failed = run_tasks(plan_of(tmp_path), tasks, jobs=2)

@@ -165,9 +165,7 @@ def test_what_labels_may_not_mean_is_said(check_own: CheckOwn, tmp_path: Path) -
     assert code == 1 and splits["train"]["verdict"] == "PROBLEMS" and "is a 1-bit mask" in out
 
 
-def test_sizes_and_turned_images_are_counted(
-    check_own: CheckOwn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sizes_and_turned_files_are_told(check_own: CheckOwn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datamodules.transforms.MAX_EVALUATION_SIZE", (16, 32))
     (tmp_path / "images").mkdir()
     for number in range(3):

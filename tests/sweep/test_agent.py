@@ -43,9 +43,7 @@ def find_first(definition: Definition) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", ["alpha", "joint"])
-def test_what_the_agent_of_wandb_starts_runs(
-    name: str, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_agents_command_runs(name: str, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = ROOT / "configs" / "sweep" / f"{name}.yaml"
     definition = read_definition(path)
     values = find_first(definition)

@@ -121,9 +121,7 @@ def test_a_sweep_that_is_killed_again_and_again_ends_in_the_same_table(
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_tidily_and_the_same_command_goes_on(
-    tmp_path: Path, calls: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_ends_tidily_and_the_same_goes_on(tmp_path: Path, calls: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     write_sweep(tmp_path)
 
     def interrupted(args: list[str]) -> None:
@@ -210,9 +208,7 @@ def sweep_psi(folder: Path, checkpoint: Path, *options: str) -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_one_pass_and_separate_runs_give_the_scores_of_runs_of_their_own(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_pass_and_single_runs_are_equal(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bit for bit, after others in the same process; and what is best can be tested."""
     monkeypatch.chdir(ROOT)
     before = dict(os.environ), sys.argv, torch.are_deterministic_algorithms_enabled()
@@ -244,9 +240,7 @@ def test_one_pass_and_separate_runs_give_the_scores_of_runs_of_their_own(
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_trials_on_two_devices_follow_each_other(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_trials_on_two_devices_take_turns(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     command = ["-m", "experiments.sweep", "configs/sweep/alpha.yaml", "--trials=2", f"--folder={tmp_path / 'out'}"]
     command += [f"--experiment={EXPERIMENT}", f"--checkpoint={checkpoint}", "--", *DATA, *QUIET]

@@ -102,9 +102,7 @@ def test_a_process_is_alive_as_long_as_it_holds_its_lock(tmp_path: Path) -> None
     assert search.is_free(path) and not path.exists()
 
 
-def test_a_database_that_another_machine_makes_just_now_is_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_database_that_another_makes_just_now_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make, tries = search.RDBStorage, []
 
     def make_later(*args: Any, **kwargs: Any) -> optuna.storages.RDBStorage:
