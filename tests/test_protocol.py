@@ -83,9 +83,7 @@ def test_the_protocol_trains_chooses_freezes_and_tests(tmp_path: Path, monkeypat
     selection.write_text(yaml.safe_dump(edited))
     grids = {"scales": [[0.5, 1.0]], "psi": [0.6, 0.8], "num_steps": [1, 2], "lr": [0.05]}
     with pytest.raises(ValueError, match=r"SegTTT has psi=.* chose 0\.123: expected the chosen value"):
-        Protocol(folder, EXPERIMENT, OPTIONS, grids).test_selected(
-            "again", describe_method("SegTTT", content["values"])
-        )
+        Protocol(folder, EXPERIMENT, OPTIONS, grids).test_selected("more", describe_method("SegTTT", content["values"]))
 
 
 @pytest.mark.slow

@@ -300,9 +300,8 @@ def test_files_that_are_none_are_errors(tmp_path: Path, read: Reader) -> None:
         "none.png": (r"none\.png cannot be read: No such file", "missing"),
         ".": ("cannot be read: Is a directory", "missing"),
     }
-    for number, start in enumerate(
-        (b"<html>not found</html>", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\0\0\0\0WEBP")
-    ):
+    starts = (b"<html>not found</html>", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\0\0\0\0WEBP")
+    for number, start in enumerate(starts):
         size = (tmp_path / f"{number}.png").write_bytes(start + b"?" * 30)
         is_lossy = read is read_index and start == b"\xff\xd8\xff"  # a JPEG, damaged or not, is no label file
         said = "is a JPEG: expected labels" if is_lossy else rf"\({size} bytes\) cannot be decoded"

@@ -248,8 +248,7 @@ def test_every_relu_gets_a_dropout_that_is_called_as_often_and_scales_what_it_le
     add_dropout(network, 0.25)
     torch.manual_seed(0)
     y = network.train()(torch.ones(1, 1, 100, 100))
-    assert y.unique().tolist() == pytest.approx([0, 4 / 3]) and (y == 0).double().mean() == pytest.approx(
-        0.25, abs=0.02
-    )
+    assert y.unique().tolist() == pytest.approx([0, 4 / 3])
+    assert (y == 0).double().mean() == pytest.approx(0.25, abs=0.02)
     network = DeepLabV1("resnet10", 5, width=4, dropout=0.0)
     assert not any(isinstance(module, nn.Dropout) for module in network.modules())
