@@ -20,14 +20,10 @@ from experiments.risk import TRUSTS
 from experiments.study import Study, describe_method, is_of_another
 from tests import programs
 from tests.processes import wait_for
-from tests.tiny import DATA, EXPERIMENT, QUIET, ROOT
+from tests.tiny import DATA, EXPERIMENT, QUIET, ROOT, when_written
 
 OPTIONS = [*DATA, *QUIET, "--trainer.max_epochs=2"]
 SMALL = ["--psi", "0.6", "0.8", "--lr", "0.05", "--num-steps", "1", "2", "--scales", "0.5,1"]
-
-
-def when_written(*paths: Path) -> dict[Path, int]:
-    return {path: path.stat().st_mtime_ns for path in paths}
 
 
 def pretend_trained(folder: Path) -> Path:

@@ -26,7 +26,7 @@ from experiments.study import Study
 from experiments.tradeoffs import CURVES, GRID, choose_preset, format_shares, measure_shares, resolve_factors
 from experiments.worlds import WORLDS, list_training
 from lightning_modules.metrics import Scores
-from tests.tiny import EXPERIMENT, ROOT
+from tests.tiny import EXPERIMENT, ROOT, when_written
 
 TINY = ["--data.height=64", "--data.width=128", "--data.num_train=8", "--data.num_test=1"]
 USUAL = {"alpha": 0.3, "lr": 0.1, "scales": [0.5]}
@@ -186,15 +186,12 @@ def test_a_study_writes_its_page_and_does_nothing_twice(
         assert rows[0]["gain"] == rows[0]["worse"] == 0
         assert [row["over"] for row in rows if row["method"] == "Seg-TTT"] == [0]
     files = [path for path in tmp_path.rglob("*") if path.suffix in (".json", ".jsonl", ".ckpt")]
-    written = {path: path.stat().st_mtime_ns for path in files if path.name not in ("report.json", MANIFEST)}
+    written = when_written(*(path for path in files if path.name not in ("report.json", MANIFEST)))
     assert json.loads(json.dumps(run())) == json.loads(json.dumps(rows))
-    assert {path: path.stat().st_mtime_ns for path in written} == written
+    assert when_written(*written) == written
 
 
 # How far an adaptation is trusted, on hand-made scores.
-
-
-NAN = float("nan")
 
 
 def make_scores(n: int, hurt: dict[float, int]) -> dict[float, list[float]]:
@@ -221,7 +218,7 @@ def test_the_largest_safe_trust_is_chosen(n: int, hurt: dict[float, int], most_h
 
 
 def test_too_few_images_promise_nothing() -> None:
-    for unlabelled in ([], [NAN]):
+    for unlabelled in ([], [float("nan")]):
         scores = {trust: [*found, *unlabelled] for trust, found in make_scores(32, {1.0: 0}).items()}
         with pytest.raises(ValueError, match=r"has 32 labelled images: expected 33 or more to .* 3 %"):
             choose_trust(scores, 0.03)

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from timm.layers import BatchNormAct2d
-from torch import Tensor, nn
+from torch import nn
 
 from callbacks import TTA, IaBN, SegTTT
 from callbacks.iabn import adaptive_batch_norm
@@ -24,13 +24,9 @@ from lightning_modules.networks.norms import (
     make_norm,
 )
 from lightning_modules.networks.replacement import add_dropout, replace_norms
-from tests.fakes import NormAct2d, TinyNetwork, make_images, unchanged
+from tests.fakes import NormAct2d, TinyNetwork, draw, make_images, unchanged
 
 KINDS = (SwitchableNorm2d, BatchInstanceNorm2d, InstanceBatchNorm2d, InstanceNorm2d, NormalizedSum, nn.BatchNorm2d)
-
-
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def randomize(norm: nn.Module) -> nn.Module:

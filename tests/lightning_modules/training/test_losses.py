@@ -5,14 +5,10 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from lightning_modules.training import asg, csg, drpc, fsdr, isw
 from lightning_modules.training.mixstyle import mix_statistics
-
-
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+from tests.fakes import draw
 
 
 def test_covariances_are_those_between_channels_and_their_variances_of_each_image_and_its_copy() -> None:
