@@ -30,7 +30,7 @@ EXCEPTIONS = {
     r"cd /path/to/segadapt": "the reader's own path",
     r"for gpu in 0 1 2 3; do CUDA_VISIBLE_DEVICES=\$gpu wandb agent .+ & done; wait": "needs an account",
     r"for i in 1 2 3; do sbatch --dependency=singleton job\.sbatch; done": "needs Slurm",
-    r"wandb (login|sync|sweep|agent)( .+)?": "needs an account; what an agent runs is tested in sweep/test_agent.py",
+    r"wandb (login|sync|sweep|agent)( .+)?": "needs an account; what an agent runs is tested in sweep/test_program.py",
     r"make docs-serve": "serves until it is stopped; `make docs` builds the same pages",
     r"make format": "rewrites the checkout",
     r"make lock": "needs a network, and rewrites constraints.txt",

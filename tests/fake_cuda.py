@@ -96,12 +96,8 @@ def stand_in(func: Any, *args: Any) -> Any:
     return tuple(x.new_empty(x.shape[1], dtype=kind) if one else None for one in wanted)
 
 
-KERNELS = {
-    aten.batch_norm_stats.default,
-    aten.batch_norm_elemt.default,
-    aten.batch_norm_backward_reduce.default,
-    aten.batch_norm_backward_elemt.default,
-}
+PARTS = ("stats", "elemt", "backward_reduce", "backward_elemt")
+KERNELS = {getattr(aten, f"batch_norm_{part}").default for part in PARTS}
 
 
 def draw_gradients(
@@ -117,9 +113,8 @@ def draw_gradients(
 def fake_cuda() -> Iterator[FakeCuda]:
     """Lets tensors be on a GPU that is not there within a ``with`` block."""
     mode = FakeCuda()
-    event = SimpleNamespace(
-        record=lambda stream=None: None, synchronize=lambda: mode.note("the time"), elapsed_time=lambda other: 1.0
-    )
+    clock = {"synchronize": lambda: mode.note("the time"), "elapsed_time": lambda other: 1.0}
+    event = SimpleNamespace(record=lambda stream=None: None, **clock)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {
             "current_device": lambda: 0,
@@ -160,12 +155,9 @@ def move(original: Callable[..., Any]) -> Callable[..., Any]:
 
     def chosen(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         device, dtype, *_ = torch._C._nn._parse_to(*args, **kwargs)
-        parameters = list(self.parameters())
-        there = all(
-            tensor.device == (device or tensor.device) and tensor.dtype == (dtype or tensor.dtype)
-            for tensor in parameters
-        )
-        return self if parameters and there else original(self, *args, **kwargs)
+        kinds = {(tensor.device, tensor.dtype) for tensor in self.parameters()}
+        there = all(kind == (device or kind[0], dtype or kind[1]) for kind in kinds)
+        return self if kinds and there else original(self, *args, **kwargs)
 
     return chosen
 

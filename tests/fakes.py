@@ -96,6 +96,10 @@ def make_images(count: int = 2, height: int = 32, width: int = 48, seed: int = 0
     return (levels - mean[:, None, None]) / std[:, None, None]
 
 
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
 class Snapshot:
     """Everything about a network that a method has to leave as it was."""
 

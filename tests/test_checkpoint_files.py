@@ -14,33 +14,28 @@ from lightning_modules.networks.checkpoints import check_weights, fit_weights, r
 
 
 @pytest.mark.parametrize(
-    ("place", "under"),
-    [
-        ("{}", None),
-        ("{}", "model"),
-        ("module.{}", None),
-        ("_orig_mod.{}", "state_dict"),
-        ("model._orig_mod.module.{}", "state_dict"),
-    ],
+    ("prefix", "under"),
+    [("", ""), ("", "model"), ("module.", ""), ("_orig_mod.", "state_dict"), ("model._orig_mod.module.", "state_dict")],
 )
-def test_weights_of_other_programs_are_read(place: str, under: str | None, tmp_path: Path) -> None:
+def test_weights_of_other_programs_are_read(prefix: str, under: str, tmp_path: Path) -> None:
     own = {"network.head.weight": torch.ones(2), "network.head.bias": torch.zeros(2)}
-    weights = {place.format(name.removeprefix("network.")): value for name, value in own.items()}
-    torch.save(weights if under is None else {under: weights, "epoch": 3}, tmp_path / "w.pth")
+    weights = {prefix + name.removeprefix("network."): value for name, value in own.items()}
+    torch.save({under: weights, "epoch": 3} if under else weights, tmp_path / "w.pth")
     state = fit_weights(own, read_checkpoint(tmp_path / "w.pth")["state_dict"])
     assert state.keys() == own.keys() and all(torch.equal(value, own[name]) for name, value in state.items())
 
 
 @pytest.mark.parametrize(
-    ("network", "expected"),
+    ("name", "arguments", "expected"),
     [
-        ({"class_path": "lightning_modules.networks.DeepLabV1", "init_args": {"weights": "imagenet"}}, False),
-        ({"class_path": "torchvision.models.segmentation.FCN", "init_args": {"weights": "DEFAULT"}}, True),
-        ({"class_path": "torchvision.models.segmentation.FCN", "init_args": {"weights": None}}, False),
-        ({"class_path": "mine.Network", "init_args": {"pretrained": True}}, True),
+        ("lightning_modules.networks.DeepLabV1", {"weights": "imagenet"}, False),
+        ("torchvision.models.segmentation.FCN", {"weights": "DEFAULT"}, True),
+        ("torchvision.models.segmentation.FCN", {"weights": None}, False),
+        ("mine.Network", {"pretrained": True}, True),
     ],
 )
-def test_weights_that_a_network_brings_itself(network: dict[str, Any], expected: bool) -> None:
+def test_weights_that_a_network_brings_itself(name: str, arguments: dict[str, Any], expected: bool) -> None:
+    network = {"class_path": name, "init_args": arguments}
     assert loads_weights(network) is expected
     wrapper = {"class_path": "lightning_modules.networks.RoundedSizes", "init_args": {"network": network}}
     assert loads_weights(wrapper) is expected

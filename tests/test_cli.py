@@ -1,6 +1,7 @@
 """The real command line drives fit, validate, test and predict; mistakes on it and in YAML files are one sentence."""
 
 import json
+import os
 import random
 import re
 import shutil
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from callbacks.run.parser import refuse_repeated_keys
 from lightning_modules.predictor import predict_plainly
@@ -32,29 +34,22 @@ def test_fit_logs_csv_beside_offline_wandb_and_the_config(tmp_path: Path, monkey
     assert len(list((tmp_path / "outputs" / "runs" / "csv").iterdir())) == 2
 
 
-@pytest.mark.parametrize(
-    ("method", "found"),
-    [
-        ([], None),
-        (
-            [f"--method={ROOT}/configs/method/seg_ttt.yaml", "--method.psi=0.6", "--method.num_steps=1"],
-            {"name": "SegTTT", "psi": 0.6, "num_steps": 1},
-        ),
-    ],
-)
-def test_test_scores_every_target(
-    checkpoint: Path, tmp_path: Path, method: list[str], found: dict[str, Any] | None
-) -> None:
-    cli = main(["test", *arguments(tmp_path, f"--ckpt_path={checkpoint}", *method)])
-    results = read_results(tmp_path)
-    assert results["complete"]
-    assert {name: one["images"] for name, one in results["domains"].items()} == {"haze": 3, "dusk": 3, "dust": 3}
-    mean = np.mean([one["miou"] for one in results["domains"].values()])
-    assert results["mean"]["miou"] == pytest.approx(mean)
-    assert cli.trainer.callback_metrics["test/miou"].item() == pytest.approx(mean, abs=1e-4)
-    assert (tmp_path / "results" / "records.jsonl").read_text().count("\n") == 9
-    assert found is None if results["method"] is None else found.items() <= results["method"].items()
-    assert cli.model.predictor is predict_plainly
+def test_test_scores_every_target(checkpoint: Path, tmp_path: Path) -> None:
+    seg_ttt = [f"--method={ROOT}/configs/method/seg_ttt.yaml", "--method.psi=0.6", "--method.num_steps=1"]
+    found = []
+    for method in ([], seg_ttt):
+        folder = tmp_path / str(len(method))
+        cli = main(["test", *arguments(folder, f"--ckpt_path={checkpoint}", *method)])
+        results = read_results(folder)
+        assert results["complete"]
+        assert {name: one["images"] for name, one in results["domains"].items()} == {"haze": 3, "dusk": 3, "dust": 3}
+        mean = np.mean([one["miou"] for one in results["domains"].values()])
+        assert results["mean"]["miou"] == pytest.approx(mean)
+        assert cli.trainer.callback_metrics["test/miou"].item() == pytest.approx(mean, abs=1e-4)
+        assert (folder / "results" / "records.jsonl").read_text().count("\n") == 9
+        assert cli.model.predictor is predict_plainly
+        found.append(results["method"])
+    assert found[0] is None and {"name": "SegTTT", "psi": 0.6, "num_steps": 1}.items() <= found[1].items()
 
 
 def make_photos(folder: Path, count: int) -> Path:
@@ -251,3 +246,72 @@ def test_a_search_on_two_processes_counts_as_one(checkpoint: Path, tmp_path: Pat
         found.append(json.loads((folder / "results" / "search.json").read_text()))
         assert found[-1]["images"] == 5 and found[-1].pop("seconds") > 0
     assert found[0] == found[1]
+
+
+# Folders of photographs as people have them: broken, tiny, unreadable, oddly named.
+
+
+def make_photographs(folder: Path, *names: str, size: tuple[int, int] = (48, 64)) -> Path:
+    for name in names:
+        write_image(folder / f"{name}.png", draw_image(name, size))
+    return folder
+
+
+def predict(root: Path, folder: Path, *more: str) -> dict[str, Any]:
+    """Predicts a folder of photographs with a tiny network; returns the manifest."""
+    network = ["--model.network.init_args.backbone=resnet10", "--model.network.init_args.width=8"]
+    main(predict_arguments(root, folder, *network, "--seed_everything=0", *more))
+    return yaml.safe_load((folder / "results" / "predictions.json").read_text(encoding="utf-8"))
+
+
+def test_a_broken_photograph_is_left_out_of_a_prediction_where_asked(tmp_path: Path) -> None:
+    photographs = make_photographs(tmp_path / "data", "0", "1", "2")
+    (photographs / "1.png").write_bytes(b"")
+    (photographs / "2.png").write_bytes((photographs / "2.png").read_bytes()[:60])
+    manifest = predict(photographs, tmp_path, "--data.broken=skip")
+    assert (manifest["images"], manifest["complete"], manifest["left_out"]) == (1, True, ["1", "2"])
+
+
+def test_photographs_that_cannot_be_read_and_folders_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photographs = make_photographs(tmp_path / "data", "0")
+    for name in ("1.heic", "2.AVIF", "3.gif"):
+        (photographs / name).touch()
+    (photographs / "again").symlink_to(photographs)
+    with pytest.warns(UserWarning, match=r"skipped 3 files that cannot be read \(1\.heic, 2\.AVIF, 3\.gif\)"):
+        assert predict(photographs, tmp_path)["images"] == 1
+    (photographs / "locked").mkdir()
+    scan = os.scandir
+
+    def refuse(path: Any = ".") -> Any:  # as of a folder of another user: those who run tests may read any
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(ValueError, match=r"data/locked cannot be listed: Permission denied\. Expected a folder that"):
+        predict(photographs, tmp_path)
+
+
+def test_a_photograph_that_is_too_small_is_left_out_where_asked(tmp_path: Path) -> None:
+    make_photographs(tmp_path / "data", "fine", size=(64, 96))
+    make_photographs(tmp_path / "data", "tiny", size=(5, 9))
+    method = ["--method=SegTTT", "--method.scales=[0.5]", "--method.num_steps=1"]
+    for _ in range(2):
+        with pytest.warns(UserWarning, match=r"skipped tiny: .*use a larger image"):
+            manifest = predict(tmp_path / "data", tmp_path, *method, "--data.broken=skip")
+        assert (manifest["images"], manifest["complete"], manifest["left_out"]) == (1, True, ["tiny"])
+    with pytest.raises(ValueError, match=r"tiny: .*use a larger image"):
+        predict(tmp_path / "data", tmp_path, *method)
+
+
+def test_a_photograph_of_the_longest_name_is_predicted_and_found_again(tmp_path: Path) -> None:
+    photographs = make_photographs(tmp_path / "data", "x" * 251, "x" * 250 + "y", "ä" * 120, "short")
+    assert predict(photographs, tmp_path)["images"] == 4
+    (labels,) = (tmp_path / "results" / "labels").iterdir()
+    before = {path.name: path.stat().st_mtime_ns for path in labels.iterdir()}
+    assert len(before) == 4 and "short.png" in before
+    make_photographs(photographs, "short", size=(64, 96))  # replaced: predicted anew
+    manifest = predict(photographs, tmp_path)
+    assert manifest["complete"] and manifest["runs"][-1]["found"] == 3
+    after = {path.name: path.stat().st_mtime_ns for path in labels.iterdir()}
+    assert [name for name in before if before[name] != after[name]] == ["short.png"]

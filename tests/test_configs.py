@@ -20,12 +20,9 @@ CONFIGS = ROOT / "configs"
 ONE_BATCH = ["--trainer.max_steps=1", "--data.num_val=1", "--data.num_test=1"]
 
 NO_BATCH_NORM = "segmenter_small.yaml"
-FOREIGN = {  # networks of other libraries, and what Seg-TTT is told to move
-    "torchvision_lraspp.yaml": "classifier",
-    "smp_unet.yaml": "decoder,segmentation_head",
-}
+# Networks of other libraries, and what Seg-TTT is told to move.
+FOREIGN = {"torchvision_lraspp.yaml": "classifier", "smp_unet.yaml": "decoder,segmentation_head"}
 
-TARGETS = ["haze", "dusk", "dust"]
 QUICK = ("street_scenes.yaml", "camvid.yaml", "photographs_19.yaml")  # `make test` runs these
 RUN = (  # one of each kind: networks without BatchNorm, data of each source, with a method; the others are parsed
     "gta_resnet50.yaml", "gta_fcn_vgg16.yaml", "gta_resnet50_switchable.yaml", "gta_hrnet_w18.yaml",
@@ -42,7 +39,6 @@ OF_STREETS = {  # configs of the photographs of streets, and what they test on
 
 
 def list_configs(kind: str) -> list[str]:
-    """Names the files of one kind."""
     return sorted(path.name for path in (CONFIGS / kind).glob("*.yaml"))
 
 
@@ -106,9 +102,7 @@ def tiny_arguments(name: str, kind: str, folder: Path, vendors: Path, monkeypatc
 
 
 @pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in RUN)])
-def test_experiment_trains_and_tests_one_batch(
-    name: str, tmp_path: Path, vendors: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_experiment_runs_one_batch(name: str, tmp_path: Path, vendors: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     args = tiny_arguments(name, "experiment", tmp_path, vendors, monkeypatch)
     if name == "photographs_19.yaml":  # the images of this test are too small for its network
         args += [f"--model={CONFIGS / 'model' / 'deeplabv1_resnet10_small.yaml'}"]
@@ -165,7 +159,7 @@ def test_model_trains_one_batch(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", list_configs("data"))
 def test_data_is_tested_one_batch(name: str, tmp_path: Path, vendors: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cli = main(["test", *tiny_arguments(name, "data", tmp_path, vendors, monkeypatch)])
-    targets = TARGETS if name.startswith("street_") else ["cityscapes", "bdd", "idd", "mapillary"]
+    targets = ["haze", "dusk", "dust"] if name.startswith("street_") else ["cityscapes", "bdd", "idd", "mapillary"]
     targets = OF_STREETS.get(name, targets)
     metrics = {f"test/{target}/miou" for target in targets} if len(targets) > 1 and name != "camvid.yaml" else set()
     assert {*metrics, "test/miou"} <= set(cli.trainer.callback_metrics)
@@ -187,5 +181,4 @@ def test_ddp_fragment_trains_on_two_processes_as_far_as_a_cpu_can(tmp_path: Path
     """The GPU fragment on a CPU: what it says is parsed; devices and SyncBN need GPUs, so one process runs here."""
     more = [f"--config={CONFIGS / 'trainer' / 'ddp.yaml'}", "--trainer.accelerator=cpu", "--trainer.devices=1"]
     cli = main(["fit", *arguments(tmp_path, *more, "--trainer.sync_batchnorm=false", *ONE_BATCH)])
-    assert type(cli.trainer.strategy).__name__ == "DDPStrategy"
-    assert cli.trainer.global_step == 1
+    assert type(cli.trainer.strategy).__name__ == "DDPStrategy" and cli.trainer.global_step == 1

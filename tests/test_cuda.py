@@ -26,9 +26,7 @@ METHODS: dict[str, Callable[[], Method]] = {
 @pytest.mark.parametrize("precision", ["float32", "bf16", "float16"])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("name", METHODS)
-def test_steps_lower_the_loss_by_the_fast_kernels(
-    name: str, layout: str, precision: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_steps_lower_the_loss(name: str, layout: str, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("callbacks.blended_norm._served", {})
     torch.manual_seed(0)
     network = DeepLabV1("resnet10", 5, width=8).cuda().eval()

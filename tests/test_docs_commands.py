@@ -120,9 +120,7 @@ def test_a_command_is_understood(
 
 
 @pytest.mark.slow
-def test_the_first_steps_work_one_after_the_other(
-    workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_first_steps_work(workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a reader types them: with the loggers on, and the checkpoint where the page says it is."""
     for name in ("configs", "photos"):
         (tmp_path / name).symlink_to(workshop / name)

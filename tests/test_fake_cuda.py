@@ -168,9 +168,7 @@ def list_cases() -> Iterator[Any]:
 
 @pytest.mark.parametrize(("name", "family", "layout", "precision"), [*list_cases()])
 @pytest.mark.filterwarnings("ignore:Tent")
-def test_a_method_stays_on_the_device_and_waits_equally_often_however_many_steps(
-    name: str, family: str, layout: str, precision: str, device: FakeCuda
-) -> None:
+def test_a_method_waits_equally_often(name: str, family: str, layout: str, precision: str, device: FakeCuda) -> None:
     network, (expected, make_method) = make_network(family, layout), METHODS[name]
     again = family in ("DeepLabV1", "Foreign") and (layout, precision) == PAIRS[0]
     for number, steps in enumerate((1, 1, 4) if again else (1,)):
@@ -227,9 +225,7 @@ FORMATS = [torch.contiguous_format, torch.channels_last]
 
 @pytest.mark.parametrize("layout", FORMATS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_the_gradient_of_iabn_lies_as_its_features_do(
-    dtype: torch.dtype, layout: torch.memory_format, device: FakeCuda
-) -> None:
+def test_gradients_of_iabn_lie_as_its_input(dtype: torch.dtype, layout: torch.memory_format, device: FakeCuda) -> None:
     layer = nn.BatchNorm2d(4, device=CUDA)
     norm = layer.running_mean, layer.running_var, layer.weight, layer.bias, 0.1, 1e-5
     device.waits.clear()

@@ -110,12 +110,7 @@ def test_a_row_is_in_the_file_before_the_next_is_measured_and_when_the_process_i
 
     stop = Mock(side_effect=KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):
-        run_checks(
-            tmp_path,
-            a=make_check(look, value=1.0),
-            b=make_check(stop, value=4.0),
-            c=make_check(),
-        )
+        run_checks(tmp_path, a=make_check(look, value=1.0), b=make_check(stop, value=4.0), c=make_check())
     first, second = read(tmp_path)
     assert (first["state"], second["state"]) == ("ok", "FAILED")
     assert second["rows"] == [{"value": 4.0}] and second["error"] == "KeyboardInterrupt"

@@ -20,14 +20,10 @@ from experiments.risk import TRUSTS
 from experiments.study import Study, describe_method, is_of_another
 from tests import programs
 from tests.processes import wait_for
-from tests.tiny import DATA, EXPERIMENT, QUIET, ROOT
+from tests.tiny import DATA, EXPERIMENT, QUIET, ROOT, when_written
 
 OPTIONS = [*DATA, *QUIET, "--trainer.max_epochs=2"]
 SMALL = ["--psi", "0.6", "0.8", "--lr", "0.05", "--num-steps", "1", "2", "--scales", "0.5,1"]
-
-
-def when_written(*paths: Path) -> dict[Path, int]:
-    return {path: path.stat().st_mtime_ns for path in paths}
 
 
 def pretend_trained(folder: Path) -> Path:
@@ -83,9 +79,7 @@ def test_the_protocol_trains_chooses_freezes_and_tests(tmp_path: Path, monkeypat
     selection.write_text(yaml.safe_dump(edited))
     grids = {"scales": [[0.5, 1.0]], "psi": [0.6, 0.8], "num_steps": [1, 2], "lr": [0.05]}
     with pytest.raises(ValueError, match=r"SegTTT has psi=.* chose 0\.123: expected the chosen value"):
-        Protocol(folder, EXPERIMENT, OPTIONS, grids).test_selected(
-            "again", describe_method("SegTTT", content["values"])
-        )
+        Protocol(folder, EXPERIMENT, OPTIONS, grids).test_selected("more", describe_method("SegTTT", content["values"]))
 
 
 @pytest.mark.slow
@@ -200,9 +194,7 @@ def test_a_folder_of_another_experiment_is_refused(tmp_path: Path, monkeypatch: 
         ({"most_hurt": 3.0}, r"--most-hurt is 3\.0: expected a share of images"),
     ],
 )
-def test_what_cannot_be_tried_or_differs_from_a_frozen_choice_is_refused(
-    changes: dict[str, Any], message: str, tmp_path: Path
-) -> None:
+def test_what_cannot_be_tried_or_was_frozen_is_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     pretend_trained(tmp_path)
     grids = json.loads(json.dumps(protocol.GRIDS))
     tried = {"grids": grids, "semantics": "paper", "trainable": None, "most_hurt": None}
@@ -238,9 +230,7 @@ def test_a_search_of_other_values_is_known_for_one() -> None:
     assert not is_of_another(found, {"required": False})
 
 
-def test_results_of_another_selection_are_not_passed_off_as_of_this_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_results_of_another_selection_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_trained(tmp_path)
     monkeypatch.setattr("main.main", lambda args: None)  # it finds nothing left to score
     selection = write_selection(tmp_path)

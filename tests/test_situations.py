@@ -1,7 +1,6 @@
 """What people do by mistake, tried as they would: the right numbers, or one sentence, and never other numbers."""
 
 import os
-import warnings
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
@@ -143,9 +142,7 @@ def test_weights_of_other_programs_are_scored_but_not_trained_on(own: Own, tmp_p
         own.run("fit", tmp_path / "fit", restore)
 
 
-def test_a_checkpoint_of_another_normalisation_is_refused(
-    own: Own, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_normalisation_is_refused(own: Own, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FolderDataModule, "normalization", {"mean": [0.5] * 3, "std": [0.5] * 3})
     with pytest.raises(ValueError, match=r"was trained on images normalised by .*0.485.*the data are .*0.5"):
         own.test(tmp_path)
@@ -307,12 +304,10 @@ def test_a_training_that_goes_on_learns_for_as_long_and_as_fast_as_it_is_told_no
     assert (group["momentum"], group["weight_decay"], group["initial_lr"]) == (0.5, 0, 0.01)
 
 
-def test_a_limit_is_said_beside_the_scores(own: Own, tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="1 of 2 images are scored, because of a limit"):
-        own.test(tmp_path / "1", "--trainer.limit_test_batches=1")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", message=".*because of a limit")
-        own.test(tmp_path / "1.0", "--trainer.limit_test_batches=1.0")  # all
-    for limit, limited in (("1", {"images": 1, "of": 2}), ("1.0", None)):
+def test_a_limit_is_said_beside_the_scores(own: Own, tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    for limit, limited in (("1", {"images": 1, "of": 2}), ("1.0", None)):  # 1.0 is all
+        own.test(tmp_path / limit, f"--trainer.limit_test_batches={limit}")
         results = read_results(tmp_path / limit)
         assert (results["limited"], results["complete"]) == (limited, True)
+        said = [str(one.message) for one in recwarn.list if "because of a limit" in str(one.message)]
+        assert len(said) == 1 and "1 of 2 images are scored" in said[0]

@@ -1,12 +1,14 @@
-"""The studies: what they choose and tabulate, and a tiny run of each, which does nothing twice."""
+"""The studies: what they choose and write, how far they trust, and a tiny run of each, which does nothing twice."""
 
 import inspect
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -17,10 +19,14 @@ from experiments import beyond, comparison, generalization
 from experiments.comparison import run_comparison
 from experiments.demo import METHODS, average_runs, format_runs, run_demo
 from experiments.generalization import run_generalization
-from experiments.pages import make_marks
+from experiments.pages import escape_latex, format_markdown, insert_report, make_marks
+from experiments.risk import TRUSTS, choose_trust, score_images
+from experiments.scores import Column, compare_images, format_scores
+from experiments.study import Study
 from experiments.tradeoffs import CURVES, GRID, choose_preset, format_shares, measure_shares, resolve_factors
 from experiments.worlds import WORLDS, list_training
-from tests.tiny import ROOT
+from lightning_modules.metrics import Scores
+from tests.tiny import EXPERIMENT, ROOT, when_written
 
 TINY = ["--data.height=64", "--data.width=128", "--data.num_train=8", "--data.num_test=1"]
 USUAL = {"alpha": 0.3, "lr": 0.1, "scales": [0.5]}
@@ -180,6 +186,105 @@ def test_a_study_writes_its_page_and_does_nothing_twice(
         assert rows[0]["gain"] == rows[0]["worse"] == 0
         assert [row["over"] for row in rows if row["method"] == "Seg-TTT"] == [0]
     files = [path for path in tmp_path.rglob("*") if path.suffix in (".json", ".jsonl", ".ckpt")]
-    written = {path: path.stat().st_mtime_ns for path in files if path.name not in ("report.json", MANIFEST)}
+    written = when_written(*(path for path in files if path.name not in ("report.json", MANIFEST)))
     assert json.loads(json.dumps(run())) == json.loads(json.dumps(rows))
-    assert {path: path.stat().st_mtime_ns for path in written} == written
+    assert when_written(*written) == written
+
+
+# How far an adaptation is trusted, on hand-made scores.
+
+
+def make_scores(n: int, hurt: dict[float, int]) -> dict[float, list[float]]:
+    """Of n images, so many are two points worse at each trust, the others three better."""
+    return {0.0: [30.0] * n} | {trust: [28.0] * bad + [33.0] * (n - bad) for trust, bad in hurt.items()}
+
+
+@pytest.mark.parametrize(
+    ("n", "hurt", "most_hurt", "trust"),
+    [
+        (99, {0.5: 0, 0.8: 2, 1.0: 3}, 0.03, 0.8),
+        (40, {0.5: 1, 1.0: 0}, 0.03, 0.0),  # what hurts at a smaller trust is not trusted at a larger one
+        (40, {0.5: 1, 1.0: 0}, 0.05, 1.0),
+        *((n, {1.0: hurt}, (hurt + 1) / (n + 1), 1.0) for n in (33, 66, 99, 132, 199, 232) for hurt in range(5)),
+    ],
+)
+def test_the_largest_safe_trust_is_chosen(n: int, hurt: dict[float, int], most_hurt: float, trust: float) -> None:
+    found = choose_trust(make_scores(n, hurt), most_hurt)
+    assert found["trust"] == trust and found["images"] == n
+    for tried, bad in hurt.items():
+        figures = found["tried"][tried]
+        assert figures["hurt"] == bad / n and figures["bound"] == pytest.approx((bad + 1) / (n + 1))
+        assert figures["gain"] == pytest.approx((bad * -2 + (n - bad) * 3) / n)
+
+
+def test_too_few_images_promise_nothing() -> None:
+    for unlabelled in ([], [float("nan")]):
+        scores = {trust: [*found, *unlabelled] for trust, found in make_scores(32, {1.0: 0}).items()}
+        with pytest.raises(ValueError, match=r"has 32 labelled images: expected 33 or more to .* 3 %"):
+            choose_trust(scores, 0.03)
+    # A point worse is not hurt.
+    assert choose_trust({0.0: [30.0] * 33, 1.0: [29.0] * 33}, 0.03)["trust"] == 1.0
+
+
+def test_images_are_scored_at_every_point_over_the_classes_that_are_there() -> None:
+    overlap = [[[1, 0, 3], [2, 0, 4]], [[0, 0, 4], [4, 0, 4]]]  # 2 points, intersections and unions of 3 classes
+    (scores,) = score_images([{"search": {"overlap": overlap}}])
+    assert scores == pytest.approx([100 * (1 / 2 + 3 / 4) / 2, 50.0])
+    assert torch.tensor(score_images([{"search": {"overlap": [[[0], [0]]]}}])).isnan().all()
+
+
+def test_a_refined_method_is_compared_with_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grids: list[Any] = []
+    monkeypatch.setattr(Study, "choose", lambda self, *given: grids.append(given[-1]))
+    scores = [50.0] * len(TRUSTS) + [60.0] * (len(TRUSTS) - 1) + [55.0]  # of refine 0 and 10, by trust
+    record = {"domain": "x", "search": {"overlap": [[[score], [100.0]] for score in scores]}}
+    place = tmp_path / "development" / "trust"
+    place.mkdir(parents=True)
+    (place / "records.jsonl").write_text("".join(json.dumps(record | {"name": str(n)}) + "\n" for n in range(40)))
+    risk = Study(tmp_path, EXPERIMENT).choose_trust("SegTTT", {"refine": 10}, 0.1)
+    assert grids == [{"refine": [0, 10], "trust": TRUSTS}]
+    assert risk["trust"] == 1 and risk["tried"][1.0]["gain"] == pytest.approx(5)
+
+
+# What programs write: tables, and pages whose measured part changes while all else stays.
+
+
+def test_a_report_replaces_the_one_before_and_nothing_else(tmp_path: Path) -> None:
+    page, own = tmp_path / "new" / "page.md", "<!-- {0}: begin -->{1}<!-- {0}: end -->\n"
+    insert_report(page, "first")  # makes the page
+    page.write_text("above\n" + own.format("a", "\nold\n") + page.read_text())
+    for report in ("second", "third"):
+        insert_report(page, report, "a")
+    assert page.read_text() == "above\n" + own.format("a", "\n\nthird\n") + own.format("measured", "\n\nfirst\n")
+    page.write_text("mine")
+    with pytest.raises(ValueError, match=r"page\.md does not have the lines <!-- measured: begin --> and"):
+        insert_report(page, "report")
+    assert page.read_text() == "mine"
+
+
+def test_tables_are_aligned_and_escaped() -> None:
+    table = format_markdown(["a", "b"], [["x", "1"]], numbers=range(1, 2))
+    assert table == "| a | b |\n|---|---:|\n| x | 1 |"
+    assert escape_latex("a_b & 5 % {x} — † −1") == r"a\_b \& 5 \% \{x\} --- $^{\dagger}$ $-$1"
+
+
+def test_a_line_is_a_mean_over_seeds() -> None:
+    rows = [{"method": "A", "miou": 40.0, "ece": None}, {"method": "B", "miou": 1.0}, {"method": "A", "miou": 42.0}]
+    columns = [Column("mean", "miou", spread=True), Column("ECE", "ece", "{:.0f}")]
+    assert format_scores(rows, ["method"], columns).splitlines()[2:] == ["| A | 41.0 ± 1.4 | - |", "| B | 1.0 |  |"]
+
+
+def test_images_without_a_labelled_pixel_are_not_compared(tmp_path: Path) -> None:
+    def write_records(name: str, *hits: int) -> Path:
+        """Writes a record per image, of ten pixels of which so many are right; 0 is an image without labels."""
+        records = []
+        for number, right in enumerate(hits):
+            one = torch.tensor([10 if right else 0])
+            scores = replace(Scores.zeros(1), intersection=torch.tensor([right]), union=one, pixels=one)
+            records.append(json.dumps({"domain": "x", "name": str(number), **scores.to_record()}))
+        (tmp_path / name).write_text("".join(f"{record}\n" for record in records))
+        return tmp_path / name
+
+    found = compare_images(write_records("before", 5, 5, 0), write_records("after", 4, 9, 0))
+    assert found.pop("gain") == pytest.approx(15) and found == {"lower": 50.0, "worse": 50.0, "better": 50.0}
+    assert compare_images(*[write_records("none", 0, 0)] * 2) == {}

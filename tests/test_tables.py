@@ -1,23 +1,32 @@
-"""The paper's tables: the printed numbers, cells from results, formats, and a tiny run."""
+"""The paper's tables: the printed numbers, cells from results, formats; and the runs that they are made of."""
 
 import csv
 import io
+import os
 import re
+import signal
+import subprocess
+import sys
 from itertools import cycle, pairwise, product
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import yaml
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from experiments.command_line import run_program
+from experiments.tables import execution
 from experiments.tables.__main__ import list_all_runs, run_tables
-from experiments.tables.execution import list_departures
+from experiments.tables.execution import Task, list_departures, list_tasks, run_tasks
 from experiments.tables.figures import draw_figure
 from experiments.tables.formats import make_csv, make_latex, make_page
 from experiments.tables.paper import MEAN, METRICS, NAMES, Table, average, read_part, read_table
 from experiments.tables.results import build_table, is_done, read_results
 from experiments.tables.runs import WORLDS, Plan, Run
 from tests.fake_results import plan_of, write_planned, write_results
+from tests.processes import is_alive, list_children, wait_for
 from tests.tiny import ROOT
 
 TABLES = [read_table(name) for name in NAMES]
@@ -148,9 +157,8 @@ def test_cells_hold_ours_the_papers_and_the_difference(tmp_path: Path) -> None:
     built = build_table(plan, read_table("table1"))
     assert list(built.parts[0].rows[2].ours.values()) == pytest.approx([38.004, 32.0, 34.0, 104.004 / 3])
     page = make_page(built)
-    assert (
-        "IaBN | 38.00 | 37.54 | +0.46 | 32.00 | 32.79 | −0.79 | 34.00 | 34.21 | −0.21 | 34.67 | 34.85 | −0.18 |" in page
-    )
+    cells = "38.00 | 37.54 | +0.46 | 32.00 | 32.79 | −0.79 | 34.00 | 34.21 | −0.21 | 34.67 | 34.85 | −0.18"
+    assert f"IaBN | {cells} |" in page
     assert "| GTA | ResNet-50 | t-BN | — | 30.95 |  |" in page
     assert f"--results.folder {tmp_path}/gta_resnet50/test/t_bn`" in page
     assert "--ckpt_path gta_resnet50.ckpt --method=IaBN --method.alpha=1.0 --results.folder" in page
@@ -194,9 +202,7 @@ def test_a_column_without_results_is_named_and_its_mean_is_missing(tmp_path: Pat
         ("ensemble", {"settings": {"checkpoints": ["a.ckpt"]}}, "networks is 1, expected 10"),
     ],
 )
-def test_results_of_another_run_are_named_and_not_used(
-    method: str | None, changes: dict[str, Any], problem: str, tmp_path: Path
-) -> None:
+def test_other_results_are_not_used(method: str | None, changes: dict[str, Any], problem: str, tmp_path: Path) -> None:
     plan, run = plan_of(tmp_path), Run("gta_resnet50", method)
     path = write_planned(plan, run, {"cityscapes": 38.0}, **changes)
     if not problem:
@@ -283,3 +289,103 @@ def test_figures_show_what_single_images_gain(tmp_path: Path) -> None:
         draw_figure(built)
         assert built.pictures == names and all((tmp_path / f"{name}.png").exists() for name in names)
     assert re.search(r"\| largest gain \(points\) \| -?\d+\.\d \| .* \| up to 35 points \|", make_page(gains))
+
+
+# The runs of the tables: in order, once, to the end whatever fails
+
+
+def when_written(folder: Path, *names: str) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name in names}
+
+
+def test_everything_is_planned_once_and_in_an_order_that_works(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, "--world", "street_scenes")
+    tasks = list_tasks(plan, list_all_runs(plan, TABLES))
+    assert len(tasks) == len(set(tasks))
+    for number, task in enumerate(tasks):
+        assert set(task.list_needed(plan)) <= set(tasks[:number])
+    trained = {task.experiment for task in tasks if task.kind == "train"}
+    assert {"gta_resnet50_seed2", "haze_resnet101", "synthia_resnet101_dropout"} <= trained
+    without = {"haze_resnet50", "gta_resnet50_switchable"}
+    assert not {task.experiment for task in tasks if task.kind == "select"} & without
+
+
+def test_members_of_an_ensemble_share_a_config_and_have_a_seed_each() -> None:
+    world = WORLDS["licensed"]
+    members = world.list_members("gta_resnet50")
+    assert len(set(members)) == 10 and {world.find_config(one).name for one in members} == {"gta_resnet50.yaml"}
+    seeds = [[f"--seed_everything={number}"] for number in range(1, 10)]
+    assert [world.list_arguments(member) for member in members] == [[], *seeds]
+
+
+def test_a_failure_stops_only_what_needs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, done = plan_of(tmp_path), []
+
+    def perform(plan: Plan, task: Task) -> str | None:
+        done.append((task.kind, task.experiment))
+        return "no data" if task == Task("train", "gta_resnet50") else None
+
+    monkeypatch.setattr(execution, "perform", perform)
+    other = Run("gta_resnet101", "iabn")
+    failed = run_tasks(plan, list_tasks(plan, [IABN, other]), jobs=1)
+    assert done == [("train", "gta_resnet101"), ("train", "gta_resnet50"), ("test", "gta_resnet101")]
+    assert failed == ["gta_resnet50: training: no data", "gta_resnet50: testing iabn: a step that it needs failed"]
+    write_planned(plan, other, {"cityscapes": 38.0})
+    assert list_tasks(plan, [other]) == []  # it has results
+
+
+def kill_self(plan: Plan, task: Task) -> str | None:
+    """Ends its own process, as the system does when memory is short."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    return None
+
+
+@pytest.mark.slow
+def test_a_killed_process_fails_its_step_not_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execution, "perform", kill_self)
+    tasks = [Task("train", name) for name in ("gta_resnet50", "gta_resnet101")]
+    failed = run_tasks(plan_of(tmp_path), tasks, jobs=2)
+    assert failed and all("training: its process, or that of a parallel step, was killed" in line for line in failed)
+
+
+@pytest.mark.parametrize("error", [SystemExit(1), SIGTERMException()], ids=["ctrl-c", "sigterm"])
+def test_an_interrupt_ends_all_steps(error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if type(error) is SystemExit:
+        error.__context__ = KeyboardInterrupt()  # from which Lightning exits
+    train = Mock(side_effect=error)
+    monkeypatch.setattr(execution, "make_protocol", lambda *_: Mock(train=train))
+    with pytest.raises(SystemExit):
+        run_tasks(plan_of(tmp_path), [Task("train", "gta_resnet50"), Task("train", "gta_resnet101")], 1)
+    assert train.call_count == 1
+
+
+def test_ctrl_c_says_that_what_was_finished_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run_program(Mock(side_effect=KeyboardInterrupt))
+    assert ended.value.code == 130 and "finished steps are kept" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_killed_and_started_again_it_goes_on(tmp_path: Path) -> None:
+    args = ["table2", "--world", "street_scenes", "--quick", "--folder", str(tmp_path), "--run"]
+    command = [sys.executable, "-m", "experiments.tables", *args, "--jobs", "2"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "steps left" in line:
+                break
+        children = list_children(process.pid)
+        process.terminate()
+    assert len(children) >= 2
+    wait_for(lambda: not any(is_alive(child) for child in children), 60)
+    trained = when_written(tmp_path, "training.json")
+    assert trained
+    (built,) = run_tables(args)
+    assert built.missing == {} and all(None not in row.ours.values() for row in built.parts[0].rows)
+    assert "constructed demonstration" in (tmp_path / "table2.md").read_text()
+    found = when_written(tmp_path, "results.json", "best.ckpt")
+    assert len(found) >= 6
+    run_tables(args)  # nothing is done twice
+    assert when_written(tmp_path, "results.json", "best.ckpt") == found
+    assert trained.items() <= when_written(tmp_path, "training.json").items()

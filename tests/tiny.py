@@ -39,6 +39,10 @@ def predict_arguments(photographs: Path, folder: Path, *more: str) -> list[str]:
     return ["predict", f"--config={EXPERIMENT}", *data, *QUIET, *NO_LOGGER, *place(folder), *more]
 
 
+def when_written(*paths: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in paths}
+
+
 def read_results(folder: Path) -> dict[str, Any]:
     """Reads the results.json of such a run."""
     return json.loads((folder / "results" / "results.json").read_text(encoding="utf-8"))

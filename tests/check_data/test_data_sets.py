@@ -186,9 +186,7 @@ def test_an_interrupted_check_keeps_what_it_has_read(
     assert read == [[0, 0, 0], [4, 0, 0]] and not any(report["complete"] for report in written)
 
 
-def test_a_check_interrupted_while_it_lists_files_keeps_the_earlier_report(
-    check: Check, root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_check_stopped_early_keeps_the_last_report(check: Check, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, before, _, _ = check("--root", root.parent)
 
     def press_ctrl_c(*args: Any) -> None:
@@ -199,9 +197,7 @@ def test_a_check_interrupted_while_it_lists_files_keeps_the_earlier_report(
     assert code == 130 and report == before and out == "" and "Interrupted." in err
 
 
-def test_folders_beside_data_sets_and_what_may_have_been_deleted_are_said(
-    check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_folders_beside_and_what_may_be_deleted(check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trees.write_gta(tmp_path / "data" / "gta")
     write_folder(tmp_path / "data" / "my_town", 1)
     set_official(monkeypatch, "gta", train=1)

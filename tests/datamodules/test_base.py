@@ -8,17 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pytorch_lightning import Callback
 from torch.utils.data import BatchSampler, DataLoader
 
-from datamodules import (
-    GTADataModule,
-    StreetScenesDataModule,
-    StreetScenesProtocol,
-    TargetsDataModule,
-    WildDashDataModule,
-)
+from datamodules import GTADataModule, TargetsDataModule, WildDashDataModule
 from datamodules.prefetch import DevicePrefetcher
 from datamodules.samplers import EpochSampler, limit_batches, share_batches
+from datamodules.street_scenes import StreetScenesDataModule, StreetScenesProtocol
 from datamodules.transforms import MEAN, STD
 from lightning_modules.segmentation import SegmentationModule
 from tests.fakes import FakeDataModule, TinyNetwork, make_trainer
@@ -71,9 +67,8 @@ def test_limited_batches_are_the_first_of_each_process(limit: float, world_size:
 
 def open_as(rank: int, world_size: int, **kwargs: Any) -> FakeDataModule:
     """Opens data as one process of several does."""
-    data = FakeDataModule(**kwargs)
+    data, strategy = FakeDataModule(**kwargs), SimpleNamespace(root_device=torch.device("cpu"))
     limits = {"limit_test_batches": 1.0, "limit_val_batches": 1.0}
-    strategy = SimpleNamespace(root_device=torch.device("cpu"))
     data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size, strategy=strategy, **limits)
     return data
 
@@ -119,13 +114,12 @@ def test_samples_depend_on_index_epoch_and_seed_and_not_on_workers_or_the_batch_
     assert collect(FakeDataModule(num_workers=2).test_dataloader()) == collect(FakeDataModule().test_dataloader())
     names: list[str] = []
 
-    class Watched(SegmentationModule):
-        def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
+    class Watch(Callback):
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: dict[str, Any], batch_idx: int) -> None:
             names.extend(batch["name"])
-            return super().training_step(batch, batch_idx)
 
-    trainer = make_trainer(tmp_path, max_epochs=3, limit_val_batches=0)
-    trainer.fit(Watched(TinyNetwork(19)), datamodule=FakeDataModule(length=6))
+    trainer = make_trainer(tmp_path, max_epochs=3, limit_val_batches=0, callbacks=[Watch()])
+    trainer.fit(SegmentationModule(TinyNetwork(19), 19), datamodule=FakeDataModule(length=6))
     assert names == [name for epoch in range(3) for name, *_ in draw(epoch)]  # Lightning tells the sampler its epoch
 
 
@@ -183,9 +177,8 @@ def test_what_is_wrong_is_said(act: Callable[[], Any], said: str) -> None:
 
 
 def test_targets_serve_each_stage_from_its_role() -> None:
-    data = TargetsDataModule(
-        [FakeDataModule("near", 3), FakeDataModule("far", 2)], FakeDataModule("source", 4), FakeDataModule("dev", 2)
-    )
+    targets = [FakeDataModule("near", 3), FakeDataModule("far", 2)]
+    data = TargetsDataModule(targets, FakeDataModule("source", 4), FakeDataModule("dev", 2))
     assert data.train_dataloader().dataset.domain == "source" and data.val_dataloader().dataset.domain == "dev"
     assert [loader.dataset.domain for loader in data.test_dataloader()] == ["near", "far"]
     assert [len(loader.dataset) for loader in data.predict_dataloader()] == [3, 2]
@@ -238,11 +231,9 @@ def test_a_prefetcher_is_otherwise_its_loader_which_is_used_itself_on_a_cpu() ->
 @pytest.mark.cuda
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_a_prefetcher_yields_every_batch_in_order_on_the_device(count: int) -> None:
-    loader = DataLoader(
-        [{"image": torch.full((3, 64, 64), float(n)), "name": str(n)} for n in range(count)], pin_memory=True
-    )
+    samples = [{"image": torch.full((3, 64, 64), float(n)), "name": str(n)} for n in range(count)]
     seen = []
-    for batch in DevicePrefetcher(loader, torch.device("cuda", 0)):
+    for batch in DevicePrefetcher(DataLoader(samples, pin_memory=True), torch.device("cuda", 0)):
         torch.cuda._sleep(10_000_000)  # a step that is busy while the next batch is copied
         assert batch["image"].device.type == "cuda"
         seen.append((batch["image"].unique().tolist(), batch["name"]))

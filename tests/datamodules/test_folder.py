@@ -32,9 +32,7 @@ LAYOUTS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
         {"images": "701_Stills", "labels": "Labels/*_L_label.png"},
         ["0001"],
     ),
-    "any depth and brackets": (
-        DEEP, {"images": "raw[1]/**/*_left.png", "labels": "label/**/*.label.png"}, ["day/1/x", "y"],
-    ),
+    "depth, brackets": (DEEP, {"images": "raw[1]/**/*_left.png", "labels": "label/**/*.label.png"}, ["day/1/x", "y"]),
     **{
         f"{pattern} excluded": (IDD_LITE, IDD_PATTERNS | {"exclude": [pattern]}, ["1", "2"])
         for pattern in ("*_inst_label.png", "10/*_inst_label.png", "gtFine/*/*_inst_label.png")
@@ -85,9 +83,7 @@ WRONG: dict[str, tuple[str, dict[str, Any], str]] = {  # the files, arguments, a
     "nothing in common, skipping": (
         IDD_LITE, {"images": "10", "labels": "gtFine/10", "exclude": ["*_inst*"], "broken": "skip"}, "none of the 2",
     ),
-    "no such split": (
-        BY_SPLIT, {}, r"no images of test in .*contains images, labels: .*images/test\. Set root and images",
-    ),
+    "no split": (BY_SPLIT, {}, r"no images of test in .*contains images, labels: .*images/test\. Set root and images"),
     "empty": ("labels/a.txt", {}, r"no images of test in .*contains labels: expected \.jpg"),
     "no labels": ("images/a.png labels/.hidden", {}, r"no labels for the 1 images of test in .*expected labels"),
     "one name": ("a.jpg a.png", {"images": "."}, r"a\.jpg and .*a\.png are both called a.*a pattern such as \*\.png"),
@@ -98,9 +94,7 @@ WRONG: dict[str, tuple[str, dict[str, Any], str]] = {  # the files, arguments, a
     },
     "WebP": ("images/a.png labels/a.webp", {}, "WebP labels are not read, even lossless ones"),
     "JPEG": ("images/a.png labels/a.jpg", {}, r"a\.jpg: expected labels as .png.*changes values near edges"),
-    "another split": (
-        "images/train/1.png images/Validation/1.png", {}, r"no images .*: \{val: Validation, train: train\}",
-    ),
+    "others": ("images/train/1.png images/Validation/1.png", {}, r"no images .*: \{val: Validation, train: train\}"),
     "no such list": (NO_PARTNER, {"splits": {"test": "no.txt"}}, r"no\.txt cannot be read"),
     "no folder for a split": (NO_PARTNER, {"splits": {"test": "night"}}, r"but images has no \{split\}"),
     "a split that is not there": (NO_PARTNER, {"splits": {"train": 0.6, "val": 0.4}}, "train, val, but not test"),

@@ -1,4 +1,4 @@
-"""Every data set in its vendor's layout, against the numbers that its vendor, or the paper, gives."""
+"""Every data set in its vendor's layout, against the numbers that its vendor, or the paper, gives; and broken ones."""
 
 import json
 import logging
@@ -27,6 +27,7 @@ from datamodules import (
 from datamodules.base import DataError
 from datamodules.files import FilesDataModule
 from datamodules.reading.annotations import warn_of_class
+from datamodules.reading.pairs import Pair
 from datamodules.transforms import MEAN, STD
 from tests import trees
 from tests.tiny import ROOT
@@ -293,3 +294,80 @@ def test_train_ids_beside_the_labels_of_gta_are_passed_over(rearranged: bool, tm
     for pair in pairs:
         trees.write_image(pair.labels.with_name(f"{pair.name}_labelTrainIds.png"), np.zeros((4, 4), dtype=np.uint8))
     assert data.find_pairs("val") == (pairs, []) and len(pairs) == 2
+
+
+# What is wrong with a data set is named, and left out and reported where asked.
+
+MODULES = ["gta", "synthia", "wilddash beta", "cityscapes", "bdd", "idd", "mapillary"]
+DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "gone": (Path.unlink, "missing"),
+    "cut": (trees.truncate, "unreadable"),
+    "empty": (lambda path: path.write_bytes(b""), "unreadable"),
+    "shrunk": (trees.shrink, "size"),
+}
+
+
+def open_tree(name: str, root: Path | None, **arguments: Any) -> tuple[FilesDataModule, list[Pair]]:
+    """Opens a data set whose `test` reads its protocol's split, or of SYNTHIA the only one it has; with its pairs."""
+    split = "train" if name == "synthia" else None
+    data = TREES[name][0](root and str(root), **{"split": split, "num_workers": 0, **arguments})
+    return data, data.find_pairs(data.test_split)[0] if root else []
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_what_is_not_or_half_unpacked_is_said(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "something_else").mkdir()
+    monkeypatch.setenv("SEGADAPT_DATA", str(tmp_path))
+    with pytest.raises(DataError, match=r"something_else.*expected.*Unpack"):
+        open_tree(name, None)[0].test_dataloader()
+    for half in ("images", "labels"):
+        data, pairs = open_tree(name, TREES[name][3](tmp_path / half))
+        for pair in pairs:
+            pair.files[half == "labels"].unlink()
+        with pytest.raises(DataError, match=f"no {half} of {data.test_split}.*expected files like .*Unpack"):
+            data.test_dataloader()
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", MODULES)
+def test_broken_pairs_are_named_or_left_out(name: str, damage: str, tmp_path: Path) -> None:
+    half = (MODULES.index(name) + list(DAMAGES).index(damage)) % 2  # an image, or labels
+    root = TREES[name][3](tmp_path)
+    data, (pair, *others) = open_tree(name, root)
+    break_file, kind = DAMAGES[damage]
+    break_file(pair.files[half])
+    named = pair.files[1 - half if damage == "gone" else half]  # what is not there is named by its partner
+    with pytest.raises(DataError, match=re.escape(str(named))) as caught:
+        list_names(data)
+    assert caught.value.kind == kind and re.search("expected|no partner", str(caught.value))
+    assert damage != "empty" or named.suffix == ".json" or "0 bytes" in str(caught.value)
+    data.broken = "skip"
+    with pytest.warns(UserWarning, match="skipped 1 broken pair"):
+        assert list_names(data) == [other.name for other in others]
+    assert data.describe()["left_out"][data.test_split] == [{"name": pair.name, "why": kind}]
+
+
+@pytest.mark.parametrize(
+    ("name", "unknown", "known"),
+    [
+        ("gta", 35, "0-34"),
+        ("synthia", 256 + 3, "0-22"),  # eight bits of it would be a road
+        ("wilddash beta", 60, "0-38"),  # of the final release
+        ("cityscapes", 34, "0-33"),
+        ("bdd", 19, "0-18, 255"),
+        ("idd, masks", 26, "0-18, 255"),  # as a level3Id would be
+        ("mapillary", 66, "0-65"),
+    ],
+)
+def test_an_unknown_id_is_named(name: str, unknown: int, known: str, tmp_path: Path) -> None:
+    data, (*_, pair) = open_tree(name, TREES[name][3](tmp_path))
+    trees.set_id(pair.labels, unknown)
+    with pytest.raises(DataError, match=rf"{re.escape(str(pair.labels))}.* {unknown}, expected only {known}") as caught:
+        list_names(data)
+    assert caught.value.kind == "id"
+
+
+def test_labels_of_the_test_split_of_cityscapes_are_refused(tmp_path: Path) -> None:
+    data = CityscapesDataModule(str(trees.write_cityscapes(tmp_path)), split="test")
+    with pytest.raises(DataError, match="test split are not public"):
+        data.test_dataloader()

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 from urllib.error import URLError
 
 import pytest
@@ -188,30 +189,24 @@ def test_arguments_outside_their_range_are_errors(wrong: Callable[[], nn.Module]
         wrong()
 
 
-HUB, TIMM = "torch.hub.download_url_to_file", "timm.create_model"
-
-
 @pytest.mark.parametrize(
-    ("build", "loader", "error", "expected"),
+    ("build", "error", "expected"),
     [
-        (lambda: DeepLabV1("resnet50", 19, "imagenet"), HUB, URLError("no network"), "resnet50-0676ba61.pth"),
-        (lambda: FCN8s("vgg16_bn", 19, "imagenet"), HUB, TimeoutError("too late"), "vgg16_bn-6c64b313.pth"),
-        (lambda: HRNet(19, weights="imagenet"), TIMM, OSError("refused"), "ImageNet weights of hrnet_w18"),
+        (lambda: DeepLabV1("resnet50", 19, "imagenet"), URLError("no network"), "PLACE/resnet50-0676ba61.pth"),
+        (lambda: FCN8s("vgg16_bn", 19, "imagenet"), TimeoutError("too late"), "PLACE/vgg16_bn-6c64b313.pth"),
+        (lambda: HRNet(19, weights="imagenet"), OSError("refused"), "ImageNet weights of hrnet_w18"),
     ],
 )
-def test_imagenet_weights_without_a_network_name_the_file_and_its_place(
-    build: Callable[[], nn.Module], loader: str, error: Exception, expected: str, monkeypatch: Any, tmp_path: Path
+def test_imagenet_weights_without_a_network_name_the_file(
+    build: Callable[[], nn.Module], error: Exception, expected: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def fail(*args: object, **kwargs: object) -> None:
-        raise error
-
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(loader, fail)
+    for loader in ("torch.hub.download_url_to_file", "timm.create_model"):
+        monkeypatch.setattr(loader, Mock(side_effect=error))
     with pytest.raises(FileNotFoundError) as raised:
         build()
+    expected = expected.replace("PLACE", str(tmp_path / "hub" / "checkpoints"))
     said = [str(error.args[0]), "weights=None", "could not be downloaded", expected]
-    if loader == HUB:
-        said.append(str(tmp_path / "hub" / "checkpoints" / expected))
     assert [word for word in said if word not in str(raised.value)] == []
 
 

@@ -227,8 +227,8 @@ def test_logits_are_found_where_other_libraries_put_them_and_resized() -> None:
         assert torch.equal(logits, expected) and logits.requires_grad
     probabilities = predict_plainly(Foreign(wrap), images)
     assert torch.equal(probabilities, expected.softmax(dim=1)) and not probabilities.requires_grad
-    none: list[tuple[object, str]] = [({"masks": torch.zeros(1, 2, 3, 4)}, "dict"), ((1, 2), "tuple")]
-    for output, found in [*none, (torch.zeros(3, 4), r"\(3, 4\)")]:
+    none = {"dict": {"masks": torch.zeros(1, 2, 3, 4)}, "tuple": (1, 2), r"\(3, 4\)": torch.zeros(3, 4)}
+    for found, output in none.items():
         with pytest.raises(TypeError, match=f"Foreign returned .*{found}.*: expected one tensor"):
             predict_logits(Foreign(lambda _, output=output: output), images)
 

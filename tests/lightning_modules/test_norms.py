@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from timm.layers import BatchNormAct2d
-from torch import Tensor, nn
+from torch import nn
 
 from callbacks import TTA, IaBN, SegTTT
 from callbacks.iabn import adaptive_batch_norm
@@ -24,13 +24,9 @@ from lightning_modules.networks.norms import (
     make_norm,
 )
 from lightning_modules.networks.replacement import add_dropout, replace_norms
-from tests.fakes import NormAct2d, TinyNetwork, make_images, unchanged
+from tests.fakes import NormAct2d, TinyNetwork, draw, make_images, unchanged
 
 KINDS = (SwitchableNorm2d, BatchInstanceNorm2d, InstanceBatchNorm2d, InstanceNorm2d, NormalizedSum, nn.BatchNorm2d)
-
-
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def randomize(norm: nn.Module) -> nn.Module:
@@ -248,8 +244,7 @@ def test_every_relu_gets_a_dropout_that_is_called_as_often_and_scales_what_it_le
     add_dropout(network, 0.25)
     torch.manual_seed(0)
     y = network.train()(torch.ones(1, 1, 100, 100))
-    assert y.unique().tolist() == pytest.approx([0, 4 / 3]) and (y == 0).double().mean() == pytest.approx(
-        0.25, abs=0.02
-    )
+    assert y.unique().tolist() == pytest.approx([0, 4 / 3])
+    assert (y == 0).double().mean() == pytest.approx(0.25, abs=0.02)
     network = DeepLabV1("resnet10", 5, width=4, dropout=0.0)
     assert not any(isinstance(module, nn.Dropout) for module in network.modules())

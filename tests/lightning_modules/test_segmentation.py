@@ -1,6 +1,10 @@
+"""The module that trains, scores and predicts, and networks that are compiled."""
+
+import copy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -9,9 +13,11 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import CSVLogger
 from torch import nn
 
+from callbacks import IaBN, SegTTT
 from datamodules import TargetsDataModule
 from datamodules.labels import LabelSpace
 from lightning_modules import recipe
+from lightning_modules.compilation import compile_network
 from lightning_modules.loaders import name_domains
 from lightning_modules.networks import DeepLabV1
 from lightning_modules.probabilities import resize_probabilities
@@ -72,22 +78,19 @@ def test_loggers_get_the_iou_of_each_class_that_is_present(tmp_path: Path) -> No
     data = TargetsDataModule([FakeDataModule("near", 1), FakeDataModule("far", 1)])
     make_trainer(tmp_path, logger=logger).test(module, datamodule=data, verbose=False)
     header = (tmp_path / "run" / "0" / "metrics.csv").read_text(encoding="utf-8").splitlines()[0].split(",")
-    assert any(name.startswith("test/near/iou/") for name in header) and "test/far/miou" in header
-    present = FakeDataModule("near", 1).test_dataloader().dataset[0]["mask"].unique().tolist()
-    for train_id in set(present) - {255}:
-        assert f"test/near/iou/{module.class_names[train_id]}" in header
+    present = {*data.targets[0].test_dataloader().dataset[0]["mask"].unique().tolist()} - {255}
+    assert {"test/far/miou", *(f"test/near/iou/{module.class_names[train_id]}" for train_id in present)} <= {*header}
+    assert present
 
 
 @pytest.mark.parametrize("run", ["fit", "validate", "test", "predict"])
 def test_class_counts_that_disagree_are_an_error(tmp_path: Path, run: str) -> None:
-    wrong = [
-        (SegmentationModule(TinyNetwork(7), 19), FakeDataModule(), "TinyNetwork predicts 7 classes, the data has 19")
-    ]
+    start = getattr(make_trainer(tmp_path, max_epochs=1), run)
+    with pytest.raises(ValueError, match="TinyNetwork predicts 7 classes, the data has 19"):
+        start(SegmentationModule(TinyNetwork(7), 19), datamodule=FakeDataModule())
     if run != "predict":
-        wrong.append((make_module(19), FakeDataModule(num_classes=16), "the data has 16 classes, the model 19"))
-    for module, data, message in wrong:
-        with pytest.raises(ValueError, match=message):
-            getattr(make_trainer(tmp_path, max_epochs=1), run)(module, datamodule=data)
+        with pytest.raises(ValueError, match="the data has 16 classes, the model 19"):
+            start(make_module(19), datamodule=FakeDataModule(num_classes=16))
 
 
 def test_class_names_have_to_be_as_many_as_classes() -> None:
@@ -105,7 +108,6 @@ def test_class_names_have_to_be_as_many_as_classes() -> None:
         (TinyNetwork(19, norm=None), "15 tensors missing.* is missing"),
         (DeepLabV1("resnet10", 19, width=4), "network.backbone.* is not part of the network"),
     ],
-    ids=["other-classes", "no-norm", "other-network"],
 )
 def test_checkpoint_of_another_network_is_an_error_that_names_what_differs(tmp_path, other: nn.Module, message) -> None:
     path = tmp_path / "other.ckpt"
@@ -148,24 +150,20 @@ def test_runs_work_under_deterministic_algorithms(tmp_path: Path, stage: str) ->
 
 
 @pytest.mark.parametrize("able", [True, False])
-@pytest.mark.parametrize(("precision", "old_torch"), [("bf16-mixed", False), ("bf16-mixed", True), ("32-true", False)])
+@pytest.mark.parametrize(("bf16", "old"), [(True, False), (True, True), (False, False)])  # old: such a torch
 def test_bf16_on_a_cpu_without_instructions_for_it_is_warned_of(
-    precision: str,
-    old_torch: bool,
-    able: bool,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    recwarn: pytest.WarningsRecorder,
+    bf16: bool, old: bool, able: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
 ) -> None:
     names = {"avx2": True, "avx512_bf16": able, "amx_bf16": False}
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: names, raising=False)
-    if old_torch:
+    if old:
         monkeypatch.delattr(torch.cpu, "get_capabilities")
         (tmp_path / "cpuinfo").write_text("flags : " + " ".join(name for name, has in names.items() if has))
         monkeypatch.setattr(recipe, "CPU_INFO", tmp_path / "cpuinfo")
+    precision = "bf16-mixed" if bf16 else "32-true"
     make_trainer(tmp_path, precision=precision).predict(make_module(), datamodule=FakeDataModule(length=2))
     found = [str(one.message) for one in recwarn if "trainer.precision=32-true" in str(one.message)]
-    assert bool(found) == (precision == "bf16-mixed" and not able)
+    assert bool(found) == (bf16 and not able)
 
 
 def test_domains_are_named_after_their_data_sets_and_all_differently() -> None:
@@ -174,3 +172,44 @@ def test_domains_are_named_after_their_data_sets_and_all_differently() -> None:
     assert name_domains(a) == ["a"] and name_domains([a, b]) == ["a", "b"] and name_domains([]) == []
     assert name_domains({"x": a, "y": unnamed}) == ["a", "data1"] and name_domains([a, a, a]) == ["a", "a_1", "a_2"]
     assert len(set(name_domains([a, a_2, a]))) == 3  # found to fail
+
+
+# Compiled networks
+
+
+def test_a_compiler_that_fails_is_left_alone_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, image = TinyNetwork(), make_images(1)
+    expected = network(image)
+    failing = Mock(side_effect=RuntimeError("no compiler here\nmore"))
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: failing)
+    compile_network(network)
+    with pytest.warns(UserWarning, match="TinyNetwork runs without torch.compile, which failed: no compiler here$"):
+        assert torch.equal(network(image), expected)
+    assert network._compiled_call_impl is None
+    assert torch.equal(network(image), expected)
+
+
+def test_modes_copies_and_refused_images_when_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="compile is 'fast': expected one of none, default, reduce-overhead"):
+        SegmentationModule(TinyNetwork(), 5, compile="fast")
+    monkeypatch.setattr(torch, "compile", lambda call, **_: call)
+    network = TinyNetwork()
+    compile_network(network)
+    assert copy.deepcopy(network)._compiled_call_impl is None
+    with pytest.raises(RuntimeError, match="expected input"):
+        network(torch.zeros(1, 2, 8, 8))
+    compile_network(network, "none")
+    assert network._compiled_call_impl is None
+
+
+@pytest.mark.slow
+def test_compiled_predictions_have_the_labels_of_uncompiled_ones() -> None:
+    image = make_images(1)
+    for method in (IaBN(0.3), SegTTT(num_steps=2, scales=(0.5,), trainable=["layer4", "head"])):
+        network = TinyNetwork()
+        expected = method.predict(network, image)
+        compile_network(network)
+        with torch._dynamo.config.patch(suppress_errors=False):
+            compiled = method.predict(network, image)
+        assert network._compiled_call_impl is not None
+        torch.testing.assert_close(compiled, expected, atol=1e-5, rtol=0)

@@ -124,10 +124,7 @@ def test_other_keys(changes: dict[str, Any], found: dict[str, Any], tmp_path: Pa
             {"command": ["${program}", "validate", "--config=${envvar:SEGADAPT_EXPERIMENT}", "${args}"]},
             "is not set: expected --experiment EXPERIMENT.yaml, or export SEGADAPT_EXPERIMENT",
         ),
-        (
-            {"command": ["${program}", "validate", "--data.root=${envvar:NOWHERE}", "${args}"]},
-            "expected export NOWHERE",
-        ),
+        ({"command": ["${program}", "validate", "--data.root=${envvar:NEVER}", "${args}"]}, "expected export NEVER"),
         ({"program": "nowhere.py"}, "run this command in the folder of main.py"),
         ({"method": "random"}, "the number of random trials is not set"),
         ({"parameters": {"method.alpha": {"min": 0.0, "max": 1.0}}}, "has infinitely many values"),

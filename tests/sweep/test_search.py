@@ -64,8 +64,8 @@ def test_machines_that_come_to_one_point_agree_who_has_it(tmp_path: Path) -> Non
 
 
 def test_a_trial_of_a_machine_that_has_died_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "HEARTBEAT", 1)
-    monkeypatch.setattr(search, "GRACE", 1)
+    for name in ("HEARTBEAT", "GRACE"):
+        monkeypatch.setattr(search, name, 1)
     first = open_search(tmp_path, Mock(side_effect=SystemExit))
     first.owner = ("elsewhere", "lock")
     with pytest.raises(SystemExit):
@@ -102,9 +102,7 @@ def test_a_process_is_alive_as_long_as_it_holds_its_lock(tmp_path: Path) -> None
     assert search.is_free(path) and not path.exists()
 
 
-def test_a_database_that_another_machine_makes_just_now_is_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_database_that_another_makes_just_now_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make, tries = search.RDBStorage, []
 
     def make_later(*args: Any, **kwargs: Any) -> optuna.storages.RDBStorage:
@@ -125,10 +123,8 @@ def test_a_study_of_other_settings_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="weights was a, is now b"):
         open_study(definition, tmp_path, url, "study", {"weights": "b"})
     open_study(definition, tmp_path, url, "other", {"weights": "b"})
-    for place, named in (
-        ("nonsense://me:secret@somewhere/db", "nonsense://me:***@somewhere/db"),
-        ("sqlite:////no/x",) * 2,
-    ):
+    for place in ("nonsense://me:secret@somewhere/db", "sqlite:////no/x"):
         with pytest.raises(ValueError, match=r"cannot be opened: [^\n]*Expected --storage") as error:
             open_study(definition, tmp_path, place, "study", {})
-        assert f"the storage {named} cannot" in str(error.value) and "secret" not in str(error.value)
+        shown = place.replace("secret", "***")
+        assert f"the storage {shown} cannot" in str(error.value) and "secret" not in str(error.value)
