@@ -4,7 +4,6 @@
 """
 
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from callbacks.results import Results
 from callbacks.run import checks as run_checks
 from callbacks.run import choice, training_folder
 from callbacks.run.config import RunConfig
+from callbacks.run.messages import silence_libraries
 from callbacks.run.parser import Parser, read_whole_numbers
 from callbacks.run.processes import run_to_end
 from lightning_modules.checkpoints import CheckpointReader
@@ -74,7 +74,7 @@ def main(args: Sequence[str] | None = None) -> SegmentationCLI:
     args = list(sys.argv[1:] if args is None else args)
     choice.check_choices(args)
     read_whole_numbers()
-    warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
+    silence_libraries()
     outer_run = wandb.run
     try:
         return SegmentationCLI(

@@ -1,6 +1,7 @@
 """The base class of all test-time methods: a callback that sets itself as the module's predictor."""
 
 import inspect
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from itertools import product
@@ -18,6 +19,10 @@ from lightning_modules.predictor import lay_out, predict_plainly
 from lightning_modules.segmentation import SegmentationModule
 
 __all__ = ["Adaptation", "Method", "TooLargeError", "evaluating", "require_segmentation"]
+
+LARGEST = (
+    160.0  # no normalised image has larger values, also if only a mean of over 100 is subtracted from 8-bit levels
+)
 
 
 class Method(Callback, ABC):
@@ -103,7 +108,14 @@ class Method(Callback, ABC):
                 f"the image is a tensor of shape {tuple(image.shape)} and type {image.dtype}: expected (B, 3, H, W), "
                 "floating point, normalised as in training; for one image use image[None]"
             )
-        finite = image.isfinite().flatten(1).all(dim=1).tolist()
+        peaks = image.abs().flatten(1).amax(dim=1).tolist()  # NaN and infinity propagate
+        finite = [math.isfinite(peak) for peak in peaks]
+        if any(fine and peak > LARGEST for fine, peak in zip(finite, peaks, strict=True)):
+            self._warn(
+                f"an image has values of up to {max(filter(math.isfinite, peaks)):g}: expected an image normalised as "
+                "in training, such as (value / 255 - mean) / std",
+                more="",
+            )
         sound = [place for place, fine in enumerate(finite) if fine]
         groups = [[place] for place in sound] if self.per_image or not sound else [sound]
         for places in groups:
@@ -156,14 +168,23 @@ class Method(Callback, ABC):
         with evaluating(network):
             return Adaptation(predict_plainly(network, finite), note=reason, fallback=True)
 
-    def _warn(self, message: str) -> None:
+    def _warn(self, message: str, more: str = ". Further images like this are counted in the results.") -> None:
         if message not in self._warned:
             self._warned.add(message)
-            rank_zero_warn(f"{type(self).__name__}: {message}. Further images like this are counted in the results.")
+            rank_zero_warn(f"{type(self).__name__}: {message}{more}")
 
     def settings(self) -> dict[str, Any]:
-        """Returns the method's class name and arguments, for reports."""
+        """Returns the method's class name and arguments, for reports.
+
+        Raises:
+            ValueError: If an argument is not stored under its name.
+        """
         names = list(inspect.signature(type(self).__init__).parameters)[1:]
+        if lost := [name for name in names if not hasattr(self, name)]:
+            raise ValueError(
+                f"{type(self).__name__} does not store its argument {lost[0]}: expected self.{lost[0]} = {lost[0]} in "
+                "its constructor, as results and searches read the settings from there"
+            )
         return {"name": type(self).__name__, **{name: getattr(self, name) for name in names}}
 
     def vary(self, values: Mapping[str, Any]) -> Self:

@@ -18,7 +18,7 @@ from callbacks.adaptation.arguments import check_number, check_refine, check_ste
 from callbacks.adaptation.parameters import select_parameters
 from callbacks.adaptation.passes import Passes
 from callbacks.adaptation.refinement import refine_edges
-from callbacks.adaptation.steps import evaluating, in_float16, moving, seeded, take_step, try_scales
+from callbacks.adaptation.steps import evaluating, in_float16, moving, seeded, take_step, try_loss_scales
 from callbacks.adaptation.stopping import Deadline, Pace
 from callbacks.iabn import adaptive_batch_norm, check_batch_norm
 from callbacks.method import Adaptation, Method
@@ -30,8 +30,8 @@ from lightning_modules.semantics import Semantics, check_semantics
 
 DEFAULT_TRAINABLE = ("layer3", "layer4", "head")
 # Arguments that do not affect the mean over the label views; and those that do not affect the steps.
-LEAVE_THE_VIEWS = ("psi", "num_steps", "lr", "trainable", "final_views", "trust", "refine")
-LEAVE_THE_STEPS = ("num_steps", "trust", "refine")
+NOT_IN_THE_VIEWS = ("psi", "num_steps", "lr", "trainable", "final_views", "trust", "refine")
+NOT_IN_THE_STEPS = ("num_steps", "trust", "refine")
 SWITCHES = {"flip": True, "grayscale": False, "autocontrast": False}  # defaults of a view set
 UNLABELLED = "no pixel passed the confidence threshold, so no step was taken"
 
@@ -147,20 +147,20 @@ class SegTTT(Method):
         number of steps finds its own loss scale.
         """
         numbered = [(number, one) for number, one in enumerate(variants) if isinstance(one, SegTTT)]
-        leave_the_steps = [name for name in LEAVE_THE_STEPS if name != "num_steps" or not in_float16(image.device)]
-        for same_views in _group(numbered, LEAVE_THE_VIEWS):
+        not_in_the_steps = [name for name in NOT_IN_THE_STEPS if name != "num_steps" or not in_float16(image.device)]
+        for same_views in _group(numbered, NOT_IN_THE_VIEWS):
             method = same_views[0][1]
             deadline = Deadline(method.time_budget_ms, method._pace, image)
             with evaluating(network), adaptive_batch_norm(network, method.alpha):
                 fused, copies = method._fuse(network, image)
                 distrusted = any(one.trust < 1 for _, one in same_views)
                 own = predict_logits(network, image).float().softmax(dim=1) if distrusted else None
-                for same_steps in _group(same_views, leave_the_steps):
+                for same_steps in _group(same_views, not_in_the_steps):
                     method = same_steps[0][1]
                     target = method._label(fused).repeat(copies, 1, 1)
                     counts = sorted({one.num_steps for _, one in same_steps})
                     take_steps = partial(method._take_steps, network, image, target, counts, deadline)
-                    for count, outcome in zip(counts, try_scales(take_steps, image.device), strict=True):
+                    for count, outcome in zip(counts, try_loss_scales(take_steps, image.device), strict=True):
                         for number, one in same_steps:
                             if one.num_steps == count:
                                 yield number, one._finish(outcome, own, image)

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from callbacks.adaptation.alpha import Alpha, read_alpha
 from callbacks.adaptation.arguments import check_choice, check_steps, check_trust
-from callbacks.adaptation.steps import moving, restore, take_step, try_scales
+from callbacks.adaptation.steps import moving, restore, take_step, try_loss_scales
 from callbacks.iabn import adaptive_batch_norm, check_batch_norm
 from callbacks.method import Adaptation, Method
 from lightning_modules.predictor import predict_logits
@@ -83,7 +83,7 @@ class Tent(Method):
         """Predicts one image; see `Method.adapt`."""
         with adaptive_batch_norm(network, self.alpha):
             own = predict_logits(network, image).float().softmax(dim=1) if self.trust < 1 else None
-            (outcome,) = try_scales(lambda scale: [self._learn(network, image, scale)], image.device)
+            (outcome,) = try_loss_scales(lambda scale: [self._learn(network, image, scale)], image.device)
         return outcome if own is None else outcome.temper(own, self.trust)
 
     def forget(self) -> None:

@@ -291,7 +291,7 @@ class SegmentationDataModule(LightningDataModule, ABC):
         """Returns the loader of augmented, shuffled training crops."""
         self.keep_protocol("train on it")
         dataset = self.make_dataset("train", self.training_transform)
-        sampler = EpochSampler(len(dataset), self.repeats, *self._place(), seed=self.seed)
+        sampler = EpochSampler(len(dataset), self.repeats, *self._find_rank(), seed=self.seed)
         if len(sampler) < self.batch_size:
             raise ValueError(
                 f"{dataset.domain} gives this process {len(sampler)} training images, fewer than one batch of "
@@ -339,7 +339,7 @@ class SegmentationDataModule(LightningDataModule, ABC):
             done = done_by_domain.get(dataset.domain, ())
             planned = opened.batches if opened else batches  # otherwise Lightning applies the limit
             batches = [batch for batch in planned if not all(dataset.name(index) in done for index in batch)]
-        rank, world_size = self._place()
+        rank, world_size = self._find_rank()
         indices = share_batches(batches, rank, world_size)
         uncounted = labelled and len(batches) < world_size
         loader = self._load(dataset, UncountedSampler(indices) if uncounted else indices, self.eval_batch_size)
@@ -365,7 +365,7 @@ class SegmentationDataModule(LightningDataModule, ABC):
         """Splits a data set into batches, in order, the same for any number of processes; the last may be smaller."""
         return list(BatchSampler(range(len(dataset)), self.eval_batch_size, drop_last=False))
 
-    def _place(self) -> tuple[int, int]:
+    def _find_rank(self) -> tuple[int, int]:
         """Returns (rank, world size) of this process."""
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 

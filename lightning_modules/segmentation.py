@@ -276,10 +276,11 @@ class SegmentationModule(LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Renames a checkpoint's weights to this module's names, and checks its origin.
+        """Checks a checkpoint's origin, and renames its weights to this module's names.
 
         Raises ValueError if it is of another network, other classes or another training method, or cannot be resumed.
         """
+        check_origin(self, checkpoint)  # first: it knows why the sizes of the weights may differ
         own = self.state_dict()
         method = take_method_state(own)
         fits = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
@@ -288,7 +289,6 @@ class SegmentationModule(LightningModule):
             check_method_state(type(self.training_method).__name__, method, saved)
             method = dict(saved["state"])
         checkpoint["state_dict"] = fit_weights(own, checkpoint["state_dict"]) | method
-        check_origin(self, checkpoint)
         if fits and "optimizer_states" not in checkpoint:
             raise ValueError(
                 "the checkpoint contains only weights, so `fit` cannot continue from it: expected one that `fit` wrote"

@@ -177,7 +177,7 @@ def test_method_runs_one_batch(name: str, tmp_path: Path) -> None:
     assert cli.trainer.callback_metrics["test/miou"] >= 0
 
 
-def test_ddp_fragment_trains_on_two_processes_as_far_as_a_cpu_can(tmp_path: Path) -> None:
+def test_the_ddp_fragment_trains_on_one_process_of_a_cpu(tmp_path: Path) -> None:
     """The GPU fragment on a CPU: what it says is parsed; devices and SyncBN need GPUs, so one process runs here."""
     more = [f"--config={CONFIGS / 'trainer' / 'ddp.yaml'}", "--trainer.accelerator=cpu", "--trainer.devices=1"]
     cli = main(["fit", *arguments(tmp_path, *more, "--trainer.sync_batchnorm=false", *ONE_BATCH)])

@@ -128,6 +128,9 @@ def test_a_checkpoint_of_other_classes_is_refused(classes: list[str], said: str,
         with pytest.raises(ValueError, match=said):
             own.run("test", tmp_path, other, *words)
     own.test(tmp_path, other, "--model.other_classes=true")
+    fewer = f"--config={write_config(tmp_path, own.data, classes[:2])}"
+    with pytest.raises(ValueError, match="was trained with other classes than the data has"):  # not: another network
+        own.run("test", tmp_path, fewer, own.restore)
 
 
 def test_weights_of_other_programs_are_scored_but_not_trained_on(own: Own, tmp_path: Path) -> None:

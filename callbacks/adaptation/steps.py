@@ -106,7 +106,7 @@ def in_float16(device: torch.device) -> bool:
     return torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type) == torch.float16
 
 
-def try_scales(adapt: Callable[[float], Iterable[Adaptation]], device: torch.device) -> Iterator[Adaptation]:
+def try_loss_scales(adapt: Callable[[float], Iterable[Adaptation]], device: torch.device) -> Iterator[Adaptation]:
     """Adapts with the largest loss scale that gives finite outcomes; outside float16, once with scale 1."""
     if in_float16(device):
         for scale in HALF_LOSS_SCALES[:-1]:

@@ -57,6 +57,8 @@ def finish_run(
     if any(sum(scores["reliability"]["pixels"]) for scores in summary["domains"].values()):
         write_file(root / RELIABILITY, encode_figure(draw_reliability(summary["domains"])))
     write_json(root / SUMMARY, summary)  # after the other results
+    if not domains:
+        return  # stopped before the first image: nothing to show
     rank_zero_info(f"{'Results' if complete else 'Results of an interrupted run'}: {root / SUMMARY}")
     try:
         show_run(run, trainer, domains, pictures)

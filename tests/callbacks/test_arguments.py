@@ -1,6 +1,7 @@
 """Every argument outside its range, and every network that a method cannot take, is a clear error."""
 
 import math
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -117,3 +118,21 @@ def test_a_network_that_a_method_cannot_take_is_a_clear_error(method: Any, messa
         with pytest.raises(ValueError, match=message):
             call(network)
     before.check(network)
+
+
+def test_an_image_of_8_bit_levels_is_warned_of_and_normalised_ones_are_not() -> None:
+    network, image = TinyNetwork().eval(), make_images(2)
+    with pytest.warns(UserWarning, match=r"values of up to 255: expected an image normalised as in training.*std$"):
+        IaBN(0.3).predict(network, torch.stack([image[0], torch.full_like(image[1], 255.0)]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        IaBN(0.3).predict(network, 151 * image / image.abs().max())  # 255 - 104, the smallest mean of Caffe's networks
+
+
+def test_a_method_that_does_not_store_an_argument_is_a_clear_error() -> None:
+    class Forgetful(IaBN):
+        def __init__(self, alpha: float = 0.1, size: int = 3) -> None:
+            super().__init__(alpha)
+
+    with pytest.raises(ValueError, match=r"Forgetful does not store its argument size: expected self.size = size in"):
+        Forgetful().settings()
