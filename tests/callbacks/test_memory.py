@@ -1,6 +1,8 @@
 import gc
 import weakref
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -10,13 +12,9 @@ from callbacks import TTA, IaBN, Method, SegTTT
 from callbacks.method import TooLargeError, is_out_of_memory
 from tests.fakes import TinyNetwork, make_images, unchanged
 
-
-def cuda_error() -> RuntimeError:
-    return torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nA second line that nobody reads")
-
-
-def cpu_error() -> RuntimeError:
-    return RuntimeError("err == 0. DefaultCPUAllocator: can't allocate memory: 9999 bytes.")
+CUDA = "CUDA out of memory. Tried to allocate 2.00 GiB.\nA second line that nobody reads"
+cuda_error = partial(torch.OutOfMemoryError, CUDA)
+cpu_error = partial(RuntimeError, "err == 0. DefaultCPUAllocator: can't allocate memory: 9999 bytes.")
 
 
 class LimitedNetwork(TinyNetwork):
@@ -70,25 +68,18 @@ def test_other_errors_pass_through_unchanged(method: Method, error: BaseExceptio
     assert caught.value is error or (isinstance(error, ValueError) and caught.value.__cause__ is error)
 
 
-class KeepsTrack(TinyNetwork):
-    """Runs out of memory once, and knows whether what the failed pass made is still there at the next one."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.made: list[weakref.ref[Tensor]] = []
-        self.alive: list[int] = []
-
-    def forward(self, image: Tensor) -> Tensor:
-        output = super().forward(image)
-        if output.requires_grad and not self.made:
-            self.made.append(weakref.ref(output))
-            raise cuda_error()
-        self.alive.append(sum(made() is not None for made in self.made))
-        return output
-
-
 def test_what_filled_the_memory_is_gone_when_the_error_is_raised() -> None:
-    network, method = KeepsTrack(), SegTTT(num_steps=1, scales=(0.5,))
+    network, method = TinyNetwork(), SegTTT(num_steps=1, scales=(0.5,))
+    made: list[weakref.ref[Tensor]] = []
+    alive: list[bool] = []
+
+    def fail_once(module: Any, inputs: Any, output: Tensor) -> None:
+        if output.requires_grad and not made:
+            made.append(weakref.ref(output))
+            raise cuda_error()
+        alive.append(bool(made and made[0]() is not None))
+
+    network.register_forward_hook(fail_once)
     gc.disable()  # it must not take the collector of cycles
     try:
         with pytest.raises(TooLargeError):
@@ -96,7 +87,7 @@ def test_what_filled_the_memory_is_gone_when_the_error_is_raised() -> None:
         method.predict(network, make_images(1, 64, 96))
     finally:
         gc.enable()
-    assert len(network.alive) > 2 and not any(network.alive[-2:])
+    assert len(alive) > 2 and not any(alive[-2:])
 
 
 def test_tensors_of_an_image_are_gone_with_its_prediction(method: Method) -> None:

@@ -169,15 +169,9 @@ def test_modes_of_autograd_around_a_prediction_do_not_change_it(method: Method, 
         assert torch.equal(probabilities, method.vary({}).predict(network, make_images(2)))
 
 
-class ReturnsDict(TinyNetwork):
-    """As torchvision's segmentation networks, but that its logits are smaller than the image."""
-
-    def forward(self, image: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
-        return {"out": super().forward(image)}
-
-
 def test_logits_that_are_small_or_in_a_dict_are_found_and_upsampled(method: Method) -> None:
-    network, image = ReturnsDict(upsample=False).train(), make_images(1, 31, 45)
+    network, image = TinyNetwork(upsample=False).train(), make_images(1, 31, 45)
+    network.register_forward_hook(lambda module, inputs, logits: {"out": logits})  # as torchvision's
     with unchanged(network):
         probabilities = method.predict(network, image)
     assert probabilities.shape == (1, 5, 31, 45)
@@ -205,8 +199,9 @@ def test_image_with_a_pixel_that_is_not_finite_falls_back_alone(method: Method) 
 def test_loss_that_becomes_nan_falls_back_to_the_plain_prediction(semantics: Any) -> None:
     network, images = TinyNetwork(), make_images(2)
     method = SegTTT(lr=1e30, num_steps=5, scales=(0.5,), semantics=semantics)
-    with unchanged(network), pytest.warns(UserWarning, match="a smaller lr may help"):
+    with unchanged(network), pytest.warns(UserWarning, match="a smaller lr may help") as caught:
         probabilities = method.predict(network, images)
+    assert len(caught) == 1  # not one for each image
     assert [adaptation.fallback for adaptation in method.adaptations] == [True, True]
     assert torch.equal(probabilities, torch.cat([predict_plainly(network, image[None]) for image in images]))
 

@@ -285,19 +285,19 @@ def test_overlay_of_an_image_that_the_network_saw_smaller_has_the_size_on_disk()
 
 
 def test_a_batch_is_written_as_its_images(tmp_path: Path) -> None:
-    for batch_size in (1, 3):
-        predict(tmp_path / str(batch_size), FakeDataModule(eval_batch_size=batch_size), IaBN())
+    for size in (1, 3):
+        predict(tmp_path / str(size), FakeDataModule(eval_batch_size=size), IaBN())
     assert read_files(tmp_path / "1") == read_files(tmp_path / "3")
 
 
 def test_batches_of_a_run_that_goes_on_are_those_of_a_whole_run(tmp_path: Path) -> None:
     """AdaBN looks at the whole batch: where part of one is done, it is predicted again, and what is there stays."""
-    predict(tmp_path / "whole", FakeDataModule(length=8, eval_batch_size=3), AdaBN())
-    predict(tmp_path / "cut", FakeDataModule(length=8, eval_batch_size=3), AdaBN(), limit_predict_batches=2)
-    (tmp_path / "cut" / "labels" / "blocks" / "blocks_4.png").unlink()
-    left = list_predicted(tmp_path / "cut", FakeDataModule(length=8, eval_batch_size=3), AdaBN())
-    assert left == [f"blocks_{number}" for number in (3, 4, 5, 6, 7)]
-    assert read_files(tmp_path / "cut") == read_files(tmp_path / "whole")
+    cut, data = tmp_path / "cut", FakeDataModule(length=8, eval_batch_size=3)
+    predict(tmp_path / "whole", data, AdaBN())
+    predict(cut, data, AdaBN(), limit_predict_batches=2)
+    (cut / "labels" / "blocks" / "blocks_4.png").unlink()
+    assert list_predicted(cut, data, AdaBN()) == [f"blocks_{number}" for number in (3, 4, 5, 6, 7)]
+    assert read_files(cut) == read_files(tmp_path / "whole")
 
 
 def test_what_cannot_be_written_is_a_clear_error(tmp_path: Path) -> None:
@@ -313,12 +313,9 @@ def test_what_cannot_be_written_is_a_clear_error(tmp_path: Path) -> None:
 
 
 def test_lines_that_a_kill_cut_off_and_those_of_other_processes_are_merged(tmp_path: Path) -> None:
-    lines = {
-        "predictions.jsonl": '{"domain": "d", "name": "b", "n": 1}\n{"domain": "d", "na',
-        "predictions.rank1.jsonl": '{"domain": "d", "name": "a", "n": 2}\n{"domain": "d", "name": "b", "n": 3}\n',
-    }
-    for name, text in lines.items():
-        (tmp_path / name).write_text(text)
+    others = '{"domain": "d", "name": "a", "n": 2}\n{"domain": "d", "name": "b", "n": 3}\n'
+    (tmp_path / "predictions.jsonl").write_text('{"domain": "d", "name": "b", "n": 1}\n{"domain": "d", "na')
+    (tmp_path / "predictions.rank1.jsonl").write_text(others)
     folder = PredictionFolder(tmp_path, ["labels"])
     folder.merge_records()
     assert [path.name for path in tmp_path.iterdir()] == ["predictions.jsonl"]

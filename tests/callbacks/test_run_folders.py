@@ -5,8 +5,10 @@ import os
 import signal
 import time
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from pytorch_lightning import Callback
@@ -53,9 +55,8 @@ def test_without_a_folder_the_newest_unfinished_run_goes_on(tmp_path: Path) -> N
     assert len(run_logged(tmp_path, IaBN(0.2), overwrite=True)) == 9
     assert list_found(csv / "version_2") == [0]
     assert len(run_logged(tmp_path)) == 9  # all of this command are finished: a new one
-    assert read_summary(max(csv.glob("version_*/results.json"), key=os.path.getmtime).parent) == read_summary(
-        csv / "version_0"
-    )
+    newest = max(csv.glob("version_*/results.json"), key=os.path.getmtime).parent
+    assert read_summary(newest) == read_summary(csv / "version_0")
     lock = FolderLock(csv / "version_2")
     lock.acquire()
     assert len(run_logged(tmp_path, IaBN(0.2))) == 9  # the unfinished one is still going on elsewhere
@@ -77,19 +78,19 @@ def test_a_folder_that_another_run_writes_into_is_refused(stage: str, tmp_path: 
     hold = "import sys, time; from pathlib import Path; from callbacks.run.lock import FolderLock\n"
     hold += "lock = FolderLock(Path(sys.argv[1])); lock.acquire(); Path('held').touch(); time.sleep(60)"
     holder = programs.start(["-c", hold, str(out)], tmp_path)
+    trainer = make_trainer(tmp_path, callbacks=[Results(str(out), report=False)])
+    start = partial(getattr(trainer, stage), make_module(), datamodule=make_data())
     try:
         wait_for((tmp_path / "held").exists)
         message = rf"another run is writing to {out}: process {holder.pid} on .*another results.folder"
         for _ in range(2):
             with pytest.raises(FolderInUseError, match=message):
-                trainer = make_trainer(tmp_path, callbacks=[Results(str(out), report=False)])
-                getattr(trainer, stage)(make_module(), datamodule=make_data())
+                start()
         assert [path.name for path in out.iterdir()] == [".lock"]
     finally:
         holder.kill()
         holder.wait()
-    trainer = make_trainer(tmp_path, callbacks=[Results(str(out), report=False)])
-    getattr(trainer, stage)(make_module(), datamodule=make_data())
+    start()
     assert not (out / ".lock").exists()
 
 
@@ -114,20 +115,15 @@ def test_a_lock_ends_with_its_run_and_is_not_inherited(tmp_path: Path) -> None:
 
 
 def test_a_file_system_without_locks_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: Any) -> None:
-        raise OSError(95, "Operation not supported")
-
-    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(fcntl, "flock", Mock(side_effect=OSError(95, "Operation not supported")))
     with pytest.warns(UserWarning, match="cannot be locked"):
         run(tmp_path / "out")
     assert read_summary(tmp_path / "out")["complete"] is True
 
 
 def test_after_an_error_the_folder_is_unlocked_and_the_trainer_as_before(tmp_path: Path) -> None:
-    data, stop = make_data(), Stop(1)
-    trainer = make_trainer(
-        tmp_path, callbacks=[stop, Results(str(tmp_path / "out"), panels=0, report=False)], limit_test_batches=3
-    )
+    data, results = make_data(), Results(str(tmp_path / "out"), panels=0, report=False)
+    trainer = make_trainer(tmp_path, callbacks=[Stop(1), results], limit_test_batches=3)
     with pytest.raises(RuntimeError, match="stopped"):
         trainer.test(make_module(), datamodule=data)
     assert trainer.limit_test_batches == 3 and len(data.test_dataloader()[0]) == 4
@@ -179,9 +175,7 @@ def test_a_search_with_another_grid_is_another_run(tmp_path: Path) -> None:
 
 
 def test_arguments_that_earlier_revisions_lacked_are_no_difference_at_their_default() -> None:
-    earlier = {"method": {"name": "TTA", "alpha": 0.1}}
-    assert (
-        find_differences(earlier, {"method": {"name": "TTA", "alpha": 0.1, "autocontrast": False, "refine": 0}}) == []
-    )
-    now = {"method": {"name": "TTA", "alpha": 0.1, "autocontrast": False, "refine": 3}}
-    assert find_differences(earlier, now) == ["method.refine was 0, is now 3"]
+    earlier = {"name": "TTA", "alpha": 0.1}
+    for refine, expected in ((0, []), (3, ["method.refine was 0, is now 3"])):
+        now = {**earlier, "autocontrast": False, "refine": refine}
+        assert find_differences({"method": earlier}, {"method": now}) == expected

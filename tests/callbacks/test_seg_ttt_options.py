@@ -1,9 +1,10 @@
-"""What makes Seg-TTT cheaper changes nothing, or just what it says."""
+"""What makes Seg-TTT cheaper changes nothing, or just what it says; and a time budget is kept."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -11,7 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from callbacks import TTA, IaBN, Method, SegTTT
+from callbacks.adaptation import stopping
 from callbacks.adaptation.passes import Passes
+from callbacks.adaptation.stopping import Deadline, Pace
 from callbacks.stages import observing, stage
 from lightning_modules.networks import FCN, DeepLabV1, DeepLabV3Plus, HRNet
 from tests.fakes import Snapshot, TinyNetwork, make_deeplab, make_images, randomize
@@ -81,25 +84,17 @@ def test_statistics_of_stages_that_run_once_are_those_of_as_many_passes(momentum
         torch.testing.assert_close(found, buffer, rtol=1e-5, atol=1e-6, msg=name)
 
 
-def count_runs(module: nn.Module) -> list[tuple[int, ...]]:
-    """Keeps the sizes that a convolution is run with, whoever calls it."""
-    sizes: list[tuple[int, ...]] = []
-    run = module._conv_forward
-    module._conv_forward = lambda x, *args: (sizes.append(tuple(x.shape[-2:])), run(x, *args))[1]
-    return sizes
-
-
 @pytest.mark.parametrize(("semantics", "at_full_size"), [("paper", 1), ("released", 2)])
 def test_head_only_runs_the_frozen_layers_once_at_full_size(semantics: str, at_full_size: int) -> None:
-    network = make_deeplab()
-    layers = [(name, module) for name, module in network.named_modules() if isinstance(module, nn.Conv2d)]
-    counts = {name: count_runs(module) for name, module in layers}
-    head, image = counts.pop("head"), make_images(1, 64, 96)
+    network, image, layers = make_deeplab(), make_images(1, 64, 96), {}
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d):
+            module._conv_forward = layers[name] = Mock(side_effect=module._conv_forward)  # whoever calls the layer
     SegTTT(trainable=["head"], num_steps=4, scales=(0.5, 0.75), semantics=semantics).predict(network, image)
-    assert len(head) == 4 + 4 + 1  # views, steps, prediction
-    for name, sizes in counts.items():  # the released prediction normalises otherwise than the steps
-        assert sum(size == sizes[-1] for size in sizes) == at_full_size, name
-        assert len(sizes) == 4 + at_full_size, name
+    assert layers.pop("head").call_count == 4 + 4 + 1  # views, steps, prediction
+    for name, layer in layers.items():  # the released prediction normalises otherwise than the steps
+        sizes = [call.args[0].shape[-2:] for call in layer.call_args_list]
+        assert sizes.count(sizes[-1]) == at_full_size and len(sizes) == 4 + at_full_size, name
 
 
 # What is measured on a network that has learned something, so that its predictions are not decided by rounding.
@@ -170,3 +165,92 @@ def test_stages_are_observed_also_up_to_an_error_and_not_after_it() -> None:
         pass
     assert set(seen) == {"views", "fusion", "step", "final", "restore"}
     assert (seen.count("views"), seen.count("step"), seen.count("final")) == (4, 4, 1)
+
+
+# The time budget.
+
+IMAGE = torch.zeros(1, 3, 4, 4)
+
+
+class Clock:
+    """A clock that only moves when told to, and the pace of the images that it has timed."""
+
+    def __init__(self) -> None:
+        self.seconds = 100.0
+        self.pace: Pace = {}
+
+    def work(self, milliseconds: float) -> None:
+        self.seconds += milliseconds / 1000
+
+    def adapt(
+        self, limit: float, steps: Sequence[float] = (30,), final: float = 10, most: int = 10, image: Tensor = IMAGE
+    ) -> tuple[int, float]:
+        """Runs an image as Seg-TTT does, the last of the steps over and over; returns their number and milliseconds."""
+        start, count = self.seconds, 0
+        deadline = Deadline(limit, self.pace, image)
+        self.work(10)  # views
+        while deadline.allows_step() and count < most:
+            self.work(steps[min(count, len(steps) - 1)])
+            count += 1
+        self.work(final)
+        deadline.end()
+        return count, 1000 * (self.seconds - start)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(stopping.time, "perf_counter", lambda: clock.seconds)
+    return clock
+
+
+@pytest.mark.parametrize(
+    ("limit", "first", "later"),
+    [(1, 0, 0), (49, 1, 0), (51, 1, 1), (81, 2, 2), (201, 6, 6), (319, 9, 9), (321, 10, 10), (10_000, 10, 10)],
+)
+def test_as_many_steps_are_taken_as_fit(clock: Clock, limit: float, first: int, later: int) -> None:
+    found, took = clock.adapt(limit)
+    assert found == first  # the first step of the very first image is taken on trust
+    assert took <= max(limit, 51)  # views, this one step, and the prediction
+    for _ in range(4):
+        found, took = clock.adapt(limit)
+        assert found == later and took <= max(limit, 20.1)
+
+
+def test_number_of_steps_settles(clock: Clock) -> None:
+    for limit in range(20, 400, 7):
+        for most in (1, 2, 10):
+            numbers = [clock.adapt(limit, most=most)[0] for _ in range(6)]
+            assert len(set(numbers[2:])) == 1, (limit, most, numbers)
+
+
+def test_a_slow_step_does_not_stop_adaptation_for_ever_and_slow_steps_are_not_tried_over_and_over(clock: Clock) -> None:
+    for before, slow, steps in ((0, [5000, 30], 1), (2, [30, 3000, 30], 2)):  # the first step, a later one
+        clock.pace.clear()
+        assert [clock.adapt(201)[0] for _ in range(before)] == [6] * before
+        assert clock.adapt(201, slow)[0] == steps
+        assert [clock.adapt(201)[0] for _ in range(3)][-2:] == [6, 6]
+    clock.pace.clear()
+    assert [clock.adapt(50, [300], final=100)[0] for _ in range(5)] == [1, 0, 0, 0, 0]
+
+
+def test_each_size_has_a_pace_of_its_own(clock: Clock) -> None:
+    for _ in range(2):
+        assert clock.adapt(201)[0] == 6
+        assert clock.adapt(201, [100], image=torch.zeros(1, 3, 8, 8))[0] == 1
+    assert clock.pace == {(1, 3, 4, 4): pytest.approx((30, 10)), (1, 3, 8, 8): pytest.approx((100, 10))}
+
+
+@pytest.mark.parametrize("semantics", ["paper", "released"])
+@pytest.mark.parametrize("budget", [300, 500])
+def test_images_of_a_slow_network_end_within_the_budget(budget: float, semantics: Any, clock: Clock) -> None:
+    network = TinyNetwork()
+    network.register_forward_pre_hook(lambda *_: clock.work(40))  # however busy the machine is
+    method = SegTTT(scales=(0.5,), time_budget_ms=budget, semantics=semantics, num_steps=50)
+    for image in make_images(3).split(1):
+        start = clock.seconds
+        method.predict(network, image)
+        assert 1000 * (clock.seconds - start) <= budget + 40  # what the last pass takes is a guess in the first image
+        (adaptation,) = method.adaptations
+        assert 1 <= adaptation.steps <= (budget + 40) / 40 - 3  # two views and the prediction are passes too
+        assert adaptation.to_record()["steps"] == adaptation.steps

@@ -64,9 +64,8 @@ def test_other_settings_are_refused_before_the_first_image(method: Any, message:
 def test_a_departure_that_is_named_is_noted(tmp_path: Path) -> None:
     released, named = SegTTT(1.0, num_steps=1, scales=[0.5], semantics="released"), ["alpha", "semantics"]
     assert run(tmp_path, released, departures=named)["selection"]["departures"] == named
-    with pytest.raises(
-        ValueError, match=r"departures names beta, which .* does not choose: expected some of alpha, num_steps"
-    ):
+    message = r"departures names beta, which .* does not choose: expected some of alpha, num_steps"
+    with pytest.raises(ValueError, match=message):
         run(tmp_path, IaBN(1.0), departures=["beta"], overwrite=True)
     with pytest.raises(ValueError, match=r"departures is set, but results\.selection is not"):
         Results(departures=["alpha"])

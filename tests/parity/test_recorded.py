@@ -69,8 +69,7 @@ def test_iabn_layer_is_per_sample_unlike_the_authors_pooled_statistics() -> None
 @pytest.mark.parametrize("batch", ["B1", "B2"])
 def test_iabn_layer_in_training_mode_gives_and_moves_what_is_recorded(batch: str, precision: str) -> None:
     layer, x = make_layer(batch, 0.1, precision)
-    recorded = LAYER[f"{batch}_train_{precision}"]
-    assert largest_difference(layer.train()(x), recorded) <= 1e-6 * max(1.0, float(np.abs(recorded).max()))
+    assert_recorded(layer.train()(x), LAYER[f"{batch}_train_{precision}"])
     for name in ("running_mean", "running_var"):
         assert largest_difference(getattr(layer, name), LAYER[f"{batch}_train_{name}_after_{precision}"]) <= 1e-6
 

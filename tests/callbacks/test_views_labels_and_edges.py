@@ -1,13 +1,18 @@
+"""Functions on one image: its views, its pseudo labels, and edge refinement."""
+
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
-from torch import Tensor, nn
+from torch import Tensor
 
-from callbacks import TTA, SegTTT
+from callbacks import TTA, IaBN, Method, SegTTT
+from callbacks.adaptation.refinement import refine_edges, weigh_neighbours
 from callbacks.pseudo_labels import fuse_views, pseudo_labels
 from callbacks.views import IMAGENET, Normalization, View, make_views
-from tests.fakes import make_images
+from tests.fakes import TinyNetwork, make_images
 
 RESAMPLINGS = ["device", "pillow"]
 
@@ -44,13 +49,9 @@ def test_grayscale_and_autocontrast_are_pillows() -> None:
     gray = np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
     stretched = np.asarray(ImageOps.autocontrast(Image.fromarray(pixels), 1))  # 1 % is cut off at both ends
     assert stretched[..., :2].min() == 0 and stretched[..., :2].max() == 255 and (stretched[..., 2] == 7).all()
-    cases = (
-        (View(grayscale=True), gray),
-        (View(autocontrast=True), stretched),
-        (View(1, True, False, True), stretched),
-    )
+    views = {View(grayscale=True): gray, View(autocontrast=True): stretched, View(1, True, False, True): stretched}
     for resampling in RESAMPLINGS:
-        for view, expected in cases:
+        for view, expected in views.items():
             made = view.invert(view.apply(image, resampling=resampling), (20, 30))
             levels = (IMAGENET.undo(made) * 255).round()[0].permute(1, 2, 0).numpy()
             off = np.abs(levels - expected)
@@ -98,16 +99,6 @@ def test_view_that_is_too_small_is_named() -> None:
         View(0.01).apply(make_images(1))
 
 
-def test_fused_map_is_the_mean_of_the_views_softmax_brought_back() -> None:
-    network, image = nn.Conv2d(3, 4, 1).requires_grad_(False), make_images(2)
-    views = (View(), View(1.0, flip=True), View(0.5), View(0.5, True, True))
-    undone = [view.invert(network(view.apply(image)).softmax(dim=1), (32, 48)) for view in views]
-    torch.testing.assert_close(fuse_views(network, image, views), torch.stack(undone).mean(dim=0))
-    torch.testing.assert_close(  # a network that looks at single pixels does not see the flip
-        fuse_views(network, image, views[:2]), network(image).softmax(dim=1)
-    )
-
-
 def loop_over_pixels(probabilities: np.ndarray, psi: float, strict: bool) -> np.ndarray:
     """Eq. 6-8, pixel by pixel."""
     labels = np.full(probabilities.shape[1:], 255)
@@ -131,6 +122,77 @@ def test_pseudo_labels_follow_the_formula_per_class_and_per_sample(psi: float, s
     for single, label in zip(MAPS, labels, strict=True):
         assert np.array_equal(label.numpy(), loop_over_pixels(single.numpy(), psi, strict))
         assert torch.equal(pseudo_labels(single, psi, strict), label)
+
+
+# Edge refinement.
+
+STEPS = SegTTT(0.3, num_steps=2, lr=0.1, scales=(0.5, 1.0))
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def refine_slowly(probabilities: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """One iteration pixel by pixel, as docs/methods.md has it."""
+    height, width = image.shape[1:]
+    refined = np.zeros_like(probabilities)
+    offsets = [(down, right) for down, right in product((-1, 0, 1), repeat=2) if down or right]
+    for row, column in product(range(height), range(width)):
+        places = [
+            (min(max(row + down * far, 0), height - 1), min(max(column + right * far, 0), width - 1))
+            for far, (down, right) in product((1, 2, 4), offsets)
+        ]
+        colours = np.array([image[:, y, x] for y, x in places])
+        own = image[:, row, column]
+        deviation = np.concatenate([colours, own[None]]).std(axis=0)
+        weights = np.exp(-(np.abs(colours - own) / (0.1 * deviation + 1e-6)).mean(axis=1))
+        neighbours = np.array([probabilities[:, y, x] for y, x in places])
+        refined[:, row, column] = weights / weights.sum() @ neighbours
+    return refined
+
+
+def test_it_is_the_formula_of_the_docs() -> None:
+    image, probabilities = draw(1, 3, 7, 9), draw(1, 4, 7, 9, seed=1).softmax(dim=1)
+    expected = probabilities[0].double().numpy()
+    for iterations in (1, 2):
+        expected = refine_slowly(expected, image[0].double().numpy())
+        np.testing.assert_allclose(refine_edges(probabilities, image, iterations)[0].numpy(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (33, 17)])
+def test_it_keeps_probabilities_and_what_is_the_same_everywhere(size: tuple[int, int]) -> None:
+    image, probabilities = draw(2, 3, *size), draw(2, 5, *size, seed=1).softmax(dim=1)
+    refined = refine_edges(probabilities, image, 3)
+    torch.testing.assert_close(refined.sum(dim=1), torch.ones(2, *size))
+    assert refined.min() >= 0 and refine_edges(probabilities, image, 0) is probabilities
+    same = torch.tensor([0.7, 0.3]).view(1, 2, 1, 1).expand(2, 2, *size)
+    torch.testing.assert_close(refine_edges(same, image, 3), same)
+    flat = weigh_neighbours(torch.full_like(image, 0.4))  # without a difference, all weigh the same
+    torch.testing.assert_close(flat, torch.full_like(flat, 1 / 24))
+
+
+def test_each_image_is_refined_alone_and_however_it_is_normalised() -> None:
+    image, probabilities = draw(2, 3, 12, 20), draw(2, 4, 12, 20, seed=1).softmax(dim=1)
+    together = refine_edges(probabilities, image, 2)
+    alone = torch.cat([refine_edges(*pair, 2) for pair in zip(probabilities.split(1), image.split(1), strict=True)])
+    torch.testing.assert_close(together, alone)
+    normalised = (image - draw(1, 3, 1, 1, seed=2)) / (0.1 + draw(1, 3, 1, 1, seed=3))
+    torch.testing.assert_close(refine_edges(probabilities, normalised, 2), together, rtol=1e-3, atol=1e-4)
+    assert weigh_neighbours(image).shape == (2, 24, 12, 20)
+
+
+@pytest.mark.parametrize(
+    "method", [IaBN(0.3), TTA(0.3, (0.5, 1.0)), *(STEPS.vary({"trust": trust}) for trust in (0, 0.8, 1))]
+)
+@pytest.mark.parametrize("half", [False, True])
+def test_a_method_refines_what_it_would_predict_without_in_float32(method: Method, half: bool) -> None:
+    network, image = TinyNetwork(upsample=False), draw(2, 3, 32, 48)
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        plain = method.predict(network, image)
+        refined = method.vary({"refine": 3}).predict(network, image)
+    assert refined.dtype == torch.float32 and not torch.equal(refined, plain)
+    torch.testing.assert_close(refined, refine_edges(plain, image, 3))
 
 
 @pytest.mark.cuda
