@@ -99,6 +99,16 @@ def test_view_that_is_too_small_is_named() -> None:
         View(0.01).apply(make_images(1))
 
 
+def test_fused_map_is_the_mean_of_the_views_softmax_brought_back() -> None:
+    network, image = torch.nn.Conv2d(3, 4, 1).requires_grad_(False), make_images(2)
+    views = (View(), View(1.0, flip=True), View(0.5), View(0.5, True, True))
+    undone = [view.invert(network(view.apply(image)).softmax(dim=1), (32, 48)) for view in views]
+    torch.testing.assert_close(fuse_views(network, image, views), torch.stack(undone).mean(dim=0))
+    torch.testing.assert_close(  # a network that looks at single pixels does not see the flip
+        fuse_views(network, image, views[:2]), network(image).softmax(dim=1)
+    )
+
+
 def loop_over_pixels(probabilities: np.ndarray, psi: float, strict: bool) -> np.ndarray:
     """Eq. 6-8, pixel by pixel."""
     labels = np.full(probabilities.shape[1:], 255)
