@@ -20,9 +20,7 @@ from lightning_modules.segmentation import SegmentationModule
 
 __all__ = ["Adaptation", "Method", "TooLargeError", "evaluating", "require_segmentation"]
 
-LARGEST = (
-    160.0  # no normalised image has larger values, also if only a mean of over 100 is subtracted from 8-bit levels
-)
+LARGEST = 160.0  # above any normalised image, even one of 8-bit levels of which only Caffe's means were subtracted
 
 
 class Method(Callback, ABC):
@@ -110,10 +108,10 @@ class Method(Callback, ABC):
             )
         peaks = image.abs().flatten(1).amax(dim=1).tolist()  # NaN and infinity propagate
         finite = [math.isfinite(peak) for peak in peaks]
-        if any(fine and peak > LARGEST for fine, peak in zip(finite, peaks, strict=True)):
+        if any(LARGEST < peak < math.inf for peak in peaks):
             self._warn(
-                f"an image has values of up to {max(filter(math.isfinite, peaks)):g}: expected an image normalised as "
-                "in training, such as (value / 255 - mean) / std",
+                f"an image has values above {LARGEST:g}: expected one normalised as in training, such as (value / 255 "
+                "- mean) / std",
                 more="",
             )
         sound = [place for place, fine in enumerate(finite) if fine]

@@ -122,8 +122,11 @@ def test_a_network_that_a_method_cannot_take_is_a_clear_error(method: Any, messa
 
 def test_an_image_of_8_bit_levels_is_warned_of_and_normalised_ones_are_not() -> None:
     network, image = TinyNetwork().eval(), make_images(2)
-    with pytest.warns(UserWarning, match=r"values of up to 255: expected an image normalised as in training.*std$"):
-        IaBN(0.3).predict(network, torch.stack([image[0], torch.full_like(image[1], 255.0)]))
+    method, levels = IaBN(0.3), torch.stack([image[0], torch.full_like(image[1], 255.0)])
+    with pytest.warns(UserWarning, match=r"values above 160: expected one normalised as in training.*std$") as caught:
+        method.predict(network, levels)
+        method.predict(network, levels - 1)
+    assert len(caught) == 1
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         IaBN(0.3).predict(network, 151 * image / image.abs().max())  # 255 - 104, the smallest mean of Caffe's networks
