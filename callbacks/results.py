@@ -1,6 +1,7 @@
 """One record per image, streamed to disk, and one summary per run; interrupted runs resume."""
 
 import json
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import IO, Any
@@ -159,11 +160,11 @@ class Results(Callback):
     on_validation_batch_end = on_test_batch_end
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Adds a column to Lightning's table for each data set with no images left: Lightning skips empty loaders."""
+        """Makes Lightning's table show each score once: it would repeat all of them in a column per data set."""
         loop = trainer.test_loop if trainer.testing else trainer.validate_loop
         shown = getattr(loop, "_logged_outputs", None)
-        if self._run is not None and self._run.done and shown is not None:
-            shown.extend({} for _ in range(loop.num_dataloaders - len(shown)))
+        if self._run is not None and shown is not None:
+            shown[:] = [dict(ChainMap(*shown))]
 
     on_validation_epoch_end = on_test_epoch_end
 

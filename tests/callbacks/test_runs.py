@@ -108,7 +108,8 @@ def test_method_serves_the_validation_inside_fit_and_leaves_the_training_alone(t
 
 def test_results_hold_one_record_per_image_that_sum_to_what_is_logged(module, tmp_path: Path) -> None:
     method, data = SegTTT(0.2, num_steps=2, scales=(0.5,)), make_targets(eval_batch_size=2)
-    _, logged = run(tmp_path / "run", method, module=module, data=data)
+    (shown,), logged = run(tmp_path / "run", method, module=module, data=data)
+    assert shown.keys() == logged.keys()  # once, not per data set
     records = read_records(tmp_path / "run" / "records.jsonl")
     assert sorted(r["name"] for r in records) == ["far_0", "far_1", "near_0", "near_1", "near_2"]
     summary = read_results(tmp_path / "run")
