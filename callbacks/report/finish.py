@@ -59,7 +59,8 @@ def finish_run(
     write_json(root / SUMMARY, summary)  # after the other results
     if not domains:
         return  # stopped before the first image: nothing to show
-    rank_zero_info(f"{'Results' if complete else 'Results of an interrupted run'}: {root / SUMMARY}")
+    state = "" if complete else " of an interrupted run (to resume, run the same command again)"
+    rank_zero_info(f"Results{state}: {root / SUMMARY}")
     try:
         show_run(run, trainer, domains, pictures)
     except Exception as error:  # the scores are on disk; do not hide why a run was interrupted
