@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import wandb
 from pytorch_lightning import LightningDataModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
@@ -22,6 +21,7 @@ from callbacks.run.config import RunConfig
 from callbacks.run.messages import silence_libraries
 from callbacks.run.parser import Parser, read_whole_numbers
 from callbacks.run.processes import run_to_end
+from callbacks.run.wandb_runs import finishing_wandb_run
 from lightning_modules.checkpoints import CheckpointReader
 from lightning_modules.segmentation import SegmentationModule
 from lightning_modules.training import TrainingMethod
@@ -75,8 +75,7 @@ def main(args: Sequence[str] | None = None) -> SegmentationCLI:
     choice.check_choices(args)
     read_whole_numbers()
     silence_libraries()
-    outer_run = wandb.run
-    try:
+    with finishing_wandb_run():
         return SegmentationCLI(
             SegmentationModule,
             LightningDataModule,
@@ -90,9 +89,6 @@ def main(args: Sequence[str] | None = None) -> SegmentationCLI:
             load_from_checkpoint_support=False,  # fails on networks without num_classes; settings are in config.yaml
             parser_kwargs={name: {"default_config_files": [str(DEFAULTS)]} for name in SegmentationCLI.subcommands()},
         )
-    finally:
-        if wandb.run is not None and wandb.run is not outer_run:
-            wandb.finish()  # else the next command in this process would log to this run
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -248,10 +249,15 @@ class SegmentationDataModule(LightningDataModule, ABC):
         self.repeats = repeats
         self.seed = seed
         self.choose_on_target = choose_on_target
-        self.training_transform = TrainingTransform(crop_size, crop_scale, blur_sigma)
+        self._crop = crop_size, crop_scale, blur_sigma
         self.evaluation_transform = EvaluationTransform(evaluation_resize)
         self._done: Done | Callable[[], Done] = {}
         self._opened: dict[Split, EvaluationSet] = {}
+
+    @cached_property
+    def training_transform(self) -> TrainingTransform:
+        """The augmentation of training crops."""
+        return TrainingTransform(*self._crop)
 
     def leave_out(self, done: Done | Callable[[], Done]) -> None:
         """Sets the names of finished images by domain; evaluation loaders skip batches of finished images alone.

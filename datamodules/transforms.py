@@ -8,9 +8,6 @@ import os
 from collections.abc import Sequence
 from typing import Literal, Protocol, get_args
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # before the import, which would look for updates online
-
-import albumentations as A
 import cv2
 import numpy as np
 import torch
@@ -49,6 +46,9 @@ class TrainingTransform:
         scale: tuple[float, float] = (0.08, 1.0),
         blur_sigma: tuple[float, float] = (0.1, 2.0),
     ) -> None:
+        os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else the import looks for updates online
+        import albumentations as A  # takes a second, and only training needs it
+
         self._compose = A.Compose(
             [
                 A.RandomResizedCrop(

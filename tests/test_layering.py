@@ -7,6 +7,8 @@ nothing of the files and pages that a run leaves.
 """
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
@@ -100,3 +102,10 @@ def test_files_are_named_after_what_they_are_for() -> None:
 )
 def test_bad_imports_are_found(path: str, line: str) -> None:
     assert len(find_violations(path, line)) == 1
+
+
+@pytest.mark.slow
+def test_starting_loads_nothing_that_only_some_runs_need() -> None:
+    seldom = {"albumentations", "jinja2", "optuna", "timm", "wandb"}
+    code = f"import main, sys; assert not {seldom!r} & sys.modules.keys(), {seldom!r} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
