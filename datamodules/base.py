@@ -5,7 +5,6 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -249,15 +248,10 @@ class SegmentationDataModule(LightningDataModule, ABC):
         self.repeats = repeats
         self.seed = seed
         self.choose_on_target = choose_on_target
-        self._crop = crop_size, crop_scale, blur_sigma
+        self.training_transform = TrainingTransform(crop_size, crop_scale, blur_sigma)
         self.evaluation_transform = EvaluationTransform(evaluation_resize)
         self._done: Done | Callable[[], Done] = {}
         self._opened: dict[Split, EvaluationSet] = {}
-
-    @cached_property
-    def training_transform(self) -> TrainingTransform:
-        """The augmentation of training crops."""
-        return TrainingTransform(*self._crop)
 
     def leave_out(self, done: Done | Callable[[], Done]) -> None:
         """Sets the names of finished images by domain; evaluation loaders skip batches of finished images alone.
@@ -296,6 +290,7 @@ class SegmentationDataModule(LightningDataModule, ABC):
     def train_dataloader(self) -> DataLoader:
         """Returns the loader of augmented, shuffled training crops."""
         self.keep_protocol("train on it")
+        self.training_transform.prepare()  # here, not in each worker
         dataset = self.make_dataset("train", self.training_transform)
         sampler = EpochSampler(len(dataset), self.repeats, *self._find_rank(), seed=self.seed)
         if len(sampler) < self.batch_size:

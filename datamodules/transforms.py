@@ -6,7 +6,7 @@ Source: paper, Sec. 5 (implementation details) and Appendix A.
 import math
 import os
 from collections.abc import Sequence
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import cv2
 import numpy as np
@@ -38,6 +38,9 @@ class TrainingTransform:
         size: (height, width) of the crops.
         scale: Range of the crop area as a fraction of the image area, before the crop is resized to `size`.
         blur_sigma: Range of the Gaussian blur's standard deviation in pixels; always applied, as in the authors' code.
+
+    Raises:
+        ValueError: If an argument is outside its range; the message uses its name in the datamodule.
     """
 
     def __init__(
@@ -46,14 +49,29 @@ class TrainingTransform:
         scale: tuple[float, float] = (0.08, 1.0),
         blur_sigma: tuple[float, float] = (0.1, 2.0),
     ) -> None:
+        if min(size) < 1:
+            raise ValueError(f"crop_size is {tuple(size)}: expected (height, width), 1 or more pixels each")
+        if not 0 <= scale[0] <= scale[1] <= 1:
+            raise ValueError(f"crop_scale is {tuple(scale)}: expected a range of shares of the image area in [0, 1]")
+        if not 0 <= blur_sigma[0] <= blur_sigma[1] < math.inf:
+            raise ValueError(f"blur_sigma is {tuple(blur_sigma)}: expected a range of pixels, each 0 or more")
+        self.size = tuple(size)
+        self.scale = tuple(scale)
+        self.blur_sigma = tuple(blur_sigma)
+        self._compose: Any = None
+
+    def prepare(self) -> None:
+        """Builds the augmentation, before the first call at the latest; this imports albumentations, for a second."""
+        if self._compose is not None:
+            return
         os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else the import looks for updates online
-        import albumentations as A  # takes a second, and only training needs it
+        import albumentations as A
 
         self._compose = A.Compose(
             [
                 A.RandomResizedCrop(
-                    size=tuple(size),
-                    scale=tuple(scale),
+                    size=self.size,
+                    scale=self.scale,
                     ratio=(3 / 4, 4 / 3),
                     interpolation=cv2.INTER_LINEAR,
                     mask_interpolation=cv2.INTER_NEAREST_EXACT,  # INTER_NEAREST shifts labels by half a pixel
@@ -62,7 +80,7 @@ class TrainingTransform:
                 A.ColorJitter(
                     brightness=(0.7, 1.3), contrast=(0.7, 1.3), saturation=(0.7, 1.3), hue=(-0.1, 0.1), p=0.5
                 ),
-                A.GaussianBlur(blur_limit=0, sigma_limit=tuple(blur_sigma), p=1.0),
+                A.GaussianBlur(blur_limit=0, sigma_limit=self.blur_sigma, p=1.0),
                 A.ToGray(p=0.1),
                 A.Normalize(mean=MEAN, std=STD),
             ],
@@ -71,6 +89,7 @@ class TrainingTransform:
 
     def __call__(self, image: np.ndarray, mask: np.ndarray, seed: int) -> tuple[Tensor, Tensor]:
         """Augments one pair."""
+        self.prepare()
         self._compose.set_random_seed(seed)
         augmented = self._compose(image=image, mask=mask)
         pixels = np.ascontiguousarray(augmented["image"].transpose(2, 0, 1))
