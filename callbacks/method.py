@@ -20,7 +20,7 @@ from lightning_modules.segmentation import SegmentationModule
 
 __all__ = ["Adaptation", "Method", "TooLargeError", "evaluating", "require_segmentation"]
 
-LARGEST = 160.0  # above any normalised image, even one of 8-bit levels of which only Caffe's means were subtracted
+LARGEST = 160.0  # above the absolute values of images normalised by ImageNet's statistics, or by Caffe's means alone
 
 
 class Method(Callback, ABC):
@@ -106,12 +106,14 @@ class Method(Callback, ABC):
                 f"the image is a tensor of shape {tuple(image.shape)} and type {image.dtype}: expected (B, 3, H, W), "
                 "floating point, normalised as in training; for one image use image[None]"
             )
-        peaks = image.abs().flatten(1).amax(dim=1).tolist()  # NaN and infinity propagate
+        peaks = [0.0] * len(image)
+        if image.numel():
+            peaks = image.abs().flatten(1).amax(dim=1).tolist()  # NaN and infinity propagate
         finite = [math.isfinite(peak) for peak in peaks]
         if any(LARGEST < peak < math.inf for peak in peaks):
             self._warn(
-                f"an image has values above {LARGEST:g}: expected one normalised as in training, such as (value / 255 "
-                "- mean) / std",
+                f"an image has absolute values above {LARGEST:g}: expected one normalised as in training, such "
+                "as (value / 255 - mean) / std",
                 more="",
             )
         sound = [place for place, fine in enumerate(finite) if fine]

@@ -33,7 +33,7 @@ from callbacks.run.records import (
 from callbacks.run.scoring import ScoringRun
 from callbacks.run.selection import Selection
 from callbacks.run.settings import describe_evaluation, find_stage, fingerprint_weights
-from callbacks.run.training_folder import check_progress
+from callbacks.run.training_folder import check_progress, find_written
 from lightning_modules.metrics import Scores, fetch_scores, score_image
 from lightning_modules.predictor import predict_plainly
 from lightning_modules.probabilities import scale_temperature
@@ -160,10 +160,14 @@ class Results(Callback):
     on_validation_batch_end = on_test_batch_end
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Makes Lightning's table show each score once: it would repeat all of them in a column per data set."""
+        """Makes Lightning show and return each score once: it would repeat all of them for each data set.
+
+        Numbers that another callback logs per data set keep their columns.
+        """
         loop = trainer.test_loop if trainer.testing else trainer.validate_loop
         shown = getattr(loop, "_logged_outputs", None)
-        if self._run is not None and shown is not None:
+        several = any("/dataloader_idx_" in key for values in shown or () for key in values)
+        if self._run is not None and shown is not None and not several:
             shown[:] = [dict(ChainMap(*shown))]
 
     on_validation_epoch_end = on_test_epoch_end
@@ -197,8 +201,8 @@ class Results(Callback):
             ValueError: If nothing was trained.
         """
         check_progress(trainer, self._trained)
-        if best := getattr(trainer.checkpoint_callback, "best_model_path", ""):
-            rank_zero_info(f"Checkpoint: {best}")
+        if written := find_written(trainer):
+            rank_zero_info(f"Checkpoint: {written}")
         folder = find_log_folder(trainer)
         if not self.report or not trainer.is_global_zero or folder is None:
             return

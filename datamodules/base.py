@@ -290,7 +290,8 @@ class SegmentationDataModule(LightningDataModule, ABC):
     def train_dataloader(self) -> DataLoader:
         """Returns the loader of augmented, shuffled training crops."""
         self.keep_protocol("train on it")
-        self.training_transform.prepare()  # here, not in each worker
+        if isinstance(self.training_transform, TrainingTransform):
+            self.training_transform.prepare()  # here, not in each worker
         dataset = self.make_dataset("train", self.training_transform)
         sampler = EpochSampler(len(dataset), self.repeats, *self._find_rank(), seed=self.seed)
         if len(sampler) < self.batch_size:

@@ -49,19 +49,19 @@ class TrainingTransform:
         scale: tuple[float, float] = (0.08, 1.0),
         blur_sigma: tuple[float, float] = (0.1, 2.0),
     ) -> None:
-        if min(size) < 1:
+        if len(size) != 2 or min(size) < 1:
             raise ValueError(f"crop_size is {tuple(size)}: expected (height, width), 1 or more pixels each")
-        if not 0 <= scale[0] <= scale[1] <= 1:
+        if len(scale) != 2 or not 0 <= scale[0] <= scale[1] <= 1:
             raise ValueError(f"crop_scale is {tuple(scale)}: expected a range of shares of the image area in [0, 1]")
-        if not 0 <= blur_sigma[0] <= blur_sigma[1] < math.inf:
-            raise ValueError(f"blur_sigma is {tuple(blur_sigma)}: expected a range of pixels, each 0 or more")
+        if len(blur_sigma) != 2 or not 0 <= blur_sigma[0] <= blur_sigma[1] < math.inf or not blur_sigma[1]:
+            raise ValueError(f"blur_sigma is {tuple(blur_sigma)}: expected a range of pixels from 0 or more to above 0")
         self.size = tuple(size)
         self.scale = tuple(scale)
         self.blur_sigma = tuple(blur_sigma)
         self._compose: Any = None
 
     def prepare(self) -> None:
-        """Builds the augmentation, before the first call at the latest; this imports albumentations, for a second."""
+        """Builds the augmentation, else the first call does. This imports albumentations, which takes a second."""
         if self._compose is not None:
             return
         os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else the import looks for updates online

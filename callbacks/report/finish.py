@@ -59,10 +59,9 @@ def finish_run(
     write_json(root / SUMMARY, summary)  # after the other results
     if not domains:
         return  # stopped before the first image: nothing to show
-    state = "" if complete else " of an interrupted run (to resume, run the same command again)"
-    rank_zero_info(f"Results{state}: {root / SUMMARY}")
+    rank_zero_info(f"{'Results' if complete else 'Results of an interrupted run'}: {root / SUMMARY}")
     try:
-        show_run(run, trainer, domains, pictures)
+        show_run(run, trainer, complete, domains, pictures)
     except Exception as error:  # the scores are on disk; do not hide why a run was interrupted
         rank_zero_warn(
             f"{root}: report or dashboard could not be created ({type(error).__name__}: {error}). The results are "
@@ -89,17 +88,24 @@ def describe_scoring(trainer: Trainer, module: LightningModule) -> dict[str, Any
     }
 
 
-def show_run(run: ScoringRun, trainer: Trainer, domains: dict[str, DomainData], pictures: RunPictures | None) -> None:
+def show_run(
+    run: ScoringRun,
+    trainer: Trainer,
+    complete: bool,
+    domains: dict[str, DomainData],
+    pictures: RunPictures | None,
+) -> None:
     """Writes the report, if the run keeps a gallery, and logs the results to Weights & Biases."""
-    dashboards = [logger.experiment for logger in trainer.loggers if isinstance(logger, WandbLogger)]
-    rows = (row for domain in domains.values() for row in domain.rows)
-    has_gallery = pictures is not None and pictures.trim(rows)
-    if not has_gallery and not dashboards:
+    loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+    gallery = pictures if pictures is not None and pictures.has_gallery else None
+    if gallery is None and not loggers:
         return
+    if gallery is not None and (complete or trainer.world_size == 1):  # else other processes may still be drawing
+        gallery.trim(row for domain in domains.values() for row in domain.rows)
     data = read_run(run.folder.root, domains)
-    if has_gallery:
+    if gallery is not None:
         rank_zero_info(f"Report: {write_report(data)}")
-    for dashboard in dashboards:
+    for logger in loggers:
         from callbacks.report.dashboard import log_dashboard  # imports wandb
 
-        log_dashboard(dashboard, data)
+        log_dashboard(logger.experiment, data)

@@ -60,11 +60,15 @@ class RunPictures:
             panel = draw_panel(image, list(known.values()), self._palette)
             write_file(self._root / PANELS / domain / f"{shorten_name(record['name'])}.png", encode_png(panel))
 
-    def trim(self, rows: Iterable[ImageRow]) -> bool:
-        """Deletes the pictures that the report of these images does not show; returns whether there is a gallery."""
+    @property
+    def has_gallery(self) -> bool:
+        """Whether the run keeps a gallery."""
+        return self._gallery is not None
+
+    def trim(self, rows: Iterable[ImageRow]) -> None:
+        """Deletes the pictures that the report of these images does not show."""
         if self._gallery is not None:
             self._gallery.trim({(row.domain, row.name): row.score for row in rows})
-        return self._gallery is not None
 
     def _count_left(self, domain: str) -> int:
         """Returns how many more panels of a domain this process may draw."""

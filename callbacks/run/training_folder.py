@@ -95,3 +95,13 @@ def check_progress(trainer: Trainer, trained: bool) -> None:
             f"no validation logged {callback.monitor}, so there is no {callback.filename}.ckpt, only last.ckpt. Set "
             "trainer.check_val_every_n_epoch to at most max_epochs, and limit_val_batches above 0"
         )
+
+
+def find_written(trainer: Trainer) -> Path | None:
+    """Returns the best checkpoint that a training run has in its own folder, else the last; None without one."""
+    callback = trainer.checkpoint_callback
+    if not isinstance(callback, ModelCheckpoint) or callback.dirpath is None:
+        return None
+    paths = [Path(path) for path in (callback.best_model_path, callback.last_model_path) if path]
+    own = Path(callback.dirpath).resolve()
+    return next((path for path in paths if path.exists() and path.resolve().parent == own), None)

@@ -123,7 +123,9 @@ def test_a_network_that_a_method_cannot_take_is_a_clear_error(method: Any, messa
 def test_an_image_of_8_bit_levels_is_warned_of_and_normalised_ones_are_not() -> None:
     network, image = TinyNetwork().eval(), make_images(2)
     method, levels = IaBN(0.3), torch.stack([image[0], torch.full_like(image[1], 255.0)])
-    with pytest.warns(UserWarning, match=r"values above 160: expected one normalised as in training.*std$") as caught:
+    with pytest.warns(
+        UserWarning, match=r"absolute values above 160: expected one normalised as in training.*std$"
+    ) as caught:
         method.predict(network, levels)
         method.predict(network, levels - 1)
     assert len(caught) == 1

@@ -1,16 +1,19 @@
 """What a test run says of the unadapted network beside the method, and the pictures and the page it leaves."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from PIL import Image
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, WandbLogger
 
 from callbacks import IaBN, SegTTT
 from callbacks.report.summary import gain_of_image, summarize_records
 from callbacks.results import Results, read_records
 from callbacks.run.folder import RunFolder
+from callbacks.run.training_folder import find_written
 from lightning_modules.metrics import Scores
 from tests.callbacks import runs
 from tests.callbacks.runs import make_module, make_targets, read_results
@@ -112,6 +115,20 @@ def test_a_training_leaves_its_curves_beside_its_log(tmp_path: Path) -> None:
     page = (tmp_path / "fit" / "run" / "training.html").read_text(encoding="utf-8")
     assert "best mean IoU (development)" in page
     assert not list(tmp_path.rglob("*.json*"))
+
+
+def test_the_checkpoint_that_fit_names_lies_in_its_own_folder(tmp_path: Path) -> None:
+    callback, paths = (
+        ModelCheckpoint(tmp_path / "own"),
+        [tmp_path / "other" / "best.ckpt", tmp_path / "own" / "last.ckpt"],
+    )
+    trainer: Any = SimpleNamespace(checkpoint_callback=callback)
+    callback.best_model_path, callback.last_model_path = map(str, paths)
+    assert find_written(trainer) is None
+    for path in paths:
+        path.parent.mkdir()
+        path.touch()
+    assert find_written(trainer) == paths[1]
 
 
 def test_results_hold_brier_nll_reliability_and_temperature_and_draw_the_diagram(tmp_path: Path) -> None:

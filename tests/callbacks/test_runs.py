@@ -179,6 +179,14 @@ def test_interrupted_run_leaves_the_records_it_finished(
     assert module.predictor is predict_plainly
 
 
+def test_numbers_that_a_callback_logs_per_data_set_keep_their_columns(tmp_path: Path) -> None:
+    def log(trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int, number: int) -> None:
+        module.log("speed", 10.0 * (number + 1), on_step=False, on_epoch=True, batch_size=1)
+
+    shown, _ = run(tmp_path / "run", LambdaCallback(on_test_batch_end=log), data=make_targets())
+    assert [values[f"speed/dataloader_idx_{number}"] for number, values in enumerate(shown)] == [10.0, 20.0]
+
+
 def test_records_reach_the_disk_as_soon_as_their_batch_is_scored(tmp_path: Path) -> None:
     path, lines = tmp_path / "run" / "records.jsonl", []
     count = LambdaCallback(on_test_batch_start=lambda *_: lines.append(len(read_records(path))))

@@ -157,7 +157,7 @@ WRONG: list[tuple[Callable[[], Any], str]] = [
         lambda: FakeDataModule(crop_scale=(0.5, 2)),
         r"crop_scale is \(0.5, 2\): expected a range of shares .* in \[0, 1\]",
     ),
-    (lambda: FakeDataModule(blur_sigma=(2, 1)), r"blur_sigma is \(2, 1\): expected a range of pixels, each 0 or more"),
+    (lambda: FakeDataModule(blur_sigma=(2, 1)), r"blur_sigma is \(2, 1\): expected a range of pixels from 0"),
     (lambda: FakeDataModule(num_classes=18), "num_classes is 18: expected 19 .* or 16"),
     (lambda: of_targets(broken="skipp"), "broken is 'skipp': expected one of error, skip"),
     (lambda: of_targets(eval_batch_size=0), "eval_batch_size is 0: expected 1 or more"),
