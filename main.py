@@ -18,10 +18,9 @@ from callbacks.results import Results
 from callbacks.run import checks as run_checks
 from callbacks.run import choice, training_folder
 from callbacks.run.config import RunConfig
-from callbacks.run.messages import silence_libraries
+from callbacks.run.libraries import finishing_wandb_run, silence_libraries
 from callbacks.run.parser import Parser, read_whole_numbers
 from callbacks.run.processes import run_to_end
-from callbacks.run.wandb_runs import finishing_wandb_run
 from lightning_modules.checkpoints import CheckpointReader
 from lightning_modules.segmentation import SegmentationModule
 from lightning_modules.training import TrainingMethod

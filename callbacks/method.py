@@ -20,6 +20,7 @@ from lightning_modules.segmentation import SegmentationModule
 
 __all__ = ["Adaptation", "Method", "TooLargeError", "evaluating", "require_segmentation"]
 
+COUNTED = ". Further images like this are counted in the results."
 LARGEST = 160.0  # above the absolute values of images normalised by ImageNet's statistics, or by Caffe's means alone
 
 
@@ -113,8 +114,7 @@ class Method(Callback, ABC):
         if any(LARGEST < peak < math.inf for peak in peaks):
             self._warn(
                 f"an image has absolute values above {LARGEST:g}: expected one normalised as in training, such "
-                "as (value / 255 - mean) / std",
-                more="",
+                "as (value / 255 - mean) / std"
             )
         sound = [place for place, fine in enumerate(finite) if fine]
         groups = [[place] for place in sound] if self.per_image or not sound else [sound]
@@ -126,7 +126,7 @@ class Method(Callback, ABC):
                     undone.append(number)
                     continue
                 if outcome.note:
-                    self._warn(outcome.note)
+                    self._warn(outcome.note + COUNTED)
                 for place, single in zip(places, outcome.split(), strict=True):
                     yield number, place, single
             for number, place in product(undone, places):
@@ -163,15 +163,16 @@ class Method(Callback, ABC):
 
     def _fall_back(self, network: nn.Module, image: Tensor, reason: str) -> Adaptation:
         """Predicts a (3, H, W) image without adaptation."""
-        self._warn(f"{reason}: falling back to the unadapted prediction")
+        self._warn(f"{reason}: falling back to the unadapted prediction{COUNTED}")
         finite = image[None].nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
         with evaluating(network):
             return Adaptation(predict_plainly(network, finite), note=reason, fallback=True)
 
-    def _warn(self, message: str, more: str = ". Further images like this are counted in the results.") -> None:
+    def _warn(self, message: str) -> None:
+        """Warns, once per message and run."""
         if message not in self._warned:
             self._warned.add(message)
-            rank_zero_warn(f"{type(self).__name__}: {message}{more}")
+            rank_zero_warn(f"{type(self).__name__}: {message}")
 
     def settings(self) -> dict[str, Any]:
         """Returns the method's class name and arguments, for reports.

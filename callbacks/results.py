@@ -321,6 +321,7 @@ class Results(Callback):
             for name, content in search.report().items():
                 write_json(run.folder.root / name, content)
         selection = None if self.selection is None else self.selection.describe(self.departures)
+        assert self._pictures is not None
         finish_run(run, trainer, module, complete, selection, self._pictures)
 
     def _close(self, trainer: Trainer) -> None:

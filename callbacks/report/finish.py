@@ -28,7 +28,7 @@ def finish_run(
     module: LightningModule,
     complete: bool,
     selection: Mapping[str, Any] | None,
-    pictures: RunPictures | None,
+    pictures: RunPictures,
 ) -> None:
     """Writes what follows from the records of a run, which are read once; `results.json` marks the run as finished.
 
@@ -38,7 +38,7 @@ def finish_run(
         module: The run's SegmentationModule.
         complete: Whether every image has a record.
         selection: The selection's entry in results.json; None without one.
-        pictures: The run's pictures; None if there are none.
+        pictures: The run's pictures.
     """
     scored, root = require_segmentation(module), run.folder.root
     domains = collect_domains(run.read(), scored.class_names, scored.domains)
@@ -89,23 +89,16 @@ def describe_scoring(trainer: Trainer, module: LightningModule) -> dict[str, Any
 
 
 def show_run(
-    run: ScoringRun,
-    trainer: Trainer,
-    complete: bool,
-    domains: dict[str, DomainData],
-    pictures: RunPictures | None,
+    run: ScoringRun, trainer: Trainer, complete: bool, domains: dict[str, DomainData], pictures: RunPictures
 ) -> None:
     """Writes the report, if the run keeps a gallery, and logs the results to Weights & Biases."""
-    loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
-    gallery = pictures if pictures is not None and pictures.has_gallery else None
-    if gallery is None and not loggers:
-        return
-    if gallery is not None and (complete or trainer.world_size == 1):  # else other processes may still be drawing
-        gallery.trim(row for domain in domains.values() for row in domain.rows)
+    if complete or trainer.world_size == 1:  # else other processes may still be drawing
+        pictures.trim(row for domain in domains.values() for row in domain.rows)
     data = read_run(run.folder.root, domains)
-    if gallery is not None:
+    if pictures.has_gallery:
         rank_zero_info(f"Report: {write_report(data)}")
-    for logger in loggers:
-        from callbacks.report.dashboard import log_dashboard  # imports wandb
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            from callbacks.report.dashboard import log_dashboard  # imports wandb
 
-        log_dashboard(logger.experiment, data)
+            log_dashboard(logger.experiment, data)

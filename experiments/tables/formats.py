@@ -123,7 +123,7 @@ def make_page(built: BuiltTable, level: int = 1, place: str = "") -> str:
     alone, gallery = level == 1, built.table.kind == "qualitative"
     blocks = [f"{'#' * level} {built.table.label}: {built.table.title}"]
     blocks += [CONSTRUCTED] if alone and built.plan.world.targets else []
-    blocks.append(" ".join([describe_table(built), *([describe_policy(built.plan)] if alone else [])]))
+    blocks.append(describe_table(built) + (f" {describe_policy(built.plan)}" if alone else ""))
     for part in built.parts:
         if gallery:
             picture = f"{built.table.name}_{part.name}"
