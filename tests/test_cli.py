@@ -6,14 +6,17 @@ import random
 import re
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 
+from callbacks.run.libraries import finishing_wandb_run
 from callbacks.run.parser import refuse_repeated_keys
 from lightning_modules.predictor import predict_plainly
 from main import main
@@ -315,3 +318,13 @@ def test_a_photograph_of_the_longest_name_is_predicted_and_found_again(tmp_path:
     assert manifest["complete"] and manifest["runs"][-1]["found"] == 3
     after = {path.name: path.stat().st_mtime_ns for path in labels.iterdir()}
     assert [name for name in before if before[name] != after[name]] == ["short.png"]
+
+
+def test_a_wandb_run_ends_with_the_command_that_started_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    finished: list[str] = []
+    fake = SimpleNamespace(run=None, finish=lambda: finished.append(fake.run))
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    for started in ("inner", "inner"):  # the second time it was there before
+        with finishing_wandb_run():
+            fake.run = started
+    assert finished == ["inner"]
